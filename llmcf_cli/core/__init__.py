@@ -1,0 +1,1 @@
+"""Foundations every other layer stands on: errors, configuration base, hashing, progress, seeding."""

@@ -1,0 +1,95 @@
+"""The one family of errors a user can cause. The command line turns each into a message, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class LlmcfError(Exception):
+    """Something the user can mend: says what, where, what is allowed, and what to run next.
+
+    Attributes:
+        what: What went wrong, in one sentence.
+        where: File, line, key path, stage or row it was found at; empty when it has no place.
+        allowed: Acceptable values, shown as a list.
+        hint: The next thing to do, ideally a command.
+        exit_code: Process exit status that the command line uses.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", allowed: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.allowed = tuple(allowed)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        if self.allowed:
+            lines.append("  allowed: " + ", ".join(self.allowed))
+        if self.hint:
+            lines.append("  next: " + self.hint)
+        return "\n".join(lines)
+
+
+class RecipeError(LlmcfError):
+    """A recipe, prompt or catalogue file is wrong. `problems` holds every one that was found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[LlmcfError], *, hint: str = "") -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        super().__init__(f"{count} problem{'s' if count != 1 else ''} in the recipe", hint=hint)
+
+    def __str__(self) -> str:
+        body = "\n".join(f"- {problem}" for problem in self.problems)
+        tail = f"\nnext: {self.hint}" if self.hint else ""
+        return f"{self.what}:\n{body}{tail}"
+
+
+class UnknownNameError(LlmcfError):
+    """A name that no registry or catalogue knows; carries the closest known one."""
+
+    exit_code = 2
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = "") -> None:
+        names = sorted(known)
+        near = closest(name, names)
+        suggestion = f'; did you mean "{near}"?' if near else ""
+        super().__init__(f'unknown {kind} "{name}"{suggestion}', where=where, allowed=names, hint=hint)
+        self.name = name
+        self.closest = near
+
+
+class DataError(LlmcfError):
+    """Input data break a rule: missing file or column, duplicate ids, too many unparsable rows, no rows left."""
+
+    exit_code = 3
+
+
+class AssetError(LlmcfError):
+    """An asset cannot be fetched or does not match its declared digest."""
+
+    exit_code = 4
+
+
+class ModelError(LlmcfError):
+    """A model cannot be loaded, trained or served as asked."""
+
+    exit_code = 5
+
+
+class StoreError(LlmcfError):
+    """An artifact or store is locked, incomplete, of another version, or the disk is full."""
+
+    exit_code = 6
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most similar to `name`, or None when nothing is near."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,5 @@
+"""Components by name: the registry, and the ways in (built-ins, entry points, drop-in folders)."""
+
+from llmcf_cli.plugin.registry import KINDS, Component, Registry, registry
+
+__all__ = ["KINDS", "Component", "Registry", "registry"]

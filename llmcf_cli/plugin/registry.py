@@ -1,0 +1,185 @@
+"""(kind, name) → lazily imported configuration and implementation.
+
+A component is two dotted targets: its configuration class, importable without heavy libraries so that a recipe
+validates in milliseconds, and its implementation, imported when a stage first needs it. Built-ins, installed plugins
+(entry points of the group `llmcf.plugins`) and drop-in folders (`LLMCF_PLUGINS`) register through the same call.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import LlmcfError, UnknownNameError
+from llmcf_cli.core.types import ComponentConfig
+
+ENTRY_POINT_GROUP = "llmcf.plugins"
+DROP_IN_VARIABLE = "LLMCF_PLUGINS"
+
+KINDS: dict[str, str] = {
+    "source": "reads a data set's raw files into interactions, items and users",
+    "label": "turns interactions into labelled samples",
+    "negatives": "draws items a user did not interact with",
+    "split": "assigns samples to train, validation and test",
+    "mix_source": "yields instruction–answer pairs for tuning the LLM",
+    "tuner": "updates an LLM's weights on a mix",
+    "engine": "generates text from chat prompts",
+    "judge": "scores generated chains of thought",
+    "space": "turns queries and examples into vectors for matching",
+    "searcher": "finds the top-K examples under the guards",
+    "backbone": "ranks: field embeddings and context to logits",
+    "augmenter": "turns retrieved examples into a context feature",
+    "objective": "a training loss",
+}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered component.
+
+    Attributes:
+        kind: One of `KINDS`.
+        name: The `type:` a recipe writes.
+        config_target: `module:Class` of a `ComponentConfig`.
+        target: `module:object` of the implementation.
+        summary: One line for listings.
+        origin: `built-in`, `distribution version` or a drop-in file's path; part of artifact keys unless built-in.
+    """
+
+    kind: str
+    name: str
+    config_target: str
+    target: str
+    summary: str
+    origin: str
+
+    def config(self) -> type[ComponentConfig]:
+        """The configuration class, imported now."""
+        cls = _resolve(self.config_target, self)
+        if not (isinstance(cls, type) and issubclass(cls, ComponentConfig)):
+            raise LlmcfError(f"{self.config_target} is no ComponentConfig", where=f"{self.kind} {self.name}")
+        return cls
+
+    def load(self) -> Any:
+        """The implementation, imported now."""
+        return _resolve(self.target, self)
+
+
+class Registry:
+    """All known components."""
+
+    def __init__(self) -> None:
+        self._components: dict[tuple[str, str], Component] = {}
+        self._origin = "built-in"
+
+    def add(self, kind: str, name: str, *, config: str, target: str, summary: str) -> None:
+        """Register a component.
+
+        Args:
+            kind: One of `KINDS`.
+            name: Lower-case name, unique within the kind.
+            config: `module:Class` of its `ComponentConfig`; importing it must stay cheap.
+            target: `module:object` of its implementation.
+            summary: One line for listings.
+
+        Raises:
+            UnknownNameError: `kind` is none of `KINDS`.
+            LlmcfError: The name is taken; nothing replaces another component silently.
+        """
+        if kind not in KINDS:
+            raise UnknownNameError("component kind", kind, KINDS, where=self._origin)
+        taken = self._components.get((kind, name))
+        if taken is not None:
+            raise LlmcfError(
+                f'{kind} "{name}" is registered twice', where=f"{taken.origin} and {self._origin}",
+                hint="rename one of them or uninstall one plugin",
+            )
+        self._components[kind, name] = Component(kind, name, config, target, summary, self._origin)
+
+    def get(self, kind: str, name: str, *, where: str = "") -> Component:
+        """The component of that kind and name.
+
+        Raises:
+            UnknownNameError: Nothing is registered under it.
+        """
+        found = self._components.get((kind, name))
+        if found is None:
+            raise UnknownNameError(kind, name, self.names(kind), where=where)
+        return found
+
+    def names(self, kind: str) -> list[str]:
+        """Registered names of one kind, sorted."""
+        return sorted(name for k, name in self._components if k == kind)
+
+    def all(self) -> list[Component]:
+        """Every component, by kind and name."""
+        return [self._components[key] for key in sorted(self._components)]
+
+    def build(self, kind: str, config: ComponentConfig, *args: Any, **kwargs: Any) -> Any:
+        """The implementation that `config.type` names, called with `config` and then the given arguments."""
+        return self.get(kind, config.type).load()(config, *args, **kwargs)
+
+    def register_from(self, origin: str, register: Any) -> None:
+        """Let a plugin's `register(registry)` add its components under the given origin."""
+        before, self._origin = self._origin, origin
+        try:
+            register(self)
+        finally:
+            self._origin = before
+
+
+@cache
+def registry() -> Registry:
+    """The process-wide registry: built-ins, then installed plugins, then drop-in folders."""
+    from llmcf_cli.plugin.builtin import register
+
+    found = Registry()
+    found.register_from("built-in", register)
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        version = point.dist.version if point.dist else "?"
+        found.register_from(f"{point.dist.name if point.dist else point.name} {version}", point.load())
+    for folder in filter(None, os.environ.get(DROP_IN_VARIABLE, "").split(os.pathsep)):
+        _load_folder(found, Path(folder))
+    return found
+
+
+def _load_folder(into: Registry, folder: Path) -> None:
+    if not folder.is_dir():
+        raise LlmcfError("no such plugin folder", where=str(folder), hint=f"correct {DROP_IN_VARIABLE}")
+    for file in sorted(folder.glob("*.py")):
+        name = f"llmcf_dropin_{file.stem}"
+        spec = importlib.util.spec_from_file_location(name, file)
+        if spec is None or spec.loader is None:
+            raise LlmcfError("cannot be imported as a plugin", where=str(file))
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise LlmcfError(f"plugin failed to load: {error!r}", where=str(file)) from error
+        if not hasattr(module, "register"):
+            raise LlmcfError("plugin has no function register(registry)", where=str(file))
+        from llmcf_cli.core.hashing import digest_file
+
+        into.register_from(f"{file} {digest_file(file)[:12]}", module.register)
+
+
+def _resolve(target: str, component: Component) -> Any:
+    module_name, _, attribute = target.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        hint = "pip install 'llmcf[llm,plot]'" if not missing.startswith("llmcf") else ""
+        raise LlmcfError(
+            f"needs the package {missing!r}", where=f"{component.kind} {component.name}", hint=hint
+        ) from error
+    except AttributeError as error:
+        raise LlmcfError(f"{target} does not exist", where=f"{component.kind} {component.name}") from error

@@ -1,0 +1,59 @@
+"""`type: NAME` in a recipe → the configuration class registered under that name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationInfo
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from llmcf_cli.core.errors import UnknownNameError
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import registry
+
+UNKNOWN_TYPE = "unknown_type"
+
+
+class ComponentOf:
+    """Field annotation: `Annotated[SerializeAsAny[ComponentConfig], ComponentOf("backbone")]`.
+
+    Accepts a mapping with `type:` (or just the name as a string) and validates it with the class registered for that
+    kind and name. The error of an unknown name carries `closest` and the known names in its context.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self._by_name, handler(source))
+
+    def _by_name(self, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, ComponentConfig):
+            return value
+        if isinstance(value, str):
+            value = {"type": value}
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("component_shape", "write `type: NAME` and its settings, or just the NAME")
+        name = value.get("type")
+        if not isinstance(name, str):
+            raise PydanticCustomError(
+                "missing_type", "has no `type:`; known: {known}", {"known": ", ".join(registry().names(self.kind))}
+            )
+        try:
+            component = registry().get(self.kind, name)
+        except UnknownNameError as error:
+            raise PydanticCustomError(
+                UNKNOWN_TYPE, "{message}",
+                {"message": error.what, "known": ", ".join(error.allowed), "closest": error.closest or ""},
+            ) from error
+        return component.config().model_validate(dict(value), context=info.context)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        variants: list[dict[str, Any]] = []
+        for name in registry().names(self.kind):
+            config = registry().get(self.kind, name).config()
+            variant = handler.resolve_ref_schema(handler(TypeAdapter(config).core_schema))
+            variant = {**variant, "properties": {**variant["properties"], "type": {"const": name}}, "title": name}
+            variants.append(variant)
+        return {"anyOf": [*variants, {"enum": registry().names(self.kind)}]}

@@ -1,0 +1,169 @@
+"""Every table's schema, once. DDL, writers, readers and documentation derive from here.
+
+Entities are addressed by dense row numbers: 1-based for users and items, so that 0 is padding in any array of rows;
+0-based for samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        name: Table or file stem.
+        meaning: One line: what a row is.
+        schema: Fixed columns (Arrow).
+        primary_key: Columns that identify a row.
+        open_columns: What further columns may follow the fixed ones; empty: none.
+    """
+
+    name: str
+    meaning: str
+    schema: pa.Schema
+    primary_key: tuple[str, ...]
+    open_columns: str = ""
+
+    def ddl(self) -> str:
+        """`CREATE TABLE` statement for DuckDB."""
+        columns = [f'"{f.name}" {sql_type(f.type)}{"" if f.nullable else " NOT NULL"}' for f in self.schema]
+        key = ", ".join(f'"{c}"' for c in self.primary_key)
+        return f'CREATE TABLE "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
+
+
+def sql_type(arrow: pa.DataType) -> str:
+    """DuckDB's name for an Arrow type.
+
+    Raises:
+        KeyError: The type is used by no table here.
+    """
+    if pa.types.is_fixed_size_list(arrow):
+        return f"{sql_type(arrow.value_type)}[{arrow.list_size}]"
+    if pa.types.is_list(arrow):
+        return f"{sql_type(arrow.value_type)}[]"
+    return _SQL[arrow]
+
+
+_SQL = {
+    pa.int8(): "TINYINT", pa.int32(): "INTEGER", pa.int64(): "BIGINT", pa.float32(): "FLOAT", pa.float64(): "DOUBLE",
+    pa.string(): "VARCHAR", pa.bool_(): "BOOLEAN",
+}  # fmt: skip
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+USER = Table(
+    "user", "a user that has at least one sample or interaction",
+    pa.schema([_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]),
+    ("user_row",), open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
+)
+ITEM = Table(
+    "item", "an item of the catalogue",
+    pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]),
+    ("item_row",), open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
+)
+INTERACTION = Table(
+    "interaction", "an event that passed the checks and filters",
+    pa.schema([
+        _required("user_row", pa.int32()), _required("item_row", pa.int32()), pa.field("rating", pa.float64()),
+        _required("time", pa.int64()),
+    ]),
+    ("user_row", "item_row", "time"),
+)  # fmt: skip
+SAMPLE = Table(
+    "sample", "a labelled (user, item) pair at a time, with the history strictly before it",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
+        _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),
+        _required("history", pa.list_(pa.int32())),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+INGEST_STEP = Table(
+    "ingest_step", "what a step of ingest kept and dropped, and why",
+    pa.schema([
+        _required("step", pa.int32()), _required("name", pa.string()), _required("kept", pa.int64()),
+        _required("dropped", pa.int64()), _required("reason", pa.string()),
+    ]),
+    ("step",),
+)  # fmt: skip
+GENERATION = Table(
+    "generation", "one generated text, cached by everything that determines it",
+    pa.schema([
+        _required("prompt_hash", pa.string()), _required("model_digest", pa.string()),
+        _required("decode_hash", pa.string()), _required("sample_index", pa.int32()), _required("text", pa.string()),
+        _required("finish_reason", pa.string()), _required("prompt_tokens", pa.int32()),
+        _required("new_tokens", pa.int32()), _required("seconds", pa.float64()),
+    ]),
+    ("prompt_hash", "model_digest", "decode_hash", "sample_index"),
+)  # fmt: skip
+COT = Table(
+    "cot", "the chain of thought kept for a train sample",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("prompt_hash", pa.string()), _required("prompt", pa.string()),
+        _required("text", pa.string()),
+        _required("coherence", pa.float32()), _required("completeness", pa.float32()),
+        _required("relevance", pa.float32()), _required("consistency", pa.float32()), _required("score", pa.float32()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+
+
+def item_text(dim: int) -> Table:
+    """LanceDB `item_text`: the text vector of an item, `dim` numbers of unit L2 norm (zeros for an empty text)."""
+    return Table(
+        "item_text", "text vector of an item",
+        pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()),
+                   _required("vector", pa.list_(pa.float32(), dim))]),
+        ("item_row",),
+    )  # fmt: skip
+
+
+def cot_example(dim: int, space_dim: int) -> Table:
+    """LanceDB `cot_example`: an in-context example (x_i, cot_i, y_i) with its search and reasoning vectors."""
+    return Table(
+        "cot_example", "an in-context example with the vectors it is found and read by",
+        pa.schema([
+            _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
+            _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),
+            _required("vector", pa.list_(pa.float32(), space_dim)), _required("cot_vector", pa.list_(pa.float32(), dim)),
+        ]),
+        ("sample_id",),
+    )  # fmt: skip
+
+
+def example_match(k: int) -> Table:
+    """The examples of a sample, best first; -1 and score 0 where there are fewer than `k`."""
+    return Table(
+        "example_match", "the retrieved examples of a sample",
+        pa.schema([
+            _required("sample_id", pa.int64()), _required("example_sample_id", pa.list_(pa.int64(), k)),
+            _required("score", pa.list_(pa.float32(), k)),
+        ]),
+        ("sample_id",),
+    )  # fmt: skip
+
+
+PREDICTION = Table(
+    "prediction", "a model's output for a validation or test sample",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
+        _required("label", pa.int8()), _required("split", pa.string()), _required("logit", pa.float32()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+METRIC = Table(
+    "metric", "a metric of one arm and seed on one split",
+    pa.schema([
+        _required("arm", pa.string()), _required("seed", pa.int64()), _required("split", pa.string()),
+        _required("metric", pa.string()), _required("value", pa.float64()),
+    ]),
+    ("arm", "seed", "split", "metric"),
+)  # fmt: skip
