@@ -1,0 +1,99 @@
+"""Opening the stores: DuckDB files (one writer or many readers), Parquet tables and LanceDB folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.store.tables import Table
+
+_HOLDER = re.compile(r"PID (\d+)")
+
+
+def connect_read(path: Path) -> Any:
+    """A read-only DuckDB connection.
+
+    Raises:
+        StoreError: The file is missing, no DuckDB database, or a writer (named by pid) holds it.
+    """
+    if not path.is_file():
+        raise StoreError("no such database", where=str(path), hint="llmcf status")
+    return _connect(path, read_only=True)
+
+
+def connect_write(path: Path) -> Any:
+    """A writing DuckDB connection; creates the file if it is new.
+
+    Raises:
+        StoreError: Another process (named by pid) holds the file, or it is no DuckDB database.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return _connect(path, read_only=False)
+
+
+def _connect(path: Path, *, read_only: bool) -> Any:
+    import duckdb
+
+    try:
+        return duckdb.connect(str(path), read_only=read_only)
+    except duckdb.IOException as error:
+        holder = _HOLDER.search(str(error))
+        if holder:
+            raise StoreError(
+                f"in use by process {holder[1]}", where=str(path), hint=f"wait for process {holder[1]} or stop it"
+            ) from error
+        raise StoreError(f"cannot be opened: {str(error).splitlines()[0]}", where=str(path)) from error
+
+
+def write_parquet(data: pa.Table, spec: Table, path: Path) -> None:
+    """Write `data`, cast to the table's schema, as zstd Parquet.
+
+    Raises:
+        StoreError: Columns differ from the schema's or cannot be cast to it.
+    """
+    try:
+        data = data.select(spec.schema.names).cast(spec.schema)
+    except (KeyError, pa.ArrowInvalid, ValueError) as error:
+        raise StoreError(f"rows do not fit the table {spec.name!r}: {error}", where=str(path)) from error
+    pq.write_table(data, path, compression="zstd")
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A Parquet file as an Arrow table, or only some of its columns.
+
+    Raises:
+        StoreError: The file is missing or no Parquet.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns) if columns is not None else None)
+    except FileNotFoundError as error:
+        raise StoreError("no such table", where=str(path), hint="llmcf status") from error
+    except pa.ArrowInvalid as error:
+        raise StoreError(f"is no readable Parquet file: {error}", where=str(path)) from error
+
+
+def open_lance(folder: Path) -> Any:
+    """A LanceDB connection to a folder, created if new. Never share it with forked processes: Lance is not fork-safe."""
+    import lancedb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return lancedb.connect(str(folder))
+
+
+def read_lance(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A LanceDB table's rows as Arrow, in stored order.
+
+    Raises:
+        StoreError: The folder or table is missing.
+    """
+    if not (folder / f"{name}.lance").is_dir():
+        raise StoreError(f"has no table {name!r}", where=str(folder), hint="llmcf status")
+    dataset = open_lance(folder).open_table(name)
+    data: pa.Table = dataset.to_arrow()
+    return data.select(list(columns)) if columns is not None else data
