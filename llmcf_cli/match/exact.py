@@ -1,0 +1,351 @@
+"""Exact top-K: the K best allowed examples of every query, in memory bounded by the blocks.
+
+How the result can be the same to the bit for any block size, library and device, at the price of a plain product:
+
+1. Vectors are rounded to multiples of 2⁻²⁴ (of a power of two no less than their norm; see `grid.py`). Such numbers
+   are float32 numbers, and any sum of their products is an integer below 2⁵³ in units of 2⁻⁴⁸: a float64 product of
+   them is *exact*, whatever the order of summation. Scores are these, rounded to float32; ties go to the lower sample id.
+2. Candidates come from float32 products, whose error is bounded (n·u·‖q‖·‖e‖). A query whose K-th exact score is not
+   clear of that bound above the best example left out is looked up again with more candidates, and at last, if its pool
+   is full of ties, in a float64 product over all examples.
+
+Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix: later blocks are
+never computed. All other rules concern examples of the query's own user, which a join on the user finds.
+
+Legend: N queries, B queries of a block, E examples, D space dimensions, K examples per query, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.match.config import ExactSearchConfig
+from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid, relative_error
+from llmcf_cli.match.guard import Guard, Keys
+
+Balance = Literal["labels", "none"]
+Queries = np.ndarray | Callable[[slice], np.ndarray]
+
+SLACK = 4  # candidates beyond the quota when float32 cannot tell the quota's last from the next
+GROUP = 64  # columns whose maximum stands for them when a wide block is searched
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The examples found for each query, best first (score, then lower sample id).
+
+    Attributes:
+        index_NK: int32, position in the examples that were given; -1 where there are fewer than K.
+        score_NK: float32; 0 where there is none.
+    """
+
+    index_NK: np.ndarray
+    score_NK: np.ndarray
+
+
+class ExactSearcher:
+    """Blocked matrix products with a running top-K."""
+
+    def __init__(self, config: ExactSearchConfig | None = None) -> None:
+        self.config = config or ExactSearchConfig()
+
+    def prepare(
+        self,
+        example_ED: np.ndarray,
+        example_keys: Keys,
+        example_label_E: np.ndarray,
+        *,
+        balance: Balance,
+        guard: Guard,
+    ) -> ExactIndex:
+        """Examples made ready for many searches (a server does this once).
+
+        Args:
+            example_ED: float [E, D], unweighted space vectors.
+            example_keys: Keys of the examples, unique sample ids.
+            example_label_E: 0 or 1 for each example.
+            balance: `labels`: half the examples positive and half negative; `none`: the nearest of any label.
+            guard: Decides what a query may see.
+
+        Raises:
+            DataError: Lengths differ, a sample id occurs twice, a vector is not finite, or a label is not 0 or 1.
+        """
+        return ExactIndex(
+            self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard
+        )
+
+    def search(
+        self,
+        queries: Queries,
+        query_keys: Keys,
+        example_ED: np.ndarray,
+        example_keys: Keys,
+        example_label_E: np.ndarray,
+        *,
+        k: int,
+        balance: Balance,
+        guard: Guard,
+        progress: Progress = SILENT,
+    ) -> Matches:
+        """`prepare` and one `ExactIndex.search`; see there."""
+        index = self.prepare(example_ED, example_keys, example_label_E, balance=balance, guard=guard)
+        return index.search(queries, query_keys, k=k, progress=progress)
+
+
+class ExactIndex:
+    """Examples ready to be searched; see `ExactSearcher.prepare`. Safe to share between threads."""
+
+    def __init__(
+        self,
+        config: ExactSearchConfig,
+        example_ED: np.ndarray,
+        example_keys: Keys,
+        example_label_E: np.ndarray,
+        *,
+        balance: Balance,
+        guard: Guard,
+    ) -> None:
+        label_E = np.asarray(example_label_E)
+        _check_examples(example_ED, example_keys, label_E)
+        self.config = config
+        self.device = _device(config.device)
+        self._order_E = np.argsort(example_keys.sample_id_N, kind="stable")
+        rank_E = np.empty(len(label_E), np.int64)
+        rank_E[self._order_E] = np.arange(len(label_E))
+        self.dim = example_ED.shape[1]
+        grid_ED, self._scale = on_grid(
+            torch.from_numpy(np.ascontiguousarray(example_ED, np.float32)), shared=True
+        )
+        if balance == "labels":
+            members = [np.flatnonzero(label_E == 1), np.flatnonzero(label_E == 0)]
+        elif balance == "none":
+            members = [np.arange(len(label_E))]
+        else:
+            raise ValueError(f"balance is {balance!r}, must be 'labels' or 'none'")
+        self._pools = [
+            _Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device)
+            for member in members
+        ]
+
+    def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
+        """The `k` best allowed examples of every query.
+
+        With `balance: labels` these are up to k/2 positive and up to k/2 negative ones in one order; when a class has too
+        few, its places stay empty rather than go to the other class, so the share of labels cannot tell how many
+        examples there were.
+
+        Args:
+            queries: float [N, D] weighted space vectors, or a function that makes the rows of a slice when asked,
+                so that [N, D] need never exist.
+            query_keys: Keys of the queries, in the same order.
+            k: Examples per query.
+            progress: Told of queries done.
+
+        Raises:
+            LlmcfError: `k` cannot be halved between labels.
+            DataError: Query vectors have another dimension or are not finite.
+        """
+        if k < 1 or k % len(self._pools):
+            raise LlmcfError(f"k is {k}, but balance: labels needs a positive even number", where="match.k")
+        total = len(query_keys)
+        found = Matches(np.full((total, k), -1, np.int32), np.zeros((total, k), np.float32))
+        with progress.task("match", total, "queries") as task:
+            for start in range(0, total, self.config.query_block):
+                block = slice(start, min(start + self.config.query_block, total))
+                rows_BD = queries[block] if isinstance(queries, np.ndarray) else queries(block)
+                self._search_block(rows_BD, query_keys.take(block), found, block)
+                task.advance(block.stop - block.start)
+        return found
+
+    def _search_block(self, rows_BD: np.ndarray, keys: Keys, found: Matches, block: slice) -> None:
+        if rows_BD.shape != (len(keys), self.dim) or not np.isfinite(rows_BD).all():
+            raise DataError(
+                f"query vectors {rows_BD.shape} must be finite and of shape {(len(keys), self.dim)}",
+                where="match search",
+            )
+        rows = torch.from_numpy(np.ascontiguousarray(rows_BD, np.float32)).to(self.device)
+        query_BD, scale_B1 = on_grid(rows, shared=False)
+        quota = found.index_NK.shape[1] // len(self._pools)
+        parts = [pool.nearest(query_BD, scale_B1 * self._scale, keys, quota) for pool in self._pools]
+        code_BK = torch.cat(parts, 1).sort(1, descending=True).values
+        score_BK, rank_BK = decode(code_BK)
+        empty_BK = (code_BK == FORBIDDEN).cpu().numpy()
+        index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.cpu().numpy())] if len(self._order_E) else -1
+        found.index_NK[block] = np.where(empty_BK, -1, index_BK)
+        found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.cpu().numpy())
+
+
+class _Pool:
+    """The examples one quota is filled from, sorted by time when the clock is global."""
+
+    def __init__(
+        self, grid_ED: torch.Tensor, keys: Keys, rank_E: np.ndarray, member: np.ndarray, guard: Guard, block: int,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.by_time = guard.clock == "global"
+        if self.by_time:
+            member = member[np.argsort(keys.time_N[member], kind="stable")]
+        self.guard, self.keys, self.block, self.device = guard, keys.take(member), block, device
+        self.vector_ED = grid_ED[torch.from_numpy(member)].to(device)
+        self.rank_E = torch.from_numpy(rank_E[member]).to(device)
+        self.time_E = torch.from_numpy(self.keys.time_N).to(device)
+        # Within each block, columns by user: the join of `_forbid` looks a query's user up here.
+        user_E = self.keys.user_row_N
+        self.by_user = {
+            start: np.argsort(user_E[start : start + block], kind="stable")
+            for start in range(0, len(member), block)
+        }
+        self.norm = float(self.vector_ED.double().square().sum(1).max().sqrt()) if len(member) else 0.0
+
+    def nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """int64 [B, quota] codes (see `grid.encode`) of the best allowed examples, best first."""
+        rough_BC, column_BC = self._candidates(query_BD, keys, quota + SLACK + 1)
+        dim = query_BD.shape[1]
+        error_B = relative_error(dim) * self.norm * query_BD.double().square().sum(1).sqrt()
+        best = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
+        rows = torch.arange(len(query_BD), device=self.device)
+        for width in (quota, quota + SLACK):
+            code = self._refine(
+                query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width]
+            )
+            best[rows] = code[:, :quota]
+            # No example outside the first `width` can reach the float32 score of the last one kept, or none is left.
+            left_out = rough_BC[rows, width].double() + error_B[rows]
+            last = decode(code[:, quota - 1])[0].double() / scale_B1[rows, 0]
+            settled = torch.isinf(rough_BC[rows, width]) | (last - last.abs() * 2.0**-22 > left_out)
+            rows = rows[~settled]
+            if not len(rows):
+                return best
+        best[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(rows.cpu().numpy()), quota)
+        return best
+
+    def _blocks(self, keys: Keys) -> list[slice]:
+        """Example blocks that hold anything the queries may see."""
+        end = len(self.keys)
+        if self.by_time:
+            end = int(
+                np.searchsorted(
+                    self.keys.time_N, keys.time_N.max(initial=np.iinfo(np.int64).min), side="left"
+                )
+            )
+        return [slice(start, min(start + self.block, end)) for start in range(0, end, self.block)]
+
+    def _candidates(
+        self, query_BD: torch.Tensor, keys: Keys, count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Float32 scores [B, count] of the best allowed examples, descending, -inf past the last; and their columns."""
+        best_BC = torch.full((len(query_BD), count), -torch.inf, device=self.device)
+        column_BC = torch.zeros((len(query_BD), count), dtype=torch.int64, device=self.device)
+        blocks = self._blocks(keys)
+        buffer = torch.empty(
+            len(query_BD) * max((b.stop - b.start for b in blocks), default=0), device=self.device
+        )
+        for block in blocks:
+            width = block.stop - block.start
+            score_BE = buffer[: len(query_BD) * width].view(len(query_BD), width)
+            torch.mm(query_BD, self.vector_ED[block].T, out=score_BE)
+            self._forbid(score_BE, keys, block)
+            value, column = _top(score_BE, count)
+            merged = torch.cat([best_BC, value], 1)
+            best_BC, at = merged.topk(count)
+            column_BC = torch.cat([column_BC, column + block.start], 1).gather(1, at)
+        return best_BC, column_BC
+
+    def _refine(
+        self, query_BD: torch.Tensor, scale_B1: torch.Tensor, rough_BC: torch.Tensor, column_BC: torch.Tensor
+    ) -> torch.Tensor:
+        """Codes [B, C] of candidates by their exact scores, best first."""
+        if not len(self.keys):
+            return torch.full_like(column_BC, FORBIDDEN)
+        score_BC = exact_scores(query_BD, self.vector_ED[column_BC], scale_B1)
+        code_BC = encode(score_BC, self.rank_E[column_BC]).masked_fill_(torch.isinf(rough_BC), FORBIDDEN)
+        return code_BC.sort(1, descending=True).values
+
+    def _all(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """Codes [B, quota] from exact scores of all allowed examples: for pools full of ties."""
+        best_BK = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
+        query = query_BD.double()
+        for block in self._blocks(keys):
+            score_BE = query @ self.vector_ED[block].double().T
+            self._forbid(score_BE, keys, block)
+            code_BE = encode((score_BE * scale_B1).float(), self.rank_E[block])
+            code_BE.masked_fill_(torch.isinf(score_BE), FORBIDDEN)
+            best_BK = torch.cat([best_BK, code_BE], 1).topk(quota).values
+        return best_BK
+
+    def _forbid(self, score_BE: torch.Tensor, keys: Keys, block: slice) -> None:
+        """Set to -inf, in place, what the guard does not allow."""
+        if self.by_time:
+            sure = int(np.searchsorted(self.keys.time_N[block], keys.time_N.min(), side="left"))
+            if sure < score_BE.shape[1]:
+                time_B1 = torch.from_numpy(keys.time_N[:, None]).to(self.device)
+                score_BE[:, sure:].masked_fill_(self.time_E[block][sure:] >= time_B1, -torch.inf)
+        row, column = self._own_examples(keys, block)
+        refused = ~self.guard.allowed_pairs(keys.take(row), self.keys.take(column + block.start))
+        if refused.any():
+            where = (
+                torch.from_numpy(row[refused]).to(self.device),
+                torch.from_numpy(column[refused]).to(self.device),
+            )
+            score_BE[where] = -torch.inf
+
+    def _own_examples(self, keys: Keys, block: slice) -> tuple[np.ndarray, np.ndarray]:
+        """Every (query row, block column) of one user: the only pairs that rules other than time can refuse."""
+        by_user = self.by_user[block.start]
+        user = self.keys.user_row_N[block.start : block.start + self.block][by_user]
+        first = np.searchsorted(user, keys.user_row_N, side="left")
+        count = np.searchsorted(user, keys.user_row_N, side="right") - first
+        row = np.repeat(np.arange(len(keys)), count)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        column = by_user[np.repeat(first, count) + within]
+        inside = column < block.stop - block.start
+        return row[inside], column[inside]
+
+
+def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `count` highest scores of each row, descending, -inf where there are fewer; and their columns.
+
+    The best `count` lie in the `count` groups of columns with the highest maxima, so only those are sorted.
+    """
+    rows, width = score_BE.shape
+    groups = width // GROUP
+    if groups > 2 * count:
+        body_BGC = score_BE[:, : groups * GROUP].view(rows, groups, GROUP)
+        group_BC = body_BGC.amax(2).topk(count, sorted=False).indices
+        offset = torch.arange(GROUP, device=score_BE.device)
+        tail = torch.arange(groups * GROUP, width, device=score_BE.device).expand(rows, -1)
+        column = torch.cat([(group_BC[:, :, None] * GROUP + offset).flatten(1), tail], 1)
+        value, at = score_BE.gather(1, column).topk(count)
+        return value, column.gather(1, at)
+    value, column = score_BE.topk(min(count, width))
+    short = count - value.shape[1]
+    return torch.nn.functional.pad(value, (0, short), value=-torch.inf), torch.nn.functional.pad(
+        column, (0, short)
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise LlmcfError("no GPU found", where="match.search.device", allowed=("auto", "cpu"))
+    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> None:
+    if not len(example_ED) == len(keys) == len(label_E):
+        what = f"{len(example_ED)} vectors, {len(keys)} keys and {len(label_E)} labels"
+        raise DataError(f"{what} do not fit together", where="match examples")
+    if len(np.unique(keys.sample_id_N)) != len(keys):
+        raise DataError(
+            "a sample id occurs twice", where="match examples", hint="keep one example per sample"
+        )
+    if not np.isfinite(example_ED).all():
+        raise DataError("a vector is not finite", where="match examples", hint="embed the examples again")
+    if not np.isin(label_E, (0, 1)).all():
+        raise DataError("a label is neither 0 nor 1", where="match examples")

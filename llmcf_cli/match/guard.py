@@ -1,0 +1,109 @@
+"""Which examples a query may see. The one definition that every searcher applies.
+
+Legend: N rows, Q queries, E examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llmcf_cli.core.errors import DataError
+
+Clock = Literal["global", "per_user"]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """What guards need to know of rows.
+
+    Attributes:
+        sample_id_N: int64; -1 for a live request, which is no stored sample.
+        user_row_N: int32; 0 is an unknown user.
+        item_row_N: int32; 0 is an unknown item.
+        time_N: int64; epoch seconds, or the position within the user for data without a clock.
+
+    Raises:
+        ValueError: The arrays differ in length.
+    """
+
+    sample_id_N: np.ndarray
+    user_row_N: np.ndarray
+    item_row_N: np.ndarray
+    time_N: np.ndarray
+
+    def __post_init__(self) -> None:
+        kinds = {"sample_id_N": np.int64, "user_row_N": np.int32, "item_row_N": np.int32, "time_N": np.int64}
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+        lengths = {getattr(self, name).shape for name in kinds}
+        if len(lengths) > 1 or len(next(iter(lengths))) != 1:
+            raise ValueError(f"keys must be four arrays of one length, got shapes {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.sample_id_N)
+
+    def take(self, index: slice | np.ndarray) -> Keys:
+        """The rows at `index`, in that order."""
+        return Keys(
+            self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.time_N[index]
+        )
+
+
+class Guard:
+    """Allows an example for a query only if it was known then and is not the query itself.
+
+    - As of: with a global clock, example time < query time, strictly, for every user. With a per-user clock (positions
+      only) that holds for examples of the query's own user; other users' train rows count as past.
+    - Never the query's own sample, never the same (user, item) pair.
+    - Train rows only: checked once, here, for all examples.
+
+    Args:
+        clock: Whether times of different users can be compared.
+        example_split: The split of every example.
+
+    Raises:
+        DataError: An example is no train row.
+    """
+
+    def __init__(self, clock: Clock, example_split: Iterable[str] = ()) -> None:
+        if clock not in ("global", "per_user"):
+            raise ValueError(f"clock is {clock!r}, must be 'global' or 'per_user'")
+        self.clock: Clock = clock
+        foreign = sorted({split for split in map(str, example_split) if split != "train"})
+        if foreign:
+            raise DataError(
+                f"examples from {', '.join(foreign)} rows: a chain of thought is written knowing the label, "
+                "so only train rows may be examples",
+                where="match guard", allowed=("train",), hint="run gen-cot again on train rows",
+            )  # fmt: skip
+
+    def allowed(self, query: Keys, example: Keys) -> np.ndarray:
+        """bool [Q, E]: may query q see example e?"""
+        return self._rule(
+            *(a[:, None] for a in (query.sample_id_N, query.user_row_N, query.item_row_N, query.time_N)),
+            example.sample_id_N, example.user_row_N, example.item_row_N, example.time_N,
+        )  # fmt: skip
+
+    def allowed_pairs(self, query: Keys, example: Keys) -> np.ndarray:
+        """bool [N]: may query n see example n? Both sides are of one length."""
+        return self._rule(
+            query.sample_id_N, query.user_row_N, query.item_row_N, query.time_N,
+            example.sample_id_N, example.user_row_N, example.item_row_N, example.time_N,
+        )  # fmt: skip
+
+    def _rule(
+        self,
+        query_id: np.ndarray, query_user: np.ndarray, query_item: np.ndarray, query_time: np.ndarray,
+        example_id: np.ndarray, example_user: np.ndarray, example_item: np.ndarray, example_time: np.ndarray,
+    ) -> np.ndarray:  # fmt: skip
+        same_user = query_user == example_user
+        before = example_time < query_time
+        if self.clock == "per_user":
+            before |= ~same_user
+        itself = (query_id == example_id) & (query_id >= 0)
+        same_pair = same_user & (query_item == example_item)
+        return before & ~itself & ~same_pair
