@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,9 @@ class Config(BaseModel):
 
 class ComponentConfig(Config):
     """Base of a pluggable component's own settings; `type` is the name it is registered under."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Inputs beyond a sample's own features that the component reads: `text` vectors, retrieved `examples`."""
 
     type: str
     """Registered name of the component."""

@@ -1,0 +1,46 @@
+# make demo   install everything, fetch the assets, run the quickstart recipe
+# make test   install what the tests need, and run them all
+# make lint   style, types and layer contracts
+# make docs   regenerate the reference pages
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo install test fast lint docs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/llmcf assets fetch movielens-100k smollm2-135m-instruct minilm-l6-v2
+	$(BIN)/llmcf run recipes/quickstart.yaml
+
+install: $(VENV)/.installed
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit("llmcf needs Python 3.11 or newer; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[llm,plot]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	touch $@
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest
+
+fast: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.installed
+	$(BIN)/llmcf recipe reference
+
+clean:
+	rm -rf $(VENV) artifacts build dist

@@ -1,0 +1,57 @@
+"""The command line: every command, and the one place where errors become messages."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from llmcf_cli import __version__
+from llmcf_cli.cli import assets, inspect, recipe, stages
+from llmcf_cli.core.errors import LlmcfError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
+)  # fmt: skip
+stages.add_to(app)
+inspect.add_to(app)
+app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")
+app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"llmcf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command line; exit with the error's own code, 130 on Ctrl-C, 6 on a full disk."""
+    from llmcf_cli.cli.console import error_console
+
+    try:
+        app()
+    except LlmcfError as error:
+        error_console().print(f"error: {error}", style="red", markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        error_console().print("interrupted: what is finished is kept; the same command goes on from there", style="yellow")
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        place = error.filename or "the artifact folder"
+        error_console().print(
+            f"error: {place}: {error.strerror}\n  next: free some space or choose another place with --artifacts DIR, "
+            "then run the same command; what is finished is kept", style="red", markup=False,
+        )  # fmt: skip
+        sys.exit(6)

@@ -1,0 +1,71 @@
+"""`llmcf status`, `llmcf doctor`, `llmcf plugins`: what is there, and whether this machine is fit to run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcf_cli.cli.stages import ArtifactsOption, SetOption
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("status", help="What a recipe has and lacks; without a recipe, every artifact.")(status)
+    app.command("doctor", help="Check versions, devices, disk, assets and plugins.")(doctor)
+    app.command("plugins", help="Every component a recipe can name, and where it comes from.")(plugins)
+
+
+def status(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    from llmcf_cli.cli import report
+
+    if recipe is None:
+        from llmcf_cli.stages.pipeline import artifact_root
+        from llmcf_cli.store.artifacts import ArtifactStore
+
+        report.artifacts(ArtifactStore(artifact_root(artifacts)))
+        return
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.pipeline import open_context, targets
+    from llmcf_cli.stages.run import plan
+
+    loaded = load_recipe(recipe, set_ or ())
+    report.plan(plan(open_context(loaded, artifacts), targets(loaded.recipe, "evaluate")))
+
+
+def doctor(artifacts: ArtifactsOption = None) -> None:
+    from rich.table import Table
+
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.stages.doctor import check
+    from llmcf_cli.stages.pipeline import artifact_root
+
+    table = Table(title="llmcf doctor", title_justify="left", box=None, pad_edge=False)
+    for column in ("", "check", "found", "what to do"):
+        table.add_column(column)
+    findings = check(artifact_root(artifacts))
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+        table.add_row(mark, finding.name, finding.found, finding.hint)
+    console().print(table)
+    if not all(finding.ok for finding in findings):
+        raise typer.Exit(1)
+
+
+def plugins() -> None:
+    from rich.table import Table
+
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.plugin import registry
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("kind", "type", "what it is", "from"):
+        table.add_column(column)
+    for component in registry().all():
+        table.add_row(component.kind, component.name, component.summary, component.origin)
+    console().print(table)
+

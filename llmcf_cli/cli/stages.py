@@ -1,0 +1,84 @@
+"""`llmcf run` and one command per stage. They translate: load, plan, execute, render."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable.")
+]
+ArtifactsOption = Annotated[
+    Path | None,
+    typer.Option("--artifacts", metavar="DIR", help="Artifact folder.", envvar="LLMCF_ARTIFACTS", show_default="artifacts"),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
+ForceOption = Annotated[
+    list[str] | None,
+    typer.Option("--force", metavar="STAGE", help="Run this stage, and what reads its result, even if cached. Repeatable."),
+]
+
+_COMMANDS = {
+    "ingest": "Read the data set, check it, make samples and splits.",
+    "train-llm": "Tune the language model on recommendation and general data.",
+    "gen-cot": "Write chains of thought for a sample of the train interactions.",
+    "embed": "Encode item texts and chains of thought into LanceDB.",
+    "match": "Retrieve each sample's examples, under the leak guards.",
+    "train-rec": "Train the recommender, one arm after the other.",
+    "evaluate": "Measure every arm on the test split and compare them.",
+}
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add `run` and the stage commands."""
+    app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(run)
+    for name, text in _COMMANDS.items():
+        app.command(name, help=f"{text} Runs the stages before it as far as needed.")(_stage_command(name))
+
+
+def run(
+    recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOption = None, dry_run: DryRunOption = False,
+    force: ForceOption = None,
+) -> None:  # fmt: skip
+    _run("evaluate", recipe, set_ or (), artifacts, dry_run, force or ())
+
+
+def _stage_command(stage: str) -> Callable[..., None]:
+    def command(
+        recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOption = None, dry_run: DryRunOption = False,
+        force: ForceOption = None,
+    ) -> None:  # fmt: skip
+        _run(stage, recipe, set_ or (), artifacts, dry_run, force or ())
+
+    return command
+
+
+def _run(
+    stage: str, recipe: str, overrides: Sequence[str], artifacts: Path | None, dry_run: bool, force: Sequence[str]
+) -> None:
+    from llmcf_cli.cli import report
+    from llmcf_cli.cli.console import make_progress
+    from llmcf_cli.core.errors import UnknownNameError
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.lock import write_lock
+    from llmcf_cli.stages.pipeline import open_context, stage_names, targets
+    from llmcf_cli.stages.run import execute, plan
+
+    for name in force:
+        if name not in stage_names():
+            raise UnknownNameError("stage", name, stage_names(), where="--force")
+    loaded = load_recipe(recipe, overrides)
+    progress = make_progress()
+    context = open_context(loaded, artifacts, progress)
+    steps = plan(context, targets(loaded.recipe, stage), force)
+    if dry_run:
+        report.plan(steps)
+        return
+    report.begin(loaded, context)
+    execute(steps, progress, on_start=report.start_step, on_end=report.end_step)
+    write_lock(context, steps)
+    report.finish(stage, recipe, steps)

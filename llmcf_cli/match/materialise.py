@@ -1,0 +1,112 @@
+"""Matches of every stored sample, written as a table: what training and evaluation read instead of searching.
+
+Legend: N samples, I items, T text dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.features.batch import encode_rows
+from llmcf_cli.match.guard import Clock, Guard, Keys
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import MatchSection
+from llmcf_cli.store.open import connect_read, read_lance, read_meta
+from llmcf_cli.store.tables import example_match
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class MatchReport:
+    """What matching did.
+
+    Attributes:
+        samples: Samples matched.
+        examples: Examples there were to find.
+        k: Examples per sample.
+        clock: How times were compared.
+    """
+
+    samples: int
+    examples: int
+    k: int
+    clock: Clock
+
+
+def match_samples(
+    section: MatchSection, *, data: Path, lance: Path, history_length: int, out: Path, progress: Progress = SILENT
+) -> MatchReport:
+    """Find the examples of all samples and write them as `example_match`; memory is bounded by a block of samples.
+
+    Args:
+        section: Space, searcher, K and balance.
+        data: DuckDB file of ingest.
+        lance: LanceDB folder of embed, with `item_text` and `cot_example`.
+        history_length: Most recent events that count, as in the recipe.
+        out: Parquet file to write.
+        progress: Told of samples done.
+    """
+    space = registry().build("space", section.space)
+    item_text_IT = item_text_matrix(read_lance(lance, "item_text"))
+    examples = read_lance(lance, "cot_example")
+    example_ids = examples["sample_id"].to_numpy()
+    clock: Clock = read_meta(data)["clock"]
+    index = registry().build("searcher", section.search).prepare(
+        vectors(examples["vector"]), keys(examples), examples["label"].to_numpy(), balance=section.balance,
+        guard=Guard(clock, examples["split"].to_pylist()),
+    )  # fmt: skip
+    spec, total = example_match(section.k), _count(data)
+    with pq.ParquetWriter(out, spec.schema, compression="zstd") as writer, progress.task("match", total, "samples") as task:
+        for rows in _samples(data):
+            block = encode_rows(rows, history_length)
+            query_ND = space.query_vectors(item_text_IT, block.item_row_N, block.history_row_NL)
+            found = index.search(query_ND, keys(rows), k=section.k)
+            ids_NK = np.where(found.index_NK >= 0, example_ids[found.index_NK], -1)
+            columns = [rows["sample_id"], _lists(ids_NK), _lists(found.score_NK)]
+            writer.write_table(pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema))
+            task.advance(rows.num_rows)
+    return MatchReport(samples=total, examples=examples.num_rows, k=section.k, clock=clock)
+
+
+def item_text_matrix(item_text: pa.Table) -> np.ndarray:
+    """float32 [I+1, T] from the `item_text` table; row 0 zeros, row r the vector of item_row r."""
+    vector_IT = vectors(item_text["vector"])
+    matrix_IT = np.zeros((vector_IT.shape[0] + 1, vector_IT.shape[1]), np.float32)
+    matrix_IT[item_text["item_row"].to_numpy()] = vector_IT
+    return matrix_IT
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """float32 [N, D] from a column of fixed-size lists."""
+    flat = column.combine_chunks()
+    return np.ascontiguousarray(flat.flatten().to_numpy().reshape(-1, flat.type.list_size))
+
+
+def keys(rows: pa.Table) -> Keys:
+    """The guards' keys of sample or example rows."""
+    return Keys(*(rows[name].to_numpy() for name in ("sample_id", "user_row", "item_row", "time")))
+
+
+def _count(data: Path) -> int:
+    with connect_read(data) as connection:
+        return int(connection.sql("SELECT count(*) FROM sample").fetchall()[0][0])
+
+
+def _samples(data: Path) -> Iterator[pa.Table]:
+    """All sample rows in blocks, by sample id."""
+    with connect_read(data) as connection:
+        reader = connection.sql("SELECT * FROM sample ORDER BY sample_id").to_arrow_reader(ROWS_AT_ONCE)
+        for batch in reader:
+            yield pa.Table.from_batches([batch])
+
+
+def _lists(values_NK: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_NK).reshape(-1)), values_NK.shape[1])

@@ -1,0 +1,164 @@
+"""What a stage is: key material, needs, and work that fills a folder."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from llmcf_cli import __version__
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.types import ComponentConfig, Config, key_view
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.store.artifacts import ArtifactStore, artifact_key
+from llmcf_cli.store.assets import Locator
+
+_LIBRARIES = ("torch", "transformers", "trl", "sentence-transformers", "lancedb", "duckdb", "numpy", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages of a run share.
+
+    Attributes:
+        recipe: The resolved recipe.
+        store: Where artifacts are.
+        locate: Resolves the files, folders and assets the recipe names.
+        models: Machine-wide cache of converted models.
+    """
+
+    recipe: Recipe
+    store: ArtifactStore
+    locate: Locator
+    models: Path
+
+    @property
+    def generations(self) -> Path:
+        """DuckDB file of every generated text, shared by all recipes that use this artifact root."""
+        return self.store.root / "cache" / "generation.duckdb"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at a stage's work.
+
+    Attributes:
+        context: What the run shares.
+        out: Empty folder to fill.
+        work: Folder for checkpoints, kept between attempts.
+        inputs: Label of a needed stage → its folder.
+        keys: Label of a needed stage → its key.
+        progress: Where to report.
+    """
+
+    context: Context
+    out: Path
+    work: Path
+    inputs: Mapping[str, Path]
+    keys: Mapping[str, str]
+    progress: Progress
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self.context.recipe
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB file that ingest made."""
+        return self.inputs["ingest"] / "data.duckdb"
+
+
+class Stage(ABC):
+    """A step of the pipeline. Subclasses say what determines their result and how to make it."""
+
+    name: ClassVar[str]
+    """Command and folder name."""
+    version: ClassVar[int]
+    """Raised when the stage's code gives other results for the same material."""
+    summary: ClassVar[str]
+    """One line for help texts."""
+
+    @property
+    def variant(self) -> str:
+        """Which of the stage's results this is; empty where there is one."""
+        return ""
+
+    @property
+    def label(self) -> str:
+        """`name` or `name[variant]`."""
+        return f"{self.name}[{self.variant}]" if self.variant else self.name
+
+    @abstractmethod
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        """The parts of the recipe that determine the result, by key path."""
+
+    @abstractmethod
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        """The stages whose results this one reads."""
+
+    @abstractmethod
+    def run(self, job: Job) -> dict[str, Any]:
+        """Fill `job.out`; return a JSON report for people."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage with its key, in a plan."""
+
+    stage: Stage
+    context: Context
+    needs: tuple[Node, ...] = field(repr=False)
+
+    @cached_property
+    def material(self) -> dict[str, Any]:
+        """Everything that determines the result: sections, inputs' keys, content digests, versions of stage and plugins."""
+        sections = self.stage.sections(self.context.recipe)
+        return {
+            "stage": self.stage.name,
+            "stage_version": self.stage.version,
+            **{path: key_view(value, self.context.locate.digest) for path, value in sections.items()},
+            "inputs": {node.stage.label: node.key for node in self.needs},
+            "plugins": dict(_plugins(list(sections.values()))),
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of the material."""
+        return artifact_key(self.material)
+
+    @property
+    def folder(self) -> Path:
+        """Where the result is or will be."""
+        return self.context.store.folder(self.stage.name, self.key)
+
+
+def versions() -> dict[str, str]:
+    """Versions of llmcf, Python and the libraries that do the work, as far as installed."""
+    found = {"llmcf": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _plugins(value: Any) -> Iterator[tuple[str, str]]:
+    """Component → origin, for every component in `value` that is not built in."""
+    if isinstance(value, ComponentConfig):
+        for component in registry().all():
+            if component.name == value.type and component.origin != "built-in" and component.config() is type(value):
+                yield f"{component.kind} {component.name}", component.origin
+    if isinstance(value, Config):
+        for name in type(value).model_fields:
+            yield from _plugins(getattr(value, name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _plugins(item)

@@ -1,0 +1,34 @@
+"""`recipe.lock`: what exactly a run used, small enough to share beside the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from llmcf_cli.core.types import file_refs
+from llmcf_cli.stages.base import Context, versions
+from llmcf_cli.stages.run import Step
+from llmcf_cli.store.artifacts import write_atomic
+
+
+def write_lock(context: Context, steps: Sequence[Step]) -> Path:
+    """Write `runs/<recipe>/recipe.lock` under the artifact root: content digests, stage keys, seeds and versions.
+
+    Returns:
+        The file written.
+    """
+    recipe = context.recipe
+    used = {ref for step in steps for value in step.node.stage.sections(recipe).values() for ref in file_refs(value)}
+    lock = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "files": {ref: context.locate.digest(ref) for ref in sorted(used)},
+        "stages": {step.node.stage.label: step.node.key for step in steps},
+        "versions": versions(),
+    }
+    path = context.store.root / "runs" / recipe.name / "recipe.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, yaml.safe_dump(lock, sort_keys=False))
+    return path

@@ -1,0 +1,38 @@
+"""`match`: for every sample, the nearest examples that it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.embed import Embed
+from llmcf_cli.stages.ingest import Ingest
+
+
+class Match(Stage):
+    """Materialises the top-K examples of all samples, then audits them by SQL that shares no code with the search."""
+
+    name = "match"
+    version = 1
+    summary = "retrieve each sample's examples, under the leak guards"
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"match": recipe.match}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(), Embed())
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.match.audit import audit_matches
+        from llmcf_cli.match.materialise import match_samples
+
+        lance, out = job.inputs["embed"] / "lance", job.out / "example_match.parquet"
+        report = match_samples(
+            job.recipe.match, data=job.database, lance=lance, history_length=job.recipe.dataset.history.max_length,
+            out=out, progress=job.progress,
+        )  # fmt: skip
+        audit = audit_matches(job.database, out, report.clock)
+        return {"match": asdict(report), "audit": asdict(audit)}

@@ -1,0 +1,116 @@
+"""Planning and running stages: what is cached, what runs and why, one artifact at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
+from llmcf_cli.store.artifacts import Manifest, differences, file_records
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node of the plan and what will happen to it.
+
+    Attributes:
+        node: The stage and its key.
+        runs: Whether there is work to do.
+        reason: Why it runs, or that it is cached.
+    """
+
+    node: Node
+    runs: bool
+    reason: str
+
+
+def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()) -> list[Step]:
+    """Every stage the targets need, in running order, with what will happen to each.
+
+    Args:
+        context: The run's recipe and stores.
+        targets: Stages whose results are wanted.
+        force: Names of stages to run again although cached; what reads their results runs again too.
+    """
+    nodes: dict[str, Node] = {}
+    for target in targets:
+        _collect(target, context, nodes)
+    steps: dict[str, Step] = {}
+    for label, node in nodes.items():
+        steps[label] = _decide(node, steps, force)
+    return list(steps.values())
+
+
+def execute(
+    steps: Sequence[Step], progress: Progress, *, on_start: Callable[[Step], None], on_end: Callable[[Step, Manifest], None]
+) -> None:
+    """Run the steps that have work to do, in order; call back around every step, cached ones included.
+
+    A step that fails leaves its checkpoints, and everything before it committed: the same call resumes.
+    """
+    for step in steps:
+        on_start(step)
+        manifest = _run(step.node, progress) if step.runs else _manifest(step.node)
+        on_end(step, manifest)
+
+
+def _collect(stage: Stage, context: Context, nodes: dict[str, Node]) -> Node:
+    known = nodes.get(stage.label)
+    if known is not None:
+        return known
+    needs = tuple(_collect(need, context, nodes) for need in stage.needs(context.recipe))
+    node = Node(stage, context, needs)
+    nodes[stage.label] = node
+    return node
+
+
+def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
+    if node.stage.name in force:
+        return Step(node, True, "forced")
+    rerun = [need.stage.label for need in node.needs if steps[need.stage.label].runs]
+    forced = [label for label in rerun if steps[label].reason.startswith("forced")]
+    if forced:
+        return Step(node, True, f"forced by {', '.join(forced)}")
+    store = node.context.store
+    if store.manifest(node.stage.name, node.key) is not None:
+        return Step(node, False, "cached")
+    earlier = store.latest(node.stage.name, node.stage.variant, node.context.recipe.name)
+    if earlier is None:
+        return Step(node, True, "new")
+    changed = differences(earlier.material, node.material)
+    own = [line for line in changed if not line.startswith("inputs.")]
+    if own:
+        return Step(node, True, "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else ""))
+    inputs = sorted({line.removeprefix("inputs.").split(" ")[0] for line in changed})
+    return Step(node, True, f"{', '.join(inputs)} changed" if inputs else "incomplete")
+
+
+def _manifest(node: Node) -> Manifest:
+    manifest = node.context.store.manifest(node.stage.name, node.key)
+    if manifest is None:
+        raise LlmcfError("vanished during the run", where=str(node.folder), hint="run the same command again")
+    return manifest
+
+
+def _run(node: Node, progress: Progress) -> Manifest:
+    store, stage = node.context.store, node.stage
+    with store.begin(stage.name, node.key) as partial:
+        started, clock = datetime.now(UTC), time.monotonic()
+        job = Job(
+            context=node.context, out=partial.out, work=partial.work, progress=progress,
+            inputs={need.stage.label: need.folder for need in node.needs},
+            keys={need.stage.label: need.key for need in node.needs},
+        )  # fmt: skip
+        report: dict[str, Any] = stage.run(job)
+        manifest = Manifest(
+            stage=stage.name, variant=stage.variant, recipe=node.context.recipe.name, key=node.key,
+            material=node.material, report=report, files=file_records(partial.out),
+            started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3), versions=versions(),
+        )  # fmt: skip
+        store.commit(partial, manifest)
+    return manifest

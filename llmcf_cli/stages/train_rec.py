@@ -1,0 +1,77 @@
+"""`train-rec`: train one arm (a backbone with an augmenter) with one seed, and bundle it for serving."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.embed import Embed
+from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.match import Match
+
+
+@dataclass(frozen=True)
+class TrainRec(Stage):
+    """Fits an arm on the train split, stopping by validation; the test split is not read.
+
+    Attributes:
+        augment: The arm's augmenter.
+        seed: Seed of initialisation and batch order.
+        arm: Name of the arm in tables.
+    """
+
+    augment: ComponentConfig
+    seed: int
+    arm: str
+
+    name = "train-rec"
+    version = 1
+    summary = "train the recommender, one arm after the other"
+
+    @property
+    def variant(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        rec = recipe.rec
+        return {
+            "seed": self.seed, "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": self.augment,
+            "rec.objectives": self._objectives(recipe), "rec.fit": rec.fit,
+        }  # fmt: skip
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        stages: list[Stage] = [Ingest()]
+        if self.augment.needs:
+            stages.append(Embed())
+        if "examples" in self.augment.needs:
+            stages.append(Match())
+        return stages
+
+    def run(self, job: Job) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _objectives(self, recipe: Recipe) -> tuple[ComponentConfig, ...]:
+        """The recipe's objectives that this arm has the inputs for."""
+        return tuple(o for o in recipe.rec.objectives if o.needs <= self.augment.needs)
+
+
+def train_rec_runs(recipe: Recipe) -> list[TrainRec]:
+    """One `TrainRec` per arm and seed: the arms of `rec.compare` in their order, and `rec.augment` if it is not among them."""
+    arms = list(recipe.rec.compare)
+    if recipe.rec.augment not in arms:
+        arms.append(recipe.rec.augment)
+    arms = list(dict.fromkeys(arms))
+    seeds = recipe.rec.seeds or (recipe.seed,)
+    return [TrainRec(arm, seed, arm_name(arm)) for arm in arms for seed in seeds]
+
+
+def arm_name(augment: ComponentConfig) -> str:
+    """The augmenter's type, followed by the settings that differ from its defaults."""
+    changed = augment.model_dump(exclude_defaults=True, exclude={"type"})
+    return " ".join([augment.type, *(f"{name}={value}" for name, value in changed.items())])

@@ -1,0 +1,115 @@
+"""Planning: what is cached, what runs, and the reason given; a failure keeps what is finished."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from llmcf_cli.core.progress import SILENT
+from llmcf_cli.stages.base import Context, Stage
+from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.store.artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Stands in for a recipe: stages see only what `sections` picks."""
+
+    name: str = "toy"
+    first: int = 1
+    second: int = 1
+
+
+class First(Stage):
+    name, version, summary = "first", 1, "writes a number"
+
+    def sections(self, recipe):
+        return {"first": recipe.first}
+
+    def needs(self, recipe):
+        return ()
+
+    def run(self, job):
+        (job.out / "number.txt").write_text(str(job.recipe.first))
+        return {"number": job.recipe.first}
+
+
+class Second(Stage):
+    name, version, summary = "second", 1, "adds to it"
+    fails = False
+
+    def sections(self, recipe):
+        return {"second": recipe.second}
+
+    def needs(self, recipe):
+        return (First(),)
+
+    def run(self, job):
+        (job.work / "checkpoint").touch()
+        if Second.fails:
+            raise KeyboardInterrupt
+        number = int((job.inputs["first"] / "number.txt").read_text()) + job.recipe.second
+        return {"sum": number}
+
+
+
+class _Locate:
+    def digest(self, ref):
+        return ref
+
+
+def steps_of(tmp_path, force=(), **settings):
+    found = Context(
+        recipe=Settings(**settings), store=ArtifactStore(tmp_path), locate=_Locate(), models=tmp_path
+    )
+    return plan(found, [Second()], force)
+
+
+def run(steps):
+    seen = []
+    execute(steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append(manifest.report))
+    return seen
+
+
+def states(steps):
+    return [(step.node.stage.name, step.runs, step.reason) for step in steps]
+
+
+def test_a_second_run_finds_everything_cached(tmp_path):
+    assert states(steps_of(tmp_path)) == [("first", True, "new"), ("second", True, "new")]
+    assert run(steps_of(tmp_path)) == [{"number": 1}, {"sum": 2}]
+    assert states(steps_of(tmp_path)) == [("first", False, "cached"), ("second", False, "cached")]
+    assert run(steps_of(tmp_path)) == [{"number": 1}, {"sum": 2}]
+
+
+def test_the_reason_names_the_setting_and_its_consequence(tmp_path):
+    run(steps_of(tmp_path))
+    assert states(steps_of(tmp_path, second=5)) == [("first", False, "cached"), ("second", True, "second 1 → 5")]
+    changed = states(steps_of(tmp_path, first=7))
+    assert changed == [("first", True, "first 1 → 7"), ("second", True, "first changed")]
+    assert run(steps_of(tmp_path, first=7)) == [{"number": 7}, {"sum": 8}]
+
+
+def test_force_runs_the_stage_and_what_reads_it(tmp_path):
+    run(steps_of(tmp_path))
+    assert states(steps_of(tmp_path, force=["second"]))[0] == ("first", False, "cached")
+    forced = states(steps_of(tmp_path, force=["first"]))
+    assert forced == [("first", True, "forced"), ("second", True, "forced by first")]
+    assert run(steps_of(tmp_path, force=["first"])) == [{"number": 1}, {"sum": 2}]
+
+
+def test_an_interrupted_stage_keeps_its_checkpoints_and_what_was_before_it(tmp_path):
+    Second.fails = True
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(steps_of(tmp_path))
+    finally:
+        Second.fails = False
+    assert list((tmp_path / "second" / ".partial").glob("*/work/checkpoint"))
+    assert states(steps_of(tmp_path))[0] == ("first", False, "cached")
+    assert run(steps_of(tmp_path)) == [{"number": 1}, {"sum": 2}]
+
+
+def test_the_stage_version_is_part_of_the_key(tmp_path, monkeypatch):
+    run(steps_of(tmp_path))
+    monkeypatch.setattr(First, "version", 2)
+    assert states(steps_of(tmp_path))[0] == ("first", True, "stage_version 1 → 2")

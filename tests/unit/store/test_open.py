@@ -1,0 +1,77 @@
+"""Opening stores: clear errors for what is missing, foreign or held by another process."""
+
+import subprocess
+import sys
+import textwrap
+
+import pyarrow as pa
+import pytest
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.store import tables
+from llmcf_cli.store.open import connect_read, connect_write, open_lance, read_lance, read_parquet, write_parquet
+
+ALL_TABLES = [
+    value for value in vars(tables).values() if isinstance(value, tables.Table)
+] + [tables.item_text(4), tables.cot_example(4, 8), tables.example_match(2)]
+
+
+@pytest.mark.parametrize("table", ALL_TABLES, ids=lambda t: t.name)
+def test_every_table_is_created_by_its_own_ddl(table, tmp_path):
+    with connect_write(tmp_path / "x.duckdb") as connection:
+        connection.execute(table.ddl())
+        found = connection.sql(f'SELECT * FROM "{table.name}"').columns
+    assert found == table.schema.names
+    assert set(table.primary_key) <= set(found)
+    assert table.meaning
+
+
+def test_a_missing_database_is_an_error_and_is_not_created(tmp_path):
+    with pytest.raises(StoreError, match="no such database"):
+        connect_read(tmp_path / "none.duckdb")
+    assert not (tmp_path / "none.duckdb").exists()
+
+
+def test_a_file_that_is_no_database_is_an_error(tmp_path):
+    (tmp_path / "junk.duckdb").write_text("hello" * 1000)
+    with pytest.raises(StoreError, match="cannot be opened"):
+        connect_read(tmp_path / "junk.duckdb")
+
+
+def test_a_second_writer_is_told_the_pid_of_the_first(tmp_path):
+    path = tmp_path / "x.duckdb"
+    script = textwrap.dedent(f"""
+        import pathlib, sys
+        from llmcf_cli.store.open import connect_write
+        connection = connect_write(pathlib.Path({str(path)!r}))
+        print("ready", flush=True)
+        sys.stdin.readline()
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "ready\n"
+        with pytest.raises(StoreError, match=f"process {holder.pid}"):
+            connect_write(path)
+        holder.communicate("\n")
+    connect_write(path).close()
+
+
+def test_parquet_rows_must_fit_the_table(tmp_path):
+    path = tmp_path / "metric.parquet"
+    row = {"arm": ["none"], "seed": [1], "split": ["test"], "metric": ["auc"], "value": [0.5]}
+    write_parquet(pa.table(row), tables.METRIC, path)
+    assert read_parquet(path).to_pydict() == row
+    with pytest.raises(StoreError, match="metric"):
+        write_parquet(pa.table({"arm": ["none"]}), tables.METRIC, path)
+    with pytest.raises(StoreError, match="no such table"):
+        read_parquet(tmp_path / "none.parquet")
+
+
+def test_lance_tables_come_back_as_written(tmp_path):
+    spec = tables.item_text(2)
+    rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(spec.schema)
+    open_lance(tmp_path).create_table(spec.name, rows)
+    assert read_lance(tmp_path, "item_text").to_pydict() == rows.to_pydict()
+    with pytest.raises(StoreError, match="cot_example"):
+        read_lance(tmp_path, "cot_example")
