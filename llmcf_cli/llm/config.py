@@ -1,0 +1,166 @@
+"""Settings of the language-model components: mix sources, tuners, engines and judges."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from llmcf_cli.core.types import ComponentConfig, FilePath, Runtime
+
+Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["auto", "fp32", "bf16"]
+
+RECOMMENDATION_TEMPLATE = """\
+{{#user}}About the user: {{user}}.
+{{/user}}The user's earlier choices, oldest first: {{#history}}{{.}}; {{/history}}{{^history}}none yet.{{/history}}
+Next item: {{item}}
+Will the user like it? Answer with Yes or No."""
+
+
+class RecommendationMixConfig(ComponentConfig):
+    """Yes/no questions made from the data set's train rows."""
+
+    type: Literal["recommendation"] = "recommendation"
+    """Registered name."""
+    template: str = RECOMMENDATION_TEMPLATE
+    """The question: a Mustache template over `history` (texts of the earlier items, oldest first), `item` and `user`."""
+    positive: str = Field(default="Yes", min_length=1)
+    """Answer to a positive sample."""
+    negative: str = Field(default="No", min_length=1)
+    """Answer to a negative sample."""
+    balance: Literal["labels", "none"] = "labels"
+    """`labels`: as many positive as negative samples; `none`: as they come."""
+    max_history: Positive = 20
+    """Most recent items of the history that the question names."""
+
+    @field_validator("template")
+    @classmethod
+    def _known_variables(cls, template: str) -> str:
+        from llmcf_cli.recipe.prompt import template_problems
+
+        problems = template_problems(template, ("history", "item", "user"), unused=False)
+        if problems:
+            raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
+        return template
+
+
+class _FileMixConfig(ComponentConfig):
+    path: FilePath
+    """The file, relative to the recipe, or `asset:NAME`."""
+    instruction: str = "instruction"
+    """Column of the instruction."""
+    input: str = "input"
+    """Column of the text the instruction is about, added below it; empty: there is none."""
+    output: str = "output"
+    """Column of the answer."""
+
+
+class ParquetMixConfig(_FileMixConfig):
+    """Instruction–answer pairs in a Parquet file."""
+
+    type: Literal["parquet"] = "parquet"
+    """Registered name."""
+
+
+class JsonlMixConfig(_FileMixConfig):
+    """Instruction–answer pairs in JSON lines."""
+
+    type: Literal["jsonl"] = "jsonl"
+    """Registered name."""
+
+
+class _TuneConfig(ComponentConfig):
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """Peak step size of AdamW (the paper: 1e-5)."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the step size falls after the warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of the steps over which the step size rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay of AdamW."""
+    max_gradient_norm: Annotated[float, Field(gt=0)] = 1.0
+    """L2 norm that gradients are clipped to."""
+    epochs: Positive = 1
+    """Passes over the mix."""
+    max_steps: Positive | None = None
+    """Stop after so many optimiser steps; None: after `epochs`."""
+    max_length: Annotated[int, Field(ge=16)] = 1024
+    """Most tokens of a sample, prompt and answer together. Of a longer question the oldest history goes first."""
+    batch_size: Positive = 8
+    """Samples per forward pass and device."""
+    gradient_accumulation: Positive = 1
+    """Forward passes per optimiser step."""
+    precision: Precision = "auto"
+    """Arithmetic of the forward pass (weights stay fp32): `auto` takes bf16 where the device computes in it."""
+    gradient_checkpointing: Annotated[bool, Runtime()] = False
+    """Recompute activations in the backward pass: less memory, about a third slower."""
+    save_steps: Annotated[Positive, Runtime()] = 50
+    """Optimiser steps between two checkpoints."""
+
+
+class FullTuneConfig(_TuneConfig):
+    """Updates all parameters."""
+
+    type: Literal["full"] = "full"
+    """Registered name."""
+
+
+class LoraTuneConfig(_TuneConfig):
+    """Trains low-rank adapters (Hu et al., 2021) and merges them into the weights."""
+
+    type: Literal["lora"] = "lora"
+    """Registered name."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    """Peak step size of AdamW; adapters take a larger one than full tuning."""
+    rank: Positive = 16
+    """Rank of the adapters."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """Scale: an adapter is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on an adapter's input."""
+    modules: tuple[str, ...] = ()
+    """Names of the linear layers to adapt; empty: all but the output layer."""
+
+
+class TransformersEngineConfig(ComponentConfig):
+    """Generates with a local model, in length-sorted batches."""
+
+    type: Literal["transformers"] = "transformers"
+    """Registered name."""
+    max_new_tokens: Positive = 256
+    """Most tokens of an answer (the paper: 256)."""
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    """Softmax temperature (the paper: 0.6); 0 always takes the likeliest token."""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """Only the k likeliest tokens are drawn from (the paper: 50); 0: all."""
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.0
+    """Divides the logits of tokens the answer already holds (Keskar et al., 2019); 1: off."""
+    samples: Positive = 1
+    """Answers per prompt, of which the judge keeps the best (the paper: 3)."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a prompt, beyond which the oldest history is left out; None: what the model's context allows."""
+    precision: Precision = "auto"
+    """Arithmetic and weights: `auto` takes bf16 on a GPU that computes in it and fp32 elsewhere."""
+    batch_tokens: Annotated[Positive, Runtime()] = 16384
+    """Most tokens of a batch, prompts with padding and answers together."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Most prompts of a batch; a killed run loses at most one batch."""
+
+    @field_validator("samples")
+    @classmethod
+    def _samples_differ(cls, samples: int, info: object) -> int:
+        if samples > 1 and getattr(info, "data", {}).get("temperature") == 0:
+            raise ValueError("temperature 0 gives the same answer every time; set samples: 1 or a temperature")
+        return samples
+
+
+class RubricJudgeConfig(ComponentConfig):
+    """Scores a chain of thought in [0, 1] by four criteria of equal weight."""
+
+    type: Literal["rubric"] = "rubric"
+    """Registered name."""
+    min_words: Positive = 8
+    """A text of fewer words is dropped."""
+    max_echo: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """Share of the text's five-word runs copied from the prompt, from which on it is dropped as an echo."""

@@ -1,0 +1,55 @@
+"""What an engine promises to `gen-cot`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+Messages = Sequence[Mapping[str, str]]
+"""A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One generated answer.
+
+    Attributes:
+        text: The answer without special tokens.
+        finish_reason: `stop` (the model ended it) or `length` (cut at the most new tokens).
+        prompt_tokens: Tokens of the prompt, padding not counted.
+        new_tokens: Tokens generated, the end token included.
+        seconds: This answer's share of its batch's time.
+    """
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    new_tokens: int
+    seconds: float
+
+
+class Engine(Protocol):
+    """Generates text from chats; built as `Engine(config)`."""
+
+    samples: int
+    """Answers per prompt."""
+
+    def open(self, model: Path) -> None:
+        """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`."""
+
+    def decode_settings(self, seed: int) -> dict[str, Any]:
+        """Everything besides prompt and model that determines an answer, as JSON data: the cache key."""
+
+    def max_prompt_tokens(self) -> int:
+        """Most tokens a prompt may have."""
+
+    def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
+        """Tokens of each rendered prompt."""
+
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices of `lengths` grouped into batches of similar length within the token budget, longest first."""
+
+    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
+        """One answer per chat; each is drawn with its own seed, whatever else is in the batch."""

@@ -1,0 +1,237 @@
+"""Generation with a local model through Hugging Face transformers.
+
+Shapes: B batch, L prompt tokens with padding, V vocabulary, K candidates of top-k.
+
+Every row draws from its own random stream: the noise of a token depends only on (row seed, step, token id), so a text
+does not depend on which other rows share its batch, or on what a cache already held. What remains is floating-point
+rounding: padding and batch size may change the last bits of the logits, which decides a token only at a near tie.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.types import key_view
+from llmcf_cli.llm.config import TransformersEngineConfig
+from llmcf_cli.llm.engines.base import Completion, Messages
+from llmcf_cli.llm.models import best_device, computes_in_bf16, load_causal_lm, load_tokenizer
+
+_GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
+_MIX = (-4658895280553007687, -7723592293110705685)  # its multipliers
+_NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
+
+
+class TransformersEngine:
+    """Greedy decoding or top-k sampling with a temperature, in length-sorted, left-padded batches."""
+
+    def __init__(self, config: TransformersEngineConfig) -> None:
+        self.config = config
+        self.samples = config.samples
+        self._folder: Path | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def open(self, model: Path) -> None:
+        """Load the tokenizer now and the weights at the first `generate`.
+
+        Raises:
+            ModelError: The folder holds no causal language model with a chat template.
+        """
+        from transformers import AutoConfig
+
+        from llmcf_cli.llm.models import check_folder
+
+        check_folder(model)
+        self._tokenizer = load_tokenizer(model)
+        self._folder, self._model = model, None
+        shape = AutoConfig.from_pretrained(str(model), local_files_only=True).get_text_config()
+        self._context = int(getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length)
+        if self.max_prompt_tokens() < 1:
+            raise ModelError(
+                f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
+                hint=f"lower cot.engine.max_new_tokens ({self.config.max_new_tokens})",
+            )  # fmt: skip
+
+    def decode_settings(self, seed: int) -> dict[str, Any]:
+        """Decoding settings and resolved precision; the seed counts only where something is drawn."""
+        view = {k: v for k, v in key_view(self.config, str).items() if k not in _NOT_DECODING}
+        view["precision"] = self._precision()
+        return {**view, "seed": seed} if self.config.temperature > 0 else {**view, "top_k": 0}
+
+    def max_prompt_tokens(self) -> int:
+        """Most tokens a prompt may have: the model's context less the answer, or the setting if that is lower."""
+        room = self._context - self.config.max_new_tokens
+        return min(room, self.config.max_prompt_tokens or room)
+
+    def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
+        """Tokens of each rendered prompt."""
+        encoded = self._tokenizer(self._render(chats), add_special_tokens=False)
+        return [len(ids) for ids in encoded["input_ids"]]
+
+    def batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Indices in batches of similar length, longest first, each within `batch_tokens` and `max_batch`."""
+        found: list[list[int]] = []
+        for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            longest = lengths[found[-1][0]] if found else 0
+            room = min(self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens))
+            if found and len(found[-1]) < room:
+                found[-1].append(index)
+            else:
+                found.append([index])
+        return found
+
+    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
+        """One answer per chat. A batch too large for the GPU's memory is halved until it fits.
+
+        Args:
+            chats: Prompts.
+            seeds: One per chat; unused when the temperature is 0.
+
+        Raises:
+            ModelError: Even one prompt does not fit into memory.
+        """
+        try:
+            return self._generate(chats, seeds)
+        except torch.OutOfMemoryError as error:
+            if len(chats) == 1:
+                raise ModelError("one prompt does not fit into the GPU's memory", where=str(self._folder),
+                                 hint="lower cot.engine.max_prompt_tokens or take a smaller model") from error  # fmt: skip
+        torch.cuda.empty_cache()
+        half = len(chats) // 2
+        return [*self.generate(chats[:half], seeds[:half]), *self.generate(chats[half:], seeds[half:])]
+
+    @torch.inference_mode()
+    def _generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
+        model = self._weights()
+        start = time.perf_counter()
+        encoded = self._tokenizer(self._render(chats), add_special_tokens=False, padding=True, return_tensors="pt")
+        encoded = encoded.to(model.device)
+        width = encoded["input_ids"].shape[1]
+        tokens = model.generate(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], generation_config=self._decoding(),
+            logits_processor=self._processors(seeds, width, model.device),
+        )[:, width:]  # fmt: skip
+        seconds = (time.perf_counter() - start) / len(chats)
+        ends = set(self._end_tokens())
+        prompt_tokens = encoded["attention_mask"].sum(1).tolist()
+        completions = []
+        for row, prompt_length in zip(tokens.tolist(), prompt_tokens, strict=True):
+            stop = next((i for i, token in enumerate(row) if token in ends), None)
+            kept = row if stop is None else row[:stop]
+            text = self._tokenizer.decode(kept, skip_special_tokens=True).strip()
+            used = len(row) if stop is None else stop + 1
+            completions.append(Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds))
+        return completions
+
+    def _render(self, chats: Sequence[Messages]) -> list[str]:
+        rendered: list[str] = self._tokenizer.apply_chat_template(
+            [list(chat) for chat in chats], tokenize=False, add_generation_prompt=True
+        )
+        return rendered
+
+    def _precision(self) -> str:
+        if self.config.precision != "auto":
+            return self.config.precision
+        # On a CPU, fp32 generates faster: with few rows per step, converting to bf16 costs more than it saves.
+        return "bf16" if torch.cuda.is_available() and computes_in_bf16() else "fp32"
+
+    def _weights(self) -> Any:
+        if self._model is None:
+            if self._folder is None:
+                raise ModelError("the engine has no model; call open() first")
+            dtype = torch.bfloat16 if self._precision() == "bf16" else torch.float32
+            self._model = load_causal_lm(self._folder, dtype).to(best_device())
+            self._model.generation_config = type(self._model.generation_config)()  # decoding is the recipe's alone
+        return self._model
+
+    def _end_tokens(self) -> list[int]:
+        named = self._weights().config.get_text_config().eos_token_id
+        ends = [] if named is None else [named] if isinstance(named, int) else list(named)
+        if self._tokenizer.eos_token_id is not None:
+            ends.append(self._tokenizer.eos_token_id)
+        return sorted(set(ends))
+
+    def _decoding(self) -> Any:
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            max_new_tokens=self.config.max_new_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id,
+            eos_token_id=self._end_tokens() or None,
+        )  # fmt: skip
+
+    def _processors(self, seeds: Sequence[int], width: int, device: torch.device) -> Any:
+        from transformers import LogitsProcessorList
+
+        steps: list[Any] = []
+        if self.config.repetition_penalty > 1:
+            steps.append(_AnswerRepetition(self.config.repetition_penalty, width))
+        if self.config.temperature > 0:
+            steps.append(SeededSampling(seeds, width, self.config.temperature, self.config.top_k, device))
+        return LogitsProcessorList(steps)
+
+
+class _AnswerRepetition:
+    """Divides positive and multiplies negative logits of tokens that the answer (not the prompt) already holds."""
+
+    def __init__(self, penalty: float, width: int) -> None:
+        self._penalty, self._width = penalty, width
+
+    def __call__(self, tokens_BL: Tensor, logits_BV: Tensor) -> Tensor:
+        answer = tokens_BL[:, self._width :]
+        found = logits_BV.gather(1, answer)
+        found = torch.where(found < 0, found * self._penalty, found / self._penalty)
+        return logits_BV.scatter(1, answer, found)
+
+
+class SeededSampling:
+    """Turns logits so that their argmax is a top-k, temperature sample of each row's own random stream.
+
+    Gumbel-max: argmax_v(logit_v / T + g_v), g_v = −log(−log u_v), is distributed as softmax(logits / T). The uniform
+    u_v is a hash of (row seed, step, v).
+
+    Args:
+        seeds: One per row.
+        width: Prompt tokens with padding, so that the step is the tokens so far less this.
+        temperature: Softmax temperature, > 0.
+        top_k: Candidates; 0: the whole vocabulary.
+        device: Where logits are.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], width: int, temperature: float, top_k: int, device: torch.device
+    ) -> None:
+        self._seeds_B = _splitmix(torch.tensor(list(seeds), dtype=torch.int64, device=device))
+        self._width, self._temperature, self._top_k = width, temperature, top_k
+
+    def __call__(self, tokens_BL: Tensor, logits_BV: Tensor) -> Tensor:
+        size = logits_BV.shape[1]
+        kept_BK, ids_BK = logits_BV.float().topk(min(self._top_k or size, size), dim=1)
+        stream_B1 = _splitmix(self._seeds_B + (tokens_BL.shape[1] - self._width))[:, None]
+        noisy_BK = kept_BK.double() / self._temperature + _gumbel(_splitmix(stream_B1 + ids_BK * _GOLDEN))
+        out_BV = torch.full_like(logits_BV, -torch.inf, dtype=torch.float32)
+        return out_BV.scatter_(1, ids_BK, noisy_BK.float())
+
+
+def _splitmix(state: Tensor) -> Tensor:
+    """splitmix64 (Steele et al., 2014) of each int64, wrapping around."""
+    mixed = state + _GOLDEN
+    for shift, factor in zip((30, 27), _MIX, strict=True):
+        mixed = (mixed ^ _shift_right(mixed, shift)) * factor
+    return mixed ^ _shift_right(mixed, 31)
+
+
+def _shift_right(value: Tensor, bits: int) -> Tensor:
+    """Logical right shift; int64's own shift would copy the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _gumbel(random: Tensor) -> Tensor:
+    uniform = (_shift_right(random, 11).double() + 0.5) * 2.0**-53
+    return -torch.log(-torch.log(uniform))
