@@ -1,0 +1,207 @@
+"""Tables → arrays: the one code path by which training, evaluation and serving read a sample.
+
+Shapes: N samples, B batch, L history length, R rows of an entity, M values of a field, K examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.features.spec import UNKNOWN, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class EntityTable:
+    """The encoded features of all users or all items.
+
+    Attributes:
+        entity: Which of the two.
+        ids: Original ids; `ids[r - 1]` belongs to row r.
+        columns: Field name → ids of its values, int32 [R + 1] or, for several values, [R + 1, M] padded with 0.
+            Row 0 is padding in a history, and an entity nobody knows as a target.
+    """
+
+    entity: Entity
+    ids: pa.StringArray
+    columns: Mapping[str, NDArray[np.int32]]
+
+    def rows(self, ids: pa.Array) -> NDArray[np.int32]:
+        """Row numbers of original ids, int32 [n]; 0 where the id is unknown or null."""
+        import pyarrow.compute as pc
+
+        found = pc.index_in(ids.cast(pa.string()), value_set=self.ids, skip_nulls=True)
+        rows: NDArray[np.int32] = pc.fill_null(pc.add(found, 1), 0).to_numpy(zero_copy_only=False).astype(np.int32)
+        return rows
+
+    def extended(self, other: EntityTable) -> EntityTable:
+        """This table followed by the rows of another one (without its row 0)."""
+        columns = {name: np.concatenate([c, other.columns[name][1:]]) for name, c in self.columns.items()}
+        return replace(self, ids=pa.concat_arrays([self.ids, other.ids]), columns=columns)
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Encoded users and items."""
+
+    users: EntityTable
+    items: EntityTable
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows to train on or to score, without their entities' features, which are looked up per batch.
+
+    Attributes:
+        sample_id_N: int64.
+        user_row_N: int32.
+        item_row_N: int32.
+        history_row_NL: int32 item rows, most recent last, left-padded with 0.
+        label_N: float32, 0 or 1.
+        time_N: int64.
+    """
+
+    sample_id_N: NDArray[np.int64]
+    user_row_N: NDArray[np.int32]
+    item_row_N: NDArray[np.int32]
+    history_row_NL: NDArray[np.int32]
+    label_N: NDArray[np.float32]
+    time_N: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sample_id_N)
+
+    def take(self, index: Any) -> Samples:
+        """The samples at the given positions or under a mask."""
+        return Samples(
+            self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.history_row_NL[index],
+            self.label_N[index], self.time_N[index],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples on a device.
+
+    Attributes:
+        user_row_B: int64.
+        item_row_B: int64.
+        history_row_BL: int64, left-padded with 0.
+        label_B: float32.
+        example_BK: Positions in the example bank, int64, -1 where there is none; None without examples.
+    """
+
+    user_row_B: torch.Tensor
+    item_row_B: torch.Tensor
+    history_row_BL: torch.Tensor
+    label_B: torch.Tensor
+    example_BK: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.user_row_B)
+
+    def take(self, index_b: torch.Tensor) -> Batch:
+        """The samples at the given positions."""
+        return Batch(
+            self.user_row_B[index_b], self.item_row_B[index_b], self.history_row_BL[index_b], self.label_B[index_b],
+            None if self.example_BK is None else self.example_BK[index_b],
+        )  # fmt: skip
+
+
+def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu") -> Batch:
+    """Samples as tensors on `device`, N × (2 + L + K) integers and a label each."""
+    import torch
+
+    def tensor(array: NDArray[Any]) -> torch.Tensor:
+        return torch.as_tensor(array, device=device)
+
+    return Batch(
+        tensor(samples.user_row_N.astype(np.int64)), tensor(samples.item_row_N.astype(np.int64)),
+        tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.label_N),
+        None if example_NK is None else tensor(example_NK.astype(np.int64)),
+    )  # fmt: skip
+
+
+def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: Vocab) -> EntityTable:
+    """Features of users or items as ids; rows in the table's order become rows 1 … R.
+
+    Args:
+        table: Has `user_id` or `item_id`; a missing feature column counts as no value.
+        entity: Whose table it is.
+        spec: The fields to encode.
+        vocab: Their ids.
+
+    Raises:
+        DataError: The id column is missing or holds the same id twice.
+    """
+    name = f"{entity}_id"
+    if name not in table.column_names:
+        raise DataError(f"the {entity} table has no column {name!r}", allowed=table.column_names)
+    ids = table[name].combine_chunks().cast(pa.string())
+    if len(ids.unique()) != len(ids):
+        raise DataError(f"{entity} ids repeat", where=name)
+    columns = {f.name: _encode_field(table, f, vocab) for f in spec.fields if f.entity == entity}
+    return EntityTable(entity, ids, columns)
+
+
+def encode_rows(table: pa.Table, history_length: int) -> Samples:
+    """Sample rows as arrays.
+
+    Args:
+        table: Columns sample_id, user_row, item_row, label, time and history (lists of item rows, oldest first).
+        history_length: L; of a longer history the most recent L events are kept.
+
+    Raises:
+        DataError: A column is missing.
+    """
+    missing = {"sample_id", "user_row", "item_row", "label", "time", "history"} - set(table.column_names)
+    if missing:
+        raise DataError(f"sample rows lack the columns {', '.join(sorted(missing))}", allowed=table.column_names)
+
+    def column(name: str, kind: Any) -> NDArray[Any]:
+        values: NDArray[Any] = table[name].combine_chunks().to_numpy(zero_copy_only=False)
+        return values.astype(kind)
+
+    values, length_N = list_parts(table["history"].combine_chunks())
+    return Samples(
+        column("sample_id", np.int64), column("user_row", np.int32), column("item_row", np.int32),
+        _last(values.to_numpy(zero_copy_only=False), length_N, history_length), column("label", np.float32),
+        column("time", np.int64),
+    )  # fmt: skip
+
+
+def _last(values: NDArray[Any], length_N: NDArray[np.int64], width: int) -> NDArray[np.int32]:
+    """The last `width` values of every list, right-aligned, int32 [N, width]."""
+    end_N = np.cumsum(length_N)
+    position_NL = end_N[:, None] + np.arange(-width, 0)
+    inside_NL = position_NL >= (end_N - length_N)[:, None]
+    if len(values) == 0:
+        return np.zeros((len(length_N), width), np.int32)
+    return np.where(inside_NL, values[np.where(inside_NL, position_NL, 0)], 0).astype(np.int32)
+
+
+def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[np.int32]:
+    shape = (table.num_rows + 1,) if field.kind == "categorical" else (table.num_rows + 1, field.width)
+    out = np.zeros(shape, np.int32)
+    if field.kind == "categorical":
+        out[0] = UNKNOWN
+        if field.name in table.column_names:
+            out[1:] = vocab.encode(field, table[field.name].combine_chunks().cast(pa.string()))
+        return out
+    if field.name in table.column_names:
+        values, length_R = list_parts(table[field.name].combine_chunks())
+        ids = vocab.encode(field, values.cast(pa.string()))
+        position_RM = np.cumsum(length_R)[:, None] - length_R[:, None] + np.arange(field.width)
+        inside_RM = np.arange(field.width) < length_R[:, None]
+        if len(ids):
+            out[1:] = np.where(inside_RM, ids[np.where(inside_RM, position_RM, 0)], 0)
+    return out
