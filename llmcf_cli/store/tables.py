@@ -94,6 +94,11 @@ INGEST_STEP = Table(
     ]),
     ("step",),
 )  # fmt: skip
+META = Table(
+    "meta", "a fact about a database as text: its clock, source and counts",
+    pa.schema([_required("key", pa.string()), _required("value", pa.string())]),
+    ("key",),
+)  # fmt: skip
 GENERATION = Table(
     "generation", "one generated text, cached by everything that determines it",
     pa.schema([

@@ -1,0 +1,69 @@
+"""Settings of labels, negatives and splits."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.recipe.component import ComponentOf
+
+Negatives = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("negatives")]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class RatingLabelConfig(ComponentConfig):
+    """Every interaction is a sample; its rating decides the label."""
+
+    type: Literal["rating"] = "rating"
+    positive_from: float = 4.0
+    """Least rating of a positive sample; lower ones are negative."""
+
+
+class ImplicitLabelConfig(ComponentConfig):
+    """Every interaction is a positive sample; negatives are drawn from the items the user never interacted with."""
+
+    type: Literal["implicit"] = "implicit"
+    negatives: Negatives = Field(default="uniform", validate_default=True)  # type: ignore[assignment]
+    """How negative items are drawn."""
+    per_positive: Annotated[int, Field(ge=1)] = 1
+    """Different negative items per positive sample; each takes the positive's time and split."""
+
+
+class UniformNegativesConfig(ComponentConfig):
+    """Every item of the catalogue is equally likely."""
+
+    type: Literal["uniform"] = "uniform"
+
+
+class PopularityNegativesConfig(ComponentConfig):
+    """An item is as likely as its number of train interactions, to a power. Items without any are never drawn."""
+
+    type: Literal["popularity"] = "popularity"
+    exponent: Annotated[float, Field(gt=0, le=2)] = 1.0
+    """Power of the count; below 1 it flattens the distribution (word2vec: 0.75)."""
+
+
+class GlobalTimeConfig(ComponentConfig):
+    """Two cuts in time, the same for all users; equal times stay on one side. Needs a clock shared by all users."""
+
+    type: Literal["global_time"] = "global_time"
+    validation: Fraction = 0.1
+    """Share of the interactions between the two cuts."""
+    test: Fraction = 0.1
+    """Share of the interactions after the second cut."""
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> GlobalTimeConfig:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on"
+            )
+        return self
+
+
+class LeaveOneOutConfig(ComponentConfig):
+    """Each user's last event to test and the one before to validation; users with fewer than three: all train."""
+
+    type: Literal["leave_one_out"] = "leave_one_out"

@@ -1,0 +1,35 @@
+"""Samples with their histories: what the same user did strictly before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmcf_cli.recipe.schema import HistorySection
+
+
+def build_samples(con: Any, section: HistorySection) -> None:
+    """Create `sample` from `labelled` and `event`: dense ids by (time, user, item, label), and the history of each.
+
+    A history holds the most recent `max_length` events of the same user with a time smaller than the sample's, oldest
+    first; events at the sample's own time are left out, so neither the target nor its ties can be in it.
+    """
+    events = {"positive": "labelled WHERE label = 1", "all": "event"}[section.events]
+    # A window over the last events of a user holds max_length items per row at most, whatever the user's length.
+    con.execute(
+        f"""
+        CREATE OR REPLACE TABLE past AS
+        SELECT user_row, time, list(item_row) OVER recent AS items FROM {events}
+        WINDOW recent AS (PARTITION BY user_row ORDER BY time, item_row
+            ROWS BETWEEN {section.max_length - 1} PRECEDING AND CURRENT ROW)
+        QUALIFY row_number() OVER (PARTITION BY user_row, time ORDER BY item_row DESC) = 1
+        """
+    )
+    con.execute(
+        """
+        CREATE OR REPLACE TABLE sample AS
+        SELECT row_number() OVER (ORDER BY s.time, s.user_row, s.item_row, s.label) - 1 AS sample_id,
+            s.user_row, s.item_row, s.label, s.time, s.split, coalesce(p.items, []::INTEGER[]) AS history
+        FROM labelled s ASOF LEFT JOIN past p ON s.user_row = p.user_row AND s.time > p.time
+        """
+    )
+    con.execute("DROP TABLE past")

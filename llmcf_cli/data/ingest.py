@@ -1,0 +1,190 @@
+"""From raw files to one DuckDB file with users, items, interactions and samples, out of core."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.progress import SILENT, Progress, Task
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.data.checks import assign_rows, clean_entity, clean_interactions, k_core
+from llmcf_cli.data.history import build_samples
+from llmcf_cli.data.raw import Entity, Locate, RawTables, columns_of, first_sentence, name, scalar, text
+from llmcf_cli.data.report import SPLITS, IngestReport, SplitCount, StepLog
+from llmcf_cli.data.text import render_texts
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import DatasetSection
+from llmcf_cli.store.open import connect_write
+from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
+
+_ENTITIES: tuple[Entity, ...] = ("item", "user")
+_PHASES = 7
+
+MEMORY_LIMIT = "50%"
+"""Share of the memory that DuckDB may use before it spills beside the output."""
+
+
+def ingest(
+    section: DatasetSection, *, locate: Locate, seed: int, out: Path, progress: Progress = SILENT
+) -> IngestReport:
+    """Read a data set, check and filter it, make samples, and write them all to one DuckDB file.
+
+    Writes the tables `user`, `item`, `interaction`, `sample`, `ingest_step` and `meta` of `store/tables.py`; the
+    features follow the fixed columns of `user` and `item`. The rows depend on the data, the section and the seed, and
+    on nothing else: neither the order of the input rows nor the number of threads.
+
+    Args:
+        section: The recipe's `dataset`.
+        locate: File or folder of a reference (`asset:NAME` or a path).
+        seed: The recipe's seed.
+        out: File to write; it appears only when complete.
+        progress: Told about every step.
+
+    Raises:
+        DataError: A file or column is missing, too many rows are unusable, or a step leaves nothing.
+        LlmcfError: A text template is wrong.
+        StoreError: The disk or the memory does not suffice.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=".ingest-") as folder,
+        _scratch(Path(folder)) as con,
+        progress.task("ingest", _PHASES, "steps") as task,
+    ):
+        raw, log, empty_texts = _transform(con, section, locate, seed, task)
+        task.note("write")
+        report = _report(con, raw, log, empty_texts)
+        complete = Path(folder) / "out.duckdb"
+        _write(con, section, report, complete)
+        complete.replace(out)
+        task.advance()
+    return report
+
+
+def _transform(
+    con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task
+) -> tuple[RawTables, StepLog, dict[Entity, int]]:
+    """Make the scratch tables `interaction`, `sample`, `item_number`, `item_text`, `item_feature` and the users' ones."""
+    log = StepLog()
+    label = registry().build("label", section.label)
+    task.note("read")
+    raw = registry().build("source", section.source).load(con, locate)
+    task.advance()
+    task.note("check")
+    clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
+    for entity in _ENTITIES:
+        clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, log=log)
+    k_core(con, section.k_core.user, section.k_core.item, log)
+    assign_rows(con, log)
+    task.advance()
+    task.note("texts")
+    templates: dict[Entity, str] = {"item": section.text.item, "user": section.text.user}
+    empty_texts = {entity: render_texts(con, entity, templates[entity]) for entity in _ENTITIES}
+    task.advance()
+    task.note("split")
+    interactions = scalar(con, "SELECT count(*) FROM interaction")
+    found = registry().build("split", section.split).assign(con, raw.clock, derive_seed(seed, "split"))
+    log.add(f"split {section.split.type}", interactions, 0, found)
+    task.advance()
+    task.note("label")
+    found = label.label(con, derive_seed(seed, "label"))
+    log.add(f"label {section.label.type}", scalar(con, "SELECT count(*) FROM labelled"), 0, found)
+    task.advance()
+    task.note("histories")
+    build_samples(con, section.history)
+    task.advance()
+    return raw, log, empty_texts
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Any]:
+    """A connection to a scratch database in `folder`, where it also spills what does not fit in memory."""
+    import duckdb
+
+    con = connect_write(folder / "scratch.duckdb")
+    try:
+        con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        con.execute(f"SET temp_directory = {text(str(folder / 'spill'))}")
+        yield con
+    except duckdb.OutOfMemoryException as error:
+        raise StoreError(
+            f"the memory does not suffice: {first_sentence(error)}", where=str(folder.parent),
+            hint="free memory or disk space and run again",
+        ) from error  # fmt: skip
+    except duckdb.IOException as error:
+        raise StoreError(
+            f"cannot be written: {first_sentence(error)}",
+            where=str(folder.parent),
+            hint="free disk space and run again",
+        ) from error
+    finally:
+        con.close()
+
+
+def _report(con: Any, raw: RawTables, log: StepLog, empty_texts: dict[Entity, int]) -> IngestReport:
+    counts = dict(
+        ((split, label), count)
+        for split, label, count in con.execute(
+            "SELECT split, label, count(*) FROM sample GROUP BY ALL"
+        ).fetchall()
+    )
+    median, empty = con.execute(
+        "SELECT median(len(history)), count(*) FILTER (len(history) = 0) FROM sample"
+    ).fetchone()
+    return IngestReport(
+        steps=tuple(log.steps),
+        clock=raw.clock,
+        users=scalar(con, "SELECT count(*) FROM user_number"),
+        items=scalar(con, "SELECT count(*) FROM item_number"),
+        interactions=scalar(con, "SELECT count(*) FROM interaction"),
+        samples=tuple(SplitCount(s, counts.get((s, 1), 0), counts.get((s, 0), 0)) for s in SPLITS),
+        history_median=float(median),
+        history_empty=empty,
+        items_without_text=empty_texts["item"],
+        users_without_text=empty_texts["user"],
+    )
+
+
+def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) -> None:
+    """Copy the scratch tables into a new database at `path`, in the order of their keys."""
+    con.execute(f"ATTACH {text(str(path))} AS result")
+    for table in (USER, ITEM, INTERACTION, SAMPLE, INGEST_STEP, META):
+        con.execute(table.ddl().replace("CREATE TABLE ", "CREATE TABLE result.", 1))
+    _write_entity(con, "user")
+    _write_entity(con, "item")
+    con.execute(
+        "INSERT INTO result.interaction SELECT user_row, item_row, rating, time FROM interaction "
+        "ORDER BY user_row, item_row, time"
+    )
+    columns = ", ".join(SAMPLE.schema.names)
+    con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample ORDER BY sample_id")
+    steps = [(n, s.name, s.kept, s.dropped, s.reason) for n, s in enumerate(report.steps)]
+    con.executemany("INSERT INTO result.ingest_step VALUES (?, ?, ?, ?, ?)", steps)
+    meta = {
+        "clock": report.clock, "source": section.source.type, "label": section.label.type,
+        "split": section.split.type, "users": report.users, "items": report.items,
+        "interactions": report.interactions, "samples": sum(c.positive + c.negative for c in report.samples),
+        "history_max_length": section.history.max_length,
+    }  # fmt: skip
+    con.executemany(
+        "INSERT INTO result.meta VALUES (?, ?)", [(key, str(value)) for key, value in meta.items()]
+    )
+    con.execute("CHECKPOINT result")
+    con.execute("DETACH result")
+
+
+def _write_entity(con: Any, entity: Entity) -> None:
+    """Fill `user` or `item`. A row that the entity's table does not have gets NULL, or an empty list."""
+    kinds = {c: kind for c, kind in columns_of(con, f"{entity}_feature").items() if c != f"{entity}_id"}
+    values = [f"{entity}_row", f"{entity}_id", "text"]
+    for column, kind in kinds.items():
+        con.execute(f"ALTER TABLE result.{name(entity)} ADD COLUMN {name(column)} {kind}")
+        values.append(f"coalesce({name(column)}, [])" if kind.endswith("[]") else name(column))
+    con.execute(
+        f"INSERT INTO result.{name(entity)} SELECT {', '.join(values)} FROM {entity}_number "
+        f"JOIN {entity}_text USING ({entity}_row) LEFT JOIN {entity}_feature USING ({entity}_id) ORDER BY {entity}_row"
+    )

@@ -1,0 +1,83 @@
+"""Labels: `event` → `labelled(user_row, item_row, label, time, split)`, the samples without their histories."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.data.config import ImplicitLabelConfig, RatingLabelConfig
+from llmcf_cli.data.negatives import insert_negatives
+from llmcf_cli.data.raw import scalar
+from llmcf_cli.plugin import registry
+
+
+class Label(Protocol):
+    """A way to label: built with its configuration.
+
+    Attributes:
+        needs_rating: Whether interactions without a rating are unusable.
+    """
+
+    needs_rating: bool
+
+    def label(self, con: Any, seed: int) -> str:
+        """Create `labelled` from `event`; a positive sample always is an event.
+
+        Returns:
+            One line for the report.
+
+        Raises:
+            DataError: Some label occurs nowhere.
+        """
+
+
+class RatingLabel:
+    """label = 1 if rating ≥ `positive_from`, else 0."""
+
+    needs_rating = True
+
+    def __init__(self, config: RatingLabelConfig) -> None:
+        self._config = config
+
+    def label(self, con: Any, seed: int) -> str:
+        """See `Label.label`."""
+        threshold = self._config.positive_from
+        con.execute(
+            "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, "
+            f"(rating >= {threshold!r})::TINYINT AS label, time, split FROM event"
+        )
+        least, most = con.execute("SELECT min(rating), max(rating) FROM event").fetchone()
+        positive = scalar(con, "SELECT avg(label) FROM labelled")
+        if positive in (0, 1):
+            raise DataError(
+                f"ratings go from {least:g} to {most:g}, so positive_from: {threshold:g} labels every sample "
+                f"{'positive' if positive else 'negative'}",
+                where="dataset.label", hint="choose another dataset.label.positive_from",
+            )  # fmt: skip
+        return f"rating ≥ {threshold:g} is positive: {positive:.1%} of the samples"
+
+
+class ImplicitLabel:
+    """Events are positive; negatives are drawn beside each, from items that the user has no event with in any split."""
+
+    needs_rating = False
+
+    def __init__(self, config: ImplicitLabelConfig) -> None:
+        self._config = config
+
+    def label(self, con: Any, seed: int) -> str:
+        """See `Label.label`."""
+        config = self._config
+        con.execute(
+            "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, 1::TINYINT AS label, time, split FROM event"
+        )
+        weights_I = registry().build("negatives", config.negatives).weights(con)
+        drawn, short = insert_negatives(con, weights_I, config.per_positive, derive_seed(seed, "negatives"))
+        if not drawn:
+            raise DataError(
+                "no negative could be drawn: every user interacted with every item that can be drawn",
+                where="dataset.label", hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
+            )  # fmt: skip
+        lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""
+        return f"{config.per_positive} negatives per positive, {config.negatives.type}: {drawn:,} drawn{lack}"

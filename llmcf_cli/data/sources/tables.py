@@ -1,0 +1,114 @@
+"""Parquet and CSV tables whose columns the recipe names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.data.raw import (
+    Dialect,
+    Entity,
+    FeatureColumns,
+    Locate,
+    RawTables,
+    columns_of,
+    define_entity,
+    define_interactions,
+    define_no_entity,
+    first_line,
+    name,
+    read_delimited,
+    reading,
+    require_columns,
+    require_file,
+    text,
+)  # fmt: skip
+from llmcf_cli.data.report import BadRows
+from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig
+
+Role = Literal["interactions", "items", "users"]
+
+
+class TableSource:
+    """Reads one table of interactions, and optionally one of items and one of users."""
+
+    def __init__(self, config: ParquetConfig | CsvConfig) -> None:
+        self._config = config
+
+    def load(self, con: Any, locate: Locate) -> RawTables:
+        """See `Source.load`."""
+        config, columns = self._config, self._config.columns
+        relation, where, bad = self._read(con, locate, "interactions", config.interactions)
+        define_interactions(
+            con, relation,
+            {"user_id": columns.user, "item_id": columns.item, "rating": columns.rating,
+             "time": columns.position if columns.time is None else columns.time}, where,
+        )  # fmt: skip
+        origin, unparsable = {"interaction": where}, {"interaction": bad}
+        known: list[str] = []
+        entities: tuple[tuple[Entity, Role, str | None, FeatureColumns], ...] = (
+            (
+                "item",
+                "items",
+                config.items,
+                self._features(config.item_key or columns.item, config.item_features),
+            ),
+            (
+                "user",
+                "users",
+                config.users,
+                self._features(config.user_key or columns.user, config.user_features),
+            ),
+        )
+        for entity, role, reference, features in entities:
+            if reference is None:
+                define_no_entity(con, entity)
+                continue
+            relation, origin[entity], unparsable[entity] = self._read(con, locate, role, reference)
+            define_entity(con, entity, relation, features, origin[entity])
+            known += columns_of(con, relation)
+        require_columns(config.multi, known, "dataset.source.multi")
+        clock = "global" if columns.time is not None else "per_user"
+        return RawTables(clock, columns.rating is not None, origin, unparsable)
+
+    def _features(self, key: str, keep: tuple[str, ...] | None) -> FeatureColumns:
+        return FeatureColumns(key, keep, self._config.multi, self._config.separator)
+
+    def _read(self, con: Any, locate: Locate, role: Role, reference: str) -> tuple[str, str, BadRows]:
+        """The relation that holds a table, where it comes from, and the lines that did not parse."""
+        path = require_file(locate(reference), role)
+        if isinstance(self._config, CsvConfig):
+            relation, bad = _read_csv(con, path, role, self._config)
+        else:
+            relation, bad = _read_parquet(con, path, role), BadRows()
+        return relation, str(path), bad
+
+
+def _read_parquet(con: Any, path: Path, role: Role) -> str:
+    """A view over a Parquet file or a folder of them: nothing is read before the checks. Vectors and blobs stay out."""
+    pattern = str(path / "**" / "*.parquet") if path.is_dir() else str(path)
+    source = f"read_parquet({text(pattern)})"
+    with reading(path):
+        kinds = columns_of(con, source)
+    kept = [c for c, kind in kinds.items() if not kind.startswith(("FLOAT[", "DOUBLE[")) and kind != "BLOB"]
+    con.execute(f"CREATE OR REPLACE VIEW file_{role} AS SELECT {', '.join(map(name, kept))} FROM {source}")
+    return f"file_{role}"
+
+
+def _read_csv(con: Any, path: Path, role: Role, config: CsvConfig) -> tuple[str, BadRows]:
+    if path.is_dir():
+        raise DataError("is a folder", where=str(path), hint=f"name one CSV file in dataset.source.{role}")
+    dialect = Dialect(config.delimiter, config.quote, config.encoding)
+    given = config.names.get(role, ())
+    found = first_line(path, dialect)
+    names = list(given) or found
+    if len(set(names)) != len(names):
+        raise DataError("names a column twice", where=f"{path}:1", allowed=tuple(names))
+    if len(names) != len(found):
+        raise DataError(
+            f"has {len(found)} columns, but dataset.source.names.{role} names {len(names)}", where=f"{path}:1",
+            hint="correct the names or the delimiter",
+        )  # fmt: skip
+    relation = f"file_{role}"
+    return relation, read_delimited(con, path, relation, names, 0 if given else 1, dialect)
