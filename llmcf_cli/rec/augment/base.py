@@ -1,0 +1,122 @@
+"""What an augmenter gets and gives.
+
+Legend: B batch, K examples of a row, U distinct examples of a batch, T text, D embedding, C context.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+
+COT_AUX = "cot"
+"""Auxiliary output: predictions of examples' chains of thought, read by `cot_reconstruction`."""
+
+
+@dataclass(frozen=True)
+class AugmentShape:
+    """Sizes an augmenter is built for.
+
+    Attributes:
+        fields: Sizes of the field embeddings.
+        text_dim: T; 0 without text vectors.
+        cot_dim: Length of a chain of thought's vector; 0 without examples.
+        num_examples: K; 0 without examples.
+        wanted: Auxiliary outputs that some objective reads.
+    """
+
+    fields: FieldShape
+    text_dim: int
+    cot_dim: int
+    num_examples: int
+    wanted: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Embedded samples without their labels: queries, or examples seen as queries.
+
+    Attributes:
+        fields: Their field embeddings.
+        item_text_BT: Text vector of the target item; None without text vectors.
+        history_text_BT: Mean of the history's item vectors, renormalised; zeros for an empty history.
+    """
+
+    fields: FieldEmbeddings
+    item_text_BT: Tensor | None = None
+    history_text_BT: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples of a batch, each distinct one once.
+
+    Attributes:
+        rows: The U distinct examples as rows, label-free.
+        cot_UT: Vectors of their chains of thought.
+        label_U: int64 labels.
+        slot_BK: Which of the U stands at place k of row b, best first.
+        mask_BK: False where a row has fewer examples; the slot there means nothing.
+    """
+
+    rows: Rows
+    cot_UT: Tensor
+    label_U: Tensor
+    slot_BK: Tensor
+    mask_BK: Tensor
+
+
+@dataclass(frozen=True)
+class AugmentInput:
+    """Everything an augmenter may read.
+
+    Attributes:
+        query: The rows to be scored.
+        examples: Their retrieved examples; None unless the configuration's `needs` names them.
+    """
+
+    query: Rows
+    examples: Examples | None = None
+
+
+@dataclass(frozen=True)
+class CoTPrediction:
+    """Predicted and true vectors of chains of thought.
+
+    Attributes:
+        predicted_BKT: The decoder's prediction at x_k.
+        cot_BKT: The vector of example k's chain of thought.
+        mask_BK: False where there is no example.
+    """
+
+    predicted_BKT: Tensor
+    cot_BKT: Tensor
+    mask_BK: Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What an augmenter makes.
+
+    Attributes:
+        context_BC: Context feature for the backbone; None if there is none.
+        aux: Auxiliary outputs for objectives, by name.
+    """
+
+    context_BC: Tensor | None
+    aux: Mapping[str, CoTPrediction] = field(default_factory=dict)
+
+
+class Augmenter(nn.Module, ABC):
+    """Turns a row and its examples into a context feature. Built as `Class(config, shape)`."""
+
+    context_dim: int
+    """C; 0 if there is no context."""
+
+    @abstractmethod
+    def forward(self, x: AugmentInput) -> Augmentation:
+        """Context of a batch; each row's depends on no other row."""

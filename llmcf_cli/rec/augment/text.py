@@ -1,0 +1,30 @@
+"""The control every result of LLM-CF must stand beside: text vectors, no examples."""
+
+from __future__ import annotations
+
+import torch
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.rec.augment.base import AugmentInput, Augmentation, Augmenter, AugmentShape
+from llmcf_cli.rec.config import TextConfig
+from llmcf_cli.rec.layers import MLP
+
+
+class TextAugmenter(Augmenter):
+    """context = MLP(item ⊕ history ⊕ item ⊙ history), of the text vectors of target and history.
+
+    Raises:
+        ModelError: There are no text vectors.
+    """
+
+    def __init__(self, config: TextConfig, shape: AugmentShape) -> None:
+        super().__init__()
+        if not shape.text_dim:
+            raise ModelError("needs item text vectors", where="augmenter text", hint="llmcf embed")
+        self.context_dim = config.dim
+        self.mlp = MLP(3 * shape.text_dim, config.hidden, config.dim, config.dropout)
+
+    def forward(self, x: AugmentInput) -> Augmentation:
+        """[B, T] twice → [B, C]."""
+        item_BT, history_BT = x.query.item_text_BT, x.query.history_text_BT
+        return Augmentation(self.mlp(torch.cat([item_BT, history_BT, item_BT * history_BT], 1)))

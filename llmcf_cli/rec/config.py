@@ -1,0 +1,108 @@
+"""Settings of backbones, augmenters and objectives. Importing this module costs nothing but pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from llmcf_cli.core.types import ComponentConfig
+
+Positive = Annotated[int, Field(ge=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class BackboneConfig(ComponentConfig):
+    """What every backbone has: the size of a field's embedding."""
+
+    embedding_dim: Positive = 32
+    """Numbers per feature embedding, the same for all fields."""
+
+
+class DeepFMConfig(BackboneConfig):
+    """DeepFM: first-order terms, pairwise interactions and an MLP over shared embeddings (Guo et al., 2017)."""
+
+    type: Literal["deepfm"] = "deepfm"
+    hidden: tuple[Positive, ...] = Field(default=(200, 80), min_length=1)
+    """Widths of the MLP's hidden layers."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training."""
+
+
+class DINConfig(BackboneConfig):
+    """Deep Interest Network: the target item attends over the history (Zhou et al., 2018)."""
+
+    type: Literal["din"] = "din"
+    hidden: tuple[Positive, ...] = Field(default=(200, 80), min_length=1)
+    """Widths of the MLP's hidden layers."""
+    attention_hidden: tuple[Positive, ...] = Field(default=(80, 40), min_length=1)
+    """Widths of the activation unit's hidden layers."""
+    activation: Literal["dice", "prelu"] = "dice"
+    """Activation of hidden layers; Dice is the paper's data-adaptive one."""
+    attention: Literal["sum", "softmax"] = "sum"
+    """`sum`: weights as they come, so the strength of an interest counts (the paper); `softmax`: weights sum to 1."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training."""
+
+
+class NoneConfig(ComponentConfig):
+    """No context: the backbone alone."""
+
+    type: Literal["none"] = "none"
+
+
+class TextConfig(ComponentConfig):
+    """Control: what the texts of item and history give without any example."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    type: Literal["text"] = "text"
+    dim: Positive = 32
+    """Numbers in the context feature."""
+    hidden: tuple[Positive, ...] = (64,)
+    """Widths of the MLP's hidden layers."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training."""
+
+
+class ICTConfig(ComponentConfig):
+    """LLM-CF: a causal transformer decoder over retrieved examples and their chains of thought."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
+
+    type: Literal["ict"] = "ict"
+    layers: Positive = 2
+    """Decoder layers."""
+    heads: Positive = 2
+    """Attention heads."""
+    dim: Positive = 32
+    """Numbers per token, and in the context feature."""
+    hidden: Positive = 64
+    """Width of the hidden layer of the MLPs that make tokens from features and from chains of thought."""
+    cot: bool = True
+    """False leaves the chain-of-thought tokens out: the ablation in which only (x, y) pairs are seen."""
+    dropout: Dropout = 0.0
+    """Share of units dropped after attention and after the feed-forward layer in training."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> ICTConfig:
+        if self.dim % (2 * self.heads):
+            raise ValueError(f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)")
+        return self
+
+
+class BCEConfig(ComponentConfig):
+    """Binary cross-entropy between label and logit."""
+
+    type: Literal["bce"] = "bce"
+    weight: Weight = 1.0
+    """Factor in the sum of losses."""
+
+
+class CoTReconstructionConfig(ComponentConfig):
+    """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
+
+    type: Literal["cot_reconstruction"] = "cot_reconstruction"
+    weight: Weight = 1.0
+    """Factor in the sum of losses (the paper's α)."""

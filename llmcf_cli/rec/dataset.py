@@ -1,0 +1,205 @@
+"""Everything a ranking model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
+
+Legend: N samples, L history, K examples, E examples in the bank, I items, T text, S search space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
+from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
+from llmcf_cli.store.open import connect_read
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ExampleBank:
+    """The in-context examples (x_i, cot_i, y_i).
+
+    Attributes:
+        samples: x_i and y_i.
+        cot_ET: float32, vector of each chain of thought.
+        vector_ES: float32, what each is found by in the search space; None where nothing will search.
+    """
+
+    samples: Samples
+    cot_ET: np.ndarray
+    vector_ES: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a model looks things up in: all it needs beside its weights.
+
+    Attributes:
+        spec: Fields.
+        vocab: Their values.
+        catalog: Encoded users and items.
+        item_text_IT: float32 [I + 1, T], unit rows, row 0 zeros; None without text vectors.
+        bank: Examples; None without.
+        num_examples: K; 0 without examples.
+    """
+
+    spec: FeatureSpec
+    vocab: Vocab
+    catalog: Catalog
+    item_text_IT: np.ndarray | None = None
+    bank: ExampleBank | None = None
+    num_examples: int = 0
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The retrieved examples of a split's samples, best first.
+
+    Attributes:
+        example_NK: int32 positions in the bank, -1 where there are fewer than K.
+        score_NK: float32, 0 there.
+    """
+
+    example_NK: np.ndarray
+    score_NK: np.ndarray
+
+
+@dataclass(frozen=True)
+class RankingData:
+    """Resources, and the samples of each split with their examples.
+
+    Attributes:
+        resources: What models look things up in.
+        splits: `train`, `validation` and `test`.
+        matches: By split; empty without examples.
+    """
+
+    resources: Resources
+    splits: Mapping[str, Samples]
+    matches: Mapping[str, Matches] = field(default_factory=dict)
+
+    def batch(self, split: str, device: object = "cpu", *, examples: bool = True) -> Batch:
+        """A whole split as one `Batch` on `device`, to take batches from.
+
+        Raises:
+            DataError: There is no such split.
+        """
+        if split not in self.splits:
+            raise DataError(f"no split {split!r}", allowed=tuple(self.splits))
+        found = self.matches.get(split) if examples else None
+        return to_batch(self.splits[split], None if found is None else found.example_NK, device)
+
+
+def load_ranking_data(
+    database: Path, *, history_length: int, item_text: pa.Table | None = None, examples: pa.Table | None = None,
+    matches: pa.Table | None = None, min_count: int = 1,
+) -> RankingData:  # fmt: skip
+    """Read what ingest, embed and match made.
+
+    Args:
+        database: DuckDB file with the tables user, item and sample.
+        history_length: Events of a history that the models see.
+        item_text: LanceDB table `item_text`.
+        examples: LanceDB table `cot_example`; needs `item_text` and `matches`.
+        matches: Table `example_match` of all samples.
+        min_count: Least train occurrences for a feature value to get an id.
+
+    Raises:
+        DataError: The parts do not fit together: an item without a vector, a sample without matches, an example that is
+            no train sample.
+    """
+    with connect_read(database) as connection:
+        users, items = (
+            connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES
+        )
+        rows = {
+            split: connection.execute(
+                "SELECT * FROM sample WHERE split = ? ORDER BY sample_id", [split]
+            ).to_arrow_table()
+            for split in SPLITS
+        }
+    splits = {split: encode_rows(table, history_length) for split, table in rows.items()}
+    counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
+    spec, vocab = fit_features(users, items, counts, history_length, min_count)
+    catalog = Catalog(
+        encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab)
+    )
+    text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
+    if examples is None:
+        return RankingData(Resources(spec, vocab, catalog, text_IT), splits)
+    if matches is None:
+        raise DataError("examples without matches", where=str(database), hint="llmcf match")
+    bank = _bank(examples, splits["train"])
+    found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
+    k = found["train"].example_NK.shape[1]
+    return RankingData(Resources(spec, vocab, catalog, text_IT, bank, k), splits, found)
+
+
+def item_text_array(table: pa.Table, num_items: int) -> np.ndarray:
+    """Text vectors by item row, float32 [I + 1, T], row 0 zeros.
+
+    Raises:
+        DataError: The rows are not exactly 1 … I.
+    """
+    row_n = table["item_row"].combine_chunks().to_numpy()
+    if not np.array_equal(np.sort(row_n), np.arange(1, num_items + 1)):
+        raise DataError(
+            f"text vectors for {len(row_n)} items, but the catalogue has {num_items}", where="item_text",
+            hint="llmcf embed",
+        )  # fmt: skip
+    vector_nT = vectors(table["vector"])
+    text_IT = np.zeros((num_items + 1, vector_nT.shape[1]), np.float32)
+    text_IT[row_n] = vector_nT
+    return text_IT
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of fixed-size lists as float32 [n, size]."""
+    array = column.combine_chunks()
+    return array.flatten().to_numpy().astype(np.float32, copy=False).reshape(len(array), array.type.list_size)
+
+
+def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:
+    """How often each user and item row occurs in train samples, targets and histories together."""
+    seen = np.concatenate([train.item_row_N, train.history_row_NL.reshape(-1)])
+    return {
+        "user": np.bincount(train.user_row_N, minlength=num_users + 1),
+        "item": np.bincount(seen, minlength=num_items + 1),
+    }
+
+
+def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
+    examples = examples.sort_by("sample_id")
+    foreign = pc.unique(examples["split"]).to_pylist()
+    sample_id_E = examples["sample_id"].combine_chunks().to_numpy()
+    at_E = np.searchsorted(train.sample_id_N, sample_id_E)
+    at_E = np.minimum(at_E, max(len(train) - 1, 0))
+    if foreign != ["train"] or not len(train) or not np.array_equal(train.sample_id_N[at_E], sample_id_E):
+        raise DataError(
+            "an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot"
+        )
+    return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]))
+
+
+def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
+    table = table.sort_by("sample_id")
+    sample_id_n = table["sample_id"].combine_chunks().to_numpy()
+    at_N = np.minimum(np.searchsorted(sample_id_n, samples.sample_id_N), max(len(sample_id_n) - 1, 0))
+    if len(samples) and not (len(sample_id_n) and np.array_equal(sample_id_n[at_N], samples.sample_id_N)):
+        raise DataError("a sample has no row of matches", where="example_match", hint="llmcf match")
+    ids = table["example_sample_id"].combine_chunks()
+    id_NK = ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size)[at_N]
+    known = bank.samples.sample_id_N
+    index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
+    if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
+        raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
+    return Matches(np.where(id_NK == -1, -1, index_NK).astype(np.int32), vectors(table["score"])[at_N])

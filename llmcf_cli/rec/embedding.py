@@ -1,0 +1,168 @@
+"""Ids → embeddings of fields.
+
+Legend: B batch, F fields, D embedding, L history, M values of a field, V ids of all vocabularies, R entity rows,
+S single-valued fields, P fields with several values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmcf_cli.features.batch import Catalog, EntityTable
+from llmcf_cli.features.spec import UNKNOWN, FeatureSpec, FieldSpec
+
+FIRST_ORDER = "first_order"
+SEQUENCE = "sequence"
+
+
+@dataclass(frozen=True)
+class FieldEmbeddings:
+    """The embedded features of a batch.
+
+    Attributes:
+        fields_BFD: One vector per field: single-valued fields, fields with several values (mean over the values), and
+            last the history (mean over its items).
+        target_BD: Embedding of the target's item id.
+        first_order_B: Sum of the fields' scalar weights, if the backbone reads `first_order`.
+        history_BLD: Item-id embeddings of the history, most recent last, if the backbone reads `sequence`.
+        history_mask_BL: True at positions of `history_BLD` that hold an item.
+    """
+
+    fields_BFD: Tensor
+    target_BD: Tensor
+    first_order_B: Tensor | None = None
+    history_BLD: Tensor | None = None
+    history_mask_BL: Tensor | None = None
+
+    @property
+    def flat_BX(self) -> Tensor:
+        """All fields side by side, [B, F·D]."""
+        return self.fields_BFD.flatten(1)
+
+
+@dataclass(frozen=True)
+class FieldShape:
+    """What a backbone or augmenter must know of the embeddings to size its layers.
+
+    Attributes:
+        num_fields: F, the pooled history included.
+        embedding_dim: D.
+        history_length: L.
+    """
+
+    num_fields: int
+    embedding_dim: int
+    history_length: int
+
+
+class FieldEmbedding(nn.Module):
+    """One embedding per vocabulary; the history shares the item id's.
+
+    All vocabularies lie in one table, one after the other behind the shared padding row 0, so that a batch is one gather
+    and one scatter rather than one per field. The encoded catalogue is a buffer outside `state_dict`.
+
+    Args:
+        spec: Fields and their sizes.
+        catalog: Encoded features of users and items.
+        embedding_dim: D.
+        reads: What the backbone needs beyond the fields: `first_order`, `sequence`.
+    """
+
+    def __init__(self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]) -> None:
+        super().__init__()
+        offsets, size = _offsets(spec)
+        self.spec, self.reads = spec, frozenset(reads)
+        # A value that training never shows keeps the zero vector it starts with, rather than noise.
+        neutral = torch.tensor([0, *(offset + UNKNOWN for offset in offsets.values())])
+        self.table_VD = nn.Parameter(torch.randn(size, embedding_dim) * 0.01)
+        self.table_VD.data[neutral] = 0
+        if FIRST_ORDER in self.reads:
+            self.weight_V1 = nn.Parameter(torch.zeros(size, 1))
+            self.bias = nn.Parameter(torch.zeros(()))
+        self.set_catalog(catalog)
+
+    @property
+    def shape(self) -> FieldShape:
+        """Sizes for the modules that read these embeddings."""
+        return FieldShape(len(self.spec.fields) + 1, self.table_VD.shape[1], self.spec.history_length)
+
+    def set_catalog(self, catalog: Catalog) -> None:
+        """Take other entities, encoded with the same vocabularies (a server learns new items this way)."""
+        offsets, _ = _offsets(self.spec)
+        for entity, table in (("user", catalog.users), ("item", catalog.items)):
+            single, multi = self.spec.of(entity, "categorical"), self.spec.of(entity, "multi")
+            width = max((f.width for f in self.spec.fields if f.kind == "multi"), default=1)
+            self._keep(f"{entity}_single_RS", _stack(table, single, offsets))
+            self._keep(f"{entity}_multi_RPM", _stack_multi(table, multi, offsets, width))
+        items = next(f for f in self.spec.fields if f.key == "item.item_id")
+        ids = _stack(catalog.items, (items,), offsets)[:, 0]
+        ids[0] = 0  # in a history, row 0 is padding
+        self._keep("history_id_R", ids)
+
+    def forward(self, user_row_B: Tensor, item_row_B: Tensor, history_row_BL: Tensor) -> FieldEmbeddings:
+        """Embed a batch of rows (int64)."""
+        dim = self.table_VD.shape[1]
+        single_BS = torch.cat([self.user_single_RS[user_row_B], self.item_single_RS[item_row_B]], 1)
+        multi_BPM = torch.cat([self.user_multi_RPM[user_row_B], self.item_multi_RPM[item_row_B]], 1)
+        history_BL = self.history_id_R[history_row_BL]
+        single_BSD = functional.embedding(single_BS, self.table_VD, padding_idx=0)
+        multi_BPD = _mean(multi_BPM.flatten(0, 1), self.table_VD).view(len(multi_BPM), -1, dim)
+        sequence_BLD = mask_BL = None
+        if SEQUENCE in self.reads:
+            sequence_BLD = functional.embedding(history_BL, self.table_VD, padding_idx=0)
+            mask_BL = history_BL > 0
+            history_BD = sequence_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp_min(1)
+        else:
+            history_BD = _mean(history_BL, self.table_VD)
+        first_order_B = None
+        if FIRST_ORDER in self.reads:
+            first_order_B = self._first_order(single_BS, multi_BPM, history_BL)
+        target = self.user_single_RS.shape[1]  # item_id is the first of the item's fields
+        fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
+        return FieldEmbeddings(fields_BFD, single_BSD[:, target], first_order_B, sequence_BLD, mask_BL)
+
+    def _first_order(self, single_BS: Tensor, multi_BPM: Tensor, history_BL: Tensor) -> Tensor:
+        single_B = functional.embedding(single_BS, self.weight_V1, padding_idx=0).sum((1, 2))
+        multi_B = _mean(multi_BPM.flatten(0, 1), self.weight_V1).view(len(multi_BPM), -1).sum(1)
+        return single_B + multi_B + _mean(history_BL, self.weight_V1)[:, 0] + self.bias
+
+    def _keep(self, name: str, array: np.ndarray) -> None:
+        device = self.table_VD.device
+        self.register_buffer(name, torch.as_tensor(array, device=device), persistent=False)
+
+
+def _mean(index_NM: Tensor, table_VD: Tensor) -> Tensor:
+    """Mean of the rows that are not padding; zeros where all are."""
+    return functional.embedding_bag(index_NM, table_VD, mode="mean", padding_idx=0)
+
+
+def _offsets(spec: FeatureSpec) -> tuple[dict[str, int], int]:
+    """Field key → what to add to its ids in the common table; and the table's number of rows."""
+    offsets, size = {}, 1
+    for field in spec.fields:
+        offsets[field.key] = size - 1
+        size += field.size - 1
+    return offsets, size
+
+
+def _shift(ids: np.ndarray, offset: int) -> np.ndarray:
+    return np.where(ids > 0, ids.astype(np.int64) + offset, 0)
+
+
+def _stack(table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int]) -> np.ndarray:
+    return np.stack([_shift(table.columns[f.name], offsets[f.key]) for f in fields], 1)
+
+
+def _stack_multi(
+    table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int], width: int
+) -> np.ndarray:
+    out = np.zeros((len(table.ids) + 1, len(fields), width), np.int64)
+    for at, field in enumerate(fields):
+        out[:, at, : field.width] = _shift(table.columns[field.name], offsets[field.key])
+    return out

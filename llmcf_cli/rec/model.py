@@ -1,0 +1,169 @@
+"""encode → augment → backbone.
+
+Legend: B batch, K examples of a row, U distinct examples of a batch, L history, I items, E examples, T text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.features.batch import Batch, Catalog
+from llmcf_cli.plugin import registry
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Rows
+from llmcf_cli.rec.config import BackboneConfig, BCEConfig
+from llmcf_cli.rec.dataset import ExampleBank, Resources
+from llmcf_cli.rec.embedding import FieldEmbedding, FieldEmbeddings
+from llmcf_cli.rec.objectives import total_loss
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a forward pass gives.
+
+    Attributes:
+        logits_B: float32; the loss owns the sigmoid.
+        aux: Auxiliary outputs for objectives.
+    """
+
+    logits_B: Tensor
+    aux: Mapping[str, CoTPrediction]
+
+
+class RecModel(nn.Module):
+    """A backbone with an augmenter. `state_dict` holds learned weights only; catalogue, texts and examples are buffers.
+
+    Args:
+        resources: Spec, catalogue, text vectors and examples; parts that the augmenter does not need are left aside.
+        backbone: Settings of a registered backbone.
+        augment: Settings of a registered augmenter.
+        objectives: Settings of the losses; they decide which auxiliary outputs exist.
+        seed: Initial weights depend on it and on nothing else. Embeddings, augmenter and backbone have their own
+            streams, so arms with the same seed start from the same embeddings.
+
+    Raises:
+        ModelError: The augmenter needs text vectors or examples that there are not.
+    """
+
+    def __init__(
+        self, resources: Resources, backbone: BackboneConfig, augment: ComponentConfig,
+        objectives: Sequence[ComponentConfig] = (BCEConfig(),), *, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.resources = needed(resources, augment)
+        self.configs = {"backbone": backbone, "augment": augment, "objectives": tuple(objectives)}
+        self.objectives = [registry().build("objective", config) for config in objectives]
+        component = registry().get("backbone", backbone.type).load()
+        spec, catalog = self.resources.spec, self.resources.catalog
+        with _seeded(seed, "embedding"):
+            self.embedding = FieldEmbedding(spec, catalog, backbone.embedding_dim, component.reads)
+        with _seeded(seed, "augment"):
+            self.augmenter = registry().build("augmenter", augment, self._augment_shape())
+        with _seeded(seed, "backbone"):
+            self.backbone = component(backbone, self.embedding.shape, self.augmenter.context_dim)
+        self._set_text(self.resources.item_text_IT)
+        self._set_bank(self.resources.bank)
+
+    def forward(self, batch: Batch) -> Output:
+        """Logits of a batch of rows."""
+        fields = self.embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
+        query = self._rows(fields, batch.item_row_B, batch.history_row_BL)
+        augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK)))
+        return Output(self.backbone(fields, augmentation.context_BC), augmentation.aux)
+
+    def loss(self, output: Output, label_B: Tensor) -> Tensor:
+        """Weighted sum of the objectives that apply, a scalar."""
+        return total_loss(self.objectives, output.logits_B, label_B, output.aux)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.table_VD.device
+
+    @property
+    def num_parameters(self) -> int:
+        """Learned numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    def set_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> None:
+        """Take a longer catalogue, encoded with the same vocabulary; rows that exist must stay what they are."""
+        self.resources = replace(self.resources, catalog=catalog, item_text_IT=item_text_IT)
+        self.embedding.set_catalog(catalog)
+        self._set_text(item_text_IT)
+
+    def _examples(self, example_BK: Tensor | None) -> Examples | None:
+        """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
+        if self.bank_item_E is None:
+            return None
+        if example_BK is None:
+            raise ModelError("the batch brings no examples", where="rec model", hint="llmcf match")
+        index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
+        item_U, history_UL = self.bank_item_E[index_U], self.bank_history_EL[index_U]
+        fields = self.embedding(self.bank_user_E[index_U], item_U, history_UL)
+        rows = self._rows(fields, item_U, history_UL)
+        return Examples(rows, self.bank_cot_ET[index_U], self.bank_label_E[index_U], slot_BK, example_BK >= 0)
+
+    def _rows(self, fields: FieldEmbeddings, item_row_B: Tensor, history_row_BL: Tensor) -> Rows:
+        if self.item_text_IT is None:
+            return Rows(fields)
+        history_BT = functional.embedding_bag(history_row_BL, self.item_text_IT, mode="sum", padding_idx=0)
+        # The direction of the sum is the direction of the mean.
+        return Rows(fields, self.item_text_IT[item_row_B], functional.normalize(history_BT, dim=1, eps=1e-6))
+
+    def _augment_shape(self) -> AugmentShape:
+        text, bank = self.resources.item_text_IT, self.resources.bank
+        wanted = frozenset().union(*(o.reads for o in self.objectives))
+        return AugmentShape(
+            self.embedding.shape, 0 if text is None else text.shape[1], 0 if bank is None else bank.cot_ET.shape[1],
+            self.resources.num_examples, wanted,
+        )  # fmt: skip
+
+    def _set_text(self, item_text_IT: np.ndarray | None) -> None:
+        self._keep("item_text_IT", item_text_IT)
+
+    def _set_bank(self, bank: ExampleBank | None) -> None:
+        samples = bank.samples if bank else None
+        self._keep("bank_user_E", samples and samples.user_row_N.astype(np.int64))
+        self._keep("bank_item_E", samples and samples.item_row_N.astype(np.int64))
+        self._keep("bank_history_EL", samples and samples.history_row_NL.astype(np.int64))
+        self._keep("bank_label_E", samples and samples.label_N.astype(np.int64))
+        self._keep("bank_cot_ET", bank and bank.cot_ET)
+
+    def _keep(self, name: str, array: np.ndarray | None) -> None:
+        tensor = None if array is None else torch.as_tensor(array, device=self.device)
+        self.register_buffer(name, tensor, persistent=False)
+
+
+def needed(resources: Resources, augment: ComponentConfig) -> Resources:
+    """The part of `resources` that an augmenter reads.
+
+    Raises:
+        ModelError: Something it needs is missing.
+    """
+    if "text" in augment.needs and resources.item_text_IT is None:
+        raise ModelError("needs item text vectors", where=f"augmenter {augment.type}", hint="llmcf embed")
+    if "examples" in augment.needs and not (resources.bank and len(resources.bank)):
+        raise ModelError("needs retrieved examples", where=f"augmenter {augment.type}", hint="llmcf match")
+    return replace(
+        resources,
+        item_text_IT=resources.item_text_IT if "text" in augment.needs else None,
+        bank=resources.bank if "examples" in augment.needs else None,
+        num_examples=resources.num_examples if "examples" in augment.needs else 0,
+    )
+
+
+@contextmanager
+def _seeded(seed: int, name: str) -> Iterator[None]:
+    """Run the body with torch's CPU generator seeded, and put the generator back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "rec", name))
+        yield

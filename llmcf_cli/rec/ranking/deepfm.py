@@ -1,0 +1,44 @@
+"""DeepFM. Guo, Tang, Ye, Li, He: DeepFM: A Factorization-Machine based Neural Network for CTR Prediction, IJCAI 2017.
+
+Legend: B batch, F fields, D embedding, C context.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmcf_cli.rec.config import DeepFMConfig
+from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
+from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.ranking.base import RankingBackbone
+
+
+class DeepFM(RankingBackbone):
+    """logit = y_FM + y_DNN (Eq. 1); the loss owns the sigmoid.
+
+    y_FM = ⟨w, x⟩ + Σ_{i<j} ⟨v_i, v_j⟩ (Eq. 2) and y_DNN = MLP(v_1 ⊕ … ⊕ v_F) (Eqs. 3 and 4) share the embeddings v. A
+    context feature joins the MLP's input and, through weights of its own, the linear term.
+    """
+
+    reads = frozenset({FIRST_ORDER})
+
+    def __init__(self, config: DeepFMConfig, shape: FieldShape, context_dim: int) -> None:
+        super().__init__()
+        width = shape.num_fields * shape.embedding_dim + context_dim
+        self.mlp = MLP(width, config.hidden, 1, config.dropout)
+        self.context_weight = nn.Linear(context_dim, 1, bias=False) if context_dim else None
+
+    def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
+        """Logits [B]."""
+        logit_B = fields.first_order_B + pairwise(fields.fields_BFD)
+        if context_BC is None:
+            return logit_B + self.mlp(fields.flat_BX)[:, 0]
+        deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1))
+        return logit_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+
+
+def pairwise(fields_BFD: Tensor) -> Tensor:
+    """Σ_{i<j} ⟨v_i, v_j⟩ = ½ Σ_d [(Σ_i v_id)² − Σ_i v_id²], [B] (Rendle 2010, lemma 3.1)."""
+    sum_BD = fields_BFD.sum(1)
+    return 0.5 * (sum_BD.square().sum(1) - fields_BFD.square().sum((1, 2)))
