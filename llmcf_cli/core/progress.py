@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
@@ -21,16 +21,11 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where long work reports to. Safe to pass around; never None."""
 
-    def task(self, name: str, total: float | None, unit: str, done: float = 0) -> _TaskContext:
+    def task(self, name: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Task]:
         """Start a task of `total` units (None: unknown), of which `done` are already done."""
 
     def say(self, text: str) -> None:
         """Log one decision worth reading later."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exc: object) -> None: ...
 
 
 class _SilentTask:

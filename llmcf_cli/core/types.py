@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 
 class Config(BaseModel):
@@ -57,12 +58,9 @@ def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
         view: dict[str, Any] = {}
         for name, info in type(value).model_fields.items():
             item = getattr(value, name)
-            if any(isinstance(mark, Runtime) for mark in info.metadata):
+            if is_marked(info, Runtime):
                 continue
-            if isinstance(item, str) and item and any(isinstance(mark, FileRef) for mark in info.metadata):
-                view[name] = digest_of(item)
-            else:
-                view[name] = key_view(item, digest_of)
+            view[name] = _digests(item, digest_of) if is_marked(info, FileRef) else key_view(item, digest_of)
         return view
     if isinstance(value, Mapping):
         return {str(k): key_view(v, digest_of) for k, v in value.items()}
@@ -76,8 +74,8 @@ def file_refs(value: Any) -> Iterator[str]:
     if isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
             item = getattr(value, name)
-            if isinstance(item, str) and item and any(isinstance(mark, FileRef) for mark in info.metadata):
-                yield item
+            if is_marked(info, FileRef):
+                yield from _texts(item)
             else:
                 yield from file_refs(item)
     elif isinstance(value, Mapping):
@@ -86,3 +84,30 @@ def file_refs(value: Any) -> Iterator[str]:
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for item in value:
             yield from file_refs(item)
+
+
+def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef]) -> bool:
+    """Whether a field carries an annotation, itself or inside its type as in `FilePath | None`, `tuple[FilePath, ...]`."""
+    return any(isinstance(found, mark) for found in (*info.metadata, *_inner_marks(info.annotation)))
+
+
+def _inner_marks(annotation: Any) -> Iterator[Any]:
+    for part in get_args(annotation):
+        yield from getattr(part, "__metadata__", ())
+        yield from _inner_marks(part)
+
+
+def _digests(item: Any, digest_of: Callable[[str], str]) -> Any:
+    if isinstance(item, str):
+        return digest_of(item) if item else item
+    if isinstance(item, Mapping):
+        return {str(key): _digests(below, digest_of) for key, below in item.items()}
+    return [_digests(below, digest_of) for below in item] if isinstance(item, Sequence) else item
+
+
+def _texts(item: Any) -> Iterator[str]:
+    if isinstance(item, str):
+        yield from [item] if item else []
+    elif isinstance(item, Mapping | Sequence):
+        for below in item.values() if isinstance(item, Mapping) else item:
+            yield from _texts(below)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter, ValidationInfo
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from llmcf_cli.core.errors import UnknownNameError
@@ -13,6 +13,7 @@ from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 
 UNKNOWN_TYPE = "unknown_type"
+COMPONENT_MARK = "x-component"
 
 
 class ComponentOf:
@@ -50,10 +51,5 @@ class ComponentOf:
         return component.config().model_validate(dict(value), context=info.context)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        variants: list[dict[str, Any]] = []
-        for name in registry().names(self.kind):
-            config = registry().get(self.kind, name).config()
-            variant = handler.resolve_ref_schema(handler(TypeAdapter(config).core_schema))
-            variant = {**variant, "properties": {**variant["properties"], "type": {"const": name}}, "title": name}
-            variants.append(variant)
-        return {"anyOf": [*variants, {"enum": registry().names(self.kind)}]}
+        # A mark; `recipe.jsonschema` puts the registered components there.
+        return {COMPONENT_MARK: self.kind}

@@ -1,0 +1,145 @@
+"""A recipe file, what it extends and `--set` → one validated `Recipe` that knows where each value came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.recipe.library import library_dir, recipe_files
+from llmcf_cli.recipe.overrides import apply_overrides
+from llmcf_cli.recipe.problems import problems_of
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
+from llmcf_cli.recipe.yamlfile import read_yaml
+
+EXTENDS = "extends"
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A validated recipe and how it came about.
+
+    Attributes:
+        recipe: The resolved recipe, defaults included.
+        path: The file it was loaded from.
+        origins: Key path (`rec.fit.epochs`) of every resolved value → default, file and line, or `--set`.
+        files: Every file read: `path` first, then what it extends, nearest first.
+    """
+
+    recipe: Recipe
+    path: Path
+    origins: Mapping[str, Origin]
+    files: tuple[Path, ...]
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative references resolve against first."""
+        return self.path.parent
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """Where relative references are looked for next: beside the extended files, then in the library."""
+        folders = dict.fromkeys([*(file.parent for file in self.files[1:]), library_dir()])
+        return tuple(folder for folder in folders if folder != self.base)
+
+
+@dataclass(frozen=True)
+class WrittenRecipe:
+    """A recipe with everything it extends merged in, not yet validated."""
+
+    root: Node
+    files: tuple[Path, ...]
+
+
+def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
+    """Load and validate a recipe.
+
+    Args:
+        path_or_name: A YAML file, or the name of a library recipe, e.g. `quickstart`.
+        overrides: `KEY=VALUE` each, applied in order on top of the files; VALUE is YAML.
+
+    Raises:
+        RecipeError: With every problem found, each with its file and line.
+    """
+    path = find_recipe(path_or_name)
+    written = read_recipe(path)
+    problems: list[LlmcfError] = []
+    root = written.root
+    try:
+        root = apply_overrides(root, tuple(overrides))
+    except RecipeError as error:
+        problems.extend(error.problems)
+    try:
+        recipe = Recipe.model_validate(plain(root))
+    except ValidationError as error:
+        problems.extend(problems_of(error, root))
+    if problems:
+        raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
+    resolved = recipe.model_dump(mode="json")
+    return LoadedRecipe(recipe, path, MappingProxyType(dict(origins(resolved, root))), written.files)
+
+
+def find_recipe(path_or_name: str | Path) -> Path:
+    """The file that a path or a library name means.
+
+    Raises:
+        RecipeError: There is neither such a file nor such a library recipe.
+    """
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    known = recipe_files(library_dir())
+    found = known.get(str(path_or_name))
+    if found is not None:
+        return found
+    if path.suffix in (".yaml", ".yml") or path.is_dir():
+        problem = LlmcfError("is a folder" if path.is_dir() else "no such file", where=shown(path))
+        raise RecipeError([problem], hint="llmcf recipe list")
+    raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
+
+
+def read_recipe(path: Path) -> WrittenRecipe:
+    """A recipe file merged onto what it extends, without validating it.
+
+    Raises:
+        RecipeError: A file is missing or no YAML, or the chain of `extends` has a cycle.
+    """
+    layers: list[Node] = []
+    files: list[Path] = []
+    while True:
+        node = read_yaml(path)
+        files.append(path)
+        extends = node.value.get(EXTENDS)
+        layers.append(Node({key: value for key, value in node.value.items() if key != EXTENDS}, node.origin))
+        if extends is None:
+            break
+        path = _extended(path, extends)
+        if path.resolve() in {file.resolve() for file in files}:
+            chain = " → ".join(shown(file) for file in [*files, path])
+            raise RecipeError([LlmcfError(f"`extends` runs in a circle: {chain}", where=str(extends.origin))])
+    root = layers.pop()
+    while layers:
+        root = merge(root, layers.pop())
+    return WrittenRecipe(root, tuple(files))
+
+
+def _extended(file: Path, extends: Node) -> Path:
+    """The file that `extends:` names: relative to its own file, or a library recipe."""
+    where = f"{extends.origin}: {EXTENDS}"
+    name = extends.value
+    if not isinstance(name, str) or not name:
+        raise RecipeError([LlmcfError("must be a file or the name of a library recipe", where=where)])
+    beside = file.parent / name
+    if beside.is_file():
+        return beside
+    known = recipe_files(library_dir())
+    if name in known:
+        return known[name]
+    if Path(name).suffix in (".yaml", ".yml"):
+        raise RecipeError([LlmcfError(f"no such file: {shown(beside)}", where=where)])
+    raise RecipeError([UnknownNameError("recipe", name, known, where=where)], hint="llmcf recipe list")

@@ -1,0 +1,74 @@
+"""`--set a.b=c`: one-off changes laid over a recipe before it is validated."""
+
+from __future__ import annotations
+
+from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
+from llmcf_cli.recipe.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge, plain
+from llmcf_cli.recipe.walk import default_at, known_keys
+from llmcf_cli.recipe.yamlfile import read_value
+
+
+def apply_overrides(root: Node, overrides: tuple[str, ...]) -> Node:
+    """`root` with every `KEY=VALUE` applied in order; VALUE is YAML, a key path may index lists (`llm.mix.0.share`).
+
+    Raises:
+        RecipeError: Every override that is malformed or names an unknown key.
+    """
+    problems: list[LlmcfError] = []
+    for text in overrides:
+        try:
+            root = _apply(root, text)
+        except RecipeError as error:
+            problems.extend(error.problems)
+        except LlmcfError as error:
+            problems.append(error)
+    if problems:
+        raise RecipeError(problems)
+    return root
+
+
+def _apply(root: Node, text: str) -> Node:
+    key, equals, value = text.partition("=")
+    origin = Origin(override=text)
+    path: KeyPath = tuple(int(step) if step.isdecimal() else step for step in key.strip().split("."))
+    if not equals or not all(str(step) for step in path):
+        raise LlmcfError("is no KEY=VALUE", where=str(origin), hint="e.g. --set rec.fit.epochs=3")
+    return _set(root, path, 0, read_value(value, origin), root)
+
+
+def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node:
+    """`node`, which stands at `path[:depth]`, with `value` set at the rest of the path."""
+    if depth == len(path):
+        return merge(node, value)
+    step, origin = path[depth], value.origin
+    if not isinstance(step, int):
+        node = long_form(node)
+    if isinstance(node.value, list):
+        if not isinstance(step, int) or step >= len(node.value):
+            raise _unknown(path[: depth + 1], [str(i) for i in range(len(node.value))], origin)
+        items = list(node.value)
+        items[step] = _set(items[step], path, depth + 1, value, root)
+        return Node(items, node.origin)
+    if not isinstance(node.value, dict):
+        raise LlmcfError(f"`{dotted(path[:depth])}` is a value, it holds no keys", where=str(origin))
+    known = known_keys(path[:depth], plain(root))
+    if known and step not in known:
+        raise _unknown(path[: depth + 1], known, origin)
+    below = node.value.get(step)
+    if below is None:
+        below = value if depth + 1 == len(path) else _default(path[: depth + 1], root)
+    return Node({**node.value, str(step): _set(below, path, depth + 1, value, root)}, node.origin)
+
+
+def _default(path: KeyPath, root: Node) -> Node:
+    """The default at `path` as nodes, so that one key of it can be changed; an empty mapping where it has none."""
+    default = default_at(path, plain(root))
+    if isinstance(default, list):
+        return Node([Node(item, DEFAULT) for item in default], DEFAULT)
+    return Node(default if isinstance(default, str) else {}, DEFAULT)
+
+
+def _unknown(path: KeyPath, known: list[str], origin: Origin) -> LlmcfError:
+    near = closest(str(path[-1]), known)
+    suggestion = f"; did you mean `{dotted((*path[:-1], near))}`?" if near else ""
+    return LlmcfError(f"unknown key `{dotted(path)}`{suggestion}", where=str(origin), allowed=known)

@@ -1,0 +1,99 @@
+"""pydantic's validation errors → problems with file, line, key path, what was found and what is allowed."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from llmcf_cli.core.errors import LlmcfError, closest
+from llmcf_cli.recipe.component import UNKNOWN_TYPE
+from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain
+from llmcf_cli.recipe.walk import known_keys, meaning_at
+
+_WORDS = {
+    "model_type": "must be a mapping of keys to values",
+    "model_attributes_type": "must be a mapping of keys to values",
+    "dict_type": "must be a mapping of keys to values",
+    "tuple_type": "must be a list",
+    "list_type": "must be a list",
+    "string_type": "must be text",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} entries",
+    "too_long": "must have at most {max_length} entries",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_pattern_mismatch": "must match {pattern}",
+}
+
+
+def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
+    """One problem per error, in the order of the file.
+
+    Args:
+        error: From validating `plain(written)`.
+        written: The recipe with the place of each value.
+    """
+    data = plain(written)
+    found = [
+        (nearest(written, tuple(item["loc"])).origin.line, _problem(item, written, data))
+        for item in error.errors()
+    ]
+    return [problem for _, problem in sorted(found, key=lambda pair: pair[0])]
+
+
+def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
+    path: KeyPath = tuple(item["loc"])
+    context: Mapping[str, Any] = item.get("ctx") or {}
+    origin = nearest(written, path).origin
+    where = f"{origin}: {dotted(path)}" if path else str(origin)
+    if item["type"] == "extra_forbidden":
+        known = known_keys(path[:-1], data)
+        near = closest(str(path[-1]), known)
+        suggestion = f"; did you mean `{near}`?" if near else ""
+        return LlmcfError(f"unknown key `{path[-1]}`{suggestion}", where=where, allowed=known)
+    if item["type"] == "missing":
+        meaning = meaning_at(path, data)
+        hint = f"add `{path[-1]}:` ({meaning.rstrip('.')})" if meaning else ""
+        return LlmcfError(f"the required key `{path[-1]}` is missing", where=where, hint=hint)
+    if item["type"] == UNKNOWN_TYPE:
+        return LlmcfError(context["message"], where=where, allowed=context["known"].split(", "))
+    if item["type"] in ("literal_error", "enum"):
+        return _not_allowed(item["input"], str(context["expected"]), where)
+    if item["type"] == "value_error":
+        return LlmcfError(str(context["error"]), where=where)
+    if item["type"] in _WORDS:
+        return LlmcfError(
+            f"{_WORDS[item['type']].format(**context)}, found {_short(item['input'])}", where=where
+        )
+    message = item["msg"]
+    return LlmcfError(message[:1].lower() + message[1:], where=where)
+
+
+def _not_allowed(found: Any, expected: str, where: str) -> LlmcfError:
+    allowed = re.findall(r"'([^']*)'", expected) or [expected]
+    near = closest(str(found), allowed)
+    suggestion = f"; did you mean `{near}`?" if near else ""
+    return LlmcfError(f"cannot be {_short(found)}{suggestion}", where=where, allowed=allowed)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."

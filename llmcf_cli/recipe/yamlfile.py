@@ -1,0 +1,208 @@
+"""YAML read strictly and safely: data only, every value with its line, every fault reported at once.
+
+The scalars are those of YAML 1.2 (`1e-5` is a number; `no`, `on` and `2024-01-01` are strings). Custom tags, repeated
+keys, files past 1 MiB and aliases that expand past 100,000 values are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from llmcf_cli.core.errors import LlmcfError, RecipeError
+from llmcf_cli.recipe.tree import Node, Origin, origins, shown
+
+MAX_BYTES = 1 << 20
+MAX_VALUES = 100_000
+MAX_DEPTH = 64
+_NO_FOLDING = 1 << 30
+
+_CORE = "tag:yaml.org,2002:"
+_CONTAINERS = {_CORE + "map", _CORE + "seq"}
+_SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null")}
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own class attribute)
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+(_[0-9]+)*|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+     list("-+.0123456789")),
+    ("merge", r"<<", ["<"]),
+):  # fmt: skip
+    _Loader.add_implicit_resolver(_CORE + _tag, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def read_yaml(file: Path) -> Node:
+    """A YAML file as nodes.
+
+    Raises:
+        RecipeError: The file is missing, too big, empty, no YAML, no mapping, or holds something refused.
+    """
+    where = shown(file)
+    if not file.is_file():
+        raise RecipeError([LlmcfError("is a folder" if file.is_dir() else "no such file", where=where)])
+    if file.stat().st_size > MAX_BYTES:
+        raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=where)])
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError([LlmcfError(f"cannot be read: {error}", where=where)]) from error
+    node = _parse(text, where, Origin(file, 1))
+    if node.value is None:
+        raise RecipeError([LlmcfError("the file is empty", where=where)])
+    if not isinstance(node.value, dict):
+        raise RecipeError(
+            [LlmcfError("is no mapping of keys to values", where=f"{where}:{node.origin.line}")]
+        )
+    return node
+
+
+def read_value(text: str, origin: Origin) -> Node:
+    """One YAML value from a command line, e.g. `[200, 80]`; all of it has the same origin.
+
+    Raises:
+        RecipeError: It is no YAML or holds something refused.
+    """
+    return _parse(text, str(origin), origin)
+
+
+def _parse(text: str, where: str, origin: Origin) -> Node:
+    try:
+        loader = _Loader(text)
+        try:
+            root = loader.get_single_node()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark and origin.file else ""
+        what = " ".join(filter(None, [error.problem, error.context]))
+        raise RecipeError([LlmcfError(f"is not valid YAML: {what}", where=where + line)]) from error
+    except yaml.YAMLError as error:
+        raise RecipeError(
+            [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", where=where)]
+        ) from error
+    except RecursionError as error:
+        raise RecipeError([LlmcfError("is nested too deeply", where=where)]) from error
+    if root is None:
+        return Node(None, origin)
+    builder = _Builder(origin)
+    node = builder.build(root, origin, 0)
+    if builder.problems:
+        raise RecipeError(builder.problems)
+    return node
+
+
+class _Builder:
+    """Turns PyYAML's nodes into ours, collecting problems on the way."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._scalars = yaml.constructor.SafeConstructor()
+        self._count = 0
+        self.problems: list[LlmcfError] = []
+
+    def build(self, node: yaml.Node, origin: Origin, depth: int) -> Node:
+        self._count += 1
+        if self._count > MAX_VALUES or depth > MAX_DEPTH:
+            # Counted where aliases expand, so a small file of nested aliases ends here as well.
+            what = "has too many values" if self._count > MAX_VALUES else "is nested too deeply"
+            raise RecipeError([*self.problems, LlmcfError(what, where=str(origin))])
+        if isinstance(node, yaml.MappingNode) and node.tag in _CONTAINERS:
+            return Node(self._mapping(node, depth), origin)
+        if isinstance(node, yaml.SequenceNode) and node.tag in _CONTAINERS:
+            return Node([self.build(item, self._at(item), depth + 1) for item in node.value], origin)
+        if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
+            return Node(self._scalar(node, origin), origin)
+        self._problem(f"the tag `{node.tag}` is not allowed; recipes are plain data", origin)
+        return Node(None, origin)
+
+    def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
+        inherited: dict[str, Node] = {}
+        own: dict[str, Node] = {}
+        for key_node, value_node in node.value:
+            origin = self._at(key_node)
+            if key_node.tag == _CORE + "merge":
+                for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                    below = self.build(source, origin, depth + 1).value
+                    if not isinstance(below, dict):
+                        self._problem("`<<` needs a mapping", origin)
+                        continue
+                    inherited = {**below, **inherited}
+                continue
+            key = key_node.value
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
+                self._problem("a key must be a plain name", origin)
+            elif key in own:
+                self._problem(f"the key `{key}` is written twice; first at {own[key].origin}", origin)
+            else:
+                own[key] = self.build(value_node, origin, depth + 1)
+        return {**inherited, **own}
+
+    def _scalar(self, node: yaml.ScalarNode, origin: Origin) -> Any:
+        text: str = node.value
+        kind = node.tag.removeprefix(_CORE)
+        try:
+            if kind == "int":
+                return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+            if kind == "float":
+                return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
+            return self._scalars.construct_object(node)
+        except (ValueError, KeyError, yaml.YAMLError):
+            self._problem(f"`{text}` is no {kind}", origin)
+            return None
+
+    def _at(self, node: yaml.Node) -> Origin:
+        if self._origin.file is None:
+            return self._origin
+        return Origin(self._origin.file, node.start_mark.line + 1)
+
+    def _problem(self, what: str, origin: Origin) -> None:
+        self.problems.append(LlmcfError(what, where=str(origin)))
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as block-style YAML that `read_yaml` reads back to the same values."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_NO_FOLDING))
+
+
+def dump_lines(data: Any) -> list[tuple[str, str]]:
+    """The lines of `dump_yaml`, each with the key path of the first value that starts on it, or an empty string."""
+    text = dump_yaml(data)
+    starts: dict[int, str] = {}
+    for key, origin in origins(data, _parse(text, "", Origin(Path(), 1))).items():
+        starts.setdefault(origin.line, key)
+    return [(line, starts.get(number, "")) for number, line in enumerate(text.splitlines(), start=1)]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what this module reads: strings quoted by our rules as well as PyYAML's, short lists on one line."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    flat = all(not isinstance(item, dict | list) for item in data)
+    return dumper.represent_sequence(_CORE + "seq", data, flow_style=flat)
+
+
+def _represent_str(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
+    patterns = _Loader.yaml_implicit_resolvers.get(data[:1], ())
+    looks_like_other = any(pattern.match(data) for _, pattern in patterns)
+    style = "|" if "\n" in data else "'" if looks_like_other else None
+    return dumper.represent_scalar(_CORE + "str", data, style=style)
+
+
+_Dumper.add_representer(list, _represent_list)
+_Dumper.add_representer(str, _represent_str)

