@@ -8,7 +8,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, inspect, recipe, stages
+from llmcf_cli.cli import assets, inspect, recipe, serve, stages
 from llmcf_cli.core.errors import LlmcfError
 
 INTERRUPTED = 130
@@ -18,6 +18,7 @@ app = typer.Typer(
     help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
 )  # fmt: skip
 stages.add_to(app)
+serve.add_to(app)
 inspect.add_to(app)
 app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")
 app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
@@ -30,7 +31,11 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _main(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version.")) -> None:
+def _main(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
     pass
 
 
@@ -43,9 +48,12 @@ def run() -> None:
     except LlmcfError as error:
         error_console().print(f"error: {error}", style="red", markup=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        error_console().print("interrupted: what is finished is kept; the same command goes on from there", style="yellow")
-        sys.exit(INTERRUPTED)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what Typer makes of Ctrl-C
+            error_console().print(
+                "interrupted: what is finished is kept; the same command goes on from there", style="yellow"
+            )
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise

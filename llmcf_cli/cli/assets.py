@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names from `llmcf assets list`.")]
+Names = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Names from `llmcf assets list`.")
+]
 CatalogueFolder = Annotated[
-    Path | None, typer.Option("--beside", metavar="DIR", help="Also read the assets.yaml of this (recipe's) folder.")
+    Path | None,
+    typer.Option("--beside", metavar="DIR", help="Also read the assets.yaml of this (recipe's) folder."),
 ]
 
 
@@ -34,10 +37,9 @@ def list_(beside: CatalogueFolder = None) -> None:
     table.add_column("MB", justify="right")
     table.add_column("state", no_wrap=True)
     table.add_column("licence")
-    table.add_column("what it is")
     for asset in store.list():
         size, state = f"{asset.size / 1e6:,.1f}", store.status(asset.name)
-        table.add_row(asset.name, asset.kind, size, state, asset.licence, asset.description)
+        table.add_row(asset.name, asset.kind, size, state, asset.licence)
     console().print(table)
     console().print(f"kept in {store.cache}", markup=False, soft_wrap=True)
 
@@ -58,7 +60,9 @@ def fetch(
         asset = store.get(name)
         was_here = store.status(name) == "ready"
         folder = store.fetch(name, progress)
-        typer.echo(f"{name}: {'already here' if was_here else 'fetched'}, {asset.size / 1e6:,.1f} MB in {folder}")
+        typer.echo(
+            f"{name}: {'already here' if was_here else 'fetched'}, {asset.size / 1e6:,.1f} MB in {folder}"
+        )
         typer.echo(f"  licence: {asset.licence}")
 
 

@@ -48,7 +48,14 @@ class RichProgress:
 
     @contextmanager
     def task(self, name: str, total: float | None, unit: str, done: float = 0) -> Iterator[Task]:
-        from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            ProgressColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Task as RichTask
         from rich.text import Text
 

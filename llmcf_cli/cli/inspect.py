@@ -68,4 +68,3 @@ def plugins() -> None:
     for component in registry().all():
         table.add_row(component.kind, component.name, component.summary, component.origin)
     console().print(table)
-

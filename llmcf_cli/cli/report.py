@@ -39,7 +39,9 @@ def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = _escape(step.node.stage.label)
     if not step.runs:
-        console().print(f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]")
+        console().print(
+            f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]"
+        )
         return
     render = _FINDINGS.get(step.node.stage.name)
     if render:
@@ -88,7 +90,9 @@ def artifacts(store: ArtifactStore) -> None:
     for m in found:
         label = f"{m.stage}[{m.variant}]" if m.variant else m.stage
         size = sum(record.size for record in m.files.values()) / 1e6
-        table.add_row(_escape(label), m.recipe, m.key[:KEY_LENGTH], m.started[:19], _duration(m.seconds), f"{size:,.1f}")
+        table.add_row(
+            _escape(label), m.recipe, m.key[:KEY_LENGTH], m.started[:19], _duration(m.seconds), f"{size:,.1f}"
+        )
     console().print(table)
 
 

@@ -8,18 +8,31 @@ from typing import Annotated
 
 import typer
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable."),
 ]
 ArtifactsOption = Annotated[
     Path | None,
-    typer.Option("--artifacts", metavar="DIR", help="Artifact folder.", envvar="LLMCF_ARTIFACTS", show_default="artifacts"),
+    typer.Option(
+        "--artifacts",
+        metavar="DIR",
+        help="Artifact folder.",
+        envvar="LLMCF_ARTIFACTS",
+        show_default="artifacts",
+    ),
 ]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
 ForceOption = Annotated[
     list[str] | None,
-    typer.Option("--force", metavar="STAGE", help="Run this stage, and what reads its result, even if cached. Repeatable."),
+    typer.Option(
+        "--force",
+        metavar="STAGE",
+        help="Run this stage, and what reads its result, even if cached. Repeatable.",
+    ),
 ]
 
 _COMMANDS = {
@@ -58,7 +71,12 @@ def _stage_command(stage: str) -> Callable[..., None]:
 
 
 def _run(
-    stage: str, recipe: str, overrides: Sequence[str], artifacts: Path | None, dry_run: bool, force: Sequence[str]
+    stage: str,
+    recipe: str,
+    overrides: Sequence[str],
+    artifacts: Path | None,
+    dry_run: bool,
+    force: Sequence[str],
 ) -> None:
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress

@@ -103,6 +103,8 @@ class BCEConfig(ComponentConfig):
 class CoTReconstructionConfig(ComponentConfig):
     """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
 
+    needs: ClassVar[frozenset[str]] = frozenset({"examples"})
+
     type: Literal["cot_reconstruction"] = "cot_reconstruction"
     weight: Weight = 1.0
     """Factor in the sum of losses (the paper's α)."""

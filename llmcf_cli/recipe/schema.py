@@ -127,7 +127,7 @@ class CoTSection(Config):
     """The train samples that are written about."""
     engine: Engine
     """What generates the text, and its decoding settings."""
-    judge: Judge = Field(default="rubric", validate_default=True)  # type: ignore[assignment]
+    judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
 
 
@@ -136,7 +136,7 @@ class MatchSection(Config):
 
     space: Space
     """How queries and examples become vectors."""
-    search: Searcher = Field(default="exact", validate_default=True)  # type: ignore[assignment]
+    search: Searcher = Field(default="exact", validate_default=True)
     """How the nearest examples are found."""
     k: Positive = 4
     """Examples per sample (the paper's K)."""
@@ -176,9 +176,9 @@ class RecSection(Config):
     """`ranking`: predict the label of a (user, item) pair."""
     backbone: Backbone
     """The collaborative-filtering model."""
-    augment: Augmenter = Field(default="ict", validate_default=True)  # type: ignore[assignment]
+    augment: Augmenter = Field(default="ict", validate_default=True)
     """Where the extra context feature comes from; the arm that is bundled for serving."""
-    objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)  # type: ignore[assignment]
+    objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""

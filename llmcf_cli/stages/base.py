@@ -19,7 +19,16 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.store.artifacts import ArtifactStore, artifact_key
 from llmcf_cli.store.assets import Locator
 
-_LIBRARIES = ("torch", "transformers", "trl", "sentence-transformers", "lancedb", "duckdb", "numpy", "pyarrow")
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "trl",
+    "sentence-transformers",
+    "lancedb",
+    "duckdb",
+    "numpy",
+    "pyarrow",
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,11 @@ class Node:
         return artifact_key(self.material)
 
     @property
+    def depth(self) -> int:
+        """Length of the longest chain of stages below this one."""
+        return 1 + max((node.depth for node in self.needs), default=-1)
+
+    @property
     def folder(self) -> Path:
         """Where the result is or will be."""
         return self.context.store.folder(self.stage.name, self.key)
@@ -154,7 +168,11 @@ def _plugins(value: Any) -> Iterator[tuple[str, str]]:
     """Component → origin, for every component in `value` that is not built in."""
     if isinstance(value, ComponentConfig):
         for component in registry().all():
-            if component.name == value.type and component.origin != "built-in" and component.config() is type(value):
+            if (
+                component.name == value.type
+                and component.origin != "built-in"
+                and component.config() is type(value)
+            ):
                 yield f"{component.kind} {component.name}", component.origin
     if isinstance(value, Config):
         for name in type(value).model_fields:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.recipe.library import library_dir
-from llmcf_cli.store.assets import AssetStore
+from llmcf_cli.store.assets import open_assets
 
 MINIMUM_FREE_GIB = 5.0
 _GIB = 2**30
@@ -79,7 +79,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _space(artifacts: Path) -> Iterator[Finding]:
-    for name, path in (("artifacts", artifacts), ("asset cache", AssetStore.open(library_dir()).root)):
+    for name, path in (("artifacts", artifacts), ("asset cache", open_assets(library_dir()).cache)):
         place = path
         while not place.exists():
             place = place.parent
@@ -92,7 +92,7 @@ def _space(artifacts: Path) -> Iterator[Finding]:
 
 
 def _assets() -> Iterator[Finding]:
-    assets = AssetStore.open(library_dir())
+    assets = open_assets(library_dir())
     for asset in assets.list():
         state = assets.status(asset.name)
         yield Finding(f"asset {asset.name}", state != "damaged", state,
@@ -108,4 +108,6 @@ def _plugins() -> Iterator[Finding]:
         yield Finding("plugins", False, error.what, error.hint or error.where)
         return
     origins = sorted({component.origin for component in components} - {"built-in"})
-    yield Finding("plugins", True, f"{len(components)} components" + (f"; from {', '.join(origins)}" if origins else ""))
+    yield Finding(
+        "plugins", True, f"{len(components)} components" + (f"; from {', '.join(origins)}" if origins else "")
+    )

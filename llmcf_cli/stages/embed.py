@@ -43,12 +43,19 @@ class Embed(Stage):
 
         cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
         examples = _examples(job.database, cots)
-        cot_vectors = encoder.encode(examples["text"].to_pylist(), progress=job.progress, what="chains of thought")
+        cot_vectors = encoder.encode(
+            examples["text"].to_pylist(), progress=job.progress, what="chains of thought"
+        )
         vectors = self._example_vectors(job, item_vectors, examples)
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
         columns = [*(examples[name] for name in names), _vectors(vectors), _vectors(cot_vectors)]
         _write(lance, cot_example(encoder.dim, vectors.shape[1]), columns)
-        return {"items": items.num_rows, "examples": examples.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
+        return {
+            "items": items.num_rows,
+            "examples": examples.num_rows,
+            "dim": encoder.dim,
+            "seconds": encoder.seconds,
+        }
 
     @staticmethod
     def _example_vectors(job: Job, item_vectors: Any, examples: pa.Table) -> Any:

@@ -21,7 +21,7 @@ from llmcf_cli.stages.match import Match
 from llmcf_cli.stages.train_llm import TrainLLM
 from llmcf_cli.stages.train_rec import TrainRec, train_rec_runs
 from llmcf_cli.store.artifacts import ArtifactStore
-from llmcf_cli.store.assets import AssetStore, Locator
+from llmcf_cli.store.assets import Locator, open_assets
 
 STAGES: tuple[type[Stage], ...] = (Ingest, TrainLLM, GenCoT, Embed, Match, TrainRec, Evaluate)
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
@@ -62,11 +62,14 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
     Raises:
         RecipeError: The recipe names assets that no catalogue has, or files that do not exist; all of them.
     """
-    assets = AssetStore.open(library_dir(), loaded.base)
+    assets = open_assets(library_dir(), loaded.base)
     locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
     problems = locate.check(file_refs(loaded.recipe))
     if problems:
         raise RecipeError(problems)
     return Context(
-        recipe=loaded.recipe, store=ArtifactStore(artifact_root(artifacts)), locate=locate, models=assets.root.parent / "models"
+        recipe=loaded.recipe,
+        store=ArtifactStore(artifact_root(artifacts)),
+        locate=locate,
+        models=assets.cache.parent / "models",
     )

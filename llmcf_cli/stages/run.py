@@ -40,14 +40,21 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     nodes: dict[str, Node] = {}
     for target in targets:
         _collect(target, context, nodes)
+    depth: dict[str, int] = {}
+    for node in nodes.values():
+        depth[node.stage.name] = max(depth.get(node.stage.name, 0), node.depth)
     steps: dict[str, Step] = {}
-    for label, node in nodes.items():
+    for label, node in sorted(nodes.items(), key=lambda item: depth[item[1].stage.name]):
         steps[label] = _decide(node, steps, force)
     return list(steps.values())
 
 
 def execute(
-    steps: Sequence[Step], progress: Progress, *, on_start: Callable[[Step], None], on_end: Callable[[Step, Manifest], None]
+    steps: Sequence[Step],
+    progress: Progress,
+    *,
+    on_start: Callable[[Step], None],
+    on_end: Callable[[Step, Manifest], None],
 ) -> None:
     """Run the steps that have work to do, in order; call back around every step, cached ones included.
 

@@ -51,7 +51,6 @@ class Second(Stage):
         return {"sum": number}
 
 
-
 class _Locate:
     def digest(self, ref):
         return ref
@@ -66,7 +65,9 @@ def steps_of(tmp_path, force=(), **settings):
 
 def run(steps):
     seen = []
-    execute(steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append(manifest.report))
+    execute(
+        steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append(manifest.report)
+    )
     return seen
 
 
@@ -83,7 +84,10 @@ def test_a_second_run_finds_everything_cached(tmp_path):
 
 def test_the_reason_names_the_setting_and_its_consequence(tmp_path):
     run(steps_of(tmp_path))
-    assert states(steps_of(tmp_path, second=5)) == [("first", False, "cached"), ("second", True, "second 1 → 5")]
+    assert states(steps_of(tmp_path, second=5)) == [
+        ("first", False, "cached"),
+        ("second", True, "second 1 → 5"),
+    ]
     changed = states(steps_of(tmp_path, first=7))
     assert changed == [("first", True, "first 1 → 7"), ("second", True, "first changed")]
     assert run(steps_of(tmp_path, first=7)) == [{"number": 7}, {"sum": 8}]

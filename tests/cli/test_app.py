@@ -1,0 +1,109 @@
+"""The command line as a user meets it: help without heavy imports, one message per error, exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llmcf_cli.stages.pipeline import STAGES
+
+HEAVY = ("torch", "transformers", "lancedb", "duckdb", "pyarrow", "numpy", "sklearn", "matplotlib")
+
+
+def llmcf(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "llmcf_cli", *arguments],
+        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "160", **env}, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["recipe", "validate", "quickstart"], ["run", "--help"]])
+def test_quick_commands_import_nothing_heavy(arguments):
+    script = (
+        "import sys\n"
+        f"sys.argv = ['llmcf', *{arguments!r}]\n"
+        "from llmcf_cli.__main__ import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as exit:\n    assert not exit.code, exit.code\n"
+        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("HEAVY []")
+
+
+def test_help_names_every_stage_in_running_order():
+    text = llmcf("--help").stdout
+    places = [text.index(f" {stage.name} ") for stage in STAGES]
+    assert places == sorted(places)
+
+
+def test_version():
+    from llmcf_cli import __version__
+
+    assert llmcf("--version").stdout.strip() == f"llmcf {__version__}"
+
+
+def test_an_unknown_stage_is_refused_with_the_nearest_name():
+    done = llmcf("run", "quickstart", "--force", "matsch")
+    assert done.returncode == 2
+    assert 'did you mean "match"?' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_recipe_is_one_message():
+    done = llmcf("run", "quickstrat")
+    assert done.returncode != 0
+    assert "quickstart" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dry_run_says_what_would_run_and_makes_nothing(tmp_path):
+    done = llmcf("run", "quickstart", "--dry-run", "--artifacts", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    for stage in STAGES:
+        assert stage.name in done.stdout
+    assert done.stdout.count("to run") >= len(STAGES)
+    assert not (tmp_path / "a").exists()
+
+
+def test_status_of_an_empty_root_says_what_to_do(tmp_path):
+    done = llmcf("status", "--artifacts", str(tmp_path))
+    assert done.returncode == 0
+    assert "llmcf run" in done.stdout
+
+
+def test_a_missing_file_in_a_recipe_is_found_before_anything_runs(tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("extends: quickstart\nname: mine\ncot: {prompt: prompts/sinlge.yaml}\n")
+    done = llmcf("run", str(recipe), "--artifacts", str(tmp_path / "a"))
+    assert done.returncode != 0
+    assert "sinlge.yaml" in done.stderr
+    assert "single.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["plugins", "doctor"])
+def test_inspecting_commands_answer(command, tmp_path):
+    done = llmcf(command, *(["--artifacts", str(tmp_path)] if command == "doctor" else []))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "deepfm" in done.stdout or "python" in done.stdout
+
+
+def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
+    """The interrupt arrives in the middle of a stage."""
+    script = (
+        "import sys, signal, os, time\n"
+        "import llmcf_cli.stages.ingest as ingest\n"
+        "def wait(self, job):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(20)\n"
+        "ingest.Ingest.run = wait\n"
+        f"sys.argv = ['llmcf', 'run', 'quickstart', '--artifacts', {str(tmp_path / 'a')!r}]\n"
+        "from llmcf_cli.__main__ import main\nmain()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 130, done.stderr
+    assert "goes on from there" in done.stderr
+    assert "Traceback" not in done.stderr
