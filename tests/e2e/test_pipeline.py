@@ -1,0 +1,170 @@
+"""The whole pipeline on a slice of MovieLens-100K with the real encoder and the real language model, at toy length."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from llmcf_cli.store.open import connect_read
+
+USERS = 120
+
+RECIPE = """\
+extends: quickstart
+name: slice
+dataset:
+  source: {{type: recbole, path: {data}, multi: [class]}}
+llm:
+  count: 12
+  tune: {{type: full, max_length: 128, batch_size: 4, max_steps: 2}}
+cot:
+  sample: {{count: 24, balance: labels}}
+  engine: {{type: transformers, max_new_tokens: 12, temperature: 0.6}}
+rec:
+  fit: {{epochs: 2, batch_size: 256}}
+"""
+
+
+def llmcf(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmcf_cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def write_slice(source: Path, target: Path) -> None:
+    """The first users of MovieLens-100K, as RecBole files."""
+    target.mkdir()
+    for kind in ("inter", "item", "user"):
+        lines = (source / f"ml-100k.{kind}").read_text().splitlines(keepends=True)
+        if kind != "item":
+            lines = [lines[0], *(line for line in lines[1:] if int(line.split("\t")[0]) <= USERS)]
+        (target / f"slice.{kind}").write_text("".join(lines))
+
+
+@pytest.fixture(scope="module")
+def workplace(assets, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    for name in ("smollm2-135m-instruct", "minilm-l6-v2"):
+        assets.path(f"asset:{name}")
+    write_slice(assets.path("asset:movielens-100k"), folder / "data")
+    (folder / "slice.yaml").write_text(RECIPE.format(data="data"))
+    (folder / "run.txt").write_text(llmcf("run", "slice.yaml", cwd=folder))
+    return folder
+
+
+def artifact(workplace: Path, stage: str, variant: str = "") -> tuple[Path, dict]:
+    for path in sorted((workplace / "artifacts" / stage).glob("*/manifest.json")):
+        manifest = json.loads(path.read_text())
+        if manifest["variant"].startswith(variant):
+            return path.parent, manifest
+    raise AssertionError(f"no artifact of {stage} {variant}")
+
+
+def test_a_run_ends_with_the_comparison_and_the_next_command(workplace):
+    text = (workplace / "run.txt").read_text()
+    for word in ("none", "text", "ict", "AUC", "logloss", "gAUC", "s/epoch", "next: llmcf"):
+        assert word in text
+
+
+def test_the_printed_metrics_are_those_of_the_stored_predictions(workplace):
+    from sklearn.metrics import log_loss, roc_auc_score
+
+    folder, manifest = artifact(workplace, "evaluate")
+    for arm in manifest["report"]["arms"]:
+        rows = pq.read_table(folder / "predictions" / f"{arm['arm']}-seed2024.parquet")
+        label, logit = rows["label"].to_numpy(), rows["logit"].to_numpy().astype(np.float64)
+        assert set(rows["split"].to_pylist()) == {"test"}
+        assert arm["auc"]["mean"] == pytest.approx(roc_auc_score(label, logit), abs=1e-9)
+        assert arm["logloss"]["mean"] == pytest.approx(log_loss(label, 1 / (1 + np.exp(-logit))), abs=1e-6)
+
+
+def test_tables_and_plots_are_saved(workplace):
+    folder, _ = artifact(workplace, "evaluate")
+    for name in ("comparison.md", "comparison.json", "comparison.png", "comparison.html", "metric.parquet"):
+        assert (folder / name).stat().st_size > 100, name
+
+
+def test_a_second_run_repeats_nothing(workplace):
+    text = llmcf("run", "slice.yaml", cwd=workplace)
+    assert "every stage is cached" in text
+    assert "to run" not in llmcf("status", "slice.yaml", cwd=workplace)
+
+
+def test_a_changed_k_reruns_matching_and_what_reads_it(workplace):
+    plan = llmcf("run", "slice.yaml", "--set", "match.k=2", "--dry-run", cwd=workplace)
+    reasons = {line.split()[0]: line for line in plan.splitlines()}
+    assert "match.k 4 → 2" in reasons["match"]
+    for stage in ("ingest", "train-llm", "gen-cot", "embed", "train-rec[none", "train-rec[text"):
+        assert "cached" in reasons[stage], plan
+
+
+def test_matches_pass_the_audit(workplace):
+    _, manifest = artifact(workplace, "match")
+    assert manifest["report"]["audit"]["violations"] is not None
+    assert sum(kind["count"] for kind in manifest["report"]["audit"]["violations"]) == 0
+
+
+def test_only_train_samples_have_a_chain_of_thought(workplace):
+    ingest, _ = artifact(workplace, "ingest")
+    cot, _ = artifact(workplace, "gen-cot")
+    with connect_read(ingest / "data.duckdb") as connection:
+        splits = connection.execute(
+            "SELECT DISTINCT split FROM sample JOIN read_parquet(?) USING (sample_id)", [str(cot / "cot.parquet")]
+        ).fetchall()
+    assert splits == [("train",)]
+
+
+@pytest.mark.parametrize("arm", ["none", "text", "ict"])
+def test_the_scorer_replays_offline_logits(workplace, arm):
+    """Serving from the bundle alone gives what evaluation computed, on 100 test rows."""
+    from llmcf_cli.serve.scorer import Scorer
+
+    ingest, _ = artifact(workplace, "ingest")
+    bundle, _ = artifact(workplace, "train-rec", arm)
+    evaluation, _ = artifact(workplace, "evaluate")
+    offline = evaluation / "predictions" / f"{arm}-seed2024.parquet"
+    with connect_read(ingest / "data.duckdb") as connection:
+        rows = connection.execute(
+            """
+            SELECT u.user_id, i.item_id, s.time, p.logit,
+                   list_transform(s.history, h -> (SELECT item_id FROM item WHERE item_row = h)) AS history
+            FROM sample s JOIN "user" u USING (user_row) JOIN item i USING (item_row)
+                 JOIN read_parquet(?) p ON p.sample_id = s.sample_id
+            ORDER BY hash(s.sample_id) LIMIT 100
+            """,
+            [str(offline)],
+        ).to_arrow_table()
+    assert rows.num_rows == 100
+    scores = Scorer.load(bundle / "bundle").score(rows.drop_columns(["logit"]))
+    np.testing.assert_allclose(scores["logit"].to_numpy(), rows["logit"].to_numpy(), atol=1e-5)
+
+
+def test_the_lock_names_contents_and_keys(workplace):
+    lock = yaml.safe_load((workplace / "artifacts" / "runs" / "slice" / "recipe.lock").read_text())
+    assert {"asset:smollm2-135m-instruct", "asset:minilm-l6-v2", "data"} <= set(lock["files"])
+    _, manifest = artifact(workplace, "evaluate")
+    assert lock["stages"]["evaluate"] == manifest["key"]
+
+
+def test_scoring_from_the_command_line(workplace):
+    bundle, _ = artifact(workplace, "train-rec", "ict")
+    requests = workplace / "requests.jsonl"
+    requests.write_text('{"user_id": "1", "item_id": "50", "history": ["1", "7"]}\n{"user_id": "new", "item_id": "1"}\n')
+    text = llmcf("score", str(bundle / "bundle"), str(requests), "--out", "scores.parquet", cwd=workplace)
+    assert "probability" in text
+    found = pq.read_table(workplace / "scores.parquet")
+    assert found["user_id"].to_pylist() == ["1", "new"]
+    assert all(0 < p < 1 for p in found["probability"].to_pylist())
