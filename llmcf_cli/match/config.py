@@ -37,7 +37,7 @@ class ExactSearchConfig(ComponentConfig):
     type: Literal["exact"] = "exact"
     query_block: Annotated[int, Field(ge=1), Runtime()] = 1024
     """Queries scored at once; with `example_block` it bounds the memory used."""
-    example_block: Annotated[int, Field(ge=1), Runtime()] = 8192
+    example_block: Annotated[int, Field(ge=1), Runtime()] = 4096
     """Examples scored at once."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Runtime()] = "auto"
     """Where scores are computed; `auto` takes a GPU when there is one."""

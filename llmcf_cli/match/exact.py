@@ -1,16 +1,18 @@
 """Exact top-K: the K best allowed examples of every query, in memory bounded by the blocks.
 
-How the result can be the same to the bit for any block size, library and device, at the price of a plain product:
+How the result can be the same to the bit for any block size, library and device, at about the price of a
+plain product:
 
-1. Vectors are rounded to multiples of 2⁻²⁴ (of a power of two no less than their norm; see `grid.py`). Such numbers
-   are float32 numbers, and any sum of their products is an integer below 2⁵³ in units of 2⁻⁴⁸: a float64 product of
-   them is *exact*, whatever the order of summation. Scores are these, rounded to float32; ties go to the lower sample id.
-2. Candidates come from float32 products, whose error is bounded (n·u·‖q‖·‖e‖). A query whose K-th exact score is not
-   clear of that bound above the best example left out is looked up again with more candidates, and at last, if its pool
-   is full of ties, in a float64 product over all examples.
+1. Vectors are rounded to multiples of 2⁻²⁴ of a power of two near their norm (`grid.py`). These are float32
+   numbers whose float64 products are *exact*, whatever the order of summation. Scores are these, rounded to
+   float32; ties go to the lower sample id.
+2. Candidates come from float32 products, whose error is bounded (n·u·‖q‖·‖e‖). A query whose last exact score
+   does not clear the best example left out by that bound is looked up again with more candidates and, if its
+   pool is full of ties, in a float64 product over all examples.
 
-Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix: later blocks are
-never computed. All other rules concern examples of the query's own user, which a join on the user finds.
+Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix, and blocks
+past it are never computed. All other rules concern examples of the query's own user, which a join on the user
+finds.
 
 Legend: N queries, B queries of a block, E examples, D space dimensions, K examples per query, C candidates.
 """
@@ -27,7 +29,7 @@ import torch
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import ExactSearchConfig
-from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid, relative_error
+from llmcf_cli.match.grid import FORBIDDEN, decode, encode, error_bound, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
 
 Balance = Literal["labels", "none"]
@@ -75,7 +77,7 @@ class ExactSearcher:
             guard: Decides what a query may see.
 
         Raises:
-            DataError: Lengths differ, a sample id occurs twice, a vector is not finite, or a label is not 0 or 1.
+            DataError: Lengths differ, a sample id occurs twice, a vector is not finite, a label not 0 or 1.
         """
         return ExactIndex(
             self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard
@@ -137,13 +139,12 @@ class ExactIndex:
     def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
         """The `k` best allowed examples of every query.
 
-        With `balance: labels` these are up to k/2 positive and up to k/2 negative ones in one order; when a class has too
-        few, its places stay empty rather than go to the other class, so the share of labels cannot tell how many
-        examples there were.
+        With `balance: labels` these are up to k/2 positive and up to k/2 negative ones in one order. Where a
+        class has too few, its places stay empty rather than go to the other class.
 
         Args:
-            queries: float [N, D] weighted space vectors, or a function that makes the rows of a slice when asked,
-                so that [N, D] need never exist.
+            queries: float [N, D] weighted space vectors, or a function that makes the rows of a slice when
+                asked, so that [N, D] need never exist.
             query_keys: Keys of the queries, in the same order.
             k: Examples per query.
             progress: Told of queries done.
@@ -186,9 +187,15 @@ class _Pool:
     """The examples one quota is filled from, sorted by time when the clock is global."""
 
     def __init__(
-        self, grid_ED: torch.Tensor, keys: Keys, rank_E: np.ndarray, member: np.ndarray, guard: Guard, block: int,
+        self,
+        grid_ED: torch.Tensor,
+        keys: Keys,
+        rank_E: np.ndarray,
+        member: np.ndarray,
+        guard: Guard,
+        block: int,
         device: torch.device,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.by_time = guard.clock == "global"
         if self.by_time:
             member = member[np.argsort(keys.time_N[member], kind="stable")]
@@ -202,13 +209,13 @@ class _Pool:
             start: np.argsort(user_E[start : start + block], kind="stable")
             for start in range(0, len(member), block)
         }
-        self.norm = float(self.vector_ED.double().square().sum(1).max().sqrt()) if len(member) else 0.0
+        norm_E = torch.linalg.vector_norm(self.vector_ED, dim=1)
+        self.norm = float(norm_E.max()) if len(member) else 0.0
 
     def nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
         """int64 [B, quota] codes (see `grid.encode`) of the best allowed examples, best first."""
         rough_BC, column_BC = self._candidates(query_BD, keys, quota + SLACK + 1)
-        dim = query_BD.shape[1]
-        error_B = relative_error(dim) * self.norm * query_BD.double().square().sum(1).sqrt()
+        error_B = error_bound(query_BD, self.norm)
         best = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
         rows = torch.arange(len(query_BD), device=self.device)
         for width in (quota, quota + SLACK):
@@ -216,7 +223,7 @@ class _Pool:
                 query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width]
             )
             best[rows] = code[:, :quota]
-            # No example outside the first `width` can reach the float32 score of the last one kept, or none is left.
+            # Settled: none is left out, or none of those left out can round to the last score kept.
             left_out = rough_BC[rows, width].double() + error_B[rows]
             last = decode(code[:, quota - 1])[0].double() / scale_B1[rows, 0]
             settled = torch.isinf(rough_BC[rows, width]) | (last - last.abs() * 2.0**-22 > left_out)
@@ -240,7 +247,7 @@ class _Pool:
     def _candidates(
         self, query_BD: torch.Tensor, keys: Keys, count: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Float32 scores [B, count] of the best allowed examples, descending, -inf past the last; and their columns."""
+        """The best allowed examples: float32 scores [B, count], descending, -inf past the last; their columns."""
         best_BC = torch.full((len(query_BD), count), -torch.inf, device=self.device)
         column_BC = torch.zeros((len(query_BD), count), dtype=torch.int64, device=self.device)
         blocks = self._blocks(keys)
@@ -297,7 +304,7 @@ class _Pool:
             score_BE[where] = -torch.inf
 
     def _own_examples(self, keys: Keys, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Every (query row, block column) of one user: the only pairs that rules other than time can refuse."""
+        """Every (query row, block column) of one user: all that rules other than time can refuse."""
         by_user = self.by_user[block.start]
         user = self.keys.user_row_N[block.start : block.start + self.block][by_user]
         first = np.searchsorted(user, keys.user_row_N, side="left")

@@ -56,8 +56,8 @@ class Keys:
 class Guard:
     """Allows an example for a query only if it was known then and is not the query itself.
 
-    - As of: with a global clock, example time < query time, strictly, for every user. With a per-user clock (positions
-      only) that holds for examples of the query's own user; other users' train rows count as past.
+    - As of: with a global clock, example time < query time, strictly, for every user. With a per-user clock
+      (positions only) that holds for examples of the query's own user; other users' train rows count as past.
     - Never the query's own sample, never the same (user, item) pair.
     - Train rows only: checked once, here, for all examples.
 

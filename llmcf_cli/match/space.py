@@ -18,7 +18,7 @@ class TextSpace:
     """Row vector = history vector ⊕ item vector, both text vectors of unit L2 norm (or zeros).
 
     The weights scale the query side only, so one dot product is the score
-    `w_h·⟨hist, hist_i⟩ + w_t·⟨item, item_i⟩` (LLM-CF, CIKM 2024, section 3.2) and changing a weight leaves the stored
+    `w_h·⟨hist, hist_i⟩ + w_t·⟨item, item_i⟩` (LLM-CF, CIKM 2024) and changing a weight leaves the stored
     examples as they are. Every row's result is independent of the rows beside it, to the bit.
     """
 
@@ -84,7 +84,7 @@ class TextSpace:
     def query_vectors(
         self, item_text_IT: np.ndarray, item_row_N: np.ndarray, history_row_NL: np.ndarray
     ) -> np.ndarray:
-        """Weighted space vectors of queries: (w_h·history) ⊕ (w_t·item). Arguments and errors as `example_vectors`."""
+        """Weighted space vectors of queries, (w_h·history) ⊕ (w_t·item); otherwise as `example_vectors`."""
         vector_ND = self.example_vectors(item_text_IT, item_row_N, history_row_NL)
         text_dim = item_text_IT.shape[1]
         vector_ND[:, :text_dim] *= np.float32(self.config.history_weight)
