@@ -8,7 +8,7 @@ from llmcf_cli.recipe.schema import HistorySection
 
 
 def build_samples(con: Any, section: HistorySection) -> None:
-    """Create `sample` from `labelled` and `event`: dense ids by (time, user, item, label), and the history of each.
+    """Create `sample` from `labelled` and `event`: dense ids by (time, user, item, label, split), and the history of each.
 
     A history holds the most recent `max_length` events of the same user with a time smaller than the sample's, oldest
     first; events at the sample's own time are left out, so neither the target nor its ties can be in it.
@@ -27,7 +27,7 @@ def build_samples(con: Any, section: HistorySection) -> None:
     con.execute(
         """
         CREATE OR REPLACE TABLE sample AS
-        SELECT row_number() OVER (ORDER BY s.time, s.user_row, s.item_row, s.label) - 1 AS sample_id,
+        SELECT row_number() OVER (ORDER BY s.time, s.user_row, s.item_row, s.label, s.split) - 1 AS sample_id,
             s.user_row, s.item_row, s.label, s.time, s.split, coalesce(p.items, []::INTEGER[]) AS history
         FROM labelled s ASOF LEFT JOIN past p ON s.user_row = p.user_row AND s.time > p.time
         """

@@ -18,7 +18,8 @@ _SEPARATORS = r"[\s,;:|/·–-]*"
 _TIDY = (
     (re.compile(rf"\s*(?:\([\s{_HOLE}]*\)|\[[\s{_HOLE}]*\]|\"[\s{_HOLE}]*\"|'[\s{_HOLE}]*')"), _HOLE),
     (re.compile(rf"^(?:\s*{_HOLE}{_SEPARATORS})+"), ""),
-    (re.compile(rf"{_SEPARATORS}{_HOLE}"), ""),
+    (re.compile(rf"{_SEPARATORS}{_HOLE}(?=[\s,.;:|/)\]{_HOLE}]|$)"), ""),
+    (re.compile(_HOLE), ""),
 )
 
 Render = Callable[[Mapping[str, str]], str]

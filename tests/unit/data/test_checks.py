@@ -1,0 +1,175 @@
+"""Every kind of bad input: what is dropped and counted, what stops with a message that names the place."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
+
+GOOD = [("u1", "a", 5.0, 1), ("u1", "b", 2.0, 2), ("u1", "c", 4.0, 3), ("u2", "a", 1.0, 2), ("u2", "c", 5.0, 4)]
+
+
+def write(tmp_path, rows, name="r.csv"):
+    path = tmp_path / name
+    path.write_text("user_id,item_id,rating,time\n" + "\n".join(rows) + "\n")
+    return path
+
+
+def section(path, **more):
+    source = {"type": "csv", "interactions": str(path), "columns": {"rating": "rating", "time": "time"}}
+    return {"source": source, "label": "rating", "split": "leave_one_out"} | more
+
+
+GOOD_LINES = [",".join(map(str, row)) for row in GOOD]
+
+
+def test_missing_file(run, tmp_path):
+    write(tmp_path, GOOD_LINES, "ratings.csv")
+    with pytest.raises(DataError) as caught:
+        run(section(tmp_path / "rating.csv"))
+    assert caught.value.where == str(tmp_path / "rating.csv")
+    assert 'did you mean "ratings.csv"' in caught.value.what
+    assert caught.value.hint
+
+
+def test_missing_column(run_rows):
+    with pytest.raises(DataError) as caught:
+        run_rows(GOOD, source={"columns": {"user": "user", "position": "t", "rating": "ratin"}})
+    assert 'has no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)' in caught.value.what
+    assert caught.value.where.endswith("interactions.parquet")
+    assert caught.value.allowed == ("user_id", "item_id", "rating", "t")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (",a,3,9", "no user id"), ("  ,a,3,9", "no user id"), ("u9,,3,9", "no item id"),
+        ("u9,a,great,9", "the rating is not a number"), ("u9,a,nan,9", "the rating is not a number"),
+        ("u9,a,,9", "no rating"), ("u9,a,3,", "no time"), ("u9,a,3,yesterday", "the time is not a number"),
+        ("u9,a,3,inf", "the time is not a number"),
+    ],
+)  # fmt: skip
+def test_bad_values_are_dropped_and_shown(run, tmp_path, line, problem):
+    path = write(tmp_path, [*GOOD_LINES, line])
+    result = run(section(path, max_bad_rows=0.2))
+    step = result.step("check values")
+    assert (step.kept, step.dropped, step.reason) == (5, 1, f"{problem}: 1")
+    assert step.samples[0].startswith(problem)
+    assert len(result["interaction"]) == 5
+    with pytest.raises(DataError) as caught:
+        run(section(path))
+    assert "1 of 6 rows (16.7%) are unusable" in caught.value.what
+    assert step.samples[0] in caught.value.what
+
+
+@pytest.mark.parametrize("line", ["u9,a,3", "u9,a,3,9,extra", 'u9,"a"b,3,9'])
+def test_unparsable_lines(run, tmp_path, line):
+    path = write(tmp_path, [*GOOD_LINES[:3], line, *GOOD_LINES[3:]])
+    step = run(section(path, max_bad_rows=0.2)).step("read interactions")
+    assert (step.kept, step.dropped) == (5, 1)
+    assert step.samples[0].startswith("r.csv:5: ")
+    with pytest.raises(DataError, match="unusable"):
+        run(section(path))
+
+
+def test_at_most_five_samples(run, tmp_path):
+    path = write(tmp_path, [*GOOD_LINES, *(f"u{n},a,bad,1" for n in range(9))])
+    assert len(run(section(path, max_bad_rows=1)).step("check values").samples) == 5
+
+
+def test_rating_may_miss_where_no_label_needs_it(run, tmp_path):
+    path = write(tmp_path, [*GOOD_LINES, "u9,a,,9"])
+    assert run(section(path, label="implicit")).step("check values").dropped == 0
+
+
+def test_duplicates(run_rows):
+    result = run_rows([*GOOD, GOOD[0], ("u1", "a", 3.0, 1), ("u1", "a", 1.0, 9)])
+    step = result.step("drop duplicates")
+    assert (step.kept, step.dropped) == (6, 2)
+    assert [r["rating"] for r in result["interaction"] if r["user_row"] == 1 and r["item_row"] == 1] == [5.0, 1.0]
+
+
+def test_item_rows(run_rows):
+    items = [{"item_id": "a", "name": "A"}, {"item_id": "a", "name": "A"}, {"item_id": "b", "name": " "}]
+    result = run_rows(GOOD, items=items)
+    assert result.step("read items").dropped == 1
+    assert [row["text"] for row in result["item"]] == ["A", "", ""]
+    assert result.report.items_without_text == 2
+    with pytest.raises(DataError) as caught:
+        run_rows(GOOD, items=[*items, {"item_id": "a", "name": "B"}])
+    assert "1 item ids have several rows that differ" in caught.value.what
+    assert "a: " in caught.value.what
+    with pytest.raises(DataError, match="1 rows without item_id"):
+        run_rows(GOOD, items=[{"item_id": None, "name": "A"}, {"item_id": "b", "name": "B"}])
+
+
+def test_k_core_is_stable(run_rows):
+    # dropping item z leaves u3 with one event, whose drop leaves item c with one
+    rows = [*GOOD, ("u2", "b", 1.0, 9), ("u3", "z", 5.0, 1), ("u3", "c", 2.0, 2)]
+    result = run_rows(rows, k_core={"user": 2, "item": 2})
+    assert [row["user_id"] for row in result["user"]] == ["u1", "u2"]
+    assert [row["item_id"] for row in result["item"]] == ["a", "b", "c"]
+    assert result.step("k-core").dropped == 2
+
+
+def test_nothing_left_names_the_step(run_rows, run, tmp_path):
+    with pytest.raises(DataError, match='step "k-core" left nothing: 5 dropped'):
+        run_rows(GOOD, k_core={"user": 50, "item": 0})
+    path = write(tmp_path, [",a,3,1"])
+    with pytest.raises(DataError, match='step "check values" left nothing'):
+        run(section(path, max_bad_rows=1))
+
+
+def test_empty_file(run, tmp_path, run_rows):
+    with pytest.raises(DataError, match="has no rows"):
+        run_rows([])
+    path = tmp_path / "empty.csv"
+    path.write_text("")
+    with pytest.raises(DataError, match="is empty"):
+        run(section(path))
+
+
+def test_damaged_parquet(run, tmp_path):
+    path = tmp_path / "r.parquet"
+    path.write_bytes(b"PAR1 this is none PAR1")
+    source = {"type": "parquet", "interactions": str(path), "columns": {"time": "t"}}
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        run(section(path, source=source))
+    assert caught.value.where == str(path)
+
+
+def test_labels_and_splits_that_do_not_fit(run_rows):
+    with pytest.raises(DataError, match="labels every sample negative"):
+        run_rows(GOOD, label={"type": "rating", "positive_from": 6})
+    with pytest.raises(DataError, match="labels every sample positive"):
+        run_rows(GOOD, label={"type": "rating", "positive_from": 1})
+    with pytest.raises(DataError, match="no clock") as caught:
+        run_rows(GOOD, order="position", split="global_time")
+    assert "leave_one_out" in caught.value.hint
+    with pytest.raises(DataError, match="2 different times"):
+        run_rows([(u, i, r, t % 2) for u, i, r, t in GOOD], split="global_time")
+    with pytest.raises(DataError, match="no user has three"):
+        run_rows(GOOD[3:])
+    with pytest.raises(DataError, match="no negative could be drawn"):
+        run_rows([row for row in GOOD if row[0] == "u1"], label="implicit")
+
+
+def test_unknown_template_variable(run_rows):
+    with pytest.raises(LlmcfError, match="unknown column") as caught:
+        run_rows(GOOD, items=[{"item_id": "a", "title": "A"}], text={"item": "{{titel}}"})
+    assert 'did you mean "title"' in caught.value.what
+
+
+def test_hostile_names(run_rows):
+    items = [{"item_id": "a", 'x"; DROP TABLE clean; --': "v'", "it's": ["p", "q"], "Item_Row": "7"}]
+    result = run_rows(GOOD, items=items)
+    assert result["item"][0]["text"] == "v', p, q, 7"
+    assert list(result["item"][0])[3:] == ['x"; DROP TABLE clean; --', "it's", "Item_Row_"]
+
+
+def test_full_disk_or_memory(run_rows, monkeypatch):
+    from llmcf_cli.data import ingest as module
+
+    monkeypatch.setattr(module, "MEMORY_LIMIT", "1MB")
+    with pytest.raises(StoreError, match="memory"):
+        run_rows([(f"u{n}", f"i{n % 977}", 5.0 - n % 5, n) for n in range(30_000)])

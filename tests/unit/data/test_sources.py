@@ -1,0 +1,199 @@
+"""Every format: dialects, headers, multi-valued columns, damaged files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig
+
+EVENTS = [("u1", "a", 5, 1), ("u1", "b", 2, 2), ("u1", "c", 4, 3), ("u2", "a", 1, 2)]
+
+
+def csv_section(path, **source):
+    source = {"type": "csv", "interactions": str(path), "columns": {"rating": "rating", "time": "time"}} | source
+    return {"source": source, "label": "rating", "split": "leave_one_out"}
+
+
+def csv_text(delimiter=",", header=True, newline="\n"):
+    lines = [["user_id", "item_id", "rating", "time"]] * header + [list(map(str, row)) for row in EVENTS]
+    return newline.join(delimiter.join(line) for line in lines) + newline
+
+
+def stored(result):
+    user, item = result.ids("user"), result.ids("item")
+    return sorted((user[r["user_row"]], item[r["item_row"]], r["rating"], r["time"]) for r in result["interaction"])
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "::"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_csv_dialects(run, tmp_path, delimiter, newline):
+    path = tmp_path / "ratings.dat"
+    path.write_bytes(csv_text(delimiter, newline=newline).encode())
+    assert stored(run(csv_section(path, delimiter=delimiter))) == EVENTS
+
+
+def test_csv_without_header_gzipped(run, tmp_path):
+    path = tmp_path / "ratings.csv.gz"
+    path.write_bytes(gzip.compress(csv_text(header=False).encode()))
+    names = {"interactions": ["user_id", "item_id", "rating", "time"]}
+    assert stored(run(csv_section(path, names=names))) == EVENTS
+    with pytest.raises(DataError, match="has 4 columns, but dataset.source.names.interactions names 3"):
+        run(csv_section(path, names={"interactions": ["user_id", "item_id", "rating"]}))
+
+
+def test_csv_features(run, tmp_path):
+    events, items = tmp_path / "r.csv", tmp_path / "i.csv"
+    events.write_text("﻿" + csv_text(), encoding="utf-8")
+    items.write_bytes('id,name,kinds,text\na,"Café, ""Noir""",x|y,hello\nb,,|,\n'.encode("latin-1"))
+    events.write_text(csv_text(), encoding="latin-1")
+    result = run(csv_section(events, items=str(items), item_key="id", multi=["kinds"], encoding="latin-1"))
+    assert result["item"] == [
+        {"item_row": 1, "item_id": "a", "text": 'Café, "Noir", x, y, hello', "name": 'Café, "Noir"',
+         "kinds": ["x", "y"], "text_": "hello"},
+        {"item_row": 2, "item_id": "b", "text": "", "name": None, "kinds": [], "text_": None},
+        {"item_row": 3, "item_id": "c", "text": "", "name": None, "kinds": [], "text_": None},
+    ]  # fmt: skip
+    chosen = run(csv_section(events, items=str(items), item_key="id", item_features=["name"], encoding="latin-1"))
+    assert list(chosen["item"][0]) == ["item_row", "item_id", "text", "name"]
+
+
+def test_csv_with_byte_order_mark(run, tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text(csv_text(), encoding="utf-8-sig")
+    assert stored(run(csv_section(path))) == EVENTS
+
+
+def test_parquet_types(run, tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for n, rows in enumerate((EVENTS[:2], EVENTS[2:])):
+        user, item, rating, time = zip(*rows, strict=True)
+        stamps = pa.array([t * 1_000_000_000 for t in time], pa.timestamp("ns"))
+        data = {"who": pa.array([int(u[1:]) for u in user]), "what": item, "stars": rating, "at": stamps}
+        pq.write_table(pa.table(data), folder / f"{n}.parquet")
+    items = pa.table({"what": ["a"], "vector": pa.array([[0.5, 0.25]]), "tags": [["x", None, ""]], "price": [1.5]})
+    pq.write_table(items, tmp_path / "items.parquet")
+    columns = {"user": "who", "item": "what", "rating": "stars", "time": "at"}
+    source = {"type": "parquet", "interactions": str(folder), "items": str(tmp_path / "items.parquet"), "columns": columns}
+    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    assert stored(result) == [(u[1:], i, r, t) for u, i, r, t in EVENTS]
+    assert result["item"][0] == {"item_row": 1, "item_id": "a", "text": "x, 1.5", "tags": ["x"], "price": "1.5"}
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("100", 100), (" 7 ", 7), ("100.9", 100), ("-1.5", -2), ("8.8e8", 880_000_000),
+        ("1700000000123456789", 1_700_000_000_123_456_789), ("1970-01-01 00:01:00.5", 60), ("1970-01-02", 86_400),
+    ],
+)  # fmt: skip
+def test_times_in_text(run, tmp_path, time, expected):
+    path = tmp_path / "r.csv"
+    path.write_text(f"user_id,item_id,rating,time\nu,a,5,{time}\nu,b,1,900\nu,c,1,901\n")
+    assert next(t for _, item, _, t in stored(run(csv_section(path))) if item == "a") == expected
+
+
+REVIEWS = [
+    {"reviewerID": "u1", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "reviewText": 'say "hi"\tthere'},
+    {"reviewerID": "u1", "asin": "B", "overall": 2.0, "unixReviewTime": 20, "reviewText": "{}"},
+    {"reviewerID": "u1", "asin": "C", "overall": 4.0, "unixReviewTime": 30},
+]
+METADATA = [
+    "{'asin': 'A', 'title': \"Mum's soap\", 'brand': 'Suds', 'price': 2.5, 'categories': [['Beauty', 'Bath'], ['Gifts']]}",
+    json.dumps({"asin": "B", "title": "Comb &amp; brush", "categories": [["Beauty"]]}),
+    "{'asin': 'C', 'title': __import__('os').getcwd()}",
+    "",
+    "{'asin': 'C', 'categories': []}",
+]
+
+
+@pytest.mark.parametrize("suffix", [".json.gz", ".json"])
+def test_amazon2014(run, tmp_path, suffix):
+    pack = gzip.compress if suffix.endswith("gz") else bytes
+    reviews, metadata = tmp_path / f"reviews{suffix}", tmp_path / f"meta{suffix}"
+    reviews.write_bytes(pack("\n".join(map(json.dumps, REVIEWS)).encode() + b"\n{broken\n"))
+    metadata.write_bytes(pack("\n".join(METADATA).encode()))
+    source = {"type": "amazon2014", "reviews": str(reviews), "metadata": str(metadata)}
+    section = {"source": source, "label": "rating", "split": "leave_one_out", "max_bad_rows": 0.3}
+    result = run(section)
+    assert stored(result) == [("u1", "A", 5.0, 10), ("u1", "B", 2.0, 20), ("u1", "C", 4.0, 30)]
+    assert result["item"] == [
+        {"item_row": 1, "item_id": "A", "text": "Mum's soap, Suds, Beauty > Bath, Gifts", "title": "Mum's soap",
+         "brand": "Suds", "categories": ["Beauty > Bath", "Gifts"]},
+        {"item_row": 2, "item_id": "B", "text": "Comb &amp; brush, Beauty", "title": "Comb &amp; brush",
+         "brand": None, "categories": ["Beauty"]},
+        {"item_row": 3, "item_id": "C", "text": "", "title": None, "brand": None, "categories": []},
+    ]  # fmt: skip
+    assert "{broken" in result.step("read interactions").samples[0]
+    assert "meta" in result.step("read items").samples[0]
+    assert ":3: neither JSON nor a Python literal" in result.step("read items").samples[0]
+    with pytest.raises(DataError, match="unusable"):
+        run(section | {"max_bad_rows": 0.1})
+
+
+def test_truncated_gzip(run, tmp_path):
+    reviews, metadata = tmp_path / "reviews.json.gz", tmp_path / "meta.json.gz"
+    whole = gzip.compress("\n".join(map(json.dumps, REVIEWS * 200)).encode())
+    reviews.write_bytes(whole)
+    metadata.write_bytes(gzip.compress("\n".join(METADATA * 300).encode())[:-30])
+    source = {"type": "amazon2014", "reviews": str(reviews), "metadata": str(metadata)}
+    with pytest.raises(DataError, match="cannot be read") as caught:
+        run({"source": source, "label": "rating", "split": "leave_one_out"})
+    assert caught.value.where == str(metadata)
+    reviews.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="cannot be read|unusable"):
+        run({"source": source, "label": "rating", "split": "leave_one_out"})
+
+
+def test_file_references_are_known_to_artifact_keys():
+    from llmcf_cli.core.types import file_refs
+
+    config = ParquetConfig(interactions="a", items="b", users="c", columns={"time": "t"})
+    assert list(file_refs(config)) == ["a", "b", "c"]
+    assert list(file_refs(CsvConfig(interactions="a", columns={"time": "t"}))) == ["a"]
+
+
+@pytest.mark.parametrize("columns", [{}, {"time": "t", "position": "p"}])
+def test_one_order(columns):
+    with pytest.raises(ValidationError, match="either time or position"):
+        ParquetConfig(interactions="a", columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"x.txt": "hello"}, "holds no .inter file"),
+        ({"a.inter": "", "b.inter": ""}, "holds several .inter files"),
+        ({"a.inter": ""}, "is empty"),
+        ({"a.inter": "user_id\titem_id\n"}, "'user_id' is not name:type"),
+        ({"a.inter": "user_id:token\tuser_id:token\n"}, "occurs twice"),
+        ({"a.inter": "user_id:token\titem_id:token\n"}, 'has no column "timestamp"'),
+        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\n"}, "has no rows"),
+        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\n"}, "has no ratings"),
+    ],
+)
+def test_bad_recbole(run, tmp_path, files, message):
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    with pytest.raises(DataError, match=message):
+        run({"source": {"type": "recbole", "path": str(tmp_path)},
+             "label": "implicit" if "rows" in message else "rating", "split": "leave_one_out"})  # fmt: skip
+
+
+def test_recbole_names_are_checked(run, movies):
+    section = {"label": "rating", "split": "leave_one_out"}
+    source = {"type": "recbole", "path": str(movies)}
+    with pytest.raises(DataError, match=r'"clas" \(did you mean "class"\?\)'):
+        run({"source": source | {"multi": ["clas"]}, **section})
+    with pytest.raises(DataError, match=r'"ratings" \(did you mean "rating"\?\)'):
+        run({"source": source | {"columns": {"rating": "ratings"}}, **section, "label": "implicit"})
+    chosen = run({"source": source | {"item_features": ["movie_title"], "user_features": []}, **section})
+    assert list(chosen["item"][0]) == ["item_row", "item_id", "text", "movie_title"]
+    assert list(chosen["user"][0]) == ["user_row", "user_id", "text"]
