@@ -164,3 +164,5 @@ class RubricJudgeConfig(ComponentConfig):
     """A text of fewer words is dropped."""
     max_echo: Annotated[float, Field(gt=0, le=1)] = 0.6
     """Share of the text's five-word runs copied from the prompt, from which on it is dropped as an echo."""
+    min_coherence: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """A text that repeats itself more than this allows (1: nothing repeats) is dropped."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.types import Config
+from llmcf_cli.recipe.tree import Node, dotted, nearest, plain
+from llmcf_cli.recipe.yamlfile import read_yaml
 
 VARIABLES: dict[str, str] = {
     "history": "texts of the user's earlier items, oldest first: a list for {{#history}}, joined text for {{history}}",
@@ -43,11 +44,13 @@ class TemplateProblem:
         line: 1-based line within the template.
         what: The problem.
         allowed: Names that would be right.
+        name: The variable in question, if there is one.
     """
 
     line: int
     what: str
     allowed: tuple[str, ...] = ()
+    name: str = ""
 
 
 def template_problems(template: str, variables: Sequence[str], *, unused: bool = True) -> list[TemplateProblem]:
@@ -85,9 +88,8 @@ def template_problems(template: str, variables: Sequence[str], *, unused: bool =
             continue
         used.add(name)
         if name not in variables:
-            near = closest(name, variables)
-            suggestion = f'; did you mean "{near}"?' if near else ""
-            problems.append(TemplateProblem(line, f'unknown variable "{name}"{suggestion}', tuple(variables)))
+            what = f'unknown variable "{name}"{_suggestion(name, variables)}'
+            problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
     if unused:
         missing = [name for name in variables if name not in used]
@@ -170,100 +172,69 @@ def load_prompt(path: Path) -> Prompt:
         RecipeError: The file cannot be read, is no YAML, has unknown or missing keys, or a template uses an unknown
             or undeclared variable or leaves a declared one unused. Holds every problem found, each with its line.
     """
+    root = read_yaml(path)
     try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
-    except OSError as error:
-        raise _one(f"cannot read the prompt file: {error.strerror}", str(path)) from error
-    except UnicodeDecodeError as error:
-        raise _one(f"the prompt file is not UTF-8: {error.reason}", str(path)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _one(f"not valid YAML: {error.problem}", f"{path}:{line}") from error
-    if not isinstance(data, dict):
-        raise _one("a prompt file holds `name`, `variables` and `messages`", f"{path}:1")
-    try:
-        prompt = Prompt.model_validate(data)
+        prompt = Prompt.model_validate(plain(root))
     except ValidationError as error:
-        raise RecipeError([_problem(item, path, root) for item in error.errors()]) from error
-    problems = [*_variable_problems(prompt, path, root), *_message_problems(prompt, path, root)]
+        raise RecipeError([_problem(item, root) for item in error.errors()]) from error
+    problems = [*_variable_problems(prompt, root), *_message_problems(prompt, root)]
     if problems:
         raise RecipeError(problems)
     return prompt
 
 
-def _variable_problems(prompt: Prompt, path: Path, root: yaml.Node) -> Iterator[LlmcfError]:
+def _variable_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
     used = {name for m in prompt.messages for sign, name, _ in _tags(m.content) if sign not in ("!", "/")}
     for index, name in enumerate(prompt.variables):
-        where = f"{path}:{_line(root, ('variables', index))}: variables"
+        where = f"{nearest(root, ('variables', index)).origin}: variables"
         if name not in VARIABLES:
-            near = closest(name, VARIABLES)
-            suggestion = f'; did you mean "{near}"?' if near else ""
-            yield LlmcfError(f'unknown variable "{name}"{suggestion}', where=where, allowed=tuple(VARIABLES))
-        elif name not in used:
-            yield LlmcfError(f'variable "{name}" is declared but no message uses it', where=where,
-                             hint="use it or take it out of `variables`")  # fmt: skip
-    if prompt.messages[-1].role != "user":
-        line = _line(root, ("messages", len(prompt.messages) - 1))
-        yield LlmcfError("the last message must be the user's", where=f"{path}:{line}: messages")
-
-
-def _message_problems(prompt: Prompt, path: Path, root: yaml.Node) -> Iterator[LlmcfError]:
-    for index, message in enumerate(prompt.messages):
-        node = _node(root, ("messages", index, "content"))
-        start = node.start_mark.line + 1 + (isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"))
-        for problem in template_problems(message.content, prompt.variables, unused=False):
-            hint = ""
-            for name in VARIABLES:
-                if problem.what.startswith(f'unknown variable "{name}"'):
-                    hint = f"add {name} to `variables`"
             yield LlmcfError(
-                problem.what, where=f"{path}:{start + problem.line - 1}: messages.{index}.content",
-                allowed=problem.allowed, hint=hint,
+                f'unknown variable "{name}"{_suggestion(name, VARIABLES)}', where=where, allowed=tuple(VARIABLES)
+            )
+        elif name not in used:
+            yield LlmcfError(
+                f'variable "{name}" is declared but no message uses it', where=where,
+                hint="use it or take it out of `variables`",
+            )  # fmt: skip
+    if prompt.messages[-1].role != "user":
+        where = f"{nearest(root, ('messages', len(prompt.messages) - 1)).origin}: messages"
+        yield LlmcfError("the last message must be the user's", where=where)
+
+
+def _message_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
+    for index, message in enumerate(prompt.messages):
+        origin = nearest(root, ("messages", index, "content")).origin
+        # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
+        first = origin.line + ("\n" in message.content)
+        for problem in template_problems(message.content, prompt.variables, unused=False):
+            undeclared = problem.name in VARIABLES and problem.name not in prompt.variables
+            yield LlmcfError(
+                problem.what, where=f"{replace(origin, line=first + problem.line - 1)}: messages.{index}.content",
+                allowed=problem.allowed, hint=f"add {problem.name} to `variables`" if undeclared else "",
             )  # fmt: skip
 
 
-def _problem(item: Mapping[str, Any], path: Path, root: yaml.Node) -> LlmcfError:
-    location = tuple(item["loc"])
-    where = f"{path}:{_line(root, location)}: {'.'.join(map(str, location))}"
+def _problem(item: Mapping[str, Any], root: Node) -> LlmcfError:
+    path = tuple(item["loc"])
+    where = f"{nearest(root, path).origin}: {dotted(path)}"
     if item["type"] == "extra_forbidden":
-        model = {"messages": PromptMessage, "sections": PromptSection}.get(str(location[0]), Prompt)
+        model = {"messages": PromptMessage, "sections": PromptSection}.get(str(path[0]), Prompt)
         known = tuple(model.model_fields)
-        near = closest(str(location[-1]), known)
-        suggestion = f'; did you mean "{near}"?' if near else ""
-        return LlmcfError(f'unknown key "{location[-1]}"{suggestion}', where=where, allowed=known)
+        return LlmcfError(f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known)
+    if item["type"] == "missing":
+        return LlmcfError(f"the required key `{path[-1]}` is missing", where=where)
     return LlmcfError(str(item["msg"]), where=where)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    near = closest(name, known)
+    return f'; did you mean "{near}"?' if near else ""
 
 
 def _tags(template: str) -> Iterator[tuple[str, str, int]]:
     """(sign, name, line) of every tag."""
     for match in _TAG.finditer(template):
         yield match.group(1), match.group(2), template.count("\n", 0, match.start()) + 1
-
-
-def _node(root: yaml.Node, location: Iterable[str | int]) -> yaml.Node:
-    """The node at a key path, or the deepest one that exists on the way."""
-    node = root
-    for key in location:
-        if isinstance(node, yaml.MappingNode):
-            found = next((v for k, v in node.value if k.value == key), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-            found = node.value[key]
-        else:
-            found = None
-        if found is None:
-            return node
-        node = found
-    return node
-
-
-def _line(root: yaml.Node, location: Iterable[str | int]) -> int:
-    return int(_node(root, location).start_mark.line) + 1
-
-
-def _one(what: str, where: str) -> RecipeError:
-    return RecipeError([LlmcfError(what, where=where)])
 
 
 def _verbatim(text: str) -> str:

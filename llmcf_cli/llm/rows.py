@@ -1,0 +1,84 @@
+"""Train samples with their texts, from the DuckDB file of ingest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+# By a digest, so that the order is the same on every machine, and a longer prefix contains every shorter one. Balanced:
+# positives and negatives in turn, until one of them runs out.
+_ORDER = """
+SELECT sample_id FROM (
+    SELECT sample_id, class, row_number() OVER (PARTITION BY class ORDER BY position, sample_id) AS rank
+    FROM (
+        SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class,
+               md5(concat($seed::BIGINT, ':', sample_id)) AS position
+        FROM sample WHERE split = 'train'
+    )
+)
+ORDER BY rank, class DESC
+LIMIT $count
+"""
+_TEXTS = """
+WITH chosen AS (SELECT * FROM sample WHERE sample_id IN (SELECT unnest($ids))),
+step AS (
+    SELECT sample_id, unnest(history) AS item_row, unnest(range(len(history))) AS position FROM chosen
+),
+history AS (
+    SELECT sample_id, list(item.text ORDER BY position) AS texts
+    FROM step JOIN item USING (item_row) GROUP BY sample_id
+)
+SELECT chosen.sample_id, chosen.label, item.text, "user".text, history.texts
+FROM chosen JOIN item USING (item_row) JOIN "user" USING (user_row) LEFT JOIN history USING (sample_id)
+"""
+
+
+@dataclass(frozen=True)
+class SampleTexts:
+    """A sample as prompts read it.
+
+    Attributes:
+        sample_id: Its number.
+        label: 1 or 0.
+        item: Text of the target item.
+        user: Text of the user.
+        history: Texts of the earlier items, oldest first.
+    """
+
+    sample_id: int
+    label: int
+    item: str
+    user: str
+    history: list[str]
+
+
+def train_labels(connection: Any) -> tuple[int, int]:
+    """Positive and negative samples of the train split."""
+    positive, negative = connection.execute(
+        "SELECT count(*) FILTER (label = 1), count(*) FILTER (label = 0) FROM sample WHERE split = 'train'"
+    ).fetchone()
+    return positive, negative
+
+
+def train_order(connection: Any, seed: int, balance: str, count: int) -> np.ndarray:
+    """The first `count` train samples (int64 sample ids) in the seed's order.
+
+    Args:
+        connection: To the DuckDB file of ingest.
+        seed: Determines the order; of two counts, the larger one's samples contain the smaller one's.
+        balance: `labels`: positive and negative samples in turn, until one kind runs out; `none`: as they come.
+        count: Most samples.
+    """
+    found = connection.execute(_ORDER, {"seed": seed, "balanced": balance == "labels", "count": count})
+    return found.fetchnumpy()["sample_id"].astype(np.int64)
+
+
+def sample_texts(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> list[SampleTexts]:
+    """The texts of some samples, in the order of `sample_ids`."""
+    ids = [int(i) for i in sample_ids]
+    rows = connection.execute(_TEXTS, {"ids": ids}).fetchall()
+    found = {row[0]: SampleTexts(row[0], row[1], row[2], row[3], row[4] or []) for row in rows}
+    return [found[i] for i in ids]
