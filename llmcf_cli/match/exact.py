@@ -11,8 +11,8 @@ plain product:
    pool is full of ties, in a float64 product over all examples.
 
 Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix, and blocks
-past it are never computed. All other rules concern examples of the query's own user, which a join on the user
-finds.
+past it are never computed. All other rules concern the query's own sample and examples of its own user, which
+joins on the two find.
 
 Legend: N queries, B queries of a block, E examples, D space dimensions, K examples per query, C candidates.
 """
@@ -210,6 +210,7 @@ class _Pool:
             for start in range(0, len(member), block)
         }
         norm_E = torch.linalg.vector_norm(self.vector_ED, dim=1)
+        self.by_id = np.argsort(self.keys.sample_id_N)
         self.norm = float(norm_E.max()) if len(member) else 0.0
 
     def nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
@@ -304,7 +305,7 @@ class _Pool:
             score_BE[where] = -torch.inf
 
     def _own_examples(self, keys: Keys, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Every (query row, block column) of one user: all that rules other than time can refuse."""
+        """Every (query row, block column) of one user or one sample: all that rules other than time can refuse."""
         by_user = self.by_user[block.start]
         user = self.keys.user_row_N[block.start : block.start + self.block][by_user]
         first = np.searchsorted(user, keys.user_row_N, side="left")
@@ -312,8 +313,18 @@ class _Pool:
         row = np.repeat(np.arange(len(keys)), count)
         within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         column = by_user[np.repeat(first, count) + within]
-        inside = column < block.stop - block.start
+        itself, where = self._same_sample(keys)
+        row, column = np.concatenate([row, itself]), np.concatenate([column, where - block.start])
+        inside = (column >= 0) & (column < block.stop - block.start)
         return row[inside], column[inside]
+
+    def _same_sample(self, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+        """(query row, pool column) of every query that is an example itself."""
+        ids = self.keys.sample_id_N[self.by_id]
+        at = np.searchsorted(ids, keys.sample_id_N)
+        row = np.flatnonzero(np.append(ids, -1)[at] == keys.sample_id_N)
+        row = row[keys.sample_id_N[row] >= 0]
+        return row, self.by_id[at[row]]
 
 
 def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

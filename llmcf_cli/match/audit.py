@@ -1,0 +1,209 @@
+"""Stored matches checked again by SQL, from the tables alone: nothing here calls the code that made them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.match.guard import Clock
+
+SHOWN = 5
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+# `pair`: one row per place of a match, with what is known of both sides; e_* are NULL for an unknown example.
+_PAIR = """
+CREATE TEMP TABLE pair AS
+WITH place AS (
+    SELECT sample_id, unnest(range(1, len(example_sample_id) + 1)) AS place,
+           unnest(example_sample_id) AS example_id, unnest(score) AS score
+    FROM read_parquet($matches)
+)
+SELECT p.sample_id, p.place, p.example_id, p.score, p.example_id <> -1 AS filled,
+       q.sample_id IS NOT NULL AS known, q.user_row, q.item_row, q.time,
+       e.sample_id IS NOT NULL AS e_known, e.user_row AS e_user, e.item_row AS e_item, e.time AS e_time,
+       e.split AS e_split, e.label AS e_label
+FROM place p
+LEFT JOIN ingest.sample q ON q.sample_id = p.sample_id
+LEFT JOIN ingest.sample e ON e.sample_id = p.example_id AND p.example_id <> -1
+"""
+_LATER = {
+    "global": "e_time >= time",
+    "per_user": "e_time >= time AND e_user = user_row",
+}
+# Kind → (meaning, rows that violate it: sample_id and example_id; {half} and {later} are filled in).
+_CHECKS = {
+    "own_row": (
+        "a sample among its own examples",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND example_id = sample_id",
+    ),
+    "same_pair": (
+        "an example of the same user and item",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND example_id <> sample_id "
+        "AND e_user = user_row AND e_item = item_row",
+    ),
+    "future": (
+        "an example not strictly before the sample",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND {later}",
+    ),
+    "not_train": (
+        "an example that is no train row",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND e_known AND e_split <> 'train'",
+    ),
+    "duplicate": (
+        "an example twice in one row",
+        "SELECT sample_id, example_id FROM pair WHERE filled GROUP BY ALL HAVING count(*) > 1",
+    ),
+    "unknown_example": (
+        "an example that is no sample",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND NOT e_known",
+    ),
+    "unknown_sample": (
+        "a match of something that is no sample",
+        "SELECT DISTINCT sample_id, NULL::BIGINT AS example_id FROM pair WHERE NOT known",
+    ),
+    "repeated_sample": (
+        "a sample with more than one row",
+        "SELECT sample_id, NULL::BIGINT AS example_id FROM read_parquet($matches) "
+        "GROUP BY sample_id HAVING count(*) > 1",
+    ),
+    "unmatched_sample": (
+        "a sample without a row",
+        "SELECT sample_id, NULL::BIGINT AS example_id FROM ingest.sample "
+        "ANTI JOIN read_parquet($matches) USING (sample_id)",
+    ),
+    "label_imbalance": (
+        "more than half of the places of one label",
+        "SELECT sample_id, NULL::BIGINT AS example_id FROM pair WHERE filled GROUP BY sample_id "
+        "HAVING count(*) FILTER (e_label = 1) > {half} OR count(*) FILTER (e_label = 0) > {half}",
+    ),
+    "disorder": (
+        "scores that rise, are not finite, or padding that is not last with score 0",
+        "SELECT sample_id, example_id FROM (SELECT *, lag(score) OVER row AS above, lag(filled) OVER row AS before "
+        "FROM pair WINDOW row AS (PARTITION BY sample_id ORDER BY place)) WHERE NOT isfinite(score) "
+        "OR (filled AND (score > above OR NOT before)) OR (NOT filled AND score <> 0)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One kind of violation.
+
+    Attributes:
+        kind: Its name.
+        meaning: What it is, in words.
+        count: How many there are.
+        rows: Up to five: (sample id, example's sample id or None).
+    """
+
+    kind: str
+    meaning: str
+    count: int
+    rows: tuple[tuple[int, int | None], ...]
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What an audit found.
+
+    Attributes:
+        samples: Matched samples.
+        k: Places per sample.
+        violations: One entry per kind that was checked, also where the count is 0.
+        positive_share: Share of positive labels among filled places; NaN without any.
+        padding_share: Share of places without an example.
+        examples_used: Distinct examples.
+        most_used: Times the most used example occurs.
+        score_quantiles: Quantile → score of filled places; empty without any.
+    """
+
+    samples: int
+    k: int
+    violations: tuple[Violation, ...]
+    positive_share: float
+    padding_share: float
+    examples_used: int
+    most_used: int
+    score_quantiles: dict[float, float]
+
+    @property
+    def total(self) -> int:
+        """Violations of all kinds."""
+        return sum(violation.count for violation in self.violations)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, the total included."""
+        return {"total": self.total, **asdict(self)}
+
+
+def audit_matches(ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels") -> AuditReport:
+    """Check every stored match against the samples.
+
+    Args:
+        ingest_db: DuckDB file with the table `sample`.
+        match_parquet: Table `example_match`.
+        clock: The data's clock, as ingest recorded it: which examples count as past.
+        balance: The recipe's `match.balance`; `labels` also checks that no label takes more than half.
+
+    Raises:
+        StoreError: A file is missing or lacks the columns.
+    """
+    import duckdb
+
+    for path in (ingest_db, match_parquet):
+        if not path.exists():
+            raise StoreError("no such file", where=str(path), hint="llmcf status")
+    with duckdb.connect() as connection:
+        try:
+            connection.execute(f"ATTACH '{_quoted(ingest_db)}' AS ingest (READ_ONLY)")
+            connection.execute(_PAIR, {"matches": str(match_parquet)})
+        except duckdb.Error as error:
+            what = f"cannot be audited: {str(error).splitlines()[0]}"
+            raise StoreError(what, where=f"{match_parquet} against {ingest_db}") from error
+        samples, k = connection.execute(
+            "SELECT count(*), coalesce(max(len(example_sample_id)), 0) FROM read_parquet($1)",
+            [str(match_parquet)],
+        ).fetchone()
+        violations = []
+        for kind, (meaning, query) in _CHECKS.items():
+            if kind == "label_imbalance" and balance != "labels":
+                continue
+            rows = query.format(later=_LATER[clock], half=k // 2)
+            count, shown = _offenders(connection, rows, str(match_parquet))
+            violations.append(Violation(kind, meaning, count, shown))
+        return AuditReport(samples=samples, k=k, violations=tuple(violations), **_statistics(connection))
+
+
+def _offenders(connection: Any, query: str, matches: str) -> tuple[int, tuple[tuple[int, int | None], ...]]:
+    parameters = {"matches": matches} if "$matches" in query else None
+    rows = connection.execute(
+        f"SELECT sample_id, example_id, count(*) OVER () FROM ({query}) ORDER BY 1, 2 LIMIT {SHOWN}",
+        parameters,
+    ).fetchall()
+    return (rows[0][2] if rows else 0), tuple((sample, example) for sample, example, _ in rows)
+
+
+def _statistics(connection: Any) -> dict[str, Any]:
+    positive, padding, used = connection.execute(
+        "SELECT avg(e_label) FILTER (filled), avg((NOT filled)::INT), count(DISTINCT example_id) FILTER (filled) "
+        "FROM pair"
+    ).fetchone()
+    most = connection.execute(
+        "SELECT max(n) FROM (SELECT count(*) AS n FROM pair WHERE filled GROUP BY example_id)"
+    ).fetchone()[0]
+    scores = connection.execute(
+        f"SELECT quantile_cont(score, {list(QUANTILES)}) FROM pair WHERE filled AND isfinite(score)"
+    ).fetchone()[0]
+    return {
+        "positive_share": float("nan") if positive is None else float(positive),
+        "padding_share": float(padding or 0.0),
+        "examples_used": used,
+        "most_used": most or 0,
+        "score_quantiles": dict(zip(QUANTILES, map(float, scores), strict=True)) if scores else {},
+    }
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

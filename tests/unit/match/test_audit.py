@@ -1,0 +1,160 @@
+"""The audit finds every planted violation, exactly there, and nothing in clean matches."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.match.audit import audit_matches
+from llmcf_cli.match.exact import ExactSearcher
+from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.store.tables import SAMPLE, example_match
+
+# sample_id, user, item, label, time, split
+ROWS = [
+    (0, 1, 1, 1, 10, "train"), (1, 1, 2, 0, 20, "train"), (2, 2, 1, 1, 20, "train"), (3, 2, 3, 0, 30, "train"),
+    (4, 3, 4, 1, 30, "train"), (5, 1, 1, 0, 40, "train"), (6, 3, 2, 0, 50, "validation"), (7, 2, 5, 1, 60, "test"),
+    (8, 1, 5, 1, 70, "test"),
+]  # fmt: skip
+CLEAN = {
+    0: [], 1: [0], 2: [0], 3: [0, 1], 4: [0, 2, 1], 5: [2, 4, 3, 1], 6: [0, 3, 2, 5], 7: [0, 1, 4, 5],
+    8: [2, 3, 0, 1],
+}  # fmt: skip
+
+
+def write(tmp_path, matches, scores=None, rows=ROWS):
+    db, table = tmp_path / "ingest.duckdb", tmp_path / "match.parquet"
+    if not db.exists():
+        with duckdb.connect(str(db)) as connection:
+            connection.execute(SAMPLE.ddl())
+            connection.executemany("INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, [])", rows)
+    pairs = matches.items() if isinstance(matches, dict) else matches
+    lists = [(q, list(found) + [-1] * (4 - len(found))) for q, found in pairs]
+    if scores is None:
+        scores = [
+            [0.9 - 0.1 * place if e != -1 else 0.0 for place, e in enumerate(found)] for _, found in lists
+        ]
+    spec = example_match(4).schema
+    pq.write_table(pa.table([[q for q, _ in lists], [f for _, f in lists], scores], schema=spec), table)
+    return db, table
+
+
+def counts(report):
+    return {v.kind: v.count for v in report.violations if v.count}
+
+
+@pytest.mark.parametrize("clock", ["global", "per_user"])
+def test_clean_matches_have_none(tmp_path, clock):
+    report = audit_matches(*write(tmp_path, CLEAN), clock)
+    assert counts(report) == {}
+    assert report.total == report.as_dict()["total"] == 0
+    assert len(report.violations) == 11
+    assert (report.samples, report.k, report.examples_used, report.most_used) == (9, 4, 6, 7)
+    filled = sum(map(len, CLEAN.values()))
+    assert report.padding_share == pytest.approx(1 - filled / 36)
+    labels = {row[0]: row[3] for row in ROWS}
+    assert report.positive_share == pytest.approx(sum(labels[e] for f in CLEAN.values() for e in f) / filled)
+    assert report.score_quantiles[0.0] == pytest.approx(0.6)
+    assert report.score_quantiles[1.0] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sample", "found", "also"),
+    [
+        ("own_row", 5, [5, 2], {"future": 1}),
+        ("same_pair", 5, [0], {}),
+        ("future", 3, [4], {}),
+        ("future", 2, [1], {}),  # equal times
+        ("not_train", 8, [7, 6], {}),
+        ("duplicate", 8, [2, 2], {}),
+        ("unknown_example", 8, [99], {}),
+        ("label_imbalance", 8, [0, 2, 4], {}),
+        ("label_imbalance", 8, [1, 3, 5], {"same_pair": 0}),
+    ],
+)
+def test_each_planted_kind_is_found(tmp_path, kind, sample, found, also):
+    report = audit_matches(*write(tmp_path, CLEAN | {sample: found}), "global")
+    planted = {v.kind: v for v in report.violations}[kind]
+    assert planted.count == (2 if kind == "not_train" else 1)
+    assert planted.rows[0][0] == sample
+    if kind != "label_imbalance":
+        assert planted.rows[0][1] in found
+    assert counts(report) == {k: n for k, n in {kind: planted.count, **also}.items() if n}
+
+
+def test_rows_that_do_not_belong_or_are_missing(tmp_path):
+    rows = [(q, found) for q, found in CLEAN.items() if q != 4] + [(77, []), (0, [])]
+    assert counts(audit_matches(*write(tmp_path, rows), "global")) == {
+        "unknown_sample": 1, "repeated_sample": 1, "unmatched_sample": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "scores"),
+    [
+        ([2, 3], [0.5, 0.6, 0.0, 0.0]),
+        ([2, -1, 3], [0.5, 0.0, 0.4, 0.0]),
+        ([2, 3], [0.5, 0.4, 0.3, 0.0]),
+        ([2, 3], [float("nan"), 0.4, 0.0, 0.0]),
+    ],
+)
+def test_disorder(tmp_path, found, scores):
+    files = write(tmp_path, CLEAN)
+    table = pq.read_table(files[1]).to_pydict()
+    table["example_sample_id"][8], table["score"][8] = found + [-1] * (4 - len(found)), scores
+    pq.write_table(pa.table(table, schema=example_match(4).schema), files[1])
+    assert counts(audit_matches(*files, "global"))["disorder"] >= 1
+
+
+def test_clock_decides_what_is_future(tmp_path):
+    matches = CLEAN | {3: [4], 1: [5]}  # another user's later row; an own later row
+    assert counts(audit_matches(*write(tmp_path, matches), "global")) == {"future": 2}
+    report = audit_matches(*write(tmp_path, matches), "per_user")
+    assert counts(report) == {"future": 1}
+    assert [v.rows for v in report.violations if v.count] == [((1, 5),)]
+
+
+def test_free_balance_is_not_held_to_halves(tmp_path):
+    files = write(tmp_path, CLEAN | {8: [0, 2, 4]})
+    assert counts(audit_matches(*files, "global", balance="none")) == {}
+
+
+def test_only_five_rows_are_shown(tmp_path):
+    report = audit_matches(*write(tmp_path, {q: [q] for q in CLEAN}), "global")
+    own = report.violations[0]
+    assert (own.kind, own.count, len(own.rows)) == ("own_row", 9, 5)
+
+
+@pytest.mark.parametrize("clock", ["global", "per_user"])
+def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock):
+    rng = np.random.default_rng(7)
+    count, train = 400, 250
+    rows = [
+        (i, *rng.integers(1, 9, 2).tolist(), int(rng.integers(2)), i // 7, "train" if i < train else "test")
+        for i in range(count)
+    ]
+    columns = [np.array(c) for c in zip(*rows, strict=True)]
+    keys = Keys(columns[0], columns[1], columns[2], columns[4])
+    vector = rng.integers(-2, 3, (count, 6)).astype(np.float32)
+    picked = np.sort(rng.choice(train, 80, replace=False))
+    found = ExactSearcher().search(
+        vector, keys, vector[picked], keys.take(picked), columns[3][picked], k=4, balance="labels",
+        guard=Guard(clock, columns[5][picked]),
+    )  # fmt: skip
+    ids = np.where(found.index_NK >= 0, picked[found.index_NK], -1)
+    files = write(tmp_path, dict(enumerate(ids.tolist())), found.score_NK.tolist(), rows)
+    report = audit_matches(*files, clock)
+    assert counts(report) == {}
+    assert report.padding_share < 0.5
+
+
+def test_missing_or_foreign_files_are_refused(tmp_path):
+    _, table = write(tmp_path, CLEAN)
+    with pytest.raises(StoreError, match="no such file"):
+        audit_matches(tmp_path / "none.duckdb", table, "global")
+    with pytest.raises(StoreError, match="cannot be audited"):
+        audit_matches(table, table, "global")
