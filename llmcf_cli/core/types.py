@@ -14,7 +14,8 @@ class Config(BaseModel):
     """Base of all configuration: frozen, no unknown keys, each field documented by the docstring under it."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False,
+        defer_build=True,  # most classes of a module are not used by one command
     )
 
 

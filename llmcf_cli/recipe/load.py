@@ -68,12 +68,7 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Load
     """
     path = find_recipe(path_or_name)
     written = read_recipe(path)
-    problems: list[LlmcfError] = []
-    root = written.root
-    try:
-        root = apply_overrides(root, tuple(overrides))
-    except RecipeError as error:
-        problems.extend(error.problems)
+    root, problems = apply_overrides(written.root, overrides)
     try:
         recipe = Recipe.model_validate(plain(root))
     except ValidationError as error:

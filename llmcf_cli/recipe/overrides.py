@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
 from llmcf_cli.recipe.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge, plain
-from llmcf_cli.recipe.walk import default_at, known_keys
+from llmcf_cli.recipe.walk import default_at, known_keys, slot_at
 from llmcf_cli.recipe.yamlfile import read_value
 
 
-def apply_overrides(root: Node, overrides: tuple[str, ...]) -> Node:
-    """`root` with every `KEY=VALUE` applied in order; VALUE is YAML, a key path may index lists (`llm.mix.0.share`).
+def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[LlmcfError]]:
+    """`root` with each `KEY=VALUE` applied in order, and a problem for each that is malformed or names no known key.
 
-    Raises:
-        RecipeError: Every override that is malformed or names an unknown key.
+    VALUE is YAML. A key path may index lists: `llm.mix.0.share`.
     """
     problems: list[LlmcfError] = []
     for text in overrides:
@@ -22,9 +23,7 @@ def apply_overrides(root: Node, overrides: tuple[str, ...]) -> Node:
             problems.extend(error.problems)
         except LlmcfError as error:
             problems.append(error)
-    if problems:
-        raise RecipeError(problems)
-    return root
+    return root, problems
 
 
 def _apply(root: Node, text: str) -> Node:
@@ -41,7 +40,8 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
     if depth == len(path):
         return merge(node, value)
     step, origin = path[depth], value.origin
-    if not isinstance(step, int):
+    slot = slot_at(path[:depth], plain(root))
+    if slot is not None and slot.kind is not None:
         node = long_form(node)
     if isinstance(node.value, list):
         if not isinstance(step, int) or step >= len(node.value):

@@ -1,0 +1,43 @@
+"""What every test may use: real assets, and an environment without the network where libraries would ask for it."""
+
+import os
+
+# Before anything imports these libraries: they read their settings once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from llmcf_cli.core.errors import AssetError
+from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.store.assets import Locator, open_assets
+from llmcf_cli.store.fetch import MismatchError
+
+settings.register_profile("llmcf", deadline=None, max_examples=50)
+settings.load_profile("llmcf")
+
+
+class Assets:
+    """The library's assets in the user's own cache, so that a machine fetches each once for all test runs."""
+
+    def __init__(self) -> None:
+        self._locate = Locator(library_dir(), open_assets(library_dir()))
+
+    def path(self, ref: str) -> Path:
+        """The folder of `asset:NAME`; skips the test where it cannot be fetched, fails it on wrong bytes."""
+        try:
+            return self._locate.path(ref)
+        except MismatchError:
+            raise
+        except AssetError as error:
+            pytest.skip(f"{ref} cannot be fetched: {error.what}")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Assets:
+    return Assets()
