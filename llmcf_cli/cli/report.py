@@ -103,12 +103,72 @@ def _ingest(report: Mapping[str, Any]) -> None:
     console().print(table)
 
 
-_FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {"ingest": _ingest}
+def _train_llm(report: Mapping[str, Any]) -> None:
+    table = _table("mix", "samples", "tokens", "answer tokens", "left out or shortened")
+    for part in report["mix"]["parts"]:
+        counts = ", ".join(f"{reason}: {count:,}" for reason, count in part["counts"].items() if count)
+        table.add_row(
+            part["source"], f"{part['samples']:,}", f"{part['tokens']:,}", f"{part['answer_tokens']:,}", counts or "none"
+        )
+    console().print(table)
+    tuned = report["tune"]
+    resumed = f", resumed from step {tuned['resumed_from']:,}" if tuned["resumed_from"] else ""
+    console().print(
+        f"{tuned['steps']:,} steps{resumed}, {tuned['tokens']:,} tokens at {tuned['tokens_per_second']:,.0f} tokens/s "
+        f"in {tuned['precision']}, loss {tuned['loss'][0][1]:.3f} → {tuned['final_loss']:.3f}"
+    )
+
+
+def _gen_cot(report: Mapping[str, Any]) -> None:
+    dropped = ", ".join(f"{reason}: {count}" for reason, count in report["dropped"].items()) or "none"
+    console().print(
+        f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); {report['generated']:,} "
+        f"texts generated, {report['cached']:,} found in the cache, {report['tokens_per_second']:,.0f} tokens/s"
+    )
+    console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
+    for example in report["examples"][:1]:
+        console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")
+        console().print(f"     {' '.join(example['text'].split())}", markup=False, style="dim")
+
+
+def _embed(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"{report['items']:,} items and {report['examples']:,} chains of thought as vectors of {report['dim']} numbers"
+    )
+
+
+def _match(report: Mapping[str, Any]) -> None:
+    audit = report["audit"]
+    violations = sum(kind["count"] for kind in audit["violations"])
+    style = "green" if violations == 0 else "bold red"
+    kinds = ", ".join(kind["kind"] for kind in audit["violations"])
+    console().print(f"audit: {violations} violations ({kinds})", style=style, markup=False)
+    console().print(
+        f"{audit['samples']:,} samples × {audit['k']}, {audit['positive_share']:.1%} of the examples positive, "
+        f"{audit['padding_share']:.1%} of the places empty, {audit['examples_used']:,} of "
+        f"{report['match']['examples']:,} examples used"
+    )
+
+
+def _train_rec(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"best epoch {report['best_epoch']} of {report['epochs']}: validation AUC {report['validation']['auc']:.4f}, "
+        f"{report['parameters']:,} parameters, {report['seconds_per_epoch']:.2f} s/epoch"
+    )
+
+
+_FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "ingest": _ingest,
+    "train-llm": _train_llm,
+    "gen-cot": _gen_cot,
+    "embed": _embed,
+    "match": _match,
+    "train-rec": _train_rec,
+}
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    return table
+    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
 
 
 def _mean(value: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from llmcf_cli.core.errors import StoreError
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.embed import Embed
@@ -34,5 +35,8 @@ class Match(Stage):
             job.recipe.match, data=job.database, lance=lance, history_length=job.recipe.dataset.history.max_length,
             out=out, progress=job.progress,
         )  # fmt: skip
-        audit = audit_matches(job.database, out, report.clock)
-        return {"match": asdict(report), "audit": asdict(audit)}
+        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
+        if audit.total:
+            found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
+            raise StoreError(f"matches break the guards and are not kept: {found}", where="match")
+        return {"match": asdict(report), "audit": audit.as_dict()}
