@@ -74,7 +74,7 @@ def _check_values(con: Any, needs_rating: bool) -> None:
 
 
 def _as_time(kind: str) -> str:
-    """SQL that turns the column `time` of a DuckDB type into whole seconds (numbers: whole units), NULL if it cannot."""
+    """SQL that turns `time`, of a DuckDB type, into whole seconds (of numbers: the whole part) or NULL."""
     if kind.startswith(("TIMESTAMP", "DATE")):
         return "try_cast(floor(epoch(time)) AS BIGINT)"
     number = "try_cast(time AS DOUBLE)"
@@ -90,8 +90,8 @@ def _as_time(kind: str) -> str:
 
 def _bad_values(con: Any) -> BadRows:
     rows = con.execute(
-        "SELECT count(*) OVER (), problem, user_id, item_id, raw_rating, raw_time FROM checked WHERE problem IS NOT NULL "
-        f"ORDER BY ALL LIMIT {MAX_BAD_SAMPLES}"
+        "SELECT count(*) OVER (), problem, user_id, item_id, raw_rating, raw_time FROM checked "
+        f"WHERE problem IS NOT NULL ORDER BY ALL LIMIT {MAX_BAD_SAMPLES}"
     ).fetchall()
     samples = tuple(
         f"{problem}: user {user!r}, item {item!r}, rating {rating!r}, time {time!r}"

@@ -8,7 +8,7 @@ from llmcf_cli.recipe.schema import HistorySection
 
 
 def build_samples(con: Any, section: HistorySection) -> None:
-    """Create `sample` from `labelled` and `event`: dense ids by (time, user, item, label, split), and the history of each.
+    """Create `sample` from `labelled` and `event`: ids by (time, user, item, label, split), and the histories.
 
     A history holds the most recent `max_length` events of the same user with a time smaller than the sample's, oldest
     first; events at the sample's own time are left out, so neither the target nor its ties can be in it.

@@ -46,7 +46,7 @@ def ingest(
 
     Raises:
         DataError: A file or column is missing, too many rows are unusable, or a step leaves nothing.
-        LlmcfError: A text template is wrong.
+        RecipeError: A text template is wrong.
         StoreError: The disk or the memory does not suffice.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def ingest(
 def _transform(
     con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task
 ) -> tuple[RawTables, StepLog, dict[Entity, int]]:
-    """Make the scratch tables `interaction`, `sample`, `item_number`, `item_text`, `item_feature` and the users' ones."""
+    """Make the scratch tables `interaction`, `sample`, and `_number`, `_text`, `_feature` of items and users."""
     log = StepLog()
     label = registry().build("label", section.label)
     task.note("read")
@@ -126,12 +126,8 @@ def _scratch(folder: Path) -> Iterator[Any]:
 
 
 def _report(con: Any, raw: RawTables, log: StepLog, empty_texts: dict[Entity, int]) -> IngestReport:
-    counts = dict(
-        ((split, label), count)
-        for split, label, count in con.execute(
-            "SELECT split, label, count(*) FROM sample GROUP BY ALL"
-        ).fetchall()
-    )
+    rows = con.execute("SELECT split, label, count(*) FROM sample GROUP BY ALL").fetchall()
+    counts = {(split, label): count for split, label, count in rows}
     median, empty = con.execute(
         "SELECT median(len(history)), count(*) FILTER (len(history) = 0) FROM sample"
     ).fetchone()

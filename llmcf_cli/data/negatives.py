@@ -177,7 +177,7 @@ def _without_repeats(item_RK: np.ndarray) -> np.ndarray:
 def _exact(
     rows: int, seen: np.ndarray, weights_I: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Weighted draws without replacement from the complement of `seen`: the largest of log w + Gumbel noise [rows, K]."""
+    """Weighted draws [rows, K] without replacement from what is not `seen`: the largest log w + Gumbel noise."""
     allowed_I = weights_I > 0
     allowed_I[seen - 1] = False
     item_C = np.flatnonzero(allowed_I) + 1

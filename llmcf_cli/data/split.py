@@ -61,7 +61,7 @@ class GlobalTimeSplit:
 
 
 def _nearest(con: Any, target: float, after: int, last: int) -> tuple[int, int]:
-    """The last time (and its number) of a part that should end at `target` rows, among times `after` < number ≤ `last`."""
+    """The last time, and its number in `after` < number ≤ `last`, of a part that should end at `target` rows."""
     return con.execute(
         "SELECT time, number FROM moment WHERE number > ? AND number <= ? ORDER BY abs(upto - ?), number LIMIT 1",
         [after, last, target],

@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from llmcf_cli.core.errors import LlmcfError, UnknownNameError
+from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.data.raw import Entity, columns_of, name
+from llmcf_cli.recipe.prompt import template_problems
 
 _BATCH_ROWS = 10_000
-_TAG = re.compile(r"\{\{\{?\s*([#^/&!>=]?)\s*([^{}]*?)\s*\}\}")
 _HOLE = "\0"  # stands for an empty value until the separators around it are gone
 _SEPARATORS = r"[\s,;:|/·–-]*"
 _TIDY = (
@@ -22,38 +22,39 @@ _TIDY = (
     (re.compile(_HOLE), ""),
 )
 
-Render = Callable[[Mapping[str, str]], str]
+Render = Callable[[Mapping[str, "str | Several"]], str]
+
+
+class Several(list[str]):
+    """The values of a multi-valued column: a list for `{{#column}}`, joined by ", " for `{{column}}`."""
+
+    def __str__(self) -> str:
+        return ", ".join(self)
 
 
 def compile_template(template: str, columns: Sequence[str], where: str) -> Render:
-    """A function from a row's texts to its text.
+    """A function from a row's values to its text.
 
     Args:
         template: Mustache with variables and sections; empty: all columns, joined by ", ".
         columns: The variables it may use.
         where: Its place in the recipe, for errors.
 
+    Returns:
+        A function that takes the value of every column ("" or an empty list where there is none). Nothing is escaped,
+        and an empty value takes the brackets around it or the separator before it along.
+
     Raises:
-        UnknownNameError: A variable is no column.
-        LlmcfError: The template is malformed or uses partials or other delimiters, which recipes do not have.
+        RecipeError: A variable is no column, or the template is malformed or uses partials or other delimiters.
     """
     if not template:
-        return lambda row: ", ".join(value.strip() for value in row.values() if value)
+        return lambda row: ", ".join(str(value).strip() for value in row.values() if value)
+    problems = template_problems(template, columns, unused=False)
+    if problems:
+        raise RecipeError([LlmcfError(p.what, where=where, allowed=p.allowed) for p in problems])
     import pystache
-    from pystache.parser import ParsingError
 
-    for sigil, variable in _TAG.findall(template):
-        if sigil in (">", "="):
-            raise LlmcfError(
-                f"the tag {{{{{sigil}{variable}}}}} is not supported", where=where,
-                allowed=("{{column}}", "{{#column}}…{{/column}}", "{{^column}}…{{/column}}"),
-            )  # fmt: skip
-        if sigil != "!" and variable not in columns:
-            raise UnknownNameError("column", variable, columns, where=where)
-    try:
-        parsed = pystache.parse(template)
-    except ParsingError as error:
-        raise LlmcfError(f"malformed template: {error}", where=where) from error
+    parsed = pystache.parse(template)
     renderer = pystache.Renderer(escape=lambda value: value or _HOLE, partials={}, missing_tags="strict")
     return lambda row: _tidy(renderer.render(parsed, row))
 
@@ -69,30 +70,24 @@ def _tidy(text: str) -> str:
 def render_texts(con: Any, entity: Entity, template: str) -> int:
     """Create `item_text(item_row, text)` or `user_text(user_row, text)` for every numbered item or user.
 
-    Rows are streamed, so memory is bounded by the batch. Several values of a column are joined by ", "; nothing is
-    escaped or unescaped.
+    Rows are streamed, so memory is bounded by the batch.
 
     Returns:
         Rows with an empty text.
 
     Raises:
-        LlmcfError: See `compile_template`.
+        RecipeError: See `compile_template`.
     """
     key = f"{entity}_id"
     kinds = {c: kind for c, kind in columns_of(con, f"{entity}_feature").items() if c != key}
     render = compile_template(template, list(kinds), f"dataset.text.{entity}")
-    values = [
-        f"coalesce({f'array_to_string({name(c)}, {_JOINER})' if kind.endswith('[]') else name(c)}, '') AS {name(c)}"
-        for c, kind in kinds.items()
-    ]
     con.execute(f"CREATE OR REPLACE TABLE {entity}_text ({entity}_row INTEGER, text VARCHAR)")
     reader = con.cursor()
-    rows = reader.execute(
-        f"SELECT {', '.join([f'{entity}_row', *values])} FROM {entity}_number LEFT JOIN {entity}_feature USING ({key})"
-    )
+    selected = ", ".join([f"{entity}_row", *map(name, kinds)])
+    rows = reader.execute(f"SELECT {selected} FROM {entity}_number LEFT JOIN {entity}_feature USING ({key})")
     empty = 0
     while batch := rows.fetchmany(_BATCH_ROWS):
-        texts = [render(dict(zip(kinds, row[1:], strict=True))) for row in batch]
+        texts = [render(dict(zip(kinds, map(_value, row[1:]), strict=True))) for row in batch]
         empty += texts.count("")
         con.register(
             "text_batch", pa.table({"row": [row[0] for row in batch], "text": pa.array(texts, pa.string())})
@@ -103,4 +98,5 @@ def render_texts(con: Any, entity: Entity, template: str) -> int:
     return empty
 
 
-_JOINER = "', '"
+def _value(cell: str | list[str] | None) -> str | Several:
+    return Several(cell) if isinstance(cell, list) else cell or ""

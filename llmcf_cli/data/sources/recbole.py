@@ -28,7 +28,7 @@ _DIALECT = Dialect(delimiter="\t")
 
 
 class RecBoleSource:
-    """Reads `NAME.inter`, and `NAME.item` and `NAME.user` where they exist. `float_seq` columns (vectors) are left out."""
+    """Reads `NAME.inter`, and `NAME.item` and `NAME.user` where they exist, without `float_seq` columns (vectors)."""
 
     def __init__(self, config: RecBoleConfig) -> None:
         self._config = config

@@ -41,7 +41,9 @@ def run_section(section: dict[str, Any], seed: int = 7) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "data.duckdb"
         report = ingest(DatasetSection.model_validate(section), locate=Path, seed=seed, out=out)
-        assert [p.name for p in Path(folder).iterdir()] == ["data.duckdb"], "ingest leaves nothing else behind"
+        assert [p.name for p in Path(folder).iterdir()] == ["data.duckdb"], (
+            "ingest leaves nothing else behind"
+        )
         con = connect_read(out)
         tables = {name: con.sql(f'FROM "{name}"').to_arrow_table().to_pylist() for name in TABLES}
         con.close()
@@ -102,3 +104,19 @@ def movies(tmp_path: Path) -> Path:
     )
     (folder / "movies.user").write_text("user_id:token\tage:token\toccupation:token\nu1\t24\ttechnician\n")
     return folder
+
+
+@pytest.fixture
+def run_to(tmp_path: Path) -> Any:
+    """`run_to(section)`: ingest it, return the report and a connection to the result."""
+    connections = []
+
+    def call(section: dict[str, Any]) -> tuple[IngestReport, Any]:
+        out = tmp_path / "data.duckdb"
+        report = ingest(DatasetSection.model_validate(section), locate=Path, seed=7, out=out)
+        connections.append(connect_read(out))
+        return report, connections[-1]
+
+    yield call
+    for con in connections:
+        con.close()

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
+from llmcf_cli.core.errors import DataError, RecipeError, StoreError
 
-GOOD = [("u1", "a", 5.0, 1), ("u1", "b", 2.0, 2), ("u1", "c", 4.0, 3), ("u2", "a", 1.0, 2), ("u2", "c", 5.0, 4)]
+GOOD = [
+    ("u1", "a", 5.0, 1),
+    ("u1", "b", 2.0, 2),
+    ("u1", "c", 4.0, 3),
+    ("u2", "a", 1.0, 2),
+    ("u2", "c", 5.0, 4),
+]
 
 
 def write(tmp_path, rows, name="r.csv"):
@@ -35,7 +41,10 @@ def test_missing_file(run, tmp_path):
 def test_missing_column(run_rows):
     with pytest.raises(DataError) as caught:
         run_rows(GOOD, source={"columns": {"user": "user", "position": "t", "rating": "ratin"}})
-    assert 'has no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)' in caught.value.what
+    assert (
+        'has no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)'
+        in caught.value.what
+    )
     assert caught.value.where.endswith("interactions.parquet")
     assert caught.value.allowed == ("user_id", "item_id", "rating", "t")
 
@@ -86,7 +95,10 @@ def test_duplicates(run_rows):
     result = run_rows([*GOOD, GOOD[0], ("u1", "a", 3.0, 1), ("u1", "a", 1.0, 9)])
     step = result.step("drop duplicates")
     assert (step.kept, step.dropped) == (6, 2)
-    assert [r["rating"] for r in result["interaction"] if r["user_row"] == 1 and r["item_row"] == 1] == [5.0, 1.0]
+    assert [r["rating"] for r in result["interaction"] if r["user_row"] == 1 and r["item_row"] == 1] == [
+        5.0,
+        1.0,
+    ]
 
 
 def test_item_rows(run_rows):
@@ -155,9 +167,9 @@ def test_labels_and_splits_that_do_not_fit(run_rows):
 
 
 def test_unknown_template_variable(run_rows):
-    with pytest.raises(LlmcfError, match="unknown column") as caught:
+    with pytest.raises(RecipeError) as caught:
         run_rows(GOOD, items=[{"item_id": "a", "title": "A"}], text={"item": "{{titel}}"})
-    assert 'did you mean "title"' in caught.value.what
+    assert 'dataset.text.item: unknown variable "titel"; did you mean "title"?' in str(caught.value)
 
 
 def test_hostile_names(run_rows):

@@ -10,7 +10,10 @@ def test_movies(run, movies):
             "label": {"type": "rating", "positive_from": 4},
             "split": {"type": "global_time", "validation": 0.2, "test": 0.2},
             "history": {"max_length": 2},
-            "text": {"item": "{{movie_title}} ({{release_year}}): {{class}}", "user": "a {{age}}-year-old {{occupation}}"},
+            "text": {
+                "item": "{{movie_title}} ({{release_year}}): {{class}}",
+                "user": "a {{age}}-year-old {{occupation}}",
+            },
         }
     )
     assert result["item"] == [
@@ -25,7 +28,13 @@ def test_movies(run, movies):
         {"item_row": 5, "item_id": "m9", "text": "", "movie_title": None, "release_year": None, "class": []},
     ]  # fmt: skip
     assert result["user"] == [
-        {"user_row": 1, "user_id": "u1", "text": "a 24-year-old technician", "age": "24", "occupation": "technician"},
+        {
+            "user_row": 1,
+            "user_id": "u1",
+            "text": "a 24-year-old technician",
+            "age": "24",
+            "occupation": "technician",
+        },
         {"user_row": 2, "user_id": "u2", "text": "a -year-old", "age": None, "occupation": None},
     ]
     assert [tuple(row.values()) for row in result["interaction"]] == [
@@ -49,7 +58,10 @@ def test_movies(run, movies):
     ]  # fmt: skip
     assert (report.history_median, report.history_empty) == (1.0, 2)
     assert (report.items_without_text, report.users_without_text) == (1, 0)
-    assert result.step("number items").reason == "without interactions; 1 of the kept have no row in the item table"
+    assert (
+        result.step("number items").reason
+        == "without interactions; 1 of the kept have no row in the item table"
+    )
     assert result.step("number items").dropped == 1
     assert [row["name"] for row in result["ingest_step"]] == [step.name for step in report.steps]
     assert {row["key"]: row["value"] for row in result["meta"]}["clock"] == "global"

@@ -1,11 +1,11 @@
-"""What must hold for any data: histories, splits and negatives against brute force, and the same rows whatever the order."""
+"""What must hold for any data: histories, splits and negatives against brute force; order does not matter."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
@@ -38,10 +38,11 @@ def test_history_is_the_users_own_past(run_rows, rows, length, events):
     for u, i, rating, time in sorted(rows, key=lambda row: (row[3], row[1])):
         if events == "all" or rating >= 4:
             past[u].append((time, i))
-    expected = {
-        (u, i, time): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows
+    expected = {(u, i, time): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows}
+    found = {
+        (user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]]
+        for s in result["sample"]
     }
-    found = {(user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]] for s in result["sample"]}
     # item ids sort as text in both, so events at one time come in the same order
     assert found == expected
     assert [s["sample_id"] for s in result["sample"]] == list(range(len(rows)))
@@ -89,9 +90,8 @@ def test_negatives_are_never_the_users_own(run_rows, rows, per_positive, kind):
     label = {"type": "implicit", "negatives": kind, "per_positive": per_positive}
     try:
         result = run_rows(rows, label=label)
-    except DataError as error:
-        assert "no negative could be drawn" in error.what
-        return
+    except DataError:
+        reject()  # every user knows every drawable item; test_checks.py has that case
     own = defaultdict(set)
     for row in result["interaction"]:
         own[row["user_row"]].add(row["item_row"])
@@ -110,7 +110,9 @@ def test_negatives_are_never_the_users_own(run_rows, rows, per_positive, kind):
     assert set(negatives) <= set(positives)
 
 
-@pytest.mark.parametrize("label", ["rating", {"type": "implicit", "negatives": "popularity", "per_positive": 2}])
+@pytest.mark.parametrize(
+    "label", ["rating", {"type": "implicit", "negatives": "popularity", "per_positive": 2}]
+)
 def test_neither_row_order_nor_threads_matter(run_rows, monkeypatch, label):
     rows = [(f"u{n * 7 % 23}", f"i{n * 13 % 31}", float(n % 5 + 1), n * 5 % 40) for n in range(400)]
     rows = list({(r[0], r[1], r[3]): r for r in rows}.values())

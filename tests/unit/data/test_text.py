@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.data.text import compile_template
+from llmcf_cli.core.errors import RecipeError
+from llmcf_cli.data.text import Several, compile_template
 
-ROW = {"title": "A & B", "brand": "", "year": "1995", "kinds": "x, y"}
+ROW = {"title": "A & B", "brand": "", "year": "1995", "kinds": Several(["x", "y"]), "tags": Several()}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,9 @@ ROW = {"title": "A & B", "brand": "", "year": "1995", "kinds": "x, y"}
         ("{{title}}: {{brand}}.", "A & B."),
         ("{{title}}{{#brand}} by {{brand}}{{/brand}}{{^brand}} (no brand){{/brand}}", "A & B (no brand)"),
         ("{{brand}}", ""),
+        ("{{title}}:{{#kinds}} <{{.}}>{{/kinds}}", "A & B: <x> <y>"),
+        ("{{title}} [{{tags}}]{{^tags}}, untagged{{/tags}}", "A & B, untagged"),
+        ("a {{brand}}-coloured one", "a -coloured one"),
         ('{{title}} "{{brand}}" [{{brand}}] {{year}}', "A & B 1995"),
     ],
 )
@@ -36,16 +39,20 @@ def test_values_are_kept_as_found():
     assert compile_template("{{title}}|{{brand}}", list(row), "")(row) == "a,, b  ( ) &amp; {{brand}} <b>|x"
 
 
-@pytest.mark.parametrize("template", ["{{titel}}", "{{#titel}}x{{/titel}}", "{{^titel}}x{{/titel}}", "{{{titel}}}"])
+@pytest.mark.parametrize(
+    "template", ["{{titel}}", "{{#titel}}x{{/titel}}", "{{^titel}}x{{/titel}}", "{{{titel}}}"]
+)
 def test_unknown_variable(template):
-    with pytest.raises(LlmcfError) as caught:
+    with pytest.raises(RecipeError) as caught:
         compile_template(template, list(ROW), "dataset.text.item")
-    assert 'did you mean "title"' in caught.value.what
-    assert caught.value.where == "dataset.text.item"
-    assert caught.value.allowed == tuple(sorted(ROW))
+    (problem,) = caught.value.problems
+    assert 'did you mean "title"' in problem.what
+    assert (problem.where, problem.allowed) == ("dataset.text.item", tuple(ROW))
 
 
-@pytest.mark.parametrize("template", ["{{> /etc/passwd}}", "{{=<% %>=}}<%titel%>", "{{#title}}open", "{{/title}}"])
+@pytest.mark.parametrize(
+    "template", ["{{> /etc/passwd}}", "{{=<% %>=}}<%titel%>", "{{#title}}open", "{{/title}}"]
+)
 def test_refused(template):
-    with pytest.raises(LlmcfError):
+    with pytest.raises(RecipeError):
         compile_template(template, list(ROW), "dataset.text.item")
