@@ -93,7 +93,9 @@ class Vocab:
         ids = pc.fill_null(pc.add(found, FIRST_ID), UNKNOWN)
         return cast(
             "NDArray[np.int32]",
-            pc.if_else(pc.is_null(values), pa.scalar(PADDING, pa.int32()), ids).to_numpy(zero_copy_only=False),
+            pc.if_else(pc.is_null(values), pa.scalar(PADDING, pa.int32()), ids).to_numpy(
+                zero_copy_only=False
+            ),
         )
 
     def to_arrow(self) -> pa.Table:
@@ -105,9 +107,7 @@ class Vocab:
     @classmethod
     def from_arrow(cls, table: pa.Table, spec: FeatureSpec) -> Vocab:
         """The vocabulary that `to_arrow` wrote, for the fields of `spec`."""
-        values = {
-            f.key: _flat(table.filter(pc.equal(table["field"], f.key))["value"]) for f in spec.fields
-        }
+        values = {f.key: _flat(table.filter(pc.equal(table["field"], f.key))["value"]) for f in spec.fields}
         return cls(values)
 
 

@@ -75,7 +75,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     for arm in report["arms"]:
         cells = [mean_text(arm[column]) for column in columns]
-        cells += [mean_text(arm["validation_auc"]), f"{arm['seconds_per_epoch']:.2f}", f"{arm['parameters']:,}"]
+        cells += [
+            mean_text(arm["validation_auc"]),
+            f"{arm['seconds_per_epoch']:.2f}",
+            f"{arm['parameters']:,}",
+        ]
         lines.append(f"| {arm['arm']} | " + " | ".join(cells) + " |")
     lines += ["", *[f"- {line}" for line in report["notes"]], ""]
     return "\n".join(lines)
@@ -92,7 +96,9 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             f"p = {d['p_value']:.3f} (DeLong), {verdict}"
         )
     if report["seeds"] == 1:
-        lines.append("one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that")
+        lines.append(
+            "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that"
+        )
     return lines
 
 
@@ -125,7 +131,9 @@ def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> lis
     left.invert_yaxis()
     left.grid(axis="x", alpha=0.3)
     html = make_subplots(rows=1, cols=2, subplot_titles=titles)
-    html.add_scatter(x=means, y=names, error_x={"array": errors}, mode="markers", showlegend=False, row=1, col=1)
+    html.add_scatter(
+        x=means, y=names, error_x={"array": errors}, mode="markers", showlegend=False, row=1, col=1
+    )
     for run in runs:
         epochs, name = list(range(1, len(run.curve) + 1)), f"{run.arm}, seed {run.seed}"
         right.plot(epochs, run.curve, marker="o", markersize=3, label=name)

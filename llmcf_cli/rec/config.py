@@ -88,7 +88,9 @@ class ICTConfig(ComponentConfig):
     @model_validator(mode="after")
     def _divides(self) -> ICTConfig:
         if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)")
+            raise ValueError(
+                f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)"
+            )
         return self
 
 

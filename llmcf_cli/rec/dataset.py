@@ -201,5 +201,7 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
     known = bank.samples.sample_id_N
     index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
     if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
-        raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
+        raise DataError(
+            "a match names an example that does not exist", where="example_match", hint="llmcf match"
+        )
     return Matches(np.where(id_NK == -1, -1, index_NK).astype(np.int32), vectors(table["score"])[at_N])

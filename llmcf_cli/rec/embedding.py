@@ -18,7 +18,6 @@ from llmcf_cli.features.batch import Catalog, EntityTable
 from llmcf_cli.features.spec import UNKNOWN, FeatureSpec, FieldSpec
 
 FIRST_ORDER = "first_order"
-SEQUENCE = "sequence"
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,16 @@ class FieldEmbeddings:
         fields_BFD: One vector per field: single-valued fields, fields with several values (mean over the values), and
             last the history (mean over its items).
         target_BD: Embedding of the target's item id.
-        first_order_B: Sum of the fields' scalar weights, if the backbone reads `first_order`.
-        history_BLD: Item-id embeddings of the history, most recent last, if the backbone reads `sequence`.
+        history_BLD: Item-id embeddings of the history, most recent last.
         history_mask_BL: True at positions of `history_BLD` that hold an item.
+        first_order_B: Sum of the fields' scalar weights, if the backbone reads `first_order`.
     """
 
     fields_BFD: Tensor
     target_BD: Tensor
+    history_BLD: Tensor
+    history_mask_BL: Tensor
     first_order_B: Tensor | None = None
-    history_BLD: Tensor | None = None
-    history_mask_BL: Tensor | None = None
 
     @property
     def flat_BX(self) -> Tensor:
@@ -71,10 +70,12 @@ class FieldEmbedding(nn.Module):
         spec: Fields and their sizes.
         catalog: Encoded features of users and items.
         embedding_dim: D.
-        reads: What the backbone needs beyond the fields: `first_order`, `sequence`.
+        reads: What the backbone needs beyond the embeddings: `first_order`.
     """
 
-    def __init__(self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]) -> None:
+    def __init__(
+        self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]
+    ) -> None:
         super().__init__()
         offsets, size = _offsets(spec)
         self.spec, self.reads = spec, frozenset(reads)
@@ -107,39 +108,38 @@ class FieldEmbedding(nn.Module):
 
     def forward(self, user_row_B: Tensor, item_row_B: Tensor, history_row_BL: Tensor) -> FieldEmbeddings:
         """Embed a batch of rows (int64)."""
-        dim = self.table_VD.shape[1]
         single_BS = torch.cat([self.user_single_RS[user_row_B], self.item_single_RS[item_row_B]], 1)
         multi_BPM = torch.cat([self.user_multi_RPM[user_row_B], self.item_multi_RPM[item_row_B]], 1)
         history_BL = self.history_id_R[history_row_BL]
-        single_BSD = functional.embedding(single_BS, self.table_VD, padding_idx=0)
-        multi_BPD = _mean(multi_BPM.flatten(0, 1), self.table_VD).view(len(multi_BPM), -1, dim)
-        sequence_BLD = mask_BL = None
-        if SEQUENCE in self.reads:
-            sequence_BLD = functional.embedding(history_BL, self.table_VD, padding_idx=0)
-            mask_BL = history_BL > 0
-            history_BD = sequence_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp_min(1)
-        else:
-            history_BD = _mean(history_BL, self.table_VD)
+        multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
+        single_BSD, multi_BPMD, history_BLD = (self._embed(ids) for ids in (single_BS, multi_BPM, history_BL))
+        # Padding embeds to zeros, so a plain sum over M or L and the mean differ by a factor only.
+        multi_BPD = multi_BPMD.sum(2) * multi_share_BPM.amax(2, keepdim=True)
+        history_BD = history_BLD.sum(1) * history_share_BL.amax(1, keepdim=True)
+        fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
         first_order_B = None
         if FIRST_ORDER in self.reads:
-            first_order_B = self._first_order(single_BS, multi_BPM, history_BL)
-        target = self.user_single_RS.shape[1]  # item_id is the first of the item's fields
-        fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
-        return FieldEmbeddings(fields_BFD, single_BSD[:, target], first_order_B, sequence_BLD, mask_BL)
+            ids_BX = torch.cat([single_BS, multi_BPM.flatten(1), history_BL], 1)
+            share_BX = torch.cat(
+                [_shares(single_BS[..., None])[..., 0], multi_share_BPM.flatten(1), history_share_BL], 1
+            )
+            weight_BX = self.weight_V1.index_select(0, ids_BX.flatten()).view_as(share_BX)
+            first_order_B = (weight_BX * share_BX).sum(1) + self.bias
+        target_BD = single_BSD[:, self.user_single_RS.shape[1]]  # item_id is the first of the item's fields
+        return FieldEmbeddings(fields_BFD, target_BD, history_BLD, history_BL > 0, first_order_B)
 
-    def _first_order(self, single_BS: Tensor, multi_BPM: Tensor, history_BL: Tensor) -> Tensor:
-        single_B = functional.embedding(single_BS, self.weight_V1, padding_idx=0).sum((1, 2))
-        multi_B = _mean(multi_BPM.flatten(0, 1), self.weight_V1).view(len(multi_BPM), -1).sum(1)
-        return single_B + multi_B + _mean(history_BL, self.weight_V1)[:, 0] + self.bias
+    def _embed(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, self.table_VD, padding_idx=0)
 
     def _keep(self, name: str, array: np.ndarray) -> None:
         device = self.table_VD.device
         self.register_buffer(name, torch.as_tensor(array, device=device), persistent=False)
 
 
-def _mean(index_NM: Tensor, table_VD: Tensor) -> Tensor:
-    """Mean of the rows that are not padding; zeros where all are."""
-    return functional.embedding_bag(index_NM, table_VD, mode="mean", padding_idx=0)
+def _shares(ids_NM: Tensor) -> Tensor:
+    """What each value counts in the mean over the last dimension; 0 for padding."""
+    present_NM = (ids_NM > 0).float()
+    return present_NM / present_NM.sum(-1, keepdim=True).clamp_min(1)
 
 
 def _offsets(spec: FeatureSpec) -> tuple[dict[str, int], int]:

@@ -81,9 +81,7 @@ class CausalDecoder(nn.Module):
             raise ModelError(f"dim {dim} is no multiple of 2 × heads = {2 * heads}", where="ict decoder")
         self.layers = nn.ModuleList(DecoderLayer(heads, dim, dropout) for _ in range(layers))
         self.norm = nn.RMSNorm(dim, eps=1e-6)
-        cos_SE, sin_SE = rotary(length, dim // heads)
-        self.register_buffer("cos_SE", cos_SE, persistent=False)
-        self.register_buffer("sin_SE", sin_SE, persistent=False)
+        self.register_buffer("rope_SE", rotary(length, dim // heads), persistent=False)
 
     def forward(self, tokens_BSD: Tensor, mask_BS: Tensor, read_R: Tensor) -> Tensor:
         """Hidden states at the positions `read_R`, [B, R, D]; a position sees itself and earlier ones.
@@ -97,11 +95,11 @@ class CausalDecoder(nn.Module):
         """
         length = tokens_BSD.shape[1]
         allowed_BSS = causal_mask(mask_BS)
-        rope = (self.cos_SE[:length], self.sin_SE[:length])
+        rope_SE = self.rope_SE[:length]
         everything_S = torch.arange(length, device=tokens_BSD.device)
         for number, layer in enumerate(self.layers, 1):
             at = read_R if number == len(self.layers) else everything_S
-            tokens_BSD = layer(tokens_BSD, allowed_BSS, rope, at)
+            tokens_BSD = layer(tokens_BSD, allowed_BSS, rope_SE, at)
         return self.norm(tokens_BSD)
 
 
@@ -112,29 +110,29 @@ class DecoderLayer(nn.Module):
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
-        self.query, self.key_value = nn.Linear(dim, dim, bias=False), nn.Linear(dim, 2 * dim, bias=False)
-        self.out = nn.Linear(dim, dim, bias=False)
+        self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.value, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         inner = -(-8 * dim // 3 // 8) * 8  # 8/3 of D keeps the parameters of a plain MLP of width 4 D
-        self.gate_up = nn.Linear(dim, 2 * inner, bias=False)
+        self.gate, self.up = nn.Linear(dim, inner, bias=False), nn.Linear(dim, inner, bias=False)
         self.down = nn.Linear(inner, dim, bias=False)
 
-    def forward(self, x_BSD: Tensor, allowed_BSS: Tensor, rope: tuple[Tensor, Tensor], at_R: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, allowed_BSS: Tensor, rope_SE: Tensor, at_R: Tensor) -> Tensor:
         """[B, S, D] → [B, R, D], the positions `at_R`."""
         normed_BSD = self.attention_norm(x_BSD)
         partial = len(at_R) < x_BSD.shape[1]
-        x_BRD = x_BSD[:, at_R] if partial else x_BSD
-        query_BHRE = self._split(self.query(normed_BSD[:, at_R] if partial else normed_BSD))
-        key_BHSE, value_BHSE = (self._split(part) for part in self.key_value(normed_BSD).chunk(2, -1))
+        x_BRD, source_BRD = (x_BSD[:, at_R], normed_BSD[:, at_R]) if partial else (x_BSD, normed_BSD)
+        query_BRHE = rotate(self._split(self.query(source_BRD)), rope_SE[at_R])
+        key_BSHE, value_BSHE = self._split(self.key(normed_BSD)), self._split(self.value(normed_BSD))
         mixed_BHRE = functional.scaled_dot_product_attention(
-            rotate(query_BHRE, rope[0][at_R], rope[1][at_R]), rotate(key_BHSE, *rope), value_BHSE,
+            query_BRHE.transpose(1, 2), rotate(key_BSHE, rope_SE).transpose(1, 2), value_BSHE.transpose(1, 2),
             attn_mask=(allowed_BSS[:, at_R] if partial else allowed_BSS)[:, None],
         )  # fmt: skip
         x_BRD = x_BRD + self._drop(self.out(mixed_BHRE.transpose(1, 2).flatten(2)))
-        gate, up = self.gate_up(self.mlp_norm(x_BRD)).chunk(2, -1)
-        return x_BRD + self._drop(self.down(functional.silu(gate) * up))
+        normed_BRD = self.mlp_norm(x_BRD)
+        return x_BRD + self._drop(self.down(functional.silu(self.gate(normed_BRD)) * self.up(normed_BRD)))
 
     def _split(self, x_BSD: Tensor) -> Tensor:
-        return x_BSD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x_BSD.unflatten(-1, (self.heads, -1))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
@@ -150,13 +148,13 @@ def causal_mask(mask_BS: Tensor) -> Tensor:
     return (ones_SS.tril() & mask_BS[:, None, :]) | torch.eye(length, dtype=torch.bool, device=mask_BS.device)
 
 
-def rotary(length: int, dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin [S, E] of rotary positions, θ_e = 10000^(−2e/E), halves paired (Su et al., 2021, Eq. 15)."""
+def rotary(length: int, dim: int) -> Tensor:
+    """exp(i·s·θ_e), complex64 [S, E/2], θ_e = 10000^(−2e/E) (Su et al., 2021, Eq. 15)."""
     angle_SE = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
-    return torch.cat([angle_SE.cos()] * 2, 1), torch.cat([angle_SE.sin()] * 2, 1)
+    return torch.polar(torch.ones_like(angle_SE), angle_SE)
 
 
-def rotate(x_BHSE: Tensor, cos_SE: Tensor, sin_SE: Tensor) -> Tensor:
-    """Turn the pairs (e, e + E/2) of each position by that position's angles."""
-    first, second = x_BHSE.chunk(2, -1)
-    return x_BHSE * cos_SE + torch.cat([-second, first], -1) * sin_SE
+def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
+    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product."""
+    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)

@@ -49,8 +49,7 @@ class CoTReconstruction(Objective):
     def __call__(self, logits_B: Tensor, label_B: Tensor, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's existing examples; 0 if there are none."""
         cot = aux[COT_AUX]
-        distance_BK = 1 - functional.cosine_similarity(cot.predicted_BKT, cot.cot_BKT, dim=-1)
-        return (distance_BK * cot.mask_BK).sum() / cot.mask_BK.sum().clamp_min(1)
+        return ((1 - cot.cosine_BK()) * cot.mask_BK).sum() / cot.mask_BK.sum().clamp_min(1)
 
 
 def total_loss(

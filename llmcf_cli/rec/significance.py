@@ -31,7 +31,9 @@ class AUCDifference:
         return self.difference - 1.96 * self.standard_error, self.difference + 1.96 * self.standard_error
 
 
-def delong(label_N: NDArray[np.float32], first_N: NDArray[np.float32], second_N: NDArray[np.float32]) -> AUCDifference:
+def delong(
+    label_N: NDArray[np.float32], first_N: NDArray[np.float32], second_N: NDArray[np.float32]
+) -> AUCDifference:
     """Test the difference of two correlated AUCs.
 
     The covariance of DeLong, DeLong and Clarke-Pearson (1988), eqs. 3–8, from midranks as in Sun and Xu (2014), eqs. 9–11:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
 
@@ -85,17 +86,29 @@ class AugmentInput:
 
 @dataclass(frozen=True)
 class CoTPrediction:
-    """Predicted and true vectors of chains of thought.
+    """Predictions W·h of vectors of chains of thought.
 
     Attributes:
-        predicted_BKT: The decoder's prediction at x_k.
-        cot_BKT: The vector of example k's chain of thought.
+        hidden_BKD: The decoder's hidden state h at x_k.
+        weight_TD: W.
+        cot_UT: Vectors of the distinct chains of thought.
+        slot_BK: Which of them belongs to x_k.
         mask_BK: False where there is no example.
     """
 
-    predicted_BKT: Tensor
-    cot_BKT: Tensor
+    hidden_BKD: Tensor
+    weight_TD: Tensor
+    cot_UT: Tensor
+    slot_BK: Tensor
     mask_BK: Tensor
+
+    def cosine_BK(self) -> Tensor:
+        """cos(W·h, c) = h·(Wᵀc) / (√(hᵀ(WᵀW)h) · ‖c‖), without ever making a [B, K, T] tensor."""
+        target_UD = self.cot_UT @ self.weight_TD
+        dot_BK = (self.hidden_BKD * functional.embedding(self.slot_BK, target_UD)).sum(-1)
+        square_BK = ((self.hidden_BKD @ (self.weight_TD.mT @ self.weight_TD)) * self.hidden_BKD).sum(-1)
+        length_U = self.cot_UT.norm(dim=1)
+        return dot_BK * (square_BK.clamp_min(1e-12).rsqrt() / length_U[self.slot_BK].clamp_min(1e-6))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class RankingBackbone(nn.Module, ABC):
     """
 
     reads: ClassVar[frozenset[str]] = frozenset()
-    """What it needs beyond the fields: `first_order` (scalar weights), `sequence` (the history unpooled)."""
+    """What it needs beyond the embeddings: `first_order` (a scalar weight per feature value)."""
 
     @abstractmethod
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import DINConfig
-from llmcf_cli.rec.embedding import SEQUENCE, FieldEmbeddings, FieldShape
+from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
 from llmcf_cli.rec.layers import MLP, Dice
 from llmcf_cli.rec.ranking.base import RankingBackbone
 
@@ -21,8 +21,6 @@ class DIN(RankingBackbone):
     which keeps the strength of an interest, unless `attention: softmax`. The attended history takes the place of the
     pooled one.
     """
-
-    reads = frozenset({SEQUENCE})
 
     def __init__(self, config: DINConfig, shape: FieldShape, context_dim: int) -> None:
         super().__init__()

@@ -1,0 +1,234 @@
+"""One training loop for every ranking model, on one device or many.
+
+Legend: N samples, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn.parallel import DistributedDataParallel
+
+from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.core.progress import SILENT, Progress, Task
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.rec.checkpoint import Checkpoint, fingerprint
+from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.predict import score
+from llmcf_cli.recipe.schema import FitSection
+
+HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the train split.
+
+    Attributes:
+        number: 1-based.
+        loss: Mean train loss, all objectives together.
+        validation: Metrics on the validation split.
+        seconds: Training time, evaluation excluded.
+    """
+
+    number: int
+    loss: float
+    validation: dict[str, float]
+    seconds: float
+
+
+@dataclass
+class FitReport:
+    """How a fit went.
+
+    Attributes:
+        epochs: Every epoch that was run.
+        best_epoch: Number of the epoch whose weights were kept.
+        num_parameters: Learned numbers of the model.
+        num_samples: Size of the train split.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best_epoch: int = 0
+    num_parameters: int = 0
+    num_samples: int = 0
+
+    @property
+    def best(self) -> dict[str, float]:
+        """Validation metrics of the best epoch."""
+        return self.epochs[self.best_epoch - 1].validation
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """Median over the epochs."""
+        return float(np.median([e.seconds for e in self.epochs]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON data."""
+        return {
+            **asdict(self), "best": self.best, "seconds_per_epoch": self.seconds_per_epoch,
+            "samples_per_second": self.num_samples / max(self.seconds_per_epoch, 1e-9),
+        }  # fmt: skip
+
+
+def fit(
+    model: RecModel,
+    data: RankingData,
+    section: FitSection,
+    *,
+    seed: int,
+    work: Path,
+    progress: Progress = SILENT,
+) -> FitReport:
+    """Train a model in place; it ends with the weights of the epoch that did best on validation.
+
+    Batches are slices of a permutation of the train rows, drawn anew each epoch from `seed`. Every epoch leaves a
+    checkpoint in `work`, so the same call after an interruption goes on where it was and ends with the same weights.
+    Works alone or under `accelerate launch`: each process takes its part of every batch and the metrics are computed on
+    the gathered scores.
+
+    Args:
+        model: What to train.
+        data: Train and validation splits; the test split is never touched.
+        section: Optimiser, batch size, stopping.
+        seed: Order of samples, and dropout.
+        work: Folder for checkpoints.
+        progress: Where to report.
+
+    Raises:
+        DataError: A split is empty or holds one label only, or the monitored metric does not exist on it.
+        ModelError: The loss is no longer finite.
+    """
+    for split in ("train", "validation"):
+        _check_labels(data, split)
+    accelerator = Accelerator()
+    run = _Run(accelerator, model.to(accelerator.device), data, section, seed)
+    checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
+    report = FitReport(num_parameters=model.num_parameters, num_samples=len(data.splits["train"]))
+    report.epochs = [Epoch(**epoch) for epoch in checkpoint.restore(model, run.optimizer)]
+    report.best_epoch = _best_epoch(report.epochs, section.monitor)
+    total, done = section.epochs * report.num_samples, len(report.epochs) * report.num_samples
+    with progress.task("fit", total, "samples", done) as task:
+        while not _finished(report, section):
+            report.epochs.append(run.epoch(len(report.epochs) + 1, task))
+            report.best_epoch = _best_epoch(report.epochs, section.monitor)
+            is_best = report.best_epoch == len(report.epochs)
+            checkpoint.save(model, run.optimizer, [asdict(e) for e in report.epochs], best=is_best)
+            accelerator.wait_for_everyone()
+    checkpoint.load_best(model)
+    return report
+
+
+class _Run:
+    """Model, optimiser and data of one process during a fit."""
+
+    def __init__(
+        self, accelerator: Accelerator, model: RecModel, data: RankingData, section: FitSection, seed: int
+    ) -> None:
+        self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed
+        examples = "examples" in model.configs["augment"].needs
+        self.train = data.batch("train", accelerator.device, examples=examples)
+        self.validation = data.batch("validation", accelerator.device, examples=examples)
+        self.user_N = data.splits["validation"].user_row_N
+        self.label_N = data.splits["validation"].label_N
+        # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
+        lasting = model.state_dict().keys()
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+            model, [name for name, _ in model.named_buffers() if name not in lasting]
+        )
+        optimizer = torch.optim.Adam(
+            model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
+        )
+        self.parallel, self.optimizer = accelerator.prepare(model, optimizer)
+
+    def epoch(self, number: int, task: Task) -> Epoch:
+        """Train for one epoch and evaluate."""
+        started = time.perf_counter()
+        loss = self._train(number, task)
+        seconds = time.perf_counter() - started
+        validation = self._evaluate()
+        task.note(
+            f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}"
+        )
+        return Epoch(number, loss, validation, round(seconds, 4))
+
+    def _train(self, number: int, task: Task) -> float:
+        self.parallel.train()
+        # Dropout's stream starts anew each epoch, so a resumed fit draws what an uninterrupted one does.
+        torch.manual_seed(derive_seed(self.seed, "dropout", number, self.accelerator.process_index))
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        steps = 0
+        for steps, index_B in enumerate(self._batches(number), 1):
+            batch = self.train.take(index_B)
+            loss = self.model.loss(self.parallel(batch), batch.label_B)
+            self._check_finite(loss, number, steps)
+            self.accelerator.backward(loss)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            total += loss.detach()
+            task.advance(len(index_B) * self.accelerator.num_processes)
+        return float(self.accelerator.reduce(total / steps, "mean"))
+
+    def _batches(self, number: int) -> Iterator[torch.Tensor]:
+        """This process's positions in the train split, batch by batch; equally many in every process."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", number))
+        order_N = torch.randperm(len(self.train), generator=generator).to(self.accelerator.device)
+        parts = self.accelerator.num_processes
+        for batch_B in order_N.split(self.section.batch_size):
+            short = -len(batch_B) % parts
+            whole = torch.cat([batch_B, order_N[:short]]) if short else batch_B
+            yield whole[self.accelerator.process_index :: parts]
+
+    @torch.inference_mode()
+    def _evaluate(self) -> dict[str, float]:
+        size, parts = len(self.validation), self.accelerator.num_processes
+        share = math.ceil(size / parts)
+        index = torch.arange(share, device=self.accelerator.device) + share * self.accelerator.process_index
+        mine = score(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
+        logit_N = self.accelerator.gather(mine)[:size].cpu().numpy()
+        found = ranking_metrics(self.label_N, logit_N, self.user_N)
+        if self.section.monitor not in found:
+            raise DataError(
+                f"cannot monitor {self.section.monitor}: no validation user has samples of both labels",
+                where="rec.fit.monitor", allowed=tuple(found),
+            )  # fmt: skip
+        return found
+
+    def _check_finite(self, loss: torch.Tensor, number: int, step: int) -> None:
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the loss is {loss.item()} in epoch {number}, batch {step}", where="train-rec",
+                hint="lower rec.fit.learning_rate, or check the vectors for values that are not finite",
+            )  # fmt: skip
+
+
+def _finished(report: FitReport, section: FitSection) -> bool:
+    past = len(report.epochs) - report.best_epoch
+    return len(report.epochs) >= section.epochs or (
+        bool(report.epochs) and past > 0 and past >= section.patience
+    )
+
+
+def _best_epoch(epochs: list[Epoch], monitor: str) -> int:
+    """Number of the best epoch, the earliest of equals; 0 if there is none."""
+    sign = 1 if HIGHER_IS_BETTER[monitor] else -1
+    return max(epochs, key=lambda e: (sign * e.validation[monitor], -e.number)).number if epochs else 0
+
+
+def _check_labels(data: RankingData, split: str) -> None:
+    label_N = data.splits[split].label_N
+    if not len(label_N) or label_N.min() == label_N.max():
+        what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
+        raise DataError(
+            f"the {split} split {what}", where="train-rec", hint="check dataset.label and dataset.split"
+        )

@@ -1,0 +1,98 @@
+"""Metrics of a ranking model, on NumPy arrays in float64. Ties count half, as in the definition of AUC.
+
+Legend: N samples, G groups (users).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmcf_cli.core.errors import DataError
+
+
+def auc(label_N: np.ndarray, score_N: np.ndarray) -> float:
+    """Area under the ROC curve: how often a positive scores above a negative.
+
+    Raises:
+        DataError: All labels are the same.
+    """
+    auc_G, count_G = _group_auc(np.zeros(len(label_N), np.int64), label_N, score_N)
+    if not len(count_G) or np.isnan(auc_G[0]):
+        raise DataError("AUC needs samples of both labels", where=f"{len(label_N)} samples")
+    return float(auc_G[0])
+
+
+def gauc(user_N: np.ndarray, label_N: np.ndarray, score_N: np.ndarray) -> float:
+    """Mean of each user's AUC, weighted by the user's number of samples, over users with both labels (Zhou 2018, Eq. 7).
+
+    Raises:
+        DataError: No user has both labels.
+    """
+    auc_G, count_G = _group_auc(user_N, label_N, score_N)
+    both_G = ~np.isnan(auc_G)
+    if not both_G.any():
+        raise DataError("GAUC needs a user with samples of both labels", where=f"{len(count_G)} users")
+    return float(np.average(auc_G[both_G], weights=count_G[both_G]))
+
+
+def logloss(label_N: np.ndarray, logit_N: np.ndarray) -> float:
+    """Mean of −y log σ(z) − (1 − y) log(1 − σ(z)), from logits, so that no probability rounds to 0 or 1."""
+    logit_N = np.asarray(logit_N, np.float64)
+    return float(np.mean(np.logaddexp(0.0, logit_N) - np.asarray(label_N, np.float64) * logit_N))
+
+
+def calibration_error(label_N: np.ndarray, logit_N: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: Σ_b n_b/N · |mean label − mean probability| over bins of equal width."""
+    probability_N = sigmoid(logit_N)
+    bin_N = np.minimum((probability_N * bins).astype(np.int64), bins - 1)
+    gap_b = np.bincount(bin_N, np.asarray(label_N, np.float64) - probability_N, minlength=bins)
+    return float(np.abs(gap_b).sum() / len(probability_N))
+
+
+def sigmoid(logit_N: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(−z)), float64, without overflow."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logit_N, np.float64)))
+
+
+def ranking_metrics(label_N: np.ndarray, logit_N: np.ndarray, user_N: np.ndarray) -> dict[str, float]:
+    """`auc`, `gauc`, `logloss` and `ece`; `gauc` is absent where no user has both labels.
+
+    Raises:
+        DataError: All labels are the same.
+    """
+    found = {"auc": auc(label_N, logit_N), "logloss": logloss(label_N, logit_N)}
+    found["ece"] = calibration_error(label_N, logit_N)
+    try:
+        found["gauc"] = gauc(user_N, label_N, logit_N)
+    except DataError:
+        return found
+    return found
+
+
+def _group_auc(
+    group_N: np.ndarray, label_N: np.ndarray, score_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC (NaN where one label is missing) and number of samples of each group, by the Mann–Whitney rank sum."""
+    _, group_N, count_G = np.unique(group_N, return_inverse=True, return_counts=True)
+    label_N = np.asarray(label_N, np.float64)
+    rank_N = _group_ranks(group_N, np.asarray(score_N, np.float64), count_G)
+    positive_G = np.bincount(group_N, label_N, minlength=len(count_G))
+    rank_sum_G = np.bincount(group_N, label_N * rank_N, minlength=len(count_G))
+    pairs_G = positive_G * (count_G - positive_G)
+    above_G = rank_sum_G - positive_G * (positive_G + 1) / 2
+    return np.divide(above_G, pairs_G, out=np.full(len(count_G), np.nan), where=pairs_G > 0), count_G
+
+
+def _group_ranks(group_N: np.ndarray, score_N: np.ndarray, count_G: np.ndarray) -> np.ndarray:
+    """1-based rank of each score within its group; equal scores share their mean rank."""
+    order_N = np.lexsort((score_N, group_N))
+    group_s, score_s = group_N[order_N], score_N[order_N]
+    new_s = np.ones(len(order_N), bool)
+    new_s[1:] = (group_s[1:] != group_s[:-1]) | (score_s[1:] != score_s[:-1])
+    tie_s = np.cumsum(new_s) - 1
+    start_t = np.flatnonzero(new_s)
+    size_t = np.diff(np.append(start_t, len(order_N)))
+    first_G = np.cumsum(count_G) - count_G
+    rank_N = np.empty(len(order_N))
+    rank_N[order_N] = (start_t + (size_t + 1) / 2)[tie_s] - first_G[group_s]
+    return rank_N

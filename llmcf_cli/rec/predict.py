@@ -1,0 +1,36 @@
+"""Logits of many rows: the one path that evaluation, prediction and serving take.
+
+Legend: N rows, B batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from llmcf_cli.features.batch import Batch
+from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.model import RecModel
+
+
+@torch.inference_mode()
+def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int = 4096) -> np.ndarray:
+    """Logits of a split's samples, float32 [N], in their order.
+
+    Args:
+        model: A trained model; put into evaluation mode.
+        data: Holds the split.
+        split: Its name.
+        batch_size: Samples per forward pass.
+    """
+    batch = data.batch(split, model.device, examples="examples" in model.configs["augment"].needs)
+    return score(model, batch, batch_size).cpu().numpy()
+
+
+def score(model: RecModel, batch: Batch, batch_size: int) -> torch.Tensor:
+    """Logits of any number of rows in bounded memory, float32 [N] on the model's device. The one way to evaluate."""
+    model.eval()
+    if not len(batch):
+        return torch.zeros(0, device=model.device)
+    positions_N = torch.arange(len(batch), device=model.device)
+    return torch.cat([model(batch.take(index_B)).logits_B for index_B in positions_N.split(batch_size)])

@@ -1,0 +1,170 @@
+"""Requests → scores, by the same encoding, matching and model as offline.
+
+Legend: N requests, B batch, L history, K examples, I items, T text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.features.batch import Catalog, Samples, encode_entities, encode_rows, to_batch
+from llmcf_cli.features.spec import list_parts
+from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.plugin import registry
+from llmcf_cli.rec.bundle import Bundle, load_bundle
+from llmcf_cli.rec.metrics import sigmoid
+from llmcf_cli.rec.predict import score
+from llmcf_cli.recipe.schema import MatchSection
+
+NOW = np.iinfo(np.int64).max
+"""Time of a request that names none: after everything."""
+BATCH = 4096
+
+
+class Scorer:
+    """Scores (user, item) requests with a bundle. Make one by `Scorer.load`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
+        self._index: Any = None
+        bank = self.model.resources.bank
+        if bank is None:
+            return
+        if bank.vector_ES is None:
+            raise ModelError(
+                "the bundle's examples have no search vectors", where="examples", hint="llmcf train-rec"
+            )
+        section = MatchSection.model_validate(self.recipe["match"])
+        self._space = registry().build("space", section.space)
+        searcher = registry().build("searcher", section.search)
+        self._index = searcher.prepare(
+            bank.vector_ES,
+            _keys(bank.samples),
+            bank.samples.label_N,
+            balance=section.balance,
+            guard=Guard(self.clock),
+        )
+
+    @classmethod
+    def load(cls, bundle: Path) -> Scorer:
+        """The scorer of a bundle, which holds everything it needs.
+
+        Raises:
+            StoreError: The folder is no complete bundle.
+            ModelError: Its parts do not fit together.
+        """
+        return cls(load_bundle(bundle))
+
+    def score(self, requests: pa.Table) -> pa.Table:
+        """Score requests.
+
+        A user or item that training never saw is scored by what is known: its history, and the item's text and features
+        if `add_items` gave them.
+
+        Args:
+            requests: Columns user_id and item_id (strings); optional `history`, item ids the user took, oldest first,
+                and `time` (int64), when the request is made; without it, after everything. Examples are strictly
+                earlier. Items of a history that the catalogue lacks are left out.
+
+        Returns:
+            Columns user_id, item_id, logit (float32) and probability (float64), in the order of the requests.
+
+        Raises:
+            DataError: A column is missing or of another type.
+        """
+        samples = self._encode(requests)
+        logit_N = np.empty(len(samples), np.float32)
+        for start in range(0, len(samples), BATCH):
+            block = slice(start, start + BATCH)
+            part = samples.take(block)
+            batch = to_batch(part, self._examples(part), self.model.device)
+            logit_N[block] = score(self.model, batch, BATCH).cpu().numpy()
+        return pa.table({
+            "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
+            "probability": sigmoid(logit_N),
+        })  # fmt: skip
+
+    def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
+        """Make new items known, without training: by features the vocabulary has, and by text.
+
+        Args:
+            items: `item_id` and any of the item's feature columns.
+            text_nT: Their text vectors, float32 of unit norm, from the encoder of the recipe's `match.space`.
+
+        Raises:
+            DataError: An id is known already, or the vectors do not fit.
+        """
+        resources = self.model.resources
+        known = resources.catalog.items
+        if known.rows(items["item_id"].combine_chunks()).any():
+            raise DataError("an item is in the catalogue already", where="add_items")
+        added = encode_entities(items, "item", resources.spec, resources.vocab)
+        text_IT = resources.item_text_IT
+        if text_IT is not None:
+            expected = (items.num_rows, text_IT.shape[1])
+            text_nT = np.zeros(expected, np.float32) if text_nT is None else np.asarray(text_nT, np.float32)
+            if text_nT.shape != expected:
+                raise DataError(f"text vectors {text_nT.shape}, expected {expected}", where="add_items")
+            text_IT = np.concatenate([text_IT, text_nT])
+        self.model.set_items(replace(resources.catalog, items=known.extended(added)), text_IT)
+
+    def _encode(self, requests: pa.Table) -> Samples:
+        catalog: Catalog = self.model.resources.catalog
+        size = requests.num_rows
+        users, items = (_strings(requests, name) for name in ("user_id", "item_id"))
+        time = (
+            requests["time"].cast(pa.int64())
+            if "time" in requests.column_names
+            else pa.array(np.full(size, NOW))
+        )
+        rows = pa.table({
+            "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(users),
+            "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": time,
+            "history": _history(requests, catalog),
+        })  # fmt: skip
+        return encode_rows(rows, self.model.resources.spec.history_length)
+
+    def _examples(self, samples: Samples) -> np.ndarray | None:
+        if self._index is None:
+            return None
+        text_IT = self.model.resources.item_text_IT
+        queries_BS = self._space.query_vectors(text_IT, samples.item_row_N, samples.history_row_NL)
+        return self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples).index_NK
+
+
+def _keys(samples: Samples) -> Keys:
+    return Keys(samples.sample_id_N, samples.user_row_N, samples.item_row_N, samples.time_N)
+
+
+def _strings(requests: pa.Table, name: str) -> pa.Array:
+    if name not in requests.column_names:
+        raise DataError(f"requests lack the column {name!r}", where="score", allowed=requests.column_names)
+    column = requests[name].combine_chunks()
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise DataError(f"{name} holds {column.type}, ids are strings", where="score")
+    return column
+
+
+def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:
+    """Item rows of the histories, unknown items left out."""
+    size = requests.num_rows
+    if "history" not in requests.column_names:
+        return pa.array([[]] * size, pa.list_(pa.int32()))
+    column = requests["history"].combine_chunks()
+    if pa.types.is_null(column.type):
+        return pa.array([[]] * size, pa.list_(pa.int32()))
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise DataError(f"history holds {column.type}, not lists of item ids", where="score")
+    values, length_N = list_parts(column)
+    row_n = catalog.items.rows(values)
+    known_n = row_n > 0
+    owner_n = np.repeat(np.arange(size), length_N)
+    kept_N = np.bincount(owner_n[known_n], minlength=size)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(kept_N)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(row_n[known_n]))
