@@ -50,11 +50,12 @@ def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
         written: The recipe with the place of each value.
     """
     data = plain(written)
-    found = [
-        (nearest(written, tuple(item["loc"])).origin.line, _problem(item, written, data))
-        for item in error.errors()
-    ]
-    return [problem for _, problem in sorted(found, key=lambda pair: pair[0])]
+    items = error.errors()
+    # A list with a wrong entry is reported as too short as well; the entry's own error says enough.
+    outer = {tuple(item["loc"])[:length] for item in items for length in range(len(item["loc"]))}
+    items = [item for item in items if item["type"] != "too_short" or tuple(item["loc"]) not in outer]
+    items.sort(key=lambda item: nearest(written, tuple(item["loc"])).origin.line)
+    return [_problem(item, written, data) for item in items]
 
 
 def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
@@ -78,9 +79,8 @@ def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
     if item["type"] == "value_error":
         return LlmcfError(str(context["error"]), where=where)
     if item["type"] in _WORDS:
-        return LlmcfError(
-            f"{_WORDS[item['type']].format(**context)}, found {_short(item['input'])}", where=where
-        )
+        wanted = _WORDS[item["type"]].format(**{key: _plain(bound) for key, bound in context.items()})
+        return LlmcfError(f"{wanted}, found {_short(item['input'])}", where=where)
     message = item["msg"]
     return LlmcfError(message[:1].lower() + message[1:], where=where)
 

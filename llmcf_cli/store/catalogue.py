@@ -85,11 +85,13 @@ class Asset(Config):
     """What a paper that uses it cites."""
     wheels: dict[str, Wheel] = {}  # noqa: RUF012  (pydantic copies defaults)
     """`NAME==VERSION` of every wheel that a `pypi:` source names, with its digest."""
-    files: tuple[AssetFile, ...] = Field(min_length=1)
+    files: tuple[AssetFile, ...]
     """What it consists of."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Asset:
+        if not self.files:
+            raise ValueError("has no files")
         paths = [file.path for file in self.files]
         repeated = sorted({path for path in paths if paths.count(path) > 1})
         if repeated:

@@ -246,9 +246,8 @@ def _explained(name: str, file: AssetFile) -> Iterator[None]:
     try:
         yield
     except MismatchError as error:
-        raise AssetError(
-            error.what, where=f"asset:{name}", hint="correct the catalogue, or use another source"
-        ) from error
+        hint = "correct the catalogue, or use another source"
+        raise MismatchError(error.what, where=f"asset:{name}", hint=hint) from error
     except AssetError as error:
         raise AssetError(error.what, where=f"asset:{name}", hint=error.hint or hint) from error
     except LlmcfError:

@@ -231,6 +231,15 @@ def test_shares_that_do_not_sum_to_one(write, minimal):
     assert problem.where.endswith(":6: llm")
 
 
+@pytest.mark.parametrize(("share", "what"), [("2", "must be at most 1, found 2"), ("x", 'must be a number, found "x"')])
+def test_a_wrong_entry_of_a_list_is_one_problem(write, minimal, share, what):
+    assert only(write(minimal.replace("share: 1}", f"share: {share}}}"))).what == what
+
+
+def test_an_empty_list_is_too_short(write):
+    assert only(write(), "llm.mix=[]").what == "must have at least 1 entries, found []"
+
+
 def test_missing_keys_say_what_they_are_for(write, minimal):
     problem = only(write(minimal.replace("{type: text, encoder: encoder}", "text")))
     assert problem.what == "the required key `encoder` is missing"
