@@ -1,0 +1,136 @@
+"""`llmcf recipe …` through the real command line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmcf_cli.recipe.library import library_dir, recipe_files
+from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.recipe.tree import plain
+from llmcf_cli.recipe.yamlfile import read_yaml
+
+EXTENDING = "extends: quickstart\nname: mine\nrec:\n  fit: {epochs: 2}\n"
+
+
+def llmcf(*arguments, cwd=None):
+    environment = {**os.environ, "COLUMNS": "120"}
+    command = [sys.executable, "-m", "llmcf_cli", "recipe", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(EXTENDING)
+    return path
+
+
+def test_list():
+    done = llmcf("list")
+    assert done.returncode == 0
+    for name in recipe_files(library_dir()):
+        assert name in done.stdout
+
+
+def test_show_notes_the_origin_of_each_value(mine):
+    done = llmcf("show", "mine.yaml", "--set", "match.k=6", cwd=mine.parent)
+    assert done.returncode == 0
+    origin = {line.split("#")[0].strip(): line.split("# ")[-1] for line in done.stdout.splitlines()}
+    assert origin["epochs: 2"] == "mine.yaml:4"
+    assert origin["k: 6"] == "--set match.k=6"
+    assert origin["monitor: auc"] == "default"
+    assert origin["name: mine"] == "mine.yaml:2"
+    assert "quickstart.yaml:" in origin["task: ranking"]
+
+
+@pytest.mark.parametrize("form", ["yaml", "origins"])
+def test_what_show_prints_loads_to_the_same_recipe(mine, form):
+    done = llmcf("show", mine, "--set", "match.k=6", "--format", form)
+    shown = mine.with_name("shown.yaml")
+    shown.write_text(done.stdout)
+    assert load_recipe(shown).recipe == load_recipe(mine, ["match.k=6"]).recipe
+    assert ("  # default" in done.stdout) is (form == "origins")
+
+
+def test_show_yaml_is_plain_data(mine):
+    shown = mine.with_name("shown.yaml")
+    shown.write_text(llmcf("show", mine, "--format", "yaml").stdout)
+    assert plain(read_yaml(shown)) == load_recipe(mine).recipe.model_dump(mode="json")
+
+
+def test_validate_says_ok_for_each(mine):
+    done = llmcf("validate", mine, "quickstart", "--set", "rec.fit.epochs=1")
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("ok")] == [f"ok: {mine}", "ok: quickstart"]
+
+
+def test_validate_reports_every_problem_of_every_recipe(mine):
+    bad = mine.with_name("bad.yaml")
+    bad.write_text(EXTENDING + "  backbone: deepfmm\nmatch: {k: 3}\n")
+    worse = mine.with_name("worse.yaml")
+    worse.write_text("a: [")
+    done = llmcf("validate", "bad.yaml", "mine.yaml", "worse.yaml", cwd=mine.parent)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "ok: mine.yaml" in done.stdout
+    assert "error: 3 problems" in done.stderr
+    assert 'bad.yaml:5: rec.backbone: unknown backbone "deepfmm"; did you mean "deepfm"?' in done.stderr
+    assert "bad.yaml:6: match: match.k is 3, but balance: labels needs an even number" in done.stderr
+    assert "worse.yaml:1: is not valid YAML" in done.stderr
+
+
+def test_validate_knows_the_assets_of_the_library_and_those_beside_the_recipe(mine):
+    mine.write_text(EXTENDING + "llm: {model: asset:smollm3}\n")
+    done = llmcf("validate", mine)
+    assert done.returncode == 2
+    assert 'unknown asset "smollm3"' in done.stderr
+    (mine.parent / "model.bin").write_bytes(b"")
+    file = {"path": "model.bin", "source": "file:model.bin", "sha256": "0" * 64, "size": 0}
+    entry = {"kind": "model", "description": "d", "licence": "l", "files": [file]}
+    (mine.parent / "assets.yaml").write_text(json.dumps({"smollm3": entry}))
+    assert llmcf("validate", mine).returncode == 0
+
+
+def test_validate_notes_files_that_are_not_there(mine):
+    mine.write_text(EXTENDING + "cot: {prompt: prompts/mine.yaml}\n")
+    done = llmcf("validate", mine)
+    assert done.returncode == 0
+    assert "note: no such file or folder: prompts/mine.yaml" in done.stdout
+
+
+def test_validate_of_a_missing_file_and_of_nothing():
+    done = llmcf("validate", "none.yaml")
+    assert (done.returncode, "none.yaml: no such file" in done.stderr) == (2, True)
+    assert llmcf("validate").returncode == 2
+
+
+def test_validate_is_quick(mine):
+    """CPU time, as wall time on a busy machine says little; the promise is half a second."""
+    best = 9.0
+    for _ in range(3):
+        before = os.times()
+        assert llmcf("validate", mine).returncode == 0
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        best = min(best, used)
+        if best < 0.5:
+            return
+        time.sleep(0.2)
+    assert best < 1.0, f"{best:.2f} s"
+
+
+def test_schema_is_json():
+    done = llmcf("schema")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["title"] == "llmcf recipe"
+
+
+def test_reference_writes_the_pages(tmp_path):
+    done = llmcf("reference", tmp_path / "docs")
+    assert done.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["recipe-reference.md", "recipe.schema.json"]
