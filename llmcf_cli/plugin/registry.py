@@ -98,7 +98,8 @@ class Registry:
         taken = self._components.get((kind, name))
         if taken is not None:
             raise LlmcfError(
-                f'{kind} "{name}" is registered twice', where=f"{taken.origin} and {self._origin}",
+                f'{kind} "{name}" is registered twice',
+                where=f"{taken.origin} and {self._origin}",
                 hint="rename one of them or uninstall one plugin",
             )
         self._components[kind, name] = Component(kind, name, config, target, summary, self._origin)
@@ -143,8 +144,13 @@ def registry() -> Registry:
     found = Registry()
     found.register_from("built-in", register)
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        version = point.dist.version if point.dist else "?"
-        found.register_from(f"{point.dist.name if point.dist else point.name} {version}", point.load())
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
+        try:
+            add_components = point.load()
+        except Exception as error:
+            hint = f"mend or uninstall {origin.split()[0]}"
+            raise LlmcfError(f"plugin failed to load: {error!r}", where=origin, hint=hint) from error
+        found.register_from(origin, add_components)
     for folder in filter(None, os.environ.get(DROP_IN_VARIABLE, "").split(os.pathsep)):
         _load_folder(found, Path(folder))
     return found
@@ -155,6 +161,9 @@ def _load_folder(into: Registry, folder: Path) -> None:
         raise LlmcfError("no such plugin folder", where=str(folder), hint=f"correct {DROP_IN_VARIABLE}")
     for file in sorted(folder.glob("*.py")):
         name = f"llmcf_dropin_{file.stem}"
+        other = getattr(sys.modules.get(name), "__file__", None)
+        if other is not None and Path(other) != file:
+            raise LlmcfError(f"two drop-in plugins are called {file.name}", where=f"{other} and {file}", hint="rename one")
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
             raise LlmcfError("cannot be imported as a plugin", where=str(file))

@@ -35,21 +35,28 @@ class ComponentOf:
         if isinstance(value, str):
             value = {"type": value}
         if not isinstance(value, Mapping):
-            raise PydanticCustomError("component_shape", "write `type: NAME` and its settings, or just the NAME")
+            raise PydanticCustomError(
+                "component_shape", "write `type: NAME` and its settings, or just the NAME"
+            )
         name = value.get("type")
         if not isinstance(name, str):
             raise PydanticCustomError(
-                "missing_type", "has no `type:`; known: {known}", {"known": ", ".join(registry().names(self.kind))}
+                "missing_type",
+                "has no `type:`; known: {known}",
+                {"known": ", ".join(registry().names(self.kind))},
             )
         try:
             component = registry().get(self.kind, name)
         except UnknownNameError as error:
             raise PydanticCustomError(
-                UNKNOWN_TYPE, "{message}",
+                UNKNOWN_TYPE,
+                "{message}",
                 {"message": error.what, "known": ", ".join(error.allowed), "closest": error.closest or ""},
             ) from error
         return component.config().model_validate(dict(value), context=info.context)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         # A mark; `recipe.jsonschema` puts the registered components there.
         return {COMPONENT_MARK: self.kind}

@@ -15,7 +15,10 @@ from llmcf_cli.recipe.schema import Recipe
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _DEFS = "#/$defs/"
 _VARIANT = ".variant"
-_EXTENDS = {"type": "string", "description": "The recipe this one changes: a file beside it, or a library recipe."}
+_EXTENDS = {
+    "type": "string",
+    "description": "The recipe this one changes: a file beside it, or a library recipe.",
+}
 
 
 def recipe_schema(components: Registry | None = None) -> dict[str, Any]:
@@ -32,7 +35,9 @@ def recipe_schema(components: Registry | None = None) -> dict[str, Any]:
     for component in found.all():
         by_kind.setdefault(component.kind, []).append(component)
     configs = dict.fromkeys(component.config() for component in found.all())
-    refs, generated = models_json_schema([(Recipe, "validation"), *((config, "validation") for config in configs)])
+    refs, generated = models_json_schema(
+        [(Recipe, "validation"), *((config, "validation") for config in configs)]
+    )
     defs = _rewrite(generated["$defs"], _resolve_mark)
     for kind, members in by_kind.items():
         for component in members:
@@ -49,7 +54,8 @@ def recipe_schema(components: Registry | None = None) -> dict[str, Any]:
         defs[kind + _VARIANT] = _rewrite(_choice("anyOf", kind, members), _relaxed)
     root = {
         "$schema": DIALECT, "title": "llmcf recipe", "type": "object",
-        "if": {"required": ["extends"]}, "then": {"$ref": f"{_DEFS}Recipe{_VARIANT}"}, "else": {"$ref": f"{_DEFS}Recipe"},
+        "if": {"required": ["extends"]},
+        "then": {"$ref": f"{_DEFS}Recipe{_VARIANT}"}, "else": {"$ref": f"{_DEFS}Recipe"},
     }  # fmt: skip
     return {**root, "$defs": _reachable(root, defs)}
 

@@ -90,7 +90,7 @@ def long_form(node: Node) -> Node:
 
 
 def merge(base: Node, over: Node) -> Node:
-    """`over` laid upon `base`: mappings merge key by key; everything else, and a mapping of another `type`, replaces."""
+    """`over` laid upon `base`: mappings merge key by key; all else, and a mapping of another `type`, replaces."""
     if isinstance(over.value, dict):
         base = long_form(base)
     elif isinstance(base.value, dict) and "type" in base.value:

@@ -115,7 +115,7 @@ class AssetStore:
         return folder
 
     def verify(self, name: str, progress: Progress = SILENT) -> tuple[AssetError, ...]:
-        """Hash every file; returns what is wrong, empty when all is as declared. A wrong asset is mended on next use."""
+        """Hash every file; what is wrong, empty when all is as declared. A wrong asset is mended on next use."""
         asset, folder = self.get(name), self.folder(name)
         hint = f"llmcf assets fetch {name}"
         if not folder.is_dir():

@@ -15,7 +15,12 @@ CONTENT = b"user_id\titem_id\n1\t2\n"
 def llmcf(tmp_path):
     """Run a command with the test's own cache and a catalogue that adds the asset `tiny`."""
     (tmp_path / "data.tsv").write_bytes(CONTENT)
-    file = {"path": "data.tsv", "source": "file:data.tsv", "sha256": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT)}
+    file = {
+        "path": "data.tsv",
+        "source": "file:data.tsv",
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+        "size": len(CONTENT),
+    }
     entry = {"kind": "dataset", "description": "Two columns.", "licence": "CC0-1.0", "files": [file]}
     (tmp_path / "assets.yaml").write_text(json.dumps({"tiny": entry}))
     environment = {**os.environ, "COLUMNS": "120", "LLMCF_CACHE": str(tmp_path / "cache")}

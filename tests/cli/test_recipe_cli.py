@@ -66,7 +66,10 @@ def test_show_yaml_is_plain_data(mine):
 def test_validate_says_ok_for_each(mine):
     done = llmcf("validate", mine, "quickstart", "--set", "rec.fit.epochs=1")
     assert done.returncode == 0
-    assert [line for line in done.stdout.splitlines() if line.startswith("ok")] == [f"ok: {mine}", "ok: quickstart"]
+    assert [line for line in done.stdout.splitlines() if line.startswith("ok")] == [
+        f"ok: {mine}",
+        "ok: quickstart",
+    ]
 
 
 def test_validate_reports_every_problem_of_every_recipe(mine):
@@ -133,4 +136,7 @@ def test_schema_is_json():
 def test_reference_writes_the_pages(tmp_path):
     done = llmcf("reference", tmp_path / "docs")
     assert done.returncode == 0
-    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["recipe-reference.md", "recipe.schema.json"]
+    assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == [
+        "recipe-reference.md",
+        "recipe.schema.json",
+    ]

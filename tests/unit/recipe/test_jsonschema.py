@@ -64,7 +64,8 @@ def test_every_library_recipe_conforms(errors, path):
     ("change", "good"),
     [
         ({}, True), ({"rec": {"backbone": "din"}}, True), ({"rec": {"backbone": "dinn"}}, False), ({"rek": 1}, False),
-        ({"rec": {"backbone": "din", "fit": {"lerning_rate": 1}}}, False), ({"rec": {"backbone": {"hidden": [1]}}}, False),
+        ({"rec": {"backbone": "din", "fit": {"lerning_rate": 1}}}, False),
+        ({"rec": {"backbone": {"hidden": [1]}}}, False),
     ],
 )  # fmt: skip
 def test_it_agrees_with_the_loader(errors, write, change, good):
@@ -73,7 +74,8 @@ def test_it_agrees_with_the_loader(errors, write, change, good):
 
 @pytest.mark.parametrize(
     ("variant", "good"),
-    [({"extends": "tiny"}, True), ({"extends": "tiny", "rec": {"backbone": {"hidden": [1]}, "fit": {"epochs": 1}}}, True),
+    [({"extends": "tiny"}, True),
+     ({"extends": "tiny", "rec": {"backbone": {"hidden": [1]}, "fit": {"epochs": 1}}}, True),
      ({"extends": "tiny", "rec": {"fit": {"epocs": 1}}}, False), ({"name": "x"}, False)],
 )  # fmt: skip
 def test_variants(errors, variant, good):

@@ -4,7 +4,14 @@ from llmcf_cli.recipe.library import library_dir, library_recipes, recipe_files
 
 
 def test_prompts_data_and_catalogues_are_no_recipes(write, tmp_path):
-    for name in ("tiny.yaml", "sets/din.yaml", "prompts/single.yaml", "data/x.yaml", "accelerate/fsdp.yaml", "assets.yaml"):
+    for name in (
+        "tiny.yaml",
+        "sets/din.yaml",
+        "prompts/single.yaml",
+        "data/x.yaml",
+        "accelerate/fsdp.yaml",
+        "assets.yaml",
+    ):
         write(name=name)
     assert recipe_files(tmp_path) == {"sets/din": tmp_path / "sets/din.yaml", "tiny": tmp_path / "tiny.yaml"}
 

@@ -20,7 +20,8 @@ def value(text):
     [
         ("1e-5", 1e-5), ("1.0E+3", 1000.0), (".5", 0.5), ("-2.", -2.0), ("7", 7), ("007", 7), ("1_000", 1000),
         ("0x1f", 31), ("0o17", 15), ("true", True), ("FALSE", False), ("~", None), ("", None), ("null", None),
-        ("no", "no"), ("Yes", "Yes"), ("on", "on"), ("2024-01-01", "2024-01-01"), ("12:30:00", "12:30:00"), ("'7'", "7"),
+        ("no", "no"), ("Yes", "Yes"), ("on", "on"), ("2024-01-01", "2024-01-01"), ("12:30:00", "12:30:00"),
+        ("'7'", "7"),
         ("1e", "1e"), ("[200, 80]", [200, 80]), ("{a: {b: 1}}", {"a": {"b": 1}}), ("!!str 5", "5"),
     ],
 )  # fmt: skip
@@ -46,7 +47,11 @@ def test_each_value_knows_its_line(write):
 
 def test_anchors_aliases_and_merge_keys(write):
     path = write("base: &b {x: 1, y: 2}\nsame: *b\nmore:\n  <<: *b\n  y: 3\n")
-    assert plain(read_yaml(path)) == {"base": {"x": 1, "y": 2}, "same": {"x": 1, "y": 2}, "more": {"x": 1, "y": 3}}
+    assert plain(read_yaml(path)) == {
+        "base": {"x": 1, "y": 2},
+        "same": {"x": 1, "y": 2},
+        "more": {"x": 1, "y": 3},
+    }
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,8 @@ def test_a_bomb_of_aliases_is_refused(write):
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [(b"", "empty"), (b"# only a comment\n", "empty"), (b"a: \xff\n", "cannot be read"), (b"a: \x07\n", "not valid YAML"),
+    [(b"", "empty"), (b"# only a comment\n", "empty"), (b"a: \xff\n", "cannot be read"),
+     (b"a: \x07\n", "not valid YAML"),
      (b"a: " + b"x" * (1 << 20), "larger than")],
 )  # fmt: skip
 def test_files_that_are_no_recipe(tmp_path, content, what):

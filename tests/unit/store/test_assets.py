@@ -279,7 +279,9 @@ def wheels(tmp_path, monkeypatch):
 
 def wheel_asset(wheel: Path, members: dict[str, bytes], requirement="tinydata==1.0"):
     pinned = {requirement: {"sha256": sha(wheel.read_bytes()), "size": wheel.stat().st_size}}
-    return asset("x", {m.rsplit("/", 1)[-1]: (f"pypi:{requirement}/{m}", c) for m, c in members.items()}, pinned)
+    return asset(
+        "x", {m.rsplit("/", 1)[-1]: (f"pypi:{requirement}/{m}", c) for m, c in members.items()}, pinned
+    )
 
 
 MEMBERS = {"tinydata/a.txt": b"alpha" * 1000, "tinydata/b.txt": b"beta"}
@@ -289,7 +291,10 @@ def test_members_of_a_wheel(store, wheels):
     wheel = build_wheel(wheels, {**MEMBERS, "tinydata/unused.txt": b"x"})
     progress = Lines()
     folder = store(wheel_asset(wheel, MEMBERS)).fetch("x", progress)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.txt": b"alpha" * 1000, "b.txt": b"beta"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a.txt": b"alpha" * 1000,
+        "b.txt": b"beta",
+    }
     assert progress.tasks == [("fetch x", wheel.stat().st_size + 5004, "B")]
 
 
@@ -464,7 +469,10 @@ def test_a_killed_fetch_resumes_with_what_it_finished(store, source, tmp_path):
     pipe.write_bytes(b"beta")
     progress = Lines()
     folder = x.fetch("x", progress)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"a.txt": b"alpha", "b.txt": b"beta"}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a.txt": b"alpha",
+        "b.txt": b"beta",
+    }
     assert progress.moved == 4
 
 
@@ -513,13 +521,15 @@ def test_digests_are_computed_once(simple, tmp_path):
 def test_wrong_references(simple, tmp_path):
     (tmp_path / "general.parquet").write_text("")
     locate = Locator(tmp_path, simple[0])
-    with pytest.raises(DataError, match=r"no such file or folder: genral\.parquet .*did you mean general\.parquet"):
+    with pytest.raises(
+        DataError, match=r"no such file or folder: genral\.parquet .*did you mean general\.parquet"
+    ):
         locate.path("genral.parquet")
     with pytest.raises(DataError, match="no such file"):
         locate.digest("none/at/all")
     with pytest.raises(UnknownNameError, match="unknown asset"):
         locate.digest("asset:y")
-    with pytest.raises(UnknownNameError, match='did you mean "a.txt"'):
+    with pytest.raises(UnknownNameError, match=r'did you mean "a\.txt"'):
         locate.path("asset:x/b.txt")
     found = locate.check(["asset:x", "asset:y", "gone", "general.parquet", "gone"])
     assert [type(problem) for problem in found] == [UnknownNameError, DataError]

@@ -1,0 +1,91 @@
+"""Configuration base and the view of it that artifact keys are made from."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import ValidationError
+
+from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime, file_refs, key_view
+
+
+class Inner(Config):
+    """Inner."""
+
+    path: FilePath = ""
+    """A file."""
+    workers: Annotated[int, Runtime()] = 2
+    """Runtime."""
+
+
+class Part(ComponentConfig):
+    """A component with more settings than its base."""
+
+    type: Literal["part"] = "part"
+    size: int = 3
+    """Size."""
+
+
+class Outer(Config):
+    """Outer."""
+
+    name: str = "x"
+    """Name."""
+    inner: Inner = Inner()
+    """Section."""
+    part: ComponentConfig = Part()
+    """Component, declared by its base."""
+    several: tuple[FilePath, ...] = ()
+    """Files."""
+    maybe: FilePath | None = None
+    """A file or nothing."""
+    named: dict[str, FilePath] = {}  # noqa: RUF012  (pydantic copies defaults)
+    """Files by name."""
+    threads: Annotated[int, Runtime()] | None = 4
+    """Runtime, inside a union."""
+
+
+def digest(ref):
+    return f"<{ref}>"
+
+
+def test_configuration_is_frozen_strict_and_documented():
+    config = Inner(path="a")
+    with pytest.raises(ValidationError):
+        config.path = "b"
+    with pytest.raises(ValidationError):
+        Inner(pth="a")
+    assert Inner.model_fields["path"].description == "A file."
+    with pytest.raises(ValidationError):
+        type("Bad", (Config,), {"__annotations__": {"x": float}})(x=float("nan"))
+
+
+def test_key_view_has_defaults_and_no_runtime_fields():
+    assert key_view(Outer(), digest) == {
+        "name": "x", "inner": {"path": ""}, "part": {"type": "part", "size": 3}, "several": [], "maybe": None,
+        "named": {},
+    }  # fmt: skip
+
+
+def test_runtime_fields_do_not_change_the_view_and_others_do():
+    base = key_view(Outer(), digest)
+    assert key_view(Outer(threads=9, inner=Inner(workers=9)), digest) == base
+    assert key_view(Outer(part=Part(size=4)), digest) != base, "fields of a subclass count"
+    assert key_view(Outer(name="y"), digest) != base
+
+
+def test_files_count_by_content_wherever_the_annotation_stands():
+    outer = Outer(inner=Inner(path="a"), several=("b", "c"), maybe="d", named={"k": "e"})
+    view = key_view(outer, digest)
+    assert (view["inner"]["path"], view["several"], view["maybe"], view["named"]) == (
+        "<a>",
+        ["<b>", "<c>"],
+        "<d>",
+        {"k": "<e>"},
+    )
+    assert sorted(file_refs(outer)) == ["a", "b", "c", "d", "e"]
+    assert list(file_refs(Outer())) == []
+
+
+def test_views_of_plain_values():
+    assert key_view({"a": (Inner(path="p"), 1, None)}, digest) == {"a": [{"path": "<p>"}, 1, None]}
+    assert list(file_refs([{"k": Inner(path="p")}, "not a reference"])) == ["p"]

@@ -1,0 +1,232 @@
+"""The registry: built-ins, duplicates, unknown names, drop-in folders, entry points; one door for all."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from llmcf_cli.core.errors import LlmcfError, UnknownNameError
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import KINDS, Registry, registry
+from llmcf_cli.plugin.builtin import register
+from llmcf_cli.plugin.registry import _load_folder
+
+CONFIG = "llmcf_cli.core.types:ComponentConfig"
+
+PLUGIN = '''\
+from typing import Literal
+
+from llmcf_cli.core.types import ComponentConfig
+
+
+class LuckyConfig(ComponentConfig):
+    """Scores at random."""
+
+    type: Literal["lucky"] = "lucky"
+    luck: float = 0.5
+    """How lucky."""
+
+
+class Lucky:
+    def __init__(self, config, *args):
+        self.config, self.args = config, args
+
+
+def register(registry):
+    registry.add("judge", "lucky", config=f"{__name__}:LuckyConfig", target=f"{__name__}:Lucky", summary="lucky")
+'''
+
+
+@pytest.fixture
+def fresh():
+    """A registry of its own, with the built-ins."""
+    found = Registry()
+    found.register_from("built-in", register)
+    return found
+
+
+BUILT_IN = Registry()
+BUILT_IN.register_from("built-in", register)
+
+
+@pytest.mark.parametrize("component", BUILT_IN.all(), ids=lambda c: f"{c.kind}-{c.name}")
+def test_every_built_in_has_its_configuration_and_implementation(component):
+    config = component.config()
+    assert config.model_fields["type"].default == component.name
+    assert callable(component.load())
+    assert component.origin == "built-in"
+    assert component.summary
+    assert not component.summary.endswith(".")
+
+
+def test_configurations_are_light():
+    """Importing every configuration class must not import numeric libraries."""
+    script = (
+        "import sys\n"
+        "from llmcf_cli.plugin import registry\n"
+        "[component.config() for component in registry().all()]\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'duckdb', 'lancedb', 'transformers', 'sklearn'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_listing(fresh):
+    assert fresh.names("backbone") == sorted(fresh.names("backbone"))
+    assert [(c.kind, c.name) for c in fresh.all()] == sorted((c.kind, c.name) for c in fresh.all())
+    assert {component.kind for component in fresh.all()} <= set(KINDS)
+
+
+def test_an_unknown_name_lists_the_known_ones(fresh):
+    with pytest.raises(UnknownNameError, match='unknown backbone "depfm"; did you mean "deepfm"') as caught:
+        fresh.get("backbone", "depfm", where="a.yaml:3")
+    assert "din" in caught.value.allowed
+    assert caught.value.where == "a.yaml:3"
+
+
+def test_an_unknown_kind_is_refused(fresh):
+    with pytest.raises(UnknownNameError, match='unknown component kind "bakbone"; did you mean "backbone"'):
+        fresh.add("bakbone", "x", config=CONFIG, target=CONFIG, summary="x")
+
+
+def test_nothing_replaces_another_component(fresh):
+    def plugin(registry):
+        registry.add("backbone", "deepfm", config=CONFIG, target=CONFIG, summary="x")
+
+    with pytest.raises(LlmcfError, match='backbone "deepfm" is registered twice') as caught:
+        fresh.register_from("other 1.0", plugin)
+    assert caught.value.where == "built-in and other 1.0"
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [("no_such_package.x:Y", "needs the package 'no_such_package'"), ("llmcf_cli.core.types:Nope", "does not exist"),
+     ("llmcf_cli.core.types:key_view", "is no ComponentConfig"),
+     ("llmcf_cli.core.types:Config", "is no ComponentConfig")],
+)  # fmt: skip
+def test_targets_that_cannot_be_used(fresh, target, what):
+    fresh.add("judge", "broken", config=target, target=target, summary="x")
+    with pytest.raises(LlmcfError, match=what) as caught:
+        fresh.get("judge", "broken").config()
+    assert caught.value.where == "judge broken"
+
+
+# ---- drop-in folders
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A plugin folder; modules it brings in are forgotten afterwards."""
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.startswith("llmcf_dropin_"):
+            del sys.modules[name]
+
+
+def test_a_file_dropped_in_a_folder(fresh, folder):
+    (folder / "lucky.py").write_text(PLUGIN)
+    _load_folder(fresh, folder)
+    component = fresh.get("judge", "lucky")
+    assert component.origin.startswith(str(folder / "lucky.py"))
+    config = component.config()(luck=1)
+    built = fresh.build("judge", config, "argument")
+    assert (built.config, built.args) == (config, ("argument",))
+    assert issubclass(component.config(), ComponentConfig)
+
+
+def test_the_origin_changes_with_the_content(folder):
+    path, origins = folder / "lucky.py", set()
+    for text in (PLUGIN, PLUGIN + "\n"):
+        path.write_text(text)
+        found = Registry()
+        _load_folder(found, folder)
+        origins.add(found.get("judge", "lucky").origin)
+    assert len(origins) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [("raise RuntimeError('boom')", "failed to load: RuntimeError\\('boom'\\)"), ("x = 1", "no function register"),
+     ("def", "failed to load: SyntaxError"),
+     (PLUGIN.replace('"judge", "lucky"', '"jugde", "lucky"'), "unknown component kind")],
+)  # fmt: skip
+def test_a_broken_file_is_named(fresh, folder, text, what):
+    (folder / "bad.py").write_text(text)
+    with pytest.raises(LlmcfError, match=what) as caught:
+        _load_folder(fresh, folder)
+    assert "bad.py" in caught.value.where
+
+
+def test_a_missing_folder_is_named(fresh, folder):
+    with pytest.raises(LlmcfError, match="no such plugin folder") as caught:
+        _load_folder(fresh, folder / "none")
+    assert "LLMCF_PLUGINS" in caught.value.hint
+
+
+def test_two_files_of_one_name_do_not_shadow_each_other(fresh, folder):
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "lucky.py").write_text(PLUGIN)
+    _load_folder(fresh, folder / "one")
+    with pytest.raises(LlmcfError, match=r"two drop-in plugins are called lucky\.py"):
+        _load_folder(fresh, folder / "two")
+
+
+def test_the_environment_names_folders_and_recipes_can_use_what_is_in_them(folder):
+    (folder / "lucky.py").write_text(PLUGIN)
+    command = [
+        sys.executable,
+        "-m",
+        "llmcf_cli",
+        "recipe",
+        "show",
+        "quickstart",
+        "--set",
+        "cot.judge={type: lucky, luck: 0.9}",
+    ]
+    environment = {**os.environ, "LLMCF_PLUGINS": str(folder)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "type: lucky" in done.stdout
+    assert "luck: 0.9" in done.stdout
+
+
+# ---- installed plugins
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a distribution with the given entry point into a folder of its own; registry() starts afresh."""
+
+    def install(module: str, text: str) -> None:
+        info = tmp_path / "lucky_plugin-2.1.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lucky-plugin\nVersion: 2.1\n")
+        (info / "entry_points.txt").write_text(f"[llmcf.plugins]\nlucky = {module}:register\n")
+        (tmp_path / f"{module}.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        importlib.invalidate_caches()
+        registry.cache_clear()
+
+    yield install
+    registry.cache_clear()
+
+
+def test_an_installed_plugin_registers_under_its_version(installed):
+    installed("lucky_module_one", PLUGIN)
+    component = registry().get("judge", "lucky")
+    assert component.origin == "lucky-plugin 2.1"
+    assert component.config()().luck == 0.5
+    assert registry().get("judge", "rubric").origin == "built-in"
+
+
+def test_an_installed_plugin_that_fails_is_named(installed):
+    installed("lucky_module_two", "import not_installed_anywhere")
+    with pytest.raises(LlmcfError, match="plugin failed to load: ModuleNotFoundError") as caught:
+        registry()
+    assert caught.value.where == "lucky-plugin 2.1"
+    assert "uninstall lucky-plugin" in caught.value.hint
