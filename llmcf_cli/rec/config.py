@@ -107,6 +107,8 @@ class CoTReconstructionConfig(ComponentConfig):
 
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
 
+    needs: ClassVar[frozenset[str]] = frozenset({"examples"})
+
     type: Literal["cot_reconstruction"] = "cot_reconstruction"
     weight: Weight = 1.0
     """Factor in the sum of losses (the paper's α)."""

@@ -121,12 +121,8 @@ def load_ranking_data(
         users, items = (
             connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES
         )
-        rows = {
-            split: connection.execute(
-                "SELECT * FROM sample WHERE split = ? ORDER BY sample_id", [split]
-            ).to_arrow_table()
-            for split in SPLITS
-        }
+        query = "SELECT * FROM sample WHERE split = ? ORDER BY sample_id"
+        rows = {split: connection.sql(query, params=[split]).to_arrow_table() for split in SPLITS}
     splits = {split: encode_rows(table, history_length) for split, table in rows.items()}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, counts, history_length, min_count)

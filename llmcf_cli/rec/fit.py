@@ -189,7 +189,6 @@ class _Run:
             whole = torch.cat([batch_B, order_N[:short]]) if short else batch_B
             yield whole[self.accelerator.process_index :: parts]
 
-    @torch.inference_mode()
     def _evaluate(self) -> dict[str, float]:
         size, parts = len(self.validation), self.accelerator.num_processes
         share = math.ceil(size / parts)

@@ -13,7 +13,6 @@ from llmcf_cli.rec.dataset import RankingData
 from llmcf_cli.rec.model import RecModel
 
 
-@torch.inference_mode()
 def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int = 4096) -> np.ndarray:
     """Logits of a split's samples, float32 [N], in their order.
 
@@ -27,6 +26,7 @@ def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int =
     return score(model, batch, batch_size).cpu().numpy()
 
 
+@torch.inference_mode()
 def score(model: RecModel, batch: Batch, batch_size: int) -> torch.Tensor:
     """Logits of any number of rows in bounded memory, float32 [N] on the model's device. The one way to evaluate."""
     model.eval()

@@ -68,7 +68,7 @@ class Scorer:
         if `add_items` gave them.
 
         Args:
-            requests: Columns user_id and item_id (strings); optional `history`, item ids the user took, oldest first,
+            requests: Columns user_id and item_id; optional `history`, item ids the user took, oldest first,
                 and `time` (int64), when the request is made; without it, after everything. Examples are strictly
                 earlier. Items of a history that the catalogue lacks are left out.
 
@@ -146,9 +146,10 @@ def _strings(requests: pa.Table, name: str) -> pa.Array:
     if name not in requests.column_names:
         raise DataError(f"requests lack the column {name!r}", where="score", allowed=requests.column_names)
     column = requests[name].combine_chunks()
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DataError(f"{name} holds {column.type}, ids are strings", where="score")
-    return column
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        return column.cast(pa.string())  # readers of CSV and JSON take ids of digits for numbers
+    raise DataError(f"{name} holds {kind}, ids are strings", where="score")
 
 
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:

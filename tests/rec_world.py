@@ -1,0 +1,127 @@
+"""A small data set for tests of recommenders, made by the real tables, space and search.
+
+Users like items whose group (item_row mod 3) is theirs (user_row mod 3), so a model has something to learn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from llmcf_cli.features.batch import encode_rows
+from llmcf_cli.match.config import TextSpaceConfig
+from llmcf_cli.match.exact import ExactSearcher
+from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.space import TextSpace
+from llmcf_cli.rec.dataset import RankingData, load_ranking_data
+from llmcf_cli.store.tables import SAMPLE, cot_example, example_match, item_text
+
+USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
+MATCH_SECTION = {
+    "space": {"type": "text", "encoder": "asset:any", "history_weight": 0.5, "item_weight": 0.5},
+    "search": {"type": "exact"}, "k": K, "balance": "labels",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class World:
+    """The tables, and what is loaded from them."""
+
+    database: Path
+    items: pa.Table
+    samples: pa.Table
+    item_text: pa.Table
+    examples: pa.Table
+    matches: pa.Table
+    data: RankingData
+
+
+def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: int = 0) -> World:
+    """Write and load the world."""
+    rng = np.random.default_rng(seed)
+    users = pa.table({
+        "user_row": pa.array(range(1, USERS + 1), pa.int32()), "user_id": [f"u{u}" for u in range(1, USERS + 1)],
+        "text": ["" for _ in range(USERS)], "group": [f"g{u % 3}" for u in range(1, USERS + 1)],
+    })  # fmt: skip
+    items = pa.table({
+        "item_row": pa.array(range(1, ITEMS + 1), pa.int32()), "item_id": [f"i{i}" for i in range(1, ITEMS + 1)],
+        "text": [f"item {i}" for i in range(1, ITEMS + 1)], "brand": [f"b{i % 4}" for i in range(1, ITEMS + 1)],
+        "tags": [[f"t{i % 3}", f"s{i % 5}"][: i % 3] for i in range(1, ITEMS + 1)],
+    })  # fmt: skip
+    samples = _samples(rng, per_user)
+    text_IT = _unit(rng.standard_normal((ITEMS + 1, T)))
+    text_IT[0] = 0
+    texts = pa.table([items["item_row"], items["item_id"], _lists(text_IT[1:])], schema=item_text(T).schema)
+    train = samples.filter(pa.array([s == "train" for s in samples["split"].to_pylist()]))
+    chosen = train.take(np.sort(rng.choice(train.num_rows, num_examples, replace=False)))
+    rows = encode_rows(chosen, LENGTH)
+    vectors = TextSpace(_space()).example_vectors(text_IT, rows.item_row_N, rows.history_row_NL)
+    names = ["sample_id", "user_row", "item_row", "label", "time", "split"]
+    columns = [*(chosen[n] for n in names), _lists(vectors), _lists(_unit(rng.standard_normal((num_examples, T))))]
+    examples = pa.table(columns, schema=cot_example(T, 2 * T).schema)
+    matches = _match(samples, examples, text_IT)
+    database = folder / "data.duckdb"
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(SAMPLE.ddl())
+        for name, table in (("user", users), ("item", items), ("rows", samples)):
+            connection.register(f"arrow_{name}", table)
+        connection.execute('CREATE TABLE "user" AS FROM arrow_user')
+        connection.execute('CREATE TABLE "item" AS FROM arrow_item')
+        connection.execute("INSERT INTO sample FROM arrow_rows")
+    data = load_ranking_data(
+        database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches
+    )
+    return World(database, items, samples, texts, examples, matches, data)
+
+
+def _samples(rng: np.random.Generator, per_user: int) -> pa.Table:
+    rows = []
+    for user in range(1, USERS + 1):
+        taken: list[int] = []
+        times = np.sort(rng.choice(10_000, per_user, replace=False))
+        for time, item in zip(times, rng.permutation(np.arange(1, ITEMS + 1))[:per_user], strict=True):
+            liked = (item % 3 == user % 3) != (rng.random() < 0.1)
+            rows.append((user, int(item), int(liked), int(time), taken[-LENGTH:]))
+            if liked:
+                taken.append(int(item))
+    rows.sort(key=lambda row: (row[3], row[0]))
+    cut = [int(len(rows) * share) for share in (0.7, 0.85)]
+    splits = ["train" if n < cut[0] else "validation" if n < cut[1] else "test" for n in range(len(rows))]
+    columns = [range(len(rows)), *zip(*[r[:4] for r in rows], strict=True), splits, [r[4] for r in rows]]
+    arrays = [pa.array(list(c), f.type) for c, f in zip(columns, SAMPLE.schema, strict=True)]
+    return pa.table(arrays, schema=SAMPLE.schema)
+
+
+def _match(samples: pa.Table, examples: pa.Table, text_IT: np.ndarray) -> pa.Table:
+    rows = encode_rows(samples, LENGTH)
+    query = TextSpace(_space()).query_vectors(text_IT, rows.item_row_N, rows.history_row_NL)
+    found = ExactSearcher().search(
+        query, _keys(samples), _array(examples["vector"]), _keys(examples), examples["label"].to_numpy(),
+        k=K, balance="labels", guard=Guard("global", examples["split"].to_pylist()),
+    )  # fmt: skip
+    ids = np.where(found.index_NK < 0, -1, examples["sample_id"].to_numpy()[found.index_NK])
+    return pa.table([samples["sample_id"], _lists(ids), _lists(found.score_NK)], schema=example_match(K).schema)
+
+
+def _keys(table: pa.Table) -> Keys:
+    return Keys(*(table[name].to_numpy() for name in ("sample_id", "user_row", "item_row", "time")))
+
+
+def _space() -> TextSpaceConfig:
+    return TextSpaceConfig(**MATCH_SECTION["space"])
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _array(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().flatten().to_numpy().reshape(len(column), -1)
+
+
+def _lists(array: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array.shape[1])

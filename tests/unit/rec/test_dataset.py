@@ -1,0 +1,79 @@
+"""Loading: every join is by id, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.rec.dataset import load_ranking_data
+
+
+def load(world, **changes):
+    tables = {"item_text": world.item_text, "examples": world.examples, "matches": world.matches} | changes
+    return load_ranking_data(world.database, history_length=5, **tables)
+
+
+def shuffled(table, seed=0):
+    return table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
+
+
+def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world):
+    data = load(world, **{n: shuffled(getattr(world, n)) for n in ("item_text", "examples", "matches")})
+    expected = dict(
+        zip(*(world.matches[n].to_pylist() for n in ("sample_id", "example_sample_id")), strict=True)
+    )
+    bank = data.resources.bank
+    known = np.append(bank.samples.sample_id_N, -1)
+    for split, samples in data.splits.items():
+        found = known[data.matches[split].example_NK]
+        assert found.tolist() == [expected[i] for i in samples.sample_id_N.tolist()]
+    vectors = dict(zip(world.examples["sample_id"].to_pylist(), world.examples["cot_vector"].to_pylist(), strict=True))
+    for at in (0, 7):
+        np.testing.assert_allclose(bank.cot_ET[at], vectors[int(bank.samples.sample_id_N[at])])
+    np.testing.assert_allclose(data.resources.item_text_IT[3], world.item_text["vector"][2].as_py())
+    assert not data.resources.item_text_IT[0].any()
+
+
+def test_splits_are_disjoint_and_complete(world):
+    ids = [set(s.sample_id_N.tolist()) for s in world.data.splits.values()]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == world.samples.num_rows
+
+
+def test_vocabulary_ignores_what_train_does_not_show(world):
+    train = world.data.splits["train"]
+    seen = set(train.item_row_N.tolist()) | set(train.history_row_NL.reshape(-1).tolist()) - {0}
+    assert len(world.data.resources.vocab.values["item.item_id"]) == len(seen)
+
+
+def test_without_examples_nothing_needs_them(world):
+    data = load_ranking_data(world.database, history_length=3)
+    assert data.resources.bank is None
+    assert data.batch("test").example_BK is None
+    assert data.splits["train"].history_row_NL.shape[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: {"matches": None}, "without matches"),
+        (lambda w: {"matches": w.matches.slice(1)}, "no row of matches"),
+        (lambda w: {"item_text": w.item_text.slice(1)}, "text vectors"),
+        (lambda w: {"examples": w.examples.slice(5)}, "does not exist"),
+        (lambda w: {"examples": foreign(w.examples)}, "no train sample"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(world, change, message):
+    with pytest.raises(DataError, match=message):
+        load(world, **change(world))
+
+
+def foreign(examples):
+    at = examples.column_names.index("split")
+    return examples.set_column(at, examples.schema.field(at), pa.array(["test"] * examples.num_rows))
+
+
+def test_an_unknown_split_is_named(world):
+    with pytest.raises(DataError, match="holdout"):
+        world.data.batch("holdout")

@@ -1,0 +1,69 @@
+"""The fused table against one lookup per field."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcf_cli.rec.embedding import FieldEmbedding
+
+
+@pytest.fixture
+def embedding(world):
+    torch.manual_seed(0)
+    module = FieldEmbedding(world.data.resources.spec, world.data.resources.catalog, 4, {"first_order"})
+    with torch.no_grad():
+        module.table_VD[1:] = torch.randn_like(module.table_VD[1:])
+        module.weight_V1[1:] = torch.randn_like(module.weight_V1[1:])
+    return module
+
+
+def lookup(module, field, ids):
+    """Mean of a field's embeddings and of its weights, by its own ids."""
+    offset, at = 1, list(module.spec.fields).index(field)
+    offset += sum(f.size - 1 for f in module.spec.fields[:at])
+    known = [int(i) + offset - 1 for i in ids if i > 0]
+    if not known:
+        return torch.zeros(4), torch.zeros(())
+    return module.table_VD[known].mean(0), module.weight_V1[known].mean()
+
+
+def test_fields_history_and_first_order(world, embedding):
+    resources, split = world.data.resources, world.data.splits["test"]
+    batch = world.data.batch("test")
+    found = embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
+    fields = [f for e in ("user", "item") for f in resources.spec.of(e, "categorical")]
+    fields += [f for e in ("user", "item") for f in resources.spec.of(e, "multi")]
+    item_id = next(f for f in fields if f.name == "item_id")
+    for n in (0, 5, 17):
+        vectors, weights = [], []
+        for field in fields:
+            table = resources.catalog.users if field.entity == "user" else resources.catalog.items
+            row = (split.user_row_N if field.entity == "user" else split.item_row_N)[n]
+            ids = table.columns[field.name][row].reshape(-1)
+            vector, weight = lookup(embedding, field, ids)
+            vectors.append(vector)
+            weights.append(weight)
+        history = [resources.catalog.items.columns["item_id"][r] for r in split.history_row_NL[n] if r]
+        vector, weight = lookup(embedding, item_id, history)
+        torch.testing.assert_close(found.fields_BFD[n], torch.stack([*vectors, vector]))
+        torch.testing.assert_close(found.first_order_B[n], sum(weights) + weight + embedding.bias)
+        assert found.history_mask_BL[n].sum() == len(history)
+    assert torch.equal(found.target_BD, found.fields_BFD[:, [f.name for f in fields].index("item_id")])
+
+
+def test_unknown_entities_and_padding_are_neutral(world):
+    resources = world.data.resources
+    module = FieldEmbedding(resources.spec, resources.catalog, 4, {"first_order"})
+    zero = torch.zeros(1, dtype=torch.int64)
+    found = module(zero, zero, torch.zeros(1, 5, dtype=torch.int64))
+    assert not found.fields_BFD.any()
+    assert not found.history_mask_BL.any()
+
+
+def test_padding_never_learns(world, embedding):
+    batch = world.data.batch("train")
+    found = embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
+    (found.fields_BFD.sum() + found.history_BLD.sum()).backward()
+    assert not embedding.table_VD.grad[0].any()
+    assert embedding.table_VD.grad[1:].any()

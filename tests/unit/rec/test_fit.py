@@ -1,0 +1,176 @@
+"""The training loop: it learns, stops, resumes to the same weights, and says what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.core.progress import SilentProgress
+from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, DINConfig, ICTConfig, NoneConfig
+from llmcf_cli.rec.fit import fit
+from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.predict import predict
+from llmcf_cli.recipe.schema import FitSection
+
+SECTION = FitSection(batch_size=64, learning_rate=0.01, epochs=4, patience=4)
+ICT = (ICTConfig(dropout=0.1), (BCEConfig(), CoTReconstructionConfig()))
+
+
+def build(world, augment=None, objectives=(BCEConfig(),), backbone=None):
+    return RecModel(world.data.resources, backbone or DeepFMConfig(), augment or NoneConfig(), objectives, seed=1)
+
+
+def test_it_learns_what_there_is_to_learn(world, tmp_path):
+    model = build(world)
+    report = fit(model, world.data, FitSection(batch_size=64, learning_rate=0.01, epochs=15), seed=1, work=tmp_path)
+    assert report.best["auc"] > 0.8
+    test = world.data.splits["test"]
+    logits = predict(model, world.data, "test")
+    assert logits.dtype == np.float32
+    assert ranking_metrics(test.label_N, logits, test.user_row_N)["auc"] > 0.75
+
+
+def test_the_best_epochs_weights_are_kept(world, tmp_path):
+    section = SECTION.model_copy(update={"learning_rate": 0.05, "epochs": 12, "patience": 3})
+    model = build(world)
+    report = fit(model, world.data, section, seed=1, work=tmp_path)
+    aucs = [e.validation["auc"] for e in report.epochs]
+    assert report.best_epoch == int(np.argmax(aucs)) + 1
+    assert len(aucs) == 12 or len(aucs) == report.best_epoch + 3
+    validation = world.data.splits["validation"]
+    logits = predict(model, world.data, "validation", batch_size=7)
+    found = ranking_metrics(validation.label_N, logits, validation.user_row_N)
+    assert found["auc"] == pytest.approx(max(aucs), abs=1e-9)
+    assert report.to_json()["best"] == report.best
+
+
+def test_lower_logloss_is_better(world, tmp_path):
+    section = SECTION.model_copy(update={"monitor": "logloss", "epochs": 6, "learning_rate": 0.05})
+    report = fit(build(world), world.data, section, seed=1, work=tmp_path)
+    losses = [e.validation["logloss"] for e in report.epochs]
+    assert report.best_epoch == int(np.argmin(losses)) + 1
+
+
+class StopAfter(SilentProgress):
+    """Interrupts after a number of batches."""
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def task(self, *args, **kwargs):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        return None
+
+    def note(self, text):
+        pass
+
+    def advance(self, amount=1):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("arm", [(NoneConfig(), (BCEConfig(),)), ICT], ids=["none", "ict"])
+def test_an_interrupted_fit_resumes_to_the_same_weights(world, tmp_path, arm):
+    augment, objectives = arm
+    whole = build(world, augment, objectives, DINConfig(dropout=0.2))
+    expected = fit(whole, world.data, SECTION, seed=5, work=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        broken = build(world, augment, objectives, DINConfig(dropout=0.2))
+        fit(broken, world.data, SECTION, seed=5, work=tmp_path / "broken", progress=StopAfter(14))
+    resumed = build(world, augment, objectives, DINConfig(dropout=0.2))
+    advanced = StopAfter(10**6)
+    report = fit(resumed, world.data, SECTION, seed=5, work=tmp_path / "broken", progress=advanced)
+    assert 10**6 - advanced.left < 4 * 6  # it did not start over
+    assert [(e.loss, e.validation) for e in report.epochs] == [(e.loss, e.validation) for e in expected.epochs]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_fit_is_not_taken(world, tmp_path):
+    fit(build(world), world.data, SECTION, seed=1, work=tmp_path)
+    other = fit(build(world), world.data, SECTION, seed=2, work=tmp_path)
+    fresh = fit(build(world), world.data, SECTION, seed=2, work=tmp_path / "fresh")
+    assert [e.loss for e in other.epochs] == [e.loss for e in fresh.epochs]
+
+
+def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch(world, tmp_path):
+    text = world.data.resources.item_text_IT.copy()
+    text[5:] = np.nan
+    data = dataclasses.replace(world.data, resources=dataclasses.replace(world.data.resources, item_text_IT=text))
+    model = RecModel(data.resources, DeepFMConfig(), *ICT)
+    with pytest.raises(ModelError, match=r"nan in epoch 1, batch 1"):
+        fit(model, data, SECTION, seed=1, work=tmp_path)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_one_label_only_or_no_rows_is_refused(world, tmp_path, split):
+    samples = world.data.splits[split]
+    for mask, message in ((samples.label_N == 1, "only the label 1"), (samples.label_N > 1, "is empty")):
+        data = dataclasses.replace(world.data, splits={**world.data.splits, split: samples.take(mask)})
+        with pytest.raises(DataError, match=f"{split} split .*{message}"):
+            fit(build(world), data, SECTION, seed=1, work=tmp_path)
+
+
+def test_the_test_split_is_never_read(world, tmp_path):
+    splits = {name: samples for name, samples in world.data.splits.items() if name != "test"}
+    first, second = build(world), build(world)
+    fit(first, world.data, SECTION, seed=1, work=tmp_path / "a")
+    changed = dataclasses.replace(world.data, splits={**splits, "test": world.data.splits["test"].take(slice(0, 3))})
+    fit(second, changed, SECTION, seed=1, work=tmp_path / "b")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+TWO = """
+import importlib.util, sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+spec = importlib.util.spec_from_file_location("rec_world", sys.argv[1])
+module = importlib.util.module_from_spec(spec); sys.modules["rec_world"] = module; spec.loader.exec_module(module)
+from llmcf_cli.rec.config import *
+from llmcf_cli.rec.fit import fit
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.predict import predict
+from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.recipe.schema import FitSection
+state, out = PartialState(), Path(sys.argv[2])
+folder = out / f"world{state.process_index}"; folder.mkdir()
+data = module.make_world(folder).data
+for name, backbone, augment, losses in (
+    ("deepfm", DeepFMConfig(), NoneConfig(), (BCEConfig(),)),
+    ("din", DINConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig())),
+):
+    model = RecModel(data.resources, backbone, augment, losses, seed=1)
+    report = fit(model, data, FitSection(batch_size=63, learning_rate=0.01, epochs=8), seed=1, work=out / name)
+    rows = data.splits["validation"]
+    found = ranking_metrics(rows.label_N, predict(model, data, "validation"), rows.user_row_N)
+    assert abs(found["auc"] - report.best["auc"]) < 1e-6, (found, report.best)
+    assert report.best["auc"] > 0.7, report
+    print("ok", name, state.num_processes, report.best["auc"], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_together_and_measure_gathered_scores(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [*launch, str(script), str(Path(__file__).parents[2] / "rec_world.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("ok deepfm 2") == done.stdout.count("ok din 2") == 2

@@ -1,0 +1,113 @@
+"""Serving gives what offline evaluation gave, and copes with what training never saw."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.rec.bundle import save_bundle
+from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, DINConfig, ICTConfig, NoneConfig, TextConfig
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.predict import predict
+from llmcf_cli.serve.scorer import Scorer
+
+ARMS = {"none": NoneConfig(), "text": TextConfig(), "ict": ICTConfig()}
+RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
+
+
+def make(world, folder, arm="ict", backbone=None):
+    objectives = (BCEConfig(), CoTReconstructionConfig())
+    model = RecModel(world.data.resources, backbone or DeepFMConfig(), ARMS[arm], objectives, seed=4)
+    for parameter in model.parameters():
+        parameter.data *= 3  # away from logits near 0
+    save_bundle(folder, model, recipe=RECIPE, clock="global")
+    return model, Scorer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def served(world, tmp_path_factory):
+    return make(world, tmp_path_factory.mktemp("serve") / "bundle")
+
+
+def requests(world, split, *, time=True):
+    rows = world.data.splits[split]
+    users = [f"u{u}" for u in rows.user_row_N]
+    history = [[f"i{i}" for i in h if i] for h in rows.history_row_NL]
+    table = {"user_id": users, "item_id": [f"i{i}" for i in rows.item_row_N], "history": history}
+    return pa.table(table | ({"time": rows.time_N} if time else {}))
+
+
+@pytest.mark.parametrize("backbone", [DeepFMConfig(), DINConfig()], ids=["deepfm", "din"])
+@pytest.mark.parametrize("arm", ARMS)
+def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbone):
+    model, scorer = make(world, tmp_path / "bundle", arm, backbone)
+    for split in ("test", "train"):
+        scores = scorer.score(requests(world, split))
+        offline = predict(model, world.data, split)
+        assert offline.std() > 1e-3
+        np.testing.assert_allclose(scores["logit"].to_numpy(), offline, atol=1e-5)
+    np.testing.assert_allclose(scores["probability"].to_numpy(), 1 / (1 + np.exp(-offline.astype(float))), atol=1e-5)
+    assert scores.column_names == ["user_id", "item_id", "logit", "probability"]
+
+
+def test_without_a_time_every_example_is_past(world, served):
+    _, scorer = served
+    timed, now = (scorer.score(requests(world, "train", time=t))["logit"].to_numpy() for t in (True, False))
+    assert np.abs(timed - now).max() > 1e-4
+    late = requests(world, "train").set_column(3, "time", pa.array(np.full(len(now), 10**9)))
+    np.testing.assert_allclose(scorer.score(late)["logit"].to_numpy(), now)
+
+
+def test_unknown_users_and_items_are_scored(served):
+    _, scorer = served
+    table = pa.table({
+        "user_id": ["stranger", "u1", None, "stranger"], "item_id": ["i1", "strange", "i2", "strange"],
+        "history": [["i1", "nowhere", "i2"], None, [], ["nowhere"]],
+    })  # fmt: skip
+    logits = scorer.score(table)["logit"].to_numpy()
+    assert np.isfinite(logits).all()
+    known = pa.table({"user_id": ["stranger"], "item_id": ["i1"], "history": [["i1", "i2"]]})
+    np.testing.assert_allclose(scorer.score(known)["logit"].to_numpy(), logits[:1], atol=1e-6)
+
+
+def test_the_optional_columns_may_be_missing_and_there_may_be_no_rows(served):
+    _, scorer = served
+    bare = scorer.score(pa.table({"user_id": ["u1"], "item_id": ["i1"]}))
+    empty = scorer.score(pa.table({"user_id": ["u1"], "item_id": ["i1"], "history": pa.array([[]], pa.list_(pa.string()))}))
+    assert bare["logit"].to_pylist() == empty["logit"].to_pylist()
+    assert scorer.score(pa.table({"user_id": pa.array([], pa.string()), "item_id": pa.array([], pa.string())})).num_rows == 0
+
+
+def test_new_items_are_scored_by_their_text_and_features(world, tmp_path):
+    _, scorer = make(world, tmp_path / "bundle")
+    ask = pa.table({"user_id": ["u1", "u1"], "item_id": ["new", "i3"], "history": [["i1"], ["i1"]]})
+    before = scorer.score(ask)["logit"].to_numpy()
+    text = world.data.resources.item_text_IT[3:4]
+    scorer.add_items(pa.table({"item_id": ["new"], "brand": ["b3"], "tags": [["t0"]]}), text)
+    after = scorer.score(ask)["logit"].to_numpy()
+    assert abs(after[0] - before[0]) > 1e-4
+    assert after[1] == pytest.approx(before[1], abs=1e-6)
+    with pytest.raises(DataError, match="already"):
+        scorer.add_items(pa.table({"item_id": ["new"]}), text)
+    with pytest.raises(DataError, match="text vectors"):
+        scorer.add_items(pa.table({"item_id": ["newer"]}), text[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"user_id": ["u1"]}, "item_id"),
+        ({"user_id": [0.5], "item_id": ["i1"]}, "user_id holds double"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string"),
+    ],
+)
+def test_bad_requests_are_explained(served, table, message):
+    with pytest.raises(DataError, match=message):
+        served[1].score(pa.table(table))
+
+
+def test_ids_of_digits_may_come_as_numbers(served):
+    scores = served[1].score(pa.table({"user_id": [1], "item_id": [2], "history": [[3]]}))
+    assert scores.num_rows == 1
