@@ -1,0 +1,137 @@
+"""A killed run continues where it was, and ends as if it had not been killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+SCRIPT = '''
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from llmcf_cli.core.progress import SilentProgress
+
+class Loud(SilentProgress):
+    """Prints a line for every advance of the long task, so that the parent knows when to kill."""
+    def task(self, name, total, unit, done=0):
+        from contextlib import contextmanager
+        @contextmanager
+        def context():
+            class Task:
+                def advance(self, amount=1):
+                    if name in ("gen-cot", "train-llm") and amount:
+                        print("ADVANCE", flush=True)
+                def note(self, text):
+                    pass
+            yield Task()
+        return context()
+
+where, run = Path(sys.argv[2]), Path(sys.argv[3])
+run.mkdir(exist_ok=True)
+if sys.argv[1] == "tune":
+    from llmcf_cli.llm.config import LoraTuneConfig
+    from llmcf_cli.llm.tune import tune
+    config = LoraTuneConfig(learning_rate=0.01, dropout=0.2, epochs=2, batch_size=4, save_steps=3, max_length=256,
+                            gradient_accumulation=2, precision="fp32")
+    report = tune(config, model=where / "model", mix=where / "mix.parquet", out=run / "out", work=run / "work",
+                  seed=5, progress=Loud())
+else:
+    from llmcf_cli.llm.generate import generate_cots
+    from llmcf_cli.recipe.prompt import load_prompt
+    from llmcf_cli.recipe.schema import CoTSection
+    section = CoTSection.model_validate({
+        "prompt": "p", "sample": {"count": 20},
+        "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
+        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0},
+    })
+    report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
+                           prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",
+                           out=run / "cot.parquet", seed=5, progress=Loud())
+print("REPORT", json.dumps(asdict(report)))
+'''
+PROMPT = """
+name: tiny
+variables: [history, item, decision]
+messages:
+  - {role: user, content: "{{#history}}{{.}}, {{/history}}then {{item}}: {{decision}}. Why?"}
+"""
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a tiny model, data set, mix and prompt."""
+    spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).parents[1] / "tiny_llm.py")
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    from llmcf_cli.llm.mix import build_mix
+    from llmcf_cli.llm.models import load_tokenizer
+    from llmcf_cli.recipe.schema import LLMSection
+
+    folder = tmp_path_factory.mktemp("kill")
+    tiny.save_tiny_model(folder / "model")
+    tiny.save_tiny_data(folder / "data.duckdb")
+    (folder / "prompt.yaml").write_text(PROMPT)
+    section = LLMSection.model_validate(
+        {"model": "m", "mix": [{"source": "recommendation", "share": 1}], "tune": {"type": "lora", "max_length": 256}}
+    )
+    build_mix(
+        section, data=folder / "data.duckdb", locate=Path, tokenizer=load_tokenizer(folder / "model"), seed=5,
+        out=folder / "mix.parquet",
+    )  # fmt: skip
+    return folder
+
+
+def _run(task: str, where: Path, run: Path, kill_after: int | None = None) -> dict[str, object]:
+    """Run the script; kill it with SIGKILL after so many advances, or return its report."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, task, str(where), str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        advances = 0
+        for line in process.stdout:
+            if line.startswith("REPORT"):
+                return json.loads(line.removeprefix("REPORT"))
+            advances += line.startswith("ADVANCE")
+            if kill_after is not None and advances >= kill_after:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return {"killed": process.returncode}
+    raise AssertionError(f"{task} ended without a report, exit status {process.returncode}")
+
+
+@pytest.mark.slow
+def test_killed_generation_resumes_with_the_same_rows(where: Path, tmp_path: Path) -> None:
+    whole = _run("gen-cot", where, tmp_path / "whole")
+    assert _run("gen-cot", where, tmp_path / "killed", kill_after=3) == {"killed": -signal.SIGKILL}
+    resumed = _run("gen-cot", where, tmp_path / "killed")
+    assert resumed["cached"] >= 12  # three batches of four were committed when the kill came
+    assert resumed["generated"] > 0
+    assert resumed["generated"] + resumed["cached"] == whole["generated"]
+    rows = [pq.read_table(tmp_path / run / "cot.parquet").to_pylist() for run in ("whole", "killed")]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 20
+
+
+@pytest.mark.slow
+def test_killed_tuning_resumes_to_the_same_weights(where: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    whole = _run("tune", where, tmp_path / "whole")
+    assert _run("tune", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
+    assert not (tmp_path / "killed" / "out").exists()
+    resumed = _run("tune", where, tmp_path / "killed")
+    assert resumed["resumed_from"] >= 3
+    assert resumed["steps"] == whole["steps"]
+    assert 0 < resumed["tokens"] < whole["tokens"]
+    weights = [load_file(tmp_path / run / "out" / "model.safetensors") for run in ("whole", "killed")]
+    before = load_file(where / "model" / "model.safetensors")
+    assert weights[0].keys() == weights[1].keys()
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert any((weights[0][name] != before[name]).any() for name in before)
