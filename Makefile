@@ -40,7 +40,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/lint-imports
 
 docs: $(VENV)/.installed
-	$(BIN)/llmcf recipe reference
+	$(BIN)/llmcf recipe reference docs
 
 clean:
 	rm -rf $(VENV) artifacts build dist

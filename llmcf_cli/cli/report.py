@@ -152,8 +152,8 @@ def _match(report: Mapping[str, Any]) -> None:
 
 def _train_rec(report: Mapping[str, Any]) -> None:
     console().print(
-        f"best epoch {report['best_epoch']} of {report['epochs']}: validation AUC {report['validation']['auc']:.4f}, "
-        f"{report['parameters']:,} parameters, {report['seconds_per_epoch']:.2f} s/epoch"
+        f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation AUC {report['best']['auc']:.4f}, "
+        f"{report['num_parameters']:,} parameters, {report['samples_per_second']:,.0f} samples/s"
     )
 
 

@@ -21,7 +21,9 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where long work reports to. Safe to pass around; never None."""
 
-    def task(self, name: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Task]:
+    def task(
+        self, name: str, total: float | None, unit: str, done: float = 0
+    ) -> AbstractContextManager[Task]:
         """Start a task of `total` units (None: unknown), of which `done` are already done."""
 
     def say(self, text: str) -> None:
@@ -73,7 +75,10 @@ class _PlainTask:
         if self._total is not None and rate > 0 and self._done < self._total:
             left = f", {(self._total - self._done) / rate:,.0f} s left"
         note = f" · {self._note}" if self._note else ""
-        print(f"{self._name}: {self._done:,.0f}{total} {self._unit}, {rate:,.1f} {self._unit}/s{left}{note}", flush=True)
+        print(
+            f"{self._name}: {self._done:,.0f}{total} {self._unit}, {rate:,.1f} {self._unit}/s{left}{note}",
+            flush=True,
+        )
 
 
 class PlainProgress:

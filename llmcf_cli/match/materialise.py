@@ -13,8 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.features.batch import encode_rows
+from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.match.guard import Clock, Guard, Keys
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import MatchSection
@@ -42,7 +44,13 @@ class MatchReport:
 
 
 def match_samples(
-    section: MatchSection, *, data: Path, lance: Path, history_length: int, out: Path, progress: Progress = SILENT
+    section: MatchSection,
+    *,
+    data: Path,
+    lance: Path,
+    history_length: int,
+    out: Path,
+    progress: Progress = SILENT,
 ) -> MatchReport:
     """Find the examples of all samples and write them as `example_match`; memory is bounded by a block of samples.
 
@@ -53,10 +61,16 @@ def match_samples(
         history_length: Most recent events that count, as in the recipe.
         out: Parquet file to write.
         progress: Told of samples done.
+
+    Raises:
+        DataError: There are no examples, or one is no train row.
     """
     space = registry().build("space", section.space)
-    item_text_IT = item_text_matrix(read_lance(lance, "item_text"))
+    item_text = read_lance(lance, "item_text")
+    item_text_IT = item_text_array(item_text, item_text.num_rows)
     examples = read_lance(lance, "cot_example")
+    if examples.num_rows == 0:
+        raise DataError("there are no examples to match", where="cot_example", hint="raise cot.sample in the recipe")
     example_ids = examples["sample_id"].to_numpy()
     clock: Clock = read_meta(data)["clock"]
     index = registry().build("searcher", section.search).prepare(
@@ -64,7 +78,10 @@ def match_samples(
         guard=Guard(clock, examples["split"].to_pylist()),
     )  # fmt: skip
     spec, total = example_match(section.k), _count(data)
-    with pq.ParquetWriter(out, spec.schema, compression="zstd") as writer, progress.task("match", total, "samples") as task:
+    with (
+        pq.ParquetWriter(out, spec.schema, compression="zstd") as writer,
+        progress.task("match", total, "samples") as task,
+    ):
         for rows in _samples(data):
             block = encode_rows(rows, history_length)
             query_ND = space.query_vectors(item_text_IT, block.item_row_N, block.history_row_NL)
@@ -74,20 +91,6 @@ def match_samples(
             writer.write_table(pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema))
             task.advance(rows.num_rows)
     return MatchReport(samples=total, examples=examples.num_rows, k=section.k, clock=clock)
-
-
-def item_text_matrix(item_text: pa.Table) -> np.ndarray:
-    """float32 [I+1, T] from the `item_text` table; row 0 zeros, row r the vector of item_row r."""
-    vector_IT = vectors(item_text["vector"])
-    matrix_IT = np.zeros((vector_IT.shape[0] + 1, vector_IT.shape[1]), np.float32)
-    matrix_IT[item_text["item_row"].to_numpy()] = vector_IT
-    return matrix_IT
-
-
-def vectors(column: pa.ChunkedArray) -> np.ndarray:
-    """float32 [N, D] from a column of fixed-size lists."""
-    flat = column.combine_chunks()
-    return np.ascontiguousarray(flat.flatten().to_numpy().reshape(-1, flat.type.list_size))
 
 
 def keys(rows: pa.Table) -> Keys:
@@ -109,4 +112,6 @@ def _samples(data: Path) -> Iterator[pa.Table]:
 
 
 def _lists(values_NK: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_NK).reshape(-1)), values_NK.shape[1])
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(np.ascontiguousarray(values_NK).reshape(-1)), values_NK.shape[1]
+    )

@@ -16,69 +16,199 @@ def register(registry: Registry) -> None:
 def _data(registry: Registry) -> None:
     add = registry.add
     sources = "llmcf_cli.data.sources"
-    add("source", "recbole", config=f"{sources}.config:RecBoleConfig", target=f"{sources}.recbole:RecBoleSource",
-        summary="RecBole atomic files (.inter, .item, .user)")
-    add("source", "parquet", config=f"{sources}.config:ParquetConfig", target=f"{sources}.tables:TableSource",
-        summary="Parquet tables, columns mapped in the recipe")
-    add("source", "csv", config=f"{sources}.config:CsvConfig", target=f"{sources}.tables:TableSource",
-        summary="CSV or TSV tables, columns mapped in the recipe")
-    add("source", "amazon2014", config=f"{sources}.config:Amazon2014Config", target=f"{sources}.amazon:Amazon2014Source",
-        summary="Amazon reviews 2014: gzipped JSON lines of reviews and metadata")
-    add("label", "rating", config="llmcf_cli.data.config:RatingLabelConfig", target="llmcf_cli.data.label:RatingLabel",
-        summary="positive from a rating threshold on")
-    add("label", "implicit", config="llmcf_cli.data.config:ImplicitLabelConfig",
-        target="llmcf_cli.data.label:ImplicitLabel", summary="every interaction positive, negatives sampled")
-    add("negatives", "uniform", config="llmcf_cli.data.config:UniformNegativesConfig",
-        target="llmcf_cli.data.negatives:UniformNegatives", summary="items drawn uniformly")
-    add("negatives", "popularity", config="llmcf_cli.data.config:PopularityNegativesConfig",
-        target="llmcf_cli.data.negatives:PopularityNegatives", summary="items drawn by train popularity")
-    add("split", "global_time", config="llmcf_cli.data.config:GlobalTimeConfig",
-        target="llmcf_cli.data.split:GlobalTimeSplit", summary="one cut in time for all users")
-    add("split", "leave_one_out", config="llmcf_cli.data.config:LeaveOneOutConfig",
-        target="llmcf_cli.data.split:LeaveOneOutSplit", summary="each user's last event to test, the one before to validation")
+    add(
+        "source",
+        "recbole",
+        config=f"{sources}.config:RecBoleConfig",
+        target=f"{sources}.recbole:RecBoleSource",
+        summary="RecBole atomic files (.inter, .item, .user)",
+    )
+    add(
+        "source",
+        "parquet",
+        config=f"{sources}.config:ParquetConfig",
+        target=f"{sources}.tables:TableSource",
+        summary="Parquet tables, columns mapped in the recipe",
+    )
+    add(
+        "source",
+        "csv",
+        config=f"{sources}.config:CsvConfig",
+        target=f"{sources}.tables:TableSource",
+        summary="CSV or TSV tables, columns mapped in the recipe",
+    )
+    add(
+        "source",
+        "amazon2014",
+        config=f"{sources}.config:Amazon2014Config",
+        target=f"{sources}.amazon:Amazon2014Source",
+        summary="Amazon reviews 2014: gzipped JSON lines of reviews and metadata",
+    )
+    add(
+        "label",
+        "rating",
+        config="llmcf_cli.data.config:RatingLabelConfig",
+        target="llmcf_cli.data.label:RatingLabel",
+        summary="positive from a rating threshold on",
+    )
+    add(
+        "label",
+        "implicit",
+        config="llmcf_cli.data.config:ImplicitLabelConfig",
+        target="llmcf_cli.data.label:ImplicitLabel",
+        summary="every interaction positive, negatives sampled",
+    )
+    add(
+        "negatives",
+        "uniform",
+        config="llmcf_cli.data.config:UniformNegativesConfig",
+        target="llmcf_cli.data.negatives:UniformNegatives",
+        summary="items drawn uniformly",
+    )
+    add(
+        "negatives",
+        "popularity",
+        config="llmcf_cli.data.config:PopularityNegativesConfig",
+        target="llmcf_cli.data.negatives:PopularityNegatives",
+        summary="items drawn by train popularity",
+    )
+    add(
+        "split",
+        "global_time",
+        config="llmcf_cli.data.config:GlobalTimeConfig",
+        target="llmcf_cli.data.split:GlobalTimeSplit",
+        summary="one cut in time for all users",
+    )
+    add(
+        "split",
+        "leave_one_out",
+        config="llmcf_cli.data.config:LeaveOneOutConfig",
+        target="llmcf_cli.data.split:LeaveOneOutSplit",
+        summary="each user's last event to test, the one before to validation",
+    )
 
 
 def _llm(registry: Registry) -> None:
     add = registry.add
     config = "llmcf_cli.llm.config"
-    add("mix_source", "recommendation", config=f"{config}:RecommendationMixConfig",
-        target="llmcf_cli.llm.mix:RecommendationSource", summary="yes/no questions from the data set's train rows")
-    add("mix_source", "parquet", config=f"{config}:ParquetMixConfig", target="llmcf_cli.llm.mix:FileSource",
-        summary="instruction–answer pairs in a Parquet file")
-    add("mix_source", "jsonl", config=f"{config}:JsonlMixConfig", target="llmcf_cli.llm.mix:FileSource",
-        summary="instruction–answer pairs in JSON lines")
-    add("tuner", "full", config=f"{config}:FullTuneConfig", target="llmcf_cli.llm.tune:tune",
-        summary="all parameters")
-    add("tuner", "lora", config=f"{config}:LoraTuneConfig", target="llmcf_cli.llm.tune:tune",
-        summary="low-rank adapters, merged after training")
-    add("engine", "transformers", config=f"{config}:TransformersEngineConfig",
-        target="llmcf_cli.llm.engines.transformers:TransformersEngine", summary="a local model, length-sorted batches")
-    add("judge", "rubric", config=f"{config}:RubricJudgeConfig", target="llmcf_cli.llm.judge:RubricJudge",
-        summary="coherence, completeness, relevance and consistency, equal weights")
+    add(
+        "mix_source",
+        "recommendation",
+        config=f"{config}:RecommendationMixConfig",
+        target="llmcf_cli.llm.mix:RecommendationSource",
+        summary="yes/no questions from the data set's train rows",
+    )
+    add(
+        "mix_source",
+        "parquet",
+        config=f"{config}:ParquetMixConfig",
+        target="llmcf_cli.llm.mix:FileSource",
+        summary="instruction–answer pairs in a Parquet file",
+    )
+    add(
+        "mix_source",
+        "jsonl",
+        config=f"{config}:JsonlMixConfig",
+        target="llmcf_cli.llm.mix:FileSource",
+        summary="instruction–answer pairs in JSON lines",
+    )
+    add(
+        "tuner",
+        "full",
+        config=f"{config}:FullTuneConfig",
+        target="llmcf_cli.llm.tune:tune",
+        summary="all parameters",
+    )
+    add(
+        "tuner",
+        "lora",
+        config=f"{config}:LoraTuneConfig",
+        target="llmcf_cli.llm.tune:tune",
+        summary="low-rank adapters, merged after training",
+    )
+    add(
+        "engine",
+        "transformers",
+        config=f"{config}:TransformersEngineConfig",
+        target="llmcf_cli.llm.engines.transformers:TransformersEngine",
+        summary="a local model, length-sorted batches",
+    )
+    add(
+        "judge",
+        "rubric",
+        config=f"{config}:RubricJudgeConfig",
+        target="llmcf_cli.llm.judge:RubricJudge",
+        summary="coherence, completeness, relevance and consistency, equal weights",
+    )
 
 
 def _match(registry: Registry) -> None:
     add = registry.add
-    add("space", "text", config="llmcf_cli.match.config:TextSpaceConfig", target="llmcf_cli.match.space:TextSpace",
-        summary="text vectors of history ⊕ item")
-    add("searcher", "exact", config="llmcf_cli.match.config:ExactSearchConfig",
-        target="llmcf_cli.match.exact:ExactSearcher", summary="blocked matrix products with a running top-K")
+    add(
+        "space",
+        "text",
+        config="llmcf_cli.match.config:TextSpaceConfig",
+        target="llmcf_cli.match.space:TextSpace",
+        summary="text vectors of history ⊕ item",
+    )
+    add(
+        "searcher",
+        "exact",
+        config="llmcf_cli.match.config:ExactSearchConfig",
+        target="llmcf_cli.match.exact:ExactSearcher",
+        summary="blocked matrix products with a running top-K",
+    )
 
 
 def _rec(registry: Registry) -> None:
     add = registry.add
     config = "llmcf_cli.rec.config"
-    add("backbone", "deepfm", config=f"{config}:DeepFMConfig", target="llmcf_cli.rec.ranking.deepfm:DeepFM",
-        summary="factorisation machine + MLP (Guo et al., 2017)")
-    add("backbone", "din", config=f"{config}:DINConfig", target="llmcf_cli.rec.ranking.din:DIN",
-        summary="target attention over the history (Zhou et al., 2018)")
-    add("augmenter", "none", config=f"{config}:NoneConfig", target="llmcf_cli.rec.augment.none:NoAugmenter",
-        summary="the backbone alone")
-    add("augmenter", "text", config=f"{config}:TextConfig", target="llmcf_cli.rec.augment.text:TextAugmenter",
-        summary="control: item and history text vectors, no examples")
-    add("augmenter", "ict", config=f"{config}:ICTConfig", target="llmcf_cli.rec.augment.ict:ICTAugmenter",
-        summary="LLM-CF: transformer decoder over retrieved examples and their chains of thought")
-    add("objective", "bce", config=f"{config}:BCEConfig", target="llmcf_cli.rec.objectives:BCE",
-        summary="binary cross-entropy on logits")
-    add("objective", "cot_reconstruction", config=f"{config}:CoTReconstructionConfig",
-        target="llmcf_cli.rec.objectives:CoTReconstruction", summary="1 − cos between the prediction at x_k and cot_k")
+    add(
+        "backbone",
+        "deepfm",
+        config=f"{config}:DeepFMConfig",
+        target="llmcf_cli.rec.ranking.deepfm:DeepFM",
+        summary="factorisation machine + MLP (Guo et al., 2017)",
+    )
+    add(
+        "backbone",
+        "din",
+        config=f"{config}:DINConfig",
+        target="llmcf_cli.rec.ranking.din:DIN",
+        summary="target attention over the history (Zhou et al., 2018)",
+    )
+    add(
+        "augmenter",
+        "none",
+        config=f"{config}:NoneConfig",
+        target="llmcf_cli.rec.augment.none:NoAugmenter",
+        summary="the backbone alone",
+    )
+    add(
+        "augmenter",
+        "text",
+        config=f"{config}:TextConfig",
+        target="llmcf_cli.rec.augment.text:TextAugmenter",
+        summary="control: item and history text vectors, no examples",
+    )
+    add(
+        "augmenter",
+        "ict",
+        config=f"{config}:ICTConfig",
+        target="llmcf_cli.rec.augment.ict:ICTAugmenter",
+        summary="LLM-CF: transformer decoder over retrieved examples and their chains of thought",
+    )
+    add(
+        "objective",
+        "bce",
+        config=f"{config}:BCEConfig",
+        target="llmcf_cli.rec.objectives:BCE",
+        summary="binary cross-entropy on logits",
+    )
+    add(
+        "objective",
+        "cot_reconstruction",
+        config=f"{config}:CoTReconstructionConfig",
+        target="llmcf_cli.rec.objectives:CoTReconstruction",
+        summary="1 − cos between the prediction at x_k and cot_k",
+    )

@@ -50,7 +50,7 @@ class Component:
         config_target: `module:Class` of a `ComponentConfig`.
         target: `module:object` of the implementation.
         summary: One line for listings.
-        origin: `built-in`, `distribution version` or a drop-in file's path; part of artifact keys unless built-in.
+        origin: `built-in`, `distribution version` or a drop-in file with its digest; part of artifact keys unless built-in.
     """
 
     kind: str
@@ -177,7 +177,7 @@ def _load_folder(into: Registry, folder: Path) -> None:
             raise LlmcfError("plugin has no function register(registry)", where=str(file))
         from llmcf_cli.core.hashing import digest_file
 
-        into.register_from(f"{file} {digest_file(file)[:12]}", module.register)
+        into.register_from(f"{file.name} {digest_file(file)[:12]}", module.register)
 
 
 def _resolve(target: str, component: Component) -> Any:

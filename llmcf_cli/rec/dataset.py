@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
+from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.store.open import connect_read
 
 SPLITS = ("train", "validation", "test")
@@ -138,30 +139,6 @@ def load_ranking_data(
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].example_NK.shape[1]
     return RankingData(Resources(spec, vocab, catalog, text_IT, bank, k), splits, found)
-
-
-def item_text_array(table: pa.Table, num_items: int) -> np.ndarray:
-    """Text vectors by item row, float32 [I + 1, T], row 0 zeros.
-
-    Raises:
-        DataError: The rows are not exactly 1 … I.
-    """
-    row_n = table["item_row"].combine_chunks().to_numpy()
-    if not np.array_equal(np.sort(row_n), np.arange(1, num_items + 1)):
-        raise DataError(
-            f"text vectors for {len(row_n)} items, but the catalogue has {num_items}", where="item_text",
-            hint="llmcf embed",
-        )  # fmt: skip
-    vector_nT = vectors(table["vector"])
-    text_IT = np.zeros((num_items + 1, vector_nT.shape[1]), np.float32)
-    text_IT[row_n] = vector_nT
-    return text_IT
-
-
-def vectors(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists as float32 [n, size]."""
-    array = column.combine_chunks()
-    return array.flatten().to_numpy().astype(np.float32, copy=False).reshape(len(array), array.type.list_size)
 
 
 def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:

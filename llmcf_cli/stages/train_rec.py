@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.match import Match
+from llmcf_cli.store.open import read_meta
+
+BUNDLE = "bundle"
+"""Folder of the model to serve, inside the stage's folder."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,18 @@ class TrainRec(Stage):
         return stages
 
     def run(self, job: Job) -> dict[str, Any]:
-        raise NotImplementedError
+        from llmcf_cli.rec.bundle import save_bundle
+        from llmcf_cli.rec.fit import fit
+        from llmcf_cli.rec.model import RecModel
+        from llmcf_cli.stages.ranking_data import ranking_data
+
+        recipe = job.recipe
+        data = ranking_data(recipe, job.inputs)
+        model = RecModel(data.resources, recipe.rec.backbone, self.augment, self._objectives(recipe), seed=self.seed)
+        report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
+        clock = read_meta(job.database)["clock"]
+        save_bundle(job.out / BUNDLE, model, recipe=recipe.model_dump(mode="json"), clock=clock)
+        return {"arm": self.arm, "seed": self.seed, "meaning": registry().get("augmenter", self.augment.type).summary, **report.to_json()}
 
     def _objectives(self, recipe: Recipe) -> tuple[ComponentConfig, ...]:
         """The recipe's objectives that this arm has the inputs for."""

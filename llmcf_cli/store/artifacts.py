@@ -98,13 +98,17 @@ class ArtifactStore:
             return None
         found = read_manifest(path)
         if found.key != key:
-            raise StoreError(f"manifest has key {found.key}, not {key}", where=str(path), hint=f"rm -r {path.parent}")
+            raise StoreError(
+                f"manifest has key {found.key}, not {key}", where=str(path), hint=f"rm -r {path.parent}"
+            )
         return found
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Manifests of all complete artifacts, oldest first; of one stage if given."""
         pattern = f"{stage or '*'}/*/{MANIFEST}"
-        found = [read_manifest(path) for path in self.root.glob(pattern) if path.parent.parent.name != ".partial"]
+        found = [
+            read_manifest(path) for path in self.root.glob(pattern) if path.parent.parent.name != ".partial"
+        ]
         return sorted(found, key=lambda m: m.started)
 
     def latest(self, stage: str, variant: str, recipe: str) -> Manifest | None:
@@ -148,7 +152,8 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
     """Digest and size of every file below a folder, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     return {
-        p.relative_to(folder).as_posix(): FileRecord(sha256=digest_file(p), size=p.stat().st_size) for p in files
+        p.relative_to(folder).as_posix(): FileRecord(sha256=digest_file(p), size=p.stat().st_size)
+        for p in files
     }
 
 
@@ -161,7 +166,9 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (ValidationError, ValueError) as error:
-        raise StoreError("is no manifest of this version", where=str(path), hint=f"rm -r {path.parent}") from error
+        raise StoreError(
+            "is no manifest of this version", where=str(path), hint=f"rm -r {path.parent}"
+        ) from error
 
 
 def artifact_key(material: Mapping[str, Any]) -> str:
@@ -200,7 +207,9 @@ def _locked(lock_path: Path, pid_path: Path, what: str) -> Iterator[None]:
     except Timeout as error:
         pid = pid_path.read_text().strip() if pid_path.is_file() else "unknown"
         raise StoreError(
-            f"is being made by process {pid}", where=what, hint=f"wait for process {pid} or stop it, then run again"
+            f"is being made by process {pid}",
+            where=what,
+            hint=f"wait for process {pid} or stop it, then run again",
         ) from error
     try:
         pid_path.write_text(str(os.getpid()))

@@ -46,9 +46,17 @@ def _connect(path: Path, *, read_only: bool) -> Any:
         holder = _HOLDER.search(str(error))
         if holder:
             raise StoreError(
-                f"in use by process {holder[1]}", where=str(path), hint=f"wait for process {holder[1]} or stop it"
+                f"in use by process {holder[1]}",
+                where=str(path),
+                hint=f"wait for process {holder[1]} or stop it",
             ) from error
         raise StoreError(f"cannot be opened: {str(error).splitlines()[0]}", where=str(path)) from error
+
+
+def read_meta(path: Path) -> dict[str, str]:
+    """The key–value table `meta` of a DuckDB file of ingest."""
+    with connect_read(path) as connection:
+        return dict(connection.sql("SELECT key, value FROM meta").fetchall())
 
 
 def write_parquet(data: pa.Table, spec: Table, path: Path) -> None:

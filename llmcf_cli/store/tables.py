@@ -60,14 +60,22 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 
 
 USER = Table(
-    "user", "a user that has at least one sample or interaction",
-    pa.schema([_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]),
-    ("user_row",), open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
+    "user",
+    "a user that has at least one sample or interaction",
+    pa.schema(
+        [_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]
+    ),
+    ("user_row",),
+    open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
 )
 ITEM = Table(
-    "item", "an item of the catalogue",
-    pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]),
-    ("item_row",), open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
+    "item",
+    "an item of the catalogue",
+    pa.schema(
+        [_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]
+    ),
+    ("item_row",),
+    open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
 )
 INTERACTION = Table(
     "interaction", "an event that passed the checks and filters",

@@ -131,7 +131,7 @@ def test_a_file_dropped_in_a_folder(fresh, folder):
     (folder / "lucky.py").write_text(PLUGIN)
     _load_folder(fresh, folder)
     component = fresh.get("judge", "lucky")
-    assert component.origin.startswith(str(folder / "lucky.py"))
+    assert component.origin.startswith("lucky.py ")
     config = component.config()(luck=1)
     built = fresh.build("judge", config, "argument")
     assert (built.config, built.args) == (config, ("argument",))

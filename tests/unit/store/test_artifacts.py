@@ -86,7 +86,10 @@ def test_a_second_maker_is_told_the_pid_of_the_first(tmp_path):
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "ready\n"
-        with pytest.raises(StoreError, match=f"process {holder.pid}"), ArtifactStore(tmp_path).begin("ingest", key):
+        with (
+            pytest.raises(StoreError, match=f"process {holder.pid}"),
+            ArtifactStore(tmp_path).begin("ingest", key),
+        ):
             pass
         holder.communicate("\n")
     with ArtifactStore(tmp_path).begin("ingest", key):

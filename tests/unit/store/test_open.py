@@ -9,11 +9,20 @@ import pytest
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.store import tables
-from llmcf_cli.store.open import connect_read, connect_write, open_lance, read_lance, read_parquet, write_parquet
+from llmcf_cli.store.open import (
+    connect_read,
+    connect_write,
+    open_lance,
+    read_lance,
+    read_parquet,
+    write_parquet,
+)
 
-ALL_TABLES = [
-    value for value in vars(tables).values() if isinstance(value, tables.Table)
-] + [tables.item_text(4), tables.cot_example(4, 8), tables.example_match(2)]
+ALL_TABLES = [value for value in vars(tables).values() if isinstance(value, tables.Table)] + [
+    tables.item_text(4),
+    tables.cot_example(4, 8),
+    tables.example_match(2),
+]
 
 
 @pytest.mark.parametrize("table", ALL_TABLES, ids=lambda t: t.name)
@@ -70,7 +79,9 @@ def test_parquet_rows_must_fit_the_table(tmp_path):
 
 def test_lance_tables_come_back_as_written(tmp_path):
     spec = tables.item_text(2)
-    rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(spec.schema)
+    rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(
+        spec.schema
+    )
     open_lance(tmp_path).create_table(spec.name, rows)
     assert read_lance(tmp_path, "item_text").to_pydict() == rows.to_pydict()
     with pytest.raises(StoreError, match="cot_example"):
