@@ -72,9 +72,7 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         connection.execute('CREATE TABLE "user" AS FROM arrow_user')
         connection.execute('CREATE TABLE "item" AS FROM arrow_item')
         connection.execute("INSERT INTO sample FROM arrow_rows")
-    data = load_ranking_data(
-        database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches
-    )
+    data = load_ranking_data(database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches)
     return World(database, items, samples, texts, examples, matches, data)
 
 

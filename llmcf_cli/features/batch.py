@@ -40,9 +40,7 @@ class EntityTable:
         import pyarrow.compute as pc
 
         found = pc.index_in(ids.cast(pa.string()), value_set=self.ids, skip_nulls=True)
-        rows: NDArray[np.int32] = (
-            pc.fill_null(pc.add(found, 1), 0).to_numpy(zero_copy_only=False).astype(np.int32)
-        )
+        rows: NDArray[np.int32] = pc.fill_null(pc.add(found, 1), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         return rows
 
     def extended(self, other: EntityTable) -> EntityTable:
@@ -167,9 +165,7 @@ def encode_rows(table: pa.Table, history_length: int) -> Samples:
     """
     missing = {"sample_id", "user_row", "item_row", "label", "time", "history"} - set(table.column_names)
     if missing:
-        raise DataError(
-            f"sample rows lack the columns {', '.join(sorted(missing))}", allowed=table.column_names
-        )
+        raise DataError(f"sample rows lack the columns {', '.join(sorted(missing))}", allowed=table.column_names)
 
     def column(name: str, kind: Any) -> NDArray[Any]:
         values: NDArray[Any] = table[name].combine_chunks().to_numpy(zero_copy_only=False)

@@ -93,9 +93,7 @@ class Vocab:
         ids = pc.fill_null(pc.add(found, FIRST_ID), UNKNOWN)
         return cast(
             "NDArray[np.int32]",
-            pc.if_else(pc.is_null(values), pa.scalar(PADDING, pa.int32()), ids).to_numpy(
-                zero_copy_only=False
-            ),
+            pc.if_else(pc.is_null(values), pa.scalar(PADDING, pa.int32()), ids).to_numpy(zero_copy_only=False),
         )
 
     def to_arrow(self) -> pa.Table:

@@ -121,9 +121,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     except FileNotFoundError as error:
-        raise StoreError(
-            "is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec"
-        ) from error
+        raise StoreError("is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec") from error
     except ValueError as error:
         raise StoreError(f"is no JSON: {error}", where=str(path / MANIFEST)) from error
     if manifest.get("format") != FORMAT:
@@ -183,9 +181,7 @@ def _catalog_table(table: EntityTable) -> pa.Table:
         if ids.ndim == 1:
             columns[f"field.{name}"] = pa.array(ids[1:])
         else:
-            columns[f"field.{name}"] = pa.FixedSizeListArray.from_arrays(
-                pa.array(ids[1:].reshape(-1)), ids.shape[1]
-            )
+            columns[f"field.{name}"] = pa.FixedSizeListArray.from_arrays(pa.array(ids[1:].reshape(-1)), ids.shape[1])
     return pa.table(columns)
 
 
@@ -217,7 +213,5 @@ def _load_bank(path: Path, history_length: int) -> ExampleBank:
     samples = encode_rows(pq.read_table(path / EXAMPLES), history_length)
     arrays = load_arrays(path / VECTORS)
     if len(arrays["cot_ET"]) != len(samples):
-        raise ModelError(
-            f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS)
-        )
+        raise ModelError(f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS))
     return ExampleBank(samples, arrays["cot_ET"], arrays.get("vector_ES"))

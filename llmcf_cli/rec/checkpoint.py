@@ -34,7 +34,7 @@ class Checkpoint:
         self.name, self.main = name, main
 
     def restore(self, model: RecModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-        """Put the last finished epoch's state into model and optimiser; the epochs so far, none if there is no checkpoint."""
+        """Put the last finished epoch's state into model and optimiser; the epochs so far, if any."""
         folder = self.last if (self.last / STATE).is_file() else self.old
         if not (folder / STATE).is_file():
             return []
@@ -42,9 +42,7 @@ class Checkpoint:
         if state["fit"] != self.name:
             return []
         model.load_state_dict(load_file(folder / WEIGHTS))
-        optimizer.load_state_dict(
-            torch.load(folder / OPTIMIZER, weights_only=True, map_location=model.device)
-        )
+        optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True, map_location=model.device))
         return state["epochs"]
 
     def save(

@@ -88,9 +88,7 @@ class ICTConfig(ComponentConfig):
     @model_validator(mode="after")
     def _divides(self) -> ICTConfig:
         if self.dim % (2 * self.heads):
-            raise ValueError(
-                f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)"
-            )
+            raise ValueError(f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)")
         return self
 
 
@@ -104,8 +102,6 @@ class BCEConfig(ComponentConfig):
 
 class CoTReconstructionConfig(ComponentConfig):
     """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"examples"})
 
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
 

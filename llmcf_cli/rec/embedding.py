@@ -63,8 +63,8 @@ class FieldShape:
 class FieldEmbedding(nn.Module):
     """One embedding per vocabulary; the history shares the item id's.
 
-    All vocabularies lie in one table, one after the other behind the shared padding row 0, so that a batch is one gather
-    and one scatter rather than one per field. The encoded catalogue is a buffer outside `state_dict`.
+    All vocabularies lie in one table, one after the other behind the shared padding row 0, so that fields of a kind are
+    one gather and one scatter together. The encoded catalogue is a buffer outside `state_dict`.
 
     Args:
         spec: Fields and their sizes.
@@ -73,9 +73,7 @@ class FieldEmbedding(nn.Module):
         reads: What the backbone needs beyond the embeddings: `first_order`.
     """
 
-    def __init__(
-        self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]
-    ) -> None:
+    def __init__(self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]) -> None:
         super().__init__()
         offsets, size = _offsets(spec)
         self.spec, self.reads = spec, frozenset(reads)
@@ -159,9 +157,7 @@ def _stack(table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str,
     return np.stack([_shift(table.columns[f.name], offsets[f.key]) for f in fields], 1)
 
 
-def _stack_multi(
-    table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int], width: int
-) -> np.ndarray:
+def _stack_multi(table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int], width: int) -> np.ndarray:
     out = np.zeros((len(table.ids) + 1, len(fields), width), np.int64)
     for at, field in enumerate(fields):
         out[:, at, : field.width] = _shift(table.columns[field.name], offsets[field.key])

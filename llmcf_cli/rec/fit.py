@@ -157,9 +157,7 @@ class _Run:
         loss = self._train(number, task)
         seconds = time.perf_counter() - started
         validation = self._evaluate()
-        task.note(
-            f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}"
-        )
+        task.note(f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}")
         return Epoch(number, loss, validation, round(seconds, 4))
 
     def _train(self, number: int, task: Task) -> float:
@@ -213,9 +211,7 @@ class _Run:
 
 def _finished(report: FitReport, section: FitSection) -> bool:
     past = len(report.epochs) - report.best_epoch
-    return len(report.epochs) >= section.epochs or (
-        bool(report.epochs) and past > 0 and past >= section.patience
-    )
+    return len(report.epochs) >= section.epochs or (bool(report.epochs) and past > 0 and past >= section.patience)
 
 
 def _best_epoch(epochs: list[Epoch], monitor: str) -> int:
@@ -228,6 +224,4 @@ def _check_labels(data: RankingData, split: str) -> None:
     label_N = data.splits[split].label_N
     if not len(label_N) or label_N.min() == label_N.max():
         what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
-        raise DataError(
-            f"the {split} split {what}", where="train-rec", hint="check dataset.label and dataset.split"
-        )
+        raise DataError(f"the {split} split {what}", where="train-rec", hint="check dataset.label and dataset.split")

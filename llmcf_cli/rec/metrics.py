@@ -23,7 +23,7 @@ def auc(label_N: np.ndarray, score_N: np.ndarray) -> float:
 
 
 def gauc(user_N: np.ndarray, label_N: np.ndarray, score_N: np.ndarray) -> float:
-    """Mean of each user's AUC, weighted by the user's number of samples, over users with both labels (Zhou 2018, Eq. 7).
+    """Mean of each user's AUC, weighted by the user's number of samples, over users with both (Zhou 2018, Eq. 7).
 
     Raises:
         DataError: No user has both labels.
@@ -69,9 +69,7 @@ def ranking_metrics(label_N: np.ndarray, logit_N: np.ndarray, user_N: np.ndarray
     return found
 
 
-def _group_auc(
-    group_N: np.ndarray, label_N: np.ndarray, score_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _group_auc(group_N: np.ndarray, label_N: np.ndarray, score_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """AUC (NaN where one label is missing) and number of samples of each group, by the Mann–Whitney rank sum."""
     _, group_N, count_G = np.unique(group_N, return_inverse=True, return_counts=True)
     label_N = np.asarray(label_N, np.float64)

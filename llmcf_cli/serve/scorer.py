@@ -37,9 +37,7 @@ class Scorer:
         if bank is None:
             return
         if bank.vector_ES is None:
-            raise ModelError(
-                "the bundle's examples have no search vectors", where="examples", hint="llmcf train-rec"
-            )
+            raise ModelError("the bundle's examples have no search vectors", where="examples", hint="llmcf train-rec")
         section = MatchSection.model_validate(self.recipe["match"])
         self._space = registry().build("space", section.space)
         searcher = registry().build("searcher", section.search)
@@ -118,11 +116,7 @@ class Scorer:
         catalog: Catalog = self.model.resources.catalog
         size = requests.num_rows
         users, items = (_strings(requests, name) for name in ("user_id", "item_id"))
-        time = (
-            requests["time"].cast(pa.int64())
-            if "time" in requests.column_names
-            else pa.array(np.full(size, NOW))
-        )
+        time = requests["time"].cast(pa.int64()) if "time" in requests.column_names else pa.array(np.full(size, NOW))
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(users),
             "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": time,
@@ -146,8 +140,8 @@ def _strings(requests: pa.Table, name: str) -> pa.Array:
     if name not in requests.column_names:
         raise DataError(f"requests lack the column {name!r}", where="score", allowed=requests.column_names)
     column = requests[name].combine_chunks()
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+    kind, known = column.type, pa.types
+    if known.is_string(kind) or known.is_large_string(kind) or known.is_integer(kind) or known.is_null(kind):
         return column.cast(pa.string())  # readers of CSV and JSON take ids of digits for numbers
     raise DataError(f"{name} holds {kind}, ids are strings", where="score")
 

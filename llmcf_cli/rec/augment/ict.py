@@ -12,9 +12,9 @@ from torch.nn import functional
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import (
     COT_AUX,
-    AugmentInput,
     Augmentation,
     Augmenter,
+    AugmentInput,
     AugmentShape,
     CoTPrediction,
     Examples,

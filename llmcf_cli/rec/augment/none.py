@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmcf_cli.rec.augment.base import AugmentInput, Augmentation, Augmenter, AugmentShape
+from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.config import NoneConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.augment.base import AugmentInput, Augmentation, Augmenter, AugmentShape
+from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.config import TextConfig
 from llmcf_cli.rec.layers import MLP
 

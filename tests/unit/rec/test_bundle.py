@@ -17,8 +17,11 @@ from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 
 
-def build(world, augment=None, backbone=None, objectives=(BCEConfig(), CoTReconstructionConfig())):
-    return RecModel(world.data.resources, backbone or DeepFMConfig(), augment or ICTConfig(), objectives, seed=1)
+OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
+
+
+def build(world, augment=None, backbone=None):
+    return RecModel(world.data.resources, backbone or DeepFMConfig(), augment or ICTConfig(), OBJECTIVES, seed=1)
 
 
 @pytest.fixture(scope="module")

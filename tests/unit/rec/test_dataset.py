@@ -21,9 +21,7 @@ def shuffled(table, seed=0):
 
 def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world):
     data = load(world, **{n: shuffled(getattr(world, n)) for n in ("item_text", "examples", "matches")})
-    expected = dict(
-        zip(*(world.matches[n].to_pylist() for n in ("sample_id", "example_sample_id")), strict=True)
-    )
+    expected = dict(zip(*(world.matches[n].to_pylist() for n in ("sample_id", "example_sample_id")), strict=True))
     bank = data.resources.bank
     known = np.append(bank.samples.sample_id_N, -1)
     for split, samples in data.splits.items():

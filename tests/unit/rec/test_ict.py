@@ -15,7 +15,10 @@ from llmcf_cli.rec.layers import CausalDecoder, causal_mask, rotary, rotate
 from llmcf_cli.rec.model import RecModel
 
 
-def model(world, seed=3, objectives=(BCEConfig(), CoTReconstructionConfig()), **settings):
+OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
+
+
+def model(world, seed=3, objectives=OBJECTIVES, **settings):
     built = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(**settings), objectives, seed=seed)
     torch.manual_seed(seed)
     for parameter in built.parameters():

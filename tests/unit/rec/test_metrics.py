@@ -12,7 +12,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.metrics import auc, calibration_error, gauc, logloss, ranking_metrics, sigmoid
 
 ROWS = st.lists(
-    st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0])), min_size=2, max_size=60
+    st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from([-2.0, -0.5, 0.0, 3.0])), min_size=2, max_size=60
 )
 
 
