@@ -16,7 +16,6 @@ from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfi
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 
-
 OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
 
 

@@ -14,7 +14,6 @@ from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfi
 from llmcf_cli.rec.layers import CausalDecoder, causal_mask, rotary, rotate
 from llmcf_cli.rec.model import RecModel
 
-
 OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
 
 
