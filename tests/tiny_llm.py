@@ -14,8 +14,11 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-WORDS = ("the user liked a film about space travel and quiet rivers because its story was warm yet bold while "
-         "another one felt slow so they did not enjoy it much Yes No next item earlier choices answer with").split()  # fmt: skip
+TEXT = (
+    "the user liked a film about space travel and quiet rivers because its story was warm yet bold while "
+    "another one felt slow so they did not enjoy it much Yes No next item earlier choices answer with"
+)
+WORDS = TEXT.split()
 
 
 def save_tiny_model(folder: Path, *, context: int = 512) -> Path:
@@ -31,7 +34,7 @@ def save_tiny_model(folder: Path, *, context: int = 512) -> Path:
         vocab_size=400, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )  # fmt: skip
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    tokenizer.train_from_iterator([TEXT] * 4, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", model_max_length=context)
     fast.chat_template = CHAT_TEMPLATE
     torch.manual_seed(0)
@@ -52,7 +55,8 @@ def save_tiny_data(file: Path, *, users: int = 6, items: int = 20, samples: int 
         for table in (USER, ITEM, SAMPLE):
             connection.execute(table.ddl())
         connection.executemany(
-            'INSERT INTO "user" VALUES (?, ?, ?)', [(u, f"u{u}", f"{20 + u} years old") for u in range(1, users + 1)]
+            'INSERT INTO "user" VALUES (?, ?, ?)',
+            [(u, f"u{u}", f"{20 + u} years old") for u in range(1, users + 1)],
         )
         titles = [" ".join(chance.sample(WORDS, 3)).title() for _ in range(items)]
         connection.executemany(

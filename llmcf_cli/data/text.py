@@ -49,7 +49,7 @@ def compile_template(template: str, columns: Sequence[str], where: str) -> Rende
     """
     if not template:
         return lambda row: ", ".join(str(value).strip() for value in row.values() if value)
-    problems = template_problems(template, columns, unused=False)
+    problems = template_problems(template, columns)
     if problems:
         raise RecipeError([LlmcfError(p.what, where=where, allowed=p.allowed) for p in problems])
     import pystache

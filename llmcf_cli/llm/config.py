@@ -24,7 +24,7 @@ class RecommendationMixConfig(ComponentConfig):
     type: Literal["recommendation"] = "recommendation"
     """Registered name."""
     template: str = RECOMMENDATION_TEMPLATE
-    """The question: a Mustache template over `history` (texts of the earlier items, oldest first), `item` and `user`."""
+    """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
     negative: str = Field(default="No", min_length=1)
@@ -39,7 +39,7 @@ class RecommendationMixConfig(ComponentConfig):
     def _known_variables(cls, template: str) -> str:
         from llmcf_cli.recipe.prompt import template_problems
 
-        problems = template_problems(template, ("history", "item", "user"), unused=False)
+        problems = template_problems(template, ("history", "item", "user"))
         if problems:
             raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
         return template
@@ -151,7 +151,9 @@ class TransformersEngineConfig(ComponentConfig):
     @classmethod
     def _samples_differ(cls, samples: int, info: object) -> int:
         if samples > 1 and getattr(info, "data", {}).get("temperature") == 0:
-            raise ValueError("temperature 0 gives the same answer every time; set samples: 1 or a temperature")
+            raise ValueError(
+                "temperature 0 gives the same answer every time; set samples: 1 or a temperature"
+            )
         return samples
 
 

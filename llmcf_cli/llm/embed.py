@@ -73,7 +73,11 @@ class TextEncoder:
             for first in range(0, len(order), batch * _BATCHES_PER_CALL):
                 block = order[first : first + batch * _BATCHES_PER_CALL]
                 encoded = self._model.encode(
-                    block, batch_size=batch, show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
+                    block,
+                    batch_size=batch,
+                    show_progress_bar=False,
+                    convert_to_numpy=True,
+                    normalize_embeddings=True,
                 )
                 rows = [row for text in block for row in rows_of[text]]
                 repeats = [len(rows_of[text]) for text in block]

@@ -170,7 +170,9 @@ def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine, tally: _T
         )
 
     def measure(indices: list[int], histories: list[list[str]]) -> list[int]:
-        return engine.count_tokens([render(i, history) for i, history in zip(indices, histories, strict=True)])
+        return engine.count_tokens(
+            [render(i, history) for i, history in zip(indices, histories, strict=True)]
+        )
 
     longest = engine.max_prompt_tokens()
     histories, tokens = fit_histories([row.history for row in rows], longest, measure)
@@ -260,7 +262,9 @@ def _judge(
     """Write the best usable text of each ask, and count what is dropped."""
     rows = []
     for ask in asks:
-        best, text = max(_verdicts(judge, prompt, ask, texts[ask.prompt_hash]), key=lambda pair: _rank(pair[0]))
+        best, text = max(
+            _verdicts(judge, prompt, ask, texts[ask.prompt_hash]), key=lambda pair: _rank(pair[0])
+        )
         if best.reason:
             tally.dropped[best.reason] = tally.dropped.get(best.reason, 0) + 1
             continue

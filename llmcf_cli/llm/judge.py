@@ -19,14 +19,21 @@ _REFUSAL = re.compile(
     r"^\W*(i'?m sorry|i am sorry|sorry,|i can('?t|not)\b|i am (not able|unable)|i'?m (not able|unable)|as an ai\b"
     r"|as a language model|i do not have (access|enough)|i don'?t have (access|enough))", re.IGNORECASE,
 )  # fmt: skip
-_POSITIVE = ("like", "liked", "likes", "love", "loved", "loves", "enjoy", "enjoyed", "enjoys", "enjoyable", "appeal",
-             "appeals", "appealed", "appealing", "match", "matches", "matched", "fit", "fits", "fitting", "align",
-             "aligns", "aligned", "suit", "suits", "suited", "recommend", "interested", "satisfied", "great")  # fmt: skip
-_NEGATIVE = ("dislike", "disliked", "dislikes", "hate", "hated", "disappoint", "disappointed", "disappointing", "bored",
-             "boring", "mismatch", "unlikely", "unlike", "avoid", "avoided", "uninterested", "rejected", "lacks",
-             "differs", "contrary", "contrast")  # fmt: skip
-_NEGATION = frozenset({"not", "no", "never", "hardly", "didn't", "doesn't", "don't", "isn't", "wasn't", "wouldn't",
-                       "won't", "without", "neither", "nor", "cannot", "can't", "less", "failed", "fails"})  # fmt: skip
+_POSITIVE = frozenset(
+    {"like", "liked", "likes", "love", "loved", "loves", "enjoy", "enjoyed", "enjoys", "enjoyable",
+     "appeal", "appeals", "appealed", "appealing", "match", "matches", "matched", "fit", "fits", "fitting",
+     "align", "aligns", "aligned", "suit", "suits", "suited", "recommend", "interested", "satisfied",
+     "great"}
+)  # fmt: skip
+_NEGATIVE = frozenset(
+    {"dislike", "disliked", "dislikes", "hate", "hated", "disappoint", "disappointed", "disappointing",
+     "bored", "boring", "mismatch", "unlikely", "unlike", "avoid", "avoided", "uninterested", "rejected",
+     "lacks", "differs", "contrary", "contrast"}
+)  # fmt: skip
+_NEGATION = frozenset(
+    {"not", "no", "never", "hardly", "didn't", "doesn't", "don't", "isn't", "wasn't", "wouldn't", "won't",
+     "without", "neither", "nor", "cannot", "can't", "less", "failed", "fails"}
+)  # fmt: skip
 _HEAD_END = re.compile(r"\s*[(|,;:\[]")
 
 
@@ -91,7 +98,9 @@ class RubricJudge:
             relevance(words, about.history, about.item),
             consistency(text, about.item, about.decision),
         )
-        return Verdict(*scores, sum(scores) / len(scores), self._reason(text, words, fluent, about.prompt), truncated)
+        return Verdict(
+            *scores, sum(scores) / len(scores), self._reason(text, words, fluent, about.prompt), truncated
+        )
 
     def _reason(self, text: str, words: Sequence[str], fluent: float, prompt: str) -> str:
         if len(words) < self.config.min_words:
@@ -136,7 +145,9 @@ def consistency(text: str, item: str, decision: int | None) -> float:
         return 0.5
     name = set(_words(_head(item)))
     sentences = [_words(sentence) for sentence in _SENTENCE.split(text)]
-    about = [words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2] or sentences
+    about = [
+        words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2
+    ] or sentences
     approving = disapproving = 0
     for words in about:
         for index, word in enumerate(words):

@@ -130,16 +130,20 @@ def build_mix(
     """
     sources: list[MixSource] = []
     for index, part in enumerate(section.mix):
-        context = MixContext(data, locate, tokenizer, section.tune.max_length, derive_seed(seed, "mix", index))
+        context = MixContext(
+            data, locate, tokenizer, section.tune.max_length, derive_seed(seed, "mix", index)
+        )
         sources.append(registry().build("mix_source", part.source, context))
     sizes = _sizes(section, [source.capacity() for source in sources])
     reports = []
-    with pq.ParquetWriter(out, SCHEMA, compression="zstd") as writer:
-        with progress.task("mix", sum(sizes), "samples") as task:
-            for part, source, size in zip(section.mix, sources, sizes, strict=True):
-                report = _write(writer, part.source.type, source, size, task.advance)
-                _check(section, report, size)
-                reports.append(report)
+    with (
+        pq.ParquetWriter(out, SCHEMA, compression="zstd") as writer,
+        progress.task("mix", sum(sizes), "samples") as task,
+    ):
+        for part, source, size in zip(section.mix, sources, sizes, strict=True):
+            report = _write(writer, part.source.type, source, size, task.advance)
+            _check(section, report, size)
+            reports.append(report)
     return MixReport(sum(r.samples for r in reports), sum(r.tokens for r in reports), reports)
 
 
@@ -222,13 +226,15 @@ def _blocks(samples: Iterable[MixSample]) -> Iterator[list[MixSample]]:
 def _measure(context: MixContext, prompt: str, completion: str) -> tuple[int, int]:
     """Tokens of the question (with the chat template's marks) and of the answer."""
     ids, prompt_tokens = encode_pair(
-        context.tokenizer, [{"role": "user", "content": prompt}], [{"role": "assistant", "content": completion}]
+        context.tokenizer,
+        [{"role": "user", "content": prompt}],
+        [{"role": "assistant", "content": completion}],
     )
     return prompt_tokens, len(ids) - prompt_tokens
 
 
 class RecommendationSource:
-    """"History + target item → Yes/No" from the train rows, both answers equally often unless told otherwise."""
+    """ "History + target item → Yes/No" from the train rows, both answers equally often unless told otherwise."""
 
     def __init__(self, config: RecommendationMixConfig, context: MixContext) -> None:
         self._config, self._context = config, context
@@ -373,5 +379,7 @@ def _check_columns(wanted: Sequence[str], found: Sequence[str], where: str) -> N
     for name in wanted:
         if name not in found:
             near = closest(name, found)
-            hint = f'set the source\'s column to "{near}"' if near else "name the file's columns in the source"
+            hint = (
+                f'set the source\'s column to "{near}"' if near else "name the file's columns in the source"
+            )
             raise DataError(f'has no column "{name}"', where=where, allowed=list(found), hint=hint)

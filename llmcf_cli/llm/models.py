@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 
 def quiet_libraries() -> None:
     """Stop the Hugging Face libraries from printing bars and advice into our own progress display."""
+    import warnings
+
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging
 
     disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(transformers|peft|sentence_transformers)\."
+    )
 
 
 def hf_folder(path: Path, cache: Path, progress: Progress = SILENT) -> Path:
@@ -103,7 +110,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                          hint="take the -instruct or -chat variant of the model")  # fmt: skip
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has neither a padding nor an end-of-text token", where=str(folder))
+            raise ModelError(
+                "the tokenizer has neither a padding nor an end-of-text token", where=str(folder)
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
@@ -143,25 +152,20 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: 
         tokenizer.save_pretrained(folder)
 
 
-class staged_folder:  # noqa: N801 — a context manager read as a function
+@contextmanager
+def staged_folder(out: Path) -> Iterator[Path]:
     """`with staged_folder(out) as folder`: fill `folder`; it is renamed to `out` when the block ends without error."""
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-
-    def __enter__(self) -> Path:
-        self._out.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._out.name}-", dir=self._out.parent))
-        return self._folder
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            if self._out.is_dir():
-                shutil.rmtree(self._out)
-            self._folder.chmod(0o755)
-            os.replace(self._folder, self._out)
-        else:
-            shutil.rmtree(self._folder, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if out.is_dir():
+        shutil.rmtree(out)
+    folder.chmod(0o755)
+    folder.replace(out)
 
 
 def computes_in_bf16() -> bool:
@@ -177,7 +181,11 @@ def best_device() -> torch.device:
     """The first GPU, or the CPU."""
     import torch
 
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def _gguf_file(path: Path) -> Path | None:
@@ -200,19 +208,35 @@ def _convert(gguf: Path, target: Path) -> None:
     try:
         import gguf as _  # noqa: F401
     except ModuleNotFoundError as error:
-        raise LlmcfError("reading GGUF needs the package gguf", where=str(gguf), hint="pip install 'llmcf[llm]'") from error
+        raise LlmcfError(
+            "reading GGUF needs the package gguf", where=str(gguf), hint="pip install 'llmcf[llm]'"
+        ) from error
     quiet_libraries()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        with _no_gguf_bar():
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"the GGUF file cannot be read as a causal language model: {_brief(error)}",
                          where=str(gguf)) from error  # fmt: skip
     _forget_quantisation(model)
     save_model(model, tokenizer, target)
+
+
+@contextmanager
+def _no_gguf_bar() -> Iterator[None]:
+    """The GGUF reader draws its bar with tqdm itself, past the library's own switch."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _forget_quantisation(model: Any) -> None:
@@ -239,7 +263,7 @@ def _check_architecture(config: dict[str, Any], where: str) -> None:
     if not fits:
         found = ", ".join(named) or f"model_type {config.get('model_type')!r}"
         raise ModelError(f"no causal language model: config.json names {found}", where=where,
-                         hint="llm.model needs a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
+                         hint="name a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
 
 
 def _listing(folder: Path) -> str:

@@ -119,7 +119,9 @@ def tune(
 
 def last_checkpoint(work: Path) -> Path | None:
     """The newest complete checkpoint in a work folder: the trainer writes its state file last."""
-    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = sorted(
+        work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
+    )
     for path in found:
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -197,7 +199,9 @@ def _with_adapters(network: Any, config: LoraTuneConfig) -> Any:
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in network.named_modules()
                          if isinstance(module, torch.nn.Linear)})  # fmt: skip
-        raise ModelError("the model has no such layers to adapt", where="llm.tune.modules", allowed=linear) from error
+        raise ModelError(
+            "the model has no such layers to adapt", where="llm.tune.modules", allowed=linear
+        ) from error
 
 
 def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:
@@ -248,9 +252,10 @@ class _TokenisedMix(torch.utils.data.Dataset):
         file = pq.ParquetFile(mix)
         lengths: list[int] = []
         prompts: list[int] = []
-        with (work / "tokens.bin").open("wb") as flat, progress.task(
-            "tokenise", file.metadata.num_rows, "samples"
-        ) as task:
+        with (
+            (work / "tokens.bin").open("wb") as flat,
+            progress.task("tokenise", file.metadata.num_rows, "samples") as task,
+        ):
             for batch in file.iter_batches(batch_size=1024, columns=["prompt", "completion"]):
                 for row in batch.to_pylist():
                     ids, prompt = encode_pair(tokenizer, row["prompt"], row["completion"])

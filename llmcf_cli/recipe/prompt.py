@@ -53,20 +53,18 @@ class TemplateProblem:
     name: str = ""
 
 
-def template_problems(template: str, variables: Sequence[str], *, unused: bool = True) -> list[TemplateProblem]:
+def template_problems(template: str, variables: Sequence[str]) -> list[TemplateProblem]:
     """Everything wrong with a Mustache template.
 
     Args:
         template: The text with its tags.
         variables: Names that it may use.
-        unused: Whether a name it does not use is a problem.
 
     Returns:
         Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
         `{{/x}}`, `{{.}}` inside a section and comments; partials and changed delimiters are refused.
     """
     problems: list[TemplateProblem] = []
-    used: set[str] = set()
     open_sections: list[tuple[str, int]] = []
     for sign, name, line in _tags(template):
         if sign == "!":
@@ -86,14 +84,10 @@ def template_problems(template: str, variables: Sequence[str], *, unused: bool =
             if not open_sections:
                 problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
             continue
-        used.add(name)
         if name not in variables:
             what = f'unknown variable "{name}"{_suggestion(name, variables)}'
             problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
-    if unused:
-        missing = [name for name in variables if name not in used]
-        problems += [TemplateProblem(1, f'variable "{name}" is declared but not used') for name in missing]
     return sorted(problems, key=lambda problem: problem.line)
 
 
@@ -107,7 +101,10 @@ def render_template(template: str, values: Mapping[str, Any]) -> str:
     import pystache
 
     renderer = pystache.Renderer(escape=_verbatim, partials={}, missing_tags="strict")
-    plain = {name: Texts(value) if isinstance(value, list | tuple) else str(value) for name, value in values.items()}
+    plain = {
+        name: Texts(value) if isinstance(value, list | tuple) else str(value)
+        for name, value in values.items()
+    }
     rendered: str = renderer.render(template, plain)
     return rendered
 
@@ -189,7 +186,9 @@ def _variable_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
         where = f"{nearest(root, ('variables', index)).origin}: variables"
         if name not in VARIABLES:
             yield LlmcfError(
-                f'unknown variable "{name}"{_suggestion(name, VARIABLES)}', where=where, allowed=tuple(VARIABLES)
+                f'unknown variable "{name}"{_suggestion(name, VARIABLES)}',
+                where=where,
+                allowed=tuple(VARIABLES),
             )
         elif name not in used:
             yield LlmcfError(
@@ -206,7 +205,7 @@ def _message_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
         origin = nearest(root, ("messages", index, "content")).origin
         # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
         first = origin.line + ("\n" in message.content)
-        for problem in template_problems(message.content, prompt.variables, unused=False):
+        for problem in template_problems(message.content, prompt.variables):
             undeclared = problem.name in VARIABLES and problem.name not in prompt.variables
             yield LlmcfError(
                 problem.what, where=f"{replace(origin, line=first + problem.line - 1)}: messages.{index}.content",
@@ -218,9 +217,11 @@ def _problem(item: Mapping[str, Any], root: Node) -> LlmcfError:
     path = tuple(item["loc"])
     where = f"{nearest(root, path).origin}: {dotted(path)}"
     if item["type"] == "extra_forbidden":
-        model = {"messages": PromptMessage, "sections": PromptSection}.get(str(path[0]), Prompt)
-        known = tuple(model.model_fields)
-        return LlmcfError(f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known)
+        models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection}
+        known = tuple(models.get(str(path[0]), Prompt).model_fields)
+        return LlmcfError(
+            f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known
+        )
     if item["type"] == "missing":
         return LlmcfError(f"the required key `{path[-1]}` is missing", where=where)
     return LlmcfError(str(item["msg"]), where=where)

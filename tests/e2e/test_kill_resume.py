@@ -80,7 +80,11 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.save_tiny_data(folder / "data.duckdb")
     (folder / "prompt.yaml").write_text(PROMPT)
     section = LLMSection.model_validate(
-        {"model": "m", "mix": [{"source": "recommendation", "share": 1}], "tune": {"type": "lora", "max_length": 256}}
+        {
+            "model": "m",
+            "mix": [{"source": "recommendation", "share": 1}],
+            "tune": {"type": "lora", "max_length": 256},
+        }
     )
     build_mix(
         section, data=folder / "data.duckdb", locate=Path, tokenizer=load_tokenizer(folder / "model"), seed=5,

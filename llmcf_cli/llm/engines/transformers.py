@@ -52,7 +52,9 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
         shape = AutoConfig.from_pretrained(str(model), local_files_only=True).get_text_config()
-        self._context = int(getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length)
+        self._context = int(
+            getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length
+        )
         if self.max_prompt_tokens() < 1:
             raise ModelError(
                 f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
@@ -80,7 +82,9 @@ class TransformersEngine:
         found: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             longest = lengths[found[-1][0]] if found else 0
-            room = min(self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens))
+            room = min(
+                self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens)
+            )
             if found and len(found[-1]) < room:
                 found[-1].append(index)
             else:
@@ -101,8 +105,11 @@ class TransformersEngine:
             return self._generate(chats, seeds)
         except torch.OutOfMemoryError as error:
             if len(chats) == 1:
-                raise ModelError("one prompt does not fit into the GPU's memory", where=str(self._folder),
-                                 hint="lower cot.engine.max_prompt_tokens or take a smaller model") from error  # fmt: skip
+                hint = "lower cot.engine.max_prompt_tokens or take a smaller model"
+                where = str(self._folder)
+                raise ModelError(
+                    "one prompt does not fit into the GPU's memory", where=where, hint=hint
+                ) from error
         torch.cuda.empty_cache()
         half = len(chats) // 2
         return [*self.generate(chats[:half], seeds[:half]), *self.generate(chats[half:], seeds[half:])]
@@ -111,13 +118,18 @@ class TransformersEngine:
     def _generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
         model = self._weights()
         start = time.perf_counter()
-        encoded = self._tokenizer(self._render(chats), add_special_tokens=False, padding=True, return_tensors="pt")
-        encoded = encoded.to(model.device)
+        encoded = self._tokenizer(
+            self._render(chats),
+            add_special_tokens=False,
+            padding=True,
+            return_tensors="pt",
+            return_token_type_ids=False,
+        ).to(model.device)
         width = encoded["input_ids"].shape[1]
-        tokens = model.generate(
-            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"], generation_config=self._decoding(),
-            logits_processor=self._processors(seeds, width, model.device),
-        )[:, width:]  # fmt: skip
+        processors = self._processors(seeds, width, model.device)
+        tokens = model.generate(**encoded, generation_config=self._decoding(), logits_processor=processors)[
+            :, width:
+        ]
         seconds = (time.perf_counter() - start) / len(chats)
         ends = set(self._end_tokens())
         prompt_tokens = encoded["attention_mask"].sum(1).tolist()
@@ -127,7 +139,9 @@ class TransformersEngine:
             kept = row if stop is None else row[:stop]
             text = self._tokenizer.decode(kept, skip_special_tokens=True).strip()
             used = len(row) if stop is None else stop + 1
-            completions.append(Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds))
+            completions.append(
+                Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds)
+            )
         return completions
 
     def _render(self, chats: Sequence[Messages]) -> list[str]:
@@ -148,7 +162,9 @@ class TransformersEngine:
                 raise ModelError("the engine has no model; call open() first")
             dtype = torch.bfloat16 if self._precision() == "bf16" else torch.float32
             self._model = load_causal_lm(self._folder, dtype).to(best_device())
-            self._model.generation_config = type(self._model.generation_config)()  # decoding is the recipe's alone
+            self._model.generation_config = type(
+                self._model.generation_config
+            )()  # decoding is the recipe's alone
         return self._model
 
     def _end_tokens(self) -> list[int]:

@@ -40,8 +40,14 @@ def test_good_text_scores_high_on_everything() -> None:
     [
         ("The film is good. " * 20, "coherence"),
         ("The user likes Alien, Heat and Blade Runner very much indeed.", "completeness"),
-        ("The user prefers calm music. The song matches that and adds variety, so they liked it.", "relevance"),
-        ("The user prefers Alien and Heat; Blade Runner does not match, variety or not: disliked it.", "consistency"),
+        (
+            "The user prefers calm music. The song matches that and adds variety, so they liked it.",
+            "relevance",
+        ),
+        (
+            "The user prefers Alien and Heat; Blade Runner does not match, variety or not: disliked it.",
+            "consistency",
+        ),
     ],
 )
 def test_each_criterion_falls_by_itself(text: str, criterion: str) -> None:

@@ -44,14 +44,19 @@ def _config(folder: Path, **changes: object) -> None:
     [
         (lambda f: (f / "config.json").unlink(), "no config.json; it holds .*safetensors"),
         (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda f: _config(f, architectures=["BertModel"]), "no causal language model: config.json names BertModel"),
+        (
+            lambda f: _config(f, architectures=["BertModel"]),
+            "no causal language model: config.json names BertModel",
+        ),
         (lambda f: _config(f, architectures=None, model_type="vit"), "model_type 'vit'"),
         (lambda f: (f / "model.safetensors").unlink(), "no weights"),
         (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pickled weights"),
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )
-def test_what_is_no_language_model_is_refused_by_name(tiny_model: Path, tmp_path: Path, spoil, message: str) -> None:
+def test_what_is_no_language_model_is_refused_by_name(
+    tiny_model: Path, tmp_path: Path, spoil, message: str
+) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     spoil(folder)

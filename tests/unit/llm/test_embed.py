@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.llm.embed import TextEncoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    """A random two-layer BERT with mean pooling."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64
+    )
+    fast.save_pretrained(folder / "bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=64, initializer_range=0.5,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder / "bert")
+    reader = Transformer(str(folder / "bert"))
+    SentenceTransformer(modules=[reader, Pooling(24)], device="cpu").save(str(folder / "encoder"))
+    return TextEncoder(folder / "encoder")
+
+
+def test_unit_vectors_in_the_order_of_the_texts(encoder: TextEncoder) -> None:
+    texts = ["a b c", "z", "", "q r s t u v w", "a b c", "   "]
+    vectors_NT = encoder.encode(texts, batch=2)
+    assert vectors_NT.shape == (6, encoder.dim) == (6, 24)
+    assert vectors_NT.dtype == np.float32
+    assert np.linalg.norm(vectors_NT, axis=1) == pytest.approx([1, 1, 0, 1, 1, 0], abs=1e-5)
+    assert (vectors_NT[0] == vectors_NT[4]).all()
+    for row in (0, 1, 3):
+        assert vectors_NT[row] == pytest.approx(encoder.encode([texts[row]])[0], abs=1e-5)
+    assert abs(vectors_NT[0] - vectors_NT[1]).max() > 0.01
+
+
+def test_streams_and_repeats_exactly(encoder: TextEncoder) -> None:
+    blocks = [["a b", "c"], ["d e f"], []]
+    streamed = list(encoder.encode_stream(blocks))
+    assert [vectors.shape for vectors in streamed] == [(2, 24), (1, 24), (0, 24)]
+    assert (streamed[0] == encoder.encode(blocks[0])).all()
+
+
+def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(ModelError):
+            TextEncoder(path)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
+from llmcf_cli.core.progress import SilentProgress
+from llmcf_cli.llm import tune as tune_module
+from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
+from llmcf_cli.llm.mix import SCHEMA
+from llmcf_cli.llm.models import load_causal_lm, load_tokenizer
+from llmcf_cli.llm.trainer import LeftPadded, LengthGrouped, answer_loss
+from llmcf_cli.llm.tune import last_checkpoint, tune
+
+SETTINGS = {"max_length": 64, "batch_size": 4, "save_steps": 3, "precision": "fp32", "learning_rate": 0.01}
+
+
+@pytest.fixture
+def mix(tmp_path: Path) -> Path:
+    file = tmp_path / "mix.parquet"
+    rows = [
+        {"prompt": [{"role": "user", "content": f"film {n} " + "the " * (n % 7)}],
+         "completion": [{"role": "assistant", "content": "Yes it is" if n % 2 else "No"}],
+         "source": "x", "prompt_tokens": 1, "completion_tokens": 1}
+        for n in range(30)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
+    return file
+
+
+def _tune(model: Path, mix: Path, folder: Path, *, progress=None, kind=FullTuneConfig, **changes: object):
+    return tune(
+        kind(**{**SETTINGS, **changes}), model=model, mix=mix, out=folder / "out", work=folder / "work", seed=3,
+        progress=progress or SilentProgress(),
+    )  # fmt: skip
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "out" / "model.safetensors")
+
+
+def test_full_tuning_learns_the_answers(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    report = _tune(tiny_model, mix, tmp_path, epochs=4)
+    assert report.steps == 4 * 8
+    assert len(report.loss) == report.steps
+    assert report.final_loss < 0.6 * report.loss[0][1]
+    assert report.trained_parameters == sum(
+        p.numel() for p in load_causal_lm(tiny_model, torch.float32).parameters()
+    )
+    load_causal_lm(tmp_path / "out", torch.float32)
+    assert load_tokenizer(tmp_path / "out").chat_template
+    assert not {p.suffix for p in (tmp_path / "out").iterdir()} & {".bin", ".pt", ".pth"}
+
+
+def test_adapters_are_merged_into_a_plain_model(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    report = _tune(tiny_model, mix, tmp_path, kind=LoraTuneConfig, rank=2)
+    before, after = load_file(tiny_model / "model.safetensors"), _weights(tmp_path)
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all("proj" in name for name in changed)
+    assert report.trained_parameters < sum(v.numel() for v in before.values()) / 3
+
+
+def test_unknown_layers_to_adapt_are_named(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError) as error:
+        _tune(tiny_model, mix, tmp_path, kind=LoraTuneConfig, modules=("query",))
+    assert "q_proj" in error.value.allowed
+
+
+class Stop(SilentProgress):
+    """Presses Ctrl-C after so many steps."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def task(self, name, total, unit, done=0):
+        context, stop = super().task(name, total, unit, done), self
+
+        class Pressing:
+            def __enter__(self):
+                context.__enter__()
+                return self
+
+            def __exit__(self, *error):
+                return context.__exit__(*error)
+
+            def note(self, text):
+                pass
+
+            def advance(self, amount=1):
+                if name == "train-llm":
+                    stop.after -= 1
+                    if stop.after == 0:
+                        os.kill(os.getpid(), signal.SIGINT)
+
+        return Pressing()
+
+
+def test_interrupted_run_saves_and_ends_with_the_same_weights(
+    tiny_model: Path, mix: Path, tmp_path: Path
+) -> None:
+    _tune(tiny_model, mix, tmp_path / "whole", epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        _tune(tiny_model, mix, tmp_path / "cut", epochs=2, progress=Stop(after=11))
+    assert last_checkpoint(tmp_path / "cut" / "work").name == "checkpoint-11"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    report = _tune(tiny_model, mix, tmp_path / "cut", epochs=2)
+    assert report.resumed_from == 11
+    whole, cut = _weights(tmp_path / "whole"), _weights(tmp_path / "cut")
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_checkpoints_of_another_configuration_are_not_used(
+    tiny_model: Path, mix: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _tune(tiny_model, mix, tmp_path, progress=Stop(after=4))
+    report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02)
+    assert report.resumed_from == 0
+
+
+def test_incomplete_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    for step, state in ((3, '{"global_step": 3}'), (6, '{"global_'), (10, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        if state:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_checkpoint(tmp_path).name == "checkpoint-3"
+    assert last_checkpoint(tmp_path / "none") is None
+
+
+def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
+    tiny_model: Path, mix: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match="loss is nan after step") as error:
+        _tune(tiny_model, mix, tmp_path, learning_rate=1e38, max_gradient_norm=1e30, epochs=3, warmup_ratio=0.4,
+              save_steps=1)  # fmt: skip
+    assert "learning_rate" in error.value.hint
+    checkpoint = last_checkpoint(tmp_path / "work")
+    assert json.loads((checkpoint / "trainer_state.json").read_text())["global_step"] >= 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_is_noticed_before_the_first_step(tiny_model, mix, tmp_path, monkeypatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(tune_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StoreError, match="are free"):
+        _tune(tiny_model, mix, tmp_path)
+
+
+def test_samples_longer_than_allowed_are_refused(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    with pytest.raises(LlmcfError, match="more than 16"):
+        _tune(tiny_model, mix, tmp_path, max_length=16)
+
+
+def test_loss_is_the_answers_cross_entropy_whatever_the_padding(tiny_model: Path) -> None:
+    model = load_causal_lm(tiny_model, torch.float32)
+    generator = np.random.default_rng(0)
+    samples = [{"tokens": generator.integers(10, 300, n), "prompt": p} for n, p in ((9, 6), (5, 2), (14, 13))]
+    total = tokens = 0
+    for sample in samples:
+        ids_L = torch.from_numpy(sample["tokens"])
+        logits_LV = model(ids_L[None]).logits[0]
+        answer = slice(sample["prompt"], None)
+        total += torch.nn.functional.cross_entropy(
+            logits_LV[sample["prompt"] - 1 : -1], ids_L[answer], reduction="sum"
+        )
+        tokens += len(ids_L[answer])
+    for keeps_logits in (True, False):
+        batch = LeftPadded(0, keeps_logits)(samples)
+        labels_BL = batch.pop("labels")
+        loss = answer_loss(model(**batch), labels_BL)
+        assert loss.item() == pytest.approx((total / tokens).item(), rel=1e-5)
+        halves = answer_loss(model(**batch), labels_BL, num_items_in_batch=2 * tokens)
+        assert halves.item() == pytest.approx(loss.item() / 2, rel=1e-6)
+
+
+def test_batches_hold_similar_lengths_and_every_sample_once() -> None:
+    lengths_N = np.random.default_rng(0).integers(10, 200, 203)
+    sampler = LengthGrouped(lengths_N, batch_size=8, seed=1)
+    order = list(sampler)
+    assert sorted(order) == list(range(203))
+    widths = [lengths_N[order[i : i + 8]] for i in range(0, 203, 8)]
+    padding = 1 - sum(map(sum, widths)) / sum(len(w) * w.max() for w in widths)
+    assert padding < 0.06
+    assert order == list(LengthGrouped(lengths_N, batch_size=8, seed=1))
+    sampler.set_epoch(1)
+    assert list(sampler) != order

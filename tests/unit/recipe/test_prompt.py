@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcf_cli.core.errors import LlmcfError, RecipeError
+from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.recipe.prompt import load_prompt, render_template, template_problems
+
+GOOD = """\
+name: mine
+variables: [history, item]
+messages:
+  - role: system
+    content: Explain.
+  - role: user
+    content: |
+      Before: {{#history}}{{.}}, {{/history}}{{^history}}nothing{{/history}}
+      Now: {{item}}
+"""
+VALUES = {"history": ["A & B", "C <d>"], "item": '"{{user}}"', "user": "me", "decision": "liked"}
+
+
+def _write(folder: Path, text: str) -> Path:
+    file = folder / "prompt.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_renders_messages_without_escaping_or_reading_values_as_templates(tmp_path: Path) -> None:
+    prompt = load_prompt(_write(tmp_path, GOOD))
+    assert prompt.render(VALUES) == [
+        {"role": "system", "content": "Explain."},
+        {"role": "user", "content": 'Before: A & B, C <d>, \nNow: "{{user}}"'},
+    ]
+    assert prompt.render({**VALUES, "history": []})[1]["content"].startswith("Before: nothing")
+
+
+@given(st.text(), st.lists(st.text(min_size=1)))
+def test_values_come_through_untouched(item: str, history: list[str]) -> None:
+    assert render_template("{{item}}|{{{item}}}|{{&item}}", {"item": item}) == "|".join([item] * 3)
+    assert render_template("{{#h}}<{{.}}>{{/h}}", {"h": history}) == "".join(f"<{text}>" for text in history)
+    assert render_template("{{h}}", {"h": history}) == "; ".join(history)
+
+
+def test_missing_value_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LlmcfError, match="no value for item"):
+        load_prompt(_write(tmp_path, GOOD)).render({"history": []})
+
+
+def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
+    digest = load_prompt(_write(tmp_path, GOOD)).digest
+    assert (
+        load_prompt(_write(tmp_path, "description: new\n" + GOOD.replace("mine", "yours"))).digest == digest
+    )
+    assert load_prompt(_write(tmp_path, GOOD.replace("Now", "Then"))).digest != digest
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        (("{{item}}", "{{itme}} {{item}}"), 9, 'unknown variable "itme"; did you mean "item"'),
+        (("{{item}}", "{{user}} {{item}}"), 9, "add user to `variables`"),
+        (("{{item}}", "it"), 2, '"item" is declared but no message uses it'),
+        (("item]", "item, titel]"), 2, 'unknown variable "titel"'),
+        (("{{item}}", "{{>item}} {{item}}"), 9, "partials are not allowed"),
+        (("{{item}}", "{{=<% %>=}} {{item}}"), 9, "changed delimiters are not allowed"),
+        (("{{/history}}{{^", "{{^"), 8, "{{#history}} is never closed"),
+        (("{{item}}", "{{item}} {{.}}"), 9, "outside any section"),
+        (("role: system", "role: boss"), 4, "'system', 'user' or 'assistant'"),
+        (("role: user", "role: assistant"), 6, "the last message must be the user's"),
+        (("variables:", "variabels:"), 2, 'unknown key "variabels"; did you mean "variables"'),
+        (("    content: Explain.\n", ""), 4, "`content` is missing"),
+    ],
+)  # fmt: skip
+def test_problems_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
+    file = _write(tmp_path, GOOD.replace(*change))
+    with pytest.raises(RecipeError) as error:
+        load_prompt(file)
+    found = next(p for p in error.value.problems if message in str(p))
+    assert f"prompt.yaml:{line}:" in found.where
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_prompt(_write(tmp_path, GOOD.replace("{{item}}", "{{a}} {{b}} {{>c}}")))
+    assert len(error.value.problems) == 4  # a, b, the partial, and item unused
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "name: [", "just text"])
+def test_files_that_are_no_prompts_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RecipeError):
+        load_prompt(_write(tmp_path, text))
+    with pytest.raises(RecipeError):
+        load_prompt(tmp_path / "absent.yaml")
+
+
+def test_template_problems_know_lines() -> None:
+    found = template_problems("{{history}}\n{{! a note }}{{#item}}\n{{/history}}", ("history", "item"))
+    assert [(p.line, p.what) for p in found] == [
+        (2, "{{#item}} is never closed"), (3, "{{/history}} closes no open section"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "told"), [("single", True), ("no_label", False)])
+def test_shipped_prompts_say_what_they_know(name: str, told: bool) -> None:
+    prompt = load_prompt(library_dir() / "prompts" / f"{name}.yaml")
+    text = "\n".join(message["content"] for message in prompt.render(VALUES))
+    assert ("liked the new item" in text) is told
+    assert "A & B" in text
+    assert [section.name for section in prompt.sections] == ["profile", "item", "match", "diversity"]
+    silent = prompt.render({**VALUES, "user": "", "history": []})[-1]["content"]
+    assert "nothing yet" in silent
+    assert "User: " not in silent
