@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 import typer
 
 from llmcf_cli import __version__
 from llmcf_cli.cli import assets, inspect, recipe, serve, stages
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
 
@@ -40,7 +39,7 @@ def _main(
 
 
 def run() -> None:
-    """Run the command line; exit with the error's own code, 130 on Ctrl-C, 6 on a full disk."""
+    """Run the command line; exit with the error's own code, 130 on Ctrl-C."""
     from llmcf_cli.cli.console import error_console
 
     try:
@@ -54,12 +53,7 @@ def run() -> None:
                 "interrupted: what is finished is kept; the same command goes on from there", style="yellow"
             )
         raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        place = error.filename or "the artifact folder"
-        error_console().print(
-            f"error: {place}: {error.strerror}\n  next: free some space or choose another place with --artifacts DIR, "
-            "then run the same command; what is finished is kept", style="red", markup=False,
-        )  # fmt: skip
-        sys.exit(6)
+    except PermissionError as error:
+        hint = "choose another place with --artifacts DIR or LLMCF_CACHE"
+        error_console().print(f"error: {error.filename}: {error.strerror}\n  next: {hint}", style="red", markup=False)
+        sys.exit(StoreError.exit_code)

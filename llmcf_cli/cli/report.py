@@ -72,12 +72,14 @@ def comparison(report: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for row in report["arms"]:
         table.add_row(
-            _escape(f"{row['arm']}: {row['meaning']}"), _mean(row["auc"]), _mean(row["logloss"]), _mean(row["gauc"]),
+            _escape(row["arm"]), _mean(row["auc"]), _mean(row["logloss"]), _mean(row["gauc"]),
             _mean(row["validation_auc"]), f"{row['epochs']:.0f}", f"{row['seconds_per_epoch']:.2f}", f"{row['parameters']:,}",
         )  # fmt: skip
     console().print(table)
+    for row in report["arms"]:
+        console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
     for note in report["notes"]:
-        console().print(note, style="dim", markup=False)
+        console().print(note, markup=False)
 
 
 def artifacts(store: ArtifactStore) -> None:
@@ -91,7 +93,7 @@ def artifacts(store: ArtifactStore) -> None:
         label = f"{m.stage}[{m.variant}]" if m.variant else m.stage
         size = sum(record.size for record in m.files.values()) / 1e6
         table.add_row(
-            _escape(label), m.recipe, m.key[:KEY_LENGTH], m.started[:19], _duration(m.seconds), f"{size:,.1f}"
+            _escape(label), m.recipe, m.key[:KEY_LENGTH], m.started[5:16].replace("T", " "), _duration(m.seconds), f"{size:,.1f}"
         )
     console().print(table)
 

@@ -139,10 +139,11 @@ def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> lis
         right.plot(epochs, run.curve, marker="o", markersize=3, label=name)
         html.add_trace(go.Scatter(x=epochs, y=list(run.curve), name=name, mode="lines+markers"), row=1, col=2)
     right.set(title=titles[1], xlabel="epoch", ylabel="AUC")
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.legend(fontsize="small")
     right.grid(alpha=0.3)
     html.update_xaxes(title_text="AUC", row=1, col=1)
-    html.update_xaxes(title_text="epoch", row=1, col=2)
+    html.update_xaxes(title_text="epoch", tickformat="d", row=1, col=2)
     html.update_yaxes(autorange="reversed", row=1, col=1)
     png, page = folder / "comparison.png", folder / "comparison.html"
     figure.savefig(png, dpi=130)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.store.artifacts import Manifest, differences, file_records
@@ -106,7 +110,7 @@ def _manifest(node: Node) -> Manifest:
 
 def _run(node: Node, progress: Progress) -> Manifest:
     store, stage = node.context.store, node.stage
-    with store.begin(stage.name, node.key) as partial:
+    with _disk_full_named(node), store.begin(stage.name, node.key) as partial:
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
             context=node.context, out=partial.out, work=partial.work, progress=progress,
@@ -121,3 +125,20 @@ def _run(node: Node, progress: Progress) -> Manifest:
         )  # fmt: skip
         store.commit(partial, manifest)
     return manifest
+
+
+@contextmanager
+def _disk_full_named(node: Node) -> Iterator[None]:
+    """Say that the disk is full, whichever library noticed and however it words that."""
+    try:
+        yield
+    except Exception as error:
+        reason = os.strerror(errno.ENOSPC)
+        if reason not in f"{error} {error.__cause__}":
+            raise
+        free = shutil.disk_usage(node.context.store.root).free / 1e6
+        raise StoreError(
+            f"no space left on the disk of {node.context.store.root} ({free:,.0f} MB free)",
+            where=node.stage.label,
+            hint="free some space, or choose another place with --artifacts DIR; the same command goes on from here",
+        ) from error

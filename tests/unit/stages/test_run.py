@@ -1,9 +1,11 @@
 """Planning: what is cached, what runs, and the reason given; a failure keeps what is finished."""
 
+import subprocess
 from dataclasses import dataclass
 
 import pytest
 
+from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.stages.base import Context, Stage
 from llmcf_cli.stages.run import execute, plan
@@ -117,3 +119,23 @@ def test_the_stage_version_is_part_of_the_key(tmp_path, monkeypatch):
     run(steps_of(tmp_path))
     monkeypatch.setattr(First, "version", 2)
     assert states(steps_of(tmp_path))[0] == ("first", True, "stage_version 1 → 2")
+
+
+def test_a_full_disk_is_named_and_nothing_finished_is_lost(tmp_path, request):
+    """On a real, small file system; needs the right to mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], check=False).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    request.addfinalizer(lambda: subprocess.run(["umount", "-l", disk], check=True))
+    run(steps_of(disk)[:1])
+    ballast = disk / "ballast"
+    with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as handle:
+        while True:
+            handle.write(b"x" * 4096)
+    with pytest.raises(StoreError, match="no space left on the disk") as caught:
+        run(steps_of(disk))
+    assert "--artifacts" in caught.value.hint
+    ballast.unlink()
+    assert states(steps_of(disk))[0] == ("first", False, "cached")
+    assert run(steps_of(disk)) == [{"number": 1}, {"sum": 2}]
