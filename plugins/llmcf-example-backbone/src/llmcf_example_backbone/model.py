@@ -6,12 +6,12 @@ Legend: B batch, C context.
 from __future__ import annotations
 
 import torch
-from llmcf_example_backbone.config import WideDeepConfig
 from torch import Tensor
 
 from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
 from llmcf_cli.rec.layers import MLP
 from llmcf_cli.rec.ranking.base import RankingBackbone
+from llmcf_example_backbone.config import WideDeepConfig
 
 
 class WideDeep(RankingBackbone):
