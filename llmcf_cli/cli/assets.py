@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-Names = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Names from `llmcf assets list`.")
-]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names from `llmcf assets list`.")]
 CatalogueFolder = Annotated[
     Path | None,
     typer.Option("--beside", metavar="DIR", help="Also read the assets.yaml of this (recipe's) folder."),
@@ -60,9 +58,7 @@ def fetch(
         asset = store.get(name)
         was_here = store.status(name) == "ready"
         folder = store.fetch(name, progress)
-        typer.echo(
-            f"{name}: {'already here' if was_here else 'fetched'}, {asset.size / 1e6:,.1f} MB in {folder}"
-        )
+        typer.echo(f"{name}: {'already here' if was_here else 'fetched'}, {asset.size / 1e6:,.1f} MB in {folder}")
         typer.echo(f"  licence: {asset.licence}")
 
 

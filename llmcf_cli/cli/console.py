@@ -64,12 +64,19 @@ class RichProgress:
                 speed = task.finished_speed or task.speed
                 return Text(f"{speed:,.1f} {unit}/s" if speed else f"– {unit}/s", style="cyan")
 
+        of = "/{task.total:,.0f}" if total is not None else ""
         bars = Progress(
-            TextColumn("  {task.description}"), BarColumn(bar_width=24),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit if total is not None else "{task.completed:,.0f} " + unit),
-            Rate(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            console=console(), refresh_per_second=4,
-        )  # fmt: skip
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn(f"{{task.completed:,.0f}}{of} {unit}"),
+            Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console(),
+            refresh_per_second=4,
+        )
         with bars:
             yield _RichTask(bars, bars.add_task(name, total=total, completed=done, note=""))
 

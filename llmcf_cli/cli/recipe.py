@@ -14,12 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a library recipe.")
-]
-RecipeNames = Annotated[
-    list[str], typer.Argument(metavar="RECIPE...", help="YAML files or names of library recipes.")
-]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a library recipe.")]
+RecipeNames = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files or names of library recipes.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. match.k=6. Repeatable."),
@@ -48,9 +44,7 @@ def show(
     set_: Overrides = None,
     format_: Annotated[
         Literal["origins", "yaml"],
-        typer.Option(
-            "--format", help="`origins` notes where each value comes from; `yaml` is the recipe alone."
-        ),
+        typer.Option("--format", help="`origins` notes where each value comes from; `yaml` is the recipe alone."),
     ] = "origins",
 ) -> None:
     """Print a recipe as it resolves: what it extends, `--set` and all defaults."""
@@ -90,9 +84,9 @@ def schema() -> None:
 
 @app.command()
 def reference(
-    folder: Annotated[
-        Path, typer.Argument(help="Where to write recipe-reference.md and recipe.schema.json.")
-    ] = Path("docs"),
+    folder: Annotated[Path, typer.Argument(help="Where to write recipe-reference.md and recipe.schema.json.")] = Path(
+        "docs"
+    ),
 ) -> None:
     """Write the generated reference page and JSON Schema of the built-in components."""
     from llmcf_cli.recipe.reference import write_reference
@@ -129,8 +123,7 @@ def _with_origins(loaded: LoadedRecipe) -> str:
     from llmcf_cli.recipe.yamlfile import dump_lines
 
     lines = [
-        (text, str(loaded.origins[key]) if key in loaded.origins else "")
-        for text, key in dump_lines(_data(loaded))
+        (text, str(loaded.origins[key]) if key in loaded.origins else "") for text, key in dump_lines(_data(loaded))
     ]
     width = min(max((len(text) for text, _ in lines), default=0), 60)
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)

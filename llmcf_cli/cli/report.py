@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from llmcf_cli.cli.console import console
+from llmcf_cli.rec.compare import mean_text
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
@@ -39,9 +40,7 @@ def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = _escape(step.node.stage.label)
     if not step.runs:
-        console().print(
-            f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]"
-        )
+        console().print(f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]")
         return
     render = _FINDINGS.get(step.node.stage.name)
     if render:
@@ -71,10 +70,9 @@ def comparison(report: Mapping[str, Any]) -> None:
     for column in ("AUC ↑", "logloss ↓", "gAUC ↑", "validation AUC", "epochs", "s/epoch", "parameters"):
         table.add_column(column, justify="right")
     for row in report["arms"]:
-        table.add_row(
-            _escape(row["arm"]), _mean(row["auc"]), _mean(row["logloss"]), _mean(row["gauc"]),
-            _mean(row["validation_auc"]), f"{row['epochs']:.0f}", f"{row['seconds_per_epoch']:.2f}", f"{row['parameters']:,}",
-        )  # fmt: skip
+        metrics = [mean_text(row[name]) for name in ("auc", "logloss", "gauc", "validation_auc")]
+        size = (f"{row['epochs']:.0f}", f"{row['seconds_per_epoch']:.2f}", f"{row['parameters']:,}")
+        table.add_row(_escape(row["arm"]), *metrics, *size)
     console().print(table)
     for row in report["arms"]:
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
@@ -93,7 +91,12 @@ def artifacts(store: ArtifactStore) -> None:
         label = f"{m.stage}[{m.variant}]" if m.variant else m.stage
         size = sum(record.size for record in m.files.values()) / 1e6
         table.add_row(
-            _escape(label), m.recipe, m.key[:KEY_LENGTH], m.started[5:16].replace("T", " "), _duration(m.seconds), f"{size:,.1f}"
+            _escape(label),
+            m.recipe,
+            m.key[:KEY_LENGTH],
+            m.started[5:16].replace("T", " "),
+            _duration(m.seconds),
+            f"{size:,.1f}",
         )
     console().print(table)
 
@@ -110,7 +113,11 @@ def _train_llm(report: Mapping[str, Any]) -> None:
     for part in report["mix"]["parts"]:
         counts = ", ".join(f"{reason}: {count:,}" for reason, count in part["counts"].items() if count)
         table.add_row(
-            part["source"], f"{part['samples']:,}", f"{part['tokens']:,}", f"{part['answer_tokens']:,}", counts or "none"
+            part["source"],
+            f"{part['samples']:,}",
+            f"{part['tokens']:,}",
+            f"{part['answer_tokens']:,}",
+            counts or "none",
         )
     console().print(table)
     tuned = report["tune"]
@@ -124,8 +131,9 @@ def _train_llm(report: Mapping[str, Any]) -> None:
 def _gen_cot(report: Mapping[str, Any]) -> None:
     dropped = ", ".join(f"{reason}: {count}" for reason, count in report["dropped"].items()) or "none"
     console().print(
-        f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); {report['generated']:,} "
-        f"texts generated, {report['cached']:,} found in the cache, {report['tokens_per_second']:,.0f} tokens/s"
+        f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); "
+        f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, "
+        f"{report['tokens_per_second']:,.0f} tokens/s"
     )
     console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
     for example in report["examples"][:1]:
@@ -171,11 +179,6 @@ _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 
 def _table(*columns: str, title: str | None = None) -> Table:
     return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-
-
-def _mean(value: Mapping[str, Any]) -> str:
-    """`mean ± sd` where there are several seeds."""
-    return f"{value['mean']:.4f}" + (f" ± {value['sd']:.4f}" if value["n"] > 1 else "")
 
 
 def _duration(seconds: float) -> str:

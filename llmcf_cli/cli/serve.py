@@ -24,7 +24,7 @@ def score(
         Path,
         typer.Argument(
             metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV with user_id, item_id and, if there is one, history (item ids, oldest first).",
+            help="Parquet, JSON lines or CSV: user_id, item_id and, if there is one, history (item ids, oldest first).",
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the scores as Parquet.")] = None,

@@ -48,23 +48,21 @@ _COMMANDS = {
 
 def add_to(app: typer.Typer) -> None:
     """Add `run` and the stage commands."""
-    app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(run)
+    app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(
+        _stage_command("evaluate")
+    )
     for name, text in _COMMANDS.items():
         app.command(name, help=f"{text} Runs the stages before it as far as needed.")(_stage_command(name))
 
 
-def run(
-    recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOption = None, dry_run: DryRunOption = False,
-    force: ForceOption = None,
-) -> None:  # fmt: skip
-    _run("evaluate", recipe, set_ or (), artifacts, dry_run, force or ())
-
-
 def _stage_command(stage: str) -> Callable[..., None]:
     def command(
-        recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOption = None, dry_run: DryRunOption = False,
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        artifacts: ArtifactsOption = None,
+        dry_run: DryRunOption = False,
         force: ForceOption = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         _run(stage, recipe, set_ or (), artifacts, dry_run, force or ())
 
     return command

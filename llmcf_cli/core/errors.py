@@ -56,9 +56,7 @@ class UnknownNameError(LlmcfError):
 
     exit_code = 2
 
-    def __init__(
-        self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = ""
-    ) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = "") -> None:
         names = sorted(known)
         near = closest(name, names)
         suggestion = f'; did you mean "{near}"?' if near else ""

@@ -21,9 +21,7 @@ class Task(Protocol):
 class Progress(Protocol):
     """Where long work reports to. Safe to pass around; never None."""
 
-    def task(
-        self, name: str, total: float | None, unit: str, done: float = 0
-    ) -> AbstractContextManager[Task]:
+    def task(self, name: str, total: float | None, unit: str, done: float = 0) -> AbstractContextManager[Task]:
         """Start a task of `total` units (None: unknown), of which `done` are already done."""
 
     def say(self, text: str) -> None:

@@ -14,7 +14,11 @@ class Config(BaseModel):
     """Base of all configuration: frozen, no unknown keys, each field documented by the docstring under it."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False,
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        validate_default=True,
+        allow_inf_nan=False,
         defer_build=True,  # most classes of a module are not used by one command
     )
 
@@ -88,7 +92,7 @@ def file_refs(value: Any) -> Iterator[str]:
 
 
 def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef]) -> bool:
-    """Whether a field carries an annotation, itself or inside its type as in `FilePath | None`, `tuple[FilePath, ...]`."""
+    """Whether a field carries an annotation, itself or inside its type (`FilePath | None`, `tuple[FilePath, ...]`)."""
     return any(isinstance(found, mark) for found in (*info.metadata, *_inner_marks(info.annotation)))
 
 

@@ -14,9 +14,7 @@ from llmcf_cli.data.report import MAX_BAD_SAMPLES, BadRows, StepLog
 _RESERVED = {"item": ("item_row", "item_id", "text"), "user": ("user_row", "user_id", "text")}
 
 
-def clean_interactions(
-    con: Any, raw: RawTables, *, needs_rating: bool, max_bad_rows: float, log: StepLog
-) -> None:
+def clean_interactions(con: Any, raw: RawTables, *, needs_rating: bool, max_bad_rows: float, log: StepLog) -> None:
     """Create `clean`: rows with ids, a time and a rating that are what they should be, each (user, item, time) once.
 
     Args:
@@ -47,9 +45,7 @@ def clean_interactions(
     )
     con.execute("DROP TABLE checked")
     kept = scalar(con, "SELECT count(*) FROM clean")
-    log.add(
-        "drop duplicates", kept, read - bad.count - kept, "same user, item and time; the highest rating stays"
-    )
+    log.add("drop duplicates", kept, read - bad.count - kept, "same user, item and time; the highest rating stays")
 
 
 def _check_values(con: Any, needs_rating: bool) -> None:
@@ -137,24 +133,18 @@ def clean_entity(con: Any, raw: RawTables, entity: Entity, *, max_bad_rows: floa
             continue
         alias = f"{column}_" if column.lower() in _RESERVED[entity] else column
         if kind.endswith("[]"):
-            value = (
-                f"list_filter(coalesce({name(column)}::VARCHAR[], []), lambda v: trim(coalesce(v, '')) <> '')"
-            )
+            value = f"list_filter(coalesce({name(column)}::VARCHAR[], []), lambda v: trim(coalesce(v, '')) <> '')"
         else:
             value = f"CASE WHEN trim({name(column)}::VARCHAR) <> '' THEN {name(column)}::VARCHAR END"
         parts.append(f"{value} AS {name(alias)}")
     with reading(where):
         con.execute(f"CREATE OR REPLACE TABLE all_rows AS SELECT {', '.join(parts)} FROM raw_{entity}")
     lost = raw.unparsable.get(entity, BadRows())
-    total, without_id = con.execute(
-        f"SELECT count(*), count(*) FILTER ({key} IS NULL) FROM all_rows"
-    ).fetchone()
+    total, without_id = con.execute(f"SELECT count(*), count(*) FILTER ({key} IS NULL) FROM all_rows").fetchone()
     if total + lost.count:
         nameless = BadRows(without_id, (f"{without_id:,} rows without {key}",) if without_id else ())
         _stop_if_too_many(lost, nameless, total + lost.count, max_bad_rows, where)
-    con.execute(
-        f"CREATE OR REPLACE TABLE {entity}_feature AS SELECT DISTINCT * FROM all_rows WHERE {key} IS NOT NULL"
-    )
+    con.execute(f"CREATE OR REPLACE TABLE {entity}_feature AS SELECT DISTINCT * FROM all_rows WHERE {key} IS NOT NULL")
     con.execute("DROP TABLE all_rows")
     _stop_if_conflicting(con, entity, where)
     if entity in raw.origin:
@@ -211,9 +201,7 @@ def assign_rows(con: Any, log: StepLog) -> None:
             f"AS {entity}_row, {entity}_id FROM (SELECT DISTINCT {entity}_id FROM clean)"
         )
         kept = scalar(con, f"SELECT count(*) FROM {entity}_number")
-        known = scalar(
-            con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN {entity}_number USING ({entity}_id)"
-        )
+        known = scalar(con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN {entity}_number USING ({entity}_id)")
         listed = scalar(con, f"SELECT count(*) FROM {entity}_feature")
         reason = f"without interactions; {kept - known:,} of the kept have no row in the {entity} table"
         if not listed:

@@ -57,9 +57,7 @@ class GlobalTimeConfig(ComponentConfig):
     @model_validator(mode="after")
     def _leave_some_for_training(self) -> GlobalTimeConfig:
         if self.validation + self.test >= 1:
-            raise ValueError(
-                f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on"
-            )
+            raise ValueError(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
         return self
 
 

@@ -166,9 +166,7 @@ def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) 
         "interactions": report.interactions, "samples": sum(c.positive + c.negative for c in report.samples),
         "history_max_length": section.history.max_length,
     }  # fmt: skip
-    con.executemany(
-        "INSERT INTO result.meta VALUES (?, ?)", [(key, str(value)) for key, value in meta.items()]
-    )
+    con.executemany("INSERT INTO result.meta VALUES (?, ?)", [(key, str(value)) for key, value in meta.items()])
     con.execute("CHECKPOINT result")
     con.execute("DETACH result")
 

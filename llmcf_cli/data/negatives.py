@@ -80,9 +80,7 @@ def insert_negatives(con: Any, weights_I: np.ndarray, per_positive: int, seed: i
         negatives = events.select(["user_row", "time", "split"]).take(take)
         negatives = negatives.append_column("item_row", pa.array(item_PK[found_PK].astype(np.int32)))
         con.register("negatives_batch", negatives)
-        con.execute(
-            "INSERT INTO labelled SELECT user_row, item_row, 0::TINYINT, time, split FROM negatives_batch"
-        )
+        con.execute("INSERT INTO labelled SELECT user_row, item_row, 0::TINYINT, time, split FROM negatives_batch")
         con.unregister("negatives_batch")
         drawn += len(negatives)
         short += item_PK.size - len(negatives)
@@ -91,9 +89,9 @@ def insert_negatives(con: Any, weights_I: np.ndarray, per_positive: int, seed: i
 
 def _user_ranges(con: Any, events: int) -> Iterator[tuple[int, int]]:
     """Ranges of user rows, both ends included, with about `events` events each."""
-    count_U = con.execute(
-        "SELECT count(*) AS count FROM event GROUP BY user_row ORDER BY user_row"
-    ).fetchnumpy()["count"]
+    count_U = con.execute("SELECT count(*) AS count FROM event GROUP BY user_row ORDER BY user_row").fetchnumpy()[
+        "count"
+    ]
     batch_U = (np.cumsum(count_U) - count_U) // events
     first = np.flatnonzero(np.diff(batch_U, prepend=-1)) + 1
     yield from zip(first.tolist(), [*(first[1:] - 1).tolist(), len(count_U)], strict=True)
@@ -120,9 +118,7 @@ def sample_negatives(
     index_S = np.searchsorted(users_U, seen_S // stride)
     weight_S = weights_I[seen_S % stride - 1]
     free_mass_U = weights_I.sum() - np.bincount(index_S, weights=weight_S, minlength=len(users_U))
-    free_count_U = np.count_nonzero(weights_I) - np.bincount(
-        index_S, weights=weight_S > 0, minlength=len(users_U)
-    )
+    free_count_U = np.count_nonzero(weights_I) - np.bincount(index_S, weights=weight_S > 0, minlength=len(users_U))
     dense_U = (free_mass_U < weights_I.sum() / 2) | (free_count_U < 4 * count)
     item_PK = np.zeros((len(user_P), count), dtype=np.int64)
     easy_P = ~dense_U[index_P]
@@ -174,9 +170,7 @@ def _without_repeats(item_RK: np.ndarray) -> np.ndarray:
     return result_RK
 
 
-def _exact(
-    rows: int, seen: np.ndarray, weights_I: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
+def _exact(rows: int, seen: np.ndarray, weights_I: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Weighted draws [rows, K] without replacement from what is not `seen`: the largest log w + Gumbel noise."""
     allowed_I = weights_I > 0
     allowed_I[seen - 1] = False

@@ -225,8 +225,7 @@ def define_interactions(con: Any, relation: str, columns: Mapping[str, str | Non
     """
     require_columns([c for c in columns.values() if c is not None], list(columns_of(con, relation)), where)
     parts = [
-        f"{name(source) if source is not None else 'NULL::DOUBLE'} AS {alias}"
-        for alias, source in columns.items()
+        f"{name(source) if source is not None else 'NULL::DOUBLE'} AS {alias}" for alias, source in columns.items()
     ]
     con.execute(f"CREATE OR REPLACE VIEW raw_interaction AS SELECT {', '.join(parts)} FROM {relation}")
 

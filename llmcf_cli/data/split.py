@@ -88,9 +88,7 @@ class LeaveOneOutSplit:
             {_ORDER}
             """
         )
-        short = scalar(
-            con, "SELECT count(*) FROM (SELECT 1 FROM interaction GROUP BY user_row HAVING count(*) < 3)"
-        )
+        short = scalar(con, "SELECT count(*) FROM (SELECT 1 FROM interaction GROUP BY user_row HAVING count(*) < 3)")
         if scalar(con, "SELECT count(*) FROM event WHERE split = 'test'") == 0:
             raise DataError(
                 "no user has three interactions, so nothing can be left out", where="dataset.split",

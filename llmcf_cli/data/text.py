@@ -89,9 +89,7 @@ def render_texts(con: Any, entity: Entity, template: str) -> int:
     while batch := rows.fetchmany(_BATCH_ROWS):
         texts = [render(dict(zip(kinds, map(_value, row[1:]), strict=True))) for row in batch]
         empty += texts.count("")
-        con.register(
-            "text_batch", pa.table({"row": [row[0] for row in batch], "text": pa.array(texts, pa.string())})
-        )
+        con.register("text_batch", pa.table({"row": [row[0] for row in batch], "text": pa.array(texts, pa.string())}))
         con.execute(f"INSERT INTO {entity}_text SELECT row, text FROM text_batch")
         con.unregister("text_batch")
     reader.close()

@@ -25,9 +25,7 @@ class TextSpaceConfig(ComponentConfig):
     @model_validator(mode="after")
     def _some_weight(self) -> TextSpaceConfig:
         if self.history_weight == 0 and self.item_weight == 0:
-            raise ValueError(
-                "history_weight and item_weight are both 0, which makes every example equally near"
-            )
+            raise ValueError("history_weight and item_weight are both 0, which makes every example equally near")
         return self
 
 

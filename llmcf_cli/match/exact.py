@@ -79,9 +79,7 @@ class ExactSearcher:
         Raises:
             DataError: Lengths differ, a sample id occurs twice, a vector is not finite, a label not 0 or 1.
         """
-        return ExactIndex(
-            self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard
-        )
+        return ExactIndex(self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard)
 
     def search(
         self,
@@ -122,9 +120,7 @@ class ExactIndex:
         rank_E = np.empty(len(label_E), np.int64)
         rank_E[self._order_E] = np.arange(len(label_E))
         self.dim = example_ED.shape[1]
-        grid_ED, self._scale = on_grid(
-            torch.from_numpy(np.ascontiguousarray(example_ED, np.float32)), shared=True
-        )
+        grid_ED, self._scale = on_grid(torch.from_numpy(np.ascontiguousarray(example_ED, np.float32)), shared=True)
         if balance == "labels":
             members = [np.flatnonzero(label_E == 1), np.flatnonzero(label_E == 0)]
         elif balance == "none":
@@ -132,8 +128,7 @@ class ExactIndex:
         else:
             raise ValueError(f"balance is {balance!r}, must be 'labels' or 'none'")
         self._pools = [
-            _Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device)
-            for member in members
+            _Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device) for member in members
         ]
 
     def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
@@ -206,8 +201,7 @@ class _Pool:
         # Within each block, columns by user: the join of `_forbid` looks a query's user up here.
         user_E = self.keys.user_row_N
         self.by_user = {
-            start: np.argsort(user_E[start : start + block], kind="stable")
-            for start in range(0, len(member), block)
+            start: np.argsort(user_E[start : start + block], kind="stable") for start in range(0, len(member), block)
         }
         norm_E = torch.linalg.vector_norm(self.vector_ED, dim=1)
         self.by_id = np.argsort(self.keys.sample_id_N)
@@ -220,9 +214,7 @@ class _Pool:
         best = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
         rows = torch.arange(len(query_BD), device=self.device)
         for width in (quota, quota + SLACK):
-            code = self._refine(
-                query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width]
-            )
+            code = self._refine(query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width])
             best[rows] = code[:, :quota]
             # Settled: none is left out, or none of those left out can round to the last score kept.
             left_out = rough_BC[rows, width].double() + error_B[rows]
@@ -238,23 +230,15 @@ class _Pool:
         """Example blocks that hold anything the queries may see."""
         end = len(self.keys)
         if self.by_time:
-            end = int(
-                np.searchsorted(
-                    self.keys.time_N, keys.time_N.max(initial=np.iinfo(np.int64).min), side="left"
-                )
-            )
+            end = int(np.searchsorted(self.keys.time_N, keys.time_N.max(initial=np.iinfo(np.int64).min), side="left"))
         return [slice(start, min(start + self.block, end)) for start in range(0, end, self.block)]
 
-    def _candidates(
-        self, query_BD: torch.Tensor, keys: Keys, count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _candidates(self, query_BD: torch.Tensor, keys: Keys, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The best allowed examples: float32 scores [B, count], descending, -inf past the last; their columns."""
         best_BC = torch.full((len(query_BD), count), -torch.inf, device=self.device)
         column_BC = torch.zeros((len(query_BD), count), dtype=torch.int64, device=self.device)
         blocks = self._blocks(keys)
-        buffer = torch.empty(
-            len(query_BD) * max((b.stop - b.start for b in blocks), default=0), device=self.device
-        )
+        buffer = torch.empty(len(query_BD) * max((b.stop - b.start for b in blocks), default=0), device=self.device)
         for block in blocks:
             width = block.stop - block.start
             score_BE = buffer[: len(query_BD) * width].view(len(query_BD), width)
@@ -344,9 +328,7 @@ def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
         return value, column.gather(1, at)
     value, column = score_BE.topk(min(count, width))
     short = count - value.shape[1]
-    return torch.nn.functional.pad(value, (0, short), value=-torch.inf), torch.nn.functional.pad(
-        column, (0, short)
-    )
+    return torch.nn.functional.pad(value, (0, short), value=-torch.inf), torch.nn.functional.pad(column, (0, short))
 
 
 def _device(name: str) -> torch.device:
@@ -360,9 +342,7 @@ def _check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> 
         what = f"{len(example_ED)} vectors, {len(keys)} keys and {len(label_E)} labels"
         raise DataError(f"{what} do not fit together", where="match examples")
     if len(np.unique(keys.sample_id_N)) != len(keys):
-        raise DataError(
-            "a sample id occurs twice", where="match examples", hint="keep one example per sample"
-        )
+        raise DataError("a sample id occurs twice", where="match examples", hint="keep one example per sample")
     if not np.isfinite(example_ED).all():
         raise DataError("a vector is not finite", where="match examples", hint="embed the examples again")
     if not np.isin(label_E, (0, 1)).all():

@@ -48,9 +48,7 @@ class Keys:
 
     def take(self, index: slice | np.ndarray) -> Keys:
         """The rows at `index`, in that order."""
-        return Keys(
-            self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.time_N[index]
-        )
+        return Keys(self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.time_N[index])
 
 
 class Guard:

@@ -112,6 +112,4 @@ def _samples(data: Path) -> Iterator[pa.Table]:
 
 
 def _lists(values_NK: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(np.ascontiguousarray(values_NK).reshape(-1)), values_NK.shape[1]
-    )
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values_NK).reshape(-1)), values_NK.shape[1])

@@ -81,9 +81,7 @@ class TextSpace:
         vector_ND[:, text_dim:] = item_text_IT[item_N]
         return vector_ND
 
-    def query_vectors(
-        self, item_text_IT: np.ndarray, item_row_N: np.ndarray, history_row_NL: np.ndarray
-    ) -> np.ndarray:
+    def query_vectors(self, item_text_IT: np.ndarray, item_row_N: np.ndarray, history_row_NL: np.ndarray) -> np.ndarray:
         """Weighted space vectors of queries, (w_h·history) ⊕ (w_t·item); otherwise as `example_vectors`."""
         vector_ND = self.example_vectors(item_text_IT, item_row_N, history_row_NL)
         text_dim = item_text_IT.shape[1]

@@ -50,7 +50,7 @@ class Component:
         config_target: `module:Class` of a `ComponentConfig`.
         target: `module:object` of the implementation.
         summary: One line for listings.
-        origin: `built-in`, `distribution version` or a drop-in file with its digest; part of artifact keys unless built-in.
+        origin: `built-in`, `distribution version` or a drop-in file with its digest; part of keys unless built-in.
     """
 
     kind: str
@@ -163,7 +163,8 @@ def _load_folder(into: Registry, folder: Path) -> None:
         name = f"llmcf_dropin_{file.stem}"
         other = getattr(sys.modules.get(name), "__file__", None)
         if other is not None and Path(other) != file:
-            raise LlmcfError(f"two drop-in plugins are called {file.name}", where=f"{other} and {file}", hint="rename one")
+            what = f"two drop-in plugins are called {file.name}"
+            raise LlmcfError(what, where=f"{other} and {file}", hint="rename one")
         spec = importlib.util.spec_from_file_location(name, file)
         if spec is None or spec.loader is None:
             raise LlmcfError("cannot be imported as a plugin", where=str(file))

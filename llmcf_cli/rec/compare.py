@@ -53,8 +53,12 @@ def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32]) -> dict[str,
     names = list(dict.fromkeys(run.arm for run in runs))
     grouped = {name: [run for run in runs if run.arm == name] for name in names}
     pooled = {name: np.mean([run.logit_N for run in group], axis=0) for name, group in grouped.items()}
-    pairs = [(reference, name) for reference in REFERENCE_ARMS for name in names
-             if reference in pooled and name != reference and name not in REFERENCE_ARMS[: REFERENCE_ARMS.index(reference)]]  # fmt: skip
+    pairs = [
+        (reference, name)
+        for place, reference in enumerate(REFERENCE_ARMS)
+        for name in names
+        if reference in pooled and name not in REFERENCE_ARMS[: place + 1]
+    ]
     return {
         "arms": [
             {**_arm(name, group), "auc_standard_error": auc_standard_error(label_N, pooled[name])}
@@ -131,9 +135,7 @@ def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> lis
     left.invert_yaxis()
     left.grid(axis="x", alpha=0.3)
     html = make_subplots(rows=1, cols=2, subplot_titles=titles)
-    html.add_scatter(
-        x=means, y=names, error_x={"array": errors}, mode="markers", showlegend=False, row=1, col=1
-    )
+    html.add_scatter(x=means, y=names, error_x={"array": errors}, mode="markers", showlegend=False, row=1, col=1)
     for run in runs:
         epochs, name = list(range(1, len(run.curve) + 1)), f"{run.arm}, seed {run.seed}"
         right.plot(epochs, run.curve, marker="o", markersize=3, label=name)

@@ -31,13 +31,10 @@ class AUCDifference:
         return self.difference - 1.96 * self.standard_error, self.difference + 1.96 * self.standard_error
 
 
-def delong(
-    label_N: NDArray[np.float32], first_N: NDArray[np.float32], second_N: NDArray[np.float32]
-) -> AUCDifference:
+def delong(label_N: NDArray[np.float32], first_N: NDArray[np.float32], second_N: NDArray[np.float32]) -> AUCDifference:
     """Test the difference of two correlated AUCs.
 
-    The covariance of DeLong, DeLong and Clarke-Pearson (1988), eqs. 3–8, from midranks as in Sun and Xu (2014), eqs. 9–11:
-    O(n log n) time.
+    The covariance of DeLong, DeLong and Clarke-Pearson (1988) from midranks as in Sun and Xu (2014): O(n log n) time.
 
     Args:
         label_N: 0 or 1, both present.

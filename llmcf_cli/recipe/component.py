@@ -35,9 +35,7 @@ class ComponentOf:
         if isinstance(value, str):
             value = {"type": value}
         if not isinstance(value, Mapping):
-            raise PydanticCustomError(
-                "component_shape", "write `type: NAME` and its settings, or just the NAME"
-            )
+            raise PydanticCustomError("component_shape", "write `type: NAME` and its settings, or just the NAME")
         name = value.get("type")
         if not isinstance(name, str):
             raise PydanticCustomError(
@@ -55,8 +53,6 @@ class ComponentOf:
             ) from error
         return component.config().model_validate(dict(value), context=info.context)
 
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         # A mark; `recipe.jsonschema` puts the registered components there.
         return {COMPONENT_MARK: self.kind}

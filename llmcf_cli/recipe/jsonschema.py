@@ -35,9 +35,7 @@ def recipe_schema(components: Registry | None = None) -> dict[str, Any]:
     for component in found.all():
         by_kind.setdefault(component.kind, []).append(component)
     configs = dict.fromkeys(component.config() for component in found.all())
-    refs, generated = models_json_schema(
-        [(Recipe, "validation"), *((config, "validation") for config in configs)]
-    )
+    refs, generated = models_json_schema([(Recipe, "validation"), *((config, "validation") for config in configs)])
     defs = _rewrite(generated["$defs"], _resolve_mark)
     for kind, members in by_kind.items():
         for component in members:

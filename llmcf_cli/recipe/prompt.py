@@ -101,10 +101,7 @@ def render_template(template: str, values: Mapping[str, Any]) -> str:
     import pystache
 
     renderer = pystache.Renderer(escape=_verbatim, partials={}, missing_tags="strict")
-    plain = {
-        name: Texts(value) if isinstance(value, list | tuple) else str(value)
-        for name, value in values.items()
-    }
+    plain = {name: Texts(value) if isinstance(value, list | tuple) else str(value) for name, value in values.items()}
     rendered: str = renderer.render(template, plain)
     return rendered
 
@@ -219,9 +216,7 @@ def _problem(item: Mapping[str, Any], root: Node) -> LlmcfError:
     if item["type"] == "extra_forbidden":
         models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection}
         known = tuple(models.get(str(path[0]), Prompt).model_fields)
-        return LlmcfError(
-            f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known
-        )
+        return LlmcfError(f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known)
     if item["type"] == "missing":
         return LlmcfError(f"the required key `{path[-1]}` is missing", where=where)
     return LlmcfError(str(item["msg"]), where=where)

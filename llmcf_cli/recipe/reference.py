@@ -75,9 +75,7 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
     while waiting:
         path, model = waiting.pop(0)
         yield path, model
-        below = [
-            (f"{path}.{name}".lstrip("."), field_slot(info)) for name, info in model.model_fields.items()
-        ]
+        below = [(f"{path}.{name}".lstrip("."), field_slot(info)) for name, info in model.model_fields.items()]
         nested = [(name if slot.model else f"{name}[]", slot.model or (slot.item.model if slot.item else None))
                   for name, slot in below]  # fmt: skip
         waiting = [(name, found) for name, found in nested if found is not None] + waiting
@@ -171,9 +169,7 @@ def _type_name(slot: Slot) -> str:
     name = _NAMES.get(slot.annotation)
     if name is None:
         arms = get_args(slot.annotation)
-        name = " or ".join(_NAMES.get(arm, getattr(arm, "__name__", str(arm))) for arm in arms) or str(
-            slot.annotation
-        )
+        name = " or ".join(_NAMES.get(arm, getattr(arm, "__name__", str(arm))) for arm in arms) or str(slot.annotation)
     return name + _bounds(slot.metadata)
 
 

@@ -141,7 +141,7 @@ class MatchSection(Config):
     k: Positive = 4
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
-    """`labels`: half positive and half negative examples, as in the paper; `none`: the nearest, whatever their label."""
+    """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
 
     @model_validator(mode="after")
     def _even(self) -> MatchSection:

@@ -61,9 +61,7 @@ def read_yaml(file: Path) -> Node:
     if node.value is None:
         raise RecipeError([LlmcfError("the file is empty", where=where)])
     if not isinstance(node.value, dict):
-        raise RecipeError(
-            [LlmcfError("is no mapping of keys to values", where=f"{where}:{node.origin.line}")]
-        )
+        raise RecipeError([LlmcfError("is no mapping of keys to values", where=f"{where}:{node.origin.line}")])
     return node
 
 
@@ -89,9 +87,7 @@ def _parse(text: str, where: str, origin: Origin) -> Node:
         what = " ".join(filter(None, [error.problem, error.context]))
         raise RecipeError([LlmcfError(f"is not valid YAML: {what}", where=where + line)]) from error
     except yaml.YAMLError as error:
-        raise RecipeError(
-            [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", where=where)]
-        ) from error
+        raise RecipeError([LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", where=where)]) from error
     except RecursionError as error:
         raise RecipeError([LlmcfError("is nested too deeply", where=where)]) from error
     if root is None:

@@ -127,7 +127,7 @@ class Node:
 
     @cached_property
     def material(self) -> dict[str, Any]:
-        """Everything that determines the result: sections, inputs' keys, content digests, versions of stage and plugins."""
+        """What determines the result: sections, keys of inputs, content digests, versions of stage and plugins."""
         sections = self.stage.sections(self.context.recipe)
         return {
             "stage": self.stage.name,
@@ -168,11 +168,7 @@ def _plugins(value: Any) -> Iterator[tuple[str, str]]:
     """Component → origin, for every component in `value` that is not built in."""
     if isinstance(value, ComponentConfig):
         for component in registry().all():
-            if (
-                component.name == value.type
-                and component.origin != "built-in"
-                and component.config() is type(value)
-            ):
+            if component.name == value.type and component.origin != "built-in" and component.config() is type(value):
                 yield f"{component.kind} {component.name}", component.origin
     if isinstance(value, Config):
         for name in type(value).model_fields:

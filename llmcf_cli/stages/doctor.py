@@ -95,8 +95,8 @@ def _assets() -> Iterator[Finding]:
     assets = open_assets(library_dir())
     for asset in assets.list():
         state = assets.status(asset.name)
-        yield Finding(f"asset {asset.name}", state != "damaged", state,
-                      {"damaged": f"llmcf assets fetch {asset.name}", "absent": "fetched when first used"}.get(state, ""))  # fmt: skip
+        hints = {"damaged": f"llmcf assets fetch {asset.name}", "absent": "fetched when first used"}
+        yield Finding(f"asset {asset.name}", state != "damaged", state, hints.get(state, ""))
 
 
 def _plugins() -> Iterator[Finding]:

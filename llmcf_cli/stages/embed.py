@@ -43,9 +43,7 @@ class Embed(Stage):
 
         cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
         examples = _examples(job.database, cots)
-        cot_vectors = encoder.encode(
-            examples["text"].to_pylist(), progress=job.progress, what="chains of thought"
-        )
+        cot_vectors = encoder.encode(examples["text"].to_pylist(), progress=job.progress, what="chains of thought")
         vectors = self._example_vectors(job, item_vectors, examples)
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
         columns = [*(examples[name] for name in names), _vectors(vectors), _vectors(cot_vectors)]

@@ -20,12 +20,7 @@ def write_lock(context: Context, steps: Sequence[Step]) -> Path:
         The file written.
     """
     recipe = context.recipe
-    used = {
-        ref
-        for step in steps
-        for value in step.node.stage.sections(recipe).values()
-        for ref in file_refs(value)
-    }
+    used = {ref for step in steps for value in step.node.stage.sections(recipe).values() for ref in file_refs(value)}
     lock = {
         "recipe": recipe.name,
         "seed": recipe.seed,

@@ -121,7 +121,8 @@ def _run(node: Node, progress: Progress) -> Manifest:
         manifest = Manifest(
             stage=stage.name, variant=stage.variant, recipe=node.context.recipe.name, key=node.key,
             material=node.material, report=report, files=file_records(partial.out),
-            started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3), versions=versions(),
+            started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+            versions=versions(),
         )  # fmt: skip
         store.commit(partial, manifest)
     return manifest

@@ -1,4 +1,4 @@
-"""`train-llm`: mix recommendation and general instructions, and tune the language model on them (DESIGN: mix-tuning)."""
+"""`train-llm`: mix recommendation and general instructions, and tune the model on them (LLM-CF, section 3.2)."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
@@ -14,6 +14,9 @@ from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.match import Match
 from llmcf_cli.store.open import read_meta
+
+if TYPE_CHECKING:
+    from llmcf_cli.rec.config import BackboneConfig
 
 BUNDLE = "bundle"
 """Folder of the model to serve, inside the stage's folder."""
@@ -64,11 +67,13 @@ class TrainRec(Stage):
 
         recipe = job.recipe
         data = ranking_data(recipe, job.inputs)
-        model = RecModel(data.resources, recipe.rec.backbone, self.augment, self._objectives(recipe), seed=self.seed)
+        backbone = cast("BackboneConfig", recipe.rec.backbone)
+        model = RecModel(data.resources, backbone, self.augment, self._objectives(recipe), seed=self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         clock = read_meta(job.database)["clock"]
         save_bundle(job.out / BUNDLE, model, recipe=recipe.model_dump(mode="json"), clock=clock)
-        return {"arm": self.arm, "seed": self.seed, "meaning": registry().get("augmenter", self.augment.type).summary, **report.to_json()}
+        meaning = registry().get("augmenter", self.augment.type).summary
+        return {"arm": self.arm, "seed": self.seed, "meaning": meaning, **report.to_json()}
 
     def _objectives(self, recipe: Recipe) -> tuple[ComponentConfig, ...]:
         """The recipe's objectives that this arm has the inputs for."""
@@ -76,7 +81,7 @@ class TrainRec(Stage):
 
 
 def train_rec_runs(recipe: Recipe) -> list[TrainRec]:
-    """One `TrainRec` per arm and seed: the arms of `rec.compare` in their order, and `rec.augment` if it is not among them."""
+    """One `TrainRec` per arm and seed: the arms of `rec.compare` in order, and `rec.augment` if it is not in it."""
     arms = list(recipe.rec.compare)
     if recipe.rec.augment not in arms:
         arms.append(recipe.rec.augment)

@@ -2,7 +2,7 @@
 
     artifacts/<stage>/<key>/           the stage's files
     artifacts/<stage>/<key>/manifest.json
-    artifacts/<stage>/.partial/<key>/  unfinished: out/ (becomes the folder above) and work/ (checkpoints, kept on a kill)
+    artifacts/<stage>/.partial/<key>/  unfinished: out/ (becomes the folder above), work/ (checkpoints, survive a kill)
 
 A folder without a manifest is incomplete and is never read.
 """
@@ -98,17 +98,13 @@ class ArtifactStore:
             return None
         found = read_manifest(path)
         if found.key != key:
-            raise StoreError(
-                f"manifest has key {found.key}, not {key}", where=str(path), hint=f"rm -r {path.parent}"
-            )
+            raise StoreError(f"manifest has key {found.key}, not {key}", where=str(path), hint=f"rm -r {path.parent}")
         return found
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Manifests of all complete artifacts, oldest first; of one stage if given."""
         pattern = f"{stage or '*'}/*/{MANIFEST}"
-        found = [
-            read_manifest(path) for path in self.root.glob(pattern) if path.parent.parent.name != ".partial"
-        ]
+        found = [read_manifest(path) for path in self.root.glob(pattern) if path.parent.parent.name != ".partial"]
         return sorted(found, key=lambda m: m.started)
 
     def latest(self, stage: str, variant: str, recipe: str) -> Manifest | None:
@@ -135,7 +131,7 @@ class ArtifactStore:
             yield Partial(out, work)
 
     def commit(self, partial: Partial, manifest: Manifest) -> Path:
-        """Make a partial folder the artifact: fsync its files, rename, write the manifest last, drop the checkpoints."""
+        """Make a partial folder the artifact: fsync its files, rename, manifest last; then drop the checkpoints."""
         target = self.folder(manifest.stage, manifest.key)
         for path in partial.out.rglob("*"):
             _fsync(path)
@@ -151,10 +147,7 @@ class ArtifactStore:
 def file_records(folder: Path) -> dict[str, FileRecord]:
     """Digest and size of every file below a folder, by relative path."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {
-        p.relative_to(folder).as_posix(): FileRecord(sha256=digest_file(p), size=p.stat().st_size)
-        for p in files
-    }
+    return {p.relative_to(folder).as_posix(): FileRecord(sha256=digest_file(p), size=p.stat().st_size) for p in files}
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -166,9 +159,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except (ValidationError, ValueError) as error:
-        raise StoreError(
-            "is no manifest of this version", where=str(path), hint=f"rm -r {path.parent}"
-        ) from error
+        raise StoreError("is no manifest of this version", where=str(path), hint=f"rm -r {path.parent}") from error
 
 
 def artifact_key(material: Mapping[str, Any]) -> str:

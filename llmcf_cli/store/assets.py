@@ -127,17 +127,13 @@ class AssetStore:
                 if not path.is_file():
                     problems.append(AssetError("is missing", where=str(path), hint=hint))
                 elif digest_file(path) != file.sha256:
-                    problems.append(
-                        AssetError("does not hold the declared bytes", where=str(path), hint=hint)
-                    )
+                    problems.append(AssetError("does not hold the declared bytes", where=str(path), hint=hint))
                 task.advance(file.size)
         if problems:
             self._stamp_file(asset).unlink(missing_ok=True)
         return tuple(problems)
 
-    def _download(
-        self, asset: Asset, missing: Sequence[AssetFile], partial: Path, progress: Progress
-    ) -> None:
+    def _download(self, asset: Asset, missing: Sequence[AssetFile], partial: Path, progress: Progress) -> None:
         if not missing:
             return
         wheels = {match["requirement"] for file in missing if (match := PYPI.fullmatch(file.source))}
@@ -145,9 +141,7 @@ class AssetStore:
         size = sum(file.size for file in missing) + sum(asset.wheels[name].size for name in wheels)
         free = shutil.disk_usage(partial).free
         if size > free:
-            raise disk_full(
-                str(self.cache), f"{asset.name} needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-            )
+            raise disk_full(str(self.cache), f"{asset.name} needs {size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
         with progress.task(f"fetch {asset.name}", size, "B") as task:
             fetcher = Fetcher(asset, partial, progress, task)
             for file in missing:
@@ -159,9 +153,7 @@ class AssetStore:
     def _stamp(self, asset: Asset) -> None:
         stamp, folder = self._stamp_file(asset), self.folder(asset.name)
         fresh = stamp.with_suffix(".json.new")
-        fresh.write_text(
-            json.dumps({file.path: _mark(folder / file.path) for file in asset.files}), encoding="utf-8"
-        )
+        fresh.write_text(json.dumps({file.path: _mark(folder / file.path) for file in asset.files}), encoding="utf-8")
         fresh.replace(stamp)
 
     def _unchanged(self, asset: Asset) -> bool:
@@ -215,9 +207,7 @@ class Locator:
         progress: Told about fetches that `path` starts.
     """
 
-    def __init__(
-        self, base: Path, store: AssetStore, roots: Iterable[Path] = (), progress: Progress = SILENT
-    ) -> None:
+    def __init__(self, base: Path, store: AssetStore, roots: Iterable[Path] = (), progress: Progress = SILENT) -> None:
         self._folders = (base, *roots)
         self._store = store
         self._progress = progress
@@ -246,9 +236,7 @@ class Locator:
         asset = self._asset(ref)
         if asset is not None:
             member = _member(ref, asset)
-            return (
-                next(file.sha256 for file in asset.files if file.path == member) if member else asset.digest
-            )
+            return next(file.sha256 for file in asset.files if file.path == member) if member else asset.digest
         path = self._file(ref).resolve()
         if path not in self._digests:
             self._digests[path] = digest_path(path)
@@ -283,9 +271,7 @@ class Locator:
         suggestion = f"; did you mean {(relative.parent / near).as_posix()}?" if near else ""
         looked = ", ".join(dict.fromkeys(str(folder) for folder in self._folders))
         where = "" if relative.is_absolute() else f" in {looked}"
-        raise DataError(
-            f"no such file or folder: {ref}{where}{suggestion}", hint="correct the path in the recipe"
-        )
+        raise DataError(f"no such file or folder: {ref}{where}{suggestion}", hint="correct the path in the recipe")
 
 
 def _member(ref: str, asset: Asset) -> str:

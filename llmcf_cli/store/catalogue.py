@@ -18,12 +18,8 @@ from llmcf_cli.core.types import Config
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0)]
 
-PYPI = re.compile(
-    r"pypi:(?P<requirement>[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)"
-)
-HUB = re.compile(
-    r"hf:(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>.+)", flags=re.ASCII
-)
+PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)")
+HUB = re.compile(r"hf:(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>.+)", flags=re.ASCII)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -98,9 +94,7 @@ class Asset(Config):
             raise ValueError(f"lists {', '.join(repeated)} twice")
         named = {match["requirement"] for file in self.files if (match := PYPI.fullmatch(file.source))}
         if named != set(self.wheels):
-            raise ValueError(
-                f"`wheels` must list exactly those its sources name: {', '.join(sorted(named)) or 'none'}"
-            )
+            raise ValueError(f"`wheels` must list exactly those its sources name: {', '.join(sorted(named)) or 'none'}")
         return self
 
     @property
@@ -154,8 +148,7 @@ def _read(file: Path) -> dict[str, Asset]:
         raise RecipeError([problem]) from error
     if isinstance(raw, dict):
         raw = {
-            str(key): {**entry, "name": str(key)} if isinstance(entry, dict) else entry
-            for key, entry in raw.items()
+            str(key): {**entry, "name": str(key)} if isinstance(entry, dict) else entry for key, entry in raw.items()
         }
     try:
         found = _CATALOGUE.validate_python(raw or {})

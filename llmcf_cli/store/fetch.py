@@ -90,9 +90,7 @@ class Fetcher:
                 # `target` comes from the catalogue, never from the archive: a hostile member name has no effect.
                 copy_verified(stream, file, target, self._task)
 
-    def _from_hub(
-        self, repo: str, revision: str, name: str, data: bool, file: AssetFile, target: Path
-    ) -> None:
+    def _from_hub(self, repo: str, revision: str, name: str, data: bool, file: AssetFile, target: Path) -> None:
         from huggingface_hub import hf_hub_download
 
         found = hf_hub_download(
@@ -180,9 +178,7 @@ def download_wheel(requirement: str, sha256: str, work: Path, task: Task) -> Pat
         AssetError: pip is missing, finds no such wheel, or it has another digest.
     """
     if importlib.util.find_spec("pip") is None:
-        raise AssetError(
-            "pip is needed to fetch it", where=requirement, hint=f"{sys.executable} -m ensurepip"
-        )
+        raise AssetError("pip is needed to fetch it", where=requirement, hint=f"{sys.executable} -m ensurepip")
     for stale in [*work.glob("*.whl")]:
         stale.unlink()
     (work / "tmp").mkdir(parents=True, exist_ok=True)
@@ -255,18 +251,12 @@ def _explained(name: str, file: AssetFile) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(f"asset:{name}") from error
-        raise AssetError(
-            f"{file.source} cannot be fetched: {error}", where=f"asset:{name}", hint=hint
-        ) from error
+        raise AssetError(f"{file.source} cannot be fetched: {error}", where=f"asset:{name}", hint=hint) from error
     except Exception as error:  # download libraries have no common base class
-        raise AssetError(
-            f"{file.source} cannot be fetched: {error!r}", where=f"asset:{name}", hint=hint
-        ) from error
+        raise AssetError(f"{file.source} cannot be fetched: {error!r}", where=f"asset:{name}", hint=hint) from error
 
 
 def disk_full(where: str, needs: str = "") -> StoreError:
     """The error of a full disk."""
     what = "the disk is full" + (f": {needs}" if needs else "")
-    return StoreError(
-        what, where=where, hint="free some space, or set LLMCF_CACHE to a folder on another disk"
-    )
+    return StoreError(what, where=where, hint="free some space, or set LLMCF_CACHE to a folder on another disk")

@@ -87,7 +87,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def open_lance(folder: Path) -> Any:
-    """A LanceDB connection to a folder, created if new. Never share it with forked processes: Lance is not fork-safe."""
+    """A LanceDB connection to a folder, created if new. Not fork-safe: never share it with forked processes."""
     import lancedb
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -62,18 +62,14 @@ def _required(name: str, kind: pa.DataType) -> pa.Field:
 USER = Table(
     "user",
     "a user that has at least one sample or interaction",
-    pa.schema(
-        [_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]
-    ),
+    pa.schema([_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]),
     ("user_row",),
     open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
 )
 ITEM = Table(
     "item",
     "an item of the catalogue",
-    pa.schema(
-        [_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]
-    ),
+    pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]),
     ("item_row",),
     open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
 )
@@ -146,7 +142,8 @@ def cot_example(dim: int, space_dim: int) -> Table:
         pa.schema([
             _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
             _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),
-            _required("vector", pa.list_(pa.float32(), space_dim)), _required("cot_vector", pa.list_(pa.float32(), dim)),
+            _required("vector", pa.list_(pa.float32(), space_dim)),
+            _required("cot_vector", pa.list_(pa.float32(), dim)),
         ]),
         ("sample_id",),
     )  # fmt: skip

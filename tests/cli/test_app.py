@@ -101,9 +101,7 @@ def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
         f"sys.argv = ['llmcf', 'run', 'quickstart', '--artifacts', {str(tmp_path / 'a')!r}]\n"
         "from llmcf_cli.__main__ import main\nmain()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 130, done.stderr
     assert "goes on from there" in done.stderr
     assert "Traceback" not in done.stderr

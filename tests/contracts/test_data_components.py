@@ -18,9 +18,7 @@ from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE,
 
 USERS, ITEMS = 6, 9
 EVENTS = [
-    (f"u{u}", f"i{(u * 2 + n) % ITEMS}", float(1 + (u + n) % 5), 10 * n + u)
-    for u in range(USERS)
-    for n in range(5)
+    (f"u{u}", f"i{(u * 2 + n) % ITEMS}", float(1 + (u + n) % 5), 10 * n + u) for u in range(USERS) for n in range(5)
 ]
 CATALOGUE = [(f"i{n}", f"Item {n}", [f"kind{n % 2}", "all"]) for n in range(ITEMS)]
 
@@ -46,9 +44,7 @@ def table_settings(folder: Path, suffix: str) -> dict:
 
 
 def parquet(folder: Path) -> dict:
-    pq.write_table(
-        pa.table(dict(zip("uirt", zip(*EVENTS, strict=True), strict=True))), folder / "inter.parquet"
-    )
+    pq.write_table(pa.table(dict(zip("uirt", zip(*EVENTS, strict=True), strict=True))), folder / "inter.parquet")
     columns = zip(("id", "title", "categories"), zip(*CATALOGUE, strict=True), strict=True)
     pq.write_table(pa.table(dict(columns)), folder / "item.parquet")
     return table_settings(folder, "parquet")
@@ -83,9 +79,7 @@ def test_every_built_in_has_a_case(kind, cases):
     assert {c.name for c in registry().all() if c.kind == kind and c.origin == "built-in"} == set(cases)
 
 
-def run(
-    folder: Path, source: str = "recbole", label: dict | str = "rating", split: dict | str = "leave_one_out"
-):
+def run(folder: Path, source: str = "recbole", label: dict | str = "rating", split: dict | str = "leave_one_out"):
     section = DatasetSection.model_validate(
         {"source": {"type": source, **SOURCES[source](folder)}, "label": label, "split": split}
     )
@@ -100,9 +94,9 @@ def test_sources_agree(tmp_path, source):
     assert (report.users, report.items, report.interactions) == (USERS, ITEMS, len(EVENTS))
     user = con.execute('SELECT user_id FROM "user" ORDER BY user_row').fetchall()
     assert user == [(f"u{n}",) for n in range(USERS)]
-    assert con.execute(
-        "SELECT item_row, item_id, title, categories FROM item ORDER BY item_row"
-    ).fetchall() == [(row, *values) for row, values in enumerate(CATALOGUE, 1)]
+    assert con.execute("SELECT item_row, item_id, title, categories FROM item ORDER BY item_row").fetchall() == [
+        (row, *values) for row, values in enumerate(CATALOGUE, 1)
+    ]
     events = con.execute(
         'SELECT user_id, item_id, rating, time FROM interaction JOIN "user" USING (user_row) JOIN item USING (item_row)'
     ).fetchall()
@@ -135,9 +129,7 @@ def check_samples(con):
 @pytest.mark.parametrize("label", LABELS)
 @pytest.mark.parametrize("split", SPLITTERS)
 def test_labels_and_splits(tmp_path, label, split):
-    report, con = run(
-        tmp_path, label={"type": label, **LABELS[label]}, split={"type": split, **SPLITTERS[split]}
-    )
+    report, con = run(tmp_path, label={"type": label, **LABELS[label]}, split={"type": split, **SPLITTERS[split]})
     assert sum(count.positive + count.negative for count in report.samples) == {
         "rating": len(EVENTS), "implicit": 3 * len(EVENTS)
     }[label]  # fmt: skip

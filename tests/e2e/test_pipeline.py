@@ -162,7 +162,8 @@ def test_the_lock_names_contents_and_keys(workplace):
 def test_scoring_from_the_command_line(workplace):
     bundle, _ = artifact(workplace, "train-rec", "ict")
     requests = workplace / "requests.jsonl"
-    requests.write_text('{"user_id": "1", "item_id": "50", "history": ["1", "7"]}\n{"user_id": "new", "item_id": "1"}\n')
+    rows = [{"user_id": "1", "item_id": "50", "history": ["1", "7"]}, {"user_id": "new", "item_id": "1"}]
+    requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = llmcf("score", str(bundle / "bundle"), str(requests), "--out", "scores.parquet", cwd=workplace)
     assert "probability" in text
     found = pq.read_table(workplace / "scores.parquet")

@@ -95,9 +95,7 @@ def _read_metadata(con: Any, path: Path) -> BadRows:
                     continue
                 count += 1
                 if len(samples) < MAX_BAD_SAMPLES:
-                    samples.append(
-                        f"{path.name}:{number}: neither JSON nor a Python literal: {line[:_SHOWN]!r}"
-                    )
+                    samples.append(f"{path.name}:{number}: neither JSON nor a Python literal: {line[:_SHOWN]!r}")
             con.register("metadata_batch", pa.Table.from_pylist(rows, _ITEM_SCHEMA))
             con.execute("INSERT INTO file_metadata SELECT * FROM metadata_batch")
             con.unregister("metadata_batch")

@@ -82,9 +82,7 @@ def _interaction_file(path: Path) -> Path:
         return found[0]
     names = tuple(p.name for p in found) or tuple(sorted(p.name for p in path.iterdir())[:20])
     what = "holds several .inter files" if found else "holds no .inter file"
-    raise DataError(
-        what, where=str(path), allowed=names, hint="name the .inter file itself in dataset.source.path"
-    )
+    raise DataError(what, where=str(path), allowed=names, hint="name the .inter file itself in dataset.source.path")
 
 
 def _read(con: Any, path: Path, into: str) -> tuple[dict[str, str], BadRows]:

@@ -25,9 +25,7 @@ def test_in_range_and_stable(seed, parts):
 
 
 def test_other_names_and_seeds_give_other_streams():
-    found = {
-        derive_seed(seed, name, index) for seed in range(20) for name in ("a", "b") for index in range(20)
-    }
+    found = {derive_seed(seed, name, index) for seed in range(20) for name in ("a", "b") for index in range(20)}
     assert len(found) == 800
     assert derive_seed(1, "ab", "c") != derive_seed(1, "a", "bc")
 

@@ -41,9 +41,7 @@ def run_section(section: dict[str, Any], seed: int = 7) -> Result:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "data.duckdb"
         report = ingest(DatasetSection.model_validate(section), locate=Path, seed=seed, out=out)
-        assert [p.name for p in Path(folder).iterdir()] == ["data.duckdb"], (
-            "ingest leaves nothing else behind"
-        )
+        assert [p.name for p in Path(folder).iterdir()] == ["data.duckdb"], "ingest leaves nothing else behind"
         con = connect_read(out)
         tables = {name: con.sql(f'FROM "{name}"').to_arrow_table().to_pylist() for name in TABLES}
         con.close()

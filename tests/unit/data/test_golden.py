@@ -58,10 +58,7 @@ def test_movies(run, movies):
     ]  # fmt: skip
     assert (report.history_median, report.history_empty) == (1.0, 2)
     assert (report.items_without_text, report.users_without_text) == (1, 0)
-    assert (
-        result.step("number items").reason
-        == "without interactions; 1 of the kept have no row in the item table"
-    )
+    assert result.step("number items").reason == "without interactions; 1 of the kept have no row in the item table"
     assert result.step("number items").dropped == 1
     assert [row["name"] for row in result["ingest_step"]] == [step.name for step in report.steps]
     assert {row["key"]: row["value"] for row in result["meta"]}["clock"] == "global"

@@ -13,9 +13,7 @@ from llmcf_cli.data.negatives import sample_negatives
 
 def draw(pairs, weights, count=1, seed=0):
     user_P, item_P = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
-    return sample_negatives(
-        user_P, item_P, np.asarray(weights, dtype=float), count, np.random.default_rng(seed)
-    )
+    return sample_negatives(user_P, item_P, np.asarray(weights, dtype=float), count, np.random.default_rng(seed))
 
 
 @settings(max_examples=60, deadline=None)
@@ -91,9 +89,7 @@ def test_shortage_is_counted(run_rows):
 
 def test_popularity_looks_at_train_only(run_rows):
     # item "late" occurs in test only, so nothing may draw it
-    rows = [(f"u{u}", f"i{(u + n) % 6}", None, n) for u in range(6) for n in range(3)] + [
-        ("u0", "late", None, 9)
-    ]
+    rows = [(f"u{u}", f"i{(u + n) % 6}", None, n) for u in range(6) for n in range(3)] + [("u0", "late", None, 9)]
     result = run_rows(rows, label={"type": "implicit", "negatives": "popularity"})
     late = next(row for row, identifier in result.ids("item").items() if identifier == "late")
     assert [s["label"] for s in result["sample"] if s["item_row"] == late] == [1]

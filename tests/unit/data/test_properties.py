@@ -40,8 +40,7 @@ def test_history_is_the_users_own_past(run_rows, rows, length, events):
             past[u].append((time, i))
     expected = {(u, i, time): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows}
     found = {
-        (user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]]
-        for s in result["sample"]
+        (user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]] for s in result["sample"]
     }
     # item ids sort as text in both, so events at one time come in the same order
     assert found == expected
@@ -110,9 +109,7 @@ def test_negatives_are_never_the_users_own(run_rows, rows, per_positive, kind):
     assert set(negatives) <= set(positives)
 
 
-@pytest.mark.parametrize(
-    "label", ["rating", {"type": "implicit", "negatives": "popularity", "per_positive": 2}]
-)
+@pytest.mark.parametrize("label", ["rating", {"type": "implicit", "negatives": "popularity", "per_positive": 2}])
 def test_neither_row_order_nor_threads_matter(run_rows, monkeypatch, label):
     rows = [(f"u{n * 7 % 23}", f"i{n * 13 % 31}", float(n % 5 + 1), n * 5 % 40) for n in range(400)]
     rows = list({(r[0], r[1], r[3]): r for r in rows}.values())

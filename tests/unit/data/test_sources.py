@@ -32,9 +32,7 @@ def csv_text(delimiter=",", header=True, newline="\n"):
 
 def stored(result):
     user, item = result.ids("user"), result.ids("item")
-    return sorted(
-        (user[r["user_row"]], item[r["item_row"]], r["rating"], r["time"]) for r in result["interaction"]
-    )
+    return sorted((user[r["user_row"]], item[r["item_row"]], r["rating"], r["time"]) for r in result["interaction"])
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "::"])
@@ -66,9 +64,7 @@ def test_csv_features(run, tmp_path):
         {"item_row": 2, "item_id": "b", "text": "", "name": None, "kinds": [], "text_": None},
         {"item_row": 3, "item_id": "c", "text": "", "name": None, "kinds": [], "text_": None},
     ]  # fmt: skip
-    chosen = run(
-        csv_section(events, items=str(items), item_key="id", item_features=["name"], encoding="latin-1")
-    )
+    chosen = run(csv_section(events, items=str(items), item_key="id", item_features=["name"], encoding="latin-1"))
     assert list(chosen["item"][0]) == ["item_row", "item_id", "text", "name"]
 
 
@@ -86,9 +82,7 @@ def test_parquet_types(run, tmp_path):
         stamps = pa.array([t * 1_000_000_000 for t in time], pa.timestamp("ns"))
         data = {"who": pa.array([int(u[1:]) for u in user]), "what": item, "stars": rating, "at": stamps}
         pq.write_table(pa.table(data), folder / f"{n}.parquet")
-    items = pa.table(
-        {"what": ["a"], "vector": pa.array([[0.5, 0.25]]), "tags": [["x", None, ""]], "price": [1.5]}
-    )
+    items = pa.table({"what": ["a"], "vector": pa.array([[0.5, 0.25]]), "tags": [["x", None, ""]], "price": [1.5]})
     pq.write_table(items, tmp_path / "items.parquet")
     source = {
         "type": "parquet", "interactions": str(folder), "items": str(tmp_path / "items.parquet"),

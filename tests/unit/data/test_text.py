@@ -39,9 +39,7 @@ def test_values_are_kept_as_found():
     assert compile_template("{{title}}|{{brand}}", list(row), "")(row) == "a,, b  ( ) &amp; {{brand}} <b>|x"
 
 
-@pytest.mark.parametrize(
-    "template", ["{{titel}}", "{{#titel}}x{{/titel}}", "{{^titel}}x{{/titel}}", "{{{titel}}}"]
-)
+@pytest.mark.parametrize("template", ["{{titel}}", "{{#titel}}x{{/titel}}", "{{^titel}}x{{/titel}}", "{{{titel}}}"])
 def test_unknown_variable(template):
     with pytest.raises(RecipeError) as caught:
         compile_template(template, list(ROW), "dataset.text.item")
@@ -50,9 +48,7 @@ def test_unknown_variable(template):
     assert (problem.where, problem.allowed) == ("dataset.text.item", tuple(ROW))
 
 
-@pytest.mark.parametrize(
-    "template", ["{{> /etc/passwd}}", "{{=<% %>=}}<%titel%>", "{{#title}}open", "{{/title}}"]
-)
+@pytest.mark.parametrize("template", ["{{> /etc/passwd}}", "{{=<% %>=}}<%titel%>", "{{#title}}open", "{{/title}}"])
 def test_refused(template):
     with pytest.raises(RecipeError):
         compile_template(template, list(ROW), "dataset.text.item")

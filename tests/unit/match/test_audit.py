@@ -35,9 +35,7 @@ def write(tmp_path, matches, scores=None, rows=ROWS):
     pairs = matches.items() if isinstance(matches, dict) else matches
     lists = [(q, list(found) + [-1] * (4 - len(found))) for q, found in pairs]
     if scores is None:
-        scores = [
-            [0.9 - 0.1 * place if e != -1 else 0.0 for place, e in enumerate(found)] for _, found in lists
-        ]
+        scores = [[0.9 - 0.1 * place if e != -1 else 0.0 for place, e in enumerate(found)] for _, found in lists]
     spec = example_match(4).schema
     pq.write_table(pa.table([[q for q, _ in lists], [f for _, f in lists], scores], schema=spec), table)
     return db, table

@@ -53,9 +53,7 @@ def allowed(case: Case, n: int, e: int) -> bool:
 class Case:
     """A small world with few distinct vectors, users, items and times, so that everything ties."""
 
-    def __init__(
-        self, seed, queries, examples, users, items, times, dim, levels, positive, clock, balance, k
-    ):
+    def __init__(self, seed, queries, examples, users, items, times, dim, levels, positive, clock, balance, k):
         rng = np.random.default_rng(seed)
         rows = examples + queries
         user_N, item_N = rng.integers(1, users + 1, rows), rng.integers(1, items + 1, rows)
@@ -66,9 +64,7 @@ class Case:
         own = rng.integers(0, rows, queries)
         query = Keys(ids_N[own], user_N[own], item_N[own], time_N[own])
         live = rng.random(queries) < 0.3
-        self.query_keys = Keys(
-            np.where(live, -1, query.sample_id_N), query.user_row_N, query.item_row_N, query.time_N
-        )
+        self.query_keys = Keys(np.where(live, -1, query.sample_id_N), query.user_row_N, query.item_row_N, query.time_N)
         # Multiples of 1/8: the reference and the grid agree on their products to the last bit.
         self.example_ED = (rng.integers(-levels, levels + 1, (examples, dim)) / 8).astype(np.float32)
         self.query_ND = (rng.integers(-levels, levels + 1, (queries, dim)) / 8).astype(np.float32)
@@ -165,9 +161,7 @@ def test_duplicated_real_vectors_do_not_depend_on_blocks(copies):
     score[~Guard("global").allowed(query_keys, keys)] = -np.inf
     for wanted in (0, 1):
         best = np.sort(np.where(label == wanted, score, -np.inf), axis=1)[:, ::-1][:, :2]
-        mine = np.where(
-            (found[0].index_NK >= 0) & (label[found[0].index_NK] == wanted), found[0].score_NK, -np.inf
-        )
+        mine = np.where((found[0].index_NK >= 0) & (label[found[0].index_NK] == wanted), found[0].score_NK, -np.inf)
         np.testing.assert_allclose(-np.sort(-mine, axis=1)[:, :2], best, atol=3e-7)
 
 
@@ -219,9 +213,7 @@ def test_scale_of_the_vectors_does_not_matter(scale):
     query, example = unit(rng, 50, 24), unit(rng, 400, 24)
 
     def search(q, e):
-        return ExactSearcher().search(
-            q, query_keys, e, keys, label, k=2, balance="none", guard=Guard("global")
-        )
+        return ExactSearcher().search(q, query_keys, e, keys, label, k=2, balance="none", guard=Guard("global"))
 
     plain, scaled = search(query, example), search(query, example * np.float32(scale))
     np.testing.assert_allclose(scaled.score_NK, plain.score_NK * scale, rtol=1e-5)
@@ -258,8 +250,6 @@ def test_no_queries_and_no_examples():
     none = Keys([], [], [], [])
     some = Keys([-1, -1], [0, 0], [1, 2], [5, 6])
     for clock in ("global", "per_user"):
-        index = ExactSearcher().prepare(
-            np.zeros((0, 6)), none, np.zeros(0), balance="labels", guard=Guard(clock)
-        )
+        index = ExactSearcher().prepare(np.zeros((0, 6)), none, np.zeros(0), balance="labels", guard=Guard(clock))
         assert index.search(np.zeros((0, 6)), none, k=4).index_NK.shape == (0, 4)
         assert (index.search(np.ones((2, 6)), some, k=4).index_NK == -1).all()

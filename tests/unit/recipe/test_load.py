@@ -41,9 +41,7 @@ def test_every_leaf_has_an_origin_and_no_other_key_does(write):
     loaded = load_recipe(path, ["rec.fit.epochs=3"])
 
     def leaves(value, at=()):
-        items = (
-            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-        )
+        items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
         if not value or not isinstance(value, dict | list):
             return {".".join(map(str, at))}
         return set().union(*(leaves(below, (*at, key)) for key, below in items))
@@ -176,9 +174,7 @@ def test_set(write, override, read, expected):
     loaded = load_recipe(write(), [override])
     assert read(loaded.recipe) == expected
     key = override.partition("=")[0]
-    assert any(
-        str(origin) == f"--set {override}" for name, origin in loaded.origins.items() if name.startswith(key)
-    )
+    assert any(str(origin) == f"--set {override}" for name, origin in loaded.origins.items() if name.startswith(key))
 
 
 def test_sets_apply_in_order_on_top_of_extends(write):
@@ -223,11 +219,7 @@ def test_good_sets_are_still_checked_beside_bad_ones(write):
 
 def test_all_problems_at_once_in_the_order_of_the_file(write, minimal):
     text = minimal.replace("positive_from: 4", "positive_from: four").replace("tune: full", "tune: ful")
-    text = (
-        text.replace("share: 1}", "share: 0.4}")
-        .replace("count: 20", "cuont: 20")
-        .replace("hidden:", "hiden:")
-    )
+    text = text.replace("share: 1}", "share: 0.4}").replace("count: 20", "cuont: 20").replace("hidden:", "hiden:")
     path = write(text + "  fit: {epochs: 0, lerning_rate: 1, monitor: acc}\n  compare: text\nextra: 1\n")
     shown = [(problem.where.removeprefix(f"{path}:"), problem.what) for problem in problems(path)]
     assert shown == [
@@ -249,9 +241,7 @@ def test_shares_that_do_not_sum_to_one(write, minimal):
     assert problem.where.endswith(":6: llm")
 
 
-@pytest.mark.parametrize(
-    ("share", "what"), [("2", "must be at most 1, found 2"), ("x", 'must be a number, found "x"')]
-)
+@pytest.mark.parametrize(("share", "what"), [("2", "must be at most 1, found 2"), ("x", 'must be a number, found "x"')])
 def test_a_wrong_entry_of_a_list_is_one_problem(write, minimal, share, what):
     assert only(write(minimal.replace("share: 1}", f"share: {share}}}"))).what == what
 
@@ -289,16 +279,13 @@ def test_the_message_reads_as_one_text(write):
     with pytest.raises(RecipeError) as caught:
         load_recipe(write(), ["rec.fit.epochs=0"])
     text = str(caught.value)
-    assert text.startswith(
-        "1 problem in the recipe:\n- --set rec.fit.epochs=0: rec.fit.epochs: must be at least 1"
-    )
+    assert text.startswith("1 problem in the recipe:\n- --set rec.fit.epochs=0: rec.fit.epochs: must be at least 1")
 
 
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text("abc-", max_size=3),
     lambda inner: (
-        st.lists(inner, max_size=2)
-        | st.dictionaries(st.sampled_from(["type", "a", "path"]), inner, max_size=2)
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["type", "a", "path"]), inner, max_size=2)
     ),
     max_leaves=4,
 )

@@ -53,9 +53,7 @@ def test_missing_value_is_named(tmp_path: Path) -> None:
 
 def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
     digest = load_prompt(_write(tmp_path, GOOD)).digest
-    assert (
-        load_prompt(_write(tmp_path, "description: new\n" + GOOD.replace("mine", "yours"))).digest == digest
-    )
+    assert load_prompt(_write(tmp_path, "description: new\n" + GOOD.replace("mine", "yours"))).digest == digest
     assert load_prompt(_write(tmp_path, GOOD.replace("Now", "Then"))).digest != digest
 
 

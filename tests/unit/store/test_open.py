@@ -79,9 +79,7 @@ def test_parquet_rows_must_fit_the_table(tmp_path):
 
 def test_lance_tables_come_back_as_written(tmp_path):
     spec = tables.item_text(2)
-    rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(
-        spec.schema
-    )
+    rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(spec.schema)
     open_lance(tmp_path).create_table(spec.name, rows)
     assert read_lance(tmp_path, "item_text").to_pydict() == rows.to_pydict()
     with pytest.raises(StoreError, match="cot_example"):
