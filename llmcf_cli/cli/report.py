@@ -70,7 +70,7 @@ def comparison(report: Mapping[str, Any]) -> None:
     for column in ("AUC ↑", "logloss ↓", "gAUC ↑", "validation AUC", "epochs", "s/epoch", "parameters"):
         table.add_column(column, justify="right")
     for row in report["arms"]:
-        metrics = [mean_text(row[name]) for name in ("auc", "logloss", "gauc", "validation_auc")]
+        metrics = [mean_text(row.get(name)) for name in ("auc", "logloss", "gauc", "validation_auc")]
         size = (f"{row['epochs']:.0f}", f"{row['seconds_per_epoch']:.2f}", f"{row['parameters']:,}")
         table.add_row(_escape(row["arm"]), *metrics, *size)
     console().print(table)

@@ -78,7 +78,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for arm in report["arms"]:
-        cells = [mean_text(arm[column]) for column in columns]
+        cells = [mean_text(arm.get(column)) for column in columns]
         cells += [
             mean_text(arm["validation_auc"]),
             f"{arm['seconds_per_epoch']:.2f}",
@@ -106,8 +106,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def mean_text(value: Mapping[str, Any]) -> str:
-    """`mean`, or `mean ± sd` where there are several seeds."""
+def mean_text(value: Mapping[str, Any] | None) -> str:
+    """`mean`, or `mean ± sd` where there are several seeds; a dash for a metric that is not defined on these data."""
+    if value is None:
+        return "–"
     return f"{value['mean']:.4f}" + (f" ± {value['sd']:.4f}" if value["n"] > 1 else "")
 
 
