@@ -141,7 +141,7 @@ class TransformersEngineConfig(ComponentConfig):
     max_prompt_tokens: Positive | None = None
     """Most tokens of a prompt, beyond which the oldest history is left out; None: what the model's context allows."""
     precision: Precision = "auto"
-    """Arithmetic and weights: `auto` takes bf16 on a GPU that computes in it and fp32 elsewhere."""
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
     batch_tokens: Annotated[Positive, Runtime()] = 16384
     """Most tokens of a batch, prompts with padding and answers together."""
     max_batch: Annotated[Positive, Runtime()] = 64

@@ -31,6 +31,7 @@ from llmcf_cli.store.tables import COT, GENERATION
 
 _BLOCK = 2048  # samples whose prompts are held in memory, and sorted by length, together
 _EXAMPLES = 3
+_Key = tuple[str, int]  # prompt hash and index of a text
 
 
 @dataclass(frozen=True)
@@ -200,24 +201,36 @@ class _Texts:
     def complete(self, asks: Sequence[_Ask], task: Any) -> None:
         """Generate whatever of the asks' texts is missing, one transaction per batch."""
         known = self._known(asks)
-        missing: dict[tuple[str, int], _Ask] = {}
-        for ask in asks:
-            for index in range(self._engine.samples):
-                if (ask.prompt_hash, index) not in known:
-                    missing.setdefault((ask.prompt_hash, index), ask)
+        wanted = {(ask.prompt_hash, index): ask for ask in asks for index in range(self._engine.samples)}
         self._tally.cached += len(known)
-        # A sample counts as done when its last text is there, so that the bar ends at the number of samples.
-        share = len(asks) / max(1, len(known) + len(missing))
+        share = len(asks) / len(wanted)  # texts to samples, so that the bar ends at the number of samples
         task.advance(share * len(known))
-        keys = list(missing)
-        for batch in self._engine.batches([missing[key].tokens for key in keys]):
-            chosen = [keys[i] for i in batch]
+        for chosen in self._batches(wanted, known):
             seeds = [derive_seed(self._seed, *key) for key in chosen]
-            done = self._engine.generate([missing[key].messages for key in chosen], seeds)
+            done = self._engine.generate([wanted[key].messages for key in chosen], seeds)
             self._commit(chosen, done)
             task.advance(share * len(chosen))
             if self._tally.seconds:
                 task.note(f"{self._tally.new_tokens / self._tally.seconds:,.0f} tokens/s")
+
+    def _batches(self, wanted: dict[_Key, _Ask], known: set[_Key]) -> Iterator[list[_Key]]:
+        """What is missing, in batches.
+
+        Those of an unbroken run first, as far as nothing of them is known: a resumed run then computes the very same
+        batches, down to the rounding. What is missing of the others is batched anew.
+        """
+        rest: list[_Key] = []
+        for batch in self._grouped(list(wanted), wanted):
+            missing = [key for key in batch if key not in known]
+            if len(missing) == len(batch):
+                yield batch
+            else:
+                rest += missing
+        yield from self._grouped(rest, wanted)
+
+    def _grouped(self, keys: Sequence[_Key], wanted: dict[_Key, _Ask]) -> list[list[_Key]]:
+        batches = self._engine.batches([wanted[key].tokens for key in keys])
+        return [[keys[i] for i in batch] for batch in batches]
 
     def of(self, asks: Sequence[_Ask]) -> dict[str, list[tuple[str, str]]]:
         """(text, finish reason) of each prompt, by prompt hash and in the order of their index."""
@@ -231,7 +244,7 @@ class _Texts:
             found.setdefault(prompt_hash, []).append((text, reason))
         return found
 
-    def _known(self, asks: Sequence[_Ask]) -> set[tuple[str, int]]:
+    def _known(self, asks: Sequence[_Ask]) -> set[_Key]:
         rows = self._store.execute(
             "SELECT prompt_hash, sample_index FROM generation WHERE model_digest = ? AND decode_hash = ? "
             "AND sample_index < ? AND prompt_hash IN (SELECT unnest(?))",
@@ -239,7 +252,7 @@ class _Texts:
         ).fetchall()
         return {(prompt_hash, index) for prompt_hash, index in rows}
 
-    def _commit(self, keys: Sequence[tuple[str, int]], done: Sequence[Completion]) -> None:
+    def _commit(self, keys: Sequence[_Key], done: Sequence[Completion]) -> None:
         rows = [
             (prompt_hash, self._model, self._decode, index, c.text, c.finish_reason, c.prompt_tokens, c.new_tokens,
              c.seconds)
