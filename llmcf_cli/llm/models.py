@@ -58,7 +58,7 @@ def hf_folder(path: Path, cache: Path, progress: Progress = SILENT) -> Path:
     target = cache / f"gguf-{digest_file(gguf)[:32]}"
     if not (target / "config.json").is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        with progress.task(f"convert {gguf.name}", None, "models") as task:
+        with progress.task(f"convert {gguf.name}", 1, "models") as task:
             _convert(gguf, target)
             task.advance()
     check_folder(target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import math
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -157,20 +158,25 @@ class LengthGrouped(torch.utils.data.Sampler):
 
 
 class _Watch(TrainerCallback):
-    """Shows steps and loss, and turns a noted Ctrl-C into a checkpoint and an end."""
+    """Shows steps and loss, times the steps, and turns a noted Ctrl-C into a checkpoint and an end."""
 
     def __init__(self, interrupted: threading.Event, progress: Progress) -> None:
         self._interrupted, self._progress = interrupted, progress
         self._context: Any = None
         self._task: Any = None
+        self._begun = 0.0
+        self.seconds = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._context = self._progress.task("train-llm", state.max_steps, "steps", done=state.global_step)
         self._task = self._context.__enter__()
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._begun = time.perf_counter()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.seconds += time.perf_counter() - self._begun
         self._task.advance()
-        control.should_save |= state.global_step == state.max_steps
         if self._interrupted.is_set():
             control.should_save = control.should_training_stop = True
 

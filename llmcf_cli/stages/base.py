@@ -22,7 +22,7 @@ from llmcf_cli.store.assets import Locator
 _LIBRARIES = (
     "torch",
     "transformers",
-    "trl",
+    "peft",
     "sentence-transformers",
     "lancedb",
     "duckdb",

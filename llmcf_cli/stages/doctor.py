@@ -18,7 +18,7 @@ from llmcf_cli.store.assets import open_assets
 MINIMUM_FREE_GIB = 5.0
 _GIB = 2**30
 _REQUIRED = ("torch", "transformers", "accelerate", "lancedb", "duckdb", "pyarrow", "sentence-transformers")
-_OPTIONAL = {"trl": "llm", "peft": "llm", "gguf": "llm", "matplotlib": "plot", "plotly": "plot"}
+_OPTIONAL = {"peft": "llm", "gguf": "llm", "matplotlib": "plot", "plotly": "plot"}
 
 
 @dataclass(frozen=True)
