@@ -44,8 +44,8 @@ class TuneReport:
         steps: Optimiser steps, of this and interrupted runs.
         resumed_from: Step this run continued from; 0 for a fresh one.
         tokens: Tokens that this run trained on, padding not counted.
-        tokens_per_second: Over this run.
-        seconds: Time of this run.
+        tokens_per_second: Over the time of this run's steps.
+        seconds: Time of this run, with loading and saving.
         precision: `fp32` or `bf16`.
         trained_parameters: Parameters that were updated.
         final_loss: Mean loss over the last tenth of the steps.
@@ -148,7 +148,7 @@ def _finish(
     return TuneReport(
         samples=len(samples), steps=trainer.state.global_step,
         resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, tokens=trainer.trained_tokens,
-        tokens_per_second=trainer.trained_tokens / max(seconds, 1e-9), seconds=seconds, precision=precision,
+        tokens_per_second=trainer.trained_tokens / max(trainer.watch.seconds, 1e-9), seconds=seconds, precision=precision,
         trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
         loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))],
     )  # fmt: skip
