@@ -45,10 +45,7 @@ def main() -> None:
     queries, rounds, sorted_queries = (8192, 3, 256) if quick else (175_000, 3, 1024)
 
     world = World(queries, clock)
-    rows = [
-        world.compare(layout, rounds)
-        for layout in ("per-user clock", "global, shuffled", "global, in time order")
-    ]
+    rows = [world.compare(layout, rounds) for layout in ("per-user clock", "global, shuffled", "global, in time order")]
     sort_speedup, identical = world.against_sort(sorted_queries)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -66,11 +63,7 @@ def main() -> None:
         "queries": queries, "sort_speedup": round(sort_speedup, 1), "sort_target": SORT_TARGET,
         "identical": identical, "peak_gib": round(peak, 2), "peak_target_gib": MEMORY_TARGET,
     }  # fmt: skip
-    print(
-        json.dumps(
-            {"name": "match_exact", "ratio": round(ratio, 3), "target": TARGET, "ok": ok, "detail": detail}
-        )
-    )
+    print(json.dumps({"name": "match_exact", "ratio": round(ratio, 3), "target": TARGET, "ok": ok, "detail": detail}))
     sys.exit(0 if ok else 1)
 
 
@@ -137,9 +130,7 @@ class World:
             torch.mm(query_BD, example_DE, out=out[: len(query_BD)])
 
     def _sorted(self, row: int, keys: Keys, guard: Guard) -> list[int]:
-        score_E = torch.mv(
-            torch.from_numpy(self.example_ED), torch.from_numpy(self.query_BD[row % BASE])
-        ).numpy()
+        score_E = torch.mv(torch.from_numpy(self.example_ED), torch.from_numpy(self.query_BD[row % BASE])).numpy()
         score_E[~guard.allowed(keys.take(slice(row, row + 1)), self.example_keys)[0]] = -np.inf
         order_E = np.argsort(-score_E, kind="stable")
         order_E = order_E[score_E[order_E] > -np.inf]

@@ -29,9 +29,7 @@ def encode_pair(tokenizer: Any, prompt: Messages, completion: Messages) -> tuple
         parts = tokenizer([before, whole[len(before) :].rstrip("\n")], add_special_tokens=False)["input_ids"]
         return [*parts[0], *parts[1]], len(parts[0])
     prompt_ids, ids = tokenizer([before, whole], add_special_tokens=False)["input_ids"]
-    shared = next(
-        (i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids)
-    )
+    shared = next((i for i, (a, b) in enumerate(zip(prompt_ids, ids, strict=False)) if a != b), len(prompt_ids))
     return ids, shared
 
 

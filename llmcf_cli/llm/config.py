@@ -151,9 +151,7 @@ class TransformersEngineConfig(ComponentConfig):
     @classmethod
     def _samples_differ(cls, samples: int, info: object) -> int:
         if samples > 1 and getattr(info, "data", {}).get("temperature") == 0:
-            raise ValueError(
-                "temperature 0 gives the same answer every time; set samples: 1 or a temperature"
-            )
+            raise ValueError("temperature 0 gives the same answer every time; set samples: 1 or a temperature")
         return samples
 
 

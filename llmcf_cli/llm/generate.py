@@ -166,14 +166,10 @@ def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine, tally: _T
 
     def render(index: int, history: list[str]) -> list[dict[str, str]]:
         row = rows[index]
-        return prompt.render(
-            {"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]}
-        )
+        return prompt.render({"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]})
 
     def measure(indices: list[int], histories: list[list[str]]) -> list[int]:
-        return engine.count_tokens(
-            [render(i, history) for i, history in zip(indices, histories, strict=True)]
-        )
+        return engine.count_tokens([render(i, history) for i, history in zip(indices, histories, strict=True)])
 
     longest = engine.max_prompt_tokens()
     histories, tokens = fit_histories([row.history for row in rows], longest, measure)
@@ -275,9 +271,7 @@ def _judge(
     """Write the best usable text of each ask, and count what is dropped."""
     rows = []
     for ask in asks:
-        best, text = max(
-            _verdicts(judge, prompt, ask, texts[ask.prompt_hash]), key=lambda pair: _rank(pair[0])
-        )
+        best, text = max(_verdicts(judge, prompt, ask, texts[ask.prompt_hash]), key=lambda pair: _rank(pair[0]))
         if best.reason:
             tally.dropped[best.reason] = tally.dropped.get(best.reason, 0) + 1
             continue
@@ -302,9 +296,7 @@ def _verdicts(
 ) -> Iterator[tuple[Verdict, str]]:
     told = ask.row.label if "decision" in prompt.variables else None
     for text, finish_reason in candidates:
-        about = Judged(
-            _readable(ask.messages), ask.row.history, ask.row.item, told, prompt.sections, finish_reason
-        )
+        about = Judged(_readable(ask.messages), ask.row.history, ask.row.item, told, prompt.sections, finish_reason)
         yield judge.judge(text, about), text
 
 

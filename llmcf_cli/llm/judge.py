@@ -98,9 +98,7 @@ class RubricJudge:
             relevance(words, about.history, about.item),
             consistency(text, about.item, about.decision),
         )
-        return Verdict(
-            *scores, sum(scores) / len(scores), self._reason(text, words, fluent, about.prompt), truncated
-        )
+        return Verdict(*scores, sum(scores) / len(scores), self._reason(text, words, fluent, about.prompt), truncated)
 
     def _reason(self, text: str, words: Sequence[str], fluent: float, prompt: str) -> str:
         if len(words) < self.config.min_words:
@@ -145,9 +143,7 @@ def consistency(text: str, item: str, decision: int | None) -> float:
         return 0.5
     name = set(_words(_head(item)))
     sentences = [_words(sentence) for sentence in _SENTENCE.split(text)]
-    about = [
-        words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2
-    ] or sentences
+    about = [words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2] or sentences
     approving = disapproving = 0
     for words in about:
         for index, word in enumerate(words):

@@ -130,9 +130,7 @@ def build_mix(
     """
     sources: list[MixSource] = []
     for index, part in enumerate(section.mix):
-        context = MixContext(
-            data, locate, tokenizer, section.tune.max_length, derive_seed(seed, "mix", index)
-        )
+        context = MixContext(data, locate, tokenizer, section.tune.max_length, derive_seed(seed, "mix", index))
         sources.append(registry().build("mix_source", part.source, context))
     sizes = _sizes(section, [source.capacity() for source in sources])
     reports = []
@@ -379,7 +377,5 @@ def _check_columns(wanted: Sequence[str], found: Sequence[str], where: str) -> N
     for name in wanted:
         if name not in found:
             near = closest(name, found)
-            hint = (
-                f'set the source\'s column to "{near}"' if near else "name the file's columns in the source"
-            )
+            hint = f'set the source\'s column to "{near}"' if near else "name the file's columns in the source"
             raise DataError(f'has no column "{name}"', where=where, allowed=list(found), hint=hint)

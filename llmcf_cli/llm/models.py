@@ -32,9 +32,7 @@ def quiet_libraries() -> None:
     disable_progress_bars()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    warnings.filterwarnings(
-        "ignore", category=FutureWarning, module=r"(transformers|peft|sentence_transformers)\."
-    )
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|sentence_transformers)\.")
 
 
 def hf_folder(path: Path, cache: Path, progress: Progress = SILENT) -> Path:
@@ -110,9 +108,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
                          hint="take the -instruct or -chat variant of the model")  # fmt: skip
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError(
-                "the tokenizer has neither a padding nor an end-of-text token", where=str(folder)
-            )
+            raise ModelError("the tokenizer has neither a padding nor an end-of-text token", where=str(folder))
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
@@ -181,11 +177,7 @@ def best_device() -> torch.device:
     """The first GPU, or the CPU."""
     import torch
 
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _gguf_file(path: Path) -> Path | None:

@@ -24,9 +24,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
 
 _IGNORED = -100
-_MEGABATCH = (
-    32  # batches that are sorted by length together: little padding, and still a new order every epoch
-)
+_MEGABATCH = 32  # batches that are sorted by length together: little padding, and still a new order every epoch
 
 
 def build_trainer(
@@ -180,9 +178,7 @@ class _Watch(TrainerCallback):
         if self._interrupted.is_set():
             control.should_save = control.should_training_stop = True
 
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs and math.isfinite(logs["loss"]):
             self._task.note(f"loss {logs['loss']:.3f}")
 

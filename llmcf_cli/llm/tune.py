@@ -119,9 +119,7 @@ def tune(
 
 def last_checkpoint(work: Path) -> Path | None:
     """The newest complete checkpoint in a work folder: the trainer writes its state file last."""
-    found = sorted(
-        work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True
-    )
+    found = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
     for path in found:
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
@@ -148,8 +146,8 @@ def _finish(
     return TuneReport(
         samples=len(samples), steps=trainer.state.global_step,
         resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, tokens=trainer.trained_tokens,
-        tokens_per_second=trainer.trained_tokens / max(trainer.watch.seconds, 1e-9), seconds=seconds, precision=precision,
-        trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
+        tokens_per_second=trainer.trained_tokens / max(trainer.watch.seconds, 1e-9), seconds=seconds,
+        precision=precision, trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
         loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))],
     )  # fmt: skip
 
@@ -199,9 +197,7 @@ def _with_adapters(network: Any, config: LoraTuneConfig) -> Any:
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in network.named_modules()
                          if isinstance(module, torch.nn.Linear)})  # fmt: skip
-        raise ModelError(
-            "the model has no such layers to adapt", where="llm.tune.modules", allowed=linear
-        ) from error
+        raise ModelError("the model has no such layers to adapt", where="llm.tune.modules", allowed=linear) from error
 
 
 def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:

@@ -119,17 +119,13 @@ def load_ranking_data(
             no train sample.
     """
     with connect_read(database) as connection:
-        users, items = (
-            connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES
-        )
+        users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
         query = "SELECT * FROM sample WHERE split = ? ORDER BY sample_id"
         rows = {split: connection.sql(query, params=[split]).to_arrow_table() for split in SPLITS}
     splits = {split: encode_rows(table, history_length) for split, table in rows.items()}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, counts, history_length, min_count)
-    catalog = Catalog(
-        encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab)
-    )
+    catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
     if examples is None:
         return RankingData(Resources(spec, vocab, catalog, text_IT), splits)
@@ -157,9 +153,7 @@ def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
     at_E = np.searchsorted(train.sample_id_N, sample_id_E)
     at_E = np.minimum(at_E, max(len(train) - 1, 0))
     if foreign != ["train"] or not len(train) or not np.array_equal(train.sample_id_N[at_E], sample_id_E):
-        raise DataError(
-            "an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot"
-        )
+        raise DataError("an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot")
     return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]))
 
 
@@ -174,7 +168,5 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
     known = bank.samples.sample_id_N
     index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
     if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
-        raise DataError(
-            "a match names an example that does not exist", where="example_match", hint="llmcf match"
-        )
+        raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
     return Matches(np.where(id_NK == -1, -1, index_NK).astype(np.int32), vectors(table["score"])[at_N])

@@ -91,8 +91,6 @@ class Stage(ABC):
     """Command and folder name."""
     version: ClassVar[int]
     """Raised when the stage's code gives other results for the same material."""
-    summary: ClassVar[str]
-    """One line for help texts."""
 
     @property
     def variant(self) -> str:

@@ -22,7 +22,6 @@ class Embed(Stage):
 
     name = "embed"
     version = 1
-    summary = "encode item texts and chains of thought into LanceDB"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match.space": recipe.match.space}

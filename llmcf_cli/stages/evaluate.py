@@ -29,7 +29,6 @@ class Evaluate(Stage):
 
     name = "evaluate"
     version = 1
-    summary = "measure every arm on the test split and compare them"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"rec.task": recipe.rec.task}

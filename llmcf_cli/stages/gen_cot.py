@@ -17,7 +17,6 @@ class GenCoT(Stage):
 
     name = "gen-cot"
     version = 1
-    summary = "write chains of thought for a sample of the train interactions"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "cot": recipe.cot}

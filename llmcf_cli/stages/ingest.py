@@ -15,7 +15,6 @@ class Ingest(Stage):
 
     name = "ingest"
     version = 1
-    summary = "read the data set, check it, make samples and splits"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "dataset": recipe.dataset}

@@ -18,7 +18,6 @@ class Match(Stage):
 
     name = "match"
     version = 1
-    summary = "retrieve each sample's examples, under the leak guards"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match": recipe.match}

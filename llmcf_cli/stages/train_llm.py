@@ -17,7 +17,6 @@ class TrainLLM(Stage):
 
     name = "train-llm"
     version = 1
-    summary = "tune the language model on recommendation and general data"
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "llm": recipe.llm}

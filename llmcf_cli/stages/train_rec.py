@@ -38,7 +38,6 @@ class TrainRec(Stage):
 
     name = "train-rec"
     version = 1
-    summary = "train the recommender, one arm after the other"
 
     @property
     def variant(self) -> str:

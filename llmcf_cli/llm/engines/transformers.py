@@ -52,9 +52,7 @@ class TransformersEngine:
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
         shape = AutoConfig.from_pretrained(str(model), local_files_only=True).get_text_config()
-        self._context = int(
-            getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length
-        )
+        self._context = int(getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length)
         if self.max_prompt_tokens() < 1:
             raise ModelError(
                 f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
@@ -82,9 +80,7 @@ class TransformersEngine:
         found: list[list[int]] = []
         for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             longest = lengths[found[-1][0]] if found else 0
-            room = min(
-                self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens)
-            )
+            room = min(self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens))
             if found and len(found[-1]) < room:
                 found[-1].append(index)
             else:
@@ -107,9 +103,7 @@ class TransformersEngine:
             if len(chats) == 1:
                 hint = "lower cot.engine.max_prompt_tokens or take a smaller model"
                 where = str(self._folder)
-                raise ModelError(
-                    "one prompt does not fit into the GPU's memory", where=where, hint=hint
-                ) from error
+                raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
         torch.cuda.empty_cache()
         half = len(chats) // 2
         return [*self.generate(chats[:half], seeds[:half]), *self.generate(chats[half:], seeds[half:])]
@@ -127,9 +121,7 @@ class TransformersEngine:
         ).to(model.device)
         width = encoded["input_ids"].shape[1]
         processors = self._processors(seeds, width, model.device)
-        tokens = model.generate(**encoded, generation_config=self._decoding(), logits_processor=processors)[
-            :, width:
-        ]
+        tokens = model.generate(**encoded, generation_config=self._decoding(), logits_processor=processors)[:, width:]
         seconds = (time.perf_counter() - start) / len(chats)
         ends = set(self._end_tokens())
         prompt_tokens = encoded["attention_mask"].sum(1).tolist()
@@ -139,9 +131,7 @@ class TransformersEngine:
             kept = row if stop is None else row[:stop]
             text = self._tokenizer.decode(kept, skip_special_tokens=True).strip()
             used = len(row) if stop is None else stop + 1
-            completions.append(
-                Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds)
-            )
+            completions.append(Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds))
         return completions
 
     def _render(self, chats: Sequence[Messages]) -> list[str]:
@@ -162,9 +152,7 @@ class TransformersEngine:
                 raise ModelError("the engine has no model; call open() first")
             dtype = torch.bfloat16 if self._precision() == "bf16" else torch.float32
             self._model = load_causal_lm(self._folder, dtype).to(best_device())
-            self._model.generation_config = type(
-                self._model.generation_config
-            )()  # decoding is the recipe's alone
+            self._model.generation_config = type(self._model.generation_config)()  # decoding is the recipe's alone
         return self._model
 
     def _end_tokens(self) -> list[int]:
@@ -220,9 +208,7 @@ class SeededSampling:
         device: Where logits are.
     """
 
-    def __init__(
-        self, seeds: Sequence[int], width: int, temperature: float, top_k: int, device: torch.device
-    ) -> None:
+    def __init__(self, seeds: Sequence[int], width: int, temperature: float, top_k: int, device: torch.device) -> None:
         self._seeds_B = _splitmix(torch.tensor(list(seeds), dtype=torch.int64, device=device))
         self._width, self._temperature, self._top_k = width, temperature, top_k
 

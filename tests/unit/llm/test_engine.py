@@ -15,9 +15,7 @@ SEEDS = [11, 12, 13, 14, 15, 16]
 
 
 def _engine(model: Path, **settings: object) -> TransformersEngine:
-    engine = TransformersEngine(
-        TransformersEngineConfig(**{"max_new_tokens": 12, "precision": "fp32", **settings})
-    )
+    engine = TransformersEngine(TransformersEngineConfig(**{"max_new_tokens": 12, "precision": "fp32", **settings}))
     engine.open(model)
     return engine
 
@@ -44,9 +42,7 @@ def test_seeds_matter_only_when_something_is_drawn(tiny_model: Path) -> None:
 def test_greedy_is_the_models_own_likeliest_continuation(tiny_model: Path) -> None:
     engine = _engine(tiny_model, temperature=0.0, max_new_tokens=5)
     model, tokenizer = engine._weights(), engine._tokenizer
-    ids = tokenizer.apply_chat_template(CHATS[1], add_generation_prompt=True, return_tensors="pt")[
-        "input_ids"
-    ]
+    ids = tokenizer.apply_chat_template(CHATS[1], add_generation_prompt=True, return_tensors="pt")["input_ids"]
     first = ids.shape[1]
     for _ in range(5):
         token = model(ids).logits[0, -1].argmax()

@@ -26,9 +26,7 @@ ENGINE = {"type": "transformers", "max_new_tokens": 8, "precision": "fp32"}
 LENIENT = {"type": "rubric", "min_words": 1, "min_coherence": 0}
 
 
-def _section(
-    sample: dict[str, object], engine: dict[str, object] | None = None, judge: object = LENIENT
-) -> CoTSection:
+def _section(sample: dict[str, object], engine: dict[str, object] | None = None, judge: object = LENIENT) -> CoTSection:
     return CoTSection.model_validate(
         {"prompt": "p", "sample": sample, "engine": {**ENGINE, **(engine or {})}, "judge": judge}
     )
@@ -74,10 +72,7 @@ def test_larger_samples_contain_and_reuse_the_smaller(run) -> None:
     assert (small.generated, small.cached) == (12, 0)
     assert (large.generated, large.cached) == (18, 12)
     texts = dict(zip(many["sample_id"].to_pylist(), many["text"].to_pylist(), strict=True))
-    assert all(
-        texts[i] == text
-        for i, text in zip(few["sample_id"].to_pylist(), few["text"].to_pylist(), strict=True)
-    )
+    assert all(texts[i] == text for i, text in zip(few["sample_id"].to_pylist(), few["text"].to_pylist(), strict=True))
 
 
 def test_same_texts_whatever_the_cache_held(run, tmp_path: Path) -> None:
@@ -132,9 +127,7 @@ def test_unusable_texts_are_dropped_and_counted(run) -> None:
 
 
 def test_second_writer_is_refused_by_pid(run, tmp_path: Path) -> None:
-    script = (
-        "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
-    )
+    script = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
     cache = tmp_path / "held.duckdb"
     with subprocess.Popen(
         [sys.executable, "-c", script, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

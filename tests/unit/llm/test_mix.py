@@ -13,9 +13,7 @@ from llmcf_cli.llm.mix import MixReport, build_mix
 from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.recipe.schema import LLMSection
 
-PAIRS = [
-    {"instruction": f"say {n}", "input": "loudly" if n % 2 else "", "output": f"it is {n}"} for n in range(30)
-]
+PAIRS = [{"instruction": f"say {n}", "input": "loudly" if n % 2 else "", "output": f"it is {n}"} for n in range(30)]
 
 
 @pytest.fixture
@@ -85,9 +83,7 @@ def test_drops_the_oldest_history_to_fit_and_says_so(tmp_path, tiny_data, tiny_m
     assert all("Will the user like it?" in text for text in asked)
 
 
-@pytest.mark.parametrize(
-    ("count", "share", "numbers"), [(100, 0.5, ("50", "40", "60")), (40, 0.1, ("36", "30"))]
-)
+@pytest.mark.parametrize(("count", "share", "numbers"), [(100, 0.5, ("50", "40", "60")), (40, 0.1, ("36", "30"))])
 def test_more_than_there_is_is_refused_with_numbers(
     tmp_path, tiny_data, tiny_model, general, count: int, share: float, numbers: tuple[str, ...]
 ) -> None:
@@ -113,9 +109,7 @@ def test_reads_parquet_with_named_columns(tmp_path, tiny_data, tiny_model) -> No
     ("text", "message"),
     [('{"question": "x"}\n', 'no column "instruction"'), ("{broken\n", "no JSON"), ("3\n", "object")],
 )
-def test_broken_files_are_named_with_their_line(
-    tmp_path, tiny_data, tiny_model, text: str, message: str
-) -> None:
+def test_broken_files_are_named_with_their_line(tmp_path, tiny_data, tiny_model, text: str, message: str) -> None:
     file = tmp_path / "general.jsonl"
     file.write_text(text)
     with pytest.raises(DataError, match=message) as error:

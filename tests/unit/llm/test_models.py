@@ -54,9 +54,7 @@ def _config(folder: Path, **changes: object) -> None:
         (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
     ],
 )
-def test_what_is_no_language_model_is_refused_by_name(
-    tiny_model: Path, tmp_path: Path, spoil, message: str
-) -> None:
+def test_what_is_no_language_model_is_refused_by_name(tiny_model: Path, tmp_path: Path, spoil, message: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     spoil(folder)

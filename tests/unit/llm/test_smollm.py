@@ -61,9 +61,7 @@ def test_smollm_is_converted_once_generates_and_learns(assets, tmp_path: Path, c
 @pytest.mark.slow
 def test_minilm_puts_similar_texts_close(assets) -> None:
     encoder = TextEncoder(assets.path("asset:minilm-l6-v2"))
-    vectors_NT = encoder.encode(
-        ["a space adventure", "a journey through outer space", "a cookbook of soups", ""]
-    )
+    vectors_NT = encoder.encode(["a space adventure", "a journey through outer space", "a cookbook of soups", ""])
     cosine_NN = vectors_NT @ vectors_NT.T
     assert vectors_NT.shape == (4, 384)
     assert cosine_NN[0, 1] > cosine_NN[0, 2] + 0.2

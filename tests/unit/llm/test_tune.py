@@ -54,9 +54,7 @@ def test_full_tuning_learns_the_answers(tiny_model: Path, mix: Path, tmp_path: P
     assert report.steps == 4 * 8
     assert len(report.loss) == report.steps
     assert report.final_loss < 0.6 * report.loss[0][1]
-    assert report.trained_parameters == sum(
-        p.numel() for p in load_causal_lm(tiny_model, torch.float32).parameters()
-    )
+    assert report.trained_parameters == sum(p.numel() for p in load_causal_lm(tiny_model, torch.float32).parameters())
     load_causal_lm(tmp_path / "out", torch.float32)
     assert load_tokenizer(tmp_path / "out").chat_template
     assert not {p.suffix for p in (tmp_path / "out").iterdir()} & {".bin", ".pt", ".pth"}
@@ -107,9 +105,7 @@ class Stop(SilentProgress):
         return Pressing()
 
 
-def test_interrupted_run_saves_and_ends_with_the_same_weights(
-    tiny_model: Path, mix: Path, tmp_path: Path
-) -> None:
+def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     _tune(tiny_model, mix, tmp_path / "whole", epochs=2)
     with pytest.raises(KeyboardInterrupt):
         _tune(tiny_model, mix, tmp_path / "cut", epochs=2, progress=Stop(after=11))
@@ -121,9 +117,7 @@ def test_interrupted_run_saves_and_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
-def test_checkpoints_of_another_configuration_are_not_used(
-    tiny_model: Path, mix: Path, tmp_path: Path
-) -> None:
+def test_checkpoints_of_another_configuration_are_not_used(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _tune(tiny_model, mix, tmp_path, progress=Stop(after=4))
     report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02)
@@ -140,9 +134,7 @@ def test_incomplete_checkpoints_are_passed_over(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path / "none") is None
 
 
-def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
-    tiny_model: Path, mix: Path, tmp_path: Path
-) -> None:
+def test_loss_that_is_no_number_stops_and_keeps_the_checkpoint(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="loss is nan after step") as error:
         _tune(tiny_model, mix, tmp_path, learning_rate=1e38, max_gradient_norm=1e30, epochs=3, warmup_ratio=0.4,
               save_steps=1)  # fmt: skip
@@ -173,9 +165,7 @@ def test_loss_is_the_answers_cross_entropy_whatever_the_padding(tiny_model: Path
         ids_L = torch.from_numpy(sample["tokens"])
         logits_LV = model(ids_L[None]).logits[0]
         answer = slice(sample["prompt"], None)
-        total += torch.nn.functional.cross_entropy(
-            logits_LV[sample["prompt"] - 1 : -1], ids_L[answer], reduction="sum"
-        )
+        total += torch.nn.functional.cross_entropy(logits_LV[sample["prompt"] - 1 : -1], ids_L[answer], reduction="sum")
         tokens += len(ids_L[answer])
     for keeps_logits in (True, False):
         batch = LeftPadded(0, keeps_logits)(samples)

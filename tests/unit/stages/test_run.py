@@ -22,7 +22,7 @@ class Settings:
 
 
 class First(Stage):
-    name, version, summary = "first", 1, "writes a number"
+    name, version = "first", 1
 
     def sections(self, recipe):
         return {"first": recipe.first}
@@ -36,7 +36,7 @@ class First(Stage):
 
 
 class Second(Stage):
-    name, version, summary = "second", 1, "adds to it"
+    name, version = "second", 1
     fails = False
 
     def sections(self, recipe):
