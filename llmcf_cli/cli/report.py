@@ -124,7 +124,13 @@ def _train_llm(report: Mapping[str, Any]) -> None:
     resumed = f", resumed from step {tuned['resumed_from']:,}" if tuned["resumed_from"] else ""
     console().print(
         f"{tuned['steps']:,} steps{resumed}, {tuned['tokens']:,} tokens at {tuned['tokens_per_second']:,.0f} tokens/s "
-        f"in {tuned['precision']}, loss {tuned['loss'][0][1]:.3f} → {tuned['final_loss']:.3f}"
+        f"in {tuned['precision']}"
+    )
+    losses = [loss for _, loss in tuned["loss"]]
+    half = (len(losses) + 1) // 2
+    means = [sum(part) / len(part) for part in (losses[:half], losses[half:]) if part]
+    console().print(
+        "mean loss in the first and second half of the steps: " + ", ".join(f"{mean:.3f}" for mean in means)
     )
 
 

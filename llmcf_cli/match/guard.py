@@ -38,7 +38,8 @@ class Keys:
     def __post_init__(self) -> None:
         kinds = {"sample_id_N": np.int64, "user_row_N": np.int32, "item_row_N": np.int32, "time_N": np.int64}
         for name, kind in kinds.items():
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), kind))
+            # Arrow memory is read-only, torch wants writable.
+            object.__setattr__(self, name, np.require(getattr(self, name), kind, ["C", "W"]))
         lengths = {getattr(self, name).shape for name in kinds}
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
             raise ValueError(f"keys must be four arrays of one length, got shapes {sorted(lengths)}")

@@ -95,9 +95,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     for d in report["differences"]:
         low, high = d["interval"]
         verdict = "significant" if d["p_value"] < 0.05 else "not significant"
+        p_value = f"p = {d['p_value']:.3f}" if d["p_value"] >= 0.001 else "p < 0.001"
         lines.append(
             f"{d['arm']} − {d['reference']}: AUC {d['difference']:+.4f} [{low:+.4f}, {high:+.4f}], "
-            f"p = {d['p_value']:.3f} (DeLong), {verdict}"
+            f"{p_value} (DeLong), {verdict}"
         )
     if report["seeds"] == 1:
         lines.append(

@@ -97,7 +97,7 @@ def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     own = [line for line in changed if not line.startswith("inputs.")]
     if own:
         return Step(node, True, "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else ""))
-    inputs = sorted({line.removeprefix("inputs.").split(" ")[0] for line in changed})
+    inputs = sorted({line.removeprefix("inputs.").rsplit(" ", 3)[0] for line in changed})
     return Step(node, True, f"{', '.join(inputs)} changed" if inputs else "incomplete")
 
 

@@ -23,6 +23,7 @@ class Settings:
 
 class First(Stage):
     name, version = "first", 1
+    variant = "of two words"
 
     def sections(self, recipe):
         return {"first": recipe.first}
@@ -49,7 +50,7 @@ class Second(Stage):
         (job.work / "checkpoint").touch()
         if Second.fails:
             raise KeyboardInterrupt
-        number = int((job.inputs["first"] / "number.txt").read_text()) + job.recipe.second
+        number = int((job.inputs["first[of two words]"] / "number.txt").read_text()) + job.recipe.second
         return {"sum": number}
 
 
@@ -87,7 +88,7 @@ def test_the_reason_names_the_setting_and_its_consequence(tmp_path):
         ("second", True, "second 1 → 5"),
     ]
     changed = states(steps_of(tmp_path, first=7))
-    assert changed == [("first", True, "first 1 → 7"), ("second", True, "first changed")]
+    assert changed == [("first", True, "first 1 → 7"), ("second", True, "first[of two words] changed")]
     assert run(steps_of(tmp_path, first=7)) == [{"number": 7}, {"sum": 8}]
 
 
@@ -95,7 +96,7 @@ def test_force_runs_the_stage_and_what_reads_it(tmp_path):
     run(steps_of(tmp_path))
     assert states(steps_of(tmp_path, force=["second"]))[0] == ("first", False, "cached")
     forced = states(steps_of(tmp_path, force=["first"]))
-    assert forced == [("first", True, "forced"), ("second", True, "forced by first")]
+    assert forced == [("first", True, "forced"), ("second", True, "forced by first[of two words]")]
     assert run(steps_of(tmp_path, force=["first"])) == [{"number": 1}, {"sum": 2}]
 
 
