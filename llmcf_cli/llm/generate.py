@@ -1,4 +1,4 @@
-"""Chains of thought for a sample of the train interactions (LLM-CF, section 3.3).
+"""Chains of thought for a sample of the train interactions (LLM-CF, CIKM 2024).
 
 Every generated text is cached by prompt, model, decoding settings and index, and committed batch by batch: a killed
 run loses at most one batch, and a larger sample reuses what a smaller one generated.

@@ -1,6 +1,6 @@
 """The tuning mix: recommendation questions and general instructions, by share, no sample twice.
 
-LLM-CF, section 3.2: recommendation data alone destroys a model's general abilities; mixed with general instruction
+LLM-CF, CIKM 2024: recommendation data alone destroys a model's general abilities; mixed with general instruction
 data it learns the domain and still reasons.
 """
 

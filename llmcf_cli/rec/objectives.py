@@ -42,7 +42,7 @@ class BCE(Objective):
 
 
 class CoTReconstruction(Objective):
-    """mean over examples of 1 − cos(W·h at x_k, cot_k) (LLM-CF, section 4.3)."""
+    """mean over examples of 1 − cos(W·h at x_k, cot_k) (LLM-CF, CIKM 2024)."""
 
     reads = frozenset({COT_AUX})
 

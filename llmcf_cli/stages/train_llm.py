@@ -1,4 +1,4 @@
-"""`train-llm`: mix recommendation and general instructions, and tune the model on them (LLM-CF, section 3.2)."""
+"""`train-llm`: mix recommendation and general instructions, and tune the model on them (LLM-CF, CIKM 2024)."""
 
 from __future__ import annotations
 

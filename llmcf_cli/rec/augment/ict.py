@@ -25,7 +25,7 @@ from llmcf_cli.rec.layers import MLP, CausalDecoder
 
 
 class ICTAugmenter(Augmenter):
-    """A causal decoder over [x_1, cot_1, y_1, …, x_K, cot_K, y_K, x] (LLM-CF, section 4.2).
+    """A causal decoder over [x_1, cot_1, y_1, …, x_K, cot_K, y_K, x] (LLM-CF, CIKM 2024).
 
     x = MLP(field embeddings ⊕ item text ⊕ history text), by the same function for examples and query and never with a
     label in it; cot = MLP(vector of the chain of thought); y = embedding of the label. The hidden state of the last
