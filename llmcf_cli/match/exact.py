@@ -120,7 +120,7 @@ class ExactIndex:
         rank_E = np.empty(len(label_E), np.int64)
         rank_E[self._order_E] = np.arange(len(label_E))
         self.dim = example_ED.shape[1]
-        grid_ED, self._scale = on_grid(torch.from_numpy(np.ascontiguousarray(example_ED, np.float32)), shared=True)
+        grid_ED, self._scale = on_grid(torch.from_numpy(np.require(example_ED, np.float32, ["C", "W"])), shared=True)
         if balance == "labels":
             members = [np.flatnonzero(label_E == 1), np.flatnonzero(label_E == 0)]
         elif balance == "none":

@@ -137,15 +137,16 @@ def test_the_scorer_replays_offline_logits(workplace, arm):
     evaluation, _ = artifact(workplace, "evaluate")
     offline = evaluation / "predictions" / f"{arm}-seed2024.parquet"
     with connect_read(ingest / "data.duckdb") as connection:
-        rows = connection.execute(
+        rows = connection.sql(
             """
+            WITH ids AS (SELECT list(item_id ORDER BY item_row) AS by_row FROM item)
             SELECT u.user_id, i.item_id, s.time, p.logit,
-                   list_transform(s.history, h -> (SELECT item_id FROM item WHERE item_row = h)) AS history
+                   list_transform(s.history, lambda h: ids.by_row[h]) AS history
             FROM sample s JOIN "user" u USING (user_row) JOIN item i USING (item_row)
-                 JOIN read_parquet(?) p ON p.sample_id = s.sample_id
+                 JOIN read_parquet(?) p ON p.sample_id = s.sample_id, ids
             ORDER BY hash(s.sample_id) LIMIT 100
             """,
-            [str(offline)],
+            params=[str(offline)],
         ).to_arrow_table()
     assert rows.num_rows == 100
     scores = Scorer.load(bundle / "bundle").score(rows.drop_columns(["logit"]))
