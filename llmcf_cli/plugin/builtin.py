@@ -172,6 +172,34 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "backbone",
+        "xdeepfm",
+        config=f"{config}:XDeepFMConfig",
+        target="llmcf_cli.rec.ranking.xdeepfm:XDeepFM",
+        summary="compressed interaction network + MLP (Lian et al., 2018)",
+    )
+    add(
+        "backbone",
+        "autoint",
+        config=f"{config}:AutoIntConfig",
+        target="llmcf_cli.rec.ranking.autoint:AutoInt",
+        summary="multi-head self-attention over fields + MLP (Song et al., 2019)",
+    )
+    add(
+        "backbone",
+        "dcn",
+        config=f"{config}:DCNConfig",
+        target="llmcf_cli.rec.ranking.dcn:DCN",
+        summary="cross network + MLP (Wang et al., 2017)",
+    )
+    add(
+        "backbone",
+        "dcnv2",
+        config=f"{config}:DCNv2Config",
+        target="llmcf_cli.rec.ranking.dcnv2:DCNv2",
+        summary="cross network of low-rank experts + MLP (Wang et al., 2021)",
+    )
+    add(
+        "backbone",
         "din",
         config=f"{config}:DINConfig",
         target="llmcf_cli.rec.ranking.din:DIN",

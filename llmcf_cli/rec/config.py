@@ -20,30 +20,77 @@ class BackboneConfig(ComponentConfig):
     """Numbers per feature embedding, the same for all fields."""
 
 
-class DeepFMConfig(BackboneConfig):
-    """DeepFM: first-order terms, pairwise interactions and an MLP over shared embeddings (Guo et al., 2017)."""
+class DeepBackboneConfig(BackboneConfig):
+    """What a backbone with an MLP has besides."""
 
-    type: Literal["deepfm"] = "deepfm"
     hidden: tuple[Positive, ...] = Field(default=(200, 80), min_length=1)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
 
 
-class DINConfig(BackboneConfig):
+class DeepFMConfig(DeepBackboneConfig):
+    """DeepFM: first-order terms, pairwise interactions and an MLP over shared embeddings (Guo et al., 2017)."""
+
+    type: Literal["deepfm"] = "deepfm"
+
+
+class XDeepFMConfig(DeepBackboneConfig):
+    """xDeepFM: first-order terms, a compressed interaction network (CIN) and an MLP (Lian et al., 2018)."""
+
+    type: Literal["xdeepfm"] = "xdeepfm"
+    cin_maps: tuple[Positive, ...] = Field(default=(100, 100), min_length=1)
+    """Feature maps of each CIN layer; layer k makes interactions of k + 1 fields."""
+
+
+class AutoIntConfig(DeepBackboneConfig):
+    """AutoInt: fields attend to fields (Song et al., 2019); with the MLP beside it the paper calls it AutoInt+."""
+
+    type: Literal["autoint"] = "autoint"
+    hidden: tuple[Positive, ...] = (200, 80)
+    """Widths of the MLP's hidden layers; empty for no MLP."""
+    layers: Positive = 3
+    """Interacting layers."""
+    heads: Positive = 2
+    """Attention heads."""
+    head_dim: Positive = 16
+    """Numbers per head."""
+    dropout: Dropout = 0.0
+    """Share of attention weights and of hidden units dropped in training."""
+
+
+class DCNConfig(DeepBackboneConfig):
+    """DCN: a cross network beside an MLP (Wang et al., 2017)."""
+
+    type: Literal["dcn"] = "dcn"
+    cross_layers: Positive = 3
+    """Cross layers; each raises the degree of the interactions by one."""
+
+
+class DCNv2Config(DeepBackboneConfig):
+    """DCN V2: cross layers of gated low-rank experts, and an MLP (Wang et al., 2021)."""
+
+    type: Literal["dcnv2"] = "dcnv2"
+    structure: Literal["parallel", "stacked"] = "parallel"
+    """`parallel`: the MLP beside the cross network; `stacked`: behind it."""
+    cross_layers: Positive = 3
+    """Cross layers; each raises the degree of the interactions by one."""
+    experts: Positive = 4
+    """Low-rank experts of a cross layer, mixed by a softmax gate."""
+    rank: Positive = 32
+    """Rank of an expert."""
+
+
+class DINConfig(DeepBackboneConfig):
     """Deep Interest Network: the target item attends over the history (Zhou et al., 2018)."""
 
     type: Literal["din"] = "din"
-    hidden: tuple[Positive, ...] = Field(default=(200, 80), min_length=1)
-    """Widths of the MLP's hidden layers."""
     attention_hidden: tuple[Positive, ...] = Field(default=(80, 40), min_length=1)
     """Widths of the activation unit's hidden layers."""
     activation: Literal["dice", "prelu"] = "dice"
     """Activation of hidden layers; Dice is the paper's data-adaptive one."""
     attention: Literal["sum", "softmax"] = "sum"
     """`sum`: weights as they come, so the strength of an interest counts (the paper); `softmax`: weights sum to 1."""
-    dropout: Dropout = 0.0
-    """Share of hidden units dropped in training."""
 
 
 class NoneConfig(ComponentConfig):

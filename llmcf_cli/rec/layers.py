@@ -38,7 +38,7 @@ class MLP(nn.Sequential):
 
 
 class Dice(nn.Module):
-    """Data-adaptive activation: p(s)·s + (1 − p(s))·α·s, p(s) = σ((s − E[s]) / √(Var[s] + ε)) (Zhou 2018, Eq. 3).
+    """Data-adaptive activation: p(s)·s + (1 − p(s))·α·s, p(s) = σ((s − E[s]) / √(Var[s] + ε)) (Zhou 2018, Eq. 9).
 
     Mean and variance are the batch's in training and running averages in evaluation.
 

@@ -5,13 +5,12 @@ Legend: B batch, F fields, D embedding, C context.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmcf_cli.rec.config import DeepFMConfig
 from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import MLP
 from llmcf_cli.rec.ranking.base import RankingBackbone
+from llmcf_cli.rec.ranking.parts import LinearAndDeep
 
 
 class DeepFM(RankingBackbone):
@@ -25,17 +24,11 @@ class DeepFM(RankingBackbone):
 
     def __init__(self, config: DeepFMConfig, shape: FieldShape, context_dim: int) -> None:
         super().__init__()
-        width = shape.num_fields * shape.embedding_dim + context_dim
-        self.mlp = MLP(width, config.hidden, 1, config.dropout)
-        self.context_weight = nn.Linear(context_dim, 1, bias=False) if context_dim else None
+        self.linear_deep = LinearAndDeep(shape, context_dim, config.hidden, config.dropout)
 
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
         """Logits [B]."""
-        logit_B = fields.first_order_B + pairwise(fields.fields_BFD)
-        if context_BC is None:
-            return logit_B + self.mlp(fields.flat_BX)[:, 0]
-        deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1))
-        return logit_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+        return self.linear_deep(fields, context_BC) + pairwise(fields.fields_BFD)
 
 
 def pairwise(fields_BFD: Tensor) -> Tensor:

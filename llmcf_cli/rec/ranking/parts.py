@@ -1,0 +1,81 @@
+"""What several backbones are made of: the ways in for a context feature, and the ways out to a logit.
+
+Legend: B batch, F fields, G fields with the context's, D embedding, C context, X input of an MLP, Y explicit features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.layers import MLP
+
+
+class ContextField(nn.Module):
+    """The context feature as one more field: v_{F+1} = f(W·context + b).
+
+    Args:
+        shape: Sizes of the other fields.
+        context_dim: C; 0 leaves the fields as they are.
+        activation: f; the identity if there is none.
+    """
+
+    def __init__(self, shape: FieldShape, context_dim: int, *activation: nn.Module) -> None:
+        super().__init__()
+        self.num_fields = shape.num_fields + (context_dim > 0)
+        self.project = nn.Sequential(nn.Linear(context_dim, shape.embedding_dim), *activation) if context_dim else None
+
+    def forward(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
+        """[B, F, D] and [B, C] → [B, G, D], where G is F + 1, or F without a context."""
+        if self.project is None:
+            return fields_BFD
+        return torch.cat([fields_BFD, self.project(context_BC)[:, None]], 1)
+
+
+class LinearAndDeep(nn.Module):
+    """⟨w, x⟩ + ⟨u, context⟩ + MLP(v_1 ⊕ … ⊕ v_F ⊕ context), beside which FM models put interactions.
+
+    Args:
+        shape: Sizes of the fields.
+        context_dim: C.
+        hidden: Widths of the MLP's hidden layers.
+        dropout: Share of hidden units dropped in training.
+    """
+
+    def __init__(self, shape: FieldShape, context_dim: int, hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.mlp = MLP(shape.num_fields * shape.embedding_dim + context_dim, hidden, 1, dropout)
+        self.context_weight = nn.Linear(context_dim, 1, bias=False) if context_dim else None
+
+    def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
+        """Logits [B]. `fields.first_order_B` is ⟨w, x⟩."""
+        if self.context_weight is None:
+            return fields.first_order_B + self.mlp(fields.flat_BX)[:, 0]
+        deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1))
+        return fields.first_order_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+
+
+class Parallel(nn.Module):
+    """⟨w, y⟩ + MLP(x): explicit features y of the input x and an MLP beside them.
+
+    A linear layer over y ⊕ (the MLP's last hidden layer) is the same sum.
+
+    Args:
+        explicit: Size of y.
+        width: Size of x.
+        hidden: Widths of the MLP's hidden layers; without any there is no MLP, and the logit is ⟨w, y⟩ + b.
+        dropout: Share of hidden units dropped in training.
+    """
+
+    def __init__(self, explicit: int, width: int, hidden: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(explicit, 1, bias=not hidden)
+        self.mlp = MLP(width, hidden, 1, dropout) if hidden else None
+
+    def forward(self, explicit_BY: Tensor, input_BX: Tensor) -> Tensor:
+        """Logits [B]."""
+        logit_B1 = self.linear(explicit_BY)
+        return (logit_B1 if self.mlp is None else logit_B1 + self.mlp(input_BX))[:, 0]
