@@ -7,12 +7,12 @@ import pyarrow as pa
 import pytest
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import save_bundle
 from llmcf_cli.rec.config import (
     BCEConfig,
     CoTReconstructionConfig,
     DeepFMConfig,
-    DINConfig,
     ICTConfig,
     NoneConfig,
     TextConfig,
@@ -47,10 +47,10 @@ def requests(world, split, *, time=True):
     return pa.table(table | ({"time": rows.time_N} if time else {}))
 
 
-@pytest.mark.parametrize("backbone", [DeepFMConfig(), DINConfig()], ids=["deepfm", "din"])
+@pytest.mark.parametrize("backbone", registry().names("backbone"))
 @pytest.mark.parametrize("arm", ARMS)
 def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbone):
-    model, scorer = make(world, tmp_path / "bundle", arm, backbone)
+    model, scorer = make(world, tmp_path / "bundle", arm, registry().get("backbone", backbone).config()())
     for split in ("test", "train"):
         scores = scorer.score(requests(world, split))
         offline = predict(model, world.data, split)
