@@ -10,8 +10,10 @@ import torch
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
+from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import total_loss
+from llmcf_cli.recipe.schema import FitSection
 
 BACKBONES, AUGMENTERS, OBJECTIVES = (registry().names(kind) for kind in ("backbone", "augmenter", "objective"))
 PAIRS = list(itertools.product(BACKBONES, AUGMENTERS))
@@ -101,6 +103,13 @@ def test_a_backbone_takes_a_context_of_any_size(world, backbone, context_dim):
     logits_B.sum().backward()
     assert logits_B.shape == (16,)
     assert (context_BC.grad.abs().sum(1) > 0).all()
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_a_backbone_learns_from_interactions_of_user_and_item(world, backbone, tmp_path):
+    section = FitSection(batch_size=64, learning_rate=0.01, epochs=15, patience=15)
+    report = fit(build(world, backbone, "none"), world.data, section, seed=1, work=tmp_path)
+    assert report.best["auc"] > 0.75
 
 
 @pytest.mark.parametrize("augmenter", AUGMENTERS)
