@@ -4,7 +4,8 @@
     .venv-peers/bin/pip install -c constraints.txt -r benchmarks/peers.txt
     .venv-peers/bin/python tests/parity/make_goldens.py
 
-The peers have an environment of their own, never the project's. With llmcf and pytest in it as well,
+The peers have an environment of their own, never the project's. (requests stands in the list because DeepCTR-Torch
+imports it without naming it.) With llmcf, pytest and hypothesis in it as well,
 `.venv-peers/bin/python -m pytest tests/parity` also compares with the live peers, on other random weights.
 """
 

@@ -291,8 +291,8 @@ def deepctr(
 
 def linear_deep(peer: nn.Module, read: Read) -> dict[str, Tensor]:
     """Linear term and MLP of DeepCTR-Torch's FM models."""
-    return mlp_tensors("linear_deep.mlp", peer.dnn.linears, read) | {
-        "linear_deep.mlp.4.weight": read(peer.dnn_linear.weight), "linear_deep.mlp.4.bias": read(peer.out.bias),
+    return mlp_tensors("mlp", peer.dnn.linears, read) | {
+        "mlp.4.weight": read(peer.dnn_linear.weight), "mlp.4.bias": read(peer.out.bias),
         "first_order_B": read(peer.linear_model.embedding_dict["f0"].weight)[:, 0],
     }  # fmt: skip
 

@@ -1,6 +1,6 @@
 """DCN. Wang, Fu, Fu, Wang: Deep & Cross Network for Ad Click Predictions, ADKDD 2017.
 
-Legend: B batch, F fields, D embedding, X = F·D, L layers, C context.
+Legend: B batch, F fields, D embedding, X = F·D with the context's field, L layers, C context.
 """
 
 from __future__ import annotations

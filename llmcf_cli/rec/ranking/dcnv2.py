@@ -1,6 +1,8 @@
-"""DCN V2. Wang et al.: DCN V2: Improved Deep & Cross Network for Web-scale Learning to Rank Systems, WWW 2021.
+"""DCN V2.
 
-Legend: B batch, F fields, D embedding, X = F·D, E experts, R and Q rank, C context.
+Wang et al.: DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank Systems, WWW 2021.
+
+Legend: B batch, F fields, D embedding, X = F·D with the context's field, E experts, R and Q rank, Y = X, C context.
 """
 
 from __future__ import annotations

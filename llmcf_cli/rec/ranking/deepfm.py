@@ -7,28 +7,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from llmcf_cli.rec.config import DeepFMConfig
-from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
-from llmcf_cli.rec.ranking.base import RankingBackbone
-from llmcf_cli.rec.ranking.parts import LinearAndDeep
+from llmcf_cli.rec.ranking.parts import FMBackbone
 
 
-class DeepFM(RankingBackbone):
+class DeepFM(FMBackbone):
     """logit = y_FM + y_DNN (Eq. 1); the loss owns the sigmoid.
 
     y_FM = ⟨w, x⟩ + Σ_{i<j} ⟨v_i, v_j⟩ (Eq. 2) and y_DNN = MLP(v_1 ⊕ … ⊕ v_F) (Eqs. 3 and 4) share the embeddings v. A
     context feature joins the MLP's input and, through weights of its own, the linear term.
     """
 
-    reads = frozenset({FIRST_ORDER})
-
-    def __init__(self, config: DeepFMConfig, shape: FieldShape, context_dim: int) -> None:
-        super().__init__()
-        self.linear_deep = LinearAndDeep(shape, context_dim, config.hidden, config.dropout)
-
-    def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
-        """Logits [B]."""
-        return self.linear_deep(fields, context_BC) + pairwise(fields.fields_BFD)
+    def interactions(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
+        """Σ_{i<j} ⟨v_i, v_j⟩, [B]."""
+        return pairwise(fields_BFD)
 
 
 def pairwise(fields_BFD: Tensor) -> Tensor:

@@ -1,17 +1,20 @@
-"""What several backbones are made of: the ways in for a context feature, and the ways out to a logit.
+"""What several backbones share: how a context feature comes in, and how an MLP joins what is explicit.
 
 Legend: B batch, F fields, G fields with the context's, D embedding, C context, X input of an MLP, Y explicit features.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.config import DeepBackboneConfig
+from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
 from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.ranking.base import RankingBackbone
 
 
 class ContextField(nn.Module):
@@ -35,27 +38,27 @@ class ContextField(nn.Module):
         return torch.cat([fields_BFD, self.project(context_BC)[:, None]], 1)
 
 
-class LinearAndDeep(nn.Module):
-    """⟨w, x⟩ + ⟨u, context⟩ + MLP(v_1 ⊕ … ⊕ v_F ⊕ context), beside which FM models put interactions.
+class FMBackbone(RankingBackbone):
+    """logit = ⟨w, x⟩ + ⟨u, context⟩ + MLP(v_1 ⊕ … ⊕ v_F ⊕ context) + interactions, which a subclass defines."""
 
-    Args:
-        shape: Sizes of the fields.
-        context_dim: C.
-        hidden: Widths of the MLP's hidden layers.
-        dropout: Share of hidden units dropped in training.
-    """
+    reads = frozenset({FIRST_ORDER})
 
-    def __init__(self, shape: FieldShape, context_dim: int, hidden: Sequence[int], dropout: float) -> None:
+    def __init__(self, config: DeepBackboneConfig, shape: FieldShape, context_dim: int) -> None:
         super().__init__()
-        self.mlp = MLP(shape.num_fields * shape.embedding_dim + context_dim, hidden, 1, dropout)
+        self.mlp = MLP(shape.num_fields * shape.embedding_dim + context_dim, config.hidden, 1, config.dropout)
         self.context_weight = nn.Linear(context_dim, 1, bias=False) if context_dim else None
 
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
-        """Logits [B]. `fields.first_order_B` is ⟨w, x⟩."""
-        if self.context_weight is None:
-            return fields.first_order_B + self.mlp(fields.flat_BX)[:, 0]
+        """Logits [B]."""
+        logit_B = fields.first_order_B + self.interactions(fields.fields_BFD, context_BC)
+        if context_BC is None:
+            return logit_B + self.mlp(fields.flat_BX)[:, 0]
         deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1))
-        return fields.first_order_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+        return logit_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+
+    @abstractmethod
+    def interactions(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
+        """What the interactions add to the logit, [B]."""
 
 
 class Parallel(nn.Module):

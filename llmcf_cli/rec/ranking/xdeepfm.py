@@ -1,4 +1,6 @@
-"""xDeepFM. Lian et al.: Combining Explicit and Implicit Feature Interactions for Recommender Systems, KDD 2018.
+"""xDeepFM.
+
+Lian et al.: xDeepFM: Combining Explicit and Implicit Feature Interactions for Recommender Systems, KDD 2018.
 
 Legend: B batch, F fields, D embedding, H feature maps of a layer, Y feature maps of all layers, X pairs, C context.
 """
@@ -11,31 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import XDeepFMConfig
-from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
-from llmcf_cli.rec.ranking.base import RankingBackbone
-from llmcf_cli.rec.ranking.parts import ContextField, LinearAndDeep
+from llmcf_cli.rec.embedding import FieldShape
+from llmcf_cli.rec.ranking.parts import ContextField, FMBackbone
 
 
-class XDeepFM(RankingBackbone):
+class XDeepFM(FMBackbone):
     """logit = ⟨w_linear, x⟩ + MLP(v_1 ⊕ … ⊕ v_F) + ⟨w_cin, p⁺⟩ (Eq. 9); the loss owns the sigmoid.
 
     p⁺ = CIN(v_1, …, v_F) shares the embeddings v with the MLP. A context feature joins all three: one more field of the
     CIN through a projection, the MLP's input, and the linear term through weights of its own.
     """
 
-    reads = frozenset({FIRST_ORDER})
-
     def __init__(self, config: XDeepFMConfig, shape: FieldShape, context_dim: int) -> None:
-        super().__init__()
-        self.linear_deep = LinearAndDeep(shape, context_dim, config.hidden, config.dropout)
+        super().__init__(config, shape, context_dim)
         self.context_field = ContextField(shape, context_dim)
         self.cin = CIN(self.context_field.num_fields, config.cin_maps)
         self.cin_weight = nn.Linear(sum(config.cin_maps), 1, bias=False)
 
-    def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
-        """Logits [B]."""
-        pooled_BY = self.cin(self.context_field(fields.fields_BFD, context_BC))
-        return self.linear_deep(fields, context_BC) + self.cin_weight(pooled_BY)[:, 0]
+    def interactions(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
+        """⟨w_cin, p⁺⟩, [B]."""
+        return self.cin_weight(self.cin(self.context_field(fields_BFD, context_BC)))[:, 0]
 
 
 class CIN(nn.Module):

@@ -102,10 +102,10 @@ class Loops:
         return rows
 
     @classmethod
-    def linear_deep(cls, part, fields, context, b):
+    def linear_deep(cls, model, fields, context, b):
         extra = [] if context is None else context[b].tolist()
-        logit = fields.first_order_B[b].item() + cls.mlp(part.mlp, fields.flat_BX[b].tolist() + extra)[0]
-        return logit + (cls.linear(part.context_weight, extra)[0] if extra else 0)
+        logit = fields.first_order_B[b].item() + cls.mlp(model.mlp, fields.flat_BX[b].tolist() + extra)[0]
+        return logit + (cls.linear(model.context_weight, extra)[0] if extra else 0)
 
     @classmethod
     def parallel(cls, part, explicit, inputs):

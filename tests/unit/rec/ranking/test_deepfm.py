@@ -12,6 +12,6 @@ def test_it_adds_linear_term_pairs_and_mlp(build, loops, fields, context):
     def reference(b):
         v = fields.fields_BFD[b].tolist()
         pairs = sum(x * y for i in range(len(v)) for j in range(i + 1, len(v)) for x, y in zip(v[i], v[j], strict=True))
-        return loops.linear_deep(model.linear_deep, fields, context, b) + pairs
+        return loops.linear_deep(model, fields, context, b) + pairs
 
     loops.check(model, fields, context, reference)

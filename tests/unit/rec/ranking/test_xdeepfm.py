@@ -32,7 +32,7 @@ def test_it_adds_linear_term_cin_and_mlp(build, loops, fields, context, maps):
 
     def reference(b):
         pooled = cin(model.cin, loops.fields(model, fields, context, b))
-        return loops.linear_deep(model.linear_deep, fields, context, b) + loops.linear(model.cin_weight, pooled)[0]
+        return loops.linear_deep(model, fields, context, b) + loops.linear(model.cin_weight, pooled)[0]
 
     loops.check(model, fields, context, reference)
 
