@@ -18,7 +18,7 @@ class DCN(RankingBackbone):
     """logit = ⟨w, x_L ⊕ h⟩ (Eq. 5): cross network and MLP side by side; the loss owns the sigmoid.
 
     x_0 = v_1 ⊕ … ⊕ v_F (Eq. 2), x_L is the cross network's output (Eq. 3) and h the MLP's last hidden layer (Eq. 4). A
-    context feature is one more field, GELU(W·context).
+    context feature is one more field, GELU(W·context + b).
     """
 
     def __init__(self, config: DCNConfig, shape: FieldShape, context_dim: int) -> None:

@@ -1,6 +1,7 @@
 """DCN V2.
 
-Wang et al.: DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank Systems, WWW 2021.
+Wang et al.: DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to Rank Systems,
+WWW 2021.
 
 Legend: B batch, F fields, D embedding, X = F·D with the context's field, E experts, R and Q rank, Y = X, C context.
 """
@@ -53,7 +54,7 @@ class LowRankCross(nn.Module):
 
     Args:
         width: X.
-        experts: E; with one expert it is the low-rank layer alone (Eq. 2).
+        experts: E; with one, its gate is always 1.
         rank: R.
     """
 
