@@ -21,10 +21,10 @@ B, F, D, L, C = 6, 4, 3, 5, 2
 
 @pytest.fixture
 def fields():
-    """A batch of double precision; one history is full, one empty."""
+    """A batch of double precision; one history is full, one empty, and padding is noise that no one may read."""
     torch.manual_seed(1)
     mask_BL = torch.tensor([[0] * (L - n) + [1] * n for n in (5, 3, 0, 1, 2, 4)], dtype=torch.bool)
-    history_BLD = torch.randn(B, L, D).double() * mask_BL[..., None]
+    history_BLD = torch.randn(B, L, D).double()
     return FieldEmbeddings(
         torch.randn(B, F, D).double(), torch.randn(B, D).double(), history_BLD, mask_BL, torch.randn(B).double()
     )

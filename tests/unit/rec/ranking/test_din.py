@@ -43,9 +43,8 @@ def test_padding_does_not_enter_dices_statistics(build, loops, fields):
     """A longer padding changes nothing, in training as in evaluation."""
     model = build(DIN, DINConfig(hidden=(7,), attention_hidden=(4,))).train()
     short = loops.take(fields, [1, 3, 4])
-    zeros = torch.zeros_like(short.history_BLD)
     longer = FieldEmbeddings(
-        short.fields_BFD, short.target_BD, torch.cat([zeros, short.history_BLD], 1),
+        short.fields_BFD, short.target_BD, torch.cat([short.history_BLD, short.history_BLD], 1),
         torch.cat([torch.zeros_like(short.history_mask_BL), short.history_mask_BL], 1),
     )  # fmt: skip
     torch.testing.assert_close(model(longer, None), model(short, None))
