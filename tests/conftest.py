@@ -8,6 +8,7 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,10 @@ from llmcf_cli.core.errors import AssetError
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.store.assets import Locator, open_assets
 from llmcf_cli.store.fetch import MismatchError
+
+# A shell that starts the tests in the background makes them, and what they start, deaf to Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("llmcf", deadline=None, max_examples=50)
 settings.load_profile("llmcf")

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from llmcf_cli.cli.console import console
-from llmcf_cli.rec.compare import mean_text
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.rec.compare import rows, slice_rows
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
@@ -20,7 +21,7 @@ def plan(steps: Sequence[Step]) -> None:
     table = _table("stage", "state", "why", "key")
     for step in steps:
         state = "[yellow]to run[/]" if step.runs else "[green]cached[/]"
-        table.add_row(_escape(step.node.stage.label), state, _escape(step.reason), step.node.key[:KEY_LENGTH])
+        table.add_row(_escape(step.node.label), state, _escape(step.reason), step.node.key[:KEY_LENGTH])
     console().print(table)
 
 
@@ -33,12 +34,12 @@ def begin(loaded: LoadedRecipe, context: Context) -> None:
 def start_step(step: Step) -> None:
     """Announce a step."""
     if step.runs:
-        console().print(f"[bold cyan]▶ {_escape(step.node.stage.label)}[/] [dim]({_escape(step.reason)})[/]")
+        console().print(f"[bold cyan]▶ {_escape(step.node.label)}[/] [dim]({_escape(step.reason)})[/]")
 
 
 def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
-    label = _escape(step.node.stage.label)
+    label = _escape(step.node.label)
     if not step.runs:
         console().print(f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]")
         return
@@ -63,21 +64,24 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     console().print(f"next: llmcf run {recipe} --set match.k=6", markup=False)
 
 
+def failed_step(step: Step, error: LlmcfError) -> None:
+    """Say that a step failed, and why; the rest goes on."""
+    console().print(f"[red]✗ {_escape(step.node.label)}[/]")
+    console().print(f"  {error}", style="red", markup=False)
+
+
 def comparison(report: Mapping[str, Any]) -> None:
     """The arms side by side on the test split."""
-    table = _table(title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
-    table.add_column("arm")
-    for column in ("AUC ↑", "logloss ↓", "gAUC ↑", "validation AUC", "epochs", "s/epoch", "parameters"):
-        table.add_column(column, justify="right")
-    for row in report["arms"]:
-        metrics = [mean_text(row.get(name)) for name in ("auc", "logloss", "gauc", "validation_auc")]
-        size = (f"{row['epochs']:.0f}", f"{row['seconds_per_epoch']:.2f}", f"{row['parameters']:,}")
-        table.add_row(_escape(row["arm"]), *metrics, *size)
-    console().print(table)
+    _text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
     for row in report["arms"]:
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
+    titles, cells = slice_rows(report)
+    if len(titles) > 1:
+        _text_table(titles, cells, title="Test AUC on cold-start slices")
     for note in report["notes"]:
         console().print(note, markup=False)
+    for arm, why in report["failed"].items():
+        console().print(f"{arm} failed: {why}", style="red", markup=False)
 
 
 def artifacts(store: ArtifactStore) -> None:
@@ -148,9 +152,8 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
 
 
 def _embed(report: Mapping[str, Any]) -> None:
-    console().print(
-        f"{report['items']:,} items and {report['examples']:,} chains of thought as vectors of {report['dim']} numbers"
-    )
+    what = f"{report['items']:,} items" if "items" in report else f"{report['examples']:,} examples"
+    console().print(f"{what} as vectors of {report['dim']} numbers, {report['seconds']:.1f} s of encoding")
 
 
 def _match(report: Mapping[str, Any]) -> None:
@@ -166,6 +169,15 @@ def _match(report: Mapping[str, Any]) -> None:
     )
 
 
+def _search(report: Mapping[str, Any]) -> None:
+    settings = ", ".join(f"{path} {_number(value)}" for path, value in report["best"].items())
+    console().print(
+        f"best of {report['trials']} trials: validation {report['monitor']} {report['value']:.4f} "
+        f"(the recipe's own settings: {_optional(report['start'])}) with {settings}",
+        markup=False,
+    )
+
+
 def _train_rec(report: Mapping[str, Any]) -> None:
     console().print(
         f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation AUC {report['best']['auc']:.4f}, "
@@ -173,14 +185,30 @@ def _train_rec(report: Mapping[str, Any]) -> None:
     )
 
 
+def _baseline(report: Mapping[str, Any]) -> None:
+    console().print(f"validation AUC {report['best']['auc']:.4f}, fitted in {report['seconds']:.1f} s")
+
+
 _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "ingest": _ingest,
     "train-llm": _train_llm,
     "gen-cot": _gen_cot,
     "embed": _embed,
+    "examples": _embed,
     "match": _match,
+    "search": _search,
     "train-rec": _train_rec,
+    "baseline": _baseline,
 }
+
+
+def _text_table(titles: Sequence[str], cells: Sequence[Sequence[str]], *, title: str) -> None:
+    table = _table(title=title)
+    for place, column in enumerate(titles):
+        table.add_column(column, justify="right" if place else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(_escape, row))
+    console().print(table)
 
 
 def _table(*columns: str, title: str | None = None) -> Table:
@@ -189,6 +217,14 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _optional(value: float | None) -> str:
+    return "failed" if value is None else f"{value:.4f}"
 
 
 def _escape(text: str) -> str:

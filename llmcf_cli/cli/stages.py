@@ -39,16 +39,23 @@ _COMMANDS = {
     "ingest": "Read the data set, check it, make samples and splits.",
     "train-llm": "Tune the language model on recommendation and general data.",
     "gen-cot": "Write chains of thought for a sample of the train interactions.",
-    "embed": "Encode item texts and chains of thought into LanceDB.",
+    "embed": "Encode item texts into LanceDB.",
+    "examples": "Encode the chains of thought into LanceDB, beside their samples.",
     "match": "Retrieve each sample's examples, under the leak guards.",
-    "train-rec": "Train the recommender, one arm after the other.",
-    "evaluate": "Measure every arm on the test split and compare them.",
+    "search": "Tune every arm on validation, with the same trials and space.",
+    "train-rec": "Train the recommender, one arm and seed after the other.",
+    "baseline": "Fit the simple models of other libraries.",
+    "predict": "Score the test split with every trained arm.",
+    "evaluate": "Compare the arms on the test split.",
 }
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `run` and the stage commands."""
     app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(
+        _stage_command("evaluate")
+    )
+    app.command("compare", help="Compare arms over seeds: what `run` ends with, under the name of its purpose.")(
         _stage_command("evaluate")
     )
     for name, text in _COMMANDS.items():
@@ -81,8 +88,8 @@ def _run(
     from llmcf_cli.core.errors import UnknownNameError
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.lock import write_lock
-    from llmcf_cli.stages.pipeline import open_context, stage_names, targets
-    from llmcf_cli.stages.run import execute, plan
+    from llmcf_cli.stages.pipeline import open_context, run_steps, stage_names, targets
+    from llmcf_cli.stages.run import plan
 
     for name in force:
         if name not in stage_names():
@@ -95,6 +102,10 @@ def _run(
         report.plan(steps)
         return
     report.begin(loaded, context)
-    execute(steps, progress, on_start=report.start_step, on_end=report.end_step)
+    steps = run_steps(
+        context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
+    )
     write_lock(context, steps)
     report.finish(stage, recipe, steps)
+    if any(getattr(step.node.stage, "failed", ()) for step in steps):
+        raise typer.Exit(1)

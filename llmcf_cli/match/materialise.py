@@ -20,7 +20,7 @@ from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.match.guard import Clock, Guard, Keys
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import MatchSection
-from llmcf_cli.store.open import connect_read, read_lance, read_meta
+from llmcf_cli.store.open import connect_read, read_meta
 from llmcf_cli.store.tables import example_match
 
 ROWS_AT_ONCE = 65_536
@@ -47,7 +47,8 @@ def match_samples(
     section: MatchSection,
     *,
     data: Path,
-    lance: Path,
+    item_text: pa.Table,
+    examples: pa.Table,
     history_length: int,
     out: Path,
     progress: Progress = SILENT,
@@ -57,7 +58,8 @@ def match_samples(
     Args:
         section: Space, searcher, K and balance.
         data: DuckDB file of ingest.
-        lance: LanceDB folder of embed, with `item_text` and `cot_example`.
+        item_text: LanceDB table `item_text`.
+        examples: LanceDB table `cot_example`.
         history_length: Most recent events that count, as in the recipe.
         out: Parquet file to write.
         progress: Told of samples done.
@@ -66,9 +68,7 @@ def match_samples(
         DataError: There are no examples, or one is no train row.
     """
     space = registry().build("space", section.space)
-    item_text = read_lance(lance, "item_text")
     item_text_IT = item_text_array(item_text, item_text.num_rows)
-    examples = read_lance(lance, "cot_example")
     if examples.num_rows == 0:
         raise DataError("there are no examples to match", where="cot_example", hint="raise cot.sample in the recipe")
     example_ids = examples["sample_id"].to_numpy()

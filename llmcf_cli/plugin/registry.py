@@ -37,6 +37,7 @@ KINDS: dict[str, str] = {
     "backbone": "ranks: field embeddings and context to logits",
     "augmenter": "turns retrieved examples into a context feature",
     "objective": "a training loss",
+    "baseline": "ranks without any of that: a simple model from another library, for comparison",
 }
 
 

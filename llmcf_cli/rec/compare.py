@@ -1,19 +1,22 @@
-"""Arms side by side: means over seeds, differences with their uncertainty, Markdown and plots."""
+"""Arms side by side: means over seeds, differences with their uncertainty, cold-start slices.
+
+Legend: N test samples.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmcf_cli.rec.significance import auc_standard_error, delong
+from llmcf_cli.rec.significance import auc_standard_error, delong, paired_p_value
 
-REFERENCE_ARMS = ("none", "text")
-"""The arms whose difference to every other is tested: the backbone alone, and the control that sees only item text."""
+LEVEL = 0.05
+"""Significance level of the notes."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,12 @@ class ArmRun:
         seed: Its seed.
         metrics: Test metrics by name.
         validation: Validation metrics by name, at the best epoch.
-        curve: Validation metric that early stopping went by, after each epoch.
-        epochs: Epochs trained.
-        seconds_per_epoch: Mean training time of an epoch.
-        parameters: Learned parameters.
         logit_N: Test logits, float32.
+        curve: Validation metric that early stopping went by, after each epoch; empty where there are no epochs.
+        seconds_per_epoch: Mean training time of an epoch; None where there are none.
+        parameters: Learned parameters; None where they are not counted.
+        peak_memory: Bytes that training added to the process at most; None where it was not measured.
+        slices: Test AUC by name of a slice.
     """
 
     arm: str
@@ -38,55 +42,49 @@ class ArmRun:
     seed: int
     metrics: Mapping[str, float]
     validation: Mapping[str, float]
-    curve: Sequence[float]
-    epochs: int
-    seconds_per_epoch: float
-    parameters: int
     logit_N: NDArray[np.float32]
+    curve: Sequence[float] = ()
+    seconds_per_epoch: float | None = None
+    parameters: int | None = None
+    peak_memory: int | None = None
+    slices: Mapping[str, float] = field(default_factory=dict)
 
 
-def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32]) -> dict[str, Any]:
-    """Per arm: mean and standard deviation of each metric over seeds; per pair with a reference arm: DeLong's test.
+def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32], references: Sequence[str]) -> dict[str, Any]:
+    """Per arm: mean and standard deviation over seeds; per pair with a reference arm: two tests.
 
-    The test compares each arm's logits averaged over its seeds, on the same samples.
+    DeLong's test compares each arm's logits averaged over its seeds, on the same samples; the paired t-test compares
+    the AUCs of the same seeds.
+
+    Args:
+        runs: Every arm and seed, in the order of the tables.
+        label_N: Test labels.
+        references: Arms that the others are tested against; those that did not run are left out.
     """
-    names = list(dict.fromkeys(run.arm for run in runs))
-    grouped = {name: [run for run in runs if run.arm == name] for name in names}
+    grouped: dict[str, list[ArmRun]] = {}
+    for run in runs:
+        grouped.setdefault(run.arm, []).append(run)
     pooled = {name: np.mean([run.logit_N for run in group], axis=0) for name, group in grouped.items()}
+    references = [name for name in references if name in grouped]
     pairs = [
         (reference, name)
-        for place, reference in enumerate(REFERENCE_ARMS)
-        for name in names
-        if reference in pooled and name not in REFERENCE_ARMS[: place + 1]
+        for place, reference in enumerate(references)
+        for name in grouped
+        if name not in references[: place + 1]
     ]
+    arms = [
+        {**_arm(name, group), "auc_standard_error": auc_standard_error(label_N, pooled[name])}
+        for name, group in grouped.items()
+    ]
+    base = next((arm["auc"]["mean"] for arm in arms if references and arm["arm"] == references[0]), None)
+    for arm in arms:
+        arm["relative_improvement"] = _relative_improvement(arm["auc"]["mean"], base)
     return {
-        "arms": [
-            {**_arm(name, group), "auc_standard_error": auc_standard_error(label_N, pooled[name])}
-            for name, group in grouped.items()
-        ],
-        "differences": [_difference(a, b, label_N, pooled) for a, b in pairs],
+        "arms": arms,
+        "references": references,
+        "differences": [_difference(grouped[a], grouped[b], label_N, pooled) for a, b in pairs],
         "seeds": len({run.seed for run in runs}),
     }
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """The comparison as a Markdown document."""
-    columns = ["auc", "logloss", "gauc", "ece"]
-    lines = [
-        f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", "",
-        "| arm | AUC ↑ | logloss ↓ | gAUC ↑ | ECE ↓ | validation AUC | s/epoch | parameters |",
-        "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for arm in report["arms"]:
-        cells = [mean_text(arm.get(column)) for column in columns]
-        cells += [
-            mean_text(arm["validation_auc"]),
-            f"{arm['seconds_per_epoch']:.2f}",
-            f"{arm['parameters']:,}",
-        ]
-        lines.append(f"| {arm['arm']} | " + " | ".join(cells) + " |")
-    lines += ["", *[f"- {line}" for line in report["notes"]], ""]
-    return "\n".join(lines)
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -94,11 +92,13 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     lines = []
     for d in report["differences"]:
         low, high = d["interval"]
-        verdict = "significant" if d["p_value"] < 0.05 else "not significant"
-        p_value = f"p = {d['p_value']:.3f}" if d["p_value"] >= 0.001 else "p < 0.001"
+        tests = [f"{p_text(d['p_value'])} (DeLong)"]
+        if d["p_value_seeds"] is not None:
+            tests.append(f"{p_text(d['p_value_seeds'])} (t-test over seeds)")
+        verdict = "significant" if _significant(d) else "not significant"
         lines.append(
             f"{d['arm']} − {d['reference']}: AUC {d['difference']:+.4f} [{low:+.4f}, {high:+.4f}], "
-            f"{p_value} (DeLong), {verdict}"
+            f"{', '.join(tests)}, {verdict}"
         )
     if report["seeds"] == 1:
         lines.append(
@@ -107,76 +107,113 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def mean_text(value: Mapping[str, Any] | None) -> str:
+def p_text(value: float) -> str:
+    """`p = 0.031` or `p < 0.001`."""
+    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+
+
+def mean_text(value: Mapping[str, Any] | None, digits: int = 4) -> str:
     """`mean`, or `mean ± sd` where there are several seeds; a dash for a metric that is not defined on these data."""
     if value is None:
         return "–"
-    return f"{value['mean']:.4f}" + (f" ± {value['sd']:.4f}" if value["n"] > 1 else "")
+    spread = f" ± {value['sd']:.{digits}f}" if value["n"] > 1 and value["sd"] > 0 else ""
+    return f"{value['mean']:.{digits}f}{spread}"
 
 
-def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> list[Path]:
-    """Save `comparison.png` and `comparison.html`: test AUC with 95 % intervals, and validation curves.
+def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table as text: titles with units, and a row per arm. Columns that no arm fills are left out."""
+    columns: dict[str, list[str]] = {"arm": [arm["arm"] for arm in report["arms"]]}
+    for title, name in (("AUC ↑", "auc"), ("logloss ↓", "logloss"), ("gAUC ↑", "gauc"), ("ECE ↓", "ece")):
+        columns[title] = [mean_text(arm.get(name)) for arm in report["arms"]]
+    reference = report["references"][0] if report["references"] else "–"
+    for title, name, form in (
+        (f"RelaImpr over {reference}", "relative_improvement", "{:+.1%}"),
+        ("validation AUC", "validation_auc", ""),
+        ("epochs", "epochs", "{:.1f}"),
+        ("s/epoch", "seconds_per_epoch", "{:.2f}"),
+        ("parameters", "parameters", "{:,.0f}"),
+        ("peak MB", "peak_megabytes", "{:,.0f}"),
+    ):
+        values = [arm.get(name) for arm in report["arms"]]
+        columns[title] = [
+            mean_text(value) if isinstance(value, Mapping) else "–" if value is None else form.format(value)
+            for value in values
+        ]
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {"–"}}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
-    Returns:
-        The files written; empty where the `plot` extra is not installed.
-    """
-    try:
-        import matplotlib.figure
-        import plotly.graph_objects as go
-        from plotly.subplots import make_subplots
-    except ModuleNotFoundError:
-        return []
-    names = [arm["arm"] for arm in report["arms"]]
-    means = [arm["auc"]["mean"] for arm in report["arms"]]
-    errors = [1.96 * arm["auc_standard_error"] for arm in report["arms"]]
-    titles = ("Test AUC (95 % interval over test samples)", "Validation AUC by epoch")
 
-    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.errorbar(means, names, xerr=errors, fmt="o", capsize=4)
-    left.set(title=titles[0], xlabel="AUC", ylim=(-0.5, len(names) - 0.5))
-    left.invert_yaxis()
-    left.grid(axis="x", alpha=0.3)
-    html = make_subplots(rows=1, cols=2, subplot_titles=titles)
-    html.add_scatter(x=means, y=names, error_x={"array": errors}, mode="markers", showlegend=False, row=1, col=1)
-    for run in runs:
-        epochs, name = list(range(1, len(run.curve) + 1)), f"{run.arm}, seed {run.seed}"
-        right.plot(epochs, run.curve, marker="o", markersize=3, label=name)
-        html.add_trace(go.Scatter(x=epochs, y=list(run.curve), name=name, mode="lines+markers"), row=1, col=2)
-    right.set(title=titles[1], xlabel="epoch", ylabel="AUC")
-    right.xaxis.get_major_locator().set_params(integer=True)
-    right.legend(fontsize="small")
-    right.grid(alpha=0.3)
-    html.update_xaxes(title_text="AUC", row=1, col=1)
-    html.update_xaxes(title_text="epoch", tickformat="d", row=1, col=2)
-    html.update_yaxes(autorange="reversed", row=1, col=1)
-    png, page = folder / "comparison.png", folder / "comparison.html"
-    figure.savefig(png, dpi=130)
-    html.write_html(page, include_plotlyjs=True)
-    return [png, page]
+def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of slices as text: a row per arm, a column per slice with its number of samples."""
+    names = [name for name in report["slices"] if any(name in arm["slices"] for arm in report["arms"])]
+    titles = ["arm", *(f"{name}, n = {report['slices'][name]:,}" for name in names)]
+    return titles, [[arm["arm"], *(mean_text(arm["slices"].get(name)) for name in names)] for arm in report["arms"]]
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown document."""
+    lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
+    lines += _table(*rows(report))
+    lines += ["", *(f"- {arm['arm']} = {arm['meaning']}" for arm in report["arms"])]
+    lines += ["", "Differences of AUC, with 95 % intervals over the test samples:", ""]
+    lines += [f"- {line}" for line in report["notes"]]
+    if report["failed"]:
+        lines += ["", "Arms that failed:", "", *(f"- {name}: {why}" for name, why in report["failed"].items())]
+    titles, cells = slice_rows(report)
+    if len(titles) > 1:
+        lines += ["", "Test AUC on cold-start slices:", "", *_table(titles, cells)]
+    return "\n".join([*lines, ""])
+
+
+def _table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *cells)]
+
+
+def _significant(difference: Mapping[str, Any]) -> bool:
+    seeds = difference["p_value_seeds"]
+    return difference["p_value"] < LEVEL and (seeds is None or seeds < LEVEL)
+
+
+def _relative_improvement(auc: float, base: float | None) -> float | None:
+    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014)."""
+    return None if base is None or math.isclose(base, 0.5) else (auc - 0.5) / (base - 0.5) - 1
 
 
 def _arm(name: str, group: Sequence[ArmRun]) -> dict[str, Any]:
-    def spread(values: Sequence[float]) -> dict[str, Any]:
-        sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        return {"mean": float(np.mean(values)), "sd": sd, "n": len(values)}
-
+    first = group[0]
+    seconds = [run.seconds_per_epoch for run in group if run.seconds_per_epoch is not None]
+    memory = [run.peak_memory for run in group if run.peak_memory is not None]
     return {
         "arm": name,
-        "meaning": group[0].meaning,
-        **{metric: spread([run.metrics[metric] for run in group]) for metric in group[0].metrics},
-        "validation_auc": spread([run.validation["auc"] for run in group]),
-        "epochs": float(np.mean([run.epochs for run in group])),
-        "seconds_per_epoch": float(np.mean([run.seconds_per_epoch for run in group])),
-        "parameters": group[0].parameters,
+        "meaning": first.meaning,
+        **{metric: _spread([run.metrics[metric] for run in group]) for metric in first.metrics},
+        "validation_auc": _spread([run.validation["auc"] for run in group]),
+        "epochs": float(np.mean([len(run.curve) for run in group])) if first.curve else None,
+        "seconds_per_epoch": float(np.mean(seconds)) if seconds else None,
+        "parameters": first.parameters,
+        "peak_megabytes": max(memory) / 1e6 if memory else None,
+        "slices": {part: _spread([run.slices[part] for run in group]) for part in first.slices},
     }
 
 
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "sd": sd, "n": len(values)}
+
+
 def _difference(
-    reference: str, arm: str, label_N: NDArray[np.float32], pooled: Mapping[str, NDArray[np.float32]]
+    reference: Sequence[ArmRun],
+    arm: Sequence[ArmRun],
+    label_N: NDArray[np.float32],
+    pooled: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Any]:
-    found = delong(label_N, pooled[reference], pooled[arm])
+    first, second = reference[0].arm, arm[0].arm
+    found = delong(label_N, pooled[first], pooled[second])
+    by_seed = [{run.seed: run.metrics["auc"] for run in group} for group in (reference, arm)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    aucs = [[group[seed] for seed in seeds] for group in by_seed]
     return {
-        "reference": reference, "arm": arm, "difference": found.difference, "standard_error": found.standard_error,
-        "interval": found.interval, "p_value": found.p_value,
+        "reference": first, "arm": second, "difference": found.difference, "standard_error": found.standard_error,
+        "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*aucs),
+        "mean_difference": float(np.mean(np.subtract(aucs[1], aucs[0]))) if seeds else None,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
@@ -56,12 +57,16 @@ class FitReport:
         best_epoch: Number of the epoch whose weights were kept.
         num_parameters: Learned numbers of the model.
         num_samples: Size of the train split.
+        monitor: Validation metric that chose the best epoch.
+        peak_memory: Most bytes that the process held during training beyond what it held before the model's first step.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     num_parameters: int = 0
     num_samples: int = 0
+    monitor: str = "auc"
+    peak_memory: int = 0
 
     @property
     def best(self) -> dict[str, float]:
@@ -114,13 +119,16 @@ def fit(
     accelerator = Accelerator()
     run = _Run(accelerator, model.to(accelerator.device), data, section, seed)
     checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
-    report = FitReport(num_parameters=model.num_parameters, num_samples=len(data.splits["train"]))
+    report = FitReport(
+        num_parameters=model.num_parameters, num_samples=len(data.splits["train"]), monitor=section.monitor
+    )
     report.epochs = [Epoch(**epoch) for epoch in checkpoint.restore(model, run.optimizer)]
     report.best_epoch = _best_epoch(report.epochs, section.monitor)
     total, done = section.epochs * report.num_samples, len(report.epochs) * report.num_samples
     with progress.task("fit", total, "samples", done) as task:
         while not _finished(report, section):
             report.epochs.append(run.epoch(len(report.epochs) + 1, task))
+            report.peak_memory = max(report.peak_memory, run.memory.peak)
             report.best_epoch = _best_epoch(report.epochs, section.monitor)
             is_best = report.best_epoch == len(report.epochs)
             checkpoint.save(model, run.optimizer, [asdict(e) for e in report.epochs], best=is_best)
@@ -136,6 +144,7 @@ class _Run:
         self, accelerator: Accelerator, model: RecModel, data: RankingData, section: FitSection, seed: int
     ) -> None:
         self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed
+        self.memory = _Memory()
         examples = "examples" in model.configs["augment"].needs
         self.train = data.batch("train", accelerator.device, examples=examples)
         self.validation = data.batch("validation", accelerator.device, examples=examples)
@@ -174,6 +183,7 @@ class _Run:
             self.optimizer.step()
             self.optimizer.zero_grad()
             total += loss.detach()
+            self.memory.look()
             task.advance(len(index_B) * self.accelerator.num_processes)
         return float(self.accelerator.reduce(total / steps, "mean"))
 
@@ -207,6 +217,19 @@ class _Run:
                 f"the loss is {loss.item()} in epoch {number}, batch {step}", where="train-rec",
                 hint="lower rec.fit.learning_rate, or check the vectors for values that are not finite",
             )  # fmt: skip
+
+
+class _Memory:
+    """Resident memory of this process, looked at after every step."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._before = self._process.memory_info().rss
+        self.peak = 0
+
+    def look(self) -> None:
+        """Note how far above the start the process is now."""
+        self.peak = max(self.peak, self._process.memory_info().rss - self._before)
 
 
 def _finished(report: FitReport, section: FitSection) -> bool:

@@ -1,10 +1,11 @@
-"""Whether two AUCs on the same samples differ: DeLong's test.
+"""Whether two arms differ: DeLong's test over the test samples, and a paired t-test over seeds.
 
-Legend: M positives, N negatives, A arms.
+Legend: M positives, N negatives, A arms, S seeds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +50,21 @@ def delong(label_N: NDArray[np.float32], first_N: NDArray[np.float32], second_N:
     difference = float(auc_A[1] - auc_A[0])
     p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(difference) / error))
     return AUCDifference(difference, error, p_value)
+
+
+def paired_p_value(first_S: Sequence[float], second_S: Sequence[float]) -> float | None:
+    """Two-sided p of a paired t-test over seeds: whether the training's own spread explains the difference.
+
+    None with fewer than two seeds; 1 where all differences are 0.
+    """
+    from scipy.stats import ttest_rel
+
+    if len(first_S) < 2:
+        return None
+    difference_S = np.subtract(second_S, first_S)
+    if np.ptp(difference_S) == 0:
+        return 1.0 if difference_S[0] == 0 else 0.0
+    return float(ttest_rel(second_S, first_S).pvalue)
 
 
 def auc_standard_error(label_N: NDArray[np.float32], score_N: NDArray[np.float32]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import problems_of
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
+from llmcf_cli.recipe.tree import Node, Origin, merge, nearest, origins, plain, shown
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
@@ -73,6 +74,8 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Load
         recipe = Recipe.model_validate(plain(root))
     except ValidationError as error:
         problems.extend(problems_of(error, root))
+    else:
+        problems.extend(_variant_problems(recipe, root))
     if problems:
         raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
     resolved = recipe.model_dump(mode="json")
@@ -121,6 +124,24 @@ def read_recipe(path: Path) -> WrittenRecipe:
     while layers:
         root = merge(root, layers.pop())
     return WrittenRecipe(root, tuple(files))
+
+
+def _variant_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
+    """What is wrong with the recipe of each `rec.variants`, told where the variant is written."""
+    problems = []
+    for place, variant in enumerate(recipe.rec.variants):
+        changes = [f"{path}={json.dumps(value)}" for path, value in variant.set.items()]
+        changed, found = apply_overrides(root, changes)
+        try:
+            Recipe.model_validate(plain(changed))
+        except ValidationError as error:
+            found.extend(problems_of(error, changed))
+        where = f"{nearest(root, ('rec', 'variants', place)).origin}: arm {variant.name!r}"
+        problems += [
+            LlmcfError(p.what, where=f"{where}: {p.where.removeprefix('--set ')}", allowed=p.allowed, hint=p.hint)
+            for p in found
+        ]
+    return problems
 
 
 def _extended(file: Path, extends: Node) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -21,6 +23,7 @@ Searcher = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("searcher")]
 Backbone = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("backbone")]
 Augmenter = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("augmenter")]
 Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
+Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -169,6 +172,17 @@ class FitSection(Config):
     """Samples per forward pass in evaluation."""
 
 
+class VariantSection(Config):
+    """An arm of the comparison that differs from the recipe in more than its augmenter: a control, an ablation, KD."""
+
+    name: str = Field(pattern=r"^[^\[\]/\\]+$", max_length=60)
+    """Name of the arm in tables; no brackets or slashes."""
+    set: dict[str, Any] = Field(min_length=1)
+    """Key path → value, as with `--set`: `{match.search: random, rec.augment.heads: 4}`."""
+    meaning: str = ""
+    """What the arm shows, for the tables."""
+
+
 class RecSection(Config):
     """The recommender (`train-rec` and `evaluate`)."""
 
@@ -184,8 +198,56 @@ class RecSection(Config):
     """Optimiser, batch size and stopping."""
     compare: tuple[Augmenter, ...] = ()
     """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
+    variants: tuple[VariantSection, ...] = ()
+    """Further arms: the recipe with some values changed."""
+    baselines: tuple[Baseline, ...] = ()
+    """Simple models from other libraries that stand in the comparison too."""
+    references: tuple[str, ...] = ("none", "text")
+    """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
     seeds: tuple[int, ...] = ()
     """One run per arm and seed; empty means the recipe's own seed."""
+
+
+class SearchRange(Config):
+    """The values a setting may take in the search: a range of numbers, or choices."""
+
+    low: float | None = None
+    """Least value of a range."""
+    high: float | None = None
+    """Greatest value of a range."""
+    log: bool = False
+    """Draw the logarithm evenly rather than the value; `low` must be positive."""
+    choices: tuple[Any, ...] = ()
+    """Values to choose from, instead of a range."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SearchRange:
+        is_range = self.low is not None and self.high is not None
+        if is_range == bool(self.choices) or (self.low is None) != (self.high is None):
+            raise ValueError("give either low and high, or choices")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and not (self.low and self.low > 0):
+            raise ValueError("log needs a positive low")
+        return self
+
+
+class SearchSection(Config):
+    """Tuning with the same trials and the same space for every arm, judged on validation only (`search`)."""
+
+    trials: Positive
+    """Settings tried per arm; the first is the recipe's own."""
+    space: dict[str, SearchRange] = Field(min_length=1)
+    """Key path below `rec` → its range, e.g. `rec.fit.learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}`."""
+    epochs: Positive | None = None
+    """Most epochs of a trial; None: those of `rec.fit`."""
+
+    @model_validator(mode="after")
+    def _only_the_recommender(self) -> SearchSection:
+        foreign = [path for path in self.space if not path.startswith(("rec.fit.", "rec.backbone.", "rec.augment."))]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is not below rec.fit, rec.backbone or rec.augment")
+        return self
 
 
 class Recipe(Config):
@@ -207,3 +269,72 @@ class Recipe(Config):
     """Example retrieval."""
     rec: RecSection
     """Recommender and comparison."""
+    search: SearchSection | None = None
+    """Fair tuning of every arm; None trains each with the recipe's own settings."""
+
+    @model_validator(mode="after")
+    def _arms_have_names_of_their_own(self) -> Recipe:
+        names = [*self._augmented(), *(v.name for v in self.rec.variants), *(b.type for b in self.rec.baselines)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two arms of the comparison are called {twice[0]!r}")
+        return self
+
+    @cached_property
+    def arms(self) -> dict[str, Recipe]:
+        """Name → the recipe of that arm alone: `rec.compare` in order, `rec.augment`, then `rec.variants`.
+
+        Raises:
+            ValidationError: A variant sets what the schema does not allow (`load_recipe` checks this first).
+        """
+        alone: dict[str, Any] = {"rec.compare": [], "rec.variants": [], "rec.baselines": []}
+        arms = {
+            name: self.with_changes({"rec.augment": config.model_dump(mode="json"), **alone})
+            for name, config in self._augmented().items()
+        }
+        return arms | {v.name: self.with_changes({**v.set, **alone}) for v in self.rec.variants}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One run per arm and seed."""
+        return self.rec.seeds or (self.seed,)
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
+        """The recipe with other values at some key paths; mappings of one `type` merge, everything else is replaced.
+
+        Raises:
+            ValidationError: The result is no valid recipe.
+        """
+        data = self.model_dump(mode="json")
+        for path, value in changes.items():
+            _put(data, path.split("."), value)
+        return Recipe.model_validate(data)
+
+    def _augmented(self) -> dict[str, ComponentConfig]:
+        return {arm_name(config): config for config in (*self.rec.compare, self.rec.augment)}
+
+
+def arm_name(augment: ComponentConfig) -> str:
+    """The augmenter's type, followed by the settings that differ from its defaults."""
+    changed = augment.model_dump(exclude_defaults=True, exclude={"type"})
+    return " ".join([augment.type, *(f"{name}={value}" for name, value in changed.items())])
+
+
+def _put(data: Any, path: list[str], value: Any) -> None:
+    """Set `value` at `path` in place, making mappings on the way; list entries are numbers."""
+    key: Any = int(path[0]) if isinstance(data, list) else path[0]
+    if len(path) > 1:
+        if isinstance(data, dict) and not isinstance(data.get(key), dict | list):
+            data[key] = {} if data.get(key) is None else {"type": data[key]}
+        _put(data[key], path[1:], value)
+        return
+    found = data[key] if isinstance(data, list) or key in data else None
+    if (
+        isinstance(found, dict)
+        and isinstance(value, Mapping)
+        and value.get("type", found.get("type")) == found.get("type")
+    ):
+        for name, below in value.items():
+            _put(found, [name], below)
+    else:
+        data[key] = value

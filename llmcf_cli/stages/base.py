@@ -6,7 +6,7 @@ import importlib.metadata
 import platform
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,8 +61,8 @@ class Job:
         context: What the run shares.
         out: Empty folder to fill.
         work: Folder for checkpoints, kept between attempts.
-        inputs: Label of a needed stage → its folder.
-        keys: Label of a needed stage → its key.
+        inputs: Role of a needed stage → its folder.
+        keys: Role of a needed stage → its key.
         progress: Where to report.
     """
 
@@ -99,8 +99,17 @@ class Stage(ABC):
 
     @property
     def label(self) -> str:
-        """`name` or `name[variant]`."""
+        """`name` or `name[variant]`; what the stages that read this one call it."""
         return f"{self.name}[{self.variant}]" if self.variant else self.name
+
+    @property
+    def owner(self) -> str:
+        """The arm of the comparison that it belongs to; empty for a stage that arms may share."""
+        return ""
+
+    def view(self, recipe: Recipe) -> Recipe:
+        """The recipe that this stage and all it needs go by: an arm's stages see the arm's."""
+        return recipe
 
     @abstractmethod
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -117,11 +126,20 @@ class Stage(ABC):
 
 @dataclass(frozen=True)
 class Node:
-    """A stage with its key, in a plan."""
+    """A stage with its key, in a plan.
+
+    Attributes:
+        stage: The stage.
+        context: What it runs in, with the recipe it goes by.
+        needs: Role → node of each stage it reads.
+        label: What it is called in this plan; differs from the stage's own label where an arm needs another result of
+            a stage that the recipe has too: `match[random examples]`.
+    """
 
     stage: Stage
     context: Context
-    needs: tuple[Node, ...] = field(repr=False)
+    needs: Mapping[str, Node]
+    label: str
 
     @cached_property
     def material(self) -> dict[str, Any]:
@@ -131,7 +149,7 @@ class Node:
             "stage": self.stage.name,
             "stage_version": self.stage.version,
             **{path: key_view(value, self.context.locate.digest) for path, value in sections.items()},
-            "inputs": {node.stage.label: node.key for node in self.needs},
+            "inputs": {role: node.key for role, node in self.needs.items()},
             "plugins": dict(_plugins(list(sections.values()))),
         }
 
@@ -140,10 +158,15 @@ class Node:
         """SHA-256 of the material."""
         return artifact_key(self.material)
 
-    @property
+    @cached_property
     def depth(self) -> int:
         """Length of the longest chain of stages below this one."""
-        return 1 + max((node.depth for node in self.needs), default=-1)
+        return 1 + max((node.depth for node in self.needs.values()), default=-1)
+
+    @property
+    def variant(self) -> str:
+        """The part of the label in brackets; empty where there is none."""
+        return self.label.removeprefix(self.stage.name).strip("[]")
 
     @property
     def folder(self) -> Path:

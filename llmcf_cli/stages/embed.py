@@ -1,4 +1,4 @@
-"""`embed`: item texts and chains of thought → vectors in LanceDB, the example store of retrieval."""
+"""`embed`: item texts → vectors in LanceDB. `examples`: the in-context examples with theirs, the store of retrieval."""
 
 from __future__ import annotations
 
@@ -8,62 +8,81 @@ from typing import Any
 
 import pyarrow as pa
 
+from llmcf_cli.core.types import Config, FilePath
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.store.open import connect_read, open_lance, read_parquet
+from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
 from llmcf_cli.store.tables import Table, cot_example, item_text
 
 
+class _Encoder(Config):
+    """The part of `match.space` that decides the vectors of texts."""
+
+    encoder: FilePath
+
+
 class Embed(Stage):
-    """Encodes texts once; matching, training and serving read the vectors."""
+    """Encodes item texts once; matching, training and serving read the vectors."""
 
     name = "embed"
+    version = 2
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"match.space": _Encoder(encoder=recipe.match.space.encoder)}  # type: ignore[attr-defined]
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(),)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        encoder = _text_encoder(job)
+        items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
+        item_vectors = encoder.encode(items["text"].to_pylist(), progress=job.progress, what="item texts")
+        columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
+        _write(job.out / "lance", item_text(encoder.dim), columns)
+        return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
+
+
+class Examples(Stage):
+    """Encodes the chains of thought and joins them with their samples: the examples that `match` searches."""
+
+    name = "examples"
     version = 1
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match.space": recipe.match.space}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), GenCoT())
+        return (Ingest(), GenCoT(), Embed())
 
     def run(self, job: Job) -> dict[str, Any]:
-        from llmcf_cli.llm.embed import TextEncoder
-
-        space_config = job.recipe.match.space
-        encoder = TextEncoder(job.context.locate.path(space_config.encoder))  # type: ignore[attr-defined]
-        items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
-        item_vectors = encoder.encode(items["text"].to_pylist(), progress=job.progress, what="item texts")
-        lance = job.out / "lance"
-        columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
-        _write(lance, item_text(encoder.dim), columns)
-
+        encoder = _text_encoder(job)
         cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
         examples = _examples(job.database, cots)
         cot_vectors = encoder.encode(examples["text"].to_pylist(), progress=job.progress, what="chains of thought")
-        vectors = self._example_vectors(job, item_vectors, examples)
+        vectors = self._example_vectors(job, examples)
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
         columns = [*(examples[name] for name in names), _vectors(vectors), _vectors(cot_vectors)]
-        _write(lance, cot_example(encoder.dim, vectors.shape[1]), columns)
-        return {
-            "items": items.num_rows,
-            "examples": examples.num_rows,
-            "dim": encoder.dim,
-            "seconds": encoder.seconds,
-        }
+        _write(job.out / "lance", cot_example(encoder.dim, vectors.shape[1]), columns)
+        return {"examples": examples.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
 
     @staticmethod
-    def _example_vectors(job: Job, item_vectors: Any, examples: pa.Table) -> Any:
-        import numpy as np
-
+    def _example_vectors(job: Job, examples: pa.Table) -> Any:
         from llmcf_cli.features.batch import encode_rows
+        from llmcf_cli.features.vectors import item_text_array
 
         space = registry().build("space", job.recipe.match.space)
-        padded = np.concatenate([np.zeros_like(item_vectors[:1]), item_vectors])
+        items = read_lance(job.inputs["embed"] / "lance", "item_text")
         rows = encode_rows(examples, job.recipe.dataset.history.max_length)
-        return space.example_vectors(padded, rows.item_row_N, rows.history_row_NL)
+        return space.example_vectors(item_text_array(items, items.num_rows), rows.item_row_N, rows.history_row_NL)
+
+
+def _text_encoder(job: Job) -> Any:
+    from llmcf_cli.llm.embed import TextEncoder
+
+    return TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
 
 
 def _rows(database: Path, query: str) -> pa.Table:

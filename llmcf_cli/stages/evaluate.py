@@ -1,111 +1,118 @@
-"""`evaluate`: every arm on the test split, once, and the comparison."""
+"""`evaluate`: every arm's predictions of the test split → metrics, tests, tables and plots."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.schema import Recipe, arm_name
 from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.train_rec import BUNDLE, TrainRec, train_rec_runs
+from llmcf_cli.stages.predict import PREDICTIONS, Predict
+from llmcf_cli.stages.ranking_data import ranking_data
+from llmcf_cli.stages.train_rec import TrainRec
 from llmcf_cli.store.artifacts import MANIFEST, read_manifest
-from llmcf_cli.store.open import write_parquet
-from llmcf_cli.store.tables import METRIC, PREDICTION
+from llmcf_cli.store.open import read_parquet, write_parquet
+from llmcf_cli.store.tables import METRIC
 
 if TYPE_CHECKING:
     from llmcf_cli.features.batch import Samples
     from llmcf_cli.rec.compare import ArmRun
-    from llmcf_cli.rec.dataset import RankingData
 
 
+@dataclass(frozen=True)
 class Evaluate(Stage):
-    """Reads the test split for the first and only time; writes predictions, metrics, tables and plots."""
+    """Compares the arms, in the order of the recipe, baselines first.
+
+    Attributes:
+        failed: (arm, reason) of arms that could not be trained: the comparison says so and goes on without them.
+    """
+
+    failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"rec.task": recipe.rec.task}
+        meanings = {variant.name: variant.meaning for variant in recipe.rec.variants}
+        return {"rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        runs = train_rec_runs(recipe)
-        inputs = {need.label: need for run in runs for need in run.needs(recipe)}
-        return (*({Ingest().label: Ingest()} | inputs).values(), *runs)
+        lost = dict(self.failed)
+        return [Ingest(), *(stage for stage in measured_stages(recipe) if stage.arm not in lost)]
 
     def run(self, job: Job) -> dict[str, Any]:
-        from llmcf_cli.rec.compare import markdown, notes, plot, summarise
-        from llmcf_cli.stages.ranking_data import ranking_data
+        from llmcf_cli.rec.compare import markdown, notes, summarise
+        from llmcf_cli.rec.plots import plot
+        from llmcf_cli.rec.slices import cold_start_slices
 
-        data = ranking_data(job.recipe, job.inputs)
-        stages = train_rec_runs(job.recipe)
-        runs = []
+        recipe, lost = job.recipe, dict(self.failed)
+        splits = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]}).splits
+        test, slices = splits["test"], cold_start_slices(splits["train"], splits["test"])
         (job.out / "predictions").mkdir()
-        with job.progress.task("evaluate", len(stages), "arms") as task:
-            for stage in stages:
-                runs.append(_measure(stage, job, data))
-                task.advance()
-        test = data.splits["test"]
+        stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
+        runs = [_measure(stage, job, test, slices) for stage in stages]
         report = {
-            "recipe": job.recipe.name, "backbone": job.recipe.rec.backbone.type, "test_samples": len(test),
-            **summarise(runs, test.label_N),
-            "bundle": str(_bundle(job.inputs, _served(job.recipe, stages))),
+            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "test_samples": len(test),
+            "slices": {name: int(mask.sum()) for name, mask in slices.items()}, "failed": lost,
+            **summarise(runs, test.label_N, recipe.rec.references), "bundle": _served(job),
         }  # fmt: skip
         report["notes"] = notes(report)
-        _write_metrics(runs, job.out / "metric.parquet")
+        write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, job.out / "metric.parquet")
         (job.out / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
         (job.out / "comparison.md").write_text(markdown(report))
         plot(report, runs, job.out)
         return report
 
 
-def _measure(stage: TrainRec, job: Job, data: RankingData) -> ArmRun:
-    """Predict the test split with an arm's bundle, store the predictions, compute the metrics from them."""
-    from llmcf_cli.rec.bundle import load_bundle
+def measured_stages(recipe: Recipe) -> list[FitBaseline | Predict]:
+    """The stages that leave predictions: a baseline once, an arm once per seed."""
+    baselines = [FitBaseline(config, recipe.seeds[0]) for config in recipe.rec.baselines]
+    return [*baselines, *(Predict(arm, seed) for arm in recipe.arms for seed in recipe.seeds)]
+
+
+def trained_stages(recipe: Recipe) -> list[TrainRec]:
+    """One `TrainRec` per arm and seed."""
+    return [TrainRec(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
+
+
+def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict[str, Any]) -> ArmRun:
+    """Metrics from a stage's predictions, which are copied beside the tables."""
     from llmcf_cli.rec.compare import ArmRun
     from llmcf_cli.rec.metrics import ranking_metrics
-    from llmcf_cli.rec.predict import predict
+    from llmcf_cli.rec.slices import slice_auc
 
-    test = data.splits["test"]
-    model = load_bundle(_bundle(job.inputs, stage)).model
-    logit_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
-    _write_predictions(test, logit_N, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
-    trained = read_manifest(job.inputs[stage.label] / MANIFEST).report
+    folder = job.inputs[stage.label]
+    shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
+    logit_N = read_parquet(folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
+    found = read_manifest(folder / MANIFEST).report
+    meanings = {variant.name: variant.meaning for variant in job.recipe.rec.variants}
     return ArmRun(
-        arm=stage.arm, meaning=trained["meaning"], seed=stage.seed, logit_N=logit_N,
-        metrics=ranking_metrics(test.label_N, logit_N, test.user_row_N), validation=trained["best"],
-        curve=[epoch["validation"]["auc"] for epoch in trained["epochs"]], epochs=len(trained["epochs"]),
-        seconds_per_epoch=trained["seconds_per_epoch"], parameters=trained["num_parameters"],
+        arm=stage.arm, meaning=meanings.get(stage.arm) or found["meaning"], seed=stage.seed, logit_N=logit_N,
+        metrics=ranking_metrics(test.label_N, logit_N, test.user_row_N), validation=found["best"],
+        curve=[epoch["validation"][found["monitor"]] for epoch in found.get("epochs", ())],
+        seconds_per_epoch=found.get("seconds_per_epoch"), parameters=found.get("num_parameters"),
+        peak_memory=found.get("peak_memory"), slices=slice_auc(test.label_N, logit_N, slices),
     )  # fmt: skip
 
 
-def _served(recipe: Recipe, stages: Sequence[TrainRec]) -> TrainRec:
-    """The run whose bundle is named at the end: the recipe's own augmenter with its first seed."""
-    return next(stage for stage in stages if stage.augment == recipe.rec.augment)
+def _served(job: Job) -> str:
+    """The bundle of the recipe's own augmenter with its first seed; empty where that arm failed."""
+    recipe = job.recipe
+    label = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).label
+    return str(read_manifest(job.inputs[label] / MANIFEST).report["bundle"]) if label in job.inputs else ""
 
 
-def _bundle(folders: Mapping[str, Path], stage: TrainRec) -> Path:
-    return folders[stage.label] / BUNDLE
-
-
-def _write_predictions(test: Samples, logit_N: np.ndarray[Any, Any], path: Path) -> None:
-    columns = {
-        "sample_id": test.sample_id_N, "user_row": test.user_row_N, "item_row": test.item_row_N,
-        "label": test.label_N.astype(np.int8), "split": ["test"] * len(test), "logit": logit_N,
-    }  # fmt: skip
-    write_parquet(pa.table(columns), PREDICTION, path)
-
-
-def _write_metrics(runs: Sequence[ArmRun], path: Path) -> None:
-    rows = [
+def _metric_rows(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:
+    return [
         {"arm": run.arm, "seed": run.seed, "split": split, "metric": metric, "value": value}
         for run in runs
         for split, metrics in (("validation", run.validation), ("test", run.metrics))
         for metric, value in metrics.items()
     ]
-    write_parquet(pa.Table.from_pylist(rows, METRIC.schema), METRIC, path)

@@ -20,12 +20,17 @@ def write_lock(context: Context, steps: Sequence[Step]) -> Path:
         The file written.
     """
     recipe = context.recipe
-    used = {ref for step in steps for value in step.node.stage.sections(recipe).values() for ref in file_refs(value)}
+    used = {
+        ref
+        for step in steps
+        for value in step.node.stage.sections(step.node.context.recipe).values()
+        for ref in file_refs(value)
+    }
     lock = {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "files": {ref: context.locate.digest(ref) for ref in sorted(used)},
-        "stages": {step.node.stage.label: step.node.key for step in steps},
+        "stages": {step.node.label: step.node.key for step in steps},
         "versions": versions(),
     }
     path = context.store.root / "runs" / recipe.name / "recipe.lock"

@@ -9,7 +9,7 @@ from typing import Any
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
-from llmcf_cli.stages.embed import Embed
+from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
 
 
@@ -17,22 +17,24 @@ class Match(Stage):
     """Materialises the top-K examples of all samples, then audits them by SQL that shares no code with the search."""
 
     name = "match"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match": recipe.match}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), Embed())
+        return (Ingest(), Embed(), Examples())
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.match.audit import audit_matches
         from llmcf_cli.match.materialise import match_samples
+        from llmcf_cli.store.open import read_lance
 
-        lance, out = job.inputs["embed"] / "lance", job.out / "example_match.parquet"
+        out = job.out / "example_match.parquet"
         report = match_samples(
-            job.recipe.match, data=job.database, lance=lance, history_length=job.recipe.dataset.history.max_length,
-            out=out, progress=job.progress,
+            job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
+            item_text=read_lance(job.inputs["embed"] / "lance", "item_text"),
+            examples=read_lance(job.inputs["examples"] / "lance", "cot_example"), progress=job.progress,
         )  # fmt: skip
         audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
         if audit.total:

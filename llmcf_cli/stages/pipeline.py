@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from llmcf_cli.core.errors import RecipeError, UnknownNameError
+from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import file_refs
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Stage
-from llmcf_cli.stages.embed import Embed
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.baseline import FitBaseline
+from llmcf_cli.stages.embed import Embed, Examples
+from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.predict import Predict
+from llmcf_cli.stages.run import Step, execute, plan
+from llmcf_cli.stages.search import Search
 from llmcf_cli.stages.train_llm import TrainLLM
-from llmcf_cli.stages.train_rec import TrainRec, train_rec_runs
-from llmcf_cli.store.artifacts import ArtifactStore
+from llmcf_cli.stages.train_rec import TrainRec
+from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import Locator, open_assets
 
-STAGES: tuple[type[Stage], ...] = (Ingest, TrainLLM, GenCoT, Embed, Match, TrainRec, Evaluate)
+STAGES: tuple[type[Stage], ...] = (
+    Ingest, TrainLLM, GenCoT, Embed, Examples, Match, Search, TrainRec, FitBaseline, Predict, Evaluate,
+)  # fmt: skip
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 
 
@@ -33,17 +39,56 @@ def stage_names() -> list[str]:
 
 
 def targets(recipe: Recipe, name: str) -> Sequence[Stage]:
-    """The stage of that name: for `train-rec` one per arm and seed.
+    """The stage of that name: for `search`, `train-rec`, `baseline` and `predict` one per arm (and seed).
 
     Raises:
         UnknownNameError: No stage is called so.
     """
-    if name == TrainRec.name:
-        return train_rec_runs(recipe)
+    per_arm: dict[str, Sequence[Stage]] = {
+        Search.name: [Search(arm) for arm in recipe.arms] if recipe.search else [],
+        TrainRec.name: trained_stages(recipe),
+        Predict.name: [stage for stage in measured_stages(recipe) if isinstance(stage, Predict)],
+        FitBaseline.name: [stage for stage in measured_stages(recipe) if isinstance(stage, FitBaseline)],
+    }
+    if name in per_arm:
+        return per_arm[name]
     for stage in STAGES:
         if stage.name == name:
             return (stage(),)
     raise UnknownNameError("stage", name, stage_names())
+
+
+def run_steps(
+    context: Context,
+    steps: Sequence[Step],
+    progress: Progress,
+    *,
+    on_start: Callable[[Step], None],
+    on_end: Callable[[Step, Manifest], None],
+    on_failure: Callable[[Step, LlmcfError], None],
+) -> list[Step]:
+    """Run a plan. Where it ends in a comparison and some arms fail, the others are compared and the tables say so.
+
+    Returns:
+        The steps as they were run: with the comparison of the arms that are left, if some failed.
+
+    Raises:
+        LlmcfError: What failed stands before all arms, or no arm is left.
+    """
+    last = steps[-1].node.stage
+    if not isinstance(last, Evaluate):
+        execute(steps, progress, on_start=on_start, on_end=on_end)
+        return list(steps)
+    failed = execute(steps, progress, on_start=on_start, on_end=on_end, on_failure=on_failure)
+    if not failed:
+        return list(steps)
+    lost = {s.node.stage.owner: failed[s.node.label] for s in steps if s.node.label in failed and s.node.stage.owner}
+    if not {stage.owner for stage in measured_stages(context.recipe)} - lost.keys():
+        raise next(iter(failed.values()))
+    reasons = tuple((arm, " ".join(str(error).split())) for arm, error in lost.items())
+    rest = plan(context, [Evaluate(reasons)])
+    execute(rest, progress, on_start=on_start, on_end=on_end)
+    return rest
 
 
 def artifact_root(folder: Path | None) -> Path:
@@ -64,7 +109,9 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
     """
     assets = open_assets(library_dir(), loaded.base)
     locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
-    problems = locate.check(file_refs(loaded.recipe))
+    problems = locate.check(
+        ref for recipe in (loaded.recipe, *loaded.recipe.arms.values()) for ref in file_refs(recipe)
+    )
     if problems:
         raise RecipeError(problems)
     return Context(

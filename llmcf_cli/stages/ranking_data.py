@@ -1,35 +1,73 @@
-"""What an arm trains on and is evaluated with, read from the stages it needs."""
+"""What an arm reads beyond its samples: which stages make it, and how it is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.base import Stage
+from llmcf_cli.stages.embed import Embed, Examples
+from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.match import Match
 from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
     from llmcf_cli.rec.dataset import RankingData
 
+MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
+    "text": (Embed,),
+    "examples": (Embed, Examples, Match),
+}
+"""What a component may name in `needs` → the stages whose results are read for it."""
+
+
+def arm_stages(recipe: Recipe) -> list[Stage]:
+    """The stages whose results the recipe's arm is trained on and evaluated with."""
+    return component_stages(recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe))))
+
+
+def component_stages(needs: Collection[str]) -> list[Stage]:
+    """The stages to read for components with these needs, `ingest` first."""
+    kinds: list[type[Stage]] = [Ingest]
+    for need, made_by in MADE_BY.items():
+        kinds += made_by if need in needs else ()
+    return [kind() for kind in dict.fromkeys(kinds)]
+
+
+def arm_objectives(recipe: Recipe) -> tuple[ComponentConfig, ...]:
+    """The recipe's objectives that its augmenter has the inputs for."""
+    return tuple(o for o in recipe.rec.objectives if o.needs <= recipe.rec.augment.needs)
+
+
+def trained_sections(recipe: Recipe) -> dict[str, Any]:
+    """The parts of the recipe that determine an arm's training, its seed aside."""
+    rec = recipe.rec
+    return {
+        "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": rec.augment,
+        "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit,
+    }  # fmt: skip
+
 
 def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
-    """Samples, catalogue and, as far as their stages are among the folders, text vectors and matched examples.
+    """Samples, catalogue and whatever else the stages among the folders made.
 
     Args:
         recipe: For the history's length.
-        folders: Stage label → folder; `ingest`, and `embed` and `match` if an arm reads them.
+        folders: Stage → folder; `ingest`, and those of `data_stages`.
     """
     from llmcf_cli.rec.dataset import load_ranking_data
 
     item_text = examples = matches = None
-    if "embed" in folders:
-        item_text = read_lance(folders["embed"] / "lance", "item_text")
-    if "match" in folders:
-        examples = read_lance(folders["embed"] / "lance", "cot_example")
-        matches = read_parquet(folders["match"] / "example_match.parquet")
+    if Embed.name in folders:
+        item_text = read_lance(folders[Embed.name] / "lance", "item_text")
+    if Match.name in folders:
+        examples = read_lance(folders[Examples.name] / "lance", "cot_example")
+        matches = read_parquet(folders[Match.name] / "example_match.parquet")
     return load_ranking_data(
-        folders["ingest"] / "data.duckdb",
+        folders[Ingest.name] / "data.duckdb",
         history_length=recipe.dataset.history.max_length,
         item_text=item_text,
         examples=examples,

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -41,15 +41,16 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
         targets: Stages whose results are wanted.
         force: Names of stages to run again although cached; what reads their results runs again too.
     """
-    nodes: dict[str, Node] = {}
+    graph = _Graph()
     for target in targets:
-        _collect(target, context, nodes)
+        graph.add(target, context)
+    nodes = graph.nodes
     depth: dict[str, int] = {}
-    for node in nodes.values():
+    for node in nodes:
         depth[node.stage.name] = max(depth.get(node.stage.name, 0), node.depth)
     steps: dict[str, Step] = {}
-    for label, node in sorted(nodes.items(), key=lambda item: depth[item[1].stage.name]):
-        steps[label] = _decide(node, steps, force)
+    for node in sorted(nodes, key=lambda node: depth[node.stage.name]):
+        steps[node.label] = _decide(node, steps, force)
     return list(steps.values())
 
 
@@ -59,38 +60,85 @@ def execute(
     *,
     on_start: Callable[[Step], None],
     on_end: Callable[[Step, Manifest], None],
-) -> None:
+    on_failure: Callable[[Step, LlmcfError], None] | None = None,
+) -> dict[str, LlmcfError]:
     """Run the steps that have work to do, in order; call back around every step, cached ones included.
 
     A step that fails leaves its checkpoints, and everything before it committed: the same call resumes.
+
+    Args:
+        steps: As planned.
+        progress: Where to report.
+        on_start: Called before a step.
+        on_end: Called after it.
+        on_failure: Called when a step fails; steps that do not need it still run. None: the first failure is raised.
+
+    Returns:
+        Label of each step that failed or could not run → the error behind it.
     """
+    failed: dict[str, LlmcfError] = {}
     for step in steps:
+        behind = next((failed[need.label] for need in step.node.needs.values() if need.label in failed), None)
+        if behind is not None:
+            failed[step.node.label] = behind
+            continue
         on_start(step)
-        manifest = _run(step.node, progress) if step.runs else _manifest(step.node)
+        try:
+            manifest = _run(step.node, progress) if step.runs else _manifest(step.node)
+        except LlmcfError as error:
+            if on_failure is None:
+                raise
+            failed[step.node.label] = error
+            on_failure(step, error)
+            continue
         on_end(step, manifest)
+    return failed
 
 
-def _collect(stage: Stage, context: Context, nodes: dict[str, Node]) -> Node:
-    known = nodes.get(stage.label)
-    if known is not None:
-        return known
-    needs = tuple(_collect(need, context, nodes) for need in stage.needs(context.recipe))
-    node = Node(stage, context, needs)
-    nodes[stage.label] = node
-    return node
+class _Graph:
+    """The nodes that some targets need, each result once."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, str], Node] = {}
+        self._labels: set[str] = set()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All of them, needed ones first."""
+        return list(self._by_key.values())
+
+    def add(self, stage: Stage, context: Context, arm: str = "") -> Node:
+        """The node of a stage, with all it needs; the known one where some stage makes the same result already.
+
+        Args:
+            stage: What to add.
+            context: Of the stage that needs it.
+            arm: The arm that it is needed for.
+        """
+        context = replace(context, recipe=stage.view(context.recipe))
+        arm = stage.owner or arm
+        needs = {need.label: self.add(need, context, arm) for need in stage.needs(context.recipe)}
+        label = stage.label if stage.label not in self._labels else f"{stage.name}[{arm}]"
+        node = Node(stage, context, needs, label)
+        known = self._by_key.get((stage.name, node.key))
+        if known is not None:
+            return known
+        self._labels.add(label)
+        self._by_key[stage.name, node.key] = node
+        return node
 
 
 def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     if node.stage.name in force:
         return Step(node, True, "forced")
-    rerun = [need.stage.label for need in node.needs if steps[need.stage.label].runs]
+    rerun = [need.label for need in node.needs.values() if steps[need.label].runs]
     forced = [label for label in rerun if steps[label].reason.startswith("forced")]
     if forced:
         return Step(node, True, f"forced by {', '.join(forced)}")
     store = node.context.store
     if store.manifest(node.stage.name, node.key) is not None:
         return Step(node, False, "cached")
-    earlier = store.latest(node.stage.name, node.stage.variant, node.context.recipe.name)
+    earlier = store.latest(node.stage.name, node.variant, node.context.recipe.name)
     if earlier is None:
         return Step(node, True, "new")
     changed = differences(earlier.material, node.material)
@@ -114,12 +162,12 @@ def _run(node: Node, progress: Progress) -> Manifest:
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
             context=node.context, out=partial.out, work=partial.work, progress=progress,
-            inputs={need.stage.label: need.folder for need in node.needs},
-            keys={need.stage.label: need.key for need in node.needs},
+            inputs={role: need.folder for role, need in node.needs.items()},
+            keys={role: need.key for role, need in node.needs.items()},
         )  # fmt: skip
         report: dict[str, Any] = stage.run(job)
         manifest = Manifest(
-            stage=stage.name, variant=stage.variant, recipe=node.context.recipe.name, key=node.key,
+            stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,
             material=node.material, report=report, files=file_records(partial.out),
             started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
             versions=versions(),
@@ -140,6 +188,6 @@ def _disk_full_named(node: Node) -> Iterator[None]:
         free = shutil.disk_usage(node.context.store.root).free / 1e6
         raise StoreError(
             f"no space left on the disk of {node.context.store.root} ({free:,.0f} MB free)",
-            where=node.stage.label,
+            where=node.label,
             hint="free some space, or choose another place with --artifacts DIR; the same command goes on from here",
         ) from error

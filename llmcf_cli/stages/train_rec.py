@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
-from llmcf_cli.stages.embed import Embed
-from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
+from llmcf_cli.stages.search import Search, best_settings
 from llmcf_cli.store.open import read_meta
 
 if TYPE_CHECKING:
@@ -27,69 +25,47 @@ class TrainRec(Stage):
     """Fits an arm on the train split, stopping by validation; the test split is not read.
 
     Attributes:
-        augment: The arm's augmenter.
+        arm: Name of the arm among `Recipe.arms`.
         seed: Seed of initialisation and batch order.
-        arm: Name of the arm in tables.
     """
 
-    augment: ComponentConfig
-    seed: int
     arm: str
+    seed: int
 
     name = "train-rec"
-    version = 1
+    version = 2
+
+    @property
+    def owner(self) -> str:
+        return self.arm
 
     @property
     def variant(self) -> str:
         return f"{self.arm} seed={self.seed}"
 
+    def view(self, recipe: Recipe) -> Recipe:
+        return recipe.arms.get(self.arm, recipe)
+
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        rec = recipe.rec
-        return {
-            "seed": self.seed, "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": self.augment,
-            "rec.objectives": self._objectives(recipe), "rec.fit": rec.fit,
-        }  # fmt: skip
+        return {"seed": self.seed, **trained_sections(recipe)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        stages: list[Stage] = [Ingest()]
-        if self.augment.needs:
-            stages.append(Embed())
-        if "examples" in self.augment.needs:
-            stages.append(Match())
-        return stages
+        search = [Search(self.arm)] if recipe.search else []
+        return [*arm_stages(recipe), *search]
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.bundle import save_bundle
         from llmcf_cli.rec.fit import fit
         from llmcf_cli.rec.model import RecModel
-        from llmcf_cli.stages.ranking_data import ranking_data
 
         recipe = job.recipe
+        if recipe.search:
+            recipe = recipe.with_changes(best_settings(job.inputs[Search(self.arm).label]))
         data = ranking_data(recipe, job.inputs)
         backbone = cast("BackboneConfig", recipe.rec.backbone)
-        model = RecModel(data.resources, backbone, self.augment, self._objectives(recipe), seed=self.seed)
+        model = RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         clock = read_meta(job.database)["clock"]
         save_bundle(job.out / BUNDLE, model, recipe=recipe.model_dump(mode="json"), clock=clock)
-        meaning = registry().get("augmenter", self.augment.type).summary
+        meaning = registry().get("augmenter", recipe.rec.augment.type).summary
         return {"arm": self.arm, "seed": self.seed, "meaning": meaning, **report.to_json()}
-
-    def _objectives(self, recipe: Recipe) -> tuple[ComponentConfig, ...]:
-        """The recipe's objectives that this arm has the inputs for."""
-        return tuple(o for o in recipe.rec.objectives if o.needs <= self.augment.needs)
-
-
-def train_rec_runs(recipe: Recipe) -> list[TrainRec]:
-    """One `TrainRec` per arm and seed: the arms of `rec.compare` in order, and `rec.augment` if it is not in it."""
-    arms = list(recipe.rec.compare)
-    if recipe.rec.augment not in arms:
-        arms.append(recipe.rec.augment)
-    arms = list(dict.fromkeys(arms))
-    seeds = recipe.rec.seeds or (recipe.seed,)
-    return [TrainRec(arm, seed, arm_name(arm)) for arm in arms for seed in seeds]
-
-
-def arm_name(augment: ComponentConfig) -> str:
-    """The augmenter's type, followed by the settings that differ from its defaults."""
-    changed = augment.model_dump(exclude_defaults=True, exclude={"type"})
-    return " ".join([augment.type, *(f"{name}={value}" for name, value in changed.items())])

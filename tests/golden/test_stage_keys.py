@@ -26,7 +26,7 @@ class NamesForDigests:
 def keys(tmp_path, *overrides: str) -> dict[str, str]:
     recipe = load_recipe("quickstart", overrides).recipe
     context = Context(recipe=recipe, store=ArtifactStore(tmp_path), locate=NamesForDigests(), models=tmp_path)
-    return {step.node.stage.label: step.node.key for step in plan(context, [Evaluate()])}
+    return {step.node.label: step.node.key for step in plan(context, [Evaluate()])}
 
 
 def changed(tmp_path, *overrides: str) -> set[str]:

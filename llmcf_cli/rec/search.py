@@ -1,0 +1,118 @@
+"""Hyperparameter search with Optuna, resumable trial by trial."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.rec.fit import HIGHER_IS_BETTER
+from llmcf_cli.recipe.schema import SearchRange
+
+TRIALS = "trials.json"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What a search tried.
+
+    Attributes:
+        rows: Per trial `settings` (key path → value), `value` (validation metric) and, where it failed, `error`.
+        best: Settings of the best trial, the earliest of equals.
+        value: Its metric.
+    """
+
+    rows: list[dict[str, Any]]
+    best: dict[str, Any]
+    value: float
+
+
+def search(
+    judge: Callable[[Mapping[str, Any], Path], float],
+    space: Mapping[str, SearchRange],
+    *,
+    trials: int,
+    start: Mapping[str, Any],
+    monitor: str,
+    seed: int,
+    work: Path,
+    progress: Progress = SILENT,
+) -> Trials:
+    """Try settings and keep the best by a validation metric.
+
+    Trial 0 takes `start`; the others are drawn by the tree-structured Parzen estimator (Bergstra et al., 2011). Every
+    finished trial is written down, so the same call after an interruption goes on with the next, and since each trial
+    has a seed of its own it draws what an unbroken search would have drawn.
+
+    Args:
+        judge: Settings and a folder for checkpoints → validation metric.
+        space: Key path → range.
+        trials: How many, the first included.
+        start: Settings of trial 0.
+        monitor: `auc`, `gauc` or `logloss`; says whether more is better.
+        seed: Seed of the draws.
+        work: Folder for what is finished.
+        progress: Told of every trial.
+
+    Raises:
+        LlmcfError: Every trial failed.
+    """
+    rows = json.loads((work / TRIALS).read_text()) if (work / TRIALS).is_file() else []
+    with progress.task("search", trials, "trials", done=len(rows)) as task:
+        for number in range(len(rows), trials):
+            settings = dict(start) if number == 0 else _draw(rows, space, monitor, derive_seed(seed, "search", number))
+            row: dict[str, Any] = {"settings": settings, "value": None}
+            try:
+                row["value"] = judge(settings, work / f"trial-{number}")
+            except LlmcfError as error:
+                row["error"] = str(error)
+            shutil.rmtree(work / f"trial-{number}", ignore_errors=True)
+            rows.append(row)
+            temporary = work / f".{TRIALS}"
+            temporary.write_text(json.dumps(rows))
+            temporary.replace(work / TRIALS)
+            task.note(f"{monitor} {row['value']:.4f}" if row["value"] is not None else "failed")
+            task.advance()
+    finished = [row for row in rows if row["value"] is not None]
+    if not finished:
+        raise LlmcfError(f"every trial failed, the first with: {rows[0]['error']}", where="search")
+    sign = 1 if HIGHER_IS_BETTER[monitor] else -1
+    best = max(finished, key=lambda row: sign * row["value"])
+    return Trials(rows, best["settings"], best["value"])
+
+
+def _draw(rows: list[dict[str, Any]], space: Mapping[str, SearchRange], monitor: str, seed: int) -> dict[str, Any]:
+    """The next settings, given what was tried."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {path: _distribution(values) for path, values in space.items()}
+    study = optuna.create_study(
+        direction="maximize" if HIGHER_IS_BETTER[monitor] else "minimize",
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, len(space))),
+    )
+    for row in rows:
+        settings = row["settings"]
+        inside = all(
+            distributions[path]._contains(distributions[path].to_internal_repr(v)) for path, v in settings.items()
+        )
+        if row["value"] is not None and inside:
+            study.add_trial(optuna.trial.create_trial(params=settings, distributions=distributions, value=row["value"]))
+    return study.ask(distributions).params
+
+
+def _distribution(values: SearchRange) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if values.choices:
+        return CategoricalDistribution(list(values.choices))
+    low, high = values.low, values.high
+    if float(low).is_integer() and float(high).is_integer() and not values.log:
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=values.log)

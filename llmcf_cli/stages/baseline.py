@@ -1,0 +1,69 @@
+"""`baseline`: fit a simple model of another library and score the test split with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.predict import PREDICTIONS, write_predictions
+from llmcf_cli.stages.ranking_data import component_stages, ranking_data
+
+
+@dataclass(frozen=True)
+class FitBaseline(Stage):
+    """Fits a baseline on the train split (what it tunes, on validation) and scores the test split once.
+
+    Attributes:
+        config: Settings of a registered baseline.
+        seed: Its seed.
+    """
+
+    config: ComponentConfig
+    seed: int
+
+    name = "baseline"
+    version = 1
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm in tables."""
+        return self.config.type
+
+    @property
+    def owner(self) -> str:
+        return self.arm
+
+    @property
+    def variant(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": self.seed, "baseline": self.config}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return component_stages(self.config.needs)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.metrics import ranking_metrics
+
+        data = ranking_data(job.recipe, job.inputs)
+        component = registry().get("baseline", self.config.type)
+        model = component.load()(self.config)
+        started = time.perf_counter()
+        with job.progress.task("baseline", 3, "steps") as task:
+            model.fit(data, seed=self.seed)
+            seconds = time.perf_counter() - started
+            task.advance()
+            rows = data.splits["validation"]
+            validation = ranking_metrics(rows.label_N, model.score(data, "validation"), rows.user_row_N)
+            task.advance()
+            write_predictions(data.splits["test"], model.score(data, "test"), job.out / PREDICTIONS)
+            task.advance()
+        return {"arm": self.arm, "seed": self.seed, "meaning": component.summary, "best": validation,
+                "seconds": seconds}  # fmt: skip

@@ -1,0 +1,81 @@
+"""`predict`: an arm's scores of the test split, the only place where a trained model meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.ranking_data import arm_stages, ranking_data
+from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
+from llmcf_cli.store.artifacts import MANIFEST, read_manifest
+from llmcf_cli.store.open import write_parquet
+from llmcf_cli.store.tables import PREDICTION
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmcf_cli.features.batch import Samples
+
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Predict(Stage):
+    """Scores the test split once with an arm's bundle.
+
+    Attributes:
+        arm: Name of the arm among `Recipe.arms`.
+        seed: Seed it was trained with.
+    """
+
+    arm: str
+    seed: int
+
+    name = "predict"
+    version = 1
+
+    @property
+    def owner(self) -> str:
+        return self.arm
+
+    @property
+    def variant(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+    def view(self, recipe: Recipe) -> Recipe:
+        return recipe.arms.get(self.arm, recipe)
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return [*arm_stages(recipe), TrainRec(self.arm, self.seed)]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.bundle import load_bundle
+        from llmcf_cli.rec.predict import predict
+
+        folder = job.inputs[TrainRec(self.arm, self.seed).label]
+        data = ranking_data(job.recipe, job.inputs)
+        model = load_bundle(folder / BUNDLE).model
+        with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
+            logit_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
+            task.advance(len(logit_N))
+        write_predictions(data.splits["test"], logit_N, job.out / PREDICTIONS)
+        return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
+
+
+def write_predictions(test: Samples, logit_N: np.ndarray, path: Any) -> None:
+    """Write the table `prediction` of the test split."""
+    import numpy as np
+
+    columns = {
+        "sample_id": test.sample_id_N, "user_row": test.user_row_N, "item_row": test.item_row_N,
+        "label": test.label_N.astype(np.int8), "split": ["test"] * len(test), "logit": logit_N,
+    }  # fmt: skip
+    write_parquet(pa.table(columns), PREDICTION, path)

@@ -1,0 +1,95 @@
+"""`search`: tune one arm on the validation split, with the trials and the space that every arm gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from llmcf_cli.recipe.schema import Recipe, SearchRange
+from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
+
+if TYPE_CHECKING:
+    from llmcf_cli.rec.config import BackboneConfig
+
+BEST = "best.json"
+
+
+@dataclass(frozen=True)
+class Search(Stage):
+    """Finds an arm's settings; the test split is not read.
+
+    Attributes:
+        arm: Name of the arm among `Recipe.arms`.
+    """
+
+    arm: str
+
+    name = "search"
+    version = 1
+
+    @property
+    def owner(self) -> str:
+        return self.arm
+
+    @property
+    def variant(self) -> str:
+        return self.arm
+
+    def view(self, recipe: Recipe) -> Recipe:
+        return recipe.arms.get(self.arm, recipe)
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": recipe.seed, "search": recipe.search, **trained_sections(recipe)}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return arm_stages(recipe)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.fit import fit
+        from llmcf_cli.rec.model import RecModel
+        from llmcf_cli.rec.search import search
+
+        recipe, section = job.recipe, job.recipe.search
+        assert section is not None
+        data = ranking_data(recipe, job.inputs)
+
+        def judge(settings: Mapping[str, Any], work: Path) -> float:
+            tried = recipe.with_changes(settings)
+            epochs = min(section.epochs or tried.rec.fit.epochs, tried.rec.fit.epochs)
+            backbone = cast("BackboneConfig", tried.rec.backbone)
+            model = RecModel(data.resources, backbone, tried.rec.augment, arm_objectives(tried), seed=recipe.seed)
+            limited = tried.rec.fit.model_copy(update={"epochs": epochs})
+            return fit(model, data, limited, seed=recipe.seed, work=work).best[tried.rec.fit.monitor]
+
+        space = own_space(recipe, section.space)
+        trials = search(
+            judge, space, trials=section.trials, start={path: value_at(recipe, path) for path in space},
+            monitor=recipe.rec.fit.monitor, seed=recipe.seed, work=job.work, progress=job.progress,
+        )  # fmt: skip
+        (job.out / "trials.json").write_text(json.dumps(trials.rows, indent=1) + "\n")
+        (job.out / BEST).write_text(json.dumps(trials.best, indent=1) + "\n")
+        return {"arm": self.arm, "trials": len(trials.rows), "best": trials.best, "value": trials.value,
+                "start": trials.rows[0]["value"], "monitor": recipe.rec.fit.monitor}  # fmt: skip
+
+
+def best_settings(folder: Path) -> dict[str, Any]:
+    """Key path → value, as a search found them."""
+    found: dict[str, Any] = json.loads((folder / BEST).read_text())
+    return found
+
+
+def own_space(recipe: Recipe, space: Mapping[str, SearchRange]) -> dict[str, SearchRange]:
+    """The part of the space that the arm's components have settings for."""
+    return {path: values for path, values in space.items() if value_at(recipe, path) is not None}
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    """The recipe's value at a key path; None where its components have no such setting."""
+    found: Any = recipe
+    for step in path.split("."):
+        found = getattr(found, step, None)
+    return found
