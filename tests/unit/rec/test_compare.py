@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from llmcf_cli.rec.compare import ArmRun, markdown, mean_text, notes, plot, summarise
+from llmcf_cli.rec.compare import ArmRun, markdown, mean_text, notes, rows, slice_rows, summarise
 from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.plots import plot
 
 LABEL = (np.random.default_rng(0).random(400) < 0.5).astype(np.float32)
 USER = np.arange(400) % 20
@@ -22,9 +23,10 @@ def run(arm: str, seed: int, strength: float) -> ArmRun:
         metrics=metrics,
         validation=metrics,
         curve=[0.5, 0.6],
-        epochs=2,
         seconds_per_epoch=1.5,
         parameters=10,
+        peak_memory=int(5e6),
+        slices={"new users": 0.5 + seed / 100},
         logit_N=logit,
     )
 
@@ -36,7 +38,10 @@ def runs():
 
 @pytest.fixture
 def report(runs):
-    found = {"recipe": "r", "backbone": "deepfm", "test_samples": 400, **summarise(runs, LABEL)}
+    found = {
+        "recipe": "r", "backbone": "deepfm", "test_samples": 400, "slices": {"new users": 7, "unmeasured": 3},
+        "failed": {"broken": "it broke"}, **summarise(runs, LABEL, ("none", "text", "absent")),
+    }  # fmt: skip
     return {**found, "notes": notes(found)}
 
 
@@ -55,7 +60,7 @@ def test_every_arm_is_tested_against_both_references_on_pooled_logits(runs, repo
 
 
 def test_notes_say_what_is_significant_and_warn_about_one_seed(runs):
-    one = summarise([r for r in runs if r.seed == 1], LABEL)
+    one = summarise([r for r in runs if r.seed == 1], LABEL, ("none", "text"))
     text = "\n".join(notes(one))
     assert "one seed" in text
     assert text.count("significant") == 3
@@ -65,20 +70,51 @@ def test_notes_say_what_is_significant_and_warn_about_one_seed(runs):
         assert line.endswith(", significant") == sure
 
 
+def test_differences_are_tested_over_seeds_too(runs, report):
+    from scipy.stats import ttest_rel
+
+    auc = {arm: [r.metrics["auc"] for r in runs if r.arm == arm] for arm in ("none", "ict")}
+    difference = report["differences"][1]
+    assert difference["p_value_seeds"] == pytest.approx(ttest_rel(auc["ict"], auc["none"]).pvalue)
+    assert difference["mean_difference"] == pytest.approx(np.mean(auc["ict"]) - np.mean(auc["none"]))
+
+
+def test_relative_improvement_is_over_the_first_reference(report):
+    none, text, _ = report["arms"]
+    assert none["relative_improvement"] == 0
+    expected = (text["auc"]["mean"] - 0.5) / (none["auc"]["mean"] - 0.5) - 1
+    assert text["relative_improvement"] == pytest.approx(expected)
+
+
+def test_tables_show_what_some_arm_has(report):
+    titles, cells = rows(report)
+    assert titles[:3] == ["arm", "AUC ↑", "logloss ↓"]
+    assert cells[0][titles.index("peak MB")] == "5"
+    assert cells[0][titles.index("s/epoch")] == "1.50"
+    bare = {**report, "arms": [{**arm, "seconds_per_epoch": None} for arm in report["arms"]]}
+    assert "s/epoch" not in rows(bare)[0]
+    assert slice_rows(report) == (
+        ["arm", "new users, n = 7"],
+        [[arm, "0.5200 ± 0.0100"] for arm in ("none", "text", "ict")],
+    )
+
+
+def test_an_arm_that_failed_is_named_with_its_reason(report):
+    assert "- broken: it broke" in markdown(report)
+
+
 def test_markdown_has_a_row_per_arm(report):
     lines = markdown(report).splitlines()
-    assert [line.split(" | ")[0] for line in lines if line.startswith(("| none", "| text", "| ict"))] == [
-        "| none",
-        "| text",
-        "| ict",
-    ]
+    main = lines[: lines.index("Test AUC on cold-start slices:")]
+    found = [line.split(" | ")[0] for line in main if line.startswith(("| none", "| text", "| ict"))]
+    assert found == ["| none", "| text", "| ict"]
     assert all(note in markdown(report) for note in report["notes"])
 
 
 def test_a_metric_that_is_undefined_is_a_dash(report):
     arm = {key: value for key, value in report["arms"][0].items() if key != "gauc"}
     assert mean_text(arm.get("gauc")) == "–"
-    assert "| – |" in markdown({**report, "arms": [arm]})
+    assert "| – |" in markdown({**report, "arms": [arm, *report["arms"][1:]]})
 
 
 def test_plots_are_a_picture_and_a_page_that_needs_no_network(runs, report, tmp_path):
@@ -87,5 +123,5 @@ def test_plots_are_a_picture_and_a_page_that_needs_no_network(runs, report, tmp_
     png, page = plot(report, runs, tmp_path)
     assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     text = page.read_text()
-    assert "ict, seed 3" in text
+    assert "seed 3" in text
     assert 'src="http' not in text

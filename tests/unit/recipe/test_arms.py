@@ -1,0 +1,90 @@
+"""Arms are recipes: the base with the values of the arm, and nothing else of the comparison."""
+
+import pytest
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import RecipeError
+from llmcf_cli.recipe.load import load_recipe
+
+TEXT = """\
+extends: quickstart
+name: arms
+rec:
+  augment: {type: ict, dropout: 0.1}
+  compare: [none, text]
+  variants:
+    - {name: eight, set: {match.k: 8, rec.fit: {epochs: 3}}, meaning: more examples}
+    - {name: other backbone, set: {rec.backbone: din, rec.augment: none}}
+  seeds: [1, 2]
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    return load(tmp_path, TEXT)
+
+
+def load(tmp_path, text):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    return load_recipe(path).recipe
+
+
+def test_arms_come_in_the_order_of_the_tables(recipe):
+    assert list(recipe.arms) == ["none", "text", "ict dropout=0.1", "eight", "other backbone"]
+    assert recipe.seeds == (1, 2)
+
+
+def test_an_arm_differs_in_what_it_sets_alone(recipe):
+    eight = recipe.arms["eight"]
+    assert (eight.match.k, eight.rec.fit.epochs) == (8, 3)
+    assert eight.rec.fit.batch_size == recipe.rec.fit.batch_size
+    assert eight.rec.augment == recipe.rec.augment
+    assert recipe.arms["other backbone"].rec.backbone.type == "din"
+    assert (eight.rec.compare, eight.rec.variants, eight.rec.baselines) == ((), (), ())
+
+
+def test_an_arm_seen_as_a_recipe_is_itself(recipe):
+    arm = recipe.arms["text"]
+    assert arm.arms["text"] == arm
+
+
+def test_mistakes_in_a_variant_are_found_with_the_recipe(tmp_path):
+    broken = TEXT.replace("match.k: 8", "match.kk: 8").replace("rec.backbone: din", "rec.backbone: dinn")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, broken)
+    text = str(caught.value)
+    assert "r.yaml:7: arm 'eight'" in text
+    assert "did you mean `match.k`" in text
+    assert "arm 'other backbone'" in text
+    assert 'did you mean "din"' in text
+
+
+def test_two_arms_of_one_name_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"problem") as caught:
+        load(tmp_path, TEXT.replace("name: eight", "name: text"))
+    assert "two arms of the comparison are called 'text'" in str(caught.value)
+
+
+def test_changes_merge_sections_and_replace_other_components(recipe):
+    changed = recipe.with_changes({"rec.augment": {"type": "ict", "heads": 4}, "match.search": "exact"})
+    assert (changed.rec.augment.heads, changed.rec.augment.dropout) == (4, 0.1)
+    other = recipe.with_changes({"rec.augment": {"type": "text", "dim": 8}})
+    assert other.rec.augment.model_dump(exclude={"type"}) == {"dim": 8, "hidden": (64,), "dropout": 0.0}
+    with pytest.raises(ValidationError):
+        recipe.with_changes({"rec.fit.epoch": 3})
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ("{trials: 2, space: {match.k: {low: 2, high: 8}}}", "not below rec.fit, rec.backbone or rec.augment"),
+        ("{trials: 2, space: {rec.fit.learning_rate: {low: 0, high: 1, log: true}}}", "log needs a positive low"),
+        ("{trials: 2, space: {rec.fit.learning_rate: {low: 2, high: 1}}}", "not below"),
+        ("{trials: 2, space: {rec.fit.learning_rate: {low: 2}}}", "either low and high, or choices"),
+    ],
+)
+def test_a_search_says_what_is_wrong_with_it(tmp_path, search, message):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TEXT + f"search: {search}\n")
+    assert message in str(caught.value)
