@@ -193,6 +193,13 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "augmenter",
+        "mean",
+        config=f"{config}:MeanConfig",
+        target="llmcf_cli.rec.augment.mean:MeanAugmenter",
+        summary="ablation of LLM-CF: the tokens of the examples averaged, no decoder",
+    )
+    add(
+        "augmenter",
         "ict",
         config=f"{config}:ICTConfig",
         target="llmcf_cli.rec.augment.ict:ICTAugmenter",

@@ -92,6 +92,22 @@ class ICTConfig(ComponentConfig):
         return self
 
 
+class MeanConfig(ComponentConfig):
+    """Ablation of LLM-CF: the tokens of examples averaged instead of read by a decoder."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
+
+    type: Literal["mean"] = "mean"
+    dim: Positive = 32
+    """Numbers per token, and in the context feature."""
+    hidden: Positive = 64
+    """Width of the hidden layer of each MLP: those that make tokens, and the one that makes the context."""
+    cot: bool = True
+    """False leaves the chain-of-thought tokens out."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training, in the MLP that makes the context."""
+
+
 class BCEConfig(ComponentConfig):
     """Binary cross-entropy between label and logit."""
 
