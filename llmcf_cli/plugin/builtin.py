@@ -214,6 +214,13 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "objective",
+        "distill",
+        config=f"{config}:DistillConfig",
+        target="llmcf_cli.rec.objectives:Distill",
+        summary="knowledge distillation from the language model's P(Yes)",
+    )
+    add(
+        "objective",
         "cot_reconstruction",
         config=f"{config}:CoTReconstructionConfig",
         target="llmcf_cli.rec.objectives:CoTReconstruction",

@@ -116,6 +116,18 @@ class BCEConfig(ComponentConfig):
     """Factor in the sum of losses."""
 
 
+class DistillConfig(ComponentConfig):
+    """Knowledge distillation: the model's probability is drawn towards the language model's (Hinton et al., 2015)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    type: Literal["distill"] = "distill"
+    weight: Weight = 1.0
+    """Factor in the sum of losses."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """τ that both logits are divided by; larger ones soften a teacher that is too sure of itself."""
+
+
 class CoTReconstructionConfig(ComponentConfig):
     """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.features.batch import Batch, Catalog
+from llmcf_cli.features.batch import Batch, Catalog, Targets
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Rows
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
@@ -80,9 +80,9 @@ class RecModel(nn.Module):
         augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK)))
         return Output(self.backbone(fields, augmentation.context_BC), augmentation.aux)
 
-    def loss(self, output: Output, label_B: Tensor) -> Tensor:
+    def loss(self, output: Output, targets: Targets) -> Tensor:
         """Weighted sum of the objectives that apply, a scalar."""
-        return total_loss(self.objectives, output.logits_B, label_B, output.aux)
+        return total_loss(self.objectives, output.logits_B, targets, output.aux)
 
     @property
     def device(self) -> torch.device:

@@ -124,6 +124,14 @@ COT = Table(
     ("sample_id",),
 )  # fmt: skip
 
+TEACHER_SCORE = Table(
+    "teacher_score", "the language model's answer to a train sample: log(P(Yes) / P(No)), and mass P(Yes) + P(No)",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("logit", pa.float32()), _required("mass", pa.float32()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+
 
 def item_text(dim: int) -> Table:
     """LanceDB `item_text`: the text vector of an item, `dim` numbers of unit L2 norm (zeros for an empty text)."""
