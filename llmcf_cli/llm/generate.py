@@ -19,10 +19,11 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.llm.batches import unfinished
 from llmcf_cli.llm.chat import DECISIONS, fit_histories
 from llmcf_cli.llm.engines.base import Completion, Engine
 from llmcf_cli.llm.judge import Judged, Verdict
-from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
+from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
 from llmcf_cli.recipe.schema import CoTSection
@@ -118,7 +119,7 @@ def generate_cots(
     judge = registry().build("judge", section.judge)
     tally = _Tally()
     with connect_read(data) as reader, connect_write(cache) as store:
-        ids = choose_samples(section, reader, derive_seed(seed, "gen-cot", "sample"))
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
         store.execute(GENERATION.ddl().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
         texts = _Texts(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"), tally)
         with (
@@ -141,24 +142,6 @@ def generate_cots(
         seconds=tally.seconds, tokens_per_second=tally.new_tokens / tally.seconds if tally.seconds else 0.0,
         scores=dict(zip(_SCORES, (tally.sums / tally.kept).tolist(), strict=True)), examples=tally.examples,
     )  # fmt: skip
-
-
-def choose_samples(section: CoTSection, reader: Any, seed: int) -> np.ndarray:
-    """Sample ids (int64, ascending) of the train rows to write about; more rows always contain the fewer.
-
-    Raises:
-        LlmcfError: There are fewer train rows than asked for.
-    """
-    total = sum(train_labels(reader))
-    count = section.sample.count
-    if count is None:
-        count = max(1, round((section.sample.fraction or 0) * total))
-    if count > total:
-        raise LlmcfError(
-            f"{count:,} samples are asked for, the train split has {total:,}", where="cot.sample.count",
-            hint=f"set cot.sample.count to at most {total:,}",
-        )  # fmt: skip
-    return np.sort(train_order(reader, seed, section.sample.balance, count))
 
 
 def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine, tally: _Tally) -> list[_Ask]:
@@ -201,28 +184,13 @@ class _Texts:
         self._tally.cached += len(known)
         share = len(asks) / len(wanted)  # texts to samples, so that the bar ends at the number of samples
         task.advance(share * len(known))
-        for chosen in self._batches(wanted, known):
+        for chosen in unfinished(list(wanted), known, lambda keys: self._grouped(keys, wanted)):
             seeds = [derive_seed(self._seed, *key) for key in chosen]
             done = self._engine.generate([wanted[key].messages for key in chosen], seeds)
             self._commit(chosen, done)
             task.advance(share * len(chosen))
             if self._tally.seconds:
                 task.note(f"{self._tally.new_tokens / self._tally.seconds:,.0f} tokens/s")
-
-    def _batches(self, wanted: dict[_Key, _Ask], known: set[_Key]) -> Iterator[list[_Key]]:
-        """What is missing, in batches.
-
-        Those of an unbroken run first, as far as nothing of them is known: a resumed run then computes the very same
-        batches, down to the rounding. What is missing of the others is batched anew.
-        """
-        rest: list[_Key] = []
-        for batch in self._grouped(list(wanted), wanted):
-            missing = [key for key in batch if key not in known]
-            if len(missing) == len(batch):
-                yield batch
-            else:
-                rest += missing
-        yield from self._grouped(rest, wanted)
 
     def _grouped(self, keys: Sequence[_Key], wanted: dict[_Key, _Ask]) -> list[list[_Key]]:
         batches = self._engine.batches([wanted[key].tokens for key in keys])

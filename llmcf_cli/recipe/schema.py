@@ -101,8 +101,8 @@ class LLMSection(Config):
         return self
 
 
-class CoTSampleSection(Config):
-    """Which train samples get a chain of thought."""
+class TrainSampleSection(Config):
+    """Which train samples the language model is asked about."""
 
     count: Positive | None = None
     """Number of train samples."""
@@ -112,7 +112,7 @@ class CoTSampleSection(Config):
     """`labels`: as many positive as negative samples, as far as there are enough."""
 
     @model_validator(mode="after")
-    def _one_size(self) -> CoTSampleSection:
+    def _one_size(self) -> TrainSampleSection:
         if (self.count is None) == (self.fraction is None):
             raise ValueError("give either count or fraction")
         return self
@@ -123,12 +123,30 @@ class CoTSection(Config):
 
     prompt: FilePath
     """A prompt file, relative to the recipe or one of the library's, e.g. `prompts/single.yaml`."""
-    sample: CoTSampleSection
+    sample: TrainSampleSection
     """The train samples that are written about."""
     engine: Engine
     """What generates the text, and its decoding settings."""
     judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
+
+
+class TeacherSection(Config):
+    """The tuned model's own answers to train samples, which the objective `distill` learns from (`teacher`).
+
+    The question is that of the mix's `recommendation` source.
+    """
+
+    sample: TrainSampleSection = TrainSampleSection(fraction=1.0)
+    """The train samples it is asked about; the others do not enter the objective."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a question, beyond which the oldest history is left out; None: what the model's context allows."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+    batch_tokens: Annotated[Positive, Runtime()] = 16384
+    """Most tokens of a batch, padding included."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Most questions of a batch; a killed run loses at most one batch."""
 
 
 class MatchSection(Config):
@@ -205,5 +223,7 @@ class Recipe(Config):
     """Chain-of-thought generation."""
     match: MatchSection
     """Example retrieval."""
+    teacher: TeacherSection | None = None
+    """Answers of the language model to learn from; needed by the objective `distill`."""
     rec: RecSection
     """Recommender and comparison."""
