@@ -120,7 +120,7 @@ def generate_cots(
     tally = _Tally()
     with connect_read(data) as reader, connect_write(cache) as store:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
-        store.execute(GENERATION.ddl().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
+        store.execute(GENERATION.ddl(create="CREATE TABLE IF NOT EXISTS"))
         texts = _Texts(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"), tally)
         with (
             pq.ParquetWriter(out, COT.schema, compression="zstd") as writer,

@@ -29,11 +29,11 @@ class Table:
     primary_key: tuple[str, ...]
     open_columns: str = ""
 
-    def ddl(self) -> str:
-        """`CREATE TABLE` statement for DuckDB."""
+    def ddl(self, *, create: str = "CREATE TABLE") -> str:
+        """Statement for DuckDB that makes the table; `create` may be `CREATE TABLE IF NOT EXISTS`."""
         columns = [f'"{f.name}" {sql_type(f.type)}{"" if f.nullable else " NOT NULL"}' for f in self.schema]
         key = ", ".join(f'"{c}"' for c in self.primary_key)
-        return f'CREATE TABLE "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
+        return f'{create} "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
 
 
 def sql_type(arrow: pa.DataType) -> str:
@@ -112,6 +112,14 @@ GENERATION = Table(
         _required("new_tokens", pa.int32()), _required("seconds", pa.float64()),
     ]),
     ("prompt_hash", "model_digest", "decode_hash", "sample_index"),
+)  # fmt: skip
+ANSWER = Table(
+    "answer", "a model's yes or no to one question, cached by everything that determines it",
+    pa.schema([
+        _required("prompt_hash", pa.string()), _required("model_digest", pa.string()),
+        _required("asking_hash", pa.string()), _required("logit", pa.float32()), _required("mass", pa.float32()),
+    ]),
+    ("prompt_hash", "model_digest", "asking_hash"),
 )  # fmt: skip
 COT = Table(
     "cot", "the chain of thought kept for a train sample",
