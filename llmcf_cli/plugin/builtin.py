@@ -206,6 +206,13 @@ def _rec(registry: Registry) -> None:
         summary="LLM-CF: transformer decoder over retrieved examples and their chains of thought",
     )
     add(
+        "augmenter",
+        "kar",
+        config=f"{config}:KARConfig",
+        target="llmcf_cli.rec.augment.kar:KARAugmenter",
+        summary="knowledge vectors of user and item through a hybrid-expert adaptor (Xi et al., 2023)",
+    )
+    add(
         "objective",
         "bce",
         config=f"{config}:BCEConfig",

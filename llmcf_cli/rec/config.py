@@ -108,6 +108,22 @@ class MeanConfig(ComponentConfig):
     """Share of hidden units dropped in training, in the MLP that makes the context."""
 
 
+class KARConfig(ComponentConfig):
+    """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
+
+    type: Literal["kar"] = "kar"
+    dim: Positive = 32
+    """Numbers per kind of knowledge; the context feature has twice as many."""
+    hidden: Positive = 128
+    """Width of each expert's hidden layer."""
+    shared_experts: Positive = 2
+    """Experts that read both kinds."""
+    specific_experts: Positive = 3
+    """Further experts for each kind."""
+
+
 class BCEConfig(ComponentConfig):
     """Binary cross-entropy between label and logit."""
 

@@ -17,6 +17,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
+from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.store.open import connect_read
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +52,7 @@ class Resources:
         item_text_IT: float32 [I + 1, T], unit rows, row 0 zeros; None without text vectors.
         bank: Examples; None without.
         num_examples: K; 0 without examples.
+        knowledge: Knowledge about users and items; None without.
     """
 
     spec: FeatureSpec
@@ -59,6 +61,7 @@ class Resources:
     item_text_IT: np.ndarray | None = None
     bank: ExampleBank | None = None
     num_examples: int = 0
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class RankingData:
 
 def load_ranking_data(
     database: Path, *, history_length: int, item_text: pa.Table | None = None, examples: pa.Table | None = None,
-    matches: pa.Table | None = None, teacher: pa.Table | None = None, min_count: int = 1,
+    matches: pa.Table | None = None, teacher: pa.Table | None = None, knowledge: pa.Table | None = None,
+    min_count: int = 1,
 ) -> RankingData:  # fmt: skip
     """Read what the stages before made.
 
@@ -116,6 +120,7 @@ def load_ranking_data(
         examples: LanceDB table `cot_example`; needs `item_text` and `matches`.
         matches: Table `example_match` of all samples.
         teacher: Table `teacher_score`.
+        knowledge: LanceDB table `knowledge`.
         min_count: Least train occurrences for a feature value to get an id.
 
     Raises:
@@ -132,6 +137,8 @@ def load_ranking_data(
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
     resources = Resources(spec, vocab, catalog, text_IT)
+    if knowledge is not None:
+        resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
     teacher_N = None if teacher is None else _teacher(teacher, splits["train"])
     if examples is None:
         return RankingData(resources, splits, teacher_N=teacher_N)

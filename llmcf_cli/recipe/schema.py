@@ -149,6 +149,25 @@ class TeacherSection(Config):
     """Most questions of a batch; a killed run loses at most one batch."""
 
 
+class KnowledgeSection(Config):
+    """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
+
+    user_prompt: FilePath
+    """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
+    item_prompt: FilePath
+    """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
+    users: Annotated[int, Field(ge=0)] | None = None
+    """Users written about, those with the most train events first; None: all that have any."""
+    items: Annotated[int, Field(ge=0)] | None = None
+    """Items written about, those with the most train events first; None: the whole catalogue."""
+    user_events: Fraction = 0.5
+    """First share of a user's positive train events that the text is written from; it is used after those only."""
+    max_history: Positive = 20
+    """Most recent of these events that the prompt names."""
+    engine: Engine = Field(default="transformers", validate_default=True)
+    """What generates the texts, and its decoding settings; of several texts per prompt the first is taken."""
+
+
 class MatchSection(Config):
     """Which examples a sample sees (`embed` and `match`)."""
 
@@ -223,6 +242,8 @@ class Recipe(Config):
     """Chain-of-thought generation."""
     match: MatchSection
     """Example retrieval."""
+    knowledge: KnowledgeSection | None = None
+    """Knowledge about users and items; needed by the augmenter `kar`."""
     teacher: TeacherSection | None = None
     """Answers of the language model to learn from; needed by the objective `distill`."""
     rec: RecSection

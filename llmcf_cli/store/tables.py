@@ -113,6 +113,14 @@ GENERATION = Table(
     ]),
     ("prompt_hash", "model_digest", "decode_hash", "sample_index"),
 )  # fmt: skip
+KNOWLEDGE_TEXT = Table(
+    "knowledge_text", "what the language model wrote about a user or an item; usable for samples later than `as_of`",
+    pa.schema([
+        _required("entity", pa.string()), _required("row", pa.int32()), _required("as_of", pa.int64()),
+        _required("text", pa.string()),
+    ]),
+    ("entity", "row"),
+)  # fmt: skip
 ANSWER = Table(
     "answer", "a model's yes or no to one question, cached by everything that determines it",
     pa.schema([
@@ -148,6 +156,16 @@ def item_text(dim: int) -> Table:
         pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()),
                    _required("vector", pa.list_(pa.float32(), dim))]),
         ("item_row",),
+    )  # fmt: skip
+
+
+def knowledge(dim: int) -> Table:
+    """LanceDB `knowledge`: the vector of a text of `knowledge_text`, unit L2 norm."""
+    return Table(
+        "knowledge", "vector of what the language model wrote about a user or an item",
+        pa.schema([_required("entity", pa.string()), _required("row", pa.int32()), _required("as_of", pa.int64()),
+                   _required("vector", pa.list_(pa.float32(), dim))]),
+        ("entity", "row"),
     )  # fmt: skip
 
 
