@@ -41,6 +41,8 @@ _COMMANDS = {
     "gen-cot": "Write chains of thought for a sample of the train interactions.",
     "embed": "Encode item texts and chains of thought into LanceDB.",
     "match": "Retrieve each sample's examples, under the leak guards.",
+    "knowledge": "Let the language model write about users and items, for the augmenter kar.",
+    "teacher": "Ask the language model about train samples, for the objective distill.",
     "train-rec": "Train the recommender, one arm after the other.",
     "evaluate": "Measure every arm on the test split and compare them.",
 }

@@ -133,8 +133,9 @@ class Batch:
 
     def take(self, index_b: torch.Tensor) -> Batch:
         """The samples at the given positions."""
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Batch(**{name: None if part is None else part[index_b] for name, part in parts.items()})
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        taken: dict[str, Any] = {name: None if part is None else part[index_b] for name, part in parts}
+        return Batch(**taken)
 
 
 def to_batch(

@@ -248,3 +248,14 @@ class Recipe(Config):
     """Answers of the language model to learn from; needed by the objective `distill`."""
     rec: RecSection
     """Recommender and comparison."""
+
+    @model_validator(mode="after")
+    def _sections_are_there(self) -> Recipe:
+        for component in (self.rec.augment, *self.rec.compare, *self.rec.objectives):
+            for name in sorted(component.needs & {"knowledge", "teacher"}):
+                if getattr(self, name) is None:
+                    raise ValueError(
+                        f"`{component.type}` needs the section `{name}`, which the recipe does not have; see {name} in "
+                        "docs/recipe-reference.md"
+                    )
+        return self

@@ -17,13 +17,15 @@ from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.evaluate import Evaluate
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.stages.train_llm import TrainLLM
 from llmcf_cli.stages.train_rec import TrainRec, train_rec_runs
 from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.assets import Locator, open_assets
 
-STAGES: tuple[type[Stage], ...] = (Ingest, TrainLLM, GenCoT, Embed, Match, TrainRec, Evaluate)
+STAGES: tuple[type[Stage], ...] = (Ingest, TrainLLM, GenCoT, Embed, Match, Knowledge, Teacher, TrainRec, Evaluate)
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 
 

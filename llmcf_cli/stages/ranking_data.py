@@ -14,24 +14,30 @@ if TYPE_CHECKING:
 
 
 def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
-    """Samples, catalogue and, as far as their stages are among the folders, text vectors and matched examples.
+    """Samples, catalogue, and what those further stages made that are among the folders.
 
     Args:
         recipe: For the history's length.
-        folders: Stage label → folder; `ingest`, and `embed` and `match` if an arm reads them.
+        folders: Stage label → folder; `ingest`, and whichever of `embed`, `match`, `knowledge` and `teacher` are read.
     """
     from llmcf_cli.rec.dataset import load_ranking_data
 
-    item_text = examples = matches = None
+    item_text = examples = matches = knowledge = teacher = None
     if "embed" in folders:
         item_text = read_lance(folders["embed"] / "lance", "item_text")
     if "match" in folders:
         examples = read_lance(folders["embed"] / "lance", "cot_example")
         matches = read_parquet(folders["match"] / "example_match.parquet")
+    if "knowledge" in folders:
+        knowledge = read_lance(folders["knowledge"] / "lance", "knowledge")
+    if "teacher" in folders:
+        teacher = read_parquet(folders["teacher"] / "teacher_score.parquet")
     return load_ranking_data(
         folders["ingest"] / "data.duckdb",
         history_length=recipe.dataset.history.max_length,
         item_text=item_text,
         examples=examples,
         matches=matches,
+        teacher=teacher,
+        knowledge=knowledge,
     )

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.store.open import read_meta
 
 if TYPE_CHECKING:
@@ -20,6 +23,12 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"
 """Folder of the model to serve, inside the stage's folder."""
+_MAKERS: Mapping[str, tuple[type[Stage], ...]] = {
+    "text": (Embed,), "examples": (Embed, Match), "knowledge": (Knowledge,), "teacher": (Teacher,),
+}  # fmt: skip
+"""Input that a component needs → the stages that make it."""
+_TARGETS = frozenset({"teacher"})
+"""What only losses read, so that any arm can have it."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,12 @@ class TrainRec(Stage):
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        stages: list[Stage] = [Ingest()]
-        if self.augment.needs:
-            stages.append(Embed())
-        if "examples" in self.augment.needs:
-            stages.append(Match())
-        return stages
+        wanted = self.augment.needs.union(*(objective.needs for objective in self._objectives(recipe)))
+        unknown = sorted(wanted - _MAKERS.keys())
+        if unknown:
+            raise UnknownNameError("input", unknown[0], _MAKERS, where=self.label)
+        makers = dict.fromkeys(maker for need in sorted(wanted) for maker in _MAKERS[need])
+        return (Ingest(), *(maker() for maker in makers))
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.bundle import save_bundle
@@ -76,7 +85,7 @@ class TrainRec(Stage):
 
     def _objectives(self, recipe: Recipe) -> tuple[ComponentConfig, ...]:
         """The recipe's objectives that this arm has the inputs for."""
-        return tuple(o for o in recipe.rec.objectives if o.needs <= self.augment.needs)
+        return tuple(o for o in recipe.rec.objectives if o.needs - _TARGETS <= self.augment.needs)
 
 
 def train_rec_runs(recipe: Recipe) -> list[TrainRec]:
