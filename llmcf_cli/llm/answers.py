@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.llm.models import load_to_ask, load_tokenizer
+from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
 
 _LEAST_PREFIX = 8  # a shorter one costs more to attend to as a cache than to read again
 
@@ -45,23 +45,19 @@ class AnswerScorer:
         negative: The answer that counts as no.
         precision: `auto`, `fp32` or `bf16`, see `resolved_precision`.
 
+    Attributes:
+        context: Most tokens of a prompt.
+
     Raises:
         ModelError: There is no such model, or an answer is no single token in any form.
     """
 
     def __init__(self, model: Path, positive: str, negative: str, precision: str) -> None:
         self.tokenizer = load_tokenizer(model)
+        self.context = context_length(model, self.tokenizer)
         self.positive_Y, self.negative_N = surface_forms(self.tokenizer, positive, negative)
         self._folder, self._precision = model, precision
         self._model: Any = None
-
-    @property
-    def context(self) -> int:
-        """Most tokens of a prompt."""
-        from transformers import AutoConfig
-
-        shape = AutoConfig.from_pretrained(str(self._folder), local_files_only=True).get_text_config()
-        return int(getattr(shape, "max_position_embeddings", None) or self.tokenizer.model_max_length)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of chats that consist of one user's message each, up to where the answer begins."""

@@ -4,7 +4,8 @@ Xi et al., 2023 (KAR): preference reasoning about a user from the history, factu
 user's text is written once, from the whole train history, and read at every train sample of that user, so the text may
 name the sample's own target and what came after it. Here it is written from the first part of the user's train events,
 its `as_of` is the time of the last of these, and it is for samples strictly later than that. An item's text is written
-from the item's own text alone and is for any sample.
+from the item's own text alone and is for any sample. (The model that writes was tuned on train samples, as for chains
+of thought; nothing of validation or test has a way into it.)
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ _EXAMPLES = 2
 # The first share of each user's positive train events, at least one.
 _EARLY = """
 CREATE TEMP TABLE early AS
-SELECT user_row, item_row, time, place FROM (
+SELECT user_row, item_row, time, place, part FROM (
     SELECT user_row, item_row, time, row_number() OVER (PARTITION BY user_row ORDER BY time, sample_id) AS place,
-           count(*) OVER (PARTITION BY user_row) AS events
+           greatest(1, floor(count(*) OVER (PARTITION BY user_row) * $share)) AS part
     FROM train_event
-) WHERE place <= greatest(1, floor(events * $share))
+) WHERE place <= part
 """
 _USERS = """
 SELECT user_row FROM train_event GROUP BY user_row ORDER BY count(*) DESC, user_row LIMIT $count
@@ -54,7 +55,7 @@ GROUP BY item_row ORDER BY count(sample_id) DESC, item_row LIMIT $count
 _USER_TEXTS = """
 SELECT user_row, max(time), any_value("user".text), list(item.text ORDER BY place)
 FROM early JOIN item USING (item_row) JOIN "user" USING (user_row)
-WHERE user_row IN (SELECT unnest($rows)) GROUP BY user_row
+WHERE user_row IN (SELECT unnest($rows)) AND place > part - $recent GROUP BY user_row
 """
 _ITEM_TEXTS = "SELECT item_row, text FROM item WHERE item_row IN (SELECT unnest($rows))"
 
@@ -159,8 +160,8 @@ def _users(reader: Any, section: KnowledgeSection) -> tuple[int, Iterator[list[_
 
     def blocks() -> Iterator[list[_Subject]]:
         for block in _blocks(rows):
-            found = reader.execute(_USER_TEXTS, {"rows": block}).fetchall()
-            subjects = {row: _Subject(row, *rest[:2], rest[2][-section.max_history :]) for row, *rest in found}
+            found = reader.execute(_USER_TEXTS, {"rows": block, "recent": section.max_history}).fetchall()
+            subjects = {row: _Subject(row, *rest) for row, *rest in found}
             yield [subjects[row] for row in block]
 
     return len(rows), blocks()

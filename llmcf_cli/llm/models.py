@@ -114,6 +114,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def context_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens, prompt and answer together, that the model of a folder is made for."""
+    from transformers import AutoConfig
+
+    shape = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+    return int(getattr(shape, "max_position_embeddings", None) or tokenizer.model_max_length)
+
+
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model of a folder, on the CPU, in evaluation mode.
 

@@ -22,7 +22,7 @@ from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.batches import by_length
 from llmcf_cli.llm.config import TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Messages
-from llmcf_cli.llm.models import load_to_ask, load_tokenizer, resolved_precision
+from llmcf_cli.llm.models import check_folder, context_length, load_to_ask, load_tokenizer, resolved_precision
 
 _GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
 _MIX = (-4658895280553007687, -7723592293110705685)  # its multipliers
@@ -45,15 +45,10 @@ class TransformersEngine:
         Raises:
             ModelError: The folder holds no causal language model with a chat template.
         """
-        from transformers import AutoConfig
-
-        from llmcf_cli.llm.models import check_folder
-
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
-        shape = AutoConfig.from_pretrained(str(model), local_files_only=True).get_text_config()
-        self._context = int(getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length)
+        self._context = context_length(model, self._tokenizer)
         if self.max_prompt_tokens() < 1:
             raise ModelError(
                 f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),

@@ -179,11 +179,9 @@ class StopAfter(SilentProgress):
 
 def test_an_interrupted_run_asks_only_what_is_missing_and_ends_the_same(ask, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ask(max_batch=4, progress=StopAfter(7))
+        ask(max_batch=4, progress=StopAfter(7))  # two advances are of what is too long or cached: none here
     resumed, scores = ask(max_batch=4)
-    assert resumed.cached >= 16
-    assert resumed.asked > 0
-    assert resumed.asked + resumed.cached == 60
+    assert (resumed.cached, resumed.asked) == (24, 36)
     (tmp_path / "answers.duckdb").unlink()
     whole, expected = ask(max_batch=4)
     assert whole.asked == 60

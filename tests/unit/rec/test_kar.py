@@ -100,6 +100,7 @@ def test_a_users_text_reaches_no_sample_that_it_may_tell_about(world):
     user = 5
     slot = model.user_knowledge.slot_R[user]
     as_of = model.user_knowledge.as_of_N[slot]
+    model.user_knowledge.vector_NT = model.user_knowledge.vector_NT.clone()  # the world's own stays as it is
     model.user_knowledge.vector_NT[slot] *= -1
     changed = (model(batch).logits_B - before).abs() > 1e-6
     theirs = batch.user_row_B == user
