@@ -18,7 +18,7 @@ from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.rec.dataset import RankingData, load_ranking_data
-from llmcf_cli.store.tables import SAMPLE, cot_example, example_match, item_text
+from llmcf_cli.store.tables import SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
 USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
 MATCH_SECTION = {
@@ -37,6 +37,8 @@ class World:
     item_text: pa.Table
     examples: pa.Table
     matches: pa.Table
+    teacher: pa.Table
+    knowledge: pa.Table
     data: RankingData
 
 
@@ -72,8 +74,12 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         connection.execute('CREATE TABLE "user" AS FROM arrow_user')
         connection.execute('CREATE TABLE "item" AS FROM arrow_item')
         connection.execute("INSERT INTO sample FROM arrow_rows")
-    data = load_ranking_data(database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches)
-    return World(database, items, samples, texts, examples, matches, data)
+    teacher, known = _teacher(rng, train), _knowledge(rng)
+    data = load_ranking_data(
+        database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches, teacher=teacher,
+        knowledge=known,
+    )  # fmt: skip
+    return World(database, items, samples, texts, examples, matches, teacher, known, data)
 
 
 def _samples(rng: np.random.Generator, per_user: int) -> pa.Table:
@@ -92,6 +98,26 @@ def _samples(rng: np.random.Generator, per_user: int) -> pa.Table:
     columns = [range(len(rows)), *zip(*[r[:4] for r in rows], strict=True), splits, [r[4] for r in rows]]
     arrays = [pa.array(list(c), f.type) for c, f in zip(columns, SAMPLE.schema, strict=True)]
     return pa.table(arrays, schema=SAMPLE.schema)
+
+
+def _teacher(rng: np.random.Generator, train: pa.Table) -> pa.Table:
+    """Scores for two thirds of the train samples, mostly right."""
+    rows = train.filter(pa.array(np.arange(train.num_rows) % 3 > 0))
+    logit = 2 * rows["label"].to_numpy() - 1 + rng.standard_normal(rows.num_rows)
+    columns = [rows["sample_id"], logit.astype(np.float32), np.full(rows.num_rows, 0.9, np.float32)]
+    return pa.table(columns, schema=TEACHER_SCORE.schema)
+
+
+def _knowledge(rng: np.random.Generator) -> pa.Table:
+    """Texts about two thirds of the users, each up to some time of the train split, and about half of the items."""
+    users = [row for row in range(1, USERS + 1) if row % 3]
+    items = list(range(1, ITEMS + 1, 2))
+    as_of = [*rng.integers(1_000, 6_000, len(users)), *[np.iinfo(np.int64).min] * len(items)]
+    columns = [
+        ["user"] * len(users) + ["item"] * len(items), pa.array([*users, *items], pa.int32()), pa.array(as_of),
+        _lists(_unit(rng.standard_normal((len(users) + len(items), T)))),
+    ]  # fmt: skip
+    return pa.table(columns, schema=knowledge(T).schema)
 
 
 def _match(samples: pa.Table, examples: pa.Table, text_IT: np.ndarray) -> pa.Table:

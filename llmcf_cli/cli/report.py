@@ -169,6 +169,28 @@ def _match(report: Mapping[str, Any]) -> None:
     )
 
 
+def _knowledge(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"texts about {report['users']:,} users and {report['items']:,} items as vectors of {report['dim']} numbers "
+        f"({report['empty']:,} empty); {report['generated']:,} texts generated, {report['cached']:,} found in the "
+        f"cache, {report['tokens_per_second']:,.0f} tokens/s"
+    )
+    reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report["reach"].items()]
+    console().print(f"samples with a text about their user and item: {', '.join(reach)}")
+    for example in report["examples"][:: max(1, len(report["examples"]) - 1)]:
+        text = " ".join(example["text"].split())
+        console().print(f"e.g. {example['entity']} {example['row']}: {text}", markup=False, style="dim")
+
+
+def _teacher(report: Mapping[str, Any]) -> None:
+    auc = "one label only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
+    console().print(
+        f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them); "
+        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+    )
+
+
 def _search(report: Mapping[str, Any]) -> None:
     settings = ", ".join(f"{path} {_number(value)}" for path, value in report["best"].items())
     console().print(
@@ -196,6 +218,8 @@ _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "embed": _embed,
     "examples": _embed,
     "match": _match,
+    "knowledge": _knowledge,
+    "teacher": _teacher,
     "search": _search,
     "train-rec": _train_rec,
     "baseline": _baseline,

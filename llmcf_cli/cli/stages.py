@@ -42,6 +42,8 @@ _COMMANDS = {
     "embed": "Encode item texts into LanceDB.",
     "examples": "Encode the chains of thought into LanceDB, beside their samples.",
     "match": "Retrieve each sample's examples, under the leak guards.",
+    "knowledge": "Let the language model write about users and items, for the augmenter kar.",
+    "teacher": "Ask the language model about train samples, for the objective distill.",
     "search": "Tune every arm on validation, with the same trials and space.",
     "train-rec": "Train the recommender, one arm and seed after the other.",
     "baseline": "Fit the simple models of other libraries.",

@@ -6,7 +6,7 @@ Shapes: N samples, B batch, L history length, R rows of an entity, M values of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,6 +89,19 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What losses compare predictions with; never an input of a model.
+
+    Attributes:
+        label_B: float32, 0 or 1.
+        teacher_B: float32, the language model's log(P(Yes) / P(No)), NaN where it was not asked; None without any.
+    """
+
+    label_B: torch.Tensor
+    teacher_B: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples on a device.
 
@@ -96,29 +109,40 @@ class Batch:
         user_row_B: int64.
         item_row_B: int64.
         history_row_BL: int64, left-padded with 0.
+        time_B: int64, when the label was or would be known; what is later than that is not for this row.
         label_B: float32.
         example_BK: Positions in the example bank, int64, -1 where there is none; None without examples.
+        teacher_B: See `Targets`.
     """
 
     user_row_B: torch.Tensor
     item_row_B: torch.Tensor
     history_row_BL: torch.Tensor
+    time_B: torch.Tensor
     label_B: torch.Tensor
     example_BK: torch.Tensor | None = None
+    teacher_B: torch.Tensor | None = None
+
+    @property
+    def targets(self) -> Targets:
+        """The part that only losses read."""
+        return Targets(self.label_B, self.teacher_B)
 
     def __len__(self) -> int:
         return len(self.user_row_B)
 
     def take(self, index_b: torch.Tensor) -> Batch:
         """The samples at the given positions."""
-        return Batch(
-            self.user_row_B[index_b], self.item_row_B[index_b], self.history_row_BL[index_b], self.label_B[index_b],
-            None if self.example_BK is None else self.example_BK[index_b],
-        )  # fmt: skip
+        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
+        taken: dict[str, Any] = {name: None if part is None else part[index_b] for name, part in parts}
+        return Batch(**taken)
 
 
-def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu") -> Batch:
-    """Samples as tensors on `device`, N × (2 + L + K) integers and a label each."""
+def to_batch(
+    samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu",
+    teacher_N: NDArray[np.float32] | None = None,
+) -> Batch:  # fmt: skip
+    """Samples as tensors on `device`: N × (3 + L + K) integers, a label and a teacher's logit each."""
     import torch
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:
@@ -126,8 +150,9 @@ def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, devi
 
     return Batch(
         tensor(samples.user_row_N.astype(np.int64)), tensor(samples.item_row_N.astype(np.int64)),
-        tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.label_N),
-        None if example_NK is None else tensor(example_NK.astype(np.int64)),
+        tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.time_N.astype(np.int64)),
+        tensor(samples.label_N), None if example_NK is None else tensor(example_NK.astype(np.int64)),
+        None if teacher_N is None else tensor(teacher_N),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Chains of thought for a sample of the train interactions (LLM-CF, CIKM 2024).
 
-Every generated text is cached by prompt, model, decoding settings and index, and committed batch by batch: a killed
-run loses at most one batch, and a larger sample reuses what a smaller one generated.
+Texts come from the cache of `llm.texts`: a killed run loses at most one batch, and a larger sample reuses what a
+smaller one generated.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.chat import DECISIONS, fit_histories
-from llmcf_cli.llm.engines.base import Completion, Engine
+from llmcf_cli.llm.chat import DECISIONS
+from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.judge import Judged, Verdict
-from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
+from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
+from llmcf_cli.llm.texts import Ask, Fault, TextCache, fit_asks
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
 from llmcf_cli.recipe.schema import CoTSection
 from llmcf_cli.store.open import connect_read, connect_write
-from llmcf_cli.store.tables import COT, GENERATION
+from llmcf_cli.store.tables import COT
 
 _BLOCK = 2048  # samples whose prompts are held in memory, and sorted by length, together
 _EXAMPLES = 3
-_Key = tuple[str, int]  # prompt hash and index of a text
 
 
 @dataclass(frozen=True)
@@ -67,23 +66,12 @@ class CoTReport:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Ask:
-    """A sample with its prompt."""
-
-    row: SampleTexts
-    messages: list[dict[str, str]]
-    prompt_hash: str
-    tokens: int
-
-
 class _Tally:
     """Running counts of a report."""
 
     def __init__(self) -> None:
         self.dropped: dict[str, int] = {}
-        self.generated = self.cached = self.cut_off = self.shortened = self.new_tokens = self.kept = 0
-        self.seconds = 0.0
+        self.cut_off = self.shortened = self.kept = 0
         self.sums = np.zeros(len(_SCORES))
         self.examples: list[dict[str, Any]] = []
 
@@ -118,17 +106,18 @@ def generate_cots(
     judge = registry().build("judge", section.judge)
     tally = _Tally()
     with connect_read(data) as reader, connect_write(cache) as store:
-        ids = choose_samples(section, reader, derive_seed(seed, "gen-cot", "sample"))
-        store.execute(GENERATION.ddl().replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS", 1))
-        texts = _Texts(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"), tally)
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        texts = TextCache(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"))
         with (
             pq.ParquetWriter(out, COT.schema, compression="zstd") as writer,
             progress.task("gen-cot", len(ids), "samples") as task,
         ):
             for start in range(0, len(ids), _BLOCK):
-                asks = _asks(sample_texts(reader, ids[start : start + _BLOCK]), prompt, engine, tally)
+                rows = sample_texts(reader, ids[start : start + _BLOCK])
+                asks = _asks(rows, prompt, engine)
+                tally.shortened += sum(ask.shortened for ask in asks)
                 texts.complete(asks, task)
-                _judge(writer, judge, prompt, asks, texts.of(asks), tally)
+                _judge(writer, judge, prompt, list(zip(rows, asks, strict=True)), texts.of(asks), tally)
     if not tally.kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
         raise LlmcfError(
@@ -136,148 +125,38 @@ def generate_cots(
             hint="look at the prompt and the model; raise cot.engine.max_new_tokens",
         )  # fmt: skip
     return CoTReport(
-        wanted=len(ids), kept=tally.kept, dropped=tally.dropped, generated=tally.generated, cached=tally.cached,
-        cut_off=tally.cut_off, histories_shortened=tally.shortened, new_tokens=tally.new_tokens,
-        seconds=tally.seconds, tokens_per_second=tally.new_tokens / tally.seconds if tally.seconds else 0.0,
+        wanted=len(ids), kept=tally.kept, dropped=tally.dropped, generated=texts.generated, cached=texts.cached,
+        cut_off=tally.cut_off, histories_shortened=tally.shortened, new_tokens=texts.new_tokens,
+        seconds=texts.seconds, tokens_per_second=texts.tokens_per_second,
         scores=dict(zip(_SCORES, (tally.sums / tally.kept).tolist(), strict=True)), examples=tally.examples,
     )  # fmt: skip
 
 
-def choose_samples(section: CoTSection, reader: Any, seed: int) -> np.ndarray:
-    """Sample ids (int64, ascending) of the train rows to write about; more rows always contain the fewer.
-
-    Raises:
-        LlmcfError: There are fewer train rows than asked for.
-    """
-    total = sum(train_labels(reader))
-    count = section.sample.count
-    if count is None:
-        count = max(1, round((section.sample.fraction or 0) * total))
-    if count > total:
-        raise LlmcfError(
-            f"{count:,} samples are asked for, the train split has {total:,}", where="cot.sample.count",
-            hint=f"set cot.sample.count to at most {total:,}",
-        )  # fmt: skip
-    return np.sort(train_order(reader, seed, section.sample.balance, count))
-
-
-def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine, tally: _Tally) -> list[_Ask]:
-    """The prompt of each row, without its oldest history where it would be too long."""
-
+def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine) -> list[Ask]:
     def render(index: int, history: list[str]) -> list[dict[str, str]]:
         row = rows[index]
         return prompt.render({"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]})
 
-    def measure(indices: list[int], histories: list[list[str]]) -> list[int]:
-        return engine.count_tokens([render(i, history) for i, history in zip(indices, histories, strict=True)])
-
-    longest = engine.max_prompt_tokens()
-    histories, tokens = fit_histories([row.history for row in rows], longest, measure)
-    asks = []
-    for index, (row, history, count) in enumerate(zip(rows, histories, tokens, strict=True)):
-        if count > longest:
-            raise LlmcfError(
-                f"the prompt of sample {row.sample_id} has {count} tokens without any history, more than {longest}",
-                where="gen-cot", hint="shorten dataset.text.item or raise cot.engine.max_prompt_tokens",
-            )  # fmt: skip
-        tally.shortened += len(history) < len(row.history)
-        messages = render(index, history)
-        asks.append(_Ask(row, messages, digest_json(messages), count))
-    return asks
-
-
-class _Texts:
-    """The cache of generated texts, and what fills it."""
-
-    def __init__(self, store: Any, engine: Engine, model_digest: str, seed: int, tally: _Tally) -> None:
-        self._store, self._engine, self._model, self._tally = store, engine, model_digest, tally
-        self._seed = seed
-        self._decode = digest_json(engine.decode_settings(seed))
-
-    def complete(self, asks: Sequence[_Ask], task: Any) -> None:
-        """Generate whatever of the asks' texts is missing, one transaction per batch."""
-        known = self._known(asks)
-        wanted = {(ask.prompt_hash, index): ask for ask in asks for index in range(self._engine.samples)}
-        self._tally.cached += len(known)
-        share = len(asks) / len(wanted)  # texts to samples, so that the bar ends at the number of samples
-        task.advance(share * len(known))
-        for chosen in self._batches(wanted, known):
-            seeds = [derive_seed(self._seed, *key) for key in chosen]
-            done = self._engine.generate([wanted[key].messages for key in chosen], seeds)
-            self._commit(chosen, done)
-            task.advance(share * len(chosen))
-            if self._tally.seconds:
-                task.note(f"{self._tally.new_tokens / self._tally.seconds:,.0f} tokens/s")
-
-    def _batches(self, wanted: dict[_Key, _Ask], known: set[_Key]) -> Iterator[list[_Key]]:
-        """What is missing, in batches.
-
-        Those of an unbroken run first, as far as nothing of them is known: a resumed run then computes the very same
-        batches, down to the rounding. What is missing of the others is batched anew.
-        """
-        rest: list[_Key] = []
-        for batch in self._grouped(list(wanted), wanted):
-            missing = [key for key in batch if key not in known]
-            if len(missing) == len(batch):
-                yield batch
-            else:
-                rest += missing
-        yield from self._grouped(rest, wanted)
-
-    def _grouped(self, keys: Sequence[_Key], wanted: dict[_Key, _Ask]) -> list[list[_Key]]:
-        batches = self._engine.batches([wanted[key].tokens for key in keys])
-        return [[keys[i] for i in batch] for batch in batches]
-
-    def of(self, asks: Sequence[_Ask]) -> dict[str, list[tuple[str, str]]]:
-        """(text, finish reason) of each prompt, by prompt hash and in the order of their index."""
-        rows = self._store.execute(
-            "SELECT prompt_hash, text, finish_reason FROM generation WHERE model_digest = ? AND decode_hash = ? "
-            "AND sample_index < ? AND prompt_hash IN (SELECT unnest(?)) ORDER BY prompt_hash, sample_index",
-            [self._model, self._decode, self._engine.samples, [ask.prompt_hash for ask in asks]],
-        ).fetchall()
-        found: dict[str, list[tuple[str, str]]] = {}
-        for prompt_hash, text, reason in rows:
-            found.setdefault(prompt_hash, []).append((text, reason))
-        return found
-
-    def _known(self, asks: Sequence[_Ask]) -> set[_Key]:
-        rows = self._store.execute(
-            "SELECT prompt_hash, sample_index FROM generation WHERE model_digest = ? AND decode_hash = ? "
-            "AND sample_index < ? AND prompt_hash IN (SELECT unnest(?))",
-            [self._model, self._decode, self._engine.samples, [ask.prompt_hash for ask in asks]],
-        ).fetchall()
-        return {(prompt_hash, index) for prompt_hash, index in rows}
-
-    def _commit(self, keys: Sequence[_Key], done: Sequence[Completion]) -> None:
-        rows = [
-            (prompt_hash, self._model, self._decode, index, c.text, c.finish_reason, c.prompt_tokens, c.new_tokens,
-             c.seconds)
-            for (prompt_hash, index), c in zip(keys, done, strict=True)
-        ]  # fmt: skip
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        arrays = [pa.array(column, f.type) for column, f in zip(columns, GENERATION.schema, strict=True)]
-        self._store.register("fresh", pa.Table.from_arrays(arrays, schema=GENERATION.schema))
-        self._store.execute("INSERT INTO generation SELECT * FROM fresh")  # one statement, so one transaction
-        self._store.unregister("fresh")
-        self._tally.generated += len(rows)
-        self._tally.new_tokens += sum(c.new_tokens for c in done)
-        self._tally.seconds += sum(c.seconds for c in done)
+    hint = "shorten dataset.text.item or raise cot.engine.max_prompt_tokens"
+    fault = Fault(lambda index: f"sample {rows[index].sample_id}", "gen-cot", hint)
+    return fit_asks(engine, [row.history for row in rows], render, fault)
 
 
 def _judge(
-    writer: pq.ParquetWriter, judge: Any, prompt: Prompt, asks: Sequence[_Ask],
+    writer: pq.ParquetWriter, judge: Any, prompt: Prompt, asked: Sequence[tuple[SampleTexts, Ask]],
     texts: dict[str, list[tuple[str, str]]], tally: _Tally,
 ) -> None:  # fmt: skip
     """Write the best usable text of each ask, and count what is dropped."""
     rows = []
-    for ask in asks:
-        best, text = max(_verdicts(judge, prompt, ask, texts[ask.prompt_hash]), key=lambda pair: _rank(pair[0]))
+    for row, ask in asked:
+        verdicts = _verdicts(judge, prompt, row, ask, texts[ask.prompt_hash])
+        best, text = max(verdicts, key=lambda pair: _rank(pair[0]))
         if best.reason:
             tally.dropped[best.reason] = tally.dropped.get(best.reason, 0) + 1
             continue
         scores = [getattr(best, name) for name in _SCORES]
         rows.append({
-            "sample_id": ask.row.sample_id, "prompt_hash": ask.prompt_hash, "prompt": _readable(ask.messages),
+            "sample_id": row.sample_id, "prompt_hash": ask.prompt_hash, "prompt": _readable(ask.messages),
             "text": text, **dict(zip(_SCORES, scores, strict=True)),
         })  # fmt: skip
         tally.kept += 1
@@ -285,18 +164,18 @@ def _judge(
         tally.sums += scores
         if len(tally.examples) < _EXAMPLES:
             tally.examples.append({
-                "sample_id": ask.row.sample_id, "item": ask.row.item, "decision": DECISIONS[ask.row.label],
+                "sample_id": row.sample_id, "item": row.item, "decision": DECISIONS[row.label],
                 "text": text, "score": best.score,
             })  # fmt: skip
     writer.write_table(pa.Table.from_pylist(rows, schema=COT.schema))
 
 
 def _verdicts(
-    judge: Any, prompt: Prompt, ask: _Ask, candidates: Sequence[tuple[str, str]]
+    judge: Any, prompt: Prompt, row: SampleTexts, ask: Ask, candidates: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[Verdict, str]]:
-    told = ask.row.label if "decision" in prompt.variables else None
+    told = row.label if "decision" in prompt.variables else None
     for text, finish_reason in candidates:
-        about = Judged(_readable(ask.messages), ask.row.history, ask.row.item, told, prompt.sections, finish_reason)
+        about = Judged(_readable(ask.messages), row.history, row.item, told, prompt.sections, finish_reason)
         yield judge.judge(text, about), text
 
 

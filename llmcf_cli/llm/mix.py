@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import DataError, LlmcfError, closest
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.chat import encode_pair, fit_histories
+from llmcf_cli.llm.chat import encode_pair
 from llmcf_cli.llm.config import JsonlMixConfig, ParquetMixConfig, RecommendationMixConfig
+from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.prompt import render_template
 from llmcf_cli.recipe.schema import LLMSection
 from llmcf_cli.store.open import connect_read
 
@@ -259,24 +259,16 @@ class RecommendationSource:
     def _samples(self, rows: Sequence[SampleTexts]) -> Iterator[MixSample]:
         config, longest = self._config, self._context.max_length
         answers = [config.positive if row.label else config.negative for row in rows]
-        wanted = [row.history[-config.max_history :] for row in rows]
 
-        def question(index: int, history: Sequence[str]) -> str:
-            values = {"history": history, "item": rows[index].item, "user": rows[index].user}
-            return render_template(config.template, values).strip()
+        def count(indices: list[int], texts: list[str]) -> list[int]:
+            return [sum(_measure(self._context, text, answers[i])) for i, text in zip(indices, texts, strict=True)]
 
-        def measure(indices: list[int], histories: list[list[str]]) -> list[int]:
-            pairs = zip(indices, histories, strict=True)
-            return [sum(_measure(self._context, question(i, history), answers[i])) for i, history in pairs]
-
-        histories, tokens = fit_histories(wanted, longest, measure)
-        for index, (history, total) in enumerate(zip(histories, tokens, strict=True)):
-            if total > longest:
+        for question, answer in zip(questions(config, rows, longest, count), answers, strict=True):
+            if question.tokens > longest:
                 self.counts["too long without history"] += 1
                 continue
-            self.counts["history shortened"] += len(history) < len(wanted[index])
-            prompt = question(index, history)
-            yield MixSample(prompt, answers[index], *_measure(self._context, prompt, answers[index]))
+            self.counts["history shortened"] += question.shortened
+            yield MixSample(question.text, answer, *_measure(self._context, question.text, answer))
 
 
 class FileSource:

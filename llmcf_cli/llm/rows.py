@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.schema import TrainSampleSection
+
 # By a digest, so that the order is the same on every machine, and a longer prefix contains every shorter one. Balanced:
 # positives and negatives in turn, until one of them runs out.
 _ORDER = """
@@ -74,6 +77,30 @@ def train_order(connection: Any, seed: int, balance: str, count: int) -> np.ndar
     """
     found = connection.execute(_ORDER, {"seed": seed, "balanced": balance == "labels", "count": count})
     return found.fetchnumpy()["sample_id"].astype(np.int64)
+
+
+def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: str) -> np.ndarray:
+    """Sample ids (int64, ascending) of the train rows a recipe chooses; more rows always contain the fewer.
+
+    Args:
+        connection: To the DuckDB file of ingest.
+        sample: How many, and which.
+        seed: Determines which.
+        where: Key path of `sample` in the recipe, for messages.
+
+    Raises:
+        LlmcfError: There are fewer train rows than asked for.
+    """
+    total = sum(train_labels(connection))
+    count = sample.count
+    if count is None:
+        count = max(1, round((sample.fraction or 0) * total))
+    if count > total:
+        raise LlmcfError(
+            f"{count:,} samples are asked for, the train split has {total:,}", where=f"{where}.count",
+            hint=f"set {where}.count to at most {total:,}",
+        )  # fmt: skip
+    return np.sort(train_order(connection, seed, sample.balance, count))
 
 
 def sample_texts(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> list[SampleTexts]:

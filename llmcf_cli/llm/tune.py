@@ -27,7 +27,7 @@ from llmcf_cli.core.seeding import derive_seed, seed_everything
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.chat import encode_pair
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
-from llmcf_cli.llm.models import computes_in_bf16, load_causal_lm, load_tokenizer, save_model
+from llmcf_cli.llm.models import load_causal_lm, load_tokenizer, resolved_precision, save_model
 
 STAMP = "tune.json"
 """File in the work folder that says which run its checkpoints belong to."""
@@ -89,7 +89,7 @@ def tune(
     """
     start = time.monotonic()
     seed = derive_seed(seed, "train-llm")
-    precision = _precision(config)
+    precision = resolved_precision(config.precision)
     tokenizer = load_tokenizer(model)
     _claim(work, _stamp(config, model, mix, seed, precision))
     samples = _TokenisedMix(mix, work, tokenizer, config.max_length, progress)
@@ -150,12 +150,6 @@ def _finish(
         precision=precision, trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
         loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))],
     )  # fmt: skip
-
-
-def _precision(config: FullTuneConfig | LoraTuneConfig) -> str:
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if computes_in_bf16() else "fp32"
 
 
 def _stamp(

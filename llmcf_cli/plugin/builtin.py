@@ -221,10 +221,24 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "augmenter",
+        "mean",
+        config=f"{config}:MeanConfig",
+        target="llmcf_cli.rec.augment.mean:MeanAugmenter",
+        summary="ablation of LLM-CF: the tokens of the examples averaged, no decoder",
+    )
+    add(
+        "augmenter",
         "ict",
         config=f"{config}:ICTConfig",
         target="llmcf_cli.rec.augment.ict:ICTAugmenter",
         summary="LLM-CF: transformer decoder over retrieved examples and their chains of thought",
+    )
+    add(
+        "augmenter",
+        "kar",
+        config=f"{config}:KARConfig",
+        target="llmcf_cli.rec.augment.kar:KARAugmenter",
+        summary="knowledge vectors of user and item through a hybrid-expert adaptor (Xi et al., 2023)",
     )
     add(
         "objective",
@@ -232,6 +246,13 @@ def _rec(registry: Registry) -> None:
         config=f"{config}:BCEConfig",
         target="llmcf_cli.rec.objectives:BCE",
         summary="binary cross-entropy on logits",
+    )
+    add(
+        "objective",
+        "distill",
+        config=f"{config}:DistillConfig",
+        target="llmcf_cli.rec.objectives:Distill",
+        summary="knowledge distillation from the language model's P(Yes)",
     )
     add(
         "objective",

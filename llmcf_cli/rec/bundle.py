@@ -27,13 +27,15 @@ from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
 from llmcf_cli.features.spec import Entity, FeatureSpec, Vocab
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
+from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge
 from llmcf_cli.rec.model import RecModel
 
 FORMAT = 1
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
-WEIGHTS, TEXT, VECTORS, EXAMPLES = (
+WEIGHTS, TEXT, KNOWLEDGE, VECTORS, EXAMPLES = (
     "weights.safetensors",
     "item_text.safetensors",
+    "knowledge.safetensors",
     "examples.safetensors",
     "examples.parquet",
 )
@@ -77,6 +79,8 @@ def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock
         pq.write_table(_catalog_table(table), path / f"{table.entity}.parquet")
     if resources.item_text_IT is not None:
         save_arrays({"item_text_IT": np.ascontiguousarray(resources.item_text_IT)}, path / TEXT)
+    if resources.knowledge is not None:
+        _save_knowledge(resources.knowledge, path)
     if resources.bank is not None:
         _save_bank(resources.bank, path)
     files = {f.name: {"sha256": digest_file(f), "bytes": f.stat().st_size} for f in sorted(path.iterdir())}
@@ -155,7 +159,8 @@ def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
             where=str(path),
         )
     bank = _load_bank(path, spec.history_length) if (path / EXAMPLES).is_file() else None
-    return Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"])
+    knowledge = _load_knowledge(path, catalog) if (path / KNOWLEDGE).is_file() else None
+    return Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge)
 
 
 def _check_fit(path: Path, spec: FeatureSpec, embedding_dim: int) -> None:
@@ -198,6 +203,21 @@ def _load_entities(path: Path, entity: Entity, spec: FeatureSpec) -> EntityTable
         first = np.full((1, *shape[1:]), 1 if field.kind == "categorical" else 0, np.int32)
         columns[field.name] = np.concatenate([first, values.reshape(shape)])
     return EntityTable(entity, table[f"{entity}_id"].combine_chunks(), columns)
+
+
+def _save_knowledge(knowledge: Knowledge, path: Path) -> None:
+    arrays = {f"{kind}.{name}": array for kind, part in vars(knowledge).items() for name, array in vars(part).items()}
+    save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path / KNOWLEDGE)
+
+
+def _load_knowledge(path: Path, catalog: Catalog) -> Knowledge:
+    arrays = load_arrays(path / KNOWLEDGE)
+    parts = {}
+    for kind, table in (("users", catalog.users), ("items", catalog.items)):
+        parts[kind] = EntityKnowledge(**{name: arrays[f"{kind}.{name}"] for name in ("slot_R", "vector_NT", "as_of_N")})
+        if len(parts[kind].slot_R) != len(table.ids) + 1:
+            raise ModelError(f"knowledge and catalogue differ in the number of {kind}", where=str(path / KNOWLEDGE))
+    return Knowledge(**parts)
 
 
 def _save_bank(bank: ExampleBank, path: Path) -> None:

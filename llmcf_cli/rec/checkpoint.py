@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -91,5 +92,6 @@ def fingerprint(model: RecModel, data: RankingData, section: FitSection, seed: i
         "backbone": configs["backbone"].model_dump(), "augment": configs["augment"].model_dump(),
         "objectives": [config.model_dump() for config in configs["objectives"]],
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
+        "teacher": None if data.teacher_N is None else float(np.nansum(data.teacher_N)),
         "splits": {split: [len(s), float(s.label_N.sum())] for split, s in data.splits.items()},
     })  # fmt: skip

@@ -139,12 +139,56 @@ class ICTConfig(ComponentConfig):
         return self
 
 
+class MeanConfig(ComponentConfig):
+    """Ablation of LLM-CF: the tokens of examples averaged instead of read by a decoder."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
+
+    type: Literal["mean"] = "mean"
+    dim: Positive = 32
+    """Numbers per token, and in the context feature."""
+    hidden: Positive = 64
+    """Width of the hidden layer of each MLP: those that make tokens, and the one that makes the context."""
+    cot: bool = True
+    """False leaves the chain-of-thought tokens out."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training, in the MLP that makes the context."""
+
+
+class KARConfig(ComponentConfig):
+    """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
+
+    type: Literal["kar"] = "kar"
+    dim: Positive = 32
+    """Numbers per kind of knowledge; the context feature has twice as many."""
+    hidden: Positive = 128
+    """Width of each expert's hidden layer."""
+    shared_experts: Positive = 2
+    """Experts that read both kinds."""
+    specific_experts: Positive = 3
+    """Further experts for each kind."""
+
+
 class BCEConfig(ComponentConfig):
     """Binary cross-entropy between label and logit."""
 
     type: Literal["bce"] = "bce"
     weight: Weight = 1.0
     """Factor in the sum of losses."""
+
+
+class DistillConfig(ComponentConfig):
+    """Knowledge distillation: the model's probability is drawn towards the language model's (Hinton et al., 2015)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+
+    type: Literal["distill"] = "distill"
+    weight: Weight = 1.0
+    """Factor in the sum of losses."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """τ that both logits are divided by; larger ones soften a teacher that is too sure of itself."""
 
 
 class CoTReconstructionConfig(ComponentConfig):

@@ -6,7 +6,7 @@ Legend: N samples, L history, K examples, E examples in the bank, I items, T tex
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
+from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.store.open import connect_read
 
 SPLITS = ("train", "validation", "test")
@@ -51,6 +52,7 @@ class Resources:
         item_text_IT: float32 [I + 1, T], unit rows, row 0 zeros; None without text vectors.
         bank: Examples; None without.
         num_examples: K; 0 without examples.
+        knowledge: Knowledge about users and items; None without.
     """
 
     spec: FeatureSpec
@@ -59,6 +61,7 @@ class Resources:
     item_text_IT: np.ndarray | None = None
     bank: ExampleBank | None = None
     num_examples: int = 0
+    knowledge: Knowledge | None = None
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,13 @@ class RankingData:
         resources: What models look things up in.
         splits: `train`, `validation` and `test`.
         matches: By split; empty without examples.
+        teacher_N: float32, the language model's logit of each train sample, NaN where it was not asked; None without.
     """
 
     resources: Resources
     splits: Mapping[str, Samples]
     matches: Mapping[str, Matches] = field(default_factory=dict)
+    teacher_N: np.ndarray | None = None
 
     def batch(self, split: str, device: object = "cpu", *, examples: bool = True) -> Batch:
         """A whole split as one `Batch` on `device`, to take batches from.
@@ -97,14 +102,16 @@ class RankingData:
         if split not in self.splits:
             raise DataError(f"no split {split!r}", allowed=tuple(self.splits))
         found = self.matches.get(split) if examples else None
-        return to_batch(self.splits[split], None if found is None else found.example_NK, device)
+        teacher_N = self.teacher_N if split == "train" else None
+        return to_batch(self.splits[split], None if found is None else found.example_NK, device, teacher_N)
 
 
 def load_ranking_data(
     database: Path, *, history_length: int, item_text: pa.Table | None = None, examples: pa.Table | None = None,
-    matches: pa.Table | None = None, min_count: int = 1,
+    matches: pa.Table | None = None, teacher: pa.Table | None = None, knowledge: pa.Table | None = None,
+    min_count: int = 1,
 ) -> RankingData:  # fmt: skip
-    """Read what ingest, embed and match made.
+    """Read what the stages before made.
 
     Args:
         database: DuckDB file with the tables user, item and sample.
@@ -112,11 +119,13 @@ def load_ranking_data(
         item_text: LanceDB table `item_text`.
         examples: LanceDB table `cot_example`; needs `item_text` and `matches`.
         matches: Table `example_match` of all samples.
+        teacher: Table `teacher_score`.
+        knowledge: LanceDB table `knowledge`.
         min_count: Least train occurrences for a feature value to get an id.
 
     Raises:
-        DataError: The parts do not fit together: an item without a vector, a sample without matches, an example that is
-            no train sample.
+        DataError: The parts do not fit together: an item without a vector, a sample without matches, an example or a
+            teacher's score that belongs to no train sample.
     """
     with connect_read(database) as connection:
         users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
@@ -127,14 +136,18 @@ def load_ranking_data(
     spec, vocab = fit_features(users, items, counts, history_length, min_count)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
+    resources = Resources(spec, vocab, catalog, text_IT)
+    if knowledge is not None:
+        resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
+    teacher_N = None if teacher is None else _teacher(teacher, splits["train"])
     if examples is None:
-        return RankingData(Resources(spec, vocab, catalog, text_IT), splits)
+        return RankingData(resources, splits, teacher_N=teacher_N)
     if matches is None:
         raise DataError("examples without matches", where=str(database), hint="llmcf match")
     bank = _bank(examples, splits["train"])
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].example_NK.shape[1]
-    return RankingData(Resources(spec, vocab, catalog, text_IT, bank, k), splits, found)
+    return RankingData(replace(resources, bank=bank, num_examples=k), splits, found, teacher_N)
 
 
 def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:
@@ -149,12 +162,27 @@ def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, n
 def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
     examples = examples.sort_by("sample_id")
     foreign = pc.unique(examples["split"]).to_pylist()
-    sample_id_E = examples["sample_id"].combine_chunks().to_numpy()
-    at_E = np.searchsorted(train.sample_id_N, sample_id_E)
-    at_E = np.minimum(at_E, max(len(train) - 1, 0))
-    if foreign != ["train"] or not len(train) or not np.array_equal(train.sample_id_N[at_E], sample_id_E):
+    at_E = _positions(examples, train)
+    if foreign != ["train"] or at_E is None:
         raise DataError("an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot")
     return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]))
+
+
+def _teacher(scores: pa.Table, train: Samples) -> np.ndarray:
+    at_n = _positions(scores, train)
+    if at_n is None:
+        raise DataError("a score is of no train sample, or there are none", where="teacher_score", hint="llmcf teacher")
+    teacher_N = np.full(len(train), np.nan, np.float32)
+    teacher_N[at_n] = scores["logit"].combine_chunks().to_numpy()
+    return teacher_N
+
+
+def _positions(table: pa.Table, samples: Samples) -> np.ndarray | None:
+    """Where the table's rows stand among the samples; None if one does not, or there are no rows."""
+    id_n = table["sample_id"].combine_chunks().to_numpy()
+    at_n = np.minimum(np.searchsorted(samples.sample_id_N, id_n), max(len(samples) - 1, 0))
+    known = len(id_n) and len(samples) and np.array_equal(samples.sample_id_N[at_n], id_n)
+    return at_n if known else None
 
 
 def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:

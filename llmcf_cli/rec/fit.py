@@ -177,7 +177,7 @@ class _Run:
         steps = 0
         for steps, index_B in enumerate(self._batches(number), 1):
             batch = self.train.take(index_B)
-            loss = self.model.loss(self.parallel(batch), batch.label_B)
+            loss = self.model.loss(self.parallel(batch), batch.targets)
             self._check_finite(loss, number, steps)
             self.accelerator.backward(loss)
             self.optimizer.step()

@@ -17,12 +17,13 @@ from torch.nn import functional
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.features.batch import Batch, Catalog
+from llmcf_cli.features.batch import Batch, Catalog, Targets
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Rows
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Known, Rows
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.embedding import FieldEmbedding, FieldEmbeddings
+from llmcf_cli.rec.knowledge import Knowledge, KnowledgeLookup
 from llmcf_cli.rec.objectives import total_loss
 
 
@@ -51,7 +52,7 @@ class RecModel(nn.Module):
             streams, so arms with the same seed start from the same embeddings.
 
     Raises:
-        ModelError: The augmenter needs text vectors or examples that there are not.
+        ModelError: The augmenter needs something that there is not.
     """
 
     def __init__(
@@ -72,17 +73,18 @@ class RecModel(nn.Module):
             self.backbone = component(backbone, self.embedding.shape, self.augmenter.context_dim)
         self._set_text(self.resources.item_text_IT)
         self._set_bank(self.resources.bank)
+        self._set_knowledge(self.resources.knowledge)
 
     def forward(self, batch: Batch) -> Output:
         """Logits of a batch of rows."""
         fields = self.embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
         query = self._rows(fields, batch.item_row_B, batch.history_row_BL)
-        augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK)))
+        augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK), self._known(batch)))
         return Output(self.backbone(fields, augmentation.context_BC), augmentation.aux)
 
-    def loss(self, output: Output, label_B: Tensor) -> Tensor:
+    def loss(self, output: Output, targets: Targets) -> Tensor:
         """Weighted sum of the objectives that apply, a scalar."""
-        return total_loss(self.objectives, output.logits_B, label_B, output.aux)
+        return total_loss(self.objectives, output.logits_B, targets, output.aux)
 
     @property
     def device(self) -> torch.device:
@@ -96,9 +98,13 @@ class RecModel(nn.Module):
 
     def set_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> None:
         """Take a longer catalogue, encoded with the same vocabulary; rows that exist must stay what they are."""
-        self.resources = replace(self.resources, catalog=catalog, item_text_IT=item_text_IT)
+        knowledge = self.resources.knowledge
+        if knowledge is not None:
+            knowledge = replace(knowledge, items=knowledge.items.extended(len(catalog.items.ids)))
+        self.resources = replace(self.resources, catalog=catalog, item_text_IT=item_text_IT, knowledge=knowledge)
         self.embedding.set_catalog(catalog)
         self._set_text(item_text_IT)
+        self._set_knowledge(knowledge)
 
     def _examples(self, example_BK: Tensor | None) -> Examples | None:
         """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
@@ -112,6 +118,12 @@ class RecModel(nn.Module):
         rows = self._rows(fields, item_U, history_UL)
         return Examples(rows, self.bank_cot_ET[index_U], self.bank_label_E[index_U], slot_BK, example_BK >= 0)
 
+    def _known(self, batch: Batch) -> Known | None:
+        if self.user_knowledge is None or self.item_knowledge is None:
+            return None
+        users = self.user_knowledge(batch.user_row_B, batch.time_B)
+        return Known(*users, *self.item_knowledge(batch.item_row_B, batch.time_B))
+
     def _rows(self, fields: FieldEmbeddings, item_row_B: Tensor, history_row_BL: Tensor) -> Rows:
         if self.item_text_IT is None:
             return Rows(fields)
@@ -120,11 +132,11 @@ class RecModel(nn.Module):
         return Rows(fields, self.item_text_IT[item_row_B], functional.normalize(history_BT, dim=1, eps=1e-6))
 
     def _augment_shape(self) -> AugmentShape:
-        text, bank = self.resources.item_text_IT, self.resources.bank
+        text, bank, knowledge = self.resources.item_text_IT, self.resources.bank, self.resources.knowledge
         wanted = frozenset().union(*(o.reads for o in self.objectives))
         return AugmentShape(
             self.embedding.shape, 0 if text is None else text.shape[1], 0 if bank is None else bank.cot_ET.shape[1],
-            self.resources.num_examples, wanted,
+            self.resources.num_examples, wanted, 0 if knowledge is None else knowledge.dim,
         )  # fmt: skip
 
     def _set_text(self, item_text_IT: np.ndarray | None) -> None:
@@ -137,6 +149,11 @@ class RecModel(nn.Module):
         self._keep("bank_history_EL", samples and samples.history_row_NL.astype(np.int64))
         self._keep("bank_label_E", samples and samples.label_N.astype(np.int64))
         self._keep("bank_cot_ET", bank and bank.cot_ET)
+
+    def _set_knowledge(self, knowledge: Knowledge | None) -> None:
+        parts = (None, None) if knowledge is None else (knowledge.users, knowledge.items)
+        lookups = [part and KnowledgeLookup(part).to(self.device) for part in parts]
+        self.user_knowledge, self.item_knowledge = lookups
 
     def _keep(self, name: str, array: np.ndarray | None) -> None:
         tensor = None if array is None else torch.as_tensor(array, device=self.device)
@@ -153,8 +170,13 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         raise ModelError("needs item text vectors", where=f"augmenter {augment.type}", hint="llmcf embed")
     if "examples" in augment.needs and not (resources.bank and len(resources.bank)):
         raise ModelError("needs retrieved examples", where=f"augmenter {augment.type}", hint="llmcf match")
+    if "knowledge" in augment.needs and resources.knowledge is None:
+        raise ModelError(
+            "needs knowledge about users and items", where=f"augmenter {augment.type}", hint="llmcf knowledge"
+        )
     return replace(
         resources,
+        knowledge=resources.knowledge if "knowledge" in augment.needs else None,
         item_text_IT=resources.item_text_IT if "text" in augment.needs else None,
         bank=resources.bank if "examples" in augment.needs else None,
         num_examples=resources.num_examples if "examples" in augment.needs else 0,

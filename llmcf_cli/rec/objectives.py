@@ -11,8 +11,11 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.features.batch import Targets
 from llmcf_cli.rec.augment.base import COT_AUX, CoTPrediction
-from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig
+from llmcf_cli.rec.config import DistillConfig
 
 
 class Objective(ABC):
@@ -25,20 +28,47 @@ class Objective(ABC):
 
     reads: frozenset[str] = frozenset()
 
-    def __init__(self, config: BCEConfig | CoTReconstructionConfig) -> None:
-        self.weight = config.weight
+    def __init__(self, config: ComponentConfig) -> None:
+        self.weight: float = config.weight
 
     @abstractmethod
-    def __call__(self, logits_B: Tensor, label_B: Tensor, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """The unweighted loss, a scalar: a mean over the batch."""
 
 
 class BCE(Objective):
     """−mean(y log σ(z) + (1 − y) log(1 − σ(z)))."""
 
-    def __call__(self, logits_B: Tensor, label_B: Tensor, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch."""
-        return functional.binary_cross_entropy_with_logits(logits_B, label_B)
+        return functional.binary_cross_entropy_with_logits(logits_B, targets.label_B)
+
+
+class Distill(Objective):
+    """τ² · mean over scored rows of KL(σ(t/τ) ‖ σ(z/τ)), t the teacher's logit and z the model's.
+
+    Its gradient is τ · (σ(z/τ) − σ(t/τ)) per row, that of the cross-entropy: τ² keeps its size comparable to the other
+    losses' whatever the temperature (Hinton, Vinyals, Dean: Distilling the Knowledge in a Neural Network, 2015).
+    Rows without a teacher's score do not count.
+
+    Raises:
+        ModelError: The batch has no teacher's scores at all.
+    """
+
+    def __init__(self, config: DistillConfig) -> None:
+        super().__init__(config)
+        self.temperature = config.temperature
+
+    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+        """Mean over the batch's scored rows; 0 if there are none."""
+        if targets.teacher_B is None:
+            raise ModelError("needs the language model's scores", where="objective distill", hint="llmcf teacher")
+        scored_B = ~targets.teacher_B.isnan()
+        model_B, teacher_B = logits_B / self.temperature, targets.teacher_B.nan_to_num() / self.temperature
+        # KL of Bernoullis by their logits: p·(t − z) + softplus(z) − softplus(t), finite for any t and z.
+        gap_B = functional.softplus(model_B) - functional.softplus(teacher_B)
+        divergence_B = gap_B + teacher_B.sigmoid() * (teacher_B - model_B)
+        return self.temperature**2 * (divergence_B * scored_B).sum() / scored_B.sum().clamp_min(1)
 
 
 class CoTReconstruction(Objective):
@@ -46,15 +76,15 @@ class CoTReconstruction(Objective):
 
     reads = frozenset({COT_AUX})
 
-    def __call__(self, logits_B: Tensor, label_B: Tensor, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's existing examples; 0 if there are none."""
         cot = aux[COT_AUX]
         return ((1 - cot.cosine_BK()) * cot.mask_BK).sum() / cot.mask_BK.sum().clamp_min(1)
 
 
 def total_loss(
-    objectives: Sequence[Objective], logits_B: Tensor, label_B: Tensor, aux: Mapping[str, CoTPrediction]
+    objectives: Sequence[Objective], logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]
 ) -> Tensor:
     """Weighted sum of the objectives whose auxiliary outputs exist."""
-    parts = [o.weight * o(logits_B, label_B, aux) for o in objectives if o.reads <= aux.keys()]
+    parts = [o.weight * o(logits_B, targets, aux) for o in objectives if o.reads <= aux.keys()]
     return sum(parts, start=logits_B.new_zeros(()))

@@ -104,8 +104,8 @@ class LLMSection(Config):
         return self
 
 
-class CoTSampleSection(Config):
-    """Which train samples get a chain of thought."""
+class TrainSampleSection(Config):
+    """Which train samples the language model is asked about."""
 
     count: Positive | None = None
     """Number of train samples."""
@@ -115,7 +115,7 @@ class CoTSampleSection(Config):
     """`labels`: as many positive as negative samples, as far as there are enough."""
 
     @model_validator(mode="after")
-    def _one_size(self) -> CoTSampleSection:
+    def _one_size(self) -> TrainSampleSection:
         if (self.count is None) == (self.fraction is None):
             raise ValueError("give either count or fraction")
         return self
@@ -126,12 +126,49 @@ class CoTSection(Config):
 
     prompt: FilePath
     """A prompt file, relative to the recipe or one of the library's, e.g. `prompts/single.yaml`."""
-    sample: CoTSampleSection
+    sample: TrainSampleSection
     """The train samples that are written about."""
     engine: Engine
     """What generates the text, and its decoding settings."""
     judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
+
+
+class TeacherSection(Config):
+    """The tuned model's own answers to train samples, which the objective `distill` learns from (`teacher`).
+
+    The question is that of the mix's `recommendation` source.
+    """
+
+    sample: TrainSampleSection = TrainSampleSection(fraction=1.0)
+    """The train samples it is asked about; the others do not enter the objective."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a question, beyond which the oldest history is left out; None: what the model's context allows."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+    batch_tokens: Annotated[Positive, Runtime()] = 16384
+    """Most tokens of a batch, padding included."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Most questions of a batch; a killed run loses at most one batch."""
+
+
+class KnowledgeSection(Config):
+    """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
+
+    user_prompt: FilePath
+    """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
+    item_prompt: FilePath
+    """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
+    users: Annotated[int, Field(ge=0)] | None = None
+    """Users written about, those with the most train events first; None: all that have any."""
+    items: Annotated[int, Field(ge=0)] | None = None
+    """Items written about, those with the most train events first; None: the whole catalogue."""
+    user_events: Fraction = 0.5
+    """First share of a user's positive train events that the text is written from; it is used after those only."""
+    max_history: Positive = 20
+    """Most recent of these events that the prompt names."""
+    engine: Engine = Field(default="transformers", validate_default=True)
+    """What generates the texts, and its decoding settings; of several texts per prompt the first is taken."""
 
 
 class MatchSection(Config):
@@ -267,8 +304,24 @@ class Recipe(Config):
     """Chain-of-thought generation."""
     match: MatchSection
     """Example retrieval."""
+    knowledge: KnowledgeSection | None = None
+    """Knowledge about users and items; needed by the augmenter `kar`."""
+    teacher: TeacherSection | None = None
+    """Answers of the language model to learn from; needed by the objective `distill`."""
     rec: RecSection
     """Recommender and comparison."""
+
+    @model_validator(mode="after")
+    def _sections_are_there(self) -> Recipe:
+        for component in (self.rec.augment, *self.rec.compare, *self.rec.objectives):
+            for name in sorted(component.needs & {"knowledge", "teacher"}):
+                if getattr(self, name) is None:
+                    raise ValueError(
+                        f"`{component.type}` needs the section `{name}`, which the recipe does not have; see {name} in "
+                        "docs/recipe-reference.md"
+                    )
+        return self
+
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
 

@@ -52,6 +52,11 @@ class Context:
         """DuckDB file of every generated text, shared by all recipes that use this artifact root."""
         return self.store.root / "cache" / "generation.duckdb"
 
+    @property
+    def answers(self) -> Path:
+        """DuckDB file of every answer a teacher gave, shared likewise."""
+        return self.store.root / "cache" / "answer.duckdb"
+
 
 @dataclass(frozen=True)
 class Job:

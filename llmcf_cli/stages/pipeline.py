@@ -18,17 +18,20 @@ from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.match import Match
 from llmcf_cli.stages.predict import Predict
 from llmcf_cli.stages.run import Step, execute, plan
 from llmcf_cli.stages.search import Search
+from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.stages.train_llm import TrainLLM
 from llmcf_cli.stages.train_rec import TrainRec
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import Locator, open_assets
 
 STAGES: tuple[type[Stage], ...] = (
-    Ingest, TrainLLM, GenCoT, Embed, Examples, Match, Search, TrainRec, FitBaseline, Predict, Evaluate,
+    Ingest, TrainLLM, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search, TrainRec, FitBaseline, Predict,
+    Evaluate,
 )  # fmt: skip
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 

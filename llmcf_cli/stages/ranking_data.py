@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Stage
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
@@ -20,8 +23,12 @@ if TYPE_CHECKING:
 MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
     "text": (Embed,),
     "examples": (Embed, Examples, Match),
+    "knowledge": (Knowledge,),
+    "teacher": (Teacher,),
 }
 """What a component may name in `needs` → the stages whose results are read for it."""
+TARGETS = frozenset({"teacher"})
+"""Needs of objectives alone, beside the label; an augmenter never reads them."""
 
 
 def arm_stages(recipe: Recipe) -> list[Stage]:
@@ -29,8 +36,15 @@ def arm_stages(recipe: Recipe) -> list[Stage]:
     return component_stages(recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe))))
 
 
-def component_stages(needs: Collection[str]) -> list[Stage]:
-    """The stages to read for components with these needs, `ingest` first."""
+def component_stages(needs: frozenset[str]) -> list[Stage]:
+    """The stages to read for components with these needs, `ingest` first.
+
+    Raises:
+        UnknownNameError: No stage makes what a component needs.
+    """
+    unknown = sorted(needs - MADE_BY.keys())
+    if unknown:
+        raise UnknownNameError("input", unknown[0], MADE_BY, hint="mend `needs` of the component's configuration")
     kinds: list[type[Stage]] = [Ingest]
     for need, made_by in MADE_BY.items():
         kinds += made_by if need in needs else ()
@@ -39,7 +53,7 @@ def component_stages(needs: Collection[str]) -> list[Stage]:
 
 def arm_objectives(recipe: Recipe) -> tuple[ComponentConfig, ...]:
     """The recipe's objectives that its augmenter has the inputs for."""
-    return tuple(o for o in recipe.rec.objectives if o.needs <= recipe.rec.augment.needs)
+    return tuple(o for o in recipe.rec.objectives if o.needs - TARGETS <= recipe.rec.augment.needs)
 
 
 def trained_sections(recipe: Recipe) -> dict[str, Any]:
@@ -56,20 +70,26 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
 
     Args:
         recipe: For the history's length.
-        folders: Stage → folder; `ingest`, and those of `data_stages`.
+        folders: Stage → folder; those of `component_stages`.
     """
     from llmcf_cli.rec.dataset import load_ranking_data
 
-    item_text = examples = matches = None
+    item_text = examples = matches = knowledge = teacher = None
     if Embed.name in folders:
         item_text = read_lance(folders[Embed.name] / "lance", "item_text")
     if Match.name in folders:
         examples = read_lance(folders[Examples.name] / "lance", "cot_example")
         matches = read_parquet(folders[Match.name] / "example_match.parquet")
+    if Knowledge.name in folders:
+        knowledge = read_lance(folders[Knowledge.name] / "lance", "knowledge")
+    if Teacher.name in folders:
+        teacher = read_parquet(folders[Teacher.name] / "teacher_score.parquet")
     return load_ranking_data(
         folders[Ingest.name] / "data.duckdb",
         history_length=recipe.dataset.history.max_length,
         item_text=item_text,
         examples=examples,
         matches=matches,
+        teacher=teacher,
+        knowledge=knowledge,
     )

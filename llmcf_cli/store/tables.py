@@ -29,11 +29,11 @@ class Table:
     primary_key: tuple[str, ...]
     open_columns: str = ""
 
-    def ddl(self) -> str:
-        """`CREATE TABLE` statement for DuckDB."""
+    def ddl(self, *, create: str = "CREATE TABLE") -> str:
+        """Statement for DuckDB that makes the table; `create` may be `CREATE TABLE IF NOT EXISTS`."""
         columns = [f'"{f.name}" {sql_type(f.type)}{"" if f.nullable else " NOT NULL"}' for f in self.schema]
         key = ", ".join(f'"{c}"' for c in self.primary_key)
-        return f'CREATE TABLE "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
+        return f'{create} "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
 
 
 def sql_type(arrow: pa.DataType) -> str:
@@ -113,6 +113,22 @@ GENERATION = Table(
     ]),
     ("prompt_hash", "model_digest", "decode_hash", "sample_index"),
 )  # fmt: skip
+KNOWLEDGE_TEXT = Table(
+    "knowledge_text", "what the language model wrote about a user or an item; usable for samples later than `as_of`",
+    pa.schema([
+        _required("entity", pa.string()), _required("row", pa.int32()), _required("as_of", pa.int64()),
+        _required("text", pa.string()),
+    ]),
+    ("entity", "row"),
+)  # fmt: skip
+ANSWER = Table(
+    "answer", "a model's yes or no to one question, cached by everything that determines it",
+    pa.schema([
+        _required("prompt_hash", pa.string()), _required("model_digest", pa.string()),
+        _required("asking_hash", pa.string()), _required("logit", pa.float32()), _required("mass", pa.float32()),
+    ]),
+    ("prompt_hash", "model_digest", "asking_hash"),
+)  # fmt: skip
 COT = Table(
     "cot", "the chain of thought kept for a train sample",
     pa.schema([
@@ -120,6 +136,14 @@ COT = Table(
         _required("text", pa.string()),
         _required("coherence", pa.float32()), _required("completeness", pa.float32()),
         _required("relevance", pa.float32()), _required("consistency", pa.float32()), _required("score", pa.float32()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+
+TEACHER_SCORE = Table(
+    "teacher_score", "the language model's answer to a train sample: log(P(Yes) / P(No)), and mass P(Yes) + P(No)",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("logit", pa.float32()), _required("mass", pa.float32()),
     ]),
     ("sample_id",),
 )  # fmt: skip
@@ -132,6 +156,16 @@ def item_text(dim: int) -> Table:
         pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()),
                    _required("vector", pa.list_(pa.float32(), dim))]),
         ("item_row",),
+    )  # fmt: skip
+
+
+def knowledge(dim: int) -> Table:
+    """LanceDB `knowledge`: the vector of a text of `knowledge_text`, unit L2 norm."""
+    return Table(
+        "knowledge", "vector of what the language model wrote about a user or an item",
+        pa.schema([_required("entity", pa.string()), _required("row", pa.int32()), _required("as_of", pa.int64()),
+                   _required("vector", pa.list_(pa.float32(), dim))]),
+        ("entity", "row"),
     )  # fmt: skip
 
 

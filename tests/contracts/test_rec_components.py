@@ -53,7 +53,7 @@ class TestEveryPair:
         torch.manual_seed(0)
         for parameter in model.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
-        model.loss(model(batch), batch.label_B).backward()
+        model.loss(model(batch), batch.targets).backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is not None, name
             assert parameter.grad.abs().sum() > 0, name
@@ -73,10 +73,10 @@ class TestEveryPair:
         alone = torch.cat([model(batch.take(torch.tensor([n]))).logits_B for n in range(6)])
         torch.testing.assert_close(alone, whole[:6], rtol=1e-5, atol=1e-6)
 
-    def test_the_label_is_no_input(self, world, backbone, augmenter):
+    def test_a_target_is_no_input(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter).eval()
         batch = rows(world, model)
-        other = dataclasses.replace(batch, label_B=1 - batch.label_B)
+        other = dataclasses.replace(batch, label_B=1 - batch.label_B, teacher_B=-batch.teacher_B)
         assert torch.equal(model(batch).logits_B, model(other).logits_B)
 
     def test_weights_alone_are_saved(self, world, backbone, augmenter):
@@ -131,7 +131,7 @@ def test_an_objective_is_a_finite_scalar_or_does_not_apply(world, name, augmente
     batch = rows(world, model)
     output = model(batch)
     objective = registry().build("objective", default("objective", name))
-    loss = total_loss([objective], output.logits_B, batch.label_B, output.aux)
+    loss = total_loss([objective], output.logits_B, batch.targets, output.aux)
     assert loss.shape == ()
     assert torch.isfinite(loss)
     if not objective.reads <= output.aux.keys():

@@ -27,7 +27,7 @@ class Loud(SilentProgress):
         def context():
             class Task:
                 def advance(self, amount=1):
-                    if name in ("gen-cot", "train-llm") and amount:
+                    if name in ("gen-cot", "train-llm", "teacher") and amount:
                         print("ADVANCE", flush=True)
                 def note(self, text):
                     pass
@@ -43,6 +43,13 @@ if sys.argv[1] == "tune":
                             gradient_accumulation=2, precision="fp32")
     report = tune(config, model=where / "model", mix=where / "mix.parquet", out=run / "out", work=run / "work",
                   seed=5, progress=Loud())
+elif sys.argv[1] == "teacher":
+    from llmcf_cli.llm.config import RecommendationMixConfig
+    from llmcf_cli.llm.teacher import ask_teacher
+    from llmcf_cli.recipe.schema import TeacherSection
+    report = ask_teacher(TeacherSection(max_batch=4, precision="fp32"), RecommendationMixConfig(),
+                         data=where / "data.duckdb", model=where / "model", model_digest="m",
+                         cache=run / "cache.duckdb", out=run / "teacher.parquet", seed=5, progress=Loud())
 else:
     from llmcf_cli.llm.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
@@ -121,6 +128,18 @@ def test_killed_generation_resumes_with_the_same_rows(where: Path, tmp_path: Pat
     rows = [pq.read_table(tmp_path / run / "cot.parquet").to_pylist() for run in ("whole", "killed")]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 20
+
+
+@pytest.mark.slow
+def test_a_killed_teacher_resumes_with_the_same_scores(where: Path, tmp_path: Path) -> None:
+    whole = _run("teacher", where, tmp_path / "whole")
+    assert _run("teacher", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
+    resumed = _run("teacher", where, tmp_path / "killed")
+    assert resumed["cached"] >= 20  # five batches of four were committed when the kill came
+    assert resumed["asked"] > 0
+    assert resumed["asked"] + resumed["cached"] == whole["asked"] == 60
+    rows = [pq.read_table(tmp_path / run / "teacher.parquet") for run in ("whole", "killed")]
+    assert rows[0].equals(rows[1])
 
 
 @pytest.mark.slow

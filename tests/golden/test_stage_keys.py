@@ -42,9 +42,7 @@ def test_quickstart_keys_are_the_pinned_ones(tmp_path):
 
 
 def test_a_setting_changes_exactly_the_stages_that_it_determines(tmp_path):
-    ict, text, none = (
-        {f"train-rec[{arm} seed=2024]", f"predict[{arm} seed=2024]"} for arm in ("ict", "text", "none")
-    )
+    ict, text, none = ({f"train-rec[{arm} seed=2024]", f"predict[{arm} seed=2024]"} for arm in ("ict", "text", "none"))
     assert changed(tmp_path, "match.k=6") == {"match", *ict, "evaluate"}
     assert changed(tmp_path, "rec.fit.epochs=3") == {*ict, *text, *none, "evaluate"}
     assert changed(tmp_path, "cot.engine.max_new_tokens=32") == {"gen-cot", "examples", "match", *ict, "evaluate"}

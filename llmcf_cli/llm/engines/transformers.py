@@ -19,9 +19,10 @@ from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import key_view
+from llmcf_cli.llm.batches import by_length
 from llmcf_cli.llm.config import TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Messages
-from llmcf_cli.llm.models import best_device, computes_in_bf16, load_causal_lm, load_tokenizer
+from llmcf_cli.llm.models import check_folder, context_length, load_to_ask, load_tokenizer, resolved_precision
 
 _GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
 _MIX = (-4658895280553007687, -7723592293110705685)  # its multipliers
@@ -44,15 +45,10 @@ class TransformersEngine:
         Raises:
             ModelError: The folder holds no causal language model with a chat template.
         """
-        from transformers import AutoConfig
-
-        from llmcf_cli.llm.models import check_folder
-
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
-        shape = AutoConfig.from_pretrained(str(model), local_files_only=True).get_text_config()
-        self._context = int(getattr(shape, "max_position_embeddings", None) or self._tokenizer.model_max_length)
+        self._context = context_length(model, self._tokenizer)
         if self.max_prompt_tokens() < 1:
             raise ModelError(
                 f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
@@ -62,7 +58,7 @@ class TransformersEngine:
     def decode_settings(self, seed: int) -> dict[str, Any]:
         """Decoding settings and resolved precision; the seed counts only where something is drawn."""
         view = {k: v for k, v in key_view(self.config, str).items() if k not in _NOT_DECODING}
-        view["precision"] = self._precision()
+        view["precision"] = resolved_precision(self.config.precision)
         return {**view, "seed": seed} if self.config.temperature > 0 else {**view, "top_k": 0}
 
     def max_prompt_tokens(self) -> int:
@@ -77,15 +73,8 @@ class TransformersEngine:
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices in batches of similar length, longest first, each within `batch_tokens` and `max_batch`."""
-        found: list[list[int]] = []
-        for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-            longest = lengths[found[-1][0]] if found else 0
-            room = min(self.config.max_batch, self.config.batch_tokens // (longest + self.config.max_new_tokens))
-            if found and len(found[-1]) < room:
-                found[-1].append(index)
-            else:
-                found.append([index])
-        return found
+        config = self.config
+        return by_length(lengths, answer=config.max_new_tokens, most_tokens=config.batch_tokens, most=config.max_batch)
 
     def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
         """One answer per chat. A batch too large for the GPU's memory is halved until it fits.
@@ -140,18 +129,11 @@ class TransformersEngine:
         )
         return rendered
 
-    def _precision(self) -> str:
-        if self.config.precision != "auto":
-            return self.config.precision
-        # Where the CPU computes in it, bf16 reads prompts 1.8 times as fast and writes no slower.
-        return "bf16" if computes_in_bf16() else "fp32"
-
     def _weights(self) -> Any:
         if self._model is None:
             if self._folder is None:
                 raise ModelError("the engine has no model; call open() first")
-            dtype = torch.bfloat16 if self._precision() == "bf16" else torch.float32
-            self._model = load_causal_lm(self._folder, dtype).to(best_device())
+            self._model = load_to_ask(self._folder, self.config.precision)
             self._model.generation_config = type(self._model.generation_config)()  # decoding is the recipe's alone
         return self._model
 

@@ -28,6 +28,7 @@ class AugmentShape:
         cot_dim: Length of a chain of thought's vector; 0 without examples.
         num_examples: K; 0 without examples.
         wanted: Auxiliary outputs that some objective reads.
+        knowledge_dim: Length of a vector of knowledge; 0 without any.
     """
 
     fields: FieldShape
@@ -35,6 +36,7 @@ class AugmentShape:
     cot_dim: int
     num_examples: int
     wanted: frozenset[str] = frozenset()
+    knowledge_dim: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,16 +74,35 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What a language model wrote about the user and the item of each row.
+
+    Attributes:
+        user_BT: Vectors; zeros where nothing may be known.
+        user_known_B: bool, where something is.
+        item_BT: As `user_BT`.
+        item_known_B: As `user_known_B`.
+    """
+
+    user_BT: Tensor
+    user_known_B: Tensor
+    item_BT: Tensor
+    item_known_B: Tensor
+
+
+@dataclass(frozen=True)
 class AugmentInput:
     """Everything an augmenter may read.
 
     Attributes:
         query: The rows to be scored.
         examples: Their retrieved examples; None unless the configuration's `needs` names them.
+        knowledge: Knowledge about them; None unless the configuration's `needs` names it.
     """
 
     query: Rows
     examples: Examples | None = None
+    knowledge: Known | None = None
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
-from llmcf_cli.llm.generate import choose_samples, generate_cots
+from llmcf_cli.llm.generate import generate_cots
+from llmcf_cli.llm.rows import choose_train
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.schema import CoTSection
+from llmcf_cli.recipe.schema import CoTSection, TrainSampleSection
 from llmcf_cli.store.tables import COT
 
 PROMPT = """
@@ -94,8 +95,10 @@ def test_more_samples_per_row_add_to_the_cache_and_raise_the_score(run) -> None:
 @pytest.mark.parametrize(("count", "positive"), [(10, 5), (40, 20), (50, 30)])
 def test_balance_takes_both_labels_as_far_as_they_go(tiny_data: Path, count: int, positive: int) -> None:
     with duckdb.connect(str(tiny_data), read_only=True) as connection:
-        ids = choose_samples(_section({"count": count, "balance": "labels"}), connection, 1)
-        fewer = choose_samples(_section({"count": count - 1, "balance": "labels"}), connection, 1)
+        ids, fewer = (
+            choose_train(connection, TrainSampleSection(count=n, balance="labels"), 1, "cot.sample")
+            for n in (count, count - 1)
+        )
         labels = connection.execute(
             "SELECT sum(label) FROM sample WHERE sample_id IN (SELECT unnest(?))", [ids.tolist()]
         )

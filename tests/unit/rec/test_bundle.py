@@ -13,7 +13,14 @@ from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_path
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import load_bundle, save_bundle
-from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig
+from llmcf_cli.rec.config import (
+    BCEConfig,
+    CoTReconstructionConfig,
+    DeepFMConfig,
+    ICTConfig,
+    KARConfig,
+    NoneConfig,
+)
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 
@@ -45,7 +52,7 @@ def rewrite(bundle, change):
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig()], ids=["ict", "none"])
+@pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig(), KARConfig()], ids=["ict", "none", "kar"])
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
     model = build(world, augment, registry().get("backbone", backbone).config()())
@@ -67,6 +74,16 @@ def test_only_what_the_arm_needs_is_stored(world, tmp_path):
     assert names == {
         "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors"
     }  # fmt: skip
+
+
+def test_knowledge_of_another_catalogue_is_refused(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, KARConfig()), recipe={}, clock="global")
+    assert (tmp_path / "b" / "knowledge.safetensors").is_file()
+    arrays = load_file(tmp_path / "b" / "knowledge.safetensors")
+    save_file({**arrays, "items.slot_R": arrays["items.slot_R"][:-1]}, tmp_path / "b" / "knowledge.safetensors")
+    rewrite(tmp_path / "b", lambda m: None)
+    with pytest.raises(ModelError, match="number of items"):
+        load_bundle(tmp_path / "b")
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(world, saved):

@@ -58,7 +58,7 @@ def test_rows_without_examples_are_finite_forward_and_backward(world, batch):
     built = model(world).train()
     empty = dataclasses.replace(batch, example_BK=torch.full_like(batch.example_BK, -1))
     output = built(empty)
-    loss = built.loss(output, empty.label_B)
+    loss = built.loss(output, empty.targets)
     loss.backward()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(p.grad).all() for p in built.parameters() if p.grad is not None)

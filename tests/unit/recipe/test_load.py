@@ -303,3 +303,23 @@ def test_any_value_anywhere_either_loads_or_is_a_recipe_error(key, content):
         return
     assert found.problems
     assert all(problem.where for problem in found.problems)
+
+
+@pytest.mark.parametrize(
+    ("changes", "need"),
+    [
+        (["rec.augment=kar"], "`kar` needs the section `knowledge`"),
+        (["rec.compare=[none, kar]"], "`kar` needs the section `knowledge`"),
+        (["rec.objectives=[bce, distill]"], "`distill` needs the section `teacher`"),
+    ],
+)
+def test_a_component_without_the_section_it_needs_is_named(write, changes, need):
+    with pytest.raises(RecipeError, match=need):
+        load_recipe(write(), changes)
+
+
+def test_with_its_section_it_is_fine(write):
+    sections = ["knowledge={user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}", "teacher={}"]
+    recipe = load_recipe(write(), [*sections, "rec.augment=kar", "rec.objectives=[bce, distill]"]).recipe
+    assert recipe.knowledge.engine.type == "transformers"
+    assert recipe.teacher.sample.fraction == 1

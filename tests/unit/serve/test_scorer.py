@@ -14,6 +14,8 @@ from llmcf_cli.rec.config import (
     CoTReconstructionConfig,
     DeepFMConfig,
     ICTConfig,
+    KARConfig,
+    MeanConfig,
     NoneConfig,
     TextConfig,
 )
@@ -21,7 +23,7 @@ from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 from llmcf_cli.serve.scorer import Scorer
 
-ARMS = {"none": NoneConfig(), "text": TextConfig(), "ict": ICTConfig()}
+ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 
 
@@ -103,6 +105,21 @@ def test_new_items_are_scored_by_their_text_and_features(world, tmp_path):
         scorer.add_items(pa.table({"item_id": ["new"]}), text)
     with pytest.raises(DataError, match="text vectors"):
         scorer.add_items(pa.table({"item_id": ["newer"]}), text[:, :3])
+
+
+def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
+    _, scorer = make(world, tmp_path / "bundle", "kar")
+    users = scorer.model.resources.knowledge.users
+    as_of = int(users.as_of_N[users.slot_R[1]])
+    ask = pa.table({"user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": [as_of - 1, as_of, as_of + 1, as_of + 99]})
+    logits = scorer.score(ask)["logit"].to_numpy()
+    np.testing.assert_allclose(logits[[0, 2]], logits[[1, 3]], atol=1e-6)
+    assert abs(logits[2] - logits[1]) > 1e-4
+    now = scorer.score(ask.drop_columns("time"))["logit"].to_numpy()
+    np.testing.assert_allclose(now, logits[3], atol=1e-6)
+    scorer.add_items(pa.table({"item_id": ["new"], "brand": ["b3"]}))
+    strangers = pa.table({"user_id": ["u1", "stranger", "stranger"], "item_id": ["new", "new", "i3"]})
+    assert np.isfinite(scorer.score(strangers)["logit"].to_numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Batches of prompts: of similar length, within a budget of tokens, and the same ones after an interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeVar
+
+Key = TypeVar("Key")
+
+
+def by_length(lengths: Sequence[int], *, answer: int, most_tokens: int, most: int) -> list[list[int]]:
+    """Indices of `lengths` in batches of similar length, longest first; a prompt past the budget stands alone.
+
+    Args:
+        lengths: Tokens of each prompt.
+        answer: Tokens that each prompt's answer may add.
+        most_tokens: Most tokens of a batch, prompts with padding and answers together.
+        most: Most prompts of a batch.
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[found[-1][0]] if found else 0
+        room = min(most, most_tokens // max(longest + answer, 1))
+        if found and len(found[-1]) < room:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
+
+
+def unfinished(
+    keys: Sequence[Key], done: Collection[Key], group: Callable[[Sequence[Key]], list[list[Key]]]
+) -> Iterator[list[Key]]:
+    """The batches still to do.
+
+    Those of an unbroken run first, as far as nothing of them is done: a resumed run then computes the very same
+    batches, down to the rounding. What is missing of the others is batched anew.
+
+    Args:
+        keys: All work, in its order.
+        done: What of it is done.
+        group: Makes batches.
+    """
+    rest: list[Key] = []
+    for batch in group(keys):
+        missing = [key for key in batch if key not in done]
+        if len(missing) == len(batch):
+            yield batch
+        else:
+            rest += missing
+    yield from group(rest)

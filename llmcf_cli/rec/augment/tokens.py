@@ -1,0 +1,76 @@
+"""Rows and their examples as tokens: what the in-context transformer and its ablation both read.
+
+Legend: B batch, K examples of a row, U distinct examples of a batch, P tokens per example, S = P·K, T text, D model.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows
+from llmcf_cli.rec.layers import MLP
+
+
+class TokenSettings(Protocol):
+    """The settings that tokens depend on; every configuration with these fields has them."""
+
+    type: str
+    dim: int
+    hidden: int
+    cot: bool
+
+
+class ExampleTokens(nn.Module):
+    """x = MLP(field embeddings ⊕ item text ⊕ history text), cot = MLP(its vector), y = embedding of the label.
+
+    x is the same function for examples and query, and never has a label in it.
+
+    Args:
+        config: Sizes, and whether chains of thought are seen at all.
+        shape: Sizes of what is read.
+
+    Attributes:
+        per_example: P: 3, or 2 without chains of thought.
+
+    Raises:
+        ModelError: There are no text vectors or no examples.
+    """
+
+    def __init__(self, config: TokenSettings, shape: AugmentShape) -> None:
+        super().__init__()
+        if not (shape.text_dim and shape.cot_dim and shape.num_examples):
+            raise ModelError(
+                "needs item text vectors and retrieved examples", where=f"augmenter {config.type}", hint="llmcf match"
+            )
+        self.per_example = 3 if config.cot else 2
+        width = shape.fields.num_fields * shape.fields.embedding_dim + 2 * shape.text_dim
+        self.row = MLP(width, (config.hidden,), config.dim)
+        self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if config.cot else None
+        self.label = nn.Embedding(2, config.dim)
+
+    def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
+
+        Returns:
+            Example tokens [B, S, D]; bool [B, S], which of them exist; query tokens [B, D].
+        """
+        query_BD = self._rows(x.query)
+        example_UPD = self._examples(x.examples)
+        # `embedding` rather than indexing: its backward is the fastest of the gathers.
+        chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
+        tokens_BSD = chosen_BKX.view(len(query_BD), -1, query_BD.shape[1])
+        return tokens_BSD, x.examples.mask_BK.repeat_interleave(self.per_example, 1), query_BD
+
+    def _examples(self, examples: Examples) -> Tensor:
+        kinds = [self._rows(examples.rows), self.label(examples.label_U)]
+        if self.cot is not None:
+            kinds.insert(1, self.cot(examples.cot_UT))
+        return torch.stack(kinds, 1)
+
+    def _rows(self, rows: Rows) -> Tensor:
+        return self.row(torch.cat([rows.fields.flat_BX, rows.item_text_BT, rows.history_text_BT], 1))
