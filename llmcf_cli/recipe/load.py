@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from llmcf_cli.recipe.tree import Node, Origin, merge, nearest, origins, plain, 
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
+DATA_VARIABLE = "LLMCF_DATA"
+"""Environment variable: a folder of the user's own that relative references may lie in."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,10 @@ class LoadedRecipe:
 
     @property
     def roots(self) -> tuple[Path, ...]:
-        """Where relative references are looked for next: beside the extended files, then in the library."""
-        folders = dict.fromkeys([*(file.parent for file in self.files[1:]), library_dir()])
+        """Where relative references are looked for next: beside the extended files, in `LLMCF_DATA`, in the library."""
+        data = os.environ.get(DATA_VARIABLE)
+        own = [Path(data).expanduser().absolute()] if data else []
+        folders = dict.fromkeys([*(file.parent for file in self.files[1:]), *own, library_dir()])
         return tuple(folder for folder in folders if folder != self.base)
 
 
