@@ -129,13 +129,22 @@ class AuditReport:
     score_quantiles: dict[float, float]
 
     @property
+    def leaks(self) -> int:
+        """Violations by which a sample may see its own label or the future."""
+        return sum(violation.count for violation in self.violations if violation.kind in LEAKS)
+
+    @property
     def total(self) -> int:
         """Violations of all kinds."""
         return sum(violation.count for violation in self.violations)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, the total included."""
-        return {"total": self.total, **asdict(self)}
+        return {"total": self.total, "leaks": self.leaks, **asdict(self)}
+
+
+LEAKS = frozenset({"own_row", "same_pair", "future"})
+"""The kinds that `match.exclude: reference` lets pass, in order to measure what they do."""
 
 
 def audit_matches(ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels") -> AuditReport:

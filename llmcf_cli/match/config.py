@@ -29,6 +29,14 @@ class TextSpaceConfig(ComponentConfig):
         return self
 
 
+class RandomSearchConfig(ComponentConfig):
+    """Control: random examples among the allowed ones. What matching adds is the difference to this."""
+
+    type: Literal["random"] = "random"
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the draw."""
+
+
 class ExactSearchConfig(ComponentConfig):
     """Exact search; none of its settings can change a result."""
 

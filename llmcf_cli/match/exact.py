@@ -19,10 +19,6 @@ Legend: N queries, B queries of a block, E examples, D space dimensions, K examp
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import torch
 
@@ -31,72 +27,23 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, error_bound, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
-
-Balance = Literal["labels", "none"]
-Queries = np.ndarray | Callable[[slice], np.ndarray]
+from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
 
 SLACK = 4  # candidates beyond the quota when float32 cannot tell the quota's last from the next
 GROUP = 64  # columns whose maximum stands for them when a wide block is searched
 
 
-@dataclass(frozen=True)
-class Matches:
-    """The examples found for each query, best first (score, then lower sample id).
-
-    Attributes:
-        index_NK: int32, position in the examples that were given; -1 where there are fewer than K.
-        score_NK: float32; 0 where there is none.
-    """
-
-    index_NK: np.ndarray
-    score_NK: np.ndarray
-
-
-class ExactSearcher:
+class ExactSearcher(Searcher):
     """Blocked matrix products with a running top-K."""
 
     def __init__(self, config: ExactSearchConfig | None = None) -> None:
         self.config = config or ExactSearchConfig()
 
     def prepare(
-        self,
-        example_ED: np.ndarray,
-        example_keys: Keys,
-        example_label_E: np.ndarray,
-        *,
-        balance: Balance,
-        guard: Guard,
+        self, example_ED: np.ndarray, example_keys: Keys, example_label_E: np.ndarray, *, balance: Balance, guard: Guard
     ) -> ExactIndex:
-        """Examples made ready for many searches (a server does this once).
-
-        Args:
-            example_ED: float [E, D], unweighted space vectors.
-            example_keys: Keys of the examples, unique sample ids.
-            example_label_E: 0 or 1 for each example.
-            balance: `labels`: half the examples positive and half negative; `none`: the nearest of any label.
-            guard: Decides what a query may see.
-
-        Raises:
-            DataError: Lengths differ, a sample id occurs twice, a vector is not finite, a label not 0 or 1.
-        """
+        """See `Searcher.prepare`."""
         return ExactIndex(self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard)
-
-    def search(
-        self,
-        queries: Queries,
-        query_keys: Keys,
-        example_ED: np.ndarray,
-        example_keys: Keys,
-        example_label_E: np.ndarray,
-        *,
-        k: int,
-        balance: Balance,
-        guard: Guard,
-        progress: Progress = SILENT,
-    ) -> Matches:
-        """`prepare` and one `ExactIndex.search`; see there."""
-        index = self.prepare(example_ED, example_keys, example_label_E, balance=balance, guard=guard)
-        return index.search(queries, query_keys, k=k, progress=progress)
 
 
 class ExactIndex:
@@ -191,7 +138,7 @@ class _Pool:
         block: int,
         device: torch.device,
     ) -> None:
-        self.by_time = guard.clock == "global"
+        self.by_time = guard.by_time
         if self.by_time:
             member = member[np.argsort(keys.time_N[member], kind="stable")]
         self.guard, self.keys, self.block, self.device = guard, keys.take(member), block, device

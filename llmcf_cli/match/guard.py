@@ -14,6 +14,7 @@ import numpy as np
 from llmcf_cli.core.errors import DataError
 
 Clock = Literal["global", "per_user"]
+Exclude = Literal["strict", "reference"]
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,23 @@ class Guard:
     - Never the query's own sample, never the same (user, item) pair.
     - Train rows only: checked once, here, for all examples.
 
+    `exclude: reference` is the published code's rule instead, only for measuring its leak: it refuses nothing but
+    strictly later rows of the query's own user, so a train row finds itself.
+
     Args:
         clock: Whether times of different users can be compared.
         example_split: The split of every example.
+        exclude: Which rule holds.
 
     Raises:
         DataError: An example is no train row.
     """
 
-    def __init__(self, clock: Clock, example_split: Iterable[str] = ()) -> None:
+    def __init__(self, clock: Clock, example_split: Iterable[str] = (), exclude: Exclude = "strict") -> None:
         if clock not in ("global", "per_user"):
             raise ValueError(f"clock is {clock!r}, must be 'global' or 'per_user'")
         self.clock: Clock = clock
+        self.exclude: Exclude = exclude
         foreign = sorted({split for split in map(str, example_split) if split != "train"})
         if foreign:
             raise DataError(
@@ -79,6 +85,11 @@ class Guard:
                 "so only train rows may be examples",
                 where="match guard", allowed=("train",), hint="run gen-cot again on train rows",
             )  # fmt: skip
+
+    @property
+    def by_time(self) -> bool:
+        """Whether nothing but older examples is allowed, so that a prefix in time order holds all candidates."""
+        return self.clock == "global" and self.exclude == "strict"
 
     def allowed(self, query: Keys, example: Keys) -> np.ndarray:
         """bool [Q, E]: may query q see example e?"""
@@ -100,6 +111,8 @@ class Guard:
         example_id: np.ndarray, example_user: np.ndarray, example_item: np.ndarray, example_time: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
         same_user = query_user == example_user
+        if self.exclude == "reference":
+            return ~(same_user & (example_time > query_time))
         before = example_time < query_time
         if self.clock == "per_user":
             before |= ~same_user

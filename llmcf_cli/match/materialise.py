@@ -75,7 +75,7 @@ def match_samples(
     clock: Clock = read_meta(data)["clock"]
     index = registry().build("searcher", section.search).prepare(
         vectors(examples["vector"]), keys(examples), examples["label"].to_numpy(), balance=section.balance,
-        guard=Guard(clock, examples["split"].to_pylist()),
+        guard=Guard(clock, examples["split"].to_pylist(), section.exclude),
     )  # fmt: skip
     spec, total = example_match(section.k), _count(data)
     with (

@@ -158,6 +158,13 @@ def _match(registry: Registry) -> None:
         target="llmcf_cli.match.exact:ExactSearcher",
         summary="blocked matrix products with a running top-K",
     )
+    add(
+        "searcher",
+        "random",
+        config="llmcf_cli.match.config:RandomSearchConfig",
+        target="llmcf_cli.match.random:RandomSearcher",
+        summary="control: random examples under the same guards",
+    )
 
 
 def _rec(registry: Registry) -> None:

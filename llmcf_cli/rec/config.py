@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from llmcf_cli.core.types import ComponentConfig
 
 Positive = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+
+
+def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
+    """Tokens of an example: each at most once, and what decides before the decision."""
+    order = [kind for kind in ("row", "cot", "label") if kind in tokens]
+    if list(tokens) != order:
+        raise ValueError(f"tokens are {list(tokens)}; write {order}: each once, in this order")
+    return tokens
 
 
 class BackboneConfig(ComponentConfig):
@@ -93,6 +101,9 @@ class DINConfig(DeepBackboneConfig):
     """`sum`: weights as they come, so the strength of an interest counts (the paper); `softmax`: weights sum to 1."""
 
 
+Tokens = Annotated[tuple[Literal["row", "cot", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
+
+
 class NoneConfig(ComponentConfig):
     """No context: the backbone alone."""
 
@@ -127,8 +138,8 @@ class ICTConfig(ComponentConfig):
     """Numbers per token, and in the context feature."""
     hidden: Positive = 64
     """Width of the hidden layer of the MLPs that make tokens from features and from chains of thought."""
-    cot: bool = True
-    """False leaves the chain-of-thought tokens out: the ablation in which only (x, y) pairs are seen."""
+    tokens: Tokens = ("row", "cot", "label")
+    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
     dropout: Dropout = 0.0
     """Share of units dropped after attention and after the feed-forward layer in training."""
 
@@ -149,8 +160,8 @@ class MeanConfig(ComponentConfig):
     """Numbers per token, and in the context feature."""
     hidden: Positive = 64
     """Width of the hidden layer of each MLP: those that make tokens, and the one that makes the context."""
-    cot: bool = True
-    """False leaves the chain-of-thought tokens out."""
+    tokens: Tokens = ("row", "cot", "label")
+    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training, in the MLP that makes the context."""
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
@@ -148,6 +149,18 @@ def load_ranking_data(
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].example_NK.shape[1]
     return RankingData(replace(resources, bank=bank, num_examples=k), splits, found, teacher_N)
+
+
+def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
+    """Table `cot_example` in which each example carries the chain of thought of another one of its label."""
+    label_E = examples["label"].to_numpy()
+    source_E = np.arange(len(label_E))
+    rng = np.random.default_rng(derive_seed(seed, "shuffle-cot"))
+    for label in np.unique(label_E):
+        order = rng.permutation(np.flatnonzero(label_E == label))
+        source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
+    moved = examples["cot_vector"].take(pa.array(source_E))
+    return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
 
 
 def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:

@@ -182,6 +182,9 @@ class MatchSection(Config):
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
     """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
+    exclude: Literal["strict", "reference"] = "strict"
+    """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
+    train row finds itself; for measuring that leak only."""
 
     @model_validator(mode="after")
     def _even(self) -> MatchSection:
@@ -231,6 +234,8 @@ class RecSection(Config):
     """Where the extra context feature comes from; the arm that is bundled for serving."""
     objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
+    cot: Literal["own", "shuffled"] = "own"
+    """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
     compare: tuple[Augmenter, ...] = ()

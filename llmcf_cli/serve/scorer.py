@@ -46,7 +46,7 @@ class Scorer:
             _keys(bank.samples),
             bank.samples.label_N,
             balance=section.balance,
-            guard=Guard(self.clock),
+            guard=Guard(self.clock, exclude=section.exclude),
         )
 
     @classmethod

@@ -62,6 +62,7 @@ def trained_sections(recipe: Recipe) -> dict[str, Any]:
     return {
         "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": rec.augment,
         "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit,
+        "rec.cot": rec.cot if "examples" in rec.augment.needs else "own",
     }  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         recipe: For the history's length.
         folders: Stage → folder; those of `component_stages`.
     """
-    from llmcf_cli.rec.dataset import load_ranking_data
+    from llmcf_cli.rec.dataset import load_ranking_data, shuffle_cot
 
     item_text = examples = matches = knowledge = teacher = None
     if Embed.name in folders:
@@ -80,6 +81,8 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
     if Match.name in folders:
         examples = read_lance(folders[Examples.name] / "lance", "cot_example")
         matches = read_parquet(folders[Match.name] / "example_match.parquet")
+        if recipe.rec.cot == "shuffled":
+            examples = shuffle_cot(examples, recipe.seed)
     if Knowledge.name in folders:
         knowledge = read_lance(folders[Knowledge.name] / "lance", "knowledge")
     if Teacher.name in folders:

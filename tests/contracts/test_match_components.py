@@ -95,7 +95,8 @@ class TestSearchers:
             assert (found.index_NK[n, filled:] == -1).all()
             assert (found.score_NK[n, filled:] == 0).all()
             assert (np.diff(found.score_NK[n, :filled]) <= 0).all()
-            np.testing.assert_allclose(found.score_NK[n, :filled], example_ED[index] @ query_ND[n], atol=1e-5)
+            if searcher.by_similarity:
+                np.testing.assert_allclose(found.score_NK[n, :filled], example_ED[index] @ query_ND[n], atol=1e-5)
             if balance == "labels":
                 assert max(np.bincount(label_E[index], minlength=2)) <= 3
                 room = [min(3, (allowed_NE[n] & (label_E == label)).sum()) for label in (0, 1)]

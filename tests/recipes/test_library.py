@@ -16,6 +16,11 @@ PROMPTS = sorted((LIBRARY / "prompts").glob("*.yaml"))
 CATALOGUES = [LIBRARY / "assets.yaml"]
 
 
+def is_users_own(what: str) -> bool:
+    """Whether a missing file is one that the licence keeps out of the library: `LLMCF_DATA` says where it is."""
+    return what.startswith("no such file or folder: amazon2014_")
+
+
 def test_every_file_is_a_recipe_a_prompt_or_a_catalogue():
     known = {*RECIPES.values(), *PROMPTS, *CATALOGUES, *(LIBRARY / "accelerate").glob("*.yaml")}
     assert set(LIBRARY.rglob("*.yaml")) == known
@@ -52,7 +57,8 @@ def test_a_resolved_recipe_stands_on_its_own(name, tmp_path):
 def test_recipes_name_known_assets_and_existing_files(name):
     loaded = load_recipe(name)
     locate = Locator(loaded.base, open_assets(LIBRARY), loaded.roots)
-    assert [problem.what for problem in locate.check(file_refs(loaded.recipe))] == []
+    missing = [problem for problem in locate.check(file_refs(loaded.recipe)) if not is_users_own(problem.what)]
+    assert [problem.what for problem in missing] == []
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)

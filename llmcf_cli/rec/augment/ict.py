@@ -29,7 +29,7 @@ class ICTAugmenter(Augmenter):
     wants it, W·h at x_k predicts the vector of cot_k, which x_k cannot see.
 
     Args:
-        config: Sizes, and whether chains of thought are seen at all.
+        config: Sizes, and which tokens an example has.
         shape: Sizes of what is read.
 
     Raises:
@@ -40,9 +40,9 @@ class ICTAugmenter(Augmenter):
         super().__init__()
         self.context_dim = config.dim
         self.tokens = ExampleTokens(config, shape)
-        length = self.tokens.per_example * shape.num_examples + 1
+        length = len(config.tokens) * shape.num_examples + 1
         self.decoder = CausalDecoder(config.layers, config.heads, config.dim, config.dropout, length)
-        predicts = config.cot and COT_AUX in shape.wanted
+        predicts = {"row", "cot"} <= set(config.tokens) and COT_AUX in shape.wanted
         self.cot_head = nn.Linear(config.dim, shape.cot_dim, bias=False) if predicts else None
 
     def forward(self, x: AugmentInput) -> Augmentation:
@@ -51,10 +51,10 @@ class ICTAugmenter(Augmenter):
         tokens_BSD = torch.cat([seen_BSD, query_BD[:, None]], 1)
         mask_BS = functional.pad(mask_BS, (0, 1), value=True)
         predicts = self.cot_head is not None and self.training
+        # x_k stands at the head of every example, and the query x at the end.
         last = tokens_BSD.shape[1] - 1
-        # x_k stands at every per_example-th position, and so does the query x at the end.
         first = 0 if predicts else last
-        read_R = torch.arange(first, last + 1, self.tokens.per_example, device=tokens_BSD.device)
+        read_R = torch.arange(first, last + 1, len(self.tokens.kinds), device=tokens_BSD.device)
         hidden_BRD = self.decoder(tokens_BSD, mask_BS, read_R)
         if not predicts:
             return Augmentation(hidden_BRD[:, -1])

@@ -22,7 +22,7 @@ class TokenSettings(Protocol):
     type: str
     dim: int
     hidden: int
-    cot: bool
+    tokens: tuple[str, ...]
 
 
 class ExampleTokens(nn.Module):
@@ -31,11 +31,11 @@ class ExampleTokens(nn.Module):
     x is the same function for examples and query, and never has a label in it.
 
     Args:
-        config: Sizes, and whether chains of thought are seen at all.
+        config: Sizes, and which tokens an example has: `row` (x), `cot`, `label` (y).
         shape: Sizes of what is read.
 
     Attributes:
-        per_example: P: 3, or 2 without chains of thought.
+        kinds: The tokens of an example, in order; P of them.
 
     Raises:
         ModelError: There are no text vectors or no examples.
@@ -47,11 +47,11 @@ class ExampleTokens(nn.Module):
             raise ModelError(
                 "needs item text vectors and retrieved examples", where=f"augmenter {config.type}", hint="llmcf match"
             )
-        self.per_example = 3 if config.cot else 2
+        self.kinds = config.tokens
         width = shape.fields.num_fields * shape.fields.embedding_dim + 2 * shape.text_dim
         self.row = MLP(width, (config.hidden,), config.dim)
-        self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if config.cot else None
-        self.label = nn.Embedding(2, config.dim)
+        self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if "cot" in self.kinds else None
+        self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -64,13 +64,12 @@ class ExampleTokens(nn.Module):
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
         tokens_BSD = chosen_BKX.view(len(query_BD), -1, query_BD.shape[1])
-        return tokens_BSD, x.examples.mask_BK.repeat_interleave(self.per_example, 1), query_BD
+        return tokens_BSD, x.examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
 
     def _examples(self, examples: Examples) -> Tensor:
-        kinds = [self._rows(examples.rows), self.label(examples.label_U)]
-        if self.cot is not None:
-            kinds.insert(1, self.cot(examples.cot_UT))
-        return torch.stack(kinds, 1)
+        made = {"row": lambda: self._rows(examples.rows), "cot": lambda: self.cot(examples.cot_UT),
+                "label": lambda: self.label(examples.label_U)}  # fmt: skip
+        return torch.stack([made[kind]() for kind in self.kinds], 1)
 
     def _rows(self, rows: Rows) -> Tensor:
         return self.row(torch.cat([rows.fields.flat_BX, rows.item_text_BT, rows.history_text_BT], 1))

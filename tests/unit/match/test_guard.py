@@ -49,3 +49,16 @@ def test_bad_clock_and_ragged_keys():
         Guard("utc")
     with pytest.raises(ValueError, match="one length"):
         Keys([1, 2], [1, 2], [1, 2], [1])
+
+
+def test_the_reference_rule_refuses_the_own_users_later_rows_alone():
+    query = Keys(np.array([5]), np.array([1]), np.array([2]), np.array([10]))
+    example = Keys(
+        np.array([5, 6, 7, 8, 9]), np.array([1, 1, 1, 2, 1]), np.array([2, 2, 3, 4, 5]), np.array([10, 9, 11, 99, 10])
+    )
+    for clock in ("global", "per_user"):
+        guard = Guard(clock, exclude="reference")
+        # The sample itself, its own pair, another user's future, and an event of its own time all pass.
+        assert guard.allowed(query, example).tolist() == [[True, True, False, True, True]]
+        assert not guard.by_time
+    assert Guard("global").by_time

@@ -75,7 +75,7 @@ def test_examples_matter(world, batch, part):
 
 
 def test_without_chains_of_thought_they_are_not_seen(world, batch):
-    built = model(world, cot=False).eval()
+    built = model(world, tokens=("row", "label")).eval()
     before = context(built, batch)
     built.bank_cot_ET.copy_(-built.bank_cot_ET)
     assert torch.equal(context(built, batch), before)

@@ -23,8 +23,8 @@ def test_the_context_is_that_of_the_mean_over_existing_examples(world):
     batch = world.data.batch("train").take(torch.tensor([0, 20, 60, 150, 250, 300]))
     counts = set((batch.example_BK >= 0).sum(1).tolist())
     assert {0, 4} < counts  # none, some, all
-    for cot in (True, False):
-        x, context_BC, augmenter = observe(world, batch, cot=cot)
+    for tokens in (("row", "cot", "label"), ("row", "label")):
+        x, context_BC, augmenter = observe(world, batch, tokens=tokens)
         tokens_BSD, mask_BS, query_BD = augmenter.tokens(x)
         for tokens_SD, mask_S, query_D, found_C in zip(tokens_BSD, mask_BS, query_BD, context_BC, strict=True):
             kept = [token for token, exists in zip(tokens_SD, mask_S.tolist(), strict=True) if exists]

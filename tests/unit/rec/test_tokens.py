@@ -33,20 +33,24 @@ def row_tokens(tokens, rows):
     ]
 
 
-@pytest.mark.parametrize("cot", [True, False])
-def test_tokens_are_those_made_one_by_one(seen, cot):
+@pytest.mark.parametrize("kinds", [("row", "cot", "label"), ("row", "label"), ("label",)])
+def test_tokens_are_those_made_one_by_one(seen, kinds):
     shape, x = seen
-    tokens = ExampleTokens(ICTConfig(cot=cot), shape)
+    tokens = ExampleTokens(ICTConfig(tokens=kinds), shape)
     found_BSD, mask_BS, query_BD = tokens(x)
     torch.testing.assert_close(query_BD, torch.stack(row_tokens(tokens, x.query)), rtol=1e-5, atol=1e-6)
     rows = row_tokens(tokens, x.examples.rows)
     for b, places in enumerate(x.examples.slot_BK.tolist()):
         expected = []
         for slot in places:
-            said = [tokens.cot(x.examples.cot_UT[slot])] if cot else []
-            expected += [rows[slot], *said, tokens.label.weight[x.examples.label_U[slot]]]
+            made = {
+                "row": lambda slot: rows[slot],
+                "cot": lambda slot: tokens.cot(x.examples.cot_UT[slot]),
+                "label": lambda slot: tokens.label.weight[x.examples.label_U[slot]],
+            }
+            expected += [made[kind](slot) for kind in kinds]
         torch.testing.assert_close(found_BSD[b], torch.stack(expected), rtol=1e-5, atol=1e-6)
-        exists = [bool(m) for m in x.examples.mask_BK[b] for _ in range(tokens.per_example)]
+        exists = [bool(m) for m in x.examples.mask_BK[b] for _ in range(len(tokens.kinds))]
         assert mask_BS[b].tolist() == exists
 
 
