@@ -6,7 +6,7 @@ Shapes: N samples, B batch, L history length, R rows of an entity, M values of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,17 +87,22 @@ class Samples:
             self.label_N[index], self.time_N[index],
         )  # fmt: skip
 
+    def put(self, start: int, block: Samples) -> None:
+        """Overwrite the samples from position `start` with a block."""
+        for column in fields(self):
+            getattr(self, column.name)[start : start + len(block)] = getattr(block, column.name)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device.
+    """Samples on a device. Integers are int32 as in `Samples` when it holds a whole split, int64 once taken.
 
     Attributes:
-        user_row_B: int64.
-        item_row_B: int64.
-        history_row_BL: int64, left-padded with 0.
+        user_row_B: Rows of the user table.
+        item_row_B: Rows of the item table.
+        history_row_BL: Item rows, left-padded with 0.
         label_B: float32.
-        example_BK: Positions in the example bank, int64, -1 where there is none; None without examples.
+        example_BK: Positions in the example bank, -1 where there is none; None without examples.
     """
 
     user_row_B: torch.Tensor
@@ -110,24 +115,23 @@ class Batch:
         return len(self.user_row_B)
 
     def take(self, index_b: torch.Tensor) -> Batch:
-        """The samples at the given positions."""
+        """The samples at the given positions, integers as int64."""
         return Batch(
-            self.user_row_B[index_b], self.item_row_B[index_b], self.history_row_BL[index_b], self.label_B[index_b],
-            None if self.example_BK is None else self.example_BK[index_b],
+            self.user_row_B[index_b].long(), self.item_row_B[index_b].long(), self.history_row_BL[index_b].long(),
+            self.label_B[index_b], None if self.example_BK is None else self.example_BK[index_b].long(),
         )  # fmt: skip
 
 
 def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu") -> Batch:
-    """Samples as tensors on `device`, N × (2 + L + K) integers and a label each."""
+    """Samples as tensors on `device`, N × (2 + L + K) int32 and a label each; on the CPU they share the arrays' memory."""
     import torch
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:
         return torch.as_tensor(array, device=device)
 
     return Batch(
-        tensor(samples.user_row_N.astype(np.int64)), tensor(samples.item_row_N.astype(np.int64)),
-        tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.label_N),
-        None if example_NK is None else tensor(example_NK.astype(np.int64)),
+        tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
+        tensor(samples.label_N), None if example_NK is None else tensor(example_NK),
     )  # fmt: skip
 
 
@@ -151,6 +155,14 @@ def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: V
         raise DataError(f"{entity} ids repeat", where=name)
     columns = {f.name: _encode_field(table, f, vocab) for f in spec.fields if f.entity == entity}
     return EntityTable(entity, ids, columns)
+
+
+def empty_samples(count: int, history_length: int) -> Samples:
+    """Room for `count` samples, to be filled by `Samples.put`."""
+    return Samples(
+        np.empty(count, np.int64), np.empty(count, np.int32), np.empty(count, np.int32),
+        np.empty((count, history_length), np.int32), np.empty(count, np.float32), np.empty(count, np.int64),
+    )  # fmt: skip
 
 
 def encode_rows(table: pa.Table, history_length: int) -> Samples:

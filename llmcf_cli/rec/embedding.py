@@ -109,14 +109,14 @@ class FieldEmbedding(nn.Module):
         single_BS = torch.cat([self.user_single_RS[user_row_B], self.item_single_RS[item_row_B]], 1)
         multi_BPM = torch.cat([self.user_multi_RPM[user_row_B], self.item_multi_RPM[item_row_B]], 1)
         history_BL = self.history_id_R[history_row_BL]
-        (batch, num_single), (num_multi, width) = single_BS.shape, multi_BPM.shape[1:]
+        num_single, (num_multi, width) = single_BS.shape[1], multi_BPM.shape[1:]
         # All ids of a row side by side: one gather, and one gradient of the table's size, whatever the fields.
         ids_BX = torch.cat([single_BS, multi_BPM.flatten(1), history_BL], 1)
         sizes = (num_single, num_multi * width, history_BL.shape[1])
         single_BSD, multi_BXD, history_BLD = gather(self.table_VD, ids_BX).split(sizes, 1)
         # Padding embeds to zeros, so a plain sum over M or L and the mean differ by a factor only.
         multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
-        multi_BPD = multi_BXD.view(batch, num_multi, width, -1).sum(2) * multi_share_BPM.amax(2, keepdim=True)
+        multi_BPD = multi_BXD.unflatten(1, (num_multi, width)).sum(2) * multi_share_BPM.amax(2, keepdim=True)
         history_BD = history_BLD.sum(1) * history_share_BL.amax(1, keepdim=True)
         fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
         first_order_B = None

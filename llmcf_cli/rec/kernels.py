@@ -47,7 +47,7 @@ class _Gather(Function):
         flat_N = ids.flatten()
         ctx.save_for_backward(flat_N)
         ctx.size = len(table_VD)
-        return table_VD.index_select(0, flat_N).view(*ids.shape, -1)
+        return table_VD.index_select(0, flat_N).view(*ids.shape, table_VD.shape[1])
 
     @staticmethod
     @once_differentiable
