@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch.nn.parallel import DistributedDataParallel
 
 from llmcf_cli.core.errors import DataError, ModelError
@@ -142,9 +143,9 @@ class _Run:
         self.user_N = data.splits["validation"].user_row_N
         self.label_N = data.splits["validation"].label_N
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
-        lasting = model.state_dict().keys()
+        self.lasting = model.state_dict().keys()
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            model, [name for name, _ in model.named_buffers() if name not in lasting]
+            model, [name for name, _ in model.named_buffers() if name not in self.lasting]
         )
         optimizer = torch.optim.Adam(
             model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
@@ -175,6 +176,8 @@ class _Run:
             self.optimizer.zero_grad()
             total += loss.detach()
             task.advance(len(index_B) * self.accelerator.num_processes)
+        # Batch statistics are each process's own; all evaluate with those that the checkpoint will hold.
+        broadcast([buffer for name, buffer in self.model.named_buffers() if name in self.lasting])
         return float(self.accelerator.reduce(total / steps, "mean"))
 
     def _batches(self, number: int) -> Iterator[torch.Tensor]:
