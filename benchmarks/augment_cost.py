@@ -73,9 +73,7 @@ def measure(data: RankingData, clock: Callable[[], float]) -> dict[str, float]:
 class Arm:
     """A model in training."""
 
-    def __init__(
-        self, data: RankingData, augment: ComponentConfig, objectives: tuple[ComponentConfig, ...]
-    ) -> None:
+    def __init__(self, data: RankingData, augment: ComponentConfig, objectives: tuple[ComponentConfig, ...]) -> None:
         self.model = RecModel(data.resources, DeepFMConfig(), augment, objectives).train()
         self.train = data.batch("train", examples="examples" in augment.needs)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)

@@ -92,7 +92,9 @@ def _users(rng: np.random.Generator, count: int) -> pa.Table:
 
 
 def _items(rng: np.random.Generator, count: int) -> pa.Table:
-    genres = pa.ListArray.from_arrays(np.arange(0, 3 * count + 1, 3, dtype=np.int32), _names("c", rng.integers(0, 18, 3 * count)))
+    genres = pa.ListArray.from_arrays(
+        np.arange(0, 3 * count + 1, 3, dtype=np.int32), _names("c", rng.integers(0, 18, 3 * count))
+    )
     return pa.table({
         "item_row": pa.array(range(1, count + 1), pa.int32()), "item_id": _names("i", np.arange(count)),
         "year": _names("y", rng.integers(1930, 1999, count)), "genres": genres,

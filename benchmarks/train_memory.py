@@ -142,7 +142,9 @@ def write(folder: Path, size: int) -> None:
                 connection.execute("INSERT INTO sample FROM block")
                 writer.write_table(matches(rng, id_N, chosen_E))
                 rows.append(block.take(pa.array(chosen_E[(chosen_E >= start) & (chosen_E < start + BLOCK)] - start)))
-    pq.write_table(pa.table({"item_row": np.arange(1, ITEMS + 1), "vector": unit(rng, ITEMS, TEXT)}), folder / "item_text.parquet")
+    pq.write_table(
+        pa.table({"item_row": np.arange(1, ITEMS + 1), "vector": unit(rng, ITEMS, TEXT)}), folder / "item_text.parquet"
+    )
     examples = pa.concat_tables(rows).append_column("cot_vector", unit(rng, EXAMPLES, TEXT))
     pq.write_table(examples.append_column("vector", unit(rng, EXAMPLES, 2 * TEXT)), folder / "examples.parquet")
 

@@ -4,8 +4,8 @@
 
 80,000 samples (--quick: 30,000) in the shape of MovieLens-100K: three user features, a year, genres, a history of 20
 pooled with the item's embedding; embeddings of 32, MLP 200-80, Adam, batches of 512, one thread each, data pipelines
-included. Ours is `rec.fit.fit` for one epoch with all it does beside: checks, evaluation of a few rows, a checkpoint. The
-peers' time is their epoch alone. Sides alternate; medians of CPU time (--wall: of wall time). The peers live in an
+included. Ours is `rec.fit.fit` for one epoch with all it does beside: checks, evaluation of a few rows, a checkpoint.
+The peers' time is their epoch alone. Sides alternate; medians of CPU time (--wall: of wall time). The peers live in an
 environment of their own, which is made if it is missing; the ratio reported is that to the faster of the two.
 """
 
@@ -93,7 +93,9 @@ def write_table(data: RankingData, folder: Path) -> None:
     train, catalog = data.splits["train"], data.resources.catalog
     columns, fields = {"label": train.label_N}, []
     for field in data.resources.spec.fields:
-        table, row_N = (catalog.users, train.user_row_N) if field.entity == "user" else (catalog.items, train.item_row_N)
+        table, row_N = (
+            (catalog.users, train.user_row_N) if field.entity == "user" else (catalog.items, train.item_row_N)
+        )
         columns[field.name] = table.columns[field.name][row_N]
         fields.append({"name": field.name, "size": field.size, "width": field.width, "shares": None})
     columns["history"] = np.where(train.history_row_NL > 0, catalog.items.columns["item_id"][train.history_row_NL], 0)

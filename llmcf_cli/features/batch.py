@@ -123,7 +123,7 @@ class Batch:
 
 
 def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu") -> Batch:
-    """Samples as tensors on `device`, N × (2 + L + K) int32 and a label each; on the CPU they share the arrays' memory."""
+    """Samples as tensors on `device`: N × (2 + L + K) int32, and a label each. On a CPU nothing is copied."""
     import torch
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:

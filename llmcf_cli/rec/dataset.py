@@ -164,9 +164,7 @@ def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, n
     """How often each user and item row occurs in train samples, targets and histories together."""
     count_I = np.bincount(train.item_row_N, minlength=num_items + 1)
     for start in range(0, len(train), ROWS_AT_ONCE):
-        count_I += np.bincount(
-            train.history_row_NL[start : start + ROWS_AT_ONCE].reshape(-1), minlength=num_items + 1
-        )
+        count_I += np.bincount(train.history_row_NL[start : start + ROWS_AT_ONCE].reshape(-1), minlength=num_items + 1)
     return {"user": np.bincount(train.user_row_N, minlength=num_users + 1), "item": count_I}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedType, broadcast
 from torch.nn.parallel import DistributedDataParallel
 
 from llmcf_cli.core.errors import DataError, ModelError
@@ -29,6 +29,8 @@ from llmcf_cli.rec.predict import score
 from llmcf_cli.recipe.schema import FitSection
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
+UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where the optimiser steps as it would alone."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,9 @@ class _Run:
             model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
         )
         self.parallel, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.scaler is None and accelerator.distributed_type in UNWRAPPED:
+            # The wrapper would add nothing but a search of the disk, at every step, for a package it knows.
+            self.optimizer = optimizer
 
     def epoch(self, number: int, task: Task) -> Epoch:
         """Train for one epoch and evaluate."""

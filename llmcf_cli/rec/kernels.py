@@ -32,7 +32,7 @@ def swiglu(x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor) -> Tensor:
 
 
 def attend(query_BHRE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_BRS: Tensor) -> Tensor:
-    """softmax(q·k/√E + bias)·v, [B, H, R, E]. Each query needs a key whose bias is finite; the bias gets no gradient."""
+    """softmax(q·k/√E + bias)·v, [B, H, R, E]. Some bias of each query must be finite; biases get no gradient."""
     return _Attend.apply(query_BHRE, key_BHSE, value_BHSE, bias_BRS)
 
 

@@ -170,4 +170,3 @@ def rotary(length: int, dim: int) -> Tensor:
     """exp(i·s·θ_e), complex64 [S, E/2], θ_e = 10000^(−2e/E) (Su et al., 2021, Eq. 15)."""
     angle_SE = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     return torch.polar(torch.ones_like(angle_SE), angle_SE)
-
