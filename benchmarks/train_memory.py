@@ -3,8 +3,8 @@
     python benchmarks/train_memory.py [--quick]
 
 10 million samples in DuckDB with histories of 20, 100,000 users, 50,000 items, 20,000 examples and K = 4 matches each,
-read as `train-rec` reads them; then 20 batches of 512 of DeepFM with `ict` under `rec.fit.fit`, whose order of samples is
-a permutation of them all. Memory beyond the samples grows with the batch, so a full epoch would only take longer.
+read as `train-rec` reads them; then 20 batches of 512 of DeepFM with `ict` under `rec.fit.fit`, whose order of samples
+is a permutation of them all. Memory beyond the samples grows with the batch, so a full epoch would only take longer.
 --quick: 3 and 5 million samples, and the line through both at 10 million. The ratio reported is 6 GiB to the peak.
 """
 
