@@ -87,6 +87,11 @@ class Samples:
             self.label_N[index], self.time_N[index],
         )  # fmt: skip
 
+    def put(self, start: int, block: Samples) -> None:
+        """Overwrite the samples from position `start` with a block."""
+        for column in fields(self):
+            getattr(self, column.name)[start : start + len(block)] = getattr(block, column.name)
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -103,15 +108,15 @@ class Targets:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples on a device.
+    """Samples on a device. Integers are int32 as in `Samples` when it holds a whole split, int64 once taken.
 
     Attributes:
-        user_row_B: int64.
-        item_row_B: int64.
-        history_row_BL: int64, left-padded with 0.
-        time_B: int64, when the label was or would be known; what is later than that is not for this row.
+        user_row_B: Rows of the user table.
+        item_row_B: Rows of the item table.
+        history_row_BL: Item rows, left-padded with 0.
+        time_B: When the label was or would be known (int64); what is later than that is not for this row.
         label_B: float32.
-        example_BK: Positions in the example bank, int64, -1 where there is none; None without examples.
+        example_BK: Positions in the example bank, -1 where there is none; None without examples.
         teacher_B: See `Targets`.
     """
 
@@ -132,26 +137,32 @@ class Batch:
         return len(self.user_row_B)
 
     def take(self, index_b: torch.Tensor) -> Batch:
-        """The samples at the given positions."""
+        """The samples at the given positions, integers as int64."""
         parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        taken: dict[str, Any] = {name: None if part is None else part[index_b] for name, part in parts}
-        return Batch(**taken)
+        return Batch(**{name: _taken(part, index_b) for name, part in parts})
+
+
+def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
+    taken = None if part is None else part[index_b]
+    return taken if taken is None or taken.is_floating_point() else taken.long()
 
 
 def to_batch(
     samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu",
     teacher_N: NDArray[np.float32] | None = None,
 ) -> Batch:  # fmt: skip
-    """Samples as tensors on `device`: N × (3 + L + K) integers, a label and a teacher's logit each."""
+    """Samples as tensors on `device`: per sample 2 + L + K int32, an int64, a label and a teacher's logit.
+
+    On a CPU nothing is copied.
+    """
     import torch
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:
         return torch.as_tensor(array, device=device)
 
     return Batch(
-        tensor(samples.user_row_N.astype(np.int64)), tensor(samples.item_row_N.astype(np.int64)),
-        tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.time_N.astype(np.int64)),
-        tensor(samples.label_N), None if example_NK is None else tensor(example_NK.astype(np.int64)),
+        tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
+        tensor(samples.time_N), tensor(samples.label_N), None if example_NK is None else tensor(example_NK),
         None if teacher_N is None else tensor(teacher_N),
     )  # fmt: skip
 
@@ -176,6 +187,14 @@ def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: V
         raise DataError(f"{entity} ids repeat", where=name)
     columns = {f.name: _encode_field(table, f, vocab) for f in spec.fields if f.entity == entity}
     return EntityTable(entity, ids, columns)
+
+
+def empty_samples(count: int, history_length: int) -> Samples:
+    """Room for `count` samples, to be filled by `Samples.put`."""
+    return Samples(
+        np.empty(count, np.int64), np.empty(count, np.int32), np.empty(count, np.int32),
+        np.empty((count, history_length), np.int32), np.empty(count, np.float32), np.empty(count, np.int64),
+    )  # fmt: skip
 
 
 def encode_rows(table: pa.Table, history_length: int) -> Samples:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,23 @@ import pyarrow.compute as pc
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.features.batch import Batch, Catalog, Samples, encode_entities, encode_rows, to_batch
+from llmcf_cli.features.batch import (
+    Batch,
+    Catalog,
+    Samples,
+    empty_samples,
+    encode_entities,
+    encode_rows,
+    to_batch,
+)
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.store.open import connect_read
 
 SPLITS = ("train", "validation", "test")
+ROWS_AT_ONCE = 1 << 17
+"""Rows held beside the arrays while reading."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +141,7 @@ def load_ranking_data(
     """
     with connect_read(database) as connection:
         users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
-        query = "SELECT * FROM sample WHERE split = ? ORDER BY sample_id"
-        rows = {split: connection.sql(query, params=[split]).to_arrow_table() for split in SPLITS}
-    splits = {split: encode_rows(table, history_length) for split, table in rows.items()}
+        splits = {split: _samples(connection, split, history_length) for split in SPLITS}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, counts, history_length, min_count)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
@@ -163,13 +172,26 @@ def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
 
 
+def _samples(connection: Any, split: str, history_length: int) -> Samples:
+    """A split's samples by id, read block by block into arrays of their final size."""
+    condition, found = "FROM sample WHERE split = ?", 0
+    ((count,),) = connection.sql(f"SELECT count(*) {condition}", params=[split]).fetchall()
+    samples = empty_samples(count, history_length)
+    reader = connection.sql(f"SELECT * {condition}", params=[split]).to_arrow_reader(ROWS_AT_ONCE)
+    for rows in reader:
+        samples.put(found, encode_rows(pa.Table.from_batches([rows]), history_length))
+        found += rows.num_rows
+    # Ingest writes samples in the order of their ids, so this is a check; sorting in SQL would hold them all twice.
+    in_order = bool(np.all(samples.sample_id_N[1:] > samples.sample_id_N[:-1]))
+    return samples if in_order else samples.take(np.argsort(samples.sample_id_N, kind="stable"))
+
+
 def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:
     """How often each user and item row occurs in train samples, targets and histories together."""
-    seen = np.concatenate([train.item_row_N, train.history_row_NL.reshape(-1)])
-    return {
-        "user": np.bincount(train.user_row_N, minlength=num_users + 1),
-        "item": np.bincount(seen, minlength=num_items + 1),
-    }
+    count_I = np.bincount(train.item_row_N, minlength=num_items + 1)
+    for start in range(0, len(train), ROWS_AT_ONCE):
+        count_I += np.bincount(train.history_row_NL[start : start + ROWS_AT_ONCE].reshape(-1), minlength=num_items + 1)
+    return {"user": np.bincount(train.user_row_N, minlength=num_users + 1), "item": count_I}
 
 
 def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
@@ -199,8 +221,10 @@ def _positions(table: pa.Table, samples: Samples) -> np.ndarray | None:
 
 
 def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
-    table = table.sort_by("sample_id")
     sample_id_n = table["sample_id"].combine_chunks().to_numpy()
+    if np.any(sample_id_n[1:] < sample_id_n[:-1]):
+        table = table.sort_by("sample_id")
+        sample_id_n = table["sample_id"].combine_chunks().to_numpy()
     at_N = np.minimum(np.searchsorted(sample_id_n, samples.sample_id_N), max(len(sample_id_n) - 1, 0))
     if len(samples) and not (len(sample_id_n) and np.array_equal(sample_id_n[at_N], samples.sample_id_N)):
         raise DataError("a sample has no row of matches", where="example_match", hint="llmcf match")

@@ -1,7 +1,7 @@
 """Ids → embeddings of fields.
 
 Legend: B batch, F fields, D embedding, L history, M values of a field, V ids of all vocabularies, R entity rows,
-S single-valued fields, P fields with several values.
+S single-valued fields, P fields with several values, X all ids of a row.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from llmcf_cli.features.batch import Catalog, EntityTable
 from llmcf_cli.features.spec import UNKNOWN, FeatureSpec, FieldSpec
+from llmcf_cli.rec.kernels import gather
 
 FIRST_ORDER = "first_order"
 
@@ -109,25 +109,23 @@ class FieldEmbedding(nn.Module):
         single_BS = torch.cat([self.user_single_RS[user_row_B], self.item_single_RS[item_row_B]], 1)
         multi_BPM = torch.cat([self.user_multi_RPM[user_row_B], self.item_multi_RPM[item_row_B]], 1)
         history_BL = self.history_id_R[history_row_BL]
-        multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
-        single_BSD, multi_BPMD, history_BLD = (self._embed(ids) for ids in (single_BS, multi_BPM, history_BL))
+        num_single, (num_multi, width) = single_BS.shape[1], multi_BPM.shape[1:]
+        # All ids of a row side by side: one gather, and one gradient of the table's size, whatever the fields.
+        ids_BX = torch.cat([single_BS, multi_BPM.flatten(1), history_BL], 1)
+        sizes = (num_single, num_multi * width, history_BL.shape[1])
+        single_BSD, multi_BXD, history_BLD = gather(self.table_VD, ids_BX).split(sizes, 1)
         # Padding embeds to zeros, so a plain sum over M or L and the mean differ by a factor only.
-        multi_BPD = multi_BPMD.sum(2) * multi_share_BPM.amax(2, keepdim=True)
+        multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
+        multi_BPD = multi_BXD.unflatten(1, (num_multi, width)).sum(2) * multi_share_BPM.amax(2, keepdim=True)
         history_BD = history_BLD.sum(1) * history_share_BL.amax(1, keepdim=True)
         fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
         first_order_B = None
         if FIRST_ORDER in self.reads:
-            ids_BX = torch.cat([single_BS, multi_BPM.flatten(1), history_BL], 1)
-            share_BX = torch.cat(
-                [_shares(single_BS[..., None])[..., 0], multi_share_BPM.flatten(1), history_share_BL], 1
-            )
-            weight_BX = self.weight_V1.index_select(0, ids_BX.flatten()).view_as(share_BX)
+            share_BX = torch.cat([(single_BS > 0).float(), multi_share_BPM.flatten(1), history_share_BL], 1)
+            weight_BX = self.weight_V1[:, 0].index_select(0, ids_BX.flatten()).view_as(share_BX)
             first_order_B = (weight_BX * share_BX).sum(1) + self.bias
         target_BD = single_BSD[:, self.user_single_RS.shape[1]]  # item_id is the first of the item's fields
         return FieldEmbeddings(fields_BFD, target_BD, history_BLD, history_BL > 0, first_order_B)
-
-    def _embed(self, ids: Tensor) -> Tensor:
-        return functional.embedding(ids, self.table_VD, padding_idx=0)
 
     def _keep(self, name: str, array: np.ndarray) -> None:
         device = self.table_VD.device

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast
 from torch.nn.parallel import DistributedDataParallel
 
 from llmcf_cli.core.errors import DataError, ModelError
@@ -29,6 +30,8 @@ from llmcf_cli.rec.predict import score
 from llmcf_cli.recipe.schema import FitSection
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
+UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where the optimiser steps as it would alone."""
 
 
 @dataclass(frozen=True)
@@ -151,14 +154,17 @@ class _Run:
         self.user_N = data.splits["validation"].user_row_N
         self.label_N = data.splits["validation"].label_N
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
-        lasting = model.state_dict().keys()
+        self.lasting = model.state_dict().keys()
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
-            model, [name for name, _ in model.named_buffers() if name not in lasting]
+            model, [name for name, _ in model.named_buffers() if name not in self.lasting]
         )
         optimizer = torch.optim.Adam(
             model.parameters(), lr=section.learning_rate, weight_decay=section.weight_decay, fused=True
         )
         self.parallel, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.scaler is None and accelerator.distributed_type in UNWRAPPED:
+            # The wrapper would add nothing but a search of the disk, at every step, for a package it knows.
+            self.optimizer = optimizer
 
     def epoch(self, number: int, task: Task) -> Epoch:
         """Train for one epoch and evaluate."""
@@ -185,6 +191,8 @@ class _Run:
             total += loss.detach()
             self.memory.look()
             task.advance(len(index_B) * self.accelerator.num_processes)
+        # Batch statistics are each process's own; all evaluate with those that the checkpoint will hold.
+        broadcast([buffer for name, buffer in self.model.named_buffers() if name in self.lasting])
         return float(self.accelerator.reduce(total / steps, "mean"))
 
     def _batches(self, number: int) -> Iterator[torch.Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
+from llmcf_cli.rec.kernels import attend, rotate, swiglu, unit_rms
 
 
 class MLP(nn.Sequential):
@@ -80,7 +81,7 @@ class CausalDecoder(nn.Module):
         if dim % (2 * heads):
             raise ModelError(f"dim {dim} is no multiple of 2 × heads = {2 * heads}", where="ict decoder")
         self.layers = nn.ModuleList(DecoderLayer(heads, dim, dropout) for _ in range(layers))
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.norm = RMSNorm(dim, eps=1e-6)
         self.register_buffer("rope_SE", rotary(length, dim // heads), persistent=False)
 
     def forward(self, tokens_BSD: Tensor, mask_BS: Tensor, read_R: Tensor) -> Tensor:
@@ -94,12 +95,12 @@ class CausalDecoder(nn.Module):
             read_R: int64 positions to return.
         """
         length = tokens_BSD.shape[1]
-        allowed_BSS = causal_mask(mask_BS)
+        bias_BSS = torch.where(causal_mask(mask_BS), 0.0, -torch.inf)
         rope_SE = self.rope_SE[:length]
         everything_S = torch.arange(length, device=tokens_BSD.device)
         for number, layer in enumerate(self.layers, 1):
             at = read_R if number == len(self.layers) else everything_S
-            tokens_BSD = layer(tokens_BSD, allowed_BSS, rope_SE, at)
+            tokens_BSD = layer(tokens_BSD, bias_BSS, rope_SE, at)
         return self.norm(tokens_BSD)
 
 
@@ -109,33 +110,50 @@ class DecoderLayer(nn.Module):
     def __init__(self, heads: int, dim: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.attention_norm, self.mlp_norm = nn.RMSNorm(dim, eps=1e-6), nn.RMSNorm(dim, eps=1e-6)
+        self.attention_norm, self.mlp_norm = RMSNorm(dim, eps=1e-6), RMSNorm(dim, eps=1e-6)
         self.query, self.key = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         self.value, self.out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
         inner = -(-8 * dim // 3 // 8) * 8  # 8/3 of D keeps the parameters of a plain MLP of width 4 D
         self.gate, self.up = nn.Linear(dim, inner, bias=False), nn.Linear(dim, inner, bias=False)
         self.down = nn.Linear(inner, dim, bias=False)
 
-    def forward(self, x_BSD: Tensor, allowed_BSS: Tensor, rope_SE: Tensor, at_R: Tensor) -> Tensor:
+    def forward(self, x_BSD: Tensor, bias_BSS: Tensor, rope_SE: Tensor, at_R: Tensor) -> Tensor:
         """[B, S, D] → [B, R, D], the positions `at_R`."""
         normed_BSD = self.attention_norm(x_BSD)
         partial = len(at_R) < x_BSD.shape[1]
         x_BRD, source_BRD = (x_BSD[:, at_R], normed_BSD[:, at_R]) if partial else (x_BSD, normed_BSD)
         query_BRHE = rotate(self._split(self.query(source_BRD)), rope_SE[at_R])
         key_BSHE, value_BSHE = self._split(self.key(normed_BSD)), self._split(self.value(normed_BSD))
-        mixed_BHRE = functional.scaled_dot_product_attention(
+        mixed_BHRE = attend(
             query_BRHE.transpose(1, 2), rotate(key_BSHE, rope_SE).transpose(1, 2), value_BSHE.transpose(1, 2),
-            attn_mask=(allowed_BSS[:, at_R] if partial else allowed_BSS)[:, None],
+            bias_BSS[:, at_R] if partial else bias_BSS,
         )  # fmt: skip
         x_BRD = x_BRD + self._drop(self.out(mixed_BHRE.transpose(1, 2).flatten(2)))
-        normed_BRD = self.mlp_norm(x_BRD)
-        return x_BRD + self._drop(self.down(functional.silu(self.gate(normed_BRD)) * self.up(normed_BRD)))
+        inner_NI = swiglu(self.mlp_norm(x_BRD).flatten(0, 1), self.gate.weight, self.up.weight)
+        return x_BRD + self._drop(self.down(inner_NI)).view_as(x_BRD)
 
     def _split(self, x_BSD: Tensor) -> Tensor:
         return x_BSD.unflatten(-1, (self.heads, -1))
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean(x²) + ε) · g over the last dimension (Zhang and Sennrich, 2019, Eq. 4).
+
+    Args:
+        dim: D.
+        eps: ε.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(dim)), eps
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Any shape [..., D]."""
+        return unit_rms(x_ND, self.eps) * self.weight
 
 
 def causal_mask(mask_BS: Tensor) -> Tensor:
@@ -152,9 +170,3 @@ def rotary(length: int, dim: int) -> Tensor:
     """exp(i·s·θ_e), complex64 [S, E/2], θ_e = 10000^(−2e/E) (Su et al., 2021, Eq. 15)."""
     angle_SE = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     return torch.polar(torch.ones_like(angle_SE), angle_SE)
-
-
-def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
-    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product."""
-    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)

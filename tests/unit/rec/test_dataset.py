@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.dataset import load_ranking_data
@@ -91,3 +93,27 @@ def test_shuffled_chains_of_thought_come_from_another_example_of_the_label():
     assert found.drop_columns(["cot_vector"]).equals(table.drop_columns(["cot_vector"]))
     assert shuffle_cot(table, 3).equals(found)
     assert not shuffle_cot(table, 4).equals(found)
+
+
+def test_samples_read_in_blocks_and_out_of_order_are_the_same(world, tmp_path, monkeypatch):
+    database = tmp_path / "shuffled.duckdb"
+    database.write_bytes(world.database.read_bytes())
+    with duckdb.connect(str(database)) as connection:
+        connection.execute("CREATE TABLE mixed AS FROM sample ORDER BY hash(sample_id)")
+        connection.execute("DELETE FROM sample")
+        connection.execute("INSERT INTO sample FROM mixed")
+    monkeypatch.setattr("llmcf_cli.rec.dataset.ROWS_AT_ONCE", 7)
+    data = load_ranking_data(database, history_length=5)
+    for split, samples in world.data.splits.items():
+        for name in samples.__dataclass_fields__:
+            np.testing.assert_array_equal(getattr(data.splits[split], name), getattr(samples, name))
+    assert data.resources.spec == world.data.resources.spec
+
+
+def test_a_whole_split_is_not_copied(world):
+    samples = world.data.splits["train"]
+    batch = world.data.batch("train")
+    assert np.shares_memory(batch.history_row_BL.numpy(), samples.history_row_NL)
+    assert np.shares_memory(batch.example_BK.numpy(), world.data.matches["train"].example_NK)
+    taken = batch.take(torch.arange(3))
+    assert {taken.user_row_B.dtype, taken.history_row_BL.dtype, taken.example_BK.dtype} == {torch.int64}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -67,3 +69,12 @@ def test_padding_never_learns(world, embedding):
     (found.fields_BFD.sum() + found.history_BLD.sum()).backward()
     assert not embedding.table_VD.grad[0].any()
     assert embedding.table_VD.grad[1:].any()
+
+
+def test_there_may_be_no_field_with_several_values(world):
+    resources = world.data.resources
+    spec = replace(resources.spec, fields=tuple(f for f in resources.spec.fields if f.kind == "categorical"))
+    module = FieldEmbedding(spec, resources.catalog, 4, {"first_order"})
+    batch = world.data.batch("test")
+    found = module(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
+    assert found.fields_BFD.shape == (len(batch), len(spec.fields) + 1, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -137,7 +138,7 @@ def test_the_test_split_is_never_read(world, tmp_path):
 
 
 TWO = """
-import importlib.util, sys
+import importlib.util, json, sys
 from pathlib import Path
 import torch
 from accelerate import Accelerator
@@ -152,33 +153,54 @@ from llmcf_cli.recipe.schema import FitSection
 state, out = Accelerator(), Path(sys.argv[2])
 folder = out / f"world{state.process_index}"; folder.mkdir()
 data = module.make_world(folder).data
-for name, backbone, augment, losses in (
-    ("deepfm", DeepFMConfig(), NoneConfig(), (BCEConfig(),)),
-    ("din", DINConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig())),
+rows = data.splits["validation"]
+for name, backbone, augment, losses, batch_size, epochs in (
+    ("even", DeepFMConfig(), NoneConfig(), (BCEConfig(),), 48, 4),
+    ("uneven", DINConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig()), 63, 8),
 ):
     model = RecModel(data.resources, backbone, augment, losses, seed=1)
-    section = FitSection(batch_size=63, learning_rate=0.01, epochs=8, patience=8)
+    section = FitSection(batch_size=batch_size, learning_rate=0.01, epochs=epochs, patience=epochs)
     report = fit(model, data, section, seed=1, work=out / name)
-    rows = data.splits["validation"]
-    found = ranking_metrics(rows.label_N, predict(model, data, "validation"), rows.user_row_N)
-    assert abs(found["auc"] - report.best["auc"]) < 1e-6, (found, report.best)
-    assert report.best["auc"] > 0.7, report
+    alone = ranking_metrics(rows.label_N, predict(model, data, "validation"), rows.user_row_N)
     weights = float(sum(p.double().sum() for p in model.parameters()))
-    (out / f"{name}.{state.process_index}").write_text(f"{state.num_processes} {report.best['auc']} {weights}")
+    found = {"processes": state.num_processes, "epochs": [[e.loss, e.validation] for e in report.epochs]}
+    found |= {"gathered": report.best, "alone": alone, "weights": weights}
+    (out / f"{name}.{state.process_index}").write_text(json.dumps(found))
 """
 
 
-@pytest.mark.slow
-def test_two_processes_train_together_and_measure_gathered_scores(tmp_path):
-    script = tmp_path / "two.py"
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """What each of two processes reports of each fit."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "two.py"
     script.write_text(TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [*launch, str(script), str(Path(__file__).parents[2] / "rec_world.py"), str(tmp_path)]
+    command = [*launch, str(script), str(Path(__file__).parents[2] / "rec_world.py"), str(folder)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("deepfm", "din"):
-        first, second = ((tmp_path / f"{name}.{rank}").read_text() for rank in (0, 1))
-        assert first == second
-        assert first.startswith("2 ")
+    return {fit: [json.loads((folder / f"{fit}.{rank}").read_text()) for rank in (0, 1)] for fit in ("even", "uneven")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["even", "uneven"])
+def test_two_processes_agree_and_measure_gathered_scores(two_processes, name):
+    """Whatever the sizes, every metric of the gathered scores is that of all rows in one process."""
+    first, second = two_processes[name]
+    assert first == second
+    assert first["processes"] == 2
+    assert first["gathered"]["auc"] > 0.7
+    assert first["gathered"] == pytest.approx(first["alone"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(world, tmp_path, two_processes):
+    """Where batches divide evenly, the mean of both halves' gradients is the batch's: the same metrics each epoch."""
+    section = FitSection(batch_size=48, learning_rate=0.01, epochs=4, patience=4)
+    assert len(world.data.splits["train"]) % 48 == 0
+    report = fit(build(world), world.data, section, seed=1, work=tmp_path)
+    for epoch, (loss, validation) in zip(report.epochs, two_processes["even"][0]["epochs"], strict=True):
+        assert loss == pytest.approx(epoch.loss, abs=1e-6)
+        assert validation == pytest.approx(epoch.validation, abs=1e-6)

@@ -1,0 +1,138 @@
+"""Operations with backward passes of their own, where torch's are slow on CPUs at the sizes of a recommender.
+
+Over a dozen tokens of a few dozen numbers, time goes to passes over memory rather than to products. The tests check
+every gradient against finite differences.
+
+Legend: N rows, D model, V table rows, I inner width, B batch, H heads, R read positions, S sequence, E head dimension.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+
+def gather(table_VD: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table, [*ids.shape, D]. Row 0 is padding and gets no gradient."""
+    return _Gather.apply(table_VD, ids)
+
+
+def unit_rms(x_ND: Tensor, eps: float) -> Tensor:
+    """u = x / √(mean(x²) + ε) over the last dimension; any shape [..., D]."""
+    return _UnitRMS.apply(x_ND, eps)
+
+
+def swiglu(x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor) -> Tensor:
+    """silu(W_gate x) ⊙ (W_up x), [N, D] → [N, I] (Shazeer, 2020, Eq. 6)."""
+    return _SwiGLU.apply(x_ND, gate_ID, up_ID)
+
+
+def attend(query_BHRE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_BRS: Tensor) -> Tensor:
+    """softmax(q·k/√E + bias)·v, [B, H, R, E]. Some bias of each query must be finite; biases get no gradient."""
+    return _Attend.apply(query_BHRE, key_BHSE, value_BHSE, bias_BRS)
+
+
+def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
+    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product with exp(iθ)."""
+    return _Rotate.apply(x_BSHE, rope_SE)
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, table_VD: Tensor, ids: Tensor) -> Tensor:
+        flat_N = ids.flatten()
+        ctx.save_for_backward(flat_N)
+        ctx.size = len(table_VD)
+        return table_VD.index_select(0, flat_N).view(*ids.shape, table_VD.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (flat_N,) = ctx.saved_tensors
+        grad_VD = grad.new_zeros(ctx.size, grad.shape[-1])
+        grad_VD.index_add_(0, flat_N, grad.flatten(0, -2))
+        grad_VD[0] = 0
+        return grad_VD, None
+
+
+class _UnitRMS(Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, eps: float) -> Tensor:
+        norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
+        scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
+        unit_ND = x_ND * scale_N1
+        ctx.save_for_backward(unit_ND, scale_N1)
+        return unit_ND
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None]:
+        """∂x = s·(g − u·mean(g ⊙ u)), where u = s·x."""
+        unit_ND, scale_N1 = ctx.saved_tensors
+        along_N1 = (grad_ND * unit_ND).mean(-1, keepdim=True)
+        return torch.addcmul(grad_ND, unit_ND, along_N1, value=-1).mul_(scale_N1), None
+
+
+class _SwiGLU(Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor) -> Tensor:
+        gate_NI, up_NI = x_ND @ gate_ID.mT, x_ND @ up_ID.mT
+        sigmoid_NI = torch.sigmoid(gate_NI)
+        ctx.save_for_backward(x_ND, gate_ID, up_ID, gate_NI, up_NI, sigmoid_NI)
+        return (gate_NI * sigmoid_NI).mul_(up_NI)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NI: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """With silu(a) = a·σ and silu'(a) = σ + σ·a·(1 − σ)."""
+        x_ND, gate_ID, up_ID, gate_NI, up_NI, sigmoid_NI = ctx.saved_tensors
+        slope_NI = (1 - sigmoid_NI).mul_(gate_NI)
+        slope_NI = torch.addcmul(sigmoid_NI, sigmoid_NI, slope_NI, out=slope_NI)
+        gate_grad_NI = slope_NI.mul_(up_NI).mul_(grad_NI)
+        up_grad_NI = (gate_NI * sigmoid_NI).mul_(grad_NI)
+        x_grad_ND = (gate_grad_NI @ gate_ID).addmm_(up_grad_NI, up_ID)
+        return x_grad_ND, gate_grad_NI.mT @ x_ND, up_grad_NI.mT @ x_ND
+
+
+class _Attend(Function):
+    @staticmethod
+    def forward(ctx: Any, query_BHRE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_BRS: Tensor) -> Tensor:
+        query_BHRE = query_BHRE * query_BHRE.shape[-1] ** -0.5
+        weight_BHRS = (query_BHRE @ key_BHSE.mT).add_(bias_BRS[:, None])
+        weight_BHRS.sub_(weight_BHRS.amax(-1, keepdim=True)).exp_()
+        weight_BHRS.div_(weight_BHRS.sum(-1, keepdim=True))
+        mixed_BHRE = weight_BHRS @ value_BHSE
+        ctx.save_for_backward(query_BHRE, key_BHSE, value_BHSE, weight_BHRS, mixed_BHRE)
+        return mixed_BHRE
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BHRE: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """∂score = w ⊙ (g·vᵀ − ⟨g, mixed⟩)."""
+        query_BHRE, key_BHSE, value_BHSE, weight_BHRS, mixed_BHRE = ctx.saved_tensors
+        along_BHR1 = (grad_BHRE * mixed_BHRE).sum(-1, keepdim=True)
+        score_BHRS = (grad_BHRE @ value_BHSE.mT).sub_(along_BHR1).mul_(weight_BHRS)
+        query_grad_BHRE = (score_BHRS @ key_BHSE).mul_(query_BHRE.shape[-1] ** -0.5)
+        return query_grad_BHRE, score_BHRS.mT @ query_BHRE, weight_BHRS.mT @ grad_BHRE, None
+
+
+class _Rotate(Function):
+    @staticmethod
+    def forward(ctx: Any, x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
+        ctx.save_for_backward(rope_SE)
+        return _turn(x_BSHE, rope_SE)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BSHE: Tensor) -> tuple[Tensor, None]:
+        """A rotation's gradient turns back."""
+        return _turn(grad_BSHE, ctx.saved_tensors[0].conj()), None
+
+
+def _turn(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)
