@@ -27,7 +27,10 @@ class ComponentConfig(Config):
     """Base of a pluggable component's own settings; `type` is the name it is registered under."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Inputs beyond a sample's own features that the component reads: `text` vectors, retrieved `examples`."""
+    """Inputs beyond a sample's own features that the component reads.
+
+    `text` vectors, `collaborative` vectors, matching `signals` (which are of both) and retrieved `examples`.
+    """
 
     type: str
     """Registered name of the component."""

@@ -1,6 +1,6 @@
 """Tables → arrays: the one code path by which training, evaluation and serving read a sample.
 
-Shapes: N samples, B batch, L history length, R rows of an entity, M values of a field, K examples.
+Shapes: N samples, B batch, L history length, R rows of an entity, M values of a field, K examples, S signals.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ class Batch:
         history_row_BL: int64, left-padded with 0.
         label_B: float32.
         example_BK: Positions in the example bank, int64, -1 where there is none; None without examples.
+        signals_BS: float32, matching signals; None where nothing reads them.
     """
 
     user_row_B: torch.Tensor
@@ -105,6 +106,7 @@ class Batch:
     history_row_BL: torch.Tensor
     label_B: torch.Tensor
     example_BK: torch.Tensor | None = None
+    signals_BS: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.user_row_B)
@@ -114,11 +116,15 @@ class Batch:
         return Batch(
             self.user_row_B[index_b], self.item_row_B[index_b], self.history_row_BL[index_b], self.label_B[index_b],
             None if self.example_BK is None else self.example_BK[index_b],
+            None if self.signals_BS is None else self.signals_BS[index_b],
         )  # fmt: skip
 
 
-def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu") -> Batch:
-    """Samples as tensors on `device`, N × (2 + L + K) integers and a label each."""
+def to_batch(
+    samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu",
+    signal_NS: NDArray[np.float32] | None = None,
+) -> Batch:  # fmt: skip
+    """Samples as tensors on `device`, N × (2 + L + K) integers, a label and S signals each."""
     import torch
 
     def tensor(array: NDArray[Any]) -> torch.Tensor:
@@ -128,6 +134,7 @@ def to_batch(samples: Samples, example_NK: NDArray[np.int32] | None = None, devi
         tensor(samples.user_row_N.astype(np.int64)), tensor(samples.item_row_N.astype(np.int64)),
         tensor(samples.history_row_NL.astype(np.int64)), tensor(samples.label_N),
         None if example_NK is None else tensor(example_NK.astype(np.int64)),
+        None if signal_NS is None else tensor(signal_NS),
     )  # fmt: skip
 
 

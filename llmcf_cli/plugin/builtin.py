@@ -221,6 +221,13 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "augmenter",
+        "signals",
+        config=f"{config}:SignalsConfig",
+        target="llmcf_cli.rec.augment.signals:SignalsAugmenter",
+        summary="control: likeness of target and history in text and collaborative space, no examples",
+    )
+    add(
+        "augmenter",
         "ict",
         config=f"{config}:ICTConfig",
         target="llmcf_cli.rec.augment.ict:ICTAugmenter",

@@ -131,8 +131,17 @@ class CoTSection(Config):
     """Scores the candidates of a sample; the best is kept."""
 
 
+class CollaborativeSection(Config):
+    """The collaborative space: item vectors from who took what in the train split (`collab`)."""
+
+    dim: Positive = 64
+    """Numbers per vector; fewer where users or items are fewer."""
+    folds: Annotated[int, Field(ge=2, le=100)] = 10
+    """Parts that users are dealt into; a train row is matched with vectors made without its part."""
+
+
 class MatchSection(Config):
-    """Which examples a sample sees (`embed` and `match`)."""
+    """Which examples a sample sees (`embed` and `match`), and the collaborative space (`collab`)."""
 
     space: Space
     """How queries and examples become vectors."""
@@ -142,6 +151,8 @@ class MatchSection(Config):
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
     """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
+    collaborative: CollaborativeSection = CollaborativeSection()
+    """Item vectors from the train positives; made where an arm reads them."""
 
     @model_validator(mode="after")
     def _even(self) -> MatchSection:

@@ -13,6 +13,7 @@ from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Stage
+from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.evaluate import Evaluate
 from llmcf_cli.stages.gen_cot import GenCoT
@@ -23,7 +24,7 @@ from llmcf_cli.stages.train_rec import TrainRec, train_rec_runs
 from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.assets import Locator, open_assets
 
-STAGES: tuple[type[Stage], ...] = (Ingest, TrainLLM, GenCoT, Embed, Match, TrainRec, Evaluate)
+STAGES: tuple[type[Stage], ...] = (Ingest, Collab, TrainLLM, GenCoT, Embed, Match, TrainRec, Evaluate)
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 
 

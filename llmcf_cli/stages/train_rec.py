@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.embed import Embed
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.match import Match
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"
 """Folder of the model to serve, inside the stage's folder."""
+_MAKERS: Mapping[str, tuple[type[Stage], ...]] = {
+    "text": (Embed,), "examples": (Embed, Match), "collaborative": (Collab,), "signals": (Embed, Collab),
+}  # fmt: skip
+"""Input that a component needs → the stages that make it."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,11 @@ class TrainRec(Stage):
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        stages: list[Stage] = [Ingest()]
-        if self.augment.needs:
-            stages.append(Embed())
-        if "examples" in self.augment.needs:
-            stages.append(Match())
-        return stages
+        unknown = sorted(self.augment.needs - _MAKERS.keys())
+        if unknown:
+            raise UnknownNameError("input", unknown[0], _MAKERS, where=self.label)
+        makers = dict.fromkeys(maker for need in sorted(self.augment.needs) for maker in _MAKERS[need])
+        return (Ingest(), *(maker() for maker in makers))
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.bundle import save_bundle

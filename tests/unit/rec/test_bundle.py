@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_path
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import load_bundle, save_bundle
-from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig
+from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, SignalsConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 
@@ -67,6 +67,15 @@ def test_only_what_the_arm_needs_is_stored(world, tmp_path):
     assert names == {
         "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors"
     }  # fmt: skip
+
+
+def test_a_bundle_holds_collaborative_vectors_of_all_users_only(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, SignalsConfig()), recipe={}, clock="global")
+    found = load_bundle(tmp_path / "b").model.resources.collaborative
+    assert found.item_FID.shape[0] == 1
+    assert (found.item_FID[0] == world.data.resources.collaborative.item_FID[-1]).all()
+    assert (found.count_FI[0] == world.data.resources.collaborative.count_FI[-1]).all()
+    assert not (tmp_path / "b" / "examples.parquet").exists()
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(world, saved):
