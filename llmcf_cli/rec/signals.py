@@ -2,7 +2,8 @@
 
 Vectors are frozen, so these signals are constants of the data: computed once per split, before any training.
 
-Legend: N samples, B block of them, L history, R rows of a table of vectors, D dimensions, S signals.
+Legend: N samples, B block of them, L history, E events of a block's histories, R rows of a table of vectors,
+D dimensions, S signals.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from llmcf_cli.core.errors import DataError
 
@@ -85,13 +87,17 @@ def _plain(popularity_B: Tensor, mask_BL: Tensor) -> Tensor:
 
 def _likeness(table_RD: Tensor, target_B: Tensor, event_BL: Tensor, mask_BL: Tensor) -> Tensor:
     """Cosines of targets and histories, [B, 4]; vectors are of unit length, those of padding zeros."""
-    event_BLD = torch.nn.functional.embedding(event_BL, table_RD)
-    cosine_BL = torch.bmm(event_BLD, table_RD[target_B][..., None])[..., 0]
-    total_B, some_B = cosine_BL.sum(1), mask_BL.any(1)
-    best_B = cosine_BL.masked_fill(~mask_BL, -torch.inf).amax(1).where(some_B, 0)
-    length_B = event_BLD.sum(1).norm(dim=1)
+    # Only events that exist: histories are mostly shorter than the longest.
+    row_E, position_E = mask_BL.nonzero(as_tuple=True)
+    event_E, count_B = event_BL[row_E, position_E], mask_BL.sum(1)
+    target_BD = table_RD[target_B]
+    cosine_BL = torch.zeros(mask_BL.shape)
+    cosine_BL[row_E, position_E] = (table_RD[event_E] * target_BD[row_E]).sum(1)
+    sum_BD = embedding_bag(event_E, table_RD, count_B.cumsum(0) - count_B, mode="sum")
+    total_B, length_B = cosine_BL.sum(1), sum_BD.norm(dim=1)
+    best_B = cosine_BL.masked_fill(~mask_BL, -torch.inf).amax(1).where(count_B > 0, 0)
     profile_B = (total_B / length_B.clamp_min(1e-6)).where(length_B > 1e-6, 0)
-    return torch.stack([best_B, total_B / mask_BL.sum(1).clamp_min(1), cosine_BL[:, -1], profile_B], 1)
+    return torch.stack([best_B, total_B / count_B.clamp_min(1), cosine_BL[:, -1], profile_B], 1)
 
 
 class Standardise(nn.Module):

@@ -120,3 +120,12 @@ def test_a_batch_without_signals_is_refused(world):
     model = RecModel(world.data.resources, DeepFMConfig(), SignalsConfig())
     with pytest.raises(ModelError, match="brings no signals"):
         model(world.data.batch("test"))
+
+
+def test_a_block_of_empty_histories(world):
+    train = world.data.splits["train"]
+    empty = train.take(~train.history_row_NL.any(1))
+    found = signals_of(world.data.resources, empty, np.zeros(len(empty), np.int8))
+    assert len(empty) > 2
+    assert (found[:, 0] > 0).any()
+    assert not found[:, 1:].any()
