@@ -11,8 +11,10 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmcf_cli.features.batch import encode_rows
+from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
@@ -75,9 +77,13 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         connection.execute('CREATE TABLE "item" AS FROM arrow_item')
         connection.execute("INSERT INTO sample FROM arrow_rows")
     teacher, known = _teacher(rng, train), _knowledge(rng)
+    liked = train.filter(pc.equal(train["label"], 1))
+    collaborative = fit_collaborative(
+        liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), USERS, ITEMS, dim=6, folds=5, seed=seed
+    )
     data = load_ranking_data(
         database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches, teacher=teacher,
-        knowledge=known,
+        knowledge=known, collaborative=collaborative,
     )  # fmt: skip
     return World(database, items, samples, texts, examples, matches, teacher, known, data)
 

@@ -151,6 +151,13 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
         console().print(f"     {' '.join(example['text'].split())}", markup=False, style="dim")
 
 
+def _collab(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"{report['items']:,} items of {report['positives']:,} positives as vectors of {report['dim']} numbers, "
+        f"{report['variance_kept']:.1%} of the variance kept; {report['folds']} folds in {report['seconds']:.1f} s"
+    )
+
+
 def _embed(report: Mapping[str, Any]) -> None:
     what = f"{report['items']:,} items" if "items" in report else f"{report['examples']:,} examples"
     console().print(f"{what} as vectors of {report['dim']} numbers, {report['seconds']:.1f} s of encoding")
@@ -215,6 +222,7 @@ _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "ingest": _ingest,
     "train-llm": _train_llm,
     "gen-cot": _gen_cot,
+    "collab": _collab,
     "embed": _embed,
     "examples": _embed,
     "match": _match,

@@ -37,6 +37,7 @@ ForceOption = Annotated[
 
 _COMMANDS = {
     "ingest": "Read the data set, check it, make samples and splits.",
+    "collab": "Make collaborative item vectors from the train positives.",
     "train-llm": "Tune the language model on recommendation and general data.",
     "gen-cot": "Write chains of thought for a sample of the train interactions.",
     "embed": "Encode item texts into LanceDB.",

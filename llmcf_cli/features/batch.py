@@ -1,6 +1,6 @@
 """Tables → arrays: the one code path by which training, evaluation and serving read a sample.
 
-Shapes: N samples, B batch, L history length, R rows of an entity, M values of a field, K examples.
+Shapes: N samples, B batch, L history length, R rows of an entity, M values of a field, K examples, S signals.
 """
 
 from __future__ import annotations
@@ -118,6 +118,7 @@ class Batch:
         label_B: float32.
         example_BK: Positions in the example bank, -1 where there is none; None without examples.
         teacher_B: See `Targets`.
+        signals_BS: float32, matching signals; None where nothing reads them.
     """
 
     user_row_B: torch.Tensor
@@ -127,6 +128,7 @@ class Batch:
     label_B: torch.Tensor
     example_BK: torch.Tensor | None = None
     teacher_B: torch.Tensor | None = None
+    signals_BS: torch.Tensor | None = None
 
     @property
     def targets(self) -> Targets:
@@ -149,9 +151,9 @@ def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
 
 def to_batch(
     samples: Samples, example_NK: NDArray[np.int32] | None = None, device: Any = "cpu",
-    teacher_N: NDArray[np.float32] | None = None,
+    teacher_N: NDArray[np.float32] | None = None, signal_NS: NDArray[np.float32] | None = None,
 ) -> Batch:  # fmt: skip
-    """Samples as tensors on `device`: per sample 2 + L + K int32, an int64, a label and a teacher's logit.
+    """Samples as tensors on `device`: per sample 2 + L + K int32, an int64, a label, a teacher's logit and S signals.
 
     On a CPU nothing is copied.
     """
@@ -164,6 +166,7 @@ def to_batch(
         tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
         tensor(samples.time_N), tensor(samples.label_N), None if example_NK is None else tensor(example_NK),
         None if teacher_N is None else tensor(teacher_N),
+        None if signal_NS is None else tensor(signal_NS),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ def register(registry: Registry) -> None:
     _llm(registry)
     _match(registry)
     _rec(registry)
+    _baselines(registry)
 
 
 def _data(registry: Registry) -> None:
@@ -235,6 +236,13 @@ def _rec(registry: Registry) -> None:
     )
     add(
         "augmenter",
+        "signals",
+        config=f"{config}:SignalsConfig",
+        target="llmcf_cli.rec.augment.signals:SignalsAugmenter",
+        summary="control: likeness of target and history in text and collaborative space, no examples",
+    )
+    add(
+        "augmenter",
         "ict",
         config=f"{config}:ICTConfig",
         target="llmcf_cli.rec.augment.ict:ICTAugmenter",
@@ -267,4 +275,37 @@ def _rec(registry: Registry) -> None:
         config=f"{config}:CoTReconstructionConfig",
         target="llmcf_cli.rec.objectives:CoTReconstruction",
         summary="1 − cos between the prediction at x_k and cot_k",
+    )
+
+
+def _baselines(registry: Registry) -> None:
+    add = registry.add
+    package = "llmcf_cli.rec.baselines"
+    add(
+        "baseline",
+        "popularity",
+        config=f"{package}.config:PopularityConfig",
+        target=f"{package}.popularity:Popularity",
+        summary="counts of the item's train samples",
+    )
+    add(
+        "baseline",
+        "item_knn",
+        config=f"{package}.config:ItemKNNConfig",
+        target=f"{package}.item_knn:ItemKNN",
+        summary="item-based nearest neighbours (Sarwar et al., 2001)",
+    )
+    add(
+        "baseline",
+        "als",
+        config=f"{package}.config:ALSConfig",
+        target=f"{package}.als:ALS",
+        summary="matrix factorisation of implicit feedback (Hu et al., 2008)",
+    )
+    add(
+        "baseline",
+        "gbm",
+        config=f"{package}.config:GBMConfig",
+        target=f"{package}.gbm:GBM",
+        summary="gradient-boosted trees over matching signals",
     )

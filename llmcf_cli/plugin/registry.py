@@ -188,7 +188,7 @@ def _resolve(target: str, component: Component) -> Any:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        hint = "pip install 'llmcf[llm,plot]'" if not missing.startswith("llmcf") else ""
+        hint = "pip install 'llmcf[baselines,llm,plot]'" if not missing.startswith("llmcf") else ""
         raise LlmcfError(
             f"needs the package {missing!r}", where=f"{component.kind} {component.name}", hint=hint
         ) from error

@@ -24,6 +24,7 @@ from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
+from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
 from llmcf_cli.features.spec import Entity, FeatureSpec, Vocab
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
@@ -32,9 +33,10 @@ from llmcf_cli.rec.model import RecModel
 
 FORMAT = 1
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
-WEIGHTS, TEXT, KNOWLEDGE, VECTORS, EXAMPLES = (
+WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
     "weights.safetensors",
     "item_text.safetensors",
+    "collaborative.safetensors",
     "knowledge.safetensors",
     "examples.safetensors",
     "examples.parquet",
@@ -81,6 +83,8 @@ def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock
         save_arrays({"item_text_IT": np.ascontiguousarray(resources.item_text_IT)}, path / TEXT)
     if resources.knowledge is not None:
         _save_knowledge(resources.knowledge, path)
+    if resources.collaborative is not None:
+        save_collaborative(resources.collaborative.serving(), path / COLLABORATIVE)
     if resources.bank is not None:
         _save_bank(resources.bank, path)
     files = {f.name: {"sha256": digest_file(f), "bytes": f.stat().st_size} for f in sorted(path.iterdir())}
@@ -159,8 +163,11 @@ def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
             where=str(path),
         )
     bank = _load_bank(path, spec.history_length) if (path / EXAMPLES).is_file() else None
+    collaborative = load_collaborative(path / COLLABORATIVE) if (path / COLLABORATIVE).is_file() else None
+    if collaborative is not None and collaborative.item_FID.shape[1] != len(catalog.items.ids) + 1:
+        raise ModelError("collaborative vectors and catalogue differ in the number of items", where=str(path))
     knowledge = _load_knowledge(path, catalog) if (path / KNOWLEDGE).is_file() else None
-    return Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge)
+    return Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge, collaborative)
 
 
 def _check_fit(path: Path, spec: FeatureSpec, embedding_dim: int) -> None:
@@ -225,8 +232,9 @@ def _save_bank(bank: ExampleBank, path: Path) -> None:
     history_EL = columns.pop("history_row")
     history = pa.FixedSizeListArray.from_arrays(pa.array(history_EL.reshape(-1)), history_EL.shape[1])
     pq.write_table(pa.table({**columns, "history": history}), path / EXAMPLES)
-    arrays = {"cot_ET": bank.cot_ET} | ({} if bank.vector_ES is None else {"vector_ES": bank.vector_ES})
-    save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path / VECTORS)
+    arrays = {name: getattr(bank, name) for name in ("cot_ET", "vector_ES", "signal_EG")}
+    kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
+    save_arrays(kept, path / VECTORS)
 
 
 def _load_bank(path: Path, history_length: int) -> ExampleBank:
@@ -234,4 +242,4 @@ def _load_bank(path: Path, history_length: int) -> ExampleBank:
     arrays = load_arrays(path / VECTORS)
     if len(arrays["cot_ET"]) != len(samples):
         raise ModelError(f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS))
-    return ExampleBank(samples, arrays["cot_ET"], arrays.get("vector_ES"))
+    return ExampleBank(samples, arrays["cot_ET"], arrays.get("vector_ES"), arrays.get("signal_EG"))

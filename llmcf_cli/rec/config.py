@@ -124,6 +124,20 @@ class TextConfig(ComponentConfig):
     """Share of hidden units dropped in training."""
 
 
+class SignalsConfig(ComponentConfig):
+    """Control: how well the target matches the history in text and collaborative space, without any example."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"signals"})
+
+    type: Literal["signals"] = "signals"
+    dim: Positive = 32
+    """Numbers in the context feature."""
+    hidden: tuple[Positive, ...] = (64,)
+    """Widths of the MLP's hidden layers."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training."""
+
+
 class ICTConfig(ComponentConfig):
     """LLM-CF: a causal transformer decoder over retrieved examples and their chains of thought."""
 

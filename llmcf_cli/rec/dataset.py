@@ -1,12 +1,13 @@
 """Everything a ranking model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
 
-Legend: N samples, L history, K examples, E examples in the bank, I items, T text, S search space.
+Legend: N samples, L history, K examples, E examples in the bank, I items, T text, S search space, G signals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from llmcf_cli.features.batch import (
     encode_rows,
     to_batch,
 )
+from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
+from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.store.open import connect_read
 
 SPLITS = ("train", "validation", "test")
@@ -43,11 +46,13 @@ class ExampleBank:
         samples: x_i and y_i.
         cot_ET: float32, vector of each chain of thought.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
+        signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
     """
 
     samples: Samples
     cot_ET: np.ndarray
     vector_ES: np.ndarray | None = None
+    signal_EG: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -65,6 +70,7 @@ class Resources:
         bank: Examples; None without.
         num_examples: K; 0 without examples.
         knowledge: Knowledge about users and items; None without.
+        collaborative: Collaborative vectors and popularity of items; None without.
     """
 
     spec: FeatureSpec
@@ -74,6 +80,7 @@ class Resources:
     bank: ExampleBank | None = None
     num_examples: int = 0
     knowledge: Knowledge | None = None
+    collaborative: Collaborative | None = None
 
 
 @dataclass(frozen=True)
@@ -105,23 +112,56 @@ class RankingData:
     matches: Mapping[str, Matches] = field(default_factory=dict)
     teacher_N: np.ndarray | None = None
 
-    def batch(self, split: str, device: object = "cpu", *, examples: bool = True) -> Batch:
+    def batch(self, split: str, device: object = "cpu", *, examples: bool = True, signals: bool = False) -> Batch:
         """A whole split as one `Batch` on `device`, to take batches from.
 
         Raises:
-            DataError: There is no such split.
+            DataError: There is no such split, or signals are asked for and there are no collaborative vectors.
         """
+        samples = self._split(split)
+        found = self.matches.get(split) if examples else None
+        signal_NG = self.signals(split) if signals else None
+        teacher_N = self.teacher_N if split == "train" else None
+        return to_batch(samples, None if found is None else found.example_NK, device, teacher_N, signal_NG)
+
+    def signals(self, split: str) -> np.ndarray:
+        """Matching signals of a split's samples, float32 [N, G], computed once; train rows out of their user's fold.
+
+        Raises:
+            DataError: There is no such split, or there are no collaborative vectors.
+        """
+        samples = self._split(split)
+        if split not in self._signals:
+            self._signals[split] = signals_of(self.resources, samples, self.folds(split))
+        return self._signals[split]
+
+    def folds(self, split: str) -> np.ndarray:
+        """Fold of the collaborative space that each sample of a split is matched with, int8 [N].
+
+        Raises:
+            DataError: There is no such split, or there are no collaborative vectors.
+        """
+        samples, collaborative = self._split(split), self.resources.collaborative
+        if collaborative is None:
+            raise DataError("there are no collaborative vectors", where=f"split {split}", hint="llmcf collab")
+        if split == "train":
+            return collaborative.train_folds(samples.user_row_N)
+        return collaborative.later_folds(len(samples))
+
+    def _split(self, split: str) -> Samples:
         if split not in self.splits:
             raise DataError(f"no split {split!r}", allowed=tuple(self.splits))
-        found = self.matches.get(split) if examples else None
-        teacher_N = self.teacher_N if split == "train" else None
-        return to_batch(self.splits[split], None if found is None else found.example_NK, device, teacher_N)
+        return self.splits[split]
+
+    @cached_property
+    def _signals(self) -> dict[str, np.ndarray]:
+        return {}
 
 
 def load_ranking_data(
     database: Path, *, history_length: int, item_text: pa.Table | None = None, examples: pa.Table | None = None,
     matches: pa.Table | None = None, teacher: pa.Table | None = None, knowledge: pa.Table | None = None,
-    min_count: int = 1,
+    collaborative: Collaborative | None = None, min_count: int = 1,
 ) -> RankingData:  # fmt: skip
     """Read what the stages before made.
 
@@ -133,11 +173,12 @@ def load_ranking_data(
         matches: Table `example_match` of all samples.
         teacher: Table `teacher_score`.
         knowledge: LanceDB table `knowledge`.
+        collaborative: Collaborative vectors of the same users and items.
         min_count: Least train occurrences for a feature value to get an id.
 
     Raises:
         DataError: The parts do not fit together: an item without a vector, a sample without matches, an example or a
-            teacher's score that belongs to no train sample.
+            teacher's score that belongs to no train sample, collaborative vectors of another catalogue.
     """
     with connect_read(database) as connection:
         users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
@@ -146,7 +187,9 @@ def load_ranking_data(
     spec, vocab = fit_features(users, items, counts, history_length, min_count)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
-    resources = Resources(spec, vocab, catalog, text_IT)
+    if collaborative is not None:
+        _check_collaborative(collaborative, users.num_rows, items.num_rows)
+    resources = Resources(spec, vocab, catalog, text_IT, collaborative=collaborative)
     if knowledge is not None:
         resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
     teacher_N = None if teacher is None else _teacher(teacher, splits["train"])
@@ -155,6 +198,9 @@ def load_ranking_data(
     if matches is None:
         raise DataError("examples without matches", where=str(database), hint="llmcf match")
     bank = _bank(examples, splits["train"])
+    if collaborative is not None:
+        folds_E = collaborative.train_folds(bank.samples.user_row_N)
+        bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].example_NK.shape[1]
     return RankingData(replace(resources, bank=bank, num_examples=k), splits, found, teacher_N)
@@ -192,6 +238,15 @@ def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, n
     for start in range(0, len(train), ROWS_AT_ONCE):
         count_I += np.bincount(train.history_row_NL[start : start + ROWS_AT_ONCE].reshape(-1), minlength=num_items + 1)
     return {"user": np.bincount(train.user_row_N, minlength=num_users + 1), "item": count_I}
+
+
+def _check_collaborative(collaborative: Collaborative, num_users: int, num_items: int) -> None:
+    found = len(collaborative.fold_of_user_U) - 1, collaborative.item_FID.shape[1] - 1
+    if found != (num_users, num_items):
+        raise DataError(
+            f"vectors for {found[0]} users and {found[1]} items, but there are {num_users} and {num_items}",
+            where="collaborative vectors", hint="run the recipe again with --force collab",
+        )  # fmt: skip
 
 
 def _bank(examples: pa.Table, train: Samples) -> ExampleBank:

@@ -148,9 +148,11 @@ class _Run:
     ) -> None:
         self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed
         self.memory = _Memory()
-        examples = "examples" in model.configs["augment"].needs
-        self.train = data.batch("train", accelerator.device, examples=examples)
-        self.validation = data.batch("validation", accelerator.device, examples=examples)
+        self.train, self.validation = (
+            data.batch(split, accelerator.device, **model.inputs) for split in ("train", "validation")
+        )
+        if model.standardise is not None:
+            model.standardise.fit(self.train.signals_BS)
         self.user_N = data.splits["validation"].user_row_N
         self.label_N = data.splits["validation"].label_N
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.

@@ -1,6 +1,7 @@
 """encode → augment → backbone.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, L history, I items, E examples, T text.
+Legend: B batch, K examples of a row, U distinct examples of a batch, L history, I items, E examples, T text,
+S signals.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.embedding import FieldEmbedding, FieldEmbeddings
 from llmcf_cli.rec.knowledge import Knowledge, KnowledgeLookup
 from llmcf_cli.rec.objectives import total_loss
+from llmcf_cli.rec.signals import Standardise, signal_names
+
+SIGNAL_SOURCES = frozenset({"text", "collaborative"})
+"""Inputs that matching signals are made of."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Output:
 
 
 class RecModel(nn.Module):
-    """A backbone with an augmenter. `state_dict` holds learned weights only; catalogue, texts and examples are buffers.
+    """A backbone with an augmenter. `state_dict` holds what training found; catalogue, texts and examples are buffers.
 
     Args:
         resources: Spec, catalogue, text vectors and examples; parts that the augmenter does not need are left aside.
@@ -65,6 +70,8 @@ class RecModel(nn.Module):
         self.objectives = [registry().build("objective", config) for config in objectives]
         component = registry().get("backbone", backbone.type).load()
         spec, catalog = self.resources.spec, self.resources.catalog
+        signals = len(signal_names(self.resources)) if "signals" in augment.needs else 0
+        self.standardise = Standardise(signals) if signals else None
         with _seeded(seed, "embedding"):
             self.embedding = FieldEmbedding(spec, catalog, backbone.embedding_dim, component.reads)
         with _seeded(seed, "augment"):
@@ -78,7 +85,7 @@ class RecModel(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """Logits of a batch of rows."""
         fields = self.embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
-        query = self._rows(fields, batch.item_row_B, batch.history_row_BL)
+        query = self._rows(fields, batch.item_row_B, batch.history_row_BL, batch.signals_BS)
         augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK), self._known(batch)))
         return Output(self.backbone(fields, augmentation.context_BC), augmentation.aux)
 
@@ -92,16 +99,26 @@ class RecModel(nn.Module):
         return self.embedding.table_VD.device
 
     @property
+    def inputs(self) -> dict[str, bool]:
+        """What a batch must bring, as arguments of `RankingData.batch`."""
+        return {name: name in self.configs["augment"].needs for name in ("examples", "signals")}
+
+    @property
     def num_parameters(self) -> int:
         """Learned numbers."""
         return sum(p.numel() for p in self.parameters())
 
     def set_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> None:
         """Take a longer catalogue, encoded with the same vocabulary; rows that exist must stay what they are."""
-        knowledge = self.resources.knowledge
+        knowledge, collaborative = self.resources.knowledge, self.resources.collaborative
         if knowledge is not None:
             knowledge = replace(knowledge, items=knowledge.items.extended(len(catalog.items.ids)))
-        self.resources = replace(self.resources, catalog=catalog, item_text_IT=item_text_IT, knowledge=knowledge)
+        if collaborative is not None:
+            collaborative = collaborative.extended(len(catalog.items.ids))
+        self.resources = replace(
+            self.resources, catalog=catalog, item_text_IT=item_text_IT, knowledge=knowledge,
+            collaborative=collaborative,
+        )  # fmt: skip
         self.embedding.set_catalog(catalog)
         self._set_text(item_text_IT)
         self._set_knowledge(knowledge)
@@ -115,7 +132,8 @@ class RecModel(nn.Module):
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         item_U, history_UL = self.bank_item_E[index_U], self.bank_history_EL[index_U]
         fields = self.embedding(self.bank_user_E[index_U], item_U, history_UL)
-        rows = self._rows(fields, item_U, history_UL)
+        signals_US = None if self.bank_signal_ES is None else self.bank_signal_ES[index_U]
+        rows = self._rows(fields, item_U, history_UL, signals_US)
         return Examples(rows, self.bank_cot_ET[index_U], self.bank_label_E[index_U], slot_BK, example_BK >= 0)
 
     def _known(self, batch: Batch) -> Known | None:
@@ -124,12 +142,19 @@ class RecModel(nn.Module):
         users = self.user_knowledge(batch.user_row_B, batch.time_B)
         return Known(*users, *self.item_knowledge(batch.item_row_B, batch.time_B))
 
-    def _rows(self, fields: FieldEmbeddings, item_row_B: Tensor, history_row_BL: Tensor) -> Rows:
+    def _rows(
+        self, fields: FieldEmbeddings, item_row_B: Tensor, history_row_BL: Tensor, signals_BS: Tensor | None
+    ) -> Rows:
+        if self.standardise is not None:
+            if signals_BS is None:
+                raise ModelError("the batch brings no signals", where="rec model", hint="llmcf collab")
+            signals_BS = self.standardise(signals_BS)
         if self.item_text_IT is None:
-            return Rows(fields)
+            return Rows(fields, signals_BS=signals_BS)
         history_BT = functional.embedding_bag(history_row_BL, self.item_text_IT, mode="sum", padding_idx=0)
         # The direction of the sum is the direction of the mean.
-        return Rows(fields, self.item_text_IT[item_row_B], functional.normalize(history_BT, dim=1, eps=1e-6))
+        unit_BT = functional.normalize(history_BT, dim=1, eps=1e-6)
+        return Rows(fields, self.item_text_IT[item_row_B], unit_BT, signals_BS)
 
     def _augment_shape(self) -> AugmentShape:
         text, bank, knowledge = self.resources.item_text_IT, self.resources.bank, self.resources.knowledge
@@ -137,6 +162,7 @@ class RecModel(nn.Module):
         return AugmentShape(
             self.embedding.shape, 0 if text is None else text.shape[1], 0 if bank is None else bank.cot_ET.shape[1],
             self.resources.num_examples, wanted, 0 if knowledge is None else knowledge.dim,
+            0 if self.standardise is None else len(self.standardise.mean_S),
         )  # fmt: skip
 
     def _set_text(self, item_text_IT: np.ndarray | None) -> None:
@@ -149,6 +175,7 @@ class RecModel(nn.Module):
         self._keep("bank_history_EL", samples and samples.history_row_NL.astype(np.int64))
         self._keep("bank_label_E", samples and samples.label_N.astype(np.int64))
         self._keep("bank_cot_ET", bank and bank.cot_ET)
+        self._keep("bank_signal_ES", bank and bank.signal_EG)
 
     def _set_knowledge(self, knowledge: Knowledge | None) -> None:
         parts = (None, None) if knowledge is None else (knowledge.users, knowledge.items)
@@ -166,20 +193,27 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
     Raises:
         ModelError: Something it needs is missing.
     """
-    if "text" in augment.needs and resources.item_text_IT is None:
+    needs = augment.needs | (SIGNAL_SOURCES if "signals" in augment.needs else frozenset())
+    if "text" in needs and resources.item_text_IT is None:
         raise ModelError("needs item text vectors", where=f"augmenter {augment.type}", hint="llmcf embed")
-    if "examples" in augment.needs and not (resources.bank and len(resources.bank)):
+    if "collaborative" in needs and resources.collaborative is None:
+        raise ModelError("needs collaborative vectors", where=f"augmenter {augment.type}", hint="llmcf collab")
+    if "examples" in needs and not (resources.bank and len(resources.bank)):
         raise ModelError("needs retrieved examples", where=f"augmenter {augment.type}", hint="llmcf match")
     if "knowledge" in augment.needs and resources.knowledge is None:
         raise ModelError(
             "needs knowledge about users and items", where=f"augmenter {augment.type}", hint="llmcf knowledge"
         )
+    bank = resources.bank
+    if bank is not None and "signals" not in needs:
+        bank = replace(bank, signal_EG=None)
     return replace(
         resources,
-        knowledge=resources.knowledge if "knowledge" in augment.needs else None,
-        item_text_IT=resources.item_text_IT if "text" in augment.needs else None,
-        bank=resources.bank if "examples" in augment.needs else None,
-        num_examples=resources.num_examples if "examples" in augment.needs else 0,
+        item_text_IT=resources.item_text_IT if "text" in needs else None,
+        bank=bank if "examples" in needs else None,
+        num_examples=resources.num_examples if "examples" in needs else 0,
+        collaborative=resources.collaborative if "collaborative" in needs else None,
+        knowledge=resources.knowledge if "knowledge" in needs else None,
     )
 
 

@@ -22,7 +22,7 @@ def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int =
         split: Its name.
         batch_size: Samples per forward pass.
     """
-    batch = data.batch(split, model.device, examples="examples" in model.configs["augment"].needs)
+    batch = data.batch(split, model.device, **model.inputs)
     return score(model, batch, batch_size).cpu().numpy()
 
 

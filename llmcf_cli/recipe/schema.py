@@ -171,8 +171,17 @@ class KnowledgeSection(Config):
     """What generates the texts, and its decoding settings; of several texts per prompt the first is taken."""
 
 
+class CollaborativeSection(Config):
+    """The collaborative space: item vectors from who took what in the train split (`collab`)."""
+
+    dim: Positive = 64
+    """Numbers per vector; fewer where users or items are fewer."""
+    folds: Annotated[int, Field(ge=2, le=100)] = 10
+    """Parts that users are dealt into; a train row is matched with vectors made without its part."""
+
+
 class MatchSection(Config):
-    """Which examples a sample sees (`embed` and `match`)."""
+    """Which examples a sample sees (`embed` and `match`), and the collaborative space (`collab`)."""
 
     space: Space
     """How queries and examples become vectors."""
@@ -185,6 +194,8 @@ class MatchSection(Config):
     exclude: Literal["strict", "reference"] = "strict"
     """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
     train row finds itself; for measuring that leak only."""
+    collaborative: CollaborativeSection = CollaborativeSection()
+    """Item vectors from the train positives; made where an arm reads them."""
 
     @model_validator(mode="after")
     def _even(self) -> MatchSection:

@@ -20,6 +20,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
 from llmcf_cli.rec.predict import score
+from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.recipe.schema import MatchSection
 
 NOW = np.iinfo(np.int64).max
@@ -81,7 +82,7 @@ class Scorer:
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
             part = samples.take(block)
-            batch = to_batch(part, self._examples(part), self.model.device)
+            batch = to_batch(part, self._examples(part), self.model.device, self._signals(part))
             logit_N[block] = score(self.model, batch, BATCH).cpu().numpy()
         return pa.table({
             "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
@@ -130,6 +131,12 @@ class Scorer:
         text_IT = self.model.resources.item_text_IT
         queries_BS = self._space.query_vectors(text_IT, samples.item_row_N, samples.history_row_NL)
         return self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples).index_NK
+
+    def _signals(self, samples: Samples) -> np.ndarray | None:
+        collaborative = self.model.resources.collaborative
+        if collaborative is None or not self.model.inputs["signals"]:
+            return None
+        return signals_of(self.model.resources, samples, collaborative.later_folds(len(samples)))
 
 
 def _keys(samples: Samples) -> Keys:

@@ -20,7 +20,11 @@ class Match(Stage):
     version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"match": recipe.match}
+        match = recipe.match
+        return {
+            "match.space": match.space, "match.search": match.search, "match.k": match.k,
+            "match.balance": match.balance, "match.exclude": match.exclude,
+        }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), Embed(), Examples())

@@ -14,6 +14,7 @@ from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Stage
 from llmcf_cli.stages.baseline import FitBaseline
+from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
 from llmcf_cli.stages.gen_cot import GenCoT
@@ -30,8 +31,8 @@ from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import Locator, open_assets
 
 STAGES: tuple[type[Stage], ...] = (
-    Ingest, TrainLLM, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search, TrainRec, FitBaseline, Predict,
-    Evaluate,
+    Ingest, Collab, TrainLLM, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search, TrainRec, FitBaseline,
+    Predict, Evaluate,
 )  # fmt: skip
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 

@@ -31,8 +31,7 @@ def build(world, backbone, augmenter, objectives=("bce",), seed=7) -> RecModel:
 
 
 def rows(world, model, count=32):
-    examples = "examples" in model.configs["augment"].needs
-    return world.data.batch("train", examples=examples).take(torch.arange(200, 200 + count))
+    return world.data.batch("train", **model.inputs).take(torch.arange(200, 200 + count))
 
 
 @pytest.mark.parametrize(("backbone", "augmenter"), PAIRS)
@@ -79,11 +78,12 @@ class TestEveryPair:
         other = dataclasses.replace(batch, label_B=1 - batch.label_B, teacher_B=-batch.teacher_B)
         assert torch.equal(model(batch).logits_B, model(other).logits_B)
 
-    def test_weights_alone_are_saved(self, world, backbone, augmenter):
+    def test_weights_and_statistics_alone_are_saved(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter)
         trained = {name for name, _ in model.named_parameters()}
         extra = {n for n in model.state_dict() if n not in trained}
-        assert all("running" in name or "tracked" in name for name in extra)  # batch statistics at most
+        statistics = ("running_mean", "running_var", "num_batches_tracked", "standardise.mean_S", "standardise.scale_S")
+        assert all(name.endswith(statistics) for name in extra)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

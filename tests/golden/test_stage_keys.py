@@ -46,6 +46,7 @@ def test_a_setting_changes_exactly_the_stages_that_it_determines(tmp_path):
     assert changed(tmp_path, "match.k=6") == {"match", *ict, "evaluate"}
     assert changed(tmp_path, "rec.fit.epochs=3") == {*ict, *text, *none, "evaluate"}
     assert changed(tmp_path, "cot.engine.max_new_tokens=32") == {"gen-cot", "examples", "match", *ict, "evaluate"}
+    assert changed(tmp_path, "match.collaborative.dim=8") == set()  # none of these arms reads it
     everything = set(keys(tmp_path))
     assert changed(tmp_path, "dataset.label.positive_from=5") == everything
     assert changed(tmp_path, "seed=1") >= {"ingest", "train-llm", "gen-cot"}

@@ -1,6 +1,7 @@
 """What an augmenter gets and gives.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, T text, D embedding, C context.
+Legend: B batch, K examples of a row, U distinct examples of a batch, T text, D embedding, C context,
+S signals.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class AugmentShape:
         num_examples: K; 0 without examples.
         wanted: Auxiliary outputs that some objective reads.
         knowledge_dim: Length of a vector of knowledge; 0 without any.
+        num_signals: S; 0 without matching signals.
     """
 
     fields: FieldShape
@@ -37,6 +39,7 @@ class AugmentShape:
     num_examples: int
     wanted: frozenset[str] = frozenset()
     knowledge_dim: int = 0
+    num_signals: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class Rows:
         fields: Their field embeddings.
         item_text_BT: Text vector of the target item; None without text vectors.
         history_text_BT: Mean of the history's item vectors, renormalised; zeros for an empty history.
+        signals_BS: Matching signals, standardised; None unless the configuration's `needs` names them.
     """
 
     fields: FieldEmbeddings
     item_text_BT: Tensor | None = None
     history_text_BT: Tensor | None = None
+    signals_BS: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from llmcf_cli.rec.config import (
     ICTConfig,
     KARConfig,
     NoneConfig,
+    SignalsConfig,
 )
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
@@ -84,6 +85,15 @@ def test_knowledge_of_another_catalogue_is_refused(world, tmp_path):
     rewrite(tmp_path / "b", lambda m: None)
     with pytest.raises(ModelError, match="number of items"):
         load_bundle(tmp_path / "b")
+
+
+def test_a_bundle_holds_collaborative_vectors_of_all_users_only(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, SignalsConfig()), recipe={}, clock="global")
+    found = load_bundle(tmp_path / "b").model.resources.collaborative
+    assert found.item_FID.shape[0] == 1
+    assert (found.item_FID[0] == world.data.resources.collaborative.item_FID[-1]).all()
+    assert (found.count_FI[0] == world.data.resources.collaborative.count_FI[-1]).all()
+    assert not (tmp_path / "b" / "examples.parquet").exists()
 
 
 def test_a_folder_with_something_in_it_is_not_overwritten(world, saved):

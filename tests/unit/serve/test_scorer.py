@@ -17,6 +17,7 @@ from llmcf_cli.rec.config import (
     KARConfig,
     MeanConfig,
     NoneConfig,
+    SignalsConfig,
     TextConfig,
 )
 from llmcf_cli.rec.model import RecModel
@@ -24,12 +25,13 @@ from llmcf_cli.rec.predict import predict
 from llmcf_cli.serve.scorer import Scorer
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
+SIGNALS = {"signals": SignalsConfig()}
 RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 
 
 def make(world, folder, arm="ict", backbone=None):
     objectives = (BCEConfig(), CoTReconstructionConfig())
-    model = RecModel(world.data.resources, backbone or DeepFMConfig(), ARMS[arm], objectives, seed=4)
+    model = RecModel(world.data.resources, backbone or DeepFMConfig(), (ARMS | SIGNALS)[arm], objectives, seed=4)
     for parameter in model.parameters():
         parameter.data *= 3  # away from logits near 0
     save_bundle(folder, model, recipe=RECIPE, clock="global")
@@ -60,6 +62,29 @@ def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbo
         np.testing.assert_allclose(scores["logit"].to_numpy(), offline, atol=1e-5)
     np.testing.assert_allclose(scores["probability"].to_numpy(), 1 / (1 + np.exp(-offline.astype(float))), atol=1e-5)
     assert scores.column_names == ["user_id", "item_id", "logit", "probability"]
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_signals_of_requests_are_those_of_offline_rows(world, tmp_path, split):
+    """Only outside the train split, whose rows are matched out of their user's fold."""
+    model, scorer = make(world, tmp_path / "bundle", "signals")
+    offline = predict(model, world.data, split)
+    assert offline.std() > 1e-3
+    np.testing.assert_allclose(scorer.score(requests(world, split))["logit"].to_numpy(), offline, atol=1e-5)
+
+
+def test_new_users_and_items_have_signals(world, tmp_path):
+    _, scorer = make(world, tmp_path / "bundle", "signals")
+    history = [["i1", "i4"], ["i2", "i5"], ["i1", "i4"]]
+    ask = pa.table({"user_id": ["new", "new", "new"], "item_id": ["i7", "i7", "fresh"], "history": history})
+    near, far, unknown = scorer.score(ask)["logit"].to_numpy()
+    assert abs(near - far) > 1e-4
+    scorer.add_items(pa.table({"item_id": ["fresh"]}), world.data.resources.item_text_IT[3:4])
+    collaborative = scorer.model.resources.collaborative
+    assert not collaborative.item_FID[:, -1].any()
+    after = scorer.score(ask)["logit"].to_numpy()
+    np.testing.assert_allclose(after[:2], [near, far], atol=1e-5)
+    assert abs(after[2] - unknown) > 1e-4
 
 
 def test_without_a_time_every_example_is_past(world, served):

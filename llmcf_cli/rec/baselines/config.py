@@ -1,0 +1,57 @@
+"""Settings of baselines. Importing this module costs nothing but pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmcf_cli.core.types import ComponentConfig
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class PopularityConfig(ComponentConfig):
+    """How often train users took the item, and how often they did not: the user plays no part."""
+
+    type: Literal["popularity"] = "popularity"
+
+
+class ItemKNNConfig(ComponentConfig):
+    """Item-based nearest neighbours: cosines of items by their users (Sarwar et al., 2001)."""
+
+    type: Literal["item_knn"] = "item_knn"
+    neighbours: Positive = 200
+    """Nearest items kept per item, itself included."""
+
+
+class ALSConfig(ComponentConfig):
+    """Matrix factorisation of implicit feedback by alternating least squares (Hu, Koren and Volinsky, 2008)."""
+
+    type: Literal["als"] = "als"
+    factors: Positive = 64
+    """Numbers per user and item."""
+    iterations: Positive = 15
+    """Rounds over users and items."""
+    regularization: Annotated[float, Field(ge=0)] = 0.05
+    """L2 penalty λ."""
+    alpha: Annotated[float, Field(gt=0)] = 1.0
+    """Confidence in a positive, where an absence has 1."""
+
+
+class GBMConfig(ComponentConfig):
+    """Gradient-boosted trees over the matching signals."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"signals"})
+
+    type: Literal["gbm"] = "gbm"
+    trees: Positive = 500
+    """Most trees; validation decides how many are grown."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    """Factor on each tree."""
+    leaves: Annotated[int, Field(ge=2)] = 31
+    """Most leaves per tree."""
+    l2: Annotated[float, Field(ge=0)] = 1.0
+    """L2 penalty on leaf values."""
+    patience: Positive = 20
+    """Trees without a lower validation loss before growth stops."""

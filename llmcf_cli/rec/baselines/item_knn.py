@@ -1,0 +1,43 @@
+"""Item-based nearest neighbours.
+
+Sarwar, Karypis, Konstan, Riedl: Item-Based Collaborative Filtering Recommendation Algorithms, WWW 2001.
+
+Legend: N samples, E events of all histories, U users, I items.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmcf_cli.features.batch import Samples
+from llmcf_cli.rec.baselines.base import CalibratedBaseline, train_positives
+from llmcf_cli.rec.baselines.config import ItemKNNConfig
+from llmcf_cli.rec.dataset import RankingData
+
+
+class ItemKNN(CalibratedBaseline):
+    """score = Σ of cos(j, i) over the history's items j that have the target i among their nearest.
+
+    cos(j, i) = |users of both| / √(|users of j|·|users of i|), of train positives; neighbours by `implicit`.
+    """
+
+    def __init__(self, config: ItemKNNConfig) -> None:
+        self.config = config
+
+    def learn(self, data: RankingData, seed: int) -> None:
+        """The neighbours of every item."""
+        from implicit.nearest_neighbours import ItemItemRecommender
+        from sklearn.preprocessing import normalize
+
+        model = ItemItemRecommender(K=self.config.neighbours)
+        taken_UI = train_positives(data).astype(np.float64)  # the only numbers that the search takes
+        model.fit(normalize(taken_UI, axis=0).tocsr(), show_progress=False)
+        self._cosine_II = model.similarity
+        self._cosine_II.sum_duplicates()  # sorted rows are looked up faster
+
+    def scores(self, samples: Samples) -> np.ndarray:
+        """[N, 1]."""
+        row_E, position_E = samples.history_row_NL.nonzero()
+        event_E, target_E = samples.history_row_NL[row_E, position_E], samples.item_row_N[row_E]
+        cosine_E = np.asarray(self._cosine_II[event_E, target_E]).ravel()
+        return np.bincount(row_E, cosine_E, minlength=len(samples))[:, None]
