@@ -29,8 +29,8 @@ class ComponentConfig(Config):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Inputs beyond a sample's own features that the component reads.
 
-    `text` vectors, `collaborative` vectors, matching `signals` (which are of both), retrieved `examples`, `knowledge` about
-    users and items, and for objectives a `teacher`'s scores.
+    `text` vectors, `collaborative` vectors, matching `signals` (which are of both), retrieved `examples`, `knowledge`
+    about users and items, and for objectives a `teacher`'s scores.
     """
 
     type: str

@@ -82,7 +82,7 @@ class Scorer:
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
             part = samples.take(block)
-            batch = to_batch(part, self._examples(part), self.model.device, self._signals(part))
+            batch = to_batch(part, self._examples(part), self.model.device, signal_NS=self._signals(part))
             logit_N[block] = score(self.model, batch, BATCH).cpu().numpy()
         return pa.table({
             "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
