@@ -33,10 +33,10 @@ class ALSConfig(ComponentConfig):
     """Numbers per user and item."""
     iterations: Positive = 15
     """Rounds over users and items."""
-    regularization: Annotated[float, Field(ge=0)] = 0.05
+    regularization: Annotated[float, Field(ge=0)] = 10.0
     """L2 penalty λ."""
-    alpha: Annotated[float, Field(gt=0)] = 1.0
-    """Confidence in a positive, where an absence has 1."""
+    alpha: Annotated[float, Field(gt=0)] = 40.0
+    """Confidence in a positive, where an absence has 1 (the paper: 40)."""
 
 
 class GBMConfig(ComponentConfig):
