@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,10 +11,9 @@ from llmcf_cli.core.types import ComponentConfig, FilePath, Runtime
 Weight = Annotated[float, Field(ge=0)]
 
 
-class TextSpaceConfig(ComponentConfig):
-    """Text vectors: history ⊕ item. Score = history_weight·⟨h, h_i⟩ + item_weight·⟨t, t_i⟩."""
+class SpaceConfig(ComponentConfig):
+    """History ⊕ item. Score = history_weight·⟨h, h_i⟩ + item_weight·⟨t, t_i⟩ of unit vectors."""
 
-    type: Literal["text"] = "text"
     encoder: FilePath
     """Sentence encoder that turns texts into vectors, e.g. `asset:minilm-l6-v2`."""
     history_weight: Weight = 0.5
@@ -23,10 +22,28 @@ class TextSpaceConfig(ComponentConfig):
     """Weight of the likeness of items; 0.5 for ranking and 0 for candidate retrieval in the paper."""
 
     @model_validator(mode="after")
-    def _some_weight(self) -> TextSpaceConfig:
+    def _some_weight(self) -> Self:
         if self.history_weight == 0 and self.item_weight == 0:
             raise ValueError("history_weight and item_weight are both 0, which makes every example equally near")
         return self
+
+
+class TextSpaceConfig(SpaceConfig):
+    """The paper's: items are alike if their texts are."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    type: Literal["text"] = "text"
+
+
+class HybridSpaceConfig(SpaceConfig):
+    """Items are alike if their texts are, and if the same users took them."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "collaborative"})
+
+    type: Literal["hybrid"] = "hybrid"
+    collaborative: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of collaborative likeness; the rest is that of texts. 1: collaborative alone."""
 
 
 class RandomSearchConfig(ComponentConfig):

@@ -153,6 +153,13 @@ def _match(registry: Registry) -> None:
         summary="text vectors of history ⊕ item",
     )
     add(
+        "space",
+        "hybrid",
+        config="llmcf_cli.match.config:HybridSpaceConfig",
+        target="llmcf_cli.match.space:HybridSpace",
+        summary="text and collaborative vectors of history ⊕ item",
+    )
+    add(
         "searcher",
         "exact",
         config="llmcf_cli.match.config:ExactSearchConfig",

@@ -104,6 +104,27 @@ class DINConfig(DeepBackboneConfig):
 Tokens = Annotated[tuple[Literal["row", "cot", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
 
 
+class TokenConfig(ComponentConfig):
+    """What augmenters that read examples as tokens have in common."""
+
+    dim: Positive = 32
+    """Numbers per token, and in the context feature."""
+    hidden: Positive = 64
+    """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
+    tokens: Tokens = ("row", "cot", "label")
+    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
+    features: tuple[Literal["text", "signals", "similarity"], ...] = ("text",)
+    """What tokens carry beyond field embeddings: `text` vectors (the paper), matching `signals`, and the `similarity`
+    of an example to the query."""
+    dropout: Dropout = 0.0
+    """Share of hidden units dropped in training."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Inputs that are read; see `ComponentConfig.needs`."""
+        return frozenset({"text", "examples"} | ({"signals"} & set(self.features)))
+
+
 class NoneConfig(ComponentConfig):
     """No context: the backbone alone."""
 
@@ -138,24 +159,14 @@ class SignalsConfig(ComponentConfig):
     """Share of hidden units dropped in training."""
 
 
-class ICTConfig(ComponentConfig):
+class ICTConfig(TokenConfig):
     """LLM-CF: a causal transformer decoder over retrieved examples and their chains of thought."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
 
     type: Literal["ict"] = "ict"
     layers: Positive = 2
     """Decoder layers."""
     heads: Positive = 2
     """Attention heads."""
-    dim: Positive = 32
-    """Numbers per token, and in the context feature."""
-    hidden: Positive = 64
-    """Width of the hidden layer of the MLPs that make tokens from features and from chains of thought."""
-    tokens: Tokens = ("row", "cot", "label")
-    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
-    dropout: Dropout = 0.0
-    """Share of units dropped after attention and after the feed-forward layer in training."""
 
     @model_validator(mode="after")
     def _divides(self) -> ICTConfig:
@@ -164,20 +175,10 @@ class ICTConfig(ComponentConfig):
         return self
 
 
-class MeanConfig(ComponentConfig):
+class MeanConfig(TokenConfig):
     """Ablation of LLM-CF: the tokens of examples averaged instead of read by a decoder."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
-
     type: Literal["mean"] = "mean"
-    dim: Positive = 32
-    """Numbers per token, and in the context feature."""
-    hidden: Positive = 64
-    """Width of the hidden layer of each MLP: those that make tokens, and the one that makes the context."""
-    tokens: Tokens = ("row", "cot", "label")
-    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
-    dropout: Dropout = 0.0
-    """Share of hidden units dropped in training, in the MLP that makes the context."""
 
 
 class KARConfig(ComponentConfig):

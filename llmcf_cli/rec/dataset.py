@@ -44,7 +44,7 @@ class ExampleBank:
 
     Attributes:
         samples: x_i and y_i.
-        cot_ET: float32, vector of each chain of thought.
+        cot_ET: float32, vector of each chain of thought; zeros for an example without one.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
         signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
     """
@@ -122,7 +122,8 @@ class RankingData:
         found = self.matches.get(split) if examples else None
         signal_NG = self.signals(split) if signals else None
         teacher_N = self.teacher_N if split == "train" else None
-        return to_batch(samples, None if found is None else found.example_NK, device, teacher_N, signal_NG)
+        matched = {} if found is None else {"example_NK": found.example_NK, "score_NK": found.score_NK}
+        return to_batch(samples, device, **matched, teacher_N=teacher_N, signal_NS=signal_NG)
 
     def signals(self, split: str) -> np.ndarray:
         """Matching signals of a split's samples, float32 [N, G], computed once; train rows out of their user's fold.
@@ -207,12 +208,12 @@ def load_ranking_data(
 
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
-    """Table `cot_example` in which each example carries the chain of thought of another one of its label."""
-    label_E = examples["label"].to_numpy()
+    """Table `cot_example` in which each chain of thought belongs to another example of its label."""
+    label_E, has_E = examples["label"].to_numpy(), vectors(examples["cot_vector"]).any(axis=1)
     source_E = np.arange(len(label_E))
     rng = np.random.default_rng(derive_seed(seed, "shuffle-cot"))
     for label in np.unique(label_E):
-        order = rng.permutation(np.flatnonzero(label_E == label))
+        order = rng.permutation(np.flatnonzero((label_E == label) & has_E))
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     moved = examples["cot_vector"].take(pa.array(source_E))
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)

@@ -86,7 +86,7 @@ class RecModel(nn.Module):
         """Logits of a batch of rows."""
         fields = self.embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
         query = self._rows(fields, batch.item_row_B, batch.history_row_BL, batch.signals_BS)
-        augmentation = self.augmenter(AugmentInput(query, self._examples(batch.example_BK), self._known(batch)))
+        augmentation = self.augmenter(AugmentInput(query, self._examples(batch), self._known(batch)))
         return Output(self.backbone(fields, augmentation.context_BC), augmentation.aux)
 
     def loss(self, output: Output, targets: Targets) -> Tensor:
@@ -123,18 +123,20 @@ class RecModel(nn.Module):
         self._set_text(item_text_IT)
         self._set_knowledge(knowledge)
 
-    def _examples(self, example_BK: Tensor | None) -> Examples | None:
+    def _examples(self, batch: Batch) -> Examples | None:
         """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
+        example_BK, score_BK = batch.example_BK, batch.score_BK
         if self.bank_item_E is None:
             return None
-        if example_BK is None:
+        if example_BK is None or score_BK is None:
             raise ModelError("the batch brings no examples", where="rec model", hint="llmcf match")
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         item_U, history_UL = self.bank_item_E[index_U], self.bank_history_EL[index_U]
         fields = self.embedding(self.bank_user_E[index_U], item_U, history_UL)
         signals_US = None if self.bank_signal_ES is None else self.bank_signal_ES[index_U]
         rows = self._rows(fields, item_U, history_UL, signals_US)
-        return Examples(rows, self.bank_cot_ET[index_U], self.bank_label_E[index_U], slot_BK, example_BK >= 0)
+        cot_UT, label_U = self.bank_cot_ET[index_U], self.bank_label_E[index_U]
+        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0, score_BK)
 
     def _known(self, batch: Batch) -> Known | None:
         if self.user_knowledge is None or self.item_knowledge is None:
@@ -212,7 +214,8 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         item_text_IT=resources.item_text_IT if "text" in needs else None,
         bank=bank if "examples" in needs else None,
         num_examples=resources.num_examples if "examples" in needs else 0,
-        collaborative=resources.collaborative if "collaborative" in needs else None,
+        # Matching may need the vectors where the augmenter does not.
+        collaborative=resources.collaborative if needs & {"collaborative", "examples"} else None,
         knowledge=resources.knowledge if "knowledge" in needs else None,
     )
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.store.open import connect_read
 
+if TYPE_CHECKING:
+    from llmcf_cli.features.collaborative import Collaborative
+
 COLLABORATIVE = "collaborative.safetensors"
 """File of the vectors, in the stage's folder."""
+
+
+def read_collaborative(folders: Mapping[str, Path]) -> Collaborative | None:
+    """The vectors, where their stage is among the folders (stage → folder)."""
+    from llmcf_cli.features.collaborative import load_collaborative
+
+    return load_collaborative(folders[Collab.name] / COLLABORATIVE) if Collab.name in folders else None
 
 
 class Collab(Stage):

@@ -10,7 +10,7 @@ from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Stage
-from llmcf_cli.stages.collab import COLLABORATIVE, Collab
+from llmcf_cli.stages.collab import Collab, read_collaborative
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.knowledge import Knowledge
@@ -36,7 +36,10 @@ TARGETS = frozenset({"teacher"})
 
 def arm_stages(recipe: Recipe) -> list[Stage]:
     """The stages whose results the recipe's arm is trained on and evaluated with."""
-    return component_stages(recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe))))
+    needs = recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe)))
+    if "examples" in needs:
+        needs |= recipe.match.space.needs
+    return component_stages(needs)
 
 
 def component_stages(needs: frozenset[str]) -> list[Stage]:
@@ -76,10 +79,9 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         recipe: For the history's length.
         folders: Stage → folder; those of `component_stages`.
     """
-    from llmcf_cli.features.collaborative import load_collaborative
     from llmcf_cli.rec.dataset import load_ranking_data, shuffle_cot
 
-    item_text = examples = matches = collaborative = knowledge = teacher = None
+    item_text = examples = matches = knowledge = teacher = None
     if Embed.name in folders:
         item_text = read_lance(folders[Embed.name] / "lance", "item_text")
     if Match.name in folders:
@@ -91,8 +93,6 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         knowledge = read_lance(folders[Knowledge.name] / "lance", "knowledge")
     if Teacher.name in folders:
         teacher = read_parquet(folders[Teacher.name] / "teacher_score.parquet")
-    if Collab.name in folders:
-        collaborative = load_collaborative(folders[Collab.name] / COLLABORATIVE)
     return load_ranking_data(
         folders[Ingest.name] / "data.duckdb",
         history_length=recipe.dataset.history.max_length,
@@ -101,5 +101,5 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         matches=matches,
         teacher=teacher,
         knowledge=knowledge,
-        collaborative=collaborative,
+        collaborative=read_collaborative(folders),
     )

@@ -12,11 +12,15 @@ from llmcf_cli.plugin import registry
 T, ITEMS = 8, 40
 
 
-def text_vectors() -> np.ndarray:
-    text_IT = np.random.default_rng(0).standard_normal((ITEMS + 1, T)).astype(np.float32)
-    text_IT /= np.linalg.norm(text_IT, axis=1, keepdims=True)
-    text_IT[0] = 0
-    return text_IT
+def unit_vectors(seed: int, dim: int) -> np.ndarray:
+    vector_ID = np.random.default_rng(seed).standard_normal((ITEMS + 1, dim)).astype(np.float32)
+    vector_ID /= np.linalg.norm(vector_ID, axis=1, keepdims=True)
+    vector_ID[0] = 0
+    return vector_ID
+
+
+def item_vectors(space) -> np.ndarray:
+    return space.item_vectors(unit_vectors(0, T), unit_vectors(1, T // 2))
 
 
 def config(kind: str, name: str):
@@ -35,20 +39,21 @@ class TestSpaces:
         space = registry().build("space", config("space", name))
         item_N, history_NL = self.rows()
         for make in (space.example_vectors, space.query_vectors):
-            vector_ND = make(text_vectors(), item_N, history_NL)
-            assert vector_ND.shape == (30, space.dim(T))
+            item_ID = item_vectors(space)
+            vector_ND = make(item_ID, item_N, history_NL)
+            assert vector_ND.shape == (30, 2 * item_ID.shape[1])
             assert vector_ND.dtype == np.float32
             assert np.isfinite(vector_ND).all()
 
     def test_nothing_known_gives_zeros(self, name):
         space = registry().build("space", config("space", name))
-        assert not space.query_vectors(text_vectors(), np.zeros(2, int), np.zeros((2, 5), int)).any()
+        assert not space.query_vectors(item_vectors(space), np.zeros(2, int), np.zeros((2, 5), int)).any()
 
     def test_a_row_does_not_depend_on_its_neighbours(self, name):
         space = registry().build("space", config("space", name))
         item_N, history_NL = self.rows()
-        whole = space.query_vectors(text_vectors(), item_N, history_NL)
-        alone = space.query_vectors(text_vectors(), item_N[7:8], history_NL[7:8])
+        whole = space.query_vectors(item_vectors(space), item_N, history_NL)
+        alone = space.query_vectors(item_vectors(space), item_N[7:8], history_NL[7:8])
         assert np.array_equal(whole[7:8], alone)
 
 

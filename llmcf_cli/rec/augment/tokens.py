@@ -15,6 +15,8 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows
 from llmcf_cli.rec.layers import MLP
 
+_SIMILARITY_HIDDEN = 16
+
 
 class TokenSettings(Protocol):
     """The settings that tokens depend on; every configuration with these fields has them."""
@@ -23,12 +25,15 @@ class TokenSettings(Protocol):
     dim: int
     hidden: int
     tokens: tuple[str, ...]
+    features: tuple[str, ...]
 
 
 class ExampleTokens(nn.Module):
     """x = MLP(field embeddings ⊕ item text ⊕ history text), cot = MLP(its vector), y = embedding of the label.
 
-    x is the same function for examples and query, and never has a label in it.
+    x is the same function for examples and query, and never has a label in it. `features` says what it reads beyond
+    the field embeddings: `text`, and matching `signals`. With `similarity`, an MLP of the example's likeness to the
+    query is added to each of the example's tokens.
 
     Args:
         config: Sizes, and which tokens an example has: `row` (x), `cot`, `label` (y).
@@ -38,7 +43,7 @@ class ExampleTokens(nn.Module):
         kinds: The tokens of an example, in order; P of them.
 
     Raises:
-        ModelError: There are no text vectors or no examples.
+        ModelError: There are no text vectors, no examples, or no signals where they are a feature.
     """
 
     def __init__(self, config: TokenSettings, shape: AugmentShape) -> None:
@@ -48,10 +53,14 @@ class ExampleTokens(nn.Module):
                 "needs item text vectors and retrieved examples", where=f"augmenter {config.type}", hint="llmcf match"
             )
         self.kinds = config.tokens
-        width = shape.fields.num_fields * shape.fields.embedding_dim + 2 * shape.text_dim
+        self.features = config.features
+        width = shape.fields.num_fields * shape.fields.embedding_dim
+        width += 2 * shape.text_dim if "text" in self.features else 0
+        width += shape.num_signals if "signals" in self.features else 0
         self.row = MLP(width, (config.hidden,), config.dim)
         self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
+        self.similarity = MLP(1, (_SIMILARITY_HIDDEN,), config.dim) if "similarity" in self.features else None
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -63,8 +72,14 @@ class ExampleTokens(nn.Module):
         example_UPD = self._examples(x.examples)
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
-        tokens_BSD = chosen_BKX.view(len(query_BD), -1, query_BD.shape[1])
-        return tokens_BSD, x.examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
+        tokens_BKPD = chosen_BKX.unflatten(2, (len(self.kinds), -1))
+        if self.similarity is not None:
+            tokens_BKPD = tokens_BKPD + self.similarity(x.examples.score_BK[..., None])[:, :, None]
+        return tokens_BKPD.flatten(1, 2), self._mask(x.examples), query_BD
+
+    def _mask(self, examples: Examples) -> Tensor:
+        exists = {"row": examples.mask_BK, "cot": examples.cot_mask_BK, "label": examples.mask_BK}
+        return torch.stack([exists[kind] for kind in self.kinds], 2).flatten(1)
 
     def _examples(self, examples: Examples) -> Tensor:
         made = {"row": lambda: self._rows(examples.rows), "cot": lambda: self.cot(examples.cot_UT),
@@ -72,4 +87,7 @@ class ExampleTokens(nn.Module):
         return torch.stack([made[kind]() for kind in self.kinds], 1)
 
     def _rows(self, rows: Rows) -> Tensor:
-        return self.row(torch.cat([rows.fields.flat_BX, rows.item_text_BT, rows.history_text_BT], 1))
+        parts = [rows.fields.flat_BX]
+        parts += [rows.item_text_BT, rows.history_text_BT] if "text" in self.features else []
+        parts += [rows.signals_BS] if "signals" in self.features else []
+        return self.row(torch.cat(parts, 1))

@@ -1,4 +1,4 @@
-"""The text space: means, weights, empty histories, and rows that do not influence each other."""
+"""Spaces: means, weights, empty histories, and rows that do not influence each other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.match import space as space_module
-from llmcf_cli.match.config import TextSpaceConfig
-from llmcf_cli.match.space import TextSpace
+from llmcf_cli.match.config import HybridSpaceConfig, TextSpaceConfig
+from llmcf_cli.match.space import HybridSpace, TextSpace
 
 RNG = np.random.default_rng(0)
 TEXT = np.zeros((30, 12), np.float32)
@@ -41,7 +41,7 @@ def test_dot_product_is_the_weighted_score():
     history, item = RNG.integers(0, 30, (8, 5)), RNG.integers(0, 30, 8)
     example = space().example_vectors(TEXT, item, history)
     query = space(0.3, 0.7).query_vectors(TEXT, item[::-1], history[::-1])
-    assert example.shape == query.shape == (8, space().dim(12))
+    assert example.shape == query.shape == (8, 24)
     h, t = example[:, :12], example[:, 12:]
     want = 0.3 * h[::-1] @ h.T + 0.7 * t[::-1] @ t.T
     np.testing.assert_allclose(query @ example.T, want, atol=1e-6)
@@ -75,3 +75,15 @@ def test_no_rows_and_no_columns():
 def test_rows_without_a_vector_are_refused(item, history):
     with pytest.raises(DataError, match="text vectors for rows 0 to 29"):
         space().query_vectors(TEXT, np.array([item]), np.array([[history]]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_hybrid_likeness_is_the_weighted_mean_of_both(share):
+    collaborative = RNG.standard_normal((len(TEXT), 5)).astype(np.float32)
+    collaborative /= np.linalg.norm(collaborative, axis=1, keepdims=True)
+    hybrid = HybridSpace(HybridSpaceConfig(encoder="asset:any", collaborative=share))
+    item = hybrid.item_vectors(TEXT, collaborative)
+    want = (1 - share) * TEXT @ TEXT.T + share * collaborative @ collaborative.T
+    np.testing.assert_allclose(item @ item.T, want, atol=1e-5)
+    with pytest.raises(DataError, match="collaborative vectors"):
+        hybrid.item_vectors(TEXT)

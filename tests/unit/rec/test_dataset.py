@@ -83,10 +83,10 @@ def test_shuffled_chains_of_thought_come_from_another_example_of_the_label():
     from llmcf_cli.rec.dataset import shuffle_cot
 
     label = np.array([1, 0, 1, 0, 1, 0, 0], np.int8)
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(7, dtype=np.float32)), 1)
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1, 8, dtype=np.float32)), 1)
     table = pa.table({"sample_id": np.arange(7), "label": label, "cot_vector": vector})
     found = shuffle_cot(table, 3)
-    source = found["cot_vector"].combine_chunks().flatten().to_numpy().astype(int)
+    source = found["cot_vector"].combine_chunks().flatten().to_numpy().astype(int) - 1
     assert sorted(source) == list(range(7))
     assert (source != np.arange(7)).all()
     assert (label[source] == label).all()

@@ -7,11 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec import signals
-from llmcf_cli.rec.config import DeepFMConfig, SignalsConfig
+from llmcf_cli.rec.bundle import save_bundle
+from llmcf_cli.rec.config import DeepFMConfig, ICTConfig, SignalsConfig
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.signals import SIGNAL_NAMES, Standardise, signal_names, signals_of
@@ -129,3 +131,32 @@ def test_a_block_of_empty_histories(world):
     assert len(empty) > 2
     assert (found[:, 0] > 0).any()
     assert not found[:, 1:].any()
+
+
+BOTH = ICTConfig(features=("text", "signals"))
+
+
+def test_queries_and_examples_reach_the_augmenter_with_standardised_signals(world):
+    data = world.data
+    model = RecModel(data.resources, DeepFMConfig(), BOTH)
+    model.standardise.fit(torch.from_numpy(data.signals("train")))
+    seen = []
+    model.augmenter.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(data.batch("train", **model.inputs).take(torch.arange(250, 270)))
+    (x,) = seen
+    expected = model.standardise(torch.from_numpy(data.signals("train")[250:270]))
+    torch.testing.assert_close(x.query.signals_BS, expected)
+    found_BK = data.matches["train"].example_NK[250:270]
+    there_BK = found_BK >= 0
+    assert there_BK.any()
+    in_bank = torch.from_numpy(data.resources.bank.signal_EG[found_BK[there_BK]])
+    slot_P = x.examples.slot_BK[torch.from_numpy(there_BK)]
+    torch.testing.assert_close(x.examples.rows.signals_BS[slot_P], model.standardise(in_bank))
+
+
+def test_a_bundle_keeps_the_signals_of_examples_where_they_are_read(world, tmp_path):
+    for name, config in (("both", BOTH), ("plain", ICTConfig())):
+        save_bundle(tmp_path / name, RecModel(world.data.resources, DeepFMConfig(), config), recipe={}, clock="global")
+    both, plain = (load_file(tmp_path / name / "examples.safetensors") for name in ("both", "plain"))
+    np.testing.assert_array_equal(both["signal_EG"], world.data.resources.bank.signal_EG)
+    assert "signal_EG" not in plain
