@@ -167,6 +167,19 @@ def _stop_if_conflicting(con: Any, entity: Entity, where: str) -> None:
         )  # fmt: skip
 
 
+def sample_users(con: Any, most: int | None, seed: int, log: StepLog) -> None:
+    """Keep `most` users in `clean`, those with the least seeded hash of their id; None keeps all."""
+    if most is None:
+        return
+    before = scalar(con, "SELECT count(*) FROM clean")
+    con.execute(
+        f"DELETE FROM clean WHERE user_id NOT IN (SELECT user_id FROM clean GROUP BY user_id "
+        f"ORDER BY md5(concat_ws(',', {seed}, user_id)), user_id LIMIT {most})"
+    )
+    kept, users = con.execute("SELECT count(*), count(DISTINCT user_id) FROM clean").fetchone()
+    log.add("sample users", kept, before - kept, f"{users:,} users drawn at random; dataset.max_users is {most:,}")
+
+
 def k_core(con: Any, user_least: int, item_least: int, log: StepLog) -> None:
     """Drop users and items with too few interactions from `clean`, again and again until none is left to drop.
 

@@ -11,7 +11,7 @@ from typing import Any
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.data.checks import assign_rows, clean_entity, clean_interactions, k_core
+from llmcf_cli.data.checks import assign_rows, clean_entity, clean_interactions, k_core, sample_users
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.raw import Entity, Locate, RawTables, columns_of, first_sentence, name, scalar, text
 from llmcf_cli.data.report import SPLITS, IngestReport, SplitCount, StepLog
@@ -78,6 +78,7 @@ def _transform(
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
     for entity in _ENTITIES:
         clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, log=log)
+    sample_users(con, section.max_users, derive_seed(seed, "users"), log)
     k_core(con, section.k_core.user, section.k_core.item, log)
     assign_rows(con, log)
     task.advance()

@@ -134,15 +134,20 @@ class NoneConfig(ComponentConfig):
 class TextConfig(ComponentConfig):
     """Control: what the texts of item and history give without any example."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"text"})
-
     type: Literal["text"] = "text"
+    features: tuple[Literal["text", "signals"], ...] = ("text",)
+    """What is read: `text` vectors, and matching `signals` for the control of arms that read them."""
     dim: Positive = 32
     """Numbers in the context feature."""
     hidden: tuple[Positive, ...] = (64,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Inputs that are read; see `ComponentConfig.needs`."""
+        return frozenset({"text"} | ({"signals"} & set(self.features)))
 
 
 class SignalsConfig(ComponentConfig):

@@ -67,6 +67,8 @@ class DatasetSection(Config):
     """Which samples are for training, validation and test."""
     history: HistorySection = HistorySection()
     """The events before a sample that the models see."""
+    max_users: Positive | None = None
+    """Users drawn at random before the k-core, for a trial at a smaller size; None: all."""
     k_core: KCoreSection = KCoreSection()
     """Filter for users and items with few interactions."""
     text: TextSection = TextSection()
@@ -388,7 +390,8 @@ class Recipe(Config):
 def arm_name(augment: ComponentConfig) -> str:
     """The augmenter's type, followed by the settings that differ from its defaults."""
     changed = augment.model_dump(exclude_defaults=True, exclude={"type"})
-    return " ".join([augment.type, *(f"{name}={value}" for name, value in changed.items())])
+    shown = {name: "+".join(map(str, v)) if isinstance(v, list | tuple) else v for name, v in changed.items()}
+    return " ".join([augment.type, *(f"{name}={value}" for name, value in shown.items())])
 
 
 def _put(data: Any, path: list[str], value: Any) -> None:

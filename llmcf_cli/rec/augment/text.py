@@ -13,6 +13,9 @@ from llmcf_cli.rec.layers import MLP
 class TextAugmenter(Augmenter):
     """context = MLP(item ⊕ history ⊕ item ⊙ history), of the text vectors of target and history.
 
+    With `signals` among its features, the matching signals stand beside them: all that LLM-CF reads of a row, without
+    examples.
+
     Raises:
         ModelError: There are no text vectors.
     """
@@ -22,9 +25,13 @@ class TextAugmenter(Augmenter):
         if not shape.text_dim:
             raise ModelError("needs item text vectors", where="augmenter text", hint="llmcf embed")
         self.context_dim = config.dim
-        self.mlp = MLP(3 * shape.text_dim, config.hidden, config.dim, config.dropout)
+        self.signals = "signals" in config.features
+        width = 3 * shape.text_dim + (shape.num_signals if self.signals else 0)
+        self.mlp = MLP(width, config.hidden, config.dim, config.dropout)
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
         item_BT, history_BT = x.query.item_text_BT, x.query.history_text_BT
-        return Augmentation(self.mlp(torch.cat([item_BT, history_BT, item_BT * history_BT], 1)))
+        parts = [item_BT, history_BT, item_BT * history_BT]
+        parts += [x.query.signals_BS] if self.signals else []
+        return Augmentation(self.mlp(torch.cat(parts, 1)))

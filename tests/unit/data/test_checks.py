@@ -182,3 +182,15 @@ def test_full_disk_or_memory(run_rows, monkeypatch):
     monkeypatch.setattr(module, "MEMORY_LIMIT", "1MB")
     with pytest.raises(StoreError, match="memory"):
         run_rows([(f"u{n}", f"i{n % 977}", 5.0 - n % 5, n) for n in range(30_000)])
+
+
+def test_users_are_drawn_by_the_seed_with_all_their_events(run_rows):
+    rows = [(f"u{user}", f"i{(user + event) % 7}", 3 + event, event) for user in range(40) for event in range(3)]
+    found = run_rows(rows, max_users=10)
+    assert found.report.users == 10
+    assert found.step("sample users").dropped == 90
+    assert set(found.ids("user").values()) == set(run_rows(rows[::-1], max_users=10).ids("user").values())
+    assert found.report.interactions == 30
+    more = run_rows(rows, max_users=20)
+    assert set(found.ids("user").values()) < set(more.ids("user").values())
+    assert "sample users" not in [step.name for step in run_rows(rows).report.steps]

@@ -25,7 +25,11 @@ from llmcf_cli.rec.predict import predict
 from llmcf_cli.serve.scorer import Scorer
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
-SIGNALS = {"signals": SignalsConfig()}
+SIGNALS = {
+    "signals": SignalsConfig(),
+    "text with signals": TextConfig(features=("text", "signals")),
+    "ict with all": ICTConfig(features=("text", "signals", "similarity")),
+}
 RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 
 
@@ -64,10 +68,11 @@ def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbo
     assert scores.column_names == ["user_id", "item_id", "logit", "probability"]
 
 
+@pytest.mark.parametrize("arm", SIGNALS)
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_signals_of_requests_are_those_of_offline_rows(world, tmp_path, split):
+def test_signals_of_requests_are_those_of_offline_rows(world, tmp_path, split, arm):
     """Only outside the train split, whose rows are matched out of their user's fold."""
-    model, scorer = make(world, tmp_path / "bundle", "signals")
+    model, scorer = make(world, tmp_path / "bundle", arm)
     offline = predict(model, world.data, split)
     assert offline.std() > 1e-3
     np.testing.assert_allclose(scorer.score(requests(world, split))["logit"].to_numpy(), offline, atol=1e-5)
