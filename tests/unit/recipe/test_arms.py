@@ -70,7 +70,7 @@ def test_changes_merge_sections_and_replace_other_components(recipe):
     changed = recipe.with_changes({"rec.augment": {"type": "ict", "heads": 4}, "match.search": "exact"})
     assert (changed.rec.augment.heads, changed.rec.augment.dropout) == (4, 0.1)
     other = recipe.with_changes({"rec.augment": {"type": "text", "dim": 8}})
-    assert other.rec.augment.model_dump(exclude={"type"}) == {"dim": 8, "hidden": (64,), "dropout": 0.0}
+    assert other.rec.augment.model_dump(exclude={"type", "features"}) == {"dim": 8, "hidden": (64,), "dropout": 0.0}
     with pytest.raises(ValidationError):
         recipe.with_changes({"rec.fit.epoch": 3})
 
