@@ -136,7 +136,8 @@ class RecModel(nn.Module):
         signals_US = None if self.bank_signal_ES is None else self.bank_signal_ES[index_U]
         rows = self._rows(fields, item_U, history_UL, signals_US)
         cot_UT, label_U = self.bank_cot_ET[index_U], self.bank_label_E[index_U]
-        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0, score_BK)
+        same_item_BK = item_U[slot_BK] == batch.item_row_B[:, None]
+        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0, score_BK, same_item_BK)
 
     def _known(self, batch: Batch) -> Known | None:
         if self.user_knowledge is None or self.item_knowledge is None:

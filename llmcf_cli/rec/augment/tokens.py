@@ -33,7 +33,7 @@ class ExampleTokens(nn.Module):
 
     x is the same function for examples and query, and never has a label in it. `features` says what it reads beyond
     the field embeddings: `text`, and matching `signals`. With `similarity`, an MLP of the example's likeness to the
-    query is added to each of the example's tokens.
+    query (the score they were matched by, and whether the item is the same) is added to each of the example's tokens.
 
     Args:
         config: Sizes, and which tokens an example has: `row` (x), `cot`, `label` (y).
@@ -60,7 +60,7 @@ class ExampleTokens(nn.Module):
         self.row = MLP(width, (config.hidden,), config.dim)
         self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
-        self.similarity = MLP(1, (_SIMILARITY_HIDDEN,), config.dim) if "similarity" in self.features else None
+        self.similarity = MLP(2, (_SIMILARITY_HIDDEN,), config.dim) if "similarity" in self.features else None
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -74,7 +74,7 @@ class ExampleTokens(nn.Module):
         chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
         tokens_BKPD = chosen_BKX.unflatten(2, (len(self.kinds), -1))
         if self.similarity is not None:
-            tokens_BKPD = tokens_BKPD + self.similarity(x.examples.score_BK[..., None])[:, :, None]
+            tokens_BKPD = tokens_BKPD + self.similarity(x.examples.likeness_BKS)[:, :, None]
         return tokens_BKPD.flatten(1, 2), self._mask(x.examples), query_BD
 
     def _mask(self, examples: Examples) -> Tensor:
