@@ -115,7 +115,7 @@ def fit(
 
     Raises:
         DataError: A split is empty or holds one label only, or the monitored metric does not exist on it.
-        ModelError: The loss is no longer finite.
+        ModelError: The loss or a validation score is no longer finite; the checkpoint of the last good epoch stays.
     """
     for split in ("train", "validation"):
         _check_labels(data, split)
@@ -173,7 +173,7 @@ class _Run:
         started = time.perf_counter()
         loss = self._train(number, task)
         seconds = time.perf_counter() - started
-        validation = self._evaluate()
+        validation = self._evaluate(number)
         task.note(f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}")
         return Epoch(number, loss, validation, round(seconds, 4))
 
@@ -207,12 +207,14 @@ class _Run:
             whole = torch.cat([batch_B, order_N[:short]]) if short else batch_B
             yield whole[self.accelerator.process_index :: parts]
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, number: int) -> dict[str, float]:
         size, parts = len(self.validation), self.accelerator.num_processes
         share = math.ceil(size / parts)
         index = torch.arange(share, device=self.accelerator.device) + share * self.accelerator.process_index
         mine = score(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
         logit_N = self.accelerator.gather(mine)[:size].cpu().numpy()
+        if not np.isfinite(logit_N).all():
+            raise _not_finite(f"a validation score is not finite after epoch {number}")
         found = ranking_metrics(self.label_N, logit_N, self.user_N)
         if self.section.monitor not in found:
             raise DataError(
@@ -223,10 +225,7 @@ class _Run:
 
     def _check_finite(self, loss: torch.Tensor, number: int, step: int) -> None:
         if not torch.isfinite(loss):
-            raise ModelError(
-                f"the loss is {loss.item()} in epoch {number}, batch {step}", where="train-rec",
-                hint="lower rec.fit.learning_rate, or check the vectors for values that are not finite",
-            )  # fmt: skip
+            raise _not_finite(f"the loss is {loss.item()} in epoch {number}, batch {step}")
 
 
 class _Memory:
@@ -240,6 +239,11 @@ class _Memory:
     def look(self) -> None:
         """Note how far above the start the process is now."""
         self.peak = max(self.peak, self._process.memory_info().rss - self._before)
+
+
+def _not_finite(what: str) -> ModelError:
+    hint = "lower rec.fit.learning_rate, or check the vectors for values that are not finite"
+    return ModelError(what, where="train-rec", hint=hint)
 
 
 def _finished(report: FitReport, section: FitSection) -> bool:

@@ -88,7 +88,7 @@ def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict
     from llmcf_cli.rec.metrics import ranking_metrics
     from llmcf_cli.rec.slices import slice_auc
 
-    folder = job.inputs[stage.label]
+    folder = job.inputs[stage.role]
     shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
     logit_N = read_parquet(folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
     found = read_manifest(folder / MANIFEST).report
@@ -105,8 +105,8 @@ def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict
 def _served(job: Job) -> str:
     """The bundle of the recipe's own augmenter with its first seed; empty where that arm failed."""
     recipe = job.recipe
-    label = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).label
-    return str(read_manifest(job.inputs[label] / MANIFEST).report["bundle"]) if label in job.inputs else ""
+    role = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).role
+    return str(read_manifest(job.inputs[role] / MANIFEST).report["bundle"]) if role in job.inputs else ""
 
 
 def _metric_rows(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:

@@ -117,7 +117,7 @@ class _Graph:
         """
         context = replace(context, recipe=stage.view(context.recipe))
         arm = stage.owner or arm
-        needs = {need.label: self.add(need, context, arm) for need in stage.needs(context.recipe)}
+        needs = {need.role: self.add(need, context, arm) for need in stage.needs(context.recipe)}
         label = stage.label if stage.label not in self._labels else f"{stage.name}[{arm}]"
         node = Node(stage, context, needs, label)
         known = self._by_key.get((stage.name, node.key))
