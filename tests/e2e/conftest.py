@@ -25,7 +25,7 @@ def tiny_llm() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def write_ratings(tiny_llm) -> Callable[..., None]:
-    """Write `model/`, `events.csv` and `items.csv` into a folder: every second pair of user and item, rated by chance."""
+    """Write `model/`, `events.csv` and `items.csv` into a folder: about half of all pairs, rated by chance."""
 
     def write(folder: Path, *, users: int, items: int) -> None:
         tiny_llm.save_tiny_model(folder / "model", context=1024)

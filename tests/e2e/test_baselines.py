@@ -134,9 +134,10 @@ def test_the_scorer_replays_offline_logits(steps, offline_requests, name):
 
 def test_a_setting_of_theirs_changes_what_reads_it(steps):
     context = arm(steps, "kar").context
+    trained = {name for name in steps if name.startswith(("train-rec", "predict"))}
     for change, stages in (
         ("knowledge.users=3", {"knowledge", "train-rec[kar seed=2024]", "predict[kar seed=2024]", "evaluate"}),
-        ("teacher.sample.fraction=0.2", {"teacher", "evaluate", *(n for n in steps if n.startswith(("train-rec", "predict")))}),
+        ("teacher.sample.fraction=0.2", {"teacher", "evaluate", *trained}),
         ("teacher.max_batch=3", set()),
     ):
         changed = open_context(load_recipe(context.store.root.parent / "recipe.yaml", [change]), context.store.root)
