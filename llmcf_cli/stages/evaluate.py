@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import yaml
 
-from llmcf_cli.recipe.schema import Recipe, arm_name
+from llmcf_cli.recipe.schema import Recipe, VariantSection, arm_name
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.ingest import Ingest
@@ -37,10 +38,10 @@ class Evaluate(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 2
+    version = 3
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        meanings = {variant.name: variant.meaning for variant in recipe.rec.variants}
+        meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
         return {"rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -59,7 +60,8 @@ class Evaluate(Stage):
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, test, slices) for stage in stages]
         report = {
-            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "test_samples": len(test),
+            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.fit.monitor,
+            "test_samples": len(test),
             "slices": {name: int(mask.sum()) for name, mask in slices.items()}, "failed": lost,
             **summarise(runs, test.label_N, recipe.rec.references), "bundle": _served(job),
         }  # fmt: skip
@@ -92,14 +94,20 @@ def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict
     shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
     logit_N = read_parquet(folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
     found = read_manifest(folder / MANIFEST).report
-    meanings = {variant.name: variant.meaning for variant in job.recipe.rec.variants}
+    meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
     return ArmRun(
-        arm=stage.arm, meaning=meanings.get(stage.arm) or found["meaning"], seed=stage.seed, logit_N=logit_N,
+        arm=stage.arm, meaning=meanings.get(stage.arm, found["meaning"]), seed=stage.seed, logit_N=logit_N,
         metrics=ranking_metrics(test.label_N, logit_N, test.user_row_N), validation=found["best"],
         curve=[epoch["validation"][found["monitor"]] for epoch in found.get("epochs", ())],
         seconds_per_epoch=found.get("seconds_per_epoch"), parameters=found.get("num_parameters"),
         peak_memory=found.get("peak_memory"), slices=slice_auc(test.label_N, logit_N, slices),
     )  # fmt: skip
+
+
+def _meaning(variant: VariantSection) -> str:
+    """In the recipe's words, or what the variant sets."""
+    flow = yaml.safe_dump(variant.set, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**31)
+    return variant.meaning or flow.strip()[1:-1]
 
 
 def _served(job: Job) -> str:

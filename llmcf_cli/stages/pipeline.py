@@ -90,9 +90,9 @@ def run_steps(
     lost = {arm: failed[label] for arm, label in measured if label in failed}
     if len(lost) == len(dict(measured)):
         raise next(iter(failed.values()))
-    reasons = tuple((arm, " ".join(str(error).split())) for arm, error in lost.items())
+    reasons = tuple((arm, "; ".join(map(str.strip, str(error).splitlines()))) for arm, error in lost.items())
     rest = plan(context, [Evaluate(reasons)])
-    execute(rest, progress, on_start=on_start, on_end=on_end)
+    execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest
 
 
