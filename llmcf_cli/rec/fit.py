@@ -24,7 +24,7 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.checkpoint import Checkpoint, fingerprint
 from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.metrics import check_labels, ranking_metrics
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.recipe.schema import FitSection
@@ -118,7 +118,7 @@ def fit(
         ModelError: The loss or a validation score is no longer finite; the checkpoint of the last good epoch stays.
     """
     for split in ("train", "validation"):
-        _check_labels(data, split)
+        check_labels(data.splits[split].label_N, split)
     accelerator = Accelerator()
     run = _Run(accelerator, model.to(accelerator.device), data, section, seed)
     checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
@@ -255,10 +255,3 @@ def _best_epoch(epochs: list[Epoch], monitor: str) -> int:
     """Number of the best epoch, the earliest of equals; 0 if there is none."""
     sign = 1 if HIGHER_IS_BETTER[monitor] else -1
     return max(epochs, key=lambda e: (sign * e.validation[monitor], -e.number)).number if epochs else 0
-
-
-def _check_labels(data: RankingData, split: str) -> None:
-    label_N = data.splits[split].label_N
-    if not len(label_N) or label_N.min() == label_N.max():
-        what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
-        raise DataError(f"the {split} split {what}", where="train-rec", hint="check dataset.label and dataset.split")

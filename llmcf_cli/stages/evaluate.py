@@ -50,11 +50,13 @@ class Evaluate(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.compare import markdown, notes, summarise
+        from llmcf_cli.rec.metrics import check_labels
         from llmcf_cli.rec.plots import plot
         from llmcf_cli.rec.slices import cold_start_slices
 
         recipe, lost = job.recipe, dict(self.failed)
         splits = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]}).splits
+        check_labels(splits["test"].label_N, "test")
         test, slices = splits["test"], cold_start_slices(splits["train"], splits["test"])
         (job.out / "predictions").mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]

@@ -119,6 +119,35 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch(world, tmp_path):
         fit(model, data, SECTION, seed=1, work=tmp_path)
 
 
+def test_a_loss_that_fails_later_keeps_the_last_good_epoch(world, tmp_path, monkeypatch):
+    expected = fit(build(world), world.data, SECTION.model_copy(update={"epochs": 2}), seed=1, work=tmp_path / "two")
+    losses = RecModel.loss
+    batches = -(-len(world.data.splits["train"]) // SECTION.batch_size)
+    seen = []
+
+    def fails_in_the_third_epoch(self, output, targets):
+        seen.append(1)
+        return losses(self, output, targets) * (np.inf if len(seen) == 2 * batches + 3 else 1)
+
+    with monkeypatch.context() as patch, pytest.raises(ModelError, match="inf in epoch 3, batch 3") as caught:
+        patch.setattr(RecModel, "loss", fails_in_the_third_epoch)
+        fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "broken")
+    assert "rec.fit.learning_rate" in caught.value.hint
+    kept = json.loads((tmp_path / "broken" / "last" / "state.json").read_text())["epochs"]
+    assert [(e["loss"], e["validation"]) for e in kept] == [(e.loss, e.validation) for e in expected.epochs]
+    resumed = fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "broken")
+    whole = fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "whole")
+    assert [e.loss for e in resumed.epochs] == [e.loss for e in whole.epochs]
+
+
+def test_scores_that_are_not_finite_stop_the_fit_before_they_are_kept(world, tmp_path):
+    """One batch per epoch: the loss is taken before the step that ruins the weights."""
+    section = SECTION.model_copy(update={"batch_size": 10**6, "learning_rate": 1e30})
+    with pytest.raises(ModelError, match="validation score is not finite after epoch 1"):
+        fit(build(world), world.data, section, seed=1, work=tmp_path)
+    assert not (tmp_path / "last").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_one_label_only_or_no_rows_is_refused(world, tmp_path, split):
     samples = world.data.splits[split]
