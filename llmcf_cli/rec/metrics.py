@@ -71,9 +71,7 @@ def check_labels(label_N: np.ndarray, split: str) -> None:
     """
     if not len(label_N) or np.min(label_N) == np.max(label_N):
         what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
-        raise DataError(
-            f"the {split} split {what}", where="dataset.split", hint="check dataset.label and dataset.split"
-        )
+        raise DataError(f"the {split} split {what}", where="dataset", hint="check dataset.label and dataset.split")
 
 
 def ranking_metrics(label_N: np.ndarray, logit_N: np.ndarray, user_N: np.ndarray) -> dict[str, float]:
