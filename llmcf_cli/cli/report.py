@@ -9,11 +9,14 @@ from rich.table import Table
 
 from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.rec.compare import rows, slice_rows
+from llmcf_cli.rec.compare import difference_rows, rows, slice_rows
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
+
+GAP = 2
+"""Spaces between the columns of a table."""
 
 
 def plan(steps: Sequence[Step]) -> None:
@@ -57,10 +60,13 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
         console().print(f"[dim]next:[/] llmcf run {_escape(recipe)}")
         return
     comparison(manifest.report)
-    if all(not step.runs for step in steps):
+    if manifest.report["failed"]:
+        console().print(f"to try the arms that failed again: llmcf run {recipe}", style="red", markup=False)
+    elif all(not step.runs for step in steps):
         console().print("every stage is cached; nothing was repeated", style="green")
     console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
-    console().print(f"model to serve: {manifest.report['bundle']}", markup=False, soft_wrap=True)
+    if manifest.report["bundle"]:
+        console().print(f"model to serve: {manifest.report['bundle']}", markup=False, soft_wrap=True)
     console().print(f"next: llmcf run {recipe} --set match.k=6", markup=False)
 
 
@@ -78,8 +84,10 @@ def comparison(report: Mapping[str, Any]) -> None:
     titles, cells = slice_rows(report)
     if len(titles) > 1:
         _text_table(titles, cells, title="Test AUC on cold-start slices")
-    for note in report["notes"]:
-        console().print(note, markup=False)
+    if report["differences"]:
+        _text_table(*difference_rows(report), title="Differences of AUC, with 95 % intervals over the test samples")
+        for note in report["notes"]:
+            console().print(note, style="dim", markup=False)
     for arm, why in report["failed"].items():
         console().print(f"{arm} failed: {why}", style="red", markup=False)
 
@@ -235,16 +243,34 @@ _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
 
 
 def _text_table(titles: Sequence[str], cells: Sequence[Sequence[str]], *, title: str) -> None:
-    table = _table(title=title)
-    for place, column in enumerate(titles):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
-    for row in cells:
-        table.add_row(*map(_escape, row))
-    console().print(table)
+    """Print a table under its title; one too wide for the terminal as several, each with the first column."""
+    console().print()
+    console().print(title, style="italic", markup=False)
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    for columns in _fitting(widths, console().width):
+        table = _table()
+        for place in (0, *columns):
+            table.add_column(titles[place], justify="right" if place else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*(_escape(row[place]) for place in (0, *columns)))
+        console().print(table)
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+def _fitting(widths: Sequence[int], total: int) -> list[list[int]]:
+    """Places 1, 2, … of columns in groups that fit beside column 0."""
+    groups: list[list[int]] = [[]]
+    left = total - widths[0]
+    for place, width in enumerate(widths[1:], 1):
+        left -= width + GAP
+        if left < 0 and groups[-1]:
+            groups.append([])
+            left = total - widths[0] - width - GAP
+        groups[-1].append(place)
+    return groups
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="bold")
 
 
 def _duration(seconds: float) -> str:

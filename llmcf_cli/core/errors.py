@@ -83,6 +83,14 @@ class ModelError(LlmcfError):
     exit_code = 5
 
 
+class PackageError(LlmcfError):
+    """A library of an optional extra is not installed."""
+
+    def __init__(self, package: str, *, where: str) -> None:
+        hint = "" if package.startswith("llmcf") else "pip install 'llmcf[baselines,llm,plot,search]'"
+        super().__init__(f"needs the package {package!r}", where=where, hint=hint)
+
+
 class StoreError(LlmcfError):
     """An artifact or store is locked, incomplete, of another version, or the disk is full."""
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.errors import LlmcfError, UnknownNameError
+from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 
 ENTRY_POINT_GROUP = "llmcf.plugins"
@@ -187,10 +187,6 @@ def _resolve(target: str, component: Component) -> Any:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
-        missing = error.name or ""
-        hint = "pip install 'llmcf[baselines,llm,plot]'" if not missing.startswith("llmcf") else ""
-        raise LlmcfError(
-            f"needs the package {missing!r}", where=f"{component.kind} {component.name}", hint=hint
-        ) from error
+        raise PackageError(error.name or "", where=f"{component.kind} {component.name}") from error
     except AttributeError as error:
         raise LlmcfError(f"{target} does not exist", where=f"{component.kind} {component.name}") from error

@@ -88,28 +88,20 @@ def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32], references: 
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
-    """What the differences allow to say, in sentences."""
-    lines = []
-    for d in report["differences"]:
-        low, high = d["interval"]
-        tests = [f"{p_text(d['p_value'])} (DeLong)"]
-        if d["p_value_seeds"] is not None:
-            tests.append(f"{p_text(d['p_value_seeds'])} (t-test over seeds)")
-        verdict = "significant" if _significant(d) else "not significant"
-        lines.append(
-            f"{d['arm']} − {d['reference']}: AUC {d['difference']:+.4f} [{low:+.4f}, {high:+.4f}], "
-            f"{', '.join(tests)}, {verdict}"
-        )
+    """How to read the differences, in sentences."""
     if report["seeds"] == 1:
-        lines.append(
-            "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that"
-        )
-    return lines
+        return [
+            "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that",
+            f"significant: p < {LEVEL} in DeLong's test over the test samples",
+        ]
+    return [f"significant: p < {LEVEL} in DeLong's test over the test samples and in a paired t-test over the seeds"]
 
 
-def p_text(value: float) -> str:
-    """`p = 0.031` or `p < 0.001`."""
-    return f"p = {value:.3f}" if value >= 0.001 else "p < 0.001"
+def p_text(value: float | None) -> str:
+    """`0.031`, `< 0.001`, or a dash for a test that was not made."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def mean_text(value: Mapping[str, Any] | None, digits: int = 4) -> str:
@@ -139,8 +131,23 @@ def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             mean_text(value) if isinstance(value, Mapping) else "–" if value is None else form.format(value)
             for value in values
         ]
-    kept = {title: cells for title, cells in columns.items() if set(cells) != {"–"}}
-    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+    return _filled(columns)
+
+
+def difference_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of differences as text: a row per reference and arm, with what both tests say."""
+    columns: dict[str, list[str]] = {
+        title: [] for title in ("arms", "difference", "95 % interval", "p (DeLong)", "p (seeds)", "significant")
+    }
+    for d in report["differences"]:
+        low, high = d["interval"]
+        cells = [
+            f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}", f"[{low:+.4f}, {high:+.4f}]",
+            p_text(d["p_value"]), p_text(d["p_value_seeds"]), "yes" if _significant(d) else "no",
+        ]  # fmt: skip
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return _filled(columns)
 
 
 def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -155,14 +162,21 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
     lines += _table(*rows(report))
     lines += ["", *(f"- {arm['arm']} = {arm['meaning']}" for arm in report["arms"])]
-    lines += ["", "Differences of AUC, with 95 % intervals over the test samples:", ""]
-    lines += [f"- {line}" for line in report["notes"]]
+    if report["differences"]:
+        lines += ["", "Differences of AUC, with 95 % intervals over the test samples:", ""]
+        lines += [*_table(*difference_rows(report)), "", *(f"- {line}" for line in report["notes"])]
     if report["failed"]:
         lines += ["", "Arms that failed:", "", *(f"- {name}: {why}" for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)
     if len(titles) > 1:
         lines += ["", "Test AUC on cold-start slices:", "", *_table(titles, cells)]
     return "\n".join([*lines, ""])
+
+
+def _filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the columns that have anything but dashes."""
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {"–"}}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
 def _table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from accelerate.utils import AutocastKwargs
 from accelerate.utils import DistributedType, broadcast
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,7 +25,7 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.checkpoint import Checkpoint, fingerprint
 from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.metrics import check_labels, ranking_metrics
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.recipe.schema import FitSection
@@ -115,11 +116,12 @@ def fit(
 
     Raises:
         DataError: A split is empty or holds one label only, or the monitored metric does not exist on it.
-        ModelError: The loss is no longer finite.
+        ModelError: The loss or a validation score is no longer finite; the checkpoint of the last good epoch stays.
     """
     for split in ("train", "validation"):
-        _check_labels(data, split)
-    accelerator = Accelerator()
+        check_labels(data.splits[split].label_N, split)
+    # Tuning a language model in the same process leaves a process-wide setting of bf16 behind.
+    accelerator = Accelerator(kwargs_handlers=[AutocastKwargs(enabled=False)])
     run = _Run(accelerator, model.to(accelerator.device), data, section, seed)
     checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
     report = FitReport(
@@ -173,7 +175,7 @@ class _Run:
         started = time.perf_counter()
         loss = self._train(number, task)
         seconds = time.perf_counter() - started
-        validation = self._evaluate()
+        validation = self._evaluate(number)
         task.note(f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}")
         return Epoch(number, loss, validation, round(seconds, 4))
 
@@ -207,12 +209,14 @@ class _Run:
             whole = torch.cat([batch_B, order_N[:short]]) if short else batch_B
             yield whole[self.accelerator.process_index :: parts]
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self, number: int) -> dict[str, float]:
         size, parts = len(self.validation), self.accelerator.num_processes
         share = math.ceil(size / parts)
         index = torch.arange(share, device=self.accelerator.device) + share * self.accelerator.process_index
         mine = score(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
         logit_N = self.accelerator.gather(mine)[:size].cpu().numpy()
+        if not np.isfinite(logit_N).all():
+            raise _not_finite(f"a validation score is not finite after epoch {number}")
         found = ranking_metrics(self.label_N, logit_N, self.user_N)
         if self.section.monitor not in found:
             raise DataError(
@@ -223,10 +227,7 @@ class _Run:
 
     def _check_finite(self, loss: torch.Tensor, number: int, step: int) -> None:
         if not torch.isfinite(loss):
-            raise ModelError(
-                f"the loss is {loss.item()} in epoch {number}, batch {step}", where="train-rec",
-                hint="lower rec.fit.learning_rate, or check the vectors for values that are not finite",
-            )  # fmt: skip
+            raise _not_finite(f"the loss is {loss.item()} in epoch {number}, batch {step}")
 
 
 class _Memory:
@@ -242,6 +243,11 @@ class _Memory:
         self.peak = max(self.peak, self._process.memory_info().rss - self._before)
 
 
+def _not_finite(what: str) -> ModelError:
+    hint = "lower rec.fit.learning_rate, or check the vectors for values that are not finite"
+    return ModelError(what, where="train-rec", hint=hint)
+
+
 def _finished(report: FitReport, section: FitSection) -> bool:
     past = len(report.epochs) - report.best_epoch
     return len(report.epochs) >= section.epochs or (bool(report.epochs) and past > 0 and past >= section.patience)
@@ -251,10 +257,3 @@ def _best_epoch(epochs: list[Epoch], monitor: str) -> int:
     """Number of the best epoch, the earliest of equals; 0 if there is none."""
     sign = 1 if HIGHER_IS_BETTER[monitor] else -1
     return max(epochs, key=lambda e: (sign * e.validation[monitor], -e.number)).number if epochs else 0
-
-
-def _check_labels(data: RankingData, split: str) -> None:
-    label_N = data.splits[split].label_N
-    if not len(label_N) or label_N.min() == label_N.max():
-        what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
-        raise DataError(f"the {split} split {what}", where="train-rec", hint="check dataset.label and dataset.split")

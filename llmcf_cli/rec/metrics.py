@@ -63,6 +63,17 @@ def sigmoid(logit_N: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0.0, -np.asarray(logit_N, np.float64)))
 
 
+def check_labels(label_N: np.ndarray, split: str) -> None:
+    """Refuse a split that no model can be trained or measured on.
+
+    Raises:
+        DataError: The split is empty or holds one label only.
+    """
+    if not len(label_N) or np.min(label_N) == np.max(label_N):
+        what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
+        raise DataError(f"the {split} split {what}", where="dataset", hint="check dataset.label and dataset.split")
+
+
 def ranking_metrics(label_N: np.ndarray, logit_N: np.ndarray, user_N: np.ndarray) -> dict[str, float]:
     """`auc`, `gauc`, `logloss` and `ece`; `gauc` is absent where no user has both labels.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 from llmcf_cli.rec.compare import ArmRun
 
 TITLES = (
-    "Test AUC: seeds (·), mean, 95 % interval over test samples",
+    "Test AUC: mean, seeds (black), 95 % interval over samples",
     "AUC minus {reference}, 95 % interval",
     "Validation, mean over seeds",
 )
+
+_STYLES = [{"color": f"C{color}", "linestyle": line} for line in ("-", "--", ":") for color in range(10)]
+_MONITORS = {"auc": "AUC", "gauc": "gAUC", "logloss": "logloss"}
 
 
 def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> list[Path]:
@@ -41,23 +45,26 @@ def _picture(report: Mapping[str, Any], runs: Sequence[ArmRun], path: Path) -> N
     import matplotlib.figure
 
     names, means, errors = _aucs(report)
-    figure = matplotlib.figure.Figure(figsize=(17, 1.8 + 0.36 * len(names)), layout="constrained")
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
-    left.errorbar(means, names, xerr=errors, fmt="o", capsize=3)
-    left.plot([run.metrics["auc"] for run in runs], [run.arm for run in runs], "k.", markersize=4, alpha=0.6)
-    left.set(xlabel="AUC", ylim=(len(names) - 0.5, -0.5))
+    figure = matplotlib.figure.Figure(figsize=(17, max(3.5, 1.8 + 0.36 * len(names))), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.2, 1, 1.2))
+    row = {name: place for place, name in enumerate(names)}  # one per arm, in both pictures
+    left.errorbar(means, list(row.values()), xerr=errors, fmt="o", capsize=3)
+    left.plot([run.metrics["auc"] for run in runs], [row[run.arm] for run in runs], "k.", markersize=4, alpha=0.6)
+    left.set_yticks(list(row.values()), names)
     arms, gaps, bars = _gaps(report)
-    middle.errorbar(gaps, arms, xerr=bars, fmt="o", capsize=3, color="tab:green")
+    middle.errorbar(gaps, [row[arm] for arm in arms], xerr=bars, fmt="o", capsize=3, color="tab:green")
     middle.axvline(0, color="k", linewidth=0.8)
-    middle.set(xlabel="difference of AUC", ylim=(len(arms) - 0.5, -0.5))
-    for name, curve in _curves(runs).items():
-        right.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=name)
-    right.set(xlabel="epoch", ylabel="validation metric")
+    middle.set_yticks(list(row.values()), [""] * len(names))
+    for axes, label in ((left, "AUC"), (middle, "difference of AUC")):
+        axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+    for (name, curve), style in zip(_curves(runs).items(), cycle(_STYLES)):
+        right.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=name, **style)
+    right.set(xlabel="epoch", ylabel=f"validation {_MONITORS[report['monitor']]}")
     right.xaxis.get_major_locator().set_params(integer=True)
     if right.lines:
-        right.legend(fontsize="x-small")
+        right.legend(fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     for axes, title in zip((left, middle, right), _titles(report), strict=True):
-        axes.set_title(title, fontsize="small")
+        axes.set_title(title, fontsize="medium")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
@@ -75,15 +82,21 @@ def _page(report: Mapping[str, Any], runs: Sequence[ArmRun], path: Path) -> None
         mode="markers", marker={"size": 4, "color": "black"}, showlegend=False, row=1, col=1,
     )  # fmt: skip
     arms, gaps, bars = _gaps(report)
-    page.add_scatter(x=gaps, y=arms, error_x={"array": bars}, mode="markers", showlegend=False, row=1, col=2)
+    page.add_scatter(
+        x=gaps, y=arms, error_x={"array": bars}, mode="markers", name="difference", showlegend=False, row=1, col=2
+    )
     page.add_vline(x=0, row=1, col=2)
-    for name, curve in _curves(runs).items():
-        page.add_scatter(x=list(range(1, len(curve) + 1)), y=curve, name=name, mode="lines+markers", row=1, col=3)
+    for (name, curve), dash in zip(_curves(runs).items(), cycle(["solid"] * 10 + ["dash"] * 10 + ["dot"] * 10)):
+        page.add_scatter(
+            x=list(range(1, len(curve) + 1)), y=curve, name=name, mode="lines+markers", line={"dash": dash},
+            row=1, col=3,
+        )  # fmt: skip
     page.update_xaxes(title_text="AUC", row=1, col=1)
     page.update_xaxes(title_text="difference of AUC", row=1, col=2)
     page.update_xaxes(title_text="epoch", tickformat="d", row=1, col=3)
-    for column in (1, 2):
-        page.update_yaxes(autorange="reversed", row=1, col=column)
+    page.update_yaxes(title_text=f"validation {_MONITORS[report['monitor']]}", row=1, col=3)
+    for column in (1, 2):  # the reference has no difference, but its row
+        page.update_yaxes(categoryorder="array", categoryarray=names, range=[len(names) - 0.5, -0.5], row=1, col=column)
     page.update_layout(height=max(450, 140 + 28 * len(names)))
     page.write_html(path, include_plotlyjs=True)
 

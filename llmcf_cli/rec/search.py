@@ -54,7 +54,7 @@ def search(
         judge: Settings and a folder for checkpoints → validation metric.
         space: Key path → range.
         trials: How many, the first included.
-        start: Settings of trial 0.
+        start: Settings of trial 0; a path that starts with a whole number takes whole numbers only.
         monitor: `auc`, `gauc` or `logloss`; says whether more is better.
         seed: Seed of the draws.
         work: Folder for what is finished.
@@ -63,10 +63,11 @@ def search(
     Raises:
         LlmcfError: Every trial failed.
     """
+    kinds = {path: _distribution(values, start[path]) for path, values in space.items()}
     rows = json.loads((work / TRIALS).read_text()) if (work / TRIALS).is_file() else []
     with progress.task("search", trials, "trials", done=len(rows)) as task:
         for number in range(len(rows), trials):
-            settings = dict(start) if number == 0 else _draw(rows, space, monitor, derive_seed(seed, "search", number))
+            settings = dict(start) if number == 0 else _draw(rows, kinds, monitor, derive_seed(seed, "search", number))
             row: dict[str, Any] = {"settings": settings, "value": None}
             try:
                 row["value"] = judge(settings, work / f"trial-{number}")
@@ -87,32 +88,36 @@ def search(
     return Trials(rows, best["settings"], best["value"])
 
 
-def _draw(rows: list[dict[str, Any]], space: Mapping[str, SearchRange], monitor: str, seed: int) -> dict[str, Any]:
+def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor: str, seed: int) -> dict[str, Any]:
     """The next settings, given what was tried."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    distributions = {path: _distribution(values) for path, values in space.items()}
     study = optuna.create_study(
         direction="maximize" if HIGHER_IS_BETTER[monitor] else "minimize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, len(space))),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, len(distributions))),
     )
     for row in rows:
         settings = row["settings"]
-        inside = all(
-            distributions[path]._contains(distributions[path].to_internal_repr(v)) for path, v in settings.items()
-        )
-        if row["value"] is not None and inside:
+        if row["value"] is not None and all(_inside(distributions[path], v) for path, v in settings.items()):
             study.add_trial(optuna.trial.create_trial(params=settings, distributions=distributions, value=row["value"]))
-    return study.ask(distributions).params
+    return study.ask(dict(distributions)).params
 
 
-def _distribution(values: SearchRange) -> Any:
+def _inside(distribution: Any, value: Any) -> bool:
+    """Whether the space has the value: the recipe's own, tried first, may lie outside."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except ValueError:  # not one of the choices
+        return False
+
+
+def _distribution(values: SearchRange, start: Any) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if values.choices:
         return CategoricalDistribution(list(values.choices))
     low, high = values.low, values.high
-    if float(low).is_integer() and float(high).is_integer() and not values.log:
-        return IntDistribution(int(low), int(high))
+    if isinstance(start, int):
+        return IntDistribution(int(low), int(high), log=values.log)
     return FloatDistribution(low, high, log=values.log)

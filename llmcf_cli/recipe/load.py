@@ -80,7 +80,8 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Load
     except ValidationError as error:
         problems.extend(problems_of(error, root))
     else:
-        problems.extend(_variant_problems(recipe, root))
+        variants = _variant_problems(recipe, root)
+        problems.extend(variants or _search_problems(recipe, root))
     if problems:
         raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
     resolved = recipe.model_dump(mode="json")
@@ -146,6 +147,24 @@ def _variant_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
             LlmcfError(p.what, where=f"{where}: {p.where.removeprefix('--set ')}", allowed=p.allowed, hint=p.hint)
             for p in found
         ]
+    return problems
+
+
+def _search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
+    """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
+    problems = []
+    for path, values in (recipe.search.space if recipe.search else {}).items():
+        where = f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"
+        having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
+        if not having:
+            problems.append(LlmcfError("no arm of the comparison has this setting", where=where))
+        for name, arm in having.items():
+            for value in values.choices or (values.low, values.high):
+                try:
+                    arm.with_changes({path: value})
+                except ValidationError as error:
+                    found = error.errors()[0]["msg"]
+                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {found}", where=where))
     return problems
 
 

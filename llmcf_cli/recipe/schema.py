@@ -383,6 +383,13 @@ class Recipe(Config):
             _put(data, path.split("."), value)
         return Recipe.model_validate(data)
 
+    def value_at(self, path: str) -> Any:
+        """The value at a key path; None where the components have no such setting."""
+        found: Any = self
+        for step in path.split("."):
+            found = getattr(found, step, None)
+        return found
+
     def _augmented(self) -> dict[str, ComponentConfig]:
         return {arm_name(config): config for config in (*self.rec.compare, self.rec.augment)}
 

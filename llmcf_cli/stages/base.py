@@ -104,8 +104,13 @@ class Stage(ABC):
 
     @property
     def label(self) -> str:
-        """`name` or `name[variant]`; what the stages that read this one call it."""
+        """`name` or `name[variant]`, for people."""
         return f"{self.name}[{self.variant}]" if self.variant else self.name
+
+    @property
+    def role(self) -> str:
+        """What the stages that read this one call it: its name, unless they read several, so no key has an arm's."""
+        return self.name
 
     @property
     def owner(self) -> str:

@@ -43,6 +43,10 @@ class FitBaseline(Stage):
     def variant(self) -> str:
         return f"{self.arm} seed={self.seed}"
 
+    @property
+    def role(self) -> str:
+        return self.label
+
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": self.seed, "baseline": self.config}
 

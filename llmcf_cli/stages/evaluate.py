@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import yaml
 
-from llmcf_cli.recipe.schema import Recipe, arm_name
+from llmcf_cli.recipe.schema import Recipe, VariantSection, arm_name
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.ingest import Ingest
@@ -37,10 +38,10 @@ class Evaluate(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 2
+    version = 3
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        meanings = {variant.name: variant.meaning for variant in recipe.rec.variants}
+        meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
         return {"rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -49,17 +50,20 @@ class Evaluate(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.compare import markdown, notes, summarise
+        from llmcf_cli.rec.metrics import check_labels
         from llmcf_cli.rec.plots import plot
         from llmcf_cli.rec.slices import cold_start_slices
 
         recipe, lost = job.recipe, dict(self.failed)
         splits = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]}).splits
+        check_labels(splits["test"].label_N, "test")
         test, slices = splits["test"], cold_start_slices(splits["train"], splits["test"])
         (job.out / "predictions").mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, test, slices) for stage in stages]
         report = {
-            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "test_samples": len(test),
+            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.fit.monitor,
+            "test_samples": len(test),
             "slices": {name: int(mask.sum()) for name, mask in slices.items()}, "failed": lost,
             **summarise(runs, test.label_N, recipe.rec.references), "bundle": _served(job),
         }  # fmt: skip
@@ -88,13 +92,13 @@ def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict
     from llmcf_cli.rec.metrics import ranking_metrics
     from llmcf_cli.rec.slices import slice_auc
 
-    folder = job.inputs[stage.label]
+    folder = job.inputs[stage.role]
     shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
     logit_N = read_parquet(folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
     found = read_manifest(folder / MANIFEST).report
-    meanings = {variant.name: variant.meaning for variant in job.recipe.rec.variants}
+    meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
     return ArmRun(
-        arm=stage.arm, meaning=meanings.get(stage.arm) or found["meaning"], seed=stage.seed, logit_N=logit_N,
+        arm=stage.arm, meaning=meanings.get(stage.arm, found["meaning"]), seed=stage.seed, logit_N=logit_N,
         metrics=ranking_metrics(test.label_N, logit_N, test.user_row_N), validation=found["best"],
         curve=[epoch["validation"][found["monitor"]] for epoch in found.get("epochs", ())],
         seconds_per_epoch=found.get("seconds_per_epoch"), parameters=found.get("num_parameters"),
@@ -102,11 +106,17 @@ def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict
     )  # fmt: skip
 
 
+def _meaning(variant: VariantSection) -> str:
+    """In the recipe's words, or what the variant sets."""
+    flow = yaml.safe_dump(variant.set, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**31)
+    return variant.meaning or flow.strip()[1:-1]
+
+
 def _served(job: Job) -> str:
     """The bundle of the recipe's own augmenter with its first seed; empty where that arm failed."""
     recipe = job.recipe
-    label = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).label
-    return str(read_manifest(job.inputs[label] / MANIFEST).report["bundle"]) if label in job.inputs else ""
+    role = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).role
+    return str(read_manifest(job.inputs[role] / MANIFEST).report["bundle"]) if role in job.inputs else ""
 
 
 def _metric_rows(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:

@@ -86,12 +86,13 @@ def run_steps(
     failed = execute(steps, progress, on_start=on_start, on_end=on_end, on_failure=on_failure)
     if not failed:
         return list(steps)
-    lost = {s.node.stage.owner: failed[s.node.label] for s in steps if s.node.label in failed and s.node.stage.owner}
-    if not {stage.owner for stage in measured_stages(context.recipe)} - lost.keys():
+    measured = [(stage.arm, steps[-1].node.needs[stage.role].label) for stage in measured_stages(context.recipe)]
+    lost = {arm: failed[label] for arm, label in measured if label in failed}
+    if len(lost) == len(dict(measured)):
         raise next(iter(failed.values()))
-    reasons = tuple((arm, " ".join(str(error).split())) for arm, error in lost.items())
+    reasons = tuple((arm, "; ".join(map(str.strip, str(error).splitlines()))) for arm, error in lost.items())
     rest = plan(context, [Evaluate(reasons)])
-    execute(rest, progress, on_start=on_start, on_end=on_end)
+    execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest
 
 

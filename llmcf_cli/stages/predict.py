@@ -47,6 +47,10 @@ class Predict(Stage):
     def variant(self) -> str:
         return f"{self.arm} seed={self.seed}"
 
+    @property
+    def role(self) -> str:
+        return self.label
+
     def view(self, recipe: Recipe) -> Recipe:
         return recipe.arms.get(self.arm, recipe)
 
@@ -60,7 +64,7 @@ class Predict(Stage):
         from llmcf_cli.rec.bundle import load_bundle
         from llmcf_cli.rec.predict import predict
 
-        folder = job.inputs[TrainRec(self.arm, self.seed).label]
+        folder = job.inputs[TrainRec.name]
         data = ranking_data(job.recipe, job.inputs)
         model = load_bundle(folder / BUNDLE).model
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:

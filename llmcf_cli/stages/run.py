@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.store.artifacts import Manifest, differences, file_records
@@ -117,7 +117,7 @@ class _Graph:
         """
         context = replace(context, recipe=stage.view(context.recipe))
         arm = stage.owner or arm
-        needs = {need.label: self.add(need, context, arm) for need in stage.needs(context.recipe)}
+        needs = {need.role: self.add(need, context, arm) for need in stage.needs(context.recipe)}
         label = stage.label if stage.label not in self._labels else f"{stage.name}[{arm}]"
         node = Node(stage, context, needs, label)
         known = self._by_key.get((stage.name, node.key))
@@ -158,7 +158,7 @@ def _manifest(node: Node) -> Manifest:
 
 def _run(node: Node, progress: Progress) -> Manifest:
     store, stage = node.context.store, node.stage
-    with _disk_full_named(node), store.begin(stage.name, node.key) as partial:
+    with _named(node), store.begin(stage.name, node.key) as partial:
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
             context=node.context, out=partial.out, work=partial.work, progress=progress,
@@ -177,10 +177,12 @@ def _run(node: Node, progress: Progress) -> Manifest:
 
 
 @contextmanager
-def _disk_full_named(node: Node) -> Iterator[None]:
-    """Say that the disk is full, whichever library noticed and however it words that."""
+def _named(node: Node) -> Iterator[None]:
+    """Say that a library is missing or the disk full, wherever that was noticed and however it was worded."""
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise PackageError(error.name or "", where=node.label) from error
     except Exception as error:
         reason = os.strerror(errno.ENOSPC)
         if reason not in f"{error} {error.__cause__}":

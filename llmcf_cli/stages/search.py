@@ -67,7 +67,7 @@ class Search(Stage):
 
         space = own_space(recipe, section.space)
         trials = search(
-            judge, space, trials=section.trials, start={path: value_at(recipe, path) for path in space},
+            judge, space, trials=section.trials if space else 1, start={path: recipe.value_at(path) for path in space},
             monitor=recipe.rec.fit.monitor, seed=recipe.seed, work=job.work, progress=job.progress,
         )  # fmt: skip
         (job.out / "trials.json").write_text(json.dumps(trials.rows, indent=1) + "\n")
@@ -84,12 +84,4 @@ def best_settings(folder: Path) -> dict[str, Any]:
 
 def own_space(recipe: Recipe, space: Mapping[str, SearchRange]) -> dict[str, SearchRange]:
     """The part of the space that the arm's components have settings for."""
-    return {path: values for path, values in space.items() if value_at(recipe, path) is not None}
-
-
-def value_at(recipe: Recipe, path: str) -> Any:
-    """The recipe's value at a key path; None where its components have no such setting."""
-    found: Any = recipe
-    for step in path.split("."):
-        found = getattr(found, step, None)
-    return found
+    return {path: values for path, values in space.items() if recipe.value_at(path) is not None}

@@ -60,7 +60,7 @@ class TrainRec(Stage):
 
         recipe = job.recipe
         if recipe.search:
-            recipe = recipe.with_changes(best_settings(job.inputs[Search(self.arm).label]))
+            recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
         data = ranking_data(recipe, job.inputs)
         backbone = cast("BackboneConfig", recipe.rec.backbone)
         model = RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=self.seed)

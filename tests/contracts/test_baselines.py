@@ -84,7 +84,7 @@ def test_samples_of_nothing_known_are_scored(world, name):
 
 def test_a_split_without_both_labels_is_refused(world, name):
     validation = world.data.splits["validation"]
-    with pytest.raises(DataError, match="validation split does not hold both labels"):
+    with pytest.raises(DataError, match="validation split holds only the label"):
         fitted(name, with_split(world.data, "validation", validation.take(validation.label_N > 0.5)))
 
 

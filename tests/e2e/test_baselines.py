@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import random
-from pathlib import Path
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -59,21 +55,11 @@ rec:
 
 
 @pytest.fixture(scope="module")
-def steps(assets, tmp_path_factory):
+def steps(assets, write_ratings, tmp_path_factory):
     """Every step of the run, finished."""
     assets.path("asset:minilm-l6-v2")
-    spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).parents[1] / "tiny_llm.py")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     folder = tmp_path_factory.mktemp("baselines")
-    tiny.save_tiny_model(folder / "model", context=1024)
-    chance = random.Random(3)
-    events = sorted((chance.randint(1, 5000), u, i, chance.randint(1, 5)) for u in range(20) for i in range(25)
-                    if chance.random() < 0.5)  # fmt: skip
-    rows = [f"u{user},i{item},{rating},{time}\n" for time, user, item, rating in events]
-    (folder / "events.csv").write_text("user,item,rating,time\n" + "".join(rows))
-    items = [f"i{item},{' '.join(chance.sample(tiny.WORDS, 3))}\n" for item in range(25)]
-    (folder / "items.csv").write_text("item,title\n" + "".join(items))
+    write_ratings(folder, users=20, items=25)
     (folder / "recipe.yaml").write_text(RECIPE)
     context = open_context(load_recipe(folder / "recipe.yaml"), folder / "artifacts")
     steps = plan(context, [Evaluate()])
@@ -92,10 +78,10 @@ def arm(steps, name):
 
 
 def test_an_arm_reads_what_it_needs_and_no_more(steps):
-    needs = {name: {need.stage.label for need in arm(steps, name).needs} for name in ("none", "mean", "kar")}
+    needs = {name: set(arm(steps, name).needs) for name in ("none", "mean", "kar")}
     assert needs == {
         "none": {"ingest", "teacher"},
-        "mean": {"ingest", "teacher", "embed", "match"},
+        "mean": {"ingest", "teacher", "embed", "examples", "match"},
         "kar": {"ingest", "teacher", "knowledge"},
     }
 
@@ -135,22 +121,12 @@ def test_knowledge_reaches_later_samples_of_its_users(steps):
 
 
 @pytest.mark.parametrize("name", ["none", "mean", "kar"])
-def test_the_scorer_replays_offline_logits(steps, name):
+def test_the_scorer_replays_offline_logits(steps, offline_requests, name):
     from llmcf_cli.serve.scorer import Scorer
 
     node = arm(steps, name)
     predictions = folders(steps)["evaluate"] / "predictions" / f"{name}-seed2024.parquet"
-    with connect_read(folders(steps)["ingest"] / "data.duckdb") as connection:
-        rows = connection.sql(
-            """
-            WITH ids AS (SELECT list(item_id ORDER BY item_row) AS by_row FROM item)
-            SELECT u.user_id, i.item_id, s.time, p.logit,
-                   list_transform(s.history, lambda h: ids.by_row[h]) AS history
-            FROM sample s JOIN "user" u USING (user_row) JOIN item i USING (item_row)
-                 JOIN read_parquet(?) p ON p.sample_id = s.sample_id, ids ORDER BY s.sample_id
-            """,
-            params=[str(predictions)],
-        ).to_arrow_table()
+    rows = offline_requests(folders(steps)["ingest"] / "data.duckdb", predictions)
     assert rows.num_rows > 20
     scores = Scorer.load(node.folder / "bundle").score(rows.drop_columns(["logit"]))
     np.testing.assert_allclose(scores["logit"].to_numpy(), rows["logit"].to_numpy(), atol=1e-5)
@@ -158,9 +134,10 @@ def test_the_scorer_replays_offline_logits(steps, name):
 
 def test_a_setting_of_theirs_changes_what_reads_it(steps):
     context = arm(steps, "kar").context
+    trained = {name for name in steps if name.startswith(("train-rec", "predict"))}
     for change, stages in (
-        ("knowledge.users=3", {"knowledge", "train-rec[kar seed=2024]", "evaluate"}),
-        ("teacher.sample.fraction=0.2", {"teacher", "evaluate", *(n for n in steps if n.startswith("train-rec"))}),
+        ("knowledge.users=3", {"knowledge", "train-rec[kar seed=2024]", "predict[kar seed=2024]", "evaluate"}),
+        ("teacher.sample.fraction=0.2", {"teacher", "evaluate", *trained}),
         ("teacher.max_batch=3", set()),
     ):
         changed = open_context(load_recipe(context.store.root.parent / "recipe.yaml", [change]), context.store.root)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
@@ -73,18 +73,15 @@ messages:
 
 
 @pytest.fixture(scope="module")
-def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def where(tiny_llm: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a tiny model, data set, mix and prompt."""
-    spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).parents[1] / "tiny_llm.py")
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
     from llmcf_cli.llm.mix import build_mix
     from llmcf_cli.llm.models import load_tokenizer
     from llmcf_cli.recipe.schema import LLMSection
 
     folder = tmp_path_factory.mktemp("kill")
-    tiny.save_tiny_model(folder / "model")
-    tiny.save_tiny_data(folder / "data.duckdb")
+    tiny_llm.save_tiny_model(folder / "model")
+    tiny_llm.save_tiny_data(folder / "data.duckdb")
     (folder / "prompt.yaml").write_text(PROMPT)
     section = LLMSection.model_validate(
         {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.metrics import check_labels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -52,9 +52,9 @@ class CalibratedBaseline(Baseline):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        check_labels(data, "validation")
-        self.learn(data, seed)
         validation = data.splits["validation"]
+        check_labels(validation.label_N, "validation")
+        self.learn(data, seed)
         self._calibration = make_pipeline(StandardScaler(), LogisticRegression())
         self._calibration.fit(self.scores(validation), validation.label_N > 0.5)
 
@@ -72,19 +72,6 @@ class CalibratedBaseline(Baseline):
     @abstractmethod
     def scores(self, samples: Samples) -> np.ndarray:
         """What is known of each sample, [N, E]; never its label."""
-
-
-def check_labels(data: RankingData, split: str) -> None:
-    """Refuse a split without both labels.
-
-    Raises:
-        DataError: The split is empty or holds one label only.
-    """
-    if len(np.unique(data.splits[split].label_N)) < 2:
-        raise DataError(
-            f"the {split} split does not hold both labels", where="baseline",
-            hint="check dataset.label and dataset.split",
-        )  # fmt: skip
 
 
 def train_positives(data: RankingData) -> csr_matrix:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.rec.baselines.base import Baseline, check_labels
+from llmcf_cli.rec.baselines.base import Baseline
 from llmcf_cli.rec.baselines.config import GBMConfig
 from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.metrics import check_labels
 
 
 class GBM(Baseline):
@@ -28,7 +29,7 @@ class GBM(Baseline):
         from sklearn.ensemble import HistGradientBoostingClassifier
 
         for split in ("train", "validation"):
-            check_labels(data, split)
+            check_labels(data.splits[split].label_N, split)
         train, validation = (data.splits[split].label_N > 0.5 for split in ("train", "validation"))
         config = self.config
         self._model = HistGradientBoostingClassifier(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -133,6 +134,22 @@ def test_parts_that_do_not_fit_are_explained(bundle):
     save_file({**weights, "embedding.table_VD": torch.zeros(7, 16)}, bundle / "weights.safetensors")
     rewrite(bundle, lambda m: None)
     with pytest.raises(ModelError, match="does not fit weights for 7"):
+        load_bundle(bundle)
+
+
+def test_a_vocabulary_of_another_model_is_refused(bundle):
+    vocab = pq.read_table(bundle / "vocab.parquet")
+    pq.write_table(vocab.slice(1), bundle / "vocab.parquet")
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match=r"vocabulary of .* does not fit the spec"):
+        load_bundle(bundle)
+
+
+def test_text_vectors_of_another_encoder_are_refused(bundle):
+    arrays = load_file(bundle / "item_text.safetensors")
+    save_file({name: tensor[:, :-2].contiguous() for name, tensor in arrays.items()}, bundle / "item_text.safetensors")
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match="weights do not fit the model"):
         load_bundle(bundle)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from llmcf_cli.rec.compare import ArmRun, markdown, mean_text, notes, rows, slice_rows, summarise
+from llmcf_cli.rec.compare import ArmRun, difference_rows, markdown, mean_text, notes, rows, slice_rows, summarise
 from llmcf_cli.rec.metrics import ranking_metrics
 from llmcf_cli.rec.plots import plot
 
@@ -39,8 +39,9 @@ def runs():
 @pytest.fixture
 def report(runs):
     found = {
-        "recipe": "r", "backbone": "deepfm", "test_samples": 400, "slices": {"new users": 7, "unmeasured": 3},
-        "failed": {"broken": "it broke"}, **summarise(runs, LABEL, ("none", "text", "absent")),
+        "recipe": "r", "backbone": "deepfm", "monitor": "auc", "test_samples": 400,
+        "slices": {"new users": 7, "unmeasured": 3}, "failed": {"broken": "it broke"},
+        **summarise(runs, LABEL, ("none", "text", "absent")),
     }  # fmt: skip
     return {**found, "notes": notes(found)}
 
@@ -59,15 +60,23 @@ def test_every_arm_is_tested_against_both_references_on_pooled_logits(runs, repo
     assert report["differences"][1]["difference"] == pytest.approx(expected)
 
 
-def test_notes_say_what_is_significant_and_warn_about_one_seed(runs):
+def test_differences_are_significant_only_by_every_test_that_was_made(runs, report):
+    titles, cells = difference_rows(report)
+    assert titles == ["arms", "difference", "95 % interval", "p (DeLong)", "p (seeds)", "significant"]
+    for row, d in zip(cells, report["differences"], strict=True):
+        assert row[:2] == [f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}"]
+        assert row[-1] == ("yes" if d["p_value"] < 0.05 and d["p_value_seeds"] < 0.05 else "no")
+    by_one_test = {**report["differences"][0], "p_value": 0.001, "p_value_seeds": 0.2}
+    assert difference_rows({"differences": [by_one_test]})[1][0][-3:] == ["0.001", "0.200", "no"]
     one = summarise([r for r in runs if r.seed == 1], LABEL, ("none", "text"))
-    text = "\n".join(notes(one))
-    assert "one seed" in text
-    assert text.count("significant") == 3
-    for difference in one["differences"]:
-        sure = difference["p_value"] < 0.05
-        line = next(x for x in notes(one) if x.startswith(f"{difference['arm']} − {difference['reference']}"))
-        assert line.endswith(", significant") == sure
+    assert "p (seeds)" not in difference_rows(one)[0]
+    certain = {**one["differences"][0], "p_value": 1e-9}
+    assert difference_rows({"differences": [certain]})[1][0][-2:] == ["< 0.001", "yes"]
+
+
+def test_notes_warn_about_one_seed(runs, report):
+    assert not any("one seed" in note for note in notes(report))
+    assert any("one seed" in note for note in notes(summarise(runs[::3], LABEL, ("none",))))
 
 
 def test_differences_are_tested_over_seeds_too(runs, report):
@@ -105,7 +114,8 @@ def test_an_arm_that_failed_is_named_with_its_reason(report):
 
 def test_markdown_has_a_row_per_arm(report):
     lines = markdown(report).splitlines()
-    main = lines[: lines.index("Test AUC on cold-start slices:")]
+    main = lines[: lines.index("Differences of AUC, with 95 % intervals over the test samples:")]
+    assert all(f"| {arm} − none | " in markdown(report) for arm in ("text", "ict"))
     found = [line.split(" | ")[0] for line in main if line.startswith(("| none", "| text", "| ict"))]
     assert found == ["| none", "| text", "| ict"]
     assert all(note in markdown(report) for note in report["notes"])

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from llmcf_cli.recipe.schema import FitSection
 
 SECTION = FitSection(batch_size=64, learning_rate=0.01, epochs=4, patience=4)
 BCE = (BCEConfig(),)
+TESTS = Path(__file__).parents[2]
 ICT = (ICTConfig(dropout=0.1), (BCEConfig(), CoTReconstructionConfig()))
 
 
@@ -119,6 +121,35 @@ def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch(world, tmp_path):
         fit(model, data, SECTION, seed=1, work=tmp_path)
 
 
+def test_a_loss_that_fails_later_keeps_the_last_good_epoch(world, tmp_path, monkeypatch):
+    expected = fit(build(world), world.data, SECTION.model_copy(update={"epochs": 2}), seed=1, work=tmp_path / "two")
+    losses = RecModel.loss
+    batches = -(-len(world.data.splits["train"]) // SECTION.batch_size)
+    seen = []
+
+    def fails_in_the_third_epoch(self, output, targets):
+        seen.append(1)
+        return losses(self, output, targets) * (np.inf if len(seen) == 2 * batches + 3 else 1)
+
+    with monkeypatch.context() as patch, pytest.raises(ModelError, match="inf in epoch 3, batch 3") as caught:
+        patch.setattr(RecModel, "loss", fails_in_the_third_epoch)
+        fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "broken")
+    assert "rec.fit.learning_rate" in caught.value.hint
+    kept = json.loads((tmp_path / "broken" / "last" / "state.json").read_text())["epochs"]
+    assert [(e["loss"], e["validation"]) for e in kept] == [(e.loss, e.validation) for e in expected.epochs]
+    resumed = fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "broken")
+    whole = fit(build(world), world.data, SECTION, seed=1, work=tmp_path / "whole")
+    assert [e.loss for e in resumed.epochs] == [e.loss for e in whole.epochs]
+
+
+def test_scores_that_are_not_finite_stop_the_fit_before_they_are_kept(world, tmp_path):
+    """One batch per epoch: the loss is taken before the step that ruins the weights."""
+    section = SECTION.model_copy(update={"batch_size": 10**6, "learning_rate": 1e30})
+    with pytest.raises(ModelError, match="validation score is not finite after epoch 1"):
+        fit(build(world), world.data, section, seed=1, work=tmp_path)
+    assert not (tmp_path / "last").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_one_label_only_or_no_rows_is_refused(world, tmp_path, split):
     samples = world.data.splits[split]
@@ -204,3 +235,33 @@ def test_two_processes_train_as_one_does(world, tmp_path, two_processes):
     for epoch, (loss, validation) in zip(report.epochs, two_processes["even"][0]["epochs"], strict=True):
         assert loss == pytest.approx(epoch.loss, abs=1e-6)
         assert validation == pytest.approx(epoch.validation, abs=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_a_fit_computes_in_float32_whatever_ran_before_it(world, tmp_path, precision):
+    """Tuning a language model leaves its precision behind in the process; the recommender must not pick it up."""
+    code = textwrap.dedent(f"""
+        from accelerate import Accelerator
+        Accelerator(mixed_precision={precision!r})
+        from pathlib import Path
+        from rec_world import make_world
+        from llmcf_cli.rec.config import DeepFMConfig, ICTConfig
+        from llmcf_cli.rec.fit import fit
+        from llmcf_cli.rec.model import RecModel
+        from llmcf_cli.recipe.schema import FitSection
+        world = make_world(Path({str(tmp_path)!r}))
+        model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), seed=1)
+        report = fit(model, world.data, FitSection(epochs=1), seed=1, work=Path({str(tmp_path)!r}) / "work")
+        print(repr(report.epochs[0].loss))
+    """)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])},
+    )
+    assert done.returncode == 0, done.stderr
+    model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), seed=1)
+    here = fit(model, world.data, FitSection(epochs=1), seed=1, work=tmp_path / "here")
+    assert float(done.stdout) == pytest.approx(here.epochs[0].loss, abs=1e-6)

@@ -42,6 +42,24 @@ def test_a_metric_of_which_less_is_better_is_minimised(tmp_path):
     assert found.value == min(row["value"] for row in found.rows)
 
 
+def test_whole_numbers_stay_whole_and_the_recipes_own_may_lie_outside(tmp_path):
+    space = {
+        "rec.fit.batch_size": SearchRange(low=16, high=256, log=True),
+        "rec.backbone.dropout": SearchRange(low=0, high=1),
+        "rec.backbone.activation": SearchRange(choices=("dice", "prelu")),
+    }
+    start = {"rec.fit.batch_size": 512, "rec.backbone.dropout": 0.0, "rec.backbone.activation": "other"}
+    found = search(
+        lambda settings, work: settings["rec.backbone.dropout"], space, trials=8, start=start, monitor="auc", seed=1,
+        work=tmp_path,
+    )  # fmt: skip
+    assert found.rows[0]["settings"] == start
+    drawn = [row["settings"] for row in found.rows[1:]]
+    assert all(isinstance(s["rec.fit.batch_size"], int) and 16 <= s["rec.fit.batch_size"] <= 256 for s in drawn)
+    assert any(0 < s["rec.backbone.dropout"] < 1 for s in drawn)
+    assert {s["rec.backbone.activation"] for s in drawn} == {"dice", "prelu"}
+
+
 def test_an_interrupted_search_goes_on_and_finds_the_same(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()

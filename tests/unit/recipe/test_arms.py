@@ -82,9 +82,14 @@ def test_changes_merge_sections_and_replace_other_components(recipe):
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 0, high: 1, log: true}}}", "log needs a positive low"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2, high: 1}}}", "not below"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2}}}", "either low and high, or choices"),
+        ("{trials: 2, space: {rec.fit.learning_rat: {low: 1, high: 2}}}", "no arm of the comparison has this setting"),
+        ("{trials: 2, space: {rec.fit.epochs: {low: 1.5, high: 2}}}", "arm 'none' cannot take 1.5"),
+        ("{trials: 2, space: {rec.backbone.dropout: {choices: [0, 2]}}}", "arm 'other backbone' cannot take 2"),
+        ("{trials: 2, space: {rec.augment.heads: {low: 0, high: 2}}}", "arm 'eight' cannot take 0"),
     ],
 )
 def test_a_search_says_what_is_wrong_with_it(tmp_path, search, message):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, TEXT + f"search: {search}\n")
     assert message in str(caught.value)
+    assert "r.yaml:" in str(caught.value)

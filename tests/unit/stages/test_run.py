@@ -50,7 +50,7 @@ class Second(Stage):
         (job.work / "checkpoint").touch()
         if Second.fails:
             raise KeyboardInterrupt
-        number = int((job.inputs["first[of two words]"] / "number.txt").read_text()) + job.recipe.second
+        number = int((job.inputs["first"] / "number.txt").read_text()) + job.recipe.second
         return {"sum": number}
 
 
@@ -88,7 +88,7 @@ def test_the_reason_names_the_setting_and_its_consequence(tmp_path):
         ("second", True, "second 1 → 5"),
     ]
     changed = states(steps_of(tmp_path, first=7))
-    assert changed == [("first", True, "first 1 → 7"), ("second", True, "first[of two words] changed")]
+    assert changed == [("first", True, "first 1 → 7"), ("second", True, "first changed")]
     assert run(steps_of(tmp_path, first=7)) == [{"number": 7}, {"sum": 8}]
 
 

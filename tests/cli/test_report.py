@@ -1,0 +1,41 @@
+"""What is printed at the end of a run fits the terminal, however many arms there are."""
+
+import pytest
+
+from llmcf_cli.cli import report
+from llmcf_cli.cli.console import console
+from llmcf_cli.cli.report import GAP, _fitting
+
+
+@pytest.mark.parametrize("total", [30, 80, 120])
+def test_columns_are_dealt_into_tables_that_fit(total):
+    widths = [15, 18, 16, 9, 20, 14, 6, 7, 10, 40]
+    groups = _fitting(widths, total)
+    assert [place for group in groups for place in group] == list(range(1, len(widths)))
+    for group in groups:
+        assert len(group) == 1 or widths[0] + sum(widths[place] + GAP for place in group) <= total
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """Set the terminal's width; the one console reads it when it is made."""
+
+    def set_width(columns):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        console.cache_clear()
+
+    yield set_width
+    console.cache_clear()
+
+
+@pytest.mark.parametrize(("columns", "tables"), [(40, 4), (60, 2), (100, 1)])
+def test_no_cell_is_broken_and_no_line_is_longer_than_the_terminal(capsys, terminal, columns, tables):
+    terminal(columns)
+    titles = ["arm", "AUC ↑", "logloss ↓", "gAUC ↑", "parameters"]
+    cells = [[f"arm number {n}", "0.7000 ± 0.0100", "0.6000 ± 0.0001", "0.7100 ± 0.0200", "1,000,000"] for n in (1, 2)]
+    report._text_table(titles, cells, title="Test split")
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    text = "\n".join(lines)
+    assert all(text.count(cell) == sum(row.count(cell) for row in cells) for row in cells for cell in row[1:])
+    assert text.count("arm number 1") == tables
