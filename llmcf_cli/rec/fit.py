@@ -16,8 +16,7 @@ import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
-from accelerate.utils import AutocastKwargs
-from accelerate.utils import DistributedType, broadcast
+from accelerate.utils import AutocastKwargs, DistributedType, broadcast
 from torch.nn.parallel import DistributedDataParallel
 
 from llmcf_cli.core.errors import DataError, ModelError
