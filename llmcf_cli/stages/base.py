@@ -135,6 +135,43 @@ class Stage(ABC):
 
 
 @dataclass(frozen=True)
+class ArmStage(Stage):
+    """A stage of one arm of the comparison.
+
+    Attributes:
+        arm: Name of the arm.
+    """
+
+    arm: str
+
+    @property
+    def owner(self) -> str:
+        return self.arm
+
+    @property
+    def variant(self) -> str:
+        return self.arm
+
+    def view(self, recipe: Recipe) -> Recipe:
+        return recipe.arms.get(self.arm, recipe)
+
+
+@dataclass(frozen=True)
+class SeededArmStage(ArmStage):
+    """A stage of one arm and seed.
+
+    Attributes:
+        seed: The seed.
+    """
+
+    seed: int
+
+    @property
+    def variant(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+
+@dataclass(frozen=True)
 class Node:
     """A stage with its key, in a plan.
 

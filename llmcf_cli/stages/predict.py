@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.ranking_data import arm_stages, ranking_data
 from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
 from llmcf_cli.store.artifacts import MANIFEST, read_manifest
@@ -25,34 +25,15 @@ PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
-class Predict(Stage):
-    """Scores the test split once with an arm's bundle.
-
-    Attributes:
-        arm: Name of the arm among `Recipe.arms`.
-        seed: Seed it was trained with.
-    """
-
-    arm: str
-    seed: int
+class Predict(SeededArmStage):
+    """Scores the test split once with an arm's bundle."""
 
     name = "predict"
     version = 1
 
     @property
-    def owner(self) -> str:
-        return self.arm
-
-    @property
-    def variant(self) -> str:
-        return f"{self.arm} seed={self.seed}"
-
-    @property
     def role(self) -> str:
         return self.label
-
-    def view(self, recipe: Recipe) -> Recipe:
-        return recipe.arms.get(self.arm, recipe)
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}

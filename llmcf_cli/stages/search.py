@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.recipe.schema import Recipe, SearchRange
-from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.base import ArmStage, Job, Stage
 from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
 
 if TYPE_CHECKING:
@@ -19,28 +19,11 @@ BEST = "best.json"
 
 
 @dataclass(frozen=True)
-class Search(Stage):
-    """Finds an arm's settings; the test split is not read.
-
-    Attributes:
-        arm: Name of the arm among `Recipe.arms`.
-    """
-
-    arm: str
+class Search(ArmStage):
+    """Finds an arm's settings; the test split is not read."""
 
     name = "search"
     version = 1
-
-    @property
-    def owner(self) -> str:
-        return self.arm
-
-    @property
-    def variant(self) -> str:
-        return self.arm
-
-    def view(self, recipe: Recipe) -> Recipe:
-        return recipe.arms.get(self.arm, recipe)
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "search": recipe.search, **trained_sections(recipe)}

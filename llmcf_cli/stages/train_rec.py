@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
 from llmcf_cli.stages.search import Search, best_settings
 from llmcf_cli.store.open import read_meta
@@ -21,30 +21,11 @@ BUNDLE = "bundle"
 
 
 @dataclass(frozen=True)
-class TrainRec(Stage):
-    """Fits an arm on the train split, stopping by validation; the test split is not read.
-
-    Attributes:
-        arm: Name of the arm among `Recipe.arms`.
-        seed: Seed of initialisation and batch order.
-    """
-
-    arm: str
-    seed: int
+class TrainRec(SeededArmStage):
+    """Fits an arm on the train split, stopping by validation; the test split is not read."""
 
     name = "train-rec"
     version = 2
-
-    @property
-    def owner(self) -> str:
-        return self.arm
-
-    @property
-    def variant(self) -> str:
-        return f"{self.arm} seed={self.seed}"
-
-    def view(self, recipe: Recipe) -> Recipe:
-        return recipe.arms.get(self.arm, recipe)
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": self.seed, **trained_sections(recipe)}
