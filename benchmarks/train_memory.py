@@ -79,7 +79,7 @@ def train(folder: Path) -> None:
     from llmcf_cli.rec.dataset import load_ranking_data
     from llmcf_cli.rec.fit import fit
     from llmcf_cli.rec.model import RecModel
-    from llmcf_cli.recipe.schema import FitSection
+    from llmcf_cli.recipe.sections import FitSection
 
     tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("item_text", "examples", "matches")}
     data = load_ranking_data(folder / "data.duckdb", history_length=LENGTH, **tables)

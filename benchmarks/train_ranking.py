@@ -29,7 +29,7 @@ from llmcf_cli.rec.config import DeepFMConfig, NoneConfig
 from llmcf_cli.rec.dataset import RankingData
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 TARGET, BATCH = 1.5, 512
 PEERS = ("fuxictr", "torch-rechub")

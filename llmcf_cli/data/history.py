@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmcf_cli.recipe.schema import HistorySection
+from llmcf_cli.recipe.sections import HistorySection
 
 
 def build_samples(con: Any, section: HistorySection) -> None:

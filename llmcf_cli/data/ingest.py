@@ -17,7 +17,7 @@ from llmcf_cli.data.raw import Entity, Locate, RawTables, columns_of, first_sent
 from llmcf_cli.data.report import SPLITS, IngestReport, SplitCount, StepLog
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.schema import DatasetSection
+from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_write
 from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 

@@ -25,7 +25,7 @@ from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
 from llmcf_cli.llm.texts import Ask, Fault, TextCache, fit_asks
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
-from llmcf_cli.recipe.schema import CoTSection
+from llmcf_cli.recipe.sections import CoTSection
 from llmcf_cli.store.open import connect_read, connect_write
 from llmcf_cli.store.tables import COT
 

@@ -26,7 +26,7 @@ from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.texts import Fault, TextCache, fit_asks
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
-from llmcf_cli.recipe.schema import KnowledgeSection
+from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.store.open import connect_read, connect_write
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT
 

@@ -23,7 +23,7 @@ from llmcf_cli.llm.config import JsonlMixConfig, ParquetMixConfig, Recommendatio
 from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.schema import LLMSection
+from llmcf_cli.recipe.sections import LLMSection
 from llmcf_cli.store.open import connect_read
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))

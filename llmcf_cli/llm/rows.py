@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.recipe.schema import TrainSampleSection
+from llmcf_cli.recipe.sections import TrainSampleSection
 
 # By a digest, so that the order is the same on every machine, and a longer prefix contains every shorter one. Balanced:
 # positives and negatives in turn, until one of them runs out.

@@ -26,7 +26,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.models import resolved_precision
 from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
-from llmcf_cli.recipe.schema import TeacherSection
+from llmcf_cli.recipe.sections import TeacherSection
 from llmcf_cli.store.open import connect_read, connect_write
 from llmcf_cli.store.tables import ANSWER, TEACHER_SCORE
 

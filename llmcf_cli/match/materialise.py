@@ -21,7 +21,7 @@ from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.vectors import item_text_array
 from llmcf_cli.match.guard import Clock, Guard, Keys
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.schema import MatchSection
+from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.store.open import connect_read, read_meta
 from llmcf_cli.store.tables import example_match
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.rec.dataset import RankingData
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 WEIGHTS, OPTIMIZER, STATE, BEST = "weights.safetensors", "optimizer.pt", "state.json", "best.safetensors"
 

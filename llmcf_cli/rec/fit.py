@@ -27,7 +27,7 @@ from llmcf_cli.rec.dataset import RankingData
 from llmcf_cli.rec.metrics import check_labels, ranking_metrics
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
 UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)

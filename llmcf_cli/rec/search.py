@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.fit import HIGHER_IS_BETTER
-from llmcf_cli.recipe.schema import SearchRange
+from llmcf_cli.recipe.sections import SearchRange
 
 TRIALS = "trials.json"
 

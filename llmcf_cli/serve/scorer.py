@@ -21,7 +21,7 @@ from llmcf_cli.rec.bundle import Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
-from llmcf_cli.recipe.schema import MatchSection
+from llmcf_cli.recipe.sections import MatchSection
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
-from llmcf_cli.recipe.schema import Recipe, VariantSection, arm_name
+from llmcf_cli.recipe.schema import Recipe, arm_name
+from llmcf_cli.recipe.sections import VariantSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.ingest import Ingest

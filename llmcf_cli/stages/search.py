@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmcf_cli.recipe.schema import Recipe, SearchRange
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.stages.base import ArmStage, Job, Stage
 from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
 

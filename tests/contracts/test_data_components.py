@@ -12,7 +12,7 @@ import pytest
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.report import SPLITS
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.schema import DatasetSection
+from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER, sql_type
 

@@ -13,7 +13,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import total_loss
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 BACKBONES, AUGMENTERS, OBJECTIVES = (registry().names(kind) for kind in ("backbone", "augmenter", "objective"))
 PAIRS = list(itertools.product(BACKBONES, AUGMENTERS))

@@ -46,14 +46,14 @@ if sys.argv[1] == "tune":
 elif sys.argv[1] == "teacher":
     from llmcf_cli.llm.config import RecommendationMixConfig
     from llmcf_cli.llm.teacher import ask_teacher
-    from llmcf_cli.recipe.schema import TeacherSection
+    from llmcf_cli.recipe.sections import TeacherSection
     report = ask_teacher(TeacherSection(max_batch=4, precision="fp32"), RecommendationMixConfig(),
                          data=where / "data.duckdb", model=where / "model", model_digest="m",
                          cache=run / "cache.duckdb", out=run / "teacher.parquet", seed=5, progress=Loud())
 else:
     from llmcf_cli.llm.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.schema import CoTSection
+    from llmcf_cli.recipe.sections import CoTSection
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": 20},
         "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
@@ -77,7 +77,7 @@ def where(tiny_llm: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Folder with a tiny model, data set, mix and prompt."""
     from llmcf_cli.llm.mix import build_mix
     from llmcf_cli.llm.models import load_tokenizer
-    from llmcf_cli.recipe.schema import LLMSection
+    from llmcf_cli.recipe.sections import LLMSection
 
     folder = tmp_path_factory.mktemp("kill")
     tiny_llm.save_tiny_model(folder / "model")

@@ -12,7 +12,7 @@ from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.llm.generate import generate_cots
 from llmcf_cli.llm.rows import choose_train
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.schema import CoTSection, TrainSampleSection
+from llmcf_cli.recipe.sections import CoTSection, TrainSampleSection
 from llmcf_cli.store.tables import COT
 
 PROMPT = """

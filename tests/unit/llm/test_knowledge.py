@@ -15,7 +15,7 @@ from llmcf_cli.llm.engines.transformers import TransformersEngine
 from llmcf_cli.llm.knowledge import ALWAYS, write_knowledge
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.schema import KnowledgeSection
+from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.store.tables import ITEM, KNOWLEDGE_TEXT, SAMPLE, USER
 
 PROMPTS = {

@@ -11,7 +11,7 @@ import pytest
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.llm.mix import MixReport, build_mix
 from llmcf_cli.llm.models import load_tokenizer
-from llmcf_cli.recipe.schema import LLMSection
+from llmcf_cli.recipe.sections import LLMSection
 
 PAIRS = [{"instruction": f"say {n}", "input": "loudly" if n % 2 else "", "output": f"it is {n}"} for n in range(30)]
 

@@ -17,7 +17,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.mix import MixContext, RecommendationSource
 from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.llm.teacher import ask_teacher
-from llmcf_cli.recipe.schema import TeacherSection
+from llmcf_cli.recipe.sections import TeacherSection
 from llmcf_cli.store.tables import TEACHER_SCORE
 
 TEXTS = [f"the user liked a film about {' '.join(['space travel'] * n)}. Answer with Yes or No." for n in (1, 5, 2, 9)]

@@ -21,7 +21,7 @@ from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.metrics import ranking_metrics
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 SECTION = FitSection(batch_size=64, learning_rate=0.01, epochs=4, patience=4)
 BCE = (BCEConfig(),)
@@ -180,7 +180,7 @@ from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 from llmcf_cli.rec.metrics import ranking_metrics
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 state, out = Accelerator(), Path(sys.argv[2])
 folder = out / f"world{state.process_index}"; folder.mkdir()
 data = module.make_world(folder).data
@@ -248,7 +248,7 @@ def test_a_fit_computes_in_float32_whatever_ran_before_it(world, tmp_path, preci
         from llmcf_cli.rec.config import DeepFMConfig, ICTConfig
         from llmcf_cli.rec.fit import fit
         from llmcf_cli.rec.model import RecModel
-        from llmcf_cli.recipe.schema import FitSection
+        from llmcf_cli.recipe.sections import FitSection
         world = make_world(Path({str(tmp_path)!r}))
         model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), seed=1)
         report = fit(model, world.data, FitSection(epochs=1), seed=1, work=Path({str(tmp_path)!r}) / "work")

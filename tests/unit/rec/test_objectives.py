@@ -17,7 +17,7 @@ from llmcf_cli.rec.dataset import load_ranking_data
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import BCE, Distill, total_loss
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 LOGITS = [0.3, -1.2, 2.5, 0.0, -4.0]
 TEACHER = [1.0, math.nan, -0.5, 3.0, math.nan]

@@ -7,7 +7,7 @@ import pytest
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.rec.search import search
-from llmcf_cli.recipe.schema import SearchRange
+from llmcf_cli.recipe.sections import SearchRange
 
 SPACE = {
     "rec.fit.learning_rate": SearchRange(low=1e-4, high=1e-1, log=True),

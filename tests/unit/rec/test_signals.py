@@ -17,7 +17,7 @@ from llmcf_cli.rec.config import DeepFMConfig, ICTConfig, SignalsConfig
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.signals import SIGNAL_NAMES, Standardise, signal_names, signals_of
-from llmcf_cli.recipe.schema import FitSection
+from llmcf_cli.recipe.sections import FitSection
 
 
 def by_hand(data, split, row):

@@ -1,0 +1,305 @@
+"""The sections of a recipe: every field with its meaning and default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, model_validator
+
+from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime
+from llmcf_cli.recipe.component import ComponentOf
+
+Source = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("source")]
+Label = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("label")]
+Split = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("split")]
+MixSource = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("mix_source")]
+Tuner = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("tuner")]
+Engine = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("engine")]
+Judge = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("judge")]
+Space = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("space")]
+Searcher = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("searcher")]
+Backbone = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("backbone")]
+Augmenter = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("augmenter")]
+Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
+Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class HistorySection(Config):
+    """Which of a user's earlier events a sample carries."""
+
+    max_length: Positive = 20
+    """Most recent events kept, all strictly before the sample's own time."""
+    events: Literal["positive", "all"] = "positive"
+    """`positive`: only liked or clicked items (as in DIN); `all`: every earlier interaction."""
+
+
+class KCoreSection(Config):
+    """Least number of interactions a user and an item must have; repeated until stable."""
+
+    user: Annotated[int, Field(ge=0)] = 0
+    """Least interactions per user; 0 and 1 filter nothing."""
+    item: Annotated[int, Field(ge=0)] = 0
+    """Least interactions per item."""
+
+
+class TextSection(Config):
+    """How an item and a user read in prompts and to the text encoder: Mustache templates over their columns."""
+
+    item: str = ""
+    """e.g. `{{movie_title}} ({{release_year}})`. Empty: all item columns, joined by commas."""
+    user: str = ""
+    """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns, joined by commas."""
+
+
+class DatasetSection(Config):
+    """The data set and how samples are made from it (`ingest`)."""
+
+    source: Source
+    """Where the raw tables are and how to read them."""
+    label: Label
+    """What counts as a positive sample, and where negatives come from."""
+    split: Split
+    """Which samples are for training, validation and test."""
+    history: HistorySection = HistorySection()
+    """The events before a sample that the models see."""
+    max_users: Positive | None = None
+    """Users drawn at random before the k-core, for a trial at a smaller size; None: all."""
+    k_core: KCoreSection = KCoreSection()
+    """Filter for users and items with few interactions."""
+    text: TextSection = TextSection()
+    """Texts of items and users."""
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of unparsable rows past which ingest stops instead of dropping them."""
+
+
+class MixPart(Config):
+    """One ingredient of the tuning mix."""
+
+    source: MixSource
+    """Where the instruction–answer pairs come from."""
+    share: Annotated[float, Field(gt=0, le=1)]
+    """Share of the mix's samples; the shares of a mix sum to 1."""
+
+
+class LLMSection(Config):
+    """The language model and its tuning (`train-llm`)."""
+
+    model: FilePath
+    """`asset:NAME` or a folder in Hugging Face format holding a causal language model."""
+    mix: tuple[MixPart, ...] = Field(min_length=1)
+    """Recommendation and general instruction data, by share."""
+    count: Positive | None = None
+    """Samples in the mix; None takes the most that the shares allow without repeating any."""
+    tune: Tuner
+    """How the weights are updated."""
+
+    @model_validator(mode="after")
+    def _shares_sum_to_one(self) -> LLMSection:
+        total = sum(part.share for part in self.mix)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of llm.mix sum to {total:g}, not 1")
+        return self
+
+
+class TrainSampleSection(Config):
+    """Which train samples the language model is asked about."""
+
+    count: Positive | None = None
+    """Number of train samples."""
+    fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the train samples (the paper: 0.1)."""
+    balance: Literal["none", "labels"] = "none"
+    """`labels`: as many positive as negative samples, as far as there are enough."""
+
+    @model_validator(mode="after")
+    def _one_size(self) -> TrainSampleSection:
+        if (self.count is None) == (self.fraction is None):
+            raise ValueError("give either count or fraction")
+        return self
+
+
+class CoTSection(Config):
+    """Chains of thought for a sample of the train interactions (`gen-cot`)."""
+
+    prompt: FilePath
+    """A prompt file, relative to the recipe or one of the library's, e.g. `prompts/single.yaml`."""
+    sample: TrainSampleSection
+    """The train samples that are written about."""
+    engine: Engine
+    """What generates the text, and its decoding settings."""
+    judge: Judge = Field(default="rubric", validate_default=True)
+    """Scores the candidates of a sample; the best is kept."""
+
+
+class TeacherSection(Config):
+    """The tuned model's own answers to train samples, which the objective `distill` learns from (`teacher`).
+
+    The question is that of the mix's `recommendation` source.
+    """
+
+    sample: TrainSampleSection = TrainSampleSection(fraction=1.0)
+    """The train samples it is asked about; the others do not enter the objective."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a question, beyond which the oldest history is left out; None: what the model's context allows."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+    batch_tokens: Annotated[Positive, Runtime()] = 16384
+    """Most tokens of a batch, padding included."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Most questions of a batch; a killed run loses at most one batch."""
+
+
+class KnowledgeSection(Config):
+    """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
+
+    user_prompt: FilePath
+    """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
+    item_prompt: FilePath
+    """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
+    users: Annotated[int, Field(ge=0)] | None = None
+    """Users written about, those with the most train events first; None: all that have any."""
+    items: Annotated[int, Field(ge=0)] | None = None
+    """Items written about, those with the most train events first; None: the whole catalogue."""
+    user_events: Fraction = 0.5
+    """First share of a user's positive train events that the text is written from; it is used after those only."""
+    max_history: Positive = 20
+    """Most recent of these events that the prompt names."""
+    engine: Engine = Field(default="transformers", validate_default=True)
+    """What generates the texts, and its decoding settings; of several texts per prompt the first is taken."""
+
+
+class CollaborativeSection(Config):
+    """The collaborative space: item vectors from who took what in the train split (`collab`)."""
+
+    dim: Positive = 64
+    """Numbers per vector; fewer where users or items are fewer."""
+    folds: Annotated[int, Field(ge=2, le=100)] = 10
+    """Parts that users are dealt into; a train row is matched with vectors made without its part."""
+
+
+class MatchSection(Config):
+    """Which examples a sample sees (`embed` and `match`), and the collaborative space (`collab`)."""
+
+    space: Space
+    """How queries and examples become vectors."""
+    search: Searcher = Field(default="exact", validate_default=True)
+    """How the nearest examples are found."""
+    k: Positive = 4
+    """Examples per sample (the paper's K)."""
+    balance: Literal["labels", "none"] = "labels"
+    """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
+    without_cot: TrainSampleSection | None = None
+    """Further train samples that join the examples without a chain of thought; None: none do."""
+    exclude: Literal["strict", "reference"] = "strict"
+    """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
+    train row finds itself; for measuring that leak only."""
+    collaborative: CollaborativeSection = CollaborativeSection()
+    """Item vectors from the train positives; made where an arm reads them."""
+
+    @model_validator(mode="after")
+    def _even(self) -> MatchSection:
+        if self.balance == "labels" and self.k % 2:
+            raise ValueError(f"match.k is {self.k}, but balance: labels needs an even number")
+        return self
+
+
+class FitSection(Config):
+    """The training loop of `train-rec`."""
+
+    batch_size: Positive = 512
+    """Samples per step (over all processes)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """Step size of Adam."""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2 penalty as Adam's weight decay."""
+    epochs: Positive = 30
+    """Most passes over the train split."""
+    patience: Annotated[int, Field(ge=0)] = 2
+    """Epochs without a better validation score before stopping; the best epoch's weights are kept."""
+    monitor: Literal["auc", "logloss", "gauc"] = "auc"
+    """Validation metric that early stopping and every choice go by."""
+    evaluation_batch_size: Annotated[Positive, Runtime()] = 4096
+    """Samples per forward pass in evaluation."""
+
+
+class VariantSection(Config):
+    """An arm of the comparison that differs from the recipe in more than its augmenter: a control, an ablation, KD."""
+
+    name: str = Field(pattern=r"^[^\[\]/\\]+$", max_length=60)
+    """Name of the arm in tables; no brackets or slashes."""
+    set: dict[str, Any] = Field(min_length=1)
+    """Key path → value, as with `--set`: `{match.search: random, rec.augment.heads: 4}`."""
+    meaning: str = ""
+    """What the arm shows, for the tables."""
+
+
+class RecSection(Config):
+    """The recommender (`train-rec` and `evaluate`)."""
+
+    task: Literal["ranking"] = "ranking"
+    """`ranking`: predict the label of a (user, item) pair."""
+    backbone: Backbone
+    """The collaborative-filtering model."""
+    augment: Augmenter = Field(default="ict", validate_default=True)
+    """Where the extra context feature comes from; the arm that is bundled for serving."""
+    objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)
+    """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
+    cot: Literal["own", "shuffled"] = "own"
+    """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""
+    fit: FitSection = FitSection()
+    """Optimiser, batch size and stopping."""
+    compare: tuple[Augmenter, ...] = ()
+    """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
+    variants: tuple[VariantSection, ...] = ()
+    """Further arms: the recipe with some values changed."""
+    baselines: tuple[Baseline, ...] = ()
+    """Simple models from other libraries that stand in the comparison too."""
+    references: tuple[str, ...] = ("none", "text")
+    """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
+    seeds: tuple[int, ...] = ()
+    """One run per arm and seed; empty means the recipe's own seed."""
+
+
+class SearchRange(Config):
+    """The values a setting may take in the search: a range of numbers, or choices."""
+
+    low: float | None = None
+    """Least value of a range."""
+    high: float | None = None
+    """Greatest value of a range."""
+    log: bool = False
+    """Draw the logarithm evenly rather than the value; `low` must be positive."""
+    choices: tuple[Any, ...] = ()
+    """Values to choose from, instead of a range."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SearchRange:
+        is_range = self.low is not None and self.high is not None
+        if is_range == bool(self.choices) or (self.low is None) != (self.high is None):
+            raise ValueError("give either low and high, or choices")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and not (self.low and self.low > 0):
+            raise ValueError("log needs a positive low")
+        return self
+
+
+class SearchSection(Config):
+    """Tuning with the same trials and the same space for every arm, judged on validation only (`search`)."""
+
+    trials: Positive
+    """Settings tried per arm; the first is the recipe's own."""
+    space: dict[str, SearchRange] = Field(min_length=1)
+    """Key path below `rec` → its range, e.g. `rec.fit.learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}`."""
+    epochs: Positive | None = None
+    """Most epochs of a trial; None: those of `rec.fit`."""
+
+    @model_validator(mode="after")
+    def _only_the_recommender(self) -> SearchSection:
+        foreign = [path for path in self.space if not path.startswith(("rec.fit.", "rec.backbone.", "rec.augment."))]
+        if foreign:
+            raise ValueError(f"{foreign[0]} is not below rec.fit, rec.backbone or rec.augment")
+        return self
