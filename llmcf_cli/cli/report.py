@@ -71,9 +71,10 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
 
 
 def failed_step(step: Step, error: LlmcfError) -> None:
-    """Say that a step failed, and why; the rest goes on."""
+    """Say that a step failed; of an arm's also why, since the rest goes on."""
     console().print(f"[red]✗ {_escape(step.node.label)}[/]")
-    console().print(f"  {error}", style="red", markup=False)
+    if step.node.stage.owner:
+        console().print(f"  {error}", style="red", markup=False)
 
 
 def comparison(report: Mapping[str, Any]) -> None:
