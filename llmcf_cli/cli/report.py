@@ -67,7 +67,9 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
     if manifest.report["bundle"]:
         console().print(f"model to serve: {manifest.report['bundle']}", markup=False, soft_wrap=True)
-    console().print(f"next: llmcf run {recipe} --set match.k=6", markup=False)
+    matched = any(step.node.stage.name == "match" for step in steps)
+    following = f"run {recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
+    console().print(f"next: llmcf {following}", markup=False)
 
 
 def failed_step(step: Step, error: LlmcfError) -> None:

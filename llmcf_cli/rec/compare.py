@@ -94,7 +94,10 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that",
             f"significant: p < {LEVEL} in DeLong's test over the test samples",
         ]
-    return [f"significant: p < {LEVEL} in DeLong's test over the test samples and in a paired t-test over the seeds"]
+    return [
+        "differences are of logits averaged over an arm's seeds, so they are not those of the mean AUCs above",
+        f"significant: p < {LEVEL} in DeLong's test over the test samples and in a paired t-test over the seeds",
+    ]
 
 
 def p_text(value: float | None) -> str:

@@ -137,6 +137,7 @@ def _variant_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
     problems = []
     for place, variant in enumerate(recipe.rec.variants):
         changes = [f"{path}={json.dumps(value)}" for path, value in variant.set.items()]
+        changes.append("rec.references=[]")  # they are arms of the whole comparison
         changed, found = apply_overrides(root, changes)
         try:
             Recipe.model_validate(plain(changed))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import ComponentConfig, Config
 from llmcf_cli.recipe.sections import (
     CoTSection,
@@ -65,6 +66,12 @@ class Recipe(Config):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"two arms of the comparison are called {twice[0]!r}")
+        known = {*names, *type(self.rec).model_fields["references"].get_default()}
+        unknown = [name for name in self.rec.references if name not in known]
+        if unknown and len(names) > 1:
+            near = closest(unknown[0], names)
+            suggestion = f"; did you mean {near!r}?" if near else f"; its arms are {', '.join(names)}"
+            raise ValueError(f"rec.references names {unknown[0]!r}, which is no arm of the comparison{suggestion}")
         return self
 
     @cached_property

@@ -51,14 +51,14 @@ class Scorer:
         )
 
     @classmethod
-    def load(cls, bundle: Path) -> Scorer:
+    def load(cls, bundle: str | Path) -> Scorer:
         """The scorer of a bundle, which holds everything it needs.
 
         Raises:
             StoreError: The folder is no complete bundle.
             ModelError: Its parts do not fit together.
         """
-        return cls(load_bundle(bundle))
+        return cls(load_bundle(Path(bundle)))
 
     def score(self, requests: pa.Table) -> pa.Table:
         """Score requests.

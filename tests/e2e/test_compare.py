@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.metrics import log_loss, roc_auc_score
 from typer.testing import CliRunner, Result
 
@@ -78,6 +79,15 @@ BROKEN = {
     "without examples": {"rec.augment": "ict", "cot.judge.min_words": 1000},
 }
 """Variants that cannot be trained: one by its settings, one for want of data."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Runs in this process and in others are compared to the last bit, which the number of threads decides."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -93,3 +93,10 @@ def test_a_search_says_what_is_wrong_with_it(tmp_path, search, message):
         load(tmp_path, TEXT + f"search: {search}\n")
     assert message in str(caught.value)
     assert "r.yaml:" in str(caught.value)
+
+
+def test_references_are_arms(tmp_path):
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, TEXT + "  references: [none, eihgt]\n")
+    assert "'eihgt', which is no arm of the comparison; did you mean 'eight'?" in str(caught.value)
+    assert load(tmp_path, TEXT + "  references: [none, eight]\n").rec.references == ("none", "eight")
