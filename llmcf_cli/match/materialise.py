@@ -119,26 +119,29 @@ class _Search:
         self.section, self.data, self.history_length = section, data, history_length
         self.space = registry().build("space", section.space)
         self.text_IT = item_text_array(item_text, item_text.num_rows)
-        self.examples, self.ids = examples, examples["sample_id"].to_numpy()
+        self.ids, self.labels, self.keys = (
+            examples["sample_id"].to_numpy(),
+            examples["label"].to_numpy(),
+            keys(examples),
+        )
+        self.rows = encode_rows(example_rows(data, examples), history_length)
         self.guard = Guard(clock, examples["split"].to_pylist(), section.exclude)
 
     def matches(self, part: _Part) -> Iterator[list[Any]]:
         """Columns of `example_match`, block by block."""
         item_ID = self.space.item_vectors(self.text_IT, part.collaborative_IC)
-        index = registry().build("searcher", self.section.search).prepare(
-            self._example_vectors(item_ID), keys(self.examples), self.examples["label"].to_numpy(),
-            balance=self.section.balance, guard=self.guard,
-        )  # fmt: skip
+        example_ED = self.space.example_vectors(item_ID, self.rows.item_row_N, self.rows.history_row_NL)
+        index = (
+            registry()
+            .build("searcher", self.section.search)
+            .prepare(example_ED, self.keys, self.labels, balance=self.section.balance, guard=self.guard)
+        )
         for rows in _samples(self.data, part):
             block = encode_rows(rows, self.history_length)
             query_ND = self.space.query_vectors(item_ID, block.item_row_N, block.history_row_NL)
             found = index.search(query_ND, keys(rows), k=self.section.k)
             ids_NK = np.where(found.index_NK >= 0, self.ids[found.index_NK], -1)
             yield [rows["sample_id"], _lists(ids_NK), _lists(found.score_NK)]
-
-    def _example_vectors(self, item_ID: np.ndarray) -> np.ndarray:
-        rows = encode_rows(example_rows(self.data, self.examples), self.history_length)
-        return self.space.example_vectors(item_ID, rows.item_row_N, rows.history_row_NL)
 
 
 def example_rows(data: Path, examples: pa.Table) -> pa.Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
@@ -19,7 +19,9 @@ from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
+    from llmcf_cli.rec.config import BackboneConfig
     from llmcf_cli.rec.dataset import RankingData
+    from llmcf_cli.rec.model import RecModel
 
 MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
     "text": (Embed,),
@@ -70,6 +72,14 @@ def trained_sections(recipe: Recipe) -> dict[str, Any]:
         "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit,
         "rec.cot": rec.cot if "examples" in rec.augment.needs else "own",
     }  # fmt: skip
+
+
+def arm_model(recipe: Recipe, data: RankingData, seed: int) -> RecModel:
+    """The untrained model of the recipe's arm."""
+    from llmcf_cli.rec.model import RecModel
+
+    backbone = cast("BackboneConfig", recipe.rec.backbone)
+    return RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=seed)
 
 
 def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:

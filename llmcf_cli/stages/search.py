@@ -6,15 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.stages.base import ArmStage, Job, Stage
-from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
-
-if TYPE_CHECKING:
-    from llmcf_cli.rec.config import BackboneConfig
+from llmcf_cli.stages.ranking_data import arm_model, arm_stages, ranking_data, trained_sections
 
 BEST = "best.json"
 
@@ -34,7 +31,6 @@ class Search(ArmStage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.fit import fit
-        from llmcf_cli.rec.model import RecModel
         from llmcf_cli.rec.search import search
 
         recipe, section = job.recipe, job.recipe.search
@@ -44,8 +40,7 @@ class Search(ArmStage):
         def judge(settings: Mapping[str, Any], work: Path) -> float:
             tried = recipe.with_changes(settings)
             epochs = min(section.epochs or tried.rec.fit.epochs, tried.rec.fit.epochs)
-            backbone = cast("BackboneConfig", tried.rec.backbone)
-            model = RecModel(data.resources, backbone, tried.rec.augment, arm_objectives(tried), seed=recipe.seed)
+            model = arm_model(tried, data, recipe.seed)
             limited = tried.rec.fit.model_copy(update={"epochs": epochs})
             return fit(model, data, limited, seed=recipe.seed, work=work).best[tried.rec.fit.monitor]
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, SeededArmStage, Stage
-from llmcf_cli.stages.ranking_data import arm_objectives, arm_stages, ranking_data, trained_sections
+from llmcf_cli.stages.ranking_data import arm_model, arm_stages, ranking_data, trained_sections
 from llmcf_cli.stages.search import Search, best_settings
 from llmcf_cli.store.open import read_meta
-
-if TYPE_CHECKING:
-    from llmcf_cli.rec.config import BackboneConfig
 
 BUNDLE = "bundle"
 """Folder of the model to serve, inside the stage's folder."""
@@ -37,14 +34,12 @@ class TrainRec(SeededArmStage):
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.bundle import save_bundle
         from llmcf_cli.rec.fit import fit
-        from llmcf_cli.rec.model import RecModel
 
         recipe = job.recipe
         if recipe.search:
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
         data = ranking_data(recipe, job.inputs)
-        backbone = cast("BackboneConfig", recipe.rec.backbone)
-        model = RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=self.seed)
+        model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         clock = read_meta(job.database)["clock"]
         save_bundle(job.out / BUNDLE, model, recipe=recipe.model_dump(mode="json"), clock=clock)
