@@ -1,0 +1,64 @@
+"""Stored matches: every sample once, each found in the space of its own user's fold."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from llmcf_cli.match.config import HybridSpaceConfig
+from llmcf_cli.match.materialise import match_samples
+from llmcf_cli.match.space import HybridSpace
+from llmcf_cli.recipe.sections import MatchSection
+from llmcf_cli.store.tables import META
+
+SPACE = {"type": "hybrid", "encoder": "asset:any", "collaborative": 0.7}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("rec_world", Path(__file__).parents[2] / "rec_world.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["rec_world"] = module
+    spec.loader.exec_module(module)
+    return module.make_world(tmp_path_factory.mktemp("world"))
+
+
+def test_a_train_sample_is_matched_out_of_its_users_fold(world, tmp_path):
+    resources = world.data.resources
+    collaborative, bank = resources.collaborative, resources.bank
+    out, database = tmp_path / "match.parquet", tmp_path / "data.duckdb"
+    database.write_bytes(world.database.read_bytes())
+    with duckdb.connect(str(database)) as connection:
+        connection.execute(META.ddl())
+        connection.execute("INSERT INTO meta VALUES ('clock', 'global')")
+    match_samples(
+        MatchSection(space=SPACE, k=4), data=database, item_text=world.item_text, examples=world.examples,
+        collaborative=collaborative, history_length=5, out=out,
+    )  # fmt: skip
+    table = pq.read_table(out)
+    ids = table["sample_id"].to_numpy()
+    row_of = {sample_id: row for row, sample_id in enumerate(ids.tolist())}
+    assert len(row_of) == len(ids) == sum(map(len, world.data.splits.values()))
+    at_of = {sample_id: at for at, sample_id in enumerate(bank.samples.sample_id_N.tolist())}
+    found, scores = table["example_sample_id"].to_pylist(), table["score"].to_pylist()
+    space, checked = HybridSpace(HybridSpaceConfig(**SPACE)), 0
+    for split, samples in world.data.splits.items():
+        folds_N = world.data.folds(split)
+        for fold in np.unique(folds_N):
+            item_ID = space.item_vectors(resources.item_text_IT, collaborative.item_FID[fold])
+            rows = samples.take(np.flatnonzero(folds_N == fold))
+            query_ND = space.query_vectors(item_ID, rows.item_row_N, rows.history_row_NL)
+            example_ED = space.example_vectors(item_ID, bank.samples.item_row_N, bank.samples.history_row_NL)
+            for query_D, sample_id in zip(query_ND, rows.sample_id_N.tolist(), strict=True):
+                row = row_of[sample_id]
+                for example, score in zip(found[row], scores[row], strict=True):
+                    if example >= 0:
+                        assert score == pytest.approx(float(example_ED[at_of[example]] @ query_D), abs=1e-5)
+                        checked += 1
+    assert checked > 500
