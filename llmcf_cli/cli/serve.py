@@ -24,7 +24,8 @@ def score(
         Path,
         typer.Argument(
             metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV: user_id, item_id and, if there is one, history (item ids, oldest first).",
+            help="Parquet, JSON lines or CSV: user_id, item_id and, if there is one, history: item ids, oldest first, "
+            'in CSV as a quoted list: "[242, 50]".',
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the scores as Parquet.")] = None,
@@ -35,7 +36,8 @@ def score(
     from llmcf_cli.cli.console import console
     from llmcf_cli.serve.scorer import Scorer
 
-    scores = Scorer.load(bundle).score(_read(requests))
+    scorer, asked = Scorer.load(bundle), _read(requests)
+    scores = scorer.score(asked)
     table = Table(box=None, pad_edge=False)
     for column in scores.column_names:
         table.add_column(column)
@@ -44,6 +46,10 @@ def score(
     console().print(table)
     if scores.num_rows > SHOWN:
         console().print(f"… and {scores.num_rows - SHOWN:,} more", style="dim")
+    unknown = scorer.unknown(asked)
+    if any(unknown.values()):
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in unknown.items() if count)
+        console().print(f"ids the bundle lacks: {counts}; scored by what else is known", style="yellow")
     if out is not None:
         pq.write_table(scores, out, compression="zstd")
         console().print(f"written to {out}", markup=False, soft_wrap=True)
@@ -66,6 +72,9 @@ def _read(path: Path) -> pa.Table:
         raise DataError("no such file", where=str(path))
     try:
         with duckdb.connect() as connection:
-            return connection.execute(f"SELECT * FROM {readers[path.suffix]}(?)", [str(path)]).to_arrow_table()
+            rows = connection.sql(f"FROM {readers[path.suffix]}(?)", params=[str(path)])
+            if path.suffix == ".csv" and "history" in rows.columns:
+                rows = rows.project("* REPLACE (CAST(history AS VARCHAR[]) AS history)")  # CSV has no lists of its own
+            return rows.to_arrow_table()
     except duckdb.Error as error:
         raise DataError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.errors import DataError, ModelError
-from llmcf_cli.features.batch import Catalog, Samples, encode_entities, encode_rows, to_batch
+from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.plugin import registry
@@ -89,6 +89,20 @@ class Scorer:
             "probability": sigmoid(logit_N),
         })  # fmt: skip
 
+    def unknown(self, requests: pa.Table) -> dict[str, int]:
+        """How many different users, items, and items of histories in the requests the bundle does not know.
+
+        Args:
+            requests: As for `score`.
+        """
+        catalog: Catalog = self.model.resources.catalog
+        users, items = (_strings(requests, name) for name in ("user_id", "item_id"))
+        values, _ = list_parts(_lists(requests))
+        return {
+            "users": len(_missing(catalog.users, users)), "items": len(_missing(catalog.items, items)),
+            "items of histories": len(_missing(catalog.items, values)),
+        }  # fmt: skip
+
     def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
         """Make new items known, without training: by features the vocabulary has, and by text.
 
@@ -157,17 +171,26 @@ def _strings(requests: pa.Table, name: str) -> pa.Array:
     raise DataError(f"{name} holds {kind}, ids are strings", where="score")
 
 
+def _missing(known: EntityTable, ids: pa.Array) -> list[str]:
+    """The different ids that a table lacks; nulls do not count."""
+    lacking = ids.filter(pa.array(known.rows(ids) == 0)).drop_null()
+    return lacking.cast(pa.string()).unique().to_pylist()
+
+
+def _lists(requests: pa.Table) -> pa.Array:
+    """The histories as lists; empty ones where there is no such column."""
+    if "history" not in requests.column_names or pa.types.is_null(requests["history"].type):
+        return pa.array([[]] * requests.num_rows, pa.list_(pa.string()))
+    column = requests["history"].combine_chunks()
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        raise DataError(f"history holds {column.type}, not lists of item ids", where="score")
+    return column
+
+
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:
     """Item rows of the histories, unknown items left out."""
     size = requests.num_rows
-    if "history" not in requests.column_names:
-        return pa.array([[]] * size, pa.list_(pa.int32()))
-    column = requests["history"].combine_chunks()
-    if pa.types.is_null(column.type):
-        return pa.array([[]] * size, pa.list_(pa.int32()))
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        raise DataError(f"history holds {column.type}, not lists of item ids", where="score")
-    values, length_N = list_parts(column)
+    values, length_N = list_parts(_lists(requests))
     row_n = catalog.items.rows(values)
     known_n = row_n > 0
     owner_n = np.repeat(np.arange(size), length_N)

@@ -168,3 +168,14 @@ def test_bad_requests_are_explained(served, table, message):
 def test_ids_of_digits_may_come_as_numbers(served):
     scores = served[1].score(pa.table({"user_id": [1], "item_id": [2], "history": [[3]]}))
     assert scores.num_rows == 1
+
+
+def test_ids_that_the_bundle_lacks_are_counted_once(world, served):
+    _, scorer = served
+    known = requests(world, "test").slice(0, 1).to_pylist()[0]
+    asked = pa.table({
+        "user_id": [known["user_id"], "somebody", "somebody"], "item_id": [known["item_id"], "new", known["item_id"]],
+        "history": [known["history"], ["gone", "new"], None],
+    })  # fmt: skip
+    assert scorer.unknown(asked) == {"users": 1, "items": 1, "items of histories": 2}
+    assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == dict.fromkeys(scorer.unknown(asked), 0)
