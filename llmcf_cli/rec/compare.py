@@ -232,5 +232,5 @@ def _difference(
     return {
         "reference": first, "arm": second, "difference": found.difference, "standard_error": found.standard_error,
         "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*aucs),
-        "mean_difference": float(np.mean(np.subtract(aucs[1], aucs[0]))) if seeds else None,
+        "mean_difference": float(np.mean([*by_seed[1].values()]) - np.mean([*by_seed[0].values()])),
     }  # fmt: skip

@@ -39,7 +39,7 @@ class Evaluate(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 3
+    version = 4
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}

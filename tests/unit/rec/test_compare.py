@@ -88,6 +88,13 @@ def test_differences_are_tested_over_seeds_too(runs, report):
     assert difference["mean_difference"] == pytest.approx(np.mean(auc["ict"]) - np.mean(auc["none"]))
 
 
+def test_an_arm_without_seeds_is_compared_with_the_mean_of_the_others(runs):
+    fixed = next(r for r in runs if r.arm == "ict")
+    others = [r for r in runs if r.arm == "none"]
+    found = summarise([*others, fixed], LABEL, ("none",))["differences"][0]
+    assert found["mean_difference"] == pytest.approx(fixed.metrics["auc"] - np.mean([r.metrics["auc"] for r in others]))
+
+
 def test_relative_improvement_is_over_the_first_reference(report):
     none, text, _ = report["arms"]
     assert none["relative_improvement"] == 0
