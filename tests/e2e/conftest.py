@@ -13,6 +13,30 @@ import pytest
 
 from llmcf_cli.store.open import connect_read
 
+BASE = """\
+dataset:
+  source:
+    type: csv
+    interactions: events.csv
+    items: items.csv
+    columns: {user: user, item: item, rating: rating, time: time}
+  label: {type: rating, positive_from: 4}
+  split: {type: global_time, validation: 0.15, test: 0.15}
+llm:
+  model: model
+  mix: [{source: recommendation, share: 1}]
+  count: 8
+  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
+cot:
+  prompt: prompts/single.yaml
+  sample: {count: 40, balance: labels}
+  engine: {type: transformers, max_new_tokens: 8, precision: fp32}
+  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1}
+match:
+  space: {type: text, encoder: "asset:minilm-l6-v2"}
+"""
+"""What the recipes of these tests extend: a tiny model tuned for one step, short texts that no judge drops."""
+
 
 @pytest.fixture(scope="session")
 def tiny_llm() -> ModuleType:
@@ -25,7 +49,7 @@ def tiny_llm() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def write_ratings(tiny_llm) -> Callable[..., None]:
-    """Write `model/`, `events.csv` and `items.csv` into a folder: about half of all pairs, rated by chance."""
+    """Write `model/`, tables of about half of all pairs, rated by chance, and `base.yaml` over them into a folder."""
 
     def write(folder: Path, *, users: int, items: int) -> None:
         tiny_llm.save_tiny_model(folder / "model", context=1024)
@@ -40,6 +64,7 @@ def write_ratings(tiny_llm) -> Callable[..., None]:
         (folder / "events.csv").write_text("user,item,rating,time\n" + "".join(rows))
         titles = [f"i{item},{' '.join(chance.sample(tiny_llm.WORDS, 3))}\n" for item in range(items)]
         (folder / "items.csv").write_text("item,title\n" + "".join(titles))
+        (folder / "base.yaml").write_text(BASE)
 
     return write
 

@@ -15,27 +15,9 @@ from llmcf_cli.stages.run import execute, plan
 from llmcf_cli.store.open import connect_read, read_lance
 
 RECIPE = """\
+extends: base.yaml
 name: baselines
-dataset:
-  source:
-    type: csv
-    interactions: events.csv
-    items: items.csv
-    columns: {user: user, item: item, rating: rating, time: time}
-  label: {type: rating, positive_from: 4}
-  split: {type: global_time, validation: 0.15, test: 0.15}
-llm:
-  model: model
-  mix: [{source: recommendation, share: 1}]
-  count: 8
-  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
-cot:
-  prompt: prompts/single.yaml
-  sample: {count: 30, balance: labels}
-  engine: {type: transformers, max_new_tokens: 8, precision: fp32}
-  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1}
-match:
-  space: {type: text, encoder: "asset:minilm-l6-v2"}
+cot: {sample: {count: 30}}
 knowledge:
   user_prompt: prompts/kar_user.yaml
   item_prompt: prompts/kar_item.yaml

@@ -26,27 +26,8 @@ from llmcf_cli.stages.pipeline import open_context, run_steps
 from llmcf_cli.stages.run import plan
 
 RECIPE = """\
+extends: base.yaml
 name: compared
-dataset:
-  source:
-    type: csv
-    interactions: events.csv
-    items: items.csv
-    columns: {user: user, item: item, rating: rating, time: time}
-  label: {type: rating, positive_from: 4}
-  split: {type: global_time, validation: 0.15, test: 0.15}
-llm:
-  model: model
-  mix: [{source: recommendation, share: 1}]
-  count: 8
-  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
-cot:
-  prompt: prompts/single.yaml
-  sample: {count: 40, balance: labels}
-  engine: {type: transformers, max_new_tokens: 8, precision: fp32}
-  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1}
-match:
-  space: {type: text, encoder: "asset:minilm-l6-v2"}
 teacher:
   sample: {fraction: 0.4}
   precision: fp32
