@@ -93,8 +93,6 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "control: likeness of target and history in text and collaborative space, no examples"),
         ("ict", "rec.config:ICTConfig", "rec.augment.ict:ICTAugmenter",
          "LLM-CF: transformer decoder over retrieved examples and their chains of thought"),
-        ("cross", "rec.config:CrossConfig", "rec.augment.cross:CrossAugmenter",
-         "beyond the paper: the target attends to retrieved examples and their chains of thought"),
         ("kar", "rec.config:KARConfig", "rec.augment.kar:KARAugmenter",
          "knowledge vectors of user and item through a hybrid-expert adaptor (Xi et al., 2023)"),
     ),

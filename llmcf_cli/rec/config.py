@@ -180,22 +180,6 @@ class ICTConfig(TokenConfig):
         return self
 
 
-class CrossConfig(TokenConfig):
-    """Beyond the paper: the target attends to its examples, which do not read each other."""
-
-    type: Literal["cross"] = "cross"
-    layers: Positive = 2
-    """Attention layers that the target passes through."""
-    heads: Positive = 2
-    """Attention heads."""
-
-    @model_validator(mode="after")
-    def _divides(self) -> CrossConfig:
-        if self.dim % self.heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of heads = {self.heads}")
-        return self
-
-
 class MeanConfig(TokenConfig):
     """Ablation of LLM-CF: the tokens of examples averaged instead of read by a decoder."""
 
