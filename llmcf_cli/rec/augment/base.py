@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -70,8 +69,6 @@ class Examples:
         label_U: int64 labels.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
-        score_BK: Likeness of row and example in the space they were matched in; 0 where there is no example.
-        same_item_BK: Whether row and example are about the same item.
     """
 
     rows: Rows
@@ -79,13 +76,6 @@ class Examples:
     label_U: Tensor
     slot_BK: Tensor
     mask_BK: Tensor
-    score_BK: Tensor
-    same_item_BK: Tensor
-
-    @property
-    def likeness_BKS(self) -> Tensor:
-        """What is known of row and example together, float32 [B, K, 2]: score, and 1 where the item is the same."""
-        return torch.stack([self.score_BK, (self.same_item_BK & self.mask_BK).to(self.score_BK.dtype)], 2)
 
     @property
     def cot_mask_BK(self) -> Tensor:
