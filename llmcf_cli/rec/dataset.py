@@ -44,7 +44,7 @@ class ExampleBank:
 
     Attributes:
         samples: x_i and y_i.
-        cot_ET: float32, vector of each chain of thought; zeros for an example without one.
+        cot_ET: float32, vector of each chain of thought.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
         signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
     """
@@ -196,11 +196,11 @@ def load_ranking_data(
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
     """Table `cot_example` in which each chain of thought belongs to another example of its label."""
-    label_E, has_E = examples["label"].to_numpy(), vectors(examples["cot_vector"]).any(axis=1)
+    label_E = examples["label"].to_numpy()
     source_E = np.arange(len(label_E))
     rng = np.random.default_rng(derive_seed(seed, "shuffle-cot"))
     for label in np.unique(label_E):
-        order = rng.permutation(np.flatnonzero((label_E == label) & has_E))
+        order = rng.permutation(np.flatnonzero(label_E == label))
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     moved = examples["cot_vector"].take(pa.array(source_E))
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)

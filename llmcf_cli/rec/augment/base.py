@@ -65,7 +65,7 @@ class Examples:
 
     Attributes:
         rows: The U distinct examples as rows, label-free.
-        cot_UT: Vectors of their chains of thought; zeros for an example without one.
+        cot_UT: Vectors of their chains of thought.
         label_U: int64 labels.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
@@ -76,11 +76,6 @@ class Examples:
     label_U: Tensor
     slot_BK: Tensor
     mask_BK: Tensor
-
-    @property
-    def cot_mask_BK(self) -> Tensor:
-        """True where there is an example with a chain of thought."""
-        return self.mask_BK & (self.cot_UT != 0).any(1)[self.slot_BK]
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ class CoTPrediction:
         weight_TD: W.
         cot_UT: Vectors of the distinct chains of thought.
         slot_BK: Which of them belongs to x_k.
-        mask_BK: False where there is no example, or none with a chain of thought.
+        mask_BK: False where there is no example.
     """
 
     hidden_BKD: Tensor

@@ -69,11 +69,7 @@ class ExampleTokens(nn.Module):
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
         tokens_BSD = chosen_BKX.unflatten(2, (len(self.kinds), -1)).flatten(1, 2)
-        return tokens_BSD, self._mask(x.examples), query_BD
-
-    def _mask(self, examples: Examples) -> Tensor:
-        exists = {"row": examples.mask_BK, "cot": examples.cot_mask_BK, "label": examples.mask_BK}
-        return torch.stack([exists[kind] for kind in self.kinds], 2).flatten(1)
+        return tokens_BSD, x.examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
 
     def _examples(self, examples: Examples) -> Tensor:
         made = {"row": lambda: self._rows(examples.rows), "cot": lambda: self.cot(examples.cot_UT),
