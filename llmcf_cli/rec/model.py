@@ -213,8 +213,7 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         item_text_IT=resources.item_text_IT if "text" in needs else None,
         bank=bank if "examples" in needs else None,
         num_examples=resources.num_examples if "examples" in needs else 0,
-        # Matching may need the vectors where the augmenter does not.
-        collaborative=resources.collaborative if needs & {"collaborative", "examples"} else None,
+        collaborative=resources.collaborative if "collaborative" in needs else None,
         knowledge=resources.knowledge if "knowledge" in needs else None,
     )
 

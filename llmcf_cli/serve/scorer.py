@@ -131,9 +131,7 @@ class Scorer:
         """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
         if self._index is None:
             return None
-        collaborative = self.model.resources.collaborative
-        latest_IC = None if collaborative is None else collaborative.item_FID[collaborative.last]
-        item_ID = self._space.item_vectors(self.model.resources.item_text_IT, latest_IC)
+        item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
         return self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples).index_NK
 

@@ -12,7 +12,6 @@ from llmcf_cli.core.types import Config, FilePath
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
-from llmcf_cli.stages.collab import Collab, read_collaborative
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
@@ -56,7 +55,7 @@ class Examples(Stage):
         return {"match.space": recipe.match.space}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return [Ingest(), GenCoT(), Embed(), *space_stages(recipe)]
+        return [Ingest(), GenCoT(), Embed()]
 
     def run(self, job: Job) -> dict[str, Any]:
         encoder = _text_encoder(job)
@@ -76,16 +75,9 @@ class Examples(Stage):
 
         space = registry().build("space", job.recipe.match.space)
         items = read_lance(job.inputs["embed"] / "lance", "item_text")
-        collaborative = read_collaborative(job.inputs)
-        latest_IC = None if collaborative is None else collaborative.item_FID[collaborative.last]
-        item_ID = space.item_vectors(item_text_array(items, items.num_rows), latest_IC)
+        item_ID = space.item_vectors(item_text_array(items, items.num_rows))
         rows = encode_rows(examples, job.recipe.dataset.history.max_length)
         return space.example_vectors(item_ID, rows.item_row_N, rows.history_row_NL)
-
-
-def space_stages(recipe: Recipe) -> list[Stage]:
-    """What the matching space is made from, beyond the item texts."""
-    return [Collab()] if "collaborative" in recipe.match.space.needs else []
 
 
 def _text_encoder(job: Job) -> Any:
