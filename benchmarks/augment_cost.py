@@ -82,7 +82,7 @@ class Arm:
         """One pass over the samples."""
         for index_B in torch.randperm(len(self.train)).split(BATCH):
             batch = self.train.take(index_B)
-            self.model.loss(self.model(batch), batch.label_B).backward()
+            self.model.loss(self.model(batch), batch.targets).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from llmcf_cli.features.batch import Catalog, Samples, encode_entities
 from llmcf_cli.features.spec import fit_features
-from llmcf_cli.rec.dataset import ExampleBank, Matches, RankingData, Resources
+from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
 
 LENGTH, TEXT, K = 20, 384, 4
 
@@ -75,12 +75,12 @@ def unit(rng: np.random.Generator, count: int) -> np.ndarray:
     return vector_NT / np.linalg.norm(vector_NT, axis=1, keepdims=True)
 
 
-def _matches(rng: np.random.Generator, rows: Samples, examples: int) -> Matches:
+def _matches(rng: np.random.Generator, rows: Samples, examples: int) -> np.ndarray:
     """Four of sixteen that the item decides, a few of them missing."""
     near_NK = rows.item_row_N[:, None] * 7919 + rng.integers(0, 16, (len(rows), K), dtype=np.int32) * 104_729
     example_NK = (near_NK % examples).astype(np.int32)
     example_NK[rng.random(len(rows)) < 0.02, 2:] = -1
-    return Matches(example_NK, np.where(example_NK < 0, 0, 0.5).astype(np.float32))
+    return example_NK
 
 
 def _users(rng: np.random.Generator, count: int) -> pa.Table:

@@ -117,7 +117,6 @@ class Batch:
         time_B: When the label was or would be known (int64); what is later than that is not for this row.
         label_B: float32.
         example_BK: Positions in the example bank, -1 where there is none; None without examples.
-        score_BK: float32, likeness of sample and example in the space they were matched in; 0 where there is none.
         teacher_B: See `Targets`.
         signals_BS: float32, matching signals; None where nothing reads them.
     """
@@ -128,7 +127,6 @@ class Batch:
     time_B: torch.Tensor
     label_B: torch.Tensor
     example_BK: torch.Tensor | None = None
-    score_BK: torch.Tensor | None = None
     teacher_B: torch.Tensor | None = None
     signals_BS: torch.Tensor | None = None
 
@@ -153,8 +151,7 @@ def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
 
 def to_batch(
     samples: Samples, device: Any = "cpu", *, example_NK: NDArray[np.int32] | None = None,
-    score_NK: NDArray[np.float32] | None = None, teacher_N: NDArray[np.float32] | None = None,
-    signal_NS: NDArray[np.float32] | None = None,
+    teacher_N: NDArray[np.float32] | None = None, signal_NS: NDArray[np.float32] | None = None,
 ) -> Batch:  # fmt: skip
     """Samples and what belongs to them as tensors on `device`, integers as int32. On a CPU nothing is copied."""
     import torch
@@ -164,7 +161,7 @@ def to_batch(
 
     return Batch(
         tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
-        tensor(samples.time_N), tensor(samples.label_N), tensor(example_NK), tensor(score_NK), tensor(teacher_N),
+        tensor(samples.time_N), tensor(samples.label_N), tensor(example_NK), tensor(teacher_N),
         tensor(signal_NS),
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,19 +31,7 @@ class SpaceConfig(ComponentConfig):
 class TextSpaceConfig(SpaceConfig):
     """The paper's: items are alike if their texts are."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"text"})
-
     type: Literal["text"] = "text"
-
-
-class HybridSpaceConfig(SpaceConfig):
-    """Items are alike if their texts are, and if the same users took them."""
-
-    needs: ClassVar[frozenset[str]] = frozenset({"text", "collaborative"})
-
-    type: Literal["hybrid"] = "hybrid"
-    collaborative: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of collaborative likeness; the rest is that of texts. 1: collaborative alone."""
 
 
 class RandomSearchConfig(ComponentConfig):

@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.features.batch import encode_rows
-from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.vectors import item_text_array
 from llmcf_cli.match.guard import Clock, Guard, Keys
 from llmcf_cli.plugin import registry
@@ -51,22 +50,17 @@ def match_samples(
     data: Path,
     item_text: pa.Table,
     examples: pa.Table,
-    collaborative: Collaborative | None = None,
     history_length: int,
     out: Path,
     progress: Progress = SILENT,
 ) -> MatchReport:
     """Find the examples of all samples and write them as `example_match`; memory is bounded by a block of samples.
 
-    With collaborative vectors, a train sample is matched in the space of its user's fold, in which the user had no
-    part: once per fold, the examples get that fold's vectors and its samples are looked up.
-
     Args:
         section: Space, searcher, K and balance.
         data: DuckDB file of ingest.
         item_text: LanceDB table `item_text`.
         examples: LanceDB table `cot_example`.
-        collaborative: Vectors by fold, where the space needs them.
         history_length: Most recent events that count, as in the recipe.
         out: Parquet file to write.
         progress: Told of samples done.
@@ -83,30 +77,10 @@ def match_samples(
         pq.ParquetWriter(out, spec.schema, compression="zstd") as writer,
         progress.task("match", total, "samples") as task,
     ):
-        for part in _parts(collaborative):
-            for columns in search.matches(part):
-                writer.write_table(pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema))
-                task.advance(len(columns[0]))
+        for columns in search.matches():
+            writer.write_table(pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema))
+            task.advance(len(columns[0]))
     return MatchReport(samples=total, examples=examples.num_rows, k=section.k, clock=clock)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Samples that are matched in one space: a condition on `sample`, users, and the space's collaborative vectors."""
-
-    condition: str = "true"
-    user_row_u: np.ndarray | None = None
-    collaborative_IC: np.ndarray | None = None
-
-
-def _parts(collaborative: Collaborative | None) -> Iterator[_Part]:
-    if collaborative is None:
-        yield _Part()
-        return
-    for fold in range(collaborative.last):
-        users = np.flatnonzero(collaborative.fold_of_user_U[1:] == fold) + 1
-        yield _Part("split = 'train' AND user_row IN (FROM part_user)", users, collaborative.item_FID[fold])
-    yield _Part("split <> 'train'", None, collaborative.item_FID[collaborative.last])
 
 
 class _Search:
@@ -127,16 +101,16 @@ class _Search:
         self.rows = encode_rows(example_rows(data, examples), history_length)
         self.guard = Guard(clock, examples["split"].to_pylist(), section.exclude)
 
-    def matches(self, part: _Part) -> Iterator[list[Any]]:
+    def matches(self) -> Iterator[list[Any]]:
         """Columns of `example_match`, block by block."""
-        item_ID = self.space.item_vectors(self.text_IT, part.collaborative_IC)
+        item_ID = self.space.item_vectors(self.text_IT)
         example_ED = self.space.example_vectors(item_ID, self.rows.item_row_N, self.rows.history_row_NL)
         index = (
             registry()
             .build("searcher", self.section.search)
             .prepare(example_ED, self.keys, self.labels, balance=self.section.balance, guard=self.guard)
         )
-        for rows in _samples(self.data, part):
+        for rows in _samples(self.data):
             block = encode_rows(rows, self.history_length)
             query_ND = self.space.query_vectors(item_ID, block.item_row_N, block.history_row_NL)
             found = index.search(query_ND, keys(rows), k=self.section.k)
@@ -164,14 +138,10 @@ def _count(data: Path) -> int:
         return int(connection.sql("SELECT count(*) FROM sample").fetchall()[0][0])
 
 
-def _samples(data: Path, part: _Part) -> Iterator[pa.Table]:
-    """The sample rows of a part in blocks, by sample id."""
+def _samples(data: Path) -> Iterator[pa.Table]:
+    """All sample rows in blocks, by sample id."""
     with connect_read(data) as connection:
-        if part.user_row_u is not None:
-            connection.register("part_user", pa.table({"user_row": part.user_row_u}))
-        reader = connection.sql(f"SELECT * FROM sample WHERE {part.condition} ORDER BY sample_id").to_arrow_reader(
-            ROWS_AT_ONCE
-        )
+        reader = connection.sql("SELECT * FROM sample ORDER BY sample_id").to_arrow_reader(ROWS_AT_ONCE)
         for batch in reader:
             yield pa.Table.from_batches([batch])
 

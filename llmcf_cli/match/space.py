@@ -1,6 +1,6 @@
 """How a row (history, item) becomes a vector. One definition for examples, offline queries and live requests.
 
-Legend: N rows, L history length, I items, D dimensions of an item, T of its text, C of its collaborative vector.
+Legend: N rows, L history length, I items, D dimensions of an item, T of its text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.match.config import HybridSpaceConfig, SpaceConfig, TextSpaceConfig
+from llmcf_cli.match.config import SpaceConfig, TextSpaceConfig
 
 BLOCK = 8192  # rows worked on at once: 8192 × 384 float64 are 25 MiB
 
@@ -28,12 +28,11 @@ class Space(ABC):
         self.config = config
 
     @abstractmethod
-    def item_vectors(self, text_IT: np.ndarray, collaborative_IC: np.ndarray | None = None) -> np.ndarray:
+    def item_vectors(self, text_IT: np.ndarray) -> np.ndarray:
         """What the space compares items by: float32 [I+1, D], unit rows or shorter, row 0 zeros.
 
         Args:
             text_IT: Text vectors of the items.
-            collaborative_IC: Their collaborative vectors, all of one fold; where the space needs them.
         """
 
     def history_vectors(self, item_ID: np.ndarray, history_row_NL: np.ndarray) -> np.ndarray:
@@ -101,28 +100,9 @@ class TextSpace(Space):
     def __init__(self, config: TextSpaceConfig) -> None:
         super().__init__(config)
 
-    def item_vectors(self, text_IT: np.ndarray, collaborative_IC: np.ndarray | None = None) -> np.ndarray:
+    def item_vectors(self, text_IT: np.ndarray) -> np.ndarray:
         """The text vectors as they are."""
         return text_IT
-
-
-class HybridSpace(Space):
-    """Items are √(1 − c)·text ⊕ √c·collaborative, so that their dot product is the weighted mean of both likenesses.
-
-    Raises:
-        DataError: There are no collaborative vectors.
-    """
-
-    def __init__(self, config: HybridSpaceConfig) -> None:
-        super().__init__(config)
-        self._share = config.collaborative
-
-    def item_vectors(self, text_IT: np.ndarray, collaborative_IC: np.ndarray | None = None) -> np.ndarray:
-        """Both side by side; of a pure space only the one that counts."""
-        if collaborative_IC is None:
-            raise DataError("needs collaborative vectors", where="match space hybrid", hint="llmcf collab")
-        parts = ((1 - self._share, text_IT), (self._share, collaborative_IC))
-        return np.concatenate([np.float32(np.sqrt(w)) * vectors for w, vectors in parts if w > 0], axis=1)
 
 
 def _check_rows(row: np.ndarray, known: int) -> None:

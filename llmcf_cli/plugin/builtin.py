@@ -59,8 +59,6 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "space": (
         ("text", "match.config:TextSpaceConfig", "match.space:TextSpace",
          "text vectors of history ⊕ item"),
-        ("hybrid", "match.config:HybridSpaceConfig", "match.space:HybridSpace",
-         "text and collaborative vectors of history ⊕ item"),
     ),
     "searcher": (
         ("exact", "match.config:ExactSearchConfig", "match.exact:ExactSearcher",

@@ -113,9 +113,8 @@ class TokenConfig(ComponentConfig):
     """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
     tokens: Tokens = ("row", "cot", "label")
     """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
-    features: tuple[Literal["text", "signals", "similarity"], ...] = ("text",)
-    """What tokens carry beyond field embeddings: `text` vectors (the paper), matching `signals`, and the `similarity`
-    of an example to the query."""
+    features: tuple[Literal["text", "signals"], ...] = ("text",)
+    """What tokens carry beyond field embeddings: `text` vectors (the paper), and matching `signals`."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
 

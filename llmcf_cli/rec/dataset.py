@@ -44,7 +44,7 @@ class ExampleBank:
 
     Attributes:
         samples: x_i and y_i.
-        cot_ET: float32, vector of each chain of thought; zeros for an example without one.
+        cot_ET: float32, vector of each chain of thought.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
         signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
     """
@@ -84,32 +84,20 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Matches:
-    """The retrieved examples of a split's samples, best first.
-
-    Attributes:
-        example_NK: int32 positions in the bank, -1 where there are fewer than K.
-        score_NK: float32, 0 there.
-    """
-
-    example_NK: np.ndarray
-    score_NK: np.ndarray
-
-
-@dataclass(frozen=True)
 class RankingData:
     """Resources, and the samples of each split with their examples.
 
     Attributes:
         resources: What models look things up in.
         splits: `train`, `validation` and `test`.
-        matches: By split; empty without examples.
+        matches: By split, the examples retrieved for its samples, best first: int32 [N, K] positions in the bank, -1
+            where there are fewer than K; empty without examples.
         teacher_N: float32, the language model's logit of each train sample, NaN where it was not asked; None without.
     """
 
     resources: Resources
     splits: Mapping[str, Samples]
-    matches: Mapping[str, Matches] = field(default_factory=dict)
+    matches: Mapping[str, np.ndarray] = field(default_factory=dict)
     teacher_N: np.ndarray | None = None
 
     def batch(self, split: str, device: object = "cpu", *, examples: bool = True, signals: bool = False) -> Batch:
@@ -119,11 +107,10 @@ class RankingData:
             DataError: There is no such split, or signals are asked for and there are no collaborative vectors.
         """
         samples = self._split(split)
-        found = self.matches.get(split) if examples else None
+        example_NK = self.matches.get(split) if examples else None
         signal_NG = self.signals(split) if signals else None
         teacher_N = self.teacher_N if split == "train" else None
-        matched = {} if found is None else {"example_NK": found.example_NK, "score_NK": found.score_NK}
-        return to_batch(samples, device, **matched, teacher_N=teacher_N, signal_NS=signal_NG)
+        return to_batch(samples, device, example_NK=example_NK, teacher_N=teacher_N, signal_NS=signal_NG)
 
     def signals(self, split: str) -> np.ndarray:
         """Matching signals of a split's samples, float32 [N, G], computed once; train rows out of their user's fold.
@@ -203,17 +190,17 @@ def load_ranking_data(
         folds_E = collaborative.train_folds(bank.samples.user_row_N)
         bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
-    k = found["train"].example_NK.shape[1]
+    k = found["train"].shape[1]
     return RankingData(replace(resources, bank=bank, num_examples=k), splits, found, teacher_N)
 
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
     """Table `cot_example` in which each chain of thought belongs to another example of its label."""
-    label_E, has_E = examples["label"].to_numpy(), vectors(examples["cot_vector"]).any(axis=1)
+    label_E = examples["label"].to_numpy()
     source_E = np.arange(len(label_E))
     rng = np.random.default_rng(derive_seed(seed, "shuffle-cot"))
     for label in np.unique(label_E):
-        order = rng.permutation(np.flatnonzero((label_E == label) & has_E))
+        order = rng.permutation(np.flatnonzero(label_E == label))
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     moved = examples["cot_vector"].take(pa.array(source_E))
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
@@ -276,7 +263,7 @@ def _positions(table: pa.Table, samples: Samples) -> np.ndarray | None:
     return at_n if known else None
 
 
-def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
+def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> np.ndarray:
     sample_id_n = table["sample_id"].combine_chunks().to_numpy()
     if np.any(sample_id_n[1:] < sample_id_n[:-1]):
         table = table.sort_by("sample_id")
@@ -290,4 +277,4 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> Matches:
     index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
     if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
         raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
-    return Matches(np.where(id_NK == -1, -1, index_NK).astype(np.int32), vectors(table["score"])[at_N])
+    return np.where(id_NK == -1, -1, index_NK).astype(np.int32)

@@ -125,10 +125,9 @@ class RecModel(nn.Module):
 
     def _examples(self, batch: Batch) -> Examples | None:
         """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
-        example_BK, score_BK = batch.example_BK, batch.score_BK
         if self.bank_item_E is None:
             return None
-        if example_BK is None or score_BK is None:
+        if (example_BK := batch.example_BK) is None:
             raise ModelError("the batch brings no examples", where="rec model", hint="llmcf match")
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         item_U, history_UL = self.bank_item_E[index_U], self.bank_history_EL[index_U]
@@ -136,8 +135,7 @@ class RecModel(nn.Module):
         signals_US = None if self.bank_signal_ES is None else self.bank_signal_ES[index_U]
         rows = self._rows(fields, item_U, history_UL, signals_US)
         cot_UT, label_U = self.bank_cot_ET[index_U], self.bank_label_E[index_U]
-        same_item_BK = item_U[slot_BK] == batch.item_row_B[:, None]
-        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0, score_BK, same_item_BK)
+        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0)
 
     def _known(self, batch: Batch) -> Known | None:
         if self.user_knowledge is None or self.item_knowledge is None:
@@ -215,8 +213,7 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         item_text_IT=resources.item_text_IT if "text" in needs else None,
         bank=bank if "examples" in needs else None,
         num_examples=resources.num_examples if "examples" in needs else 0,
-        # Matching may need the vectors where the augmenter does not.
-        collaborative=resources.collaborative if needs & {"collaborative", "examples"} else None,
+        collaborative=resources.collaborative if "collaborative" in needs else None,
         knowledge=resources.knowledge if "knowledge" in needs else None,
     )
 

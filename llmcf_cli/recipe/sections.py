@@ -191,8 +191,6 @@ class MatchSection(Config):
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
     """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
-    without_cot: TrainSampleSection | None = None
-    """Further train samples that join the examples without a chain of thought; None: none do."""
     exclude: Literal["strict", "reference"] = "strict"
     """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
     train row finds itself; for measuring that leak only."""

@@ -82,7 +82,9 @@ class Scorer:
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
             part = samples.take(block)
-            batch = to_batch(part, self.model.device, **self._examples(part), signal_NS=self._signals(part))
+            batch = to_batch(
+                part, self.model.device, example_NK=self._examples(part), signal_NS=self._signals(part)
+            )  # fmt: skip
             logit_N[block] = score(self.model, batch, BATCH).cpu().numpy()
         return pa.table({
             "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
@@ -139,16 +141,13 @@ class Scorer:
         })  # fmt: skip
         return encode_rows(rows, self.model.resources.spec.history_length)
 
-    def _examples(self, samples: Samples) -> dict[str, np.ndarray]:
-        """Each sample's examples and their scores, as `to_batch` takes them; nothing for an arm without examples."""
+    def _examples(self, samples: Samples) -> np.ndarray | None:
+        """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
         if self._index is None:
-            return {}
-        collaborative = self.model.resources.collaborative
-        latest_IC = None if collaborative is None else collaborative.item_FID[collaborative.last]
-        item_ID = self._space.item_vectors(self.model.resources.item_text_IT, latest_IC)
+            return None
+        item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
-        found = self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples)
-        return {"example_NK": found.index_NK, "score_NK": found.score_NK}
+        return self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples).index_NK
 
     def _signals(self, samples: Samples) -> np.ndarray | None:
         collaborative = self.model.resources.collaborative

@@ -12,7 +12,6 @@ from llmcf_cli.core.types import Config, FilePath
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
-from llmcf_cli.stages.collab import Collab, read_collaborative
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
@@ -53,13 +52,10 @@ class Examples(Stage):
     version = 1
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {
-            "match.space": recipe.match.space, "match.without_cot": recipe.match.without_cot,
-            "seed": recipe.seed if recipe.match.without_cot else None,
-        }  # fmt: skip
+        return {"match.space": recipe.match.space}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return [Ingest(), GenCoT(), Embed(), *space_stages(recipe)]
+        return [Ingest(), GenCoT(), Embed()]
 
     def run(self, job: Job) -> dict[str, Any]:
         encoder = _text_encoder(job)
@@ -70,8 +66,7 @@ class Examples(Stage):
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
         columns = [*(examples[name] for name in names), _vectors(vectors), _vectors(cot_vectors)]
         _write(job.out / "lance", cot_example(encoder.dim, vectors.shape[1]), columns)
-        bare = examples.num_rows - cots.num_rows
-        return {"examples": examples.num_rows, "bare": bare, "dim": encoder.dim, "seconds": encoder.seconds}
+        return {"examples": examples.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
 
     @staticmethod
     def _example_vectors(job: Job, examples: pa.Table) -> Any:
@@ -80,16 +75,9 @@ class Examples(Stage):
 
         space = registry().build("space", job.recipe.match.space)
         items = read_lance(job.inputs["embed"] / "lance", "item_text")
-        collaborative = read_collaborative(job.inputs)
-        latest_IC = None if collaborative is None else collaborative.item_FID[collaborative.last]
-        item_ID = space.item_vectors(item_text_array(items, items.num_rows), latest_IC)
+        item_ID = space.item_vectors(item_text_array(items, items.num_rows))
         rows = encode_rows(examples, job.recipe.dataset.history.max_length)
         return space.example_vectors(item_ID, rows.item_row_N, rows.history_row_NL)
-
-
-def space_stages(recipe: Recipe) -> list[Stage]:
-    """What the matching space is made from, beyond the item texts."""
-    return [Collab()] if "collaborative" in recipe.match.space.needs else []
 
 
 def _text_encoder(job: Job) -> Any:
@@ -104,19 +92,11 @@ def _rows(database: Path, query: str) -> pa.Table:
 
 
 def _examples(job: Job, cots: pa.Table) -> pa.Table:
-    """The sample rows of the chains of thought with their texts, and those without one, by sample id."""
-    from llmcf_cli.llm.rows import choose_train
-
-    more = job.recipe.match.without_cot
+    """The sample rows of the chains of thought with their texts, by sample id."""
     with connect_read(job.database) as connection:
         connection.register("cot_text", cots)
-        chosen: Any = [] if more is None else choose_train(connection, more, job.recipe.seed, "match.without_cot")
-        connection.register("bare", pa.table({"sample_id": pa.array(chosen, pa.int64())}))
         return connection.sql(
-            """
-            SELECT s.*, coalesce(c.text, '') AS text FROM sample s LEFT JOIN cot_text c USING (sample_id)
-            WHERE c.sample_id IS NOT NULL OR sample_id IN (FROM bare) ORDER BY sample_id
-            """
+            "SELECT s.*, c.text FROM sample s JOIN cot_text c USING (sample_id) ORDER BY sample_id"
         ).to_arrow_table()
 
 

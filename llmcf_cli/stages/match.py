@@ -9,8 +9,7 @@ from typing import Any
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
-from llmcf_cli.stages.collab import read_collaborative
-from llmcf_cli.stages.embed import Embed, Examples, space_stages
+from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
 
 
@@ -28,7 +27,7 @@ class Match(Stage):
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return [Ingest(), Embed(), Examples(), *space_stages(recipe)]
+        return [Ingest(), Embed(), Examples()]
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.match.audit import audit_matches
@@ -40,7 +39,7 @@ class Match(Stage):
             job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
             item_text=read_lance(job.inputs["embed"] / "lance", "item_text"),
             examples=read_lance(job.inputs["examples"] / "lance", "cot_example"),
-            collaborative=read_collaborative(job.inputs), progress=job.progress,
+            progress=job.progress,
         )  # fmt: skip
         audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
         wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0

@@ -39,8 +39,6 @@ TARGETS = frozenset({"teacher"})
 def arm_stages(recipe: Recipe) -> list[Stage]:
     """The stages whose results the recipe's arm is trained on and evaluated with."""
     needs = recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe)))
-    if "examples" in needs:
-        needs |= recipe.match.space.needs
     return component_stages(needs)
 
 

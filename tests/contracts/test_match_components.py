@@ -12,15 +12,11 @@ from llmcf_cli.plugin import registry
 T, ITEMS = 8, 40
 
 
-def unit_vectors(seed: int, dim: int) -> np.ndarray:
-    vector_ID = np.random.default_rng(seed).standard_normal((ITEMS + 1, dim)).astype(np.float32)
-    vector_ID /= np.linalg.norm(vector_ID, axis=1, keepdims=True)
-    vector_ID[0] = 0
-    return vector_ID
-
-
 def item_vectors(space) -> np.ndarray:
-    return space.item_vectors(unit_vectors(0, T), unit_vectors(1, T // 2))
+    text_IT = np.random.default_rng(0).standard_normal((ITEMS + 1, T)).astype(np.float32)
+    text_IT /= np.linalg.norm(text_IT, axis=1, keepdims=True)
+    text_IT[0] = 0
+    return space.item_vectors(text_IT)
 
 
 def config(kind: str, name: str):

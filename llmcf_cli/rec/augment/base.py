@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,12 +65,10 @@ class Examples:
 
     Attributes:
         rows: The U distinct examples as rows, label-free.
-        cot_UT: Vectors of their chains of thought; zeros for an example without one.
+        cot_UT: Vectors of their chains of thought.
         label_U: int64 labels.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
-        score_BK: Likeness of row and example in the space they were matched in; 0 where there is no example.
-        same_item_BK: Whether row and example are about the same item.
     """
 
     rows: Rows
@@ -79,18 +76,6 @@ class Examples:
     label_U: Tensor
     slot_BK: Tensor
     mask_BK: Tensor
-    score_BK: Tensor
-    same_item_BK: Tensor
-
-    @property
-    def likeness_BKS(self) -> Tensor:
-        """What is known of row and example together, float32 [B, K, 2]: score, and 1 where the item is the same."""
-        return torch.stack([self.score_BK, (self.same_item_BK & self.mask_BK).to(self.score_BK.dtype)], 2)
-
-    @property
-    def cot_mask_BK(self) -> Tensor:
-        """True where there is an example with a chain of thought."""
-        return self.mask_BK & (self.cot_UT != 0).any(1)[self.slot_BK]
 
 
 @dataclass(frozen=True)
@@ -134,7 +119,7 @@ class CoTPrediction:
         weight_TD: W.
         cot_UT: Vectors of the distinct chains of thought.
         slot_BK: Which of them belongs to x_k.
-        mask_BK: False where there is no example, or none with a chain of thought.
+        mask_BK: False where there is no example.
     """
 
     hidden_BKD: Tensor

@@ -60,6 +60,6 @@ class ICTAugmenter(Augmenter):
             return Augmentation(hidden_BRD[:, -1])
         examples = x.examples
         prediction = CoTPrediction(
-            hidden_BRD[:, :-1], self.cot_head.weight, examples.cot_UT, examples.slot_BK, examples.cot_mask_BK
+            hidden_BRD[:, :-1], self.cot_head.weight, examples.cot_UT, examples.slot_BK, examples.mask_BK
         )
         return Augmentation(hidden_BRD[:, -1], {COT_AUX: prediction})

@@ -15,8 +15,6 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows
 from llmcf_cli.rec.layers import MLP
 
-_SIMILARITY_HIDDEN = 16
-
 
 class TokenSettings(Protocol):
     """The settings that tokens depend on; every configuration with these fields has them."""
@@ -32,8 +30,7 @@ class ExampleTokens(nn.Module):
     """x = MLP(field embeddings ⊕ item text ⊕ history text), cot = MLP(its vector), y = embedding of the label.
 
     x is the same function for examples and query, and never has a label in it. `features` says what it reads beyond
-    the field embeddings: `text`, and matching `signals`. With `similarity`, an MLP of the example's likeness to the
-    query (the score they were matched by, and whether the item is the same) is added to each of the example's tokens.
+    the field embeddings: `text`, and matching `signals`.
 
     Args:
         config: Sizes, and which tokens an example has: `row` (x), `cot`, `label` (y).
@@ -60,7 +57,6 @@ class ExampleTokens(nn.Module):
         self.row = MLP(width, (config.hidden,), config.dim)
         self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
-        self.similarity = MLP(2, (_SIMILARITY_HIDDEN,), config.dim) if "similarity" in self.features else None
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -72,14 +68,8 @@ class ExampleTokens(nn.Module):
         example_UPD = self._examples(x.examples)
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
-        tokens_BKPD = chosen_BKX.unflatten(2, (len(self.kinds), -1))
-        if self.similarity is not None:
-            tokens_BKPD = tokens_BKPD + self.similarity(x.examples.likeness_BKS)[:, :, None]
-        return tokens_BKPD.flatten(1, 2), self._mask(x.examples), query_BD
-
-    def _mask(self, examples: Examples) -> Tensor:
-        exists = {"row": examples.mask_BK, "cot": examples.cot_mask_BK, "label": examples.mask_BK}
-        return torch.stack([exists[kind] for kind in self.kinds], 2).flatten(1)
+        tokens_BSD = chosen_BKX.unflatten(2, (len(self.kinds), -1)).flatten(1, 2)
+        return tokens_BSD, x.examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
 
     def _examples(self, examples: Examples) -> Tensor:
         made = {"row": lambda: self._rows(examples.rows), "cot": lambda: self.cot(examples.cot_UT),

@@ -1,4 +1,4 @@
-"""Stored matches: every sample once, each found in the space of its own user's fold."""
+"""Stored matches: every sample once, with the scores that space and weights give."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 
 import duckdb
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llmcf_cli.match.config import HybridSpaceConfig
+from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.materialise import match_samples
-from llmcf_cli.match.space import HybridSpace
+from llmcf_cli.match.space import TextSpace
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.store.tables import META
 
-SPACE = {"type": "hybrid", "encoder": "asset:any", "collaborative": 0.7}
+SPACE = {"type": "text", "encoder": "asset:any", "history_weight": 0.3, "item_weight": 0.7}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +28,10 @@ def world(tmp_path_factory):
     return module.make_world(tmp_path_factory.mktemp("world"))
 
 
-def test_a_train_sample_is_matched_out_of_its_users_fold(world, tmp_path):
+def test_every_sample_is_matched_once_by_the_space(world, tmp_path, monkeypatch):
     resources = world.data.resources
-    collaborative, bank = resources.collaborative, resources.bank
+    bank = resources.bank
+    monkeypatch.setattr("llmcf_cli.match.materialise.ROWS_AT_ONCE", 50)
     out, database = tmp_path / "match.parquet", tmp_path / "data.duckdb"
     database.write_bytes(world.database.read_bytes())
     with duckdb.connect(str(database)) as connection:
@@ -39,7 +39,7 @@ def test_a_train_sample_is_matched_out_of_its_users_fold(world, tmp_path):
         connection.execute("INSERT INTO meta VALUES ('clock', 'global')")
     match_samples(
         MatchSection(space=SPACE, k=4), data=database, item_text=world.item_text, examples=world.examples,
-        collaborative=collaborative, history_length=5, out=out,
+        history_length=5, out=out,
     )  # fmt: skip
     table = pq.read_table(out)
     ids = table["sample_id"].to_numpy()
@@ -47,18 +47,14 @@ def test_a_train_sample_is_matched_out_of_its_users_fold(world, tmp_path):
     assert len(row_of) == len(ids) == sum(map(len, world.data.splits.values()))
     at_of = {sample_id: at for at, sample_id in enumerate(bank.samples.sample_id_N.tolist())}
     found, scores = table["example_sample_id"].to_pylist(), table["score"].to_pylist()
-    space, checked = HybridSpace(HybridSpaceConfig(**SPACE)), 0
-    for split, samples in world.data.splits.items():
-        folds_N = world.data.folds(split)
-        for fold in np.unique(folds_N):
-            item_ID = space.item_vectors(resources.item_text_IT, collaborative.item_FID[fold])
-            rows = samples.take(np.flatnonzero(folds_N == fold))
-            query_ND = space.query_vectors(item_ID, rows.item_row_N, rows.history_row_NL)
-            example_ED = space.example_vectors(item_ID, bank.samples.item_row_N, bank.samples.history_row_NL)
-            for query_D, sample_id in zip(query_ND, rows.sample_id_N.tolist(), strict=True):
-                row = row_of[sample_id]
-                for example, score in zip(found[row], scores[row], strict=True):
-                    if example >= 0:
-                        assert score == pytest.approx(float(example_ED[at_of[example]] @ query_D), abs=1e-5)
-                        checked += 1
+    space, item_IT, checked = TextSpace(TextSpaceConfig(**SPACE)), resources.item_text_IT, 0
+    example_ED = space.example_vectors(item_IT, bank.samples.item_row_N, bank.samples.history_row_NL)
+    for rows in world.data.splits.values():
+        query_ND = space.query_vectors(item_IT, rows.item_row_N, rows.history_row_NL)
+        for query_D, sample_id in zip(query_ND, rows.sample_id_N.tolist(), strict=True):
+            row = row_of[sample_id]
+            for example, score in zip(found[row], scores[row], strict=True):
+                if example >= 0:
+                    assert score == pytest.approx(float(example_ED[at_of[example]] @ query_D), abs=1e-5)
+                    checked += 1
     assert checked > 500

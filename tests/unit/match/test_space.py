@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.match import space as space_module
-from llmcf_cli.match.config import HybridSpaceConfig, TextSpaceConfig
-from llmcf_cli.match.space import HybridSpace, TextSpace
+from llmcf_cli.match.config import TextSpaceConfig
+from llmcf_cli.match.space import TextSpace
 
 RNG = np.random.default_rng(0)
 TEXT = np.zeros((30, 12), np.float32)
@@ -75,15 +75,3 @@ def test_no_rows_and_no_columns():
 def test_rows_without_a_vector_are_refused(item, history):
     with pytest.raises(DataError, match="text vectors for rows 0 to 29"):
         space().query_vectors(TEXT, np.array([item]), np.array([[history]]))
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_hybrid_likeness_is_the_weighted_mean_of_both(share):
-    collaborative = RNG.standard_normal((len(TEXT), 5)).astype(np.float32)
-    collaborative /= np.linalg.norm(collaborative, axis=1, keepdims=True)
-    hybrid = HybridSpace(HybridSpaceConfig(encoder="asset:any", collaborative=share))
-    item = hybrid.item_vectors(TEXT, collaborative)
-    want = (1 - share) * TEXT @ TEXT.T + share * collaborative @ collaborative.T
-    np.testing.assert_allclose(item @ item.T, want, atol=1e-5)
-    with pytest.raises(DataError, match="collaborative vectors"):
-        hybrid.item_vectors(TEXT)

@@ -27,7 +27,7 @@ def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world):
     bank = data.resources.bank
     known = np.append(bank.samples.sample_id_N, -1)
     for split, samples in data.splits.items():
-        found = known[data.matches[split].example_NK]
+        found = known[data.matches[split]]
         assert found.tolist() == [expected[i] for i in samples.sample_id_N.tolist()]
     vectors = dict(zip(world.examples["sample_id"].to_pylist(), world.examples["cot_vector"].to_pylist(), strict=True))
     for at in (0, 7):
@@ -114,6 +114,6 @@ def test_a_whole_split_is_not_copied(world):
     samples = world.data.splits["train"]
     batch = world.data.batch("train")
     assert np.shares_memory(batch.history_row_BL.numpy(), samples.history_row_NL)
-    assert np.shares_memory(batch.example_BK.numpy(), world.data.matches["train"].example_NK)
+    assert np.shares_memory(batch.example_BK.numpy(), world.data.matches["train"])
     taken = batch.take(torch.arange(3))
     assert {taken.user_row_B.dtype, taken.history_row_BL.dtype, taken.example_BK.dtype} == {torch.int64}

@@ -146,7 +146,7 @@ def test_queries_and_examples_reach_the_augmenter_with_standardised_signals(worl
     (x,) = seen
     expected = model.standardise(torch.from_numpy(data.signals("train")[250:270]))
     torch.testing.assert_close(x.query.signals_BS, expected)
-    found_BK = data.matches["train"].example_NK[250:270]
+    found_BK = data.matches["train"][250:270]
     there_BK = found_BK >= 0
     assert there_BK.any()
     in_bank = torch.from_numpy(data.resources.bank.signal_EG[found_BK[there_BK]])

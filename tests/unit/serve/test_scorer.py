@@ -28,7 +28,7 @@ ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict":
 SIGNALS = {
     "signals": SignalsConfig(),
     "text with signals": TextConfig(features=("text", "signals")),
-    "ict with all": ICTConfig(features=("text", "signals", "similarity")),
+    "ict with signals": ICTConfig(features=("text", "signals")),
 }
 RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 
