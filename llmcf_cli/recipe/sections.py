@@ -121,6 +121,17 @@ class TrainSampleSection(Config):
         return self
 
 
+class PriceSection(Config):
+    """What a provider charges, for estimates."""
+
+    input_per_million: Annotated[float, Field(ge=0)]
+    """Price of a million prompt tokens."""
+    output_per_million: Annotated[float, Field(ge=0)]
+    """Price of a million generated tokens."""
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+    """What the prices are in."""
+
+
 class CoTSection(Config):
     """Chains of thought for a sample of the train interactions (`gen-cot`)."""
 
@@ -132,6 +143,15 @@ class CoTSection(Config):
     """What generates the text, and its decoding settings."""
     judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Least score of a text that is kept."""
+    regenerate: Annotated[int, Field(ge=0, le=5)] = 1
+    """Times that a sample without a usable text of that score is asked again, with fresh seeds, before it is dropped."""
+    tries: Positive = 3
+    """Failures (of a server, or for want of memory) after which a sample is set aside; `--force gen-cot` or a higher
+    number tries it again."""
+    price: Annotated[PriceSection | None, Runtime()] = None
+    """Prices, for the estimate before a run and the bill after it."""
 
 
 class TeacherSection(Config):

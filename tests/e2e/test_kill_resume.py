@@ -29,6 +29,8 @@ class Loud(SilentProgress):
                 def advance(self, amount=1):
                     if name in ("gen-cot", "train-llm", "teacher") and amount:
                         print("ADVANCE", flush=True)
+                def skip(self, amount):
+                    pass
                 def note(self, text):
                     pass
             yield Task()
@@ -57,7 +59,7 @@ else:
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": 20},
         "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
-        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0},
+        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"},
     })
     report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
                            prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",

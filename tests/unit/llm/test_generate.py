@@ -24,7 +24,7 @@ sections:
   - {name: any, words: [a]}
 """
 ENGINE = {"type": "transformers", "max_new_tokens": 8, "precision": "fp32"}
-LENIENT = {"type": "rubric", "min_words": 1, "min_coherence": 0}
+LENIENT = {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"}
 
 
 def _section(sample: dict[str, object], engine: dict[str, object] | None = None, judge: object = LENIENT) -> CoTSection:
