@@ -2,10 +2,10 @@
 
     python benchmarks/generate_kill.py [--quick]
 
-A tiny random Llama writes greedy texts for 120 train samples of a tiny data set, slowed so that a run takes some seconds.
-Every life ends by SIGKILL at a random moment, starting up included; a last one finishes. Counted are finished texts that
-a kill lost, finished calls that a later life made again, and rows of the final tables that differ from the unbroken
-run's. The ratio reported is the kills survived without any of these to all kills. --quick: the same.
+A tiny random Llama writes greedy texts for 80 train samples of a tiny data set, slowed so that a run takes some
+seconds. Every life ends by SIGKILL at a random moment, starting up included; a last one finishes. Counted are finished
+texts that a kill lost, finished calls that a later life made again, and rows of the final tables that differ from the
+unbroken run's. The ratio reported is the kills survived without any of these to all kills. --quick: the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
-KILLS, SAMPLES, BATCH, DELAY, TARGET = 20, 120, 2, 0.1, 1.0
+KILLS, SAMPLES, BATCH, DELAY, TARGET = 20, 80, 2, 0.1, 1.0
 TABLES = ("cot", "cot_candidate", "cot_dropped")
 PROMPT = """
 name: tiny
@@ -63,27 +63,30 @@ def measure(folder: Path, chance: random.Random) -> dict[str, Any]:
     # Children of a process that has imported everything and computed nothing: a life costs no seconds of imports.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["llmcf_cli.llm.generate", "llmcf_cli.llm.engines.transformers", "sklearn"])
-    live(context, folder, folder / "warm", None)
+    live(context, folder, folder / "warm", 5.0)  # the server imports before its first child
+    began = time.time()
     whole = live(context, folder, folder / "whole", None)
-    startup = whole - SAMPLES / BATCH * DELAY
+    startup = (folder / "whole" / "first").stat().st_mtime - began
     killed, lost, repeated, faults, kills = folder / "killed", 0, 0, 0, 0
     texts: dict[Call, str] = {}
-    for _ in range(KILLS):
+    while kills < KILLS:
         made_before = calls_made(killed)
-        # On average a life makes half a twentieth of the work, so that there is work left for the last.
-        moment = chance.uniform(0, startup + 1.2 * (whole - startup) / KILLS)
+        # On average a life makes less than a twentieth of the work, so that there is work left for the last.
+        moment = chance.uniform(0, startup + 2 * (whole - startup) / KILLS)
         kills += live(context, folder, killed, moment) is None
         now = finished(killed)
         lost_now = sum(now.get(call) != text for call, text in texts.items())
         again = sum(call in texts for call in calls_made(killed)[len(made_before) :])
         lost, repeated, faults = lost + lost_now, repeated + again, faults + bool(lost_now or again)
         texts = now
+    made_before = calls_made(killed)
     live(context, folder, killed, None)
-    again = sum(call in texts for call in calls_made(killed)[len(calls_made(killed)) - (SAMPLES - len(texts)) :])
+    again = sum(call in texts for call in calls_made(killed)[len(made_before) :])
     return {
         "kills": kills, "finished_when_resumed": len(texts), "texts_lost": lost, "calls_repeated": repeated + again,
         "kills_with_a_fault": faults, "rows_different": different(folder / "whole", killed),
         "rows": pq.read_metadata(killed / "cot.parquet").num_rows, "unbroken_seconds": round(whole, 2),
+        "startup_seconds": round(startup, 2),
     }  # fmt: skip
 
 
@@ -104,7 +107,7 @@ def live(context: Any, folder: Path, run: Path, moment: float | None) -> float |
 
 
 def generate(folder: Path, run: Path) -> None:
-    """The work of a life, in a process of its own: `gen-cot`'s function with a slow engine that writes down its calls."""
+    """The work of a life, in a process of its own: `gen-cot`'s function with a slow engine, its calls written down."""
     import torch
 
     from llmcf_cli.llm import texts
@@ -117,6 +120,8 @@ def generate(folder: Path, run: Path) -> None:
     make, plain = texts.TextCache._make, TransformersEngine.generate
 
     def noted(cache: Any, calls: Any, wanted: Any) -> int:
+        if not (run / "first").exists():
+            (run / "first").touch()
         with (run / "calls.jsonl").open("a") as log:
             log.writelines(json.dumps([call[0], call[3]]) + "\n" for call in calls)
         return make(cache, calls, wanted)

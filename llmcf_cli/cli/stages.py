@@ -25,7 +25,9 @@ ArtifactsOption = Annotated[
         show_default="artifacts",
     ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, why, and what the language model will cost.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would run, why, and what the language model will cost.")
+]
 ForceOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -28,7 +28,7 @@ _POSITIVE = frozenset(
      "great"}
 )  # fmt: skip
 _NEGATIVE = frozenset(
-    {"dislike", "disliked", "dislikes", "hate", "hated", "disappoint", "disappointed", "disappointing",
+    {"dislike", "disliked", "dislikes", "hate", "hated", "hates", "disappoint", "disappointed", "disappointing",
      "bored", "boring", "mismatch", "unlikely", "unlike", "avoid", "avoided", "uninterested", "rejected",
      "lacks", "differs", "contrary", "contrast"}
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Of several texts for a prompt the best; for a prompt without a good one a second round; else a reason to drop it.
 
-LLM-CF (CIKM 2024) samples several chains of thought per interaction and keeps the best. Here a text is good if the judge
-finds it usable and scores it at least the floor. A prompt without a good text is asked again, with the next indices and
-so with fresh seeds; what has none after that is dropped, with the reason of its best text.
+LLM-CF (CIKM 2024) samples several chains of thought per interaction and keeps the best. Here a text is good if the
+judge finds it usable and scores it at least the floor. A prompt without a good text is asked again, with the next
+indices and so with fresh seeds; what has none after that is dropped, with the reason of its best text.
 """
 
 from __future__ import annotations
@@ -133,7 +133,9 @@ class Selector:
     def _verdicts(self, asked: Sequence[Asked], rounds: int) -> dict[int, list[_Judged]]:
         """Every candidate of each sample, by sample id."""
         found = self._texts.candidates([ask for _, ask in asked], rounds=rounds)
-        return {row.sample_id: [self._verdict(row, ask, c) for c in found.get(ask.prompt_hash, [])] for row, ask in asked}
+        return {
+            row.sample_id: [self._verdict(row, ask, c) for c in found.get(ask.prompt_hash, [])] for row, ask in asked
+        }
 
     def _verdict(self, row: SampleTexts, ask: Ask, candidate: Candidate) -> _Judged:
         verdict = self._judge.judge(candidate.text, self._about(row, ask, candidate.finish_reason))

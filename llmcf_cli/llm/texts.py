@@ -166,9 +166,7 @@ class TextCache:
         seconds: Time spent generating so far.
     """
 
-    def __init__(
-        self, store: SharedTexts, engine: Engine, model_digest: str, seed: int, *, tries: int = TRIES
-    ) -> None:
+    def __init__(self, store: SharedTexts, engine: Engine, model_digest: str, seed: int, *, tries: int = TRIES) -> None:
         self._store, self._engine, self._model, self._seed, self._tries = store, engine, model_digest, seed, tries
         settings = engine.decode_settings(seed)
         self._decode, self._settings = digest_json(settings), json.dumps(settings, sort_keys=True)
@@ -276,7 +274,9 @@ class TextCache:
     def _open(self, wanted: dict[Call, Ask]) -> dict[Call, CallState]:
         states = self._store.states(list(wanted))
         return {
-            call: states[call] for call in wanted if not (states[call].finished or states[call].is_set_aside(self._tries))
+            call: states[call]
+            for call in wanted
+            if not (states[call].finished or states[call].is_set_aside(self._tries))
         }
 
     def _batches(self, wanted: dict[Call, Ask], open_: dict[Call, CallState]) -> Iterator[list[Call]]:

@@ -203,7 +203,7 @@ def _prepare(connection: Any) -> None:
         connection.execute(table.ddl(create="CREATE TABLE IF NOT EXISTS"))
     columns = [row[0] for row in connection.execute("DESCRIBE generation").fetchall()]
     if columns != GENERATION.schema.names:
-        kept = connection.execute("SELECT * FROM generation").to_arrow_table()  # noqa: F841 - read by name below
+        kept = connection.sql("SELECT * FROM generation").to_arrow_table()  # noqa: F841 - read by name below
         connection.execute("DROP TABLE generation")
         connection.execute(GENERATION.ddl())
         connection.execute("INSERT INTO generation BY NAME SELECT * FROM kept")

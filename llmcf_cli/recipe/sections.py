@@ -144,9 +144,9 @@ class CoTSection(Config):
     judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Least score of a text that is kept."""
+    """Least score of a text that is kept, in [0, 1]."""
     regenerate: Annotated[int, Field(ge=0, le=5)] = 1
-    """Times that a sample without a usable text of that score is asked again, with fresh seeds, before it is dropped."""
+    """Times that a sample without such a text is asked again, with fresh seeds, before it is dropped."""
     tries: Positive = 3
     """Failures (of a server, or for want of memory) after which a sample is set aside; `--force gen-cot` or a higher
     number tries it again."""

@@ -17,7 +17,6 @@ from llmcf_cli.core.progress import Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.store.artifacts import Manifest, differences, file_records
 
-
 FORCED = "forced"
 """Reason of a step that the user asked to run again."""
 

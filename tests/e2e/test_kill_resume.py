@@ -130,6 +130,16 @@ def test_killed_generation_resumes_with_the_same_rows(where: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_and_repeat_nothing() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "generate_kill.py"
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, result
+    assert result["detail"]["kills"] == 20
+    assert 0 < result["detail"]["finished_when_resumed"]
+
+
+@pytest.mark.slow
 def test_a_killed_teacher_resumes_with_the_same_scores(where: Path, tmp_path: Path) -> None:
     whole = _run("teacher", where, tmp_path / "whole")
     assert _run("teacher", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
