@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.llm.cost import Load, announce, demand
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.texts import Fault, TextCache, fit_asks
 from llmcf_cli.llm.workers import SharedTexts
@@ -201,8 +202,10 @@ class _Writing:
     def write(self, entity: str, prompt: Prompt, count: int, blocks: Iterator[list[_Subject]]) -> None:
         """Generate and write the text of every subject, the first one that is not empty."""
         with self._progress.task(f"knowledge of {entity}s", count, f"{entity}s") as task:
-            for subjects in blocks:
+            for number, subjects in enumerate(blocks):
                 asks = self._asks(entity, prompt, subjects)
+                if number == 0:
+                    announce(demand([Load(count, asks)], self._texts), self._texts, asks, None, self._progress)
                 self._texts.complete(asks, task)
                 found = self._texts.of(asks)
                 first = [next((t for t, _ in found.get(a.prompt_hash, ()) if t.strip()), "") for a in asks]

@@ -148,7 +148,8 @@ class Selector:
         for row, ask in asked:
             found, key = judged[row.sample_id], {"sample_id": row.sample_id, "prompt_hash": ask.prompt_hash}
             if not found:
-                reason = failures[ask.prompt_hash].reason
+                failure = failures.get(ask.prompt_hash)  # None where another process has just forgotten it
+                reason = failure.reason if failure else "unknown"
                 self.tally.dropped[SET_ASIDE] += 1
                 self.tally.set_aside[reason] += 1
                 rows["cot_dropped"].append({**key, "reason": SET_ASIDE, "detail": reason})

@@ -217,7 +217,8 @@ class TextCache:
                 task.advance(share * done)
                 task.note(self._note())
             if self.generated + self.failed == before:
-                time.sleep(_POLL)  # all that is open is being made by others
+                task.note("waiting for what another worker is making")
+                time.sleep(_POLL)
             open_ = self._open(wanted)
         task.skip(share * left)
         self._finished += sum(state.finished for state in self._store.states(list(wanted)).values())

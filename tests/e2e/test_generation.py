@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.cli import report
+from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Failure
 from llmcf_cli.llm.engines.transformers import TransformersEngine
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.gen_cot import GenCoT
+from llmcf_cli.stages.gen_cot import GenCoT, help_generate
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.train_llm import TrainLLM
 
 RECIPE = """\
 name: generation
@@ -123,3 +129,21 @@ def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context,
     assert len(again) == 1
     assert manifest.report["kept"] == 12
     assert pq.read_table(folder / "cot.parquet")["sample_id"].to_pylist() == sorted([*kept, dropped["sample_id"]])
+
+
+@pytest.mark.slow
+def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
+    with pytest.raises(LlmcfError, match="ingest is not made yet"):
+        help_generate(context, SILENT)
+    run(context, TrainLLM())
+    arguments = [str(tmp_path / "recipe.yaml"), "--artifacts", str(context.store.root)]
+    workers = [
+        subprocess.Popen([sys.executable, "-m", "llmcf_cli", command, *arguments], stdout=subprocess.PIPE, text=True)
+        for command in ("gen-cot", "work")
+    ]
+    printed = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    helped = int(re.search(r"(\d+) texts made here", printed[1])[1])
+    manifest, folder = run(context, GenCoT())
+    assert manifest.report["generated"] + helped == manifest.report["wanted"] == 12
+    assert pq.read_table(folder / "cot.parquet").num_rows == manifest.report["kept"] == 12

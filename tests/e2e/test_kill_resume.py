@@ -136,7 +136,7 @@ def test_twenty_kills_at_random_moments_lose_and_repeat_nothing() -> None:
     result = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0, result
     assert result["detail"]["kills"] == 20
-    assert 0 < result["detail"]["finished_when_resumed"]
+    assert result["detail"]["finished_when_resumed"] > 0
 
 
 @pytest.mark.slow
