@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmcf_cli.core.progress import Progress
-from llmcf_cli.llm.texts import Ask, Pace, TextCache
+from llmcf_cli.llm.texts import Ask, CallPace, TextCache
 from llmcf_cli.recipe.sections import PriceSection
 
 UNKNOWN = "unknown until measured"
@@ -18,7 +18,7 @@ class Load:
     """Prompts of one kind that a run will put to an engine.
 
     Attributes:
-        prompts: How many different ones there are.
+        prompts: How many there are: one for each sample, user or item.
         part: All of them, or a random part, from which the rest is estimated.
     """
 
@@ -77,7 +77,7 @@ class Estimate:
     cost: Cost
     cached: int
     exact: bool
-    pace: Pace | None
+    pace: CallPace | None
     currency: str
 
     def report(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Pace:
+class CallPace:
     """What a call took on average, over the last texts of a model and its settings.
 
     Attributes:
@@ -263,11 +263,11 @@ class TextCache:
         wanted = self._calls(asks, range(self.samples))
         return [wanted[call] for call in self._open(wanted)]
 
-    def pace(self) -> Pace | None:
+    def pace(self) -> CallPace | None:
         """Of the last texts that this model wrote with these settings, whatever the prompt; None before any."""
         with self._store.transaction() as connection:
             calls, *means = connection.execute(_PACE, [self._model, self._decode, _RECENT]).fetchone()
-        return Pace(calls, *means) if calls else None
+        return CallPace(calls, *means) if calls else None
 
     def _calls(self, asks: Sequence[Ask], indices: range) -> dict[Call, Ask]:
         return {(ask.prompt_hash, self._model, self._decode, index): ask for ask in asks for index in indices}

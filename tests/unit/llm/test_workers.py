@@ -61,7 +61,7 @@ def _end(worker: subprocess.Popen[str]) -> list[int]:
 
 def test_two_processes_share_the_calls_and_both_get_every_text(tmp_path: Path) -> None:
     cache, log = tmp_path / "cache.duckdb", tmp_path / "calls.txt"
-    workers = [_worker(cache, log, 0.1) for _ in range(2)]
+    workers = [_worker(cache, log, 0.25) for _ in range(2)]
     ends = [_end(worker) for worker in workers]
     assert sum(generated for generated, _, _ in ends) == 60
     assert all(generated > 0 and generated + cached == 60 and prompts == 30 for generated, cached, prompts in ends)
