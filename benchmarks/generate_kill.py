@@ -138,7 +138,7 @@ def generate(folder: Path, run: Path) -> None:
     })  # fmt: skip
     generate_cots(
         section, data=folder / "data.duckdb", model=folder / "model", model_digest="m",
-        prompt=load_prompt(folder / "prompt.yaml"), cache=run / "cache.duckdb", out=run / "cot.parquet", seed=5,
+        prompt=load_prompt(folder / "prompt.yaml"), cache=run / "cache.duckdb", out=run, seed=5,
     )  # fmt: skip
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from llmcf_cli.core.progress import Progress
-from llmcf_cli.llm.texts import Ask, CallPace, TextCache
+from llmcf_cli.llm.texts import Ask, TextCache
 from llmcf_cli.recipe.sections import PriceSection
 
 UNKNOWN = "unknown until measured"
@@ -20,27 +20,31 @@ class Load:
     Attributes:
         prompts: How many there are: one for each sample, user or item.
         part: All of them, or a random part, from which the rest is estimated.
+        texts: The cache that makes them.
     """
 
     prompts: int
     part: Sequence[Ask]
+    texts: TextCache
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What is to be made, whatever it takes.
+    """What is to be made of a load, whatever it takes.
 
     Attributes:
         calls: Texts to make.
         cached: Texts that are in the cache, or set aside.
         prompt_tokens: Tokens of the prompts of all calls, by the model's own tokenizer.
         exact: Whether every prompt was measured, not only a part.
+        texts: The cache that makes them.
     """
 
     calls: int
     cached: int
     prompt_tokens: int
     exact: bool
+    texts: TextCache
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,19 @@ class Estimate:
     """Cost before the work.
 
     Attributes:
-        cost: As expected; without a pace, new tokens are the most there can be.
+        cost: As expected; of calls that were never measured, new tokens are the most there can be.
         cached: Texts that need not be made.
         exact: Whether calls and prompt tokens are counted, not estimated from a part of the prompts.
-        pace: What calls took so far; None: unknown.
+        measured: Calls that the time rests on; 0: it is unknown.
+        bounded: Whether new tokens are a bound, as of some calls nothing is known.
         currency: Of the money.
     """
 
     cost: Cost
     cached: int
     exact: bool
-    pace: CallPace | None
+    measured: int
+    bounded: bool
     currency: str
 
     def report(self) -> dict[str, Any]:
@@ -85,58 +91,68 @@ class Estimate:
         return {**asdict(self.cost), "cached": self.cached, "exact": self.exact, "currency": self.currency}
 
 
-def demand(loads: Sequence[Load], texts: TextCache) -> Demand:
-    """Count what is missing of some prompts' first texts."""
-    calls = total = prompt_tokens = 0.0
-    exact = True
-    for load in loads:
-        part = list({ask.prompt_hash: ask for ask in load.part}.values())
-        if not part:
-            continue
-        missing = texts.missing(part)
-        scale = load.prompts / len(load.part)
-        exact = exact and scale == 1
-        calls += scale * len(missing)
-        total += scale * len(part) * texts.samples
-        prompt_tokens += scale * sum(ask.tokens for ask in missing)
-    return Demand(round(calls), round(total) - round(calls), round(prompt_tokens), exact)
+def demand(load: Load) -> Demand:
+    """Count what is missing of a load's first texts."""
+    part = list({ask.prompt_hash: ask for ask in load.part}.values())
+    if not part:
+        return Demand(0, 0, 0, exact=True, texts=load.texts)
+    missing = load.texts.missing(part)
+    scale = load.prompts / len(load.part)
+    total, calls = scale * len(part) * load.texts.samples, round(scale * len(missing))
+    tokens = round(scale * sum(ask.tokens for ask in missing))
+    return Demand(calls, round(total) - calls, tokens, exact=scale == 1, texts=load.texts)
 
 
-def estimate(wanted: Demand, texts: TextCache, price: PriceSection | None) -> Estimate:
-    """Expected tokens, time and money, at the pace of the last texts of the same model with the same settings."""
-    pace = texts.pace()
-    new_tokens = round(wanted.calls * (pace.new_tokens if pace else texts.longest))
-    seconds = wanted.calls * pace.seconds if pace else None
-    money = _money(price, wanted.prompt_tokens, new_tokens)
-    cost = Cost(wanted.calls, wanted.prompt_tokens, new_tokens, seconds, money)
-    return Estimate(cost, wanted.cached, wanted.exact, pace, price.currency if price else "")
+def estimate(wanted: Sequence[Demand], price: PriceSection | None) -> Estimate:
+    """Expected tokens, time and money, at the pace of the last texts of the same model with the same settings.
+
+    Calls with settings that nothing was made with yet are taken to be as long as they may be, at the others' speed.
+    """
+    asked = [one for one in wanted if one.calls]
+    paces = [one.texts.pace() for one in asked]
+    known = [pace for pace in paces if pace]
+    tokens = [pace.new_tokens if pace else one.texts.longest for one, pace in zip(asked, paces, strict=True)]
+    new_tokens = [one.calls * each for one, each in zip(asked, tokens, strict=True)]
+    seconds: float | None = None if asked else 0.0
+    if known:
+        slowest = max(pace.seconds / max(pace.new_tokens, 1) for pace in known)
+        seconds = sum(
+            one.calls * pace.seconds if pace else count * slowest
+            for one, pace, count in zip(asked, paces, new_tokens, strict=True)
+        )
+    prompt_tokens, made = sum(one.prompt_tokens for one in asked), round(sum(new_tokens))
+    cost = Cost(sum(one.calls for one in asked), prompt_tokens, made, seconds, _money(price, prompt_tokens, made))
+    return Estimate(
+        cost, sum(one.cached for one in wanted), all(one.exact for one in wanted), sum(pace.calls for pace in known),
+        bounded=len(known) < len(asked), currency=price.currency if price else "",
+    )  # fmt: skip
 
 
 def announce(
-    wanted: Demand, texts: TextCache, asks: Sequence[Ask], price: PriceSection | None, progress: Progress
+    wanted: Sequence[Demand], warm_up: Callable[[], None], price: PriceSection | None, progress: Progress
 ) -> Estimate:
-    """Say what a run will cost. Where no pace is known, make one of its batches and say it again.
+    """Say what a run will cost. Where that is not known, make one of its batches and say it again.
 
     Args:
         wanted: What is to be made.
-        texts: What makes it.
-        asks: The first prompts of the run.
+        warm_up: Makes a batch of it.
         price: The recipe's prices.
         progress: Where to say it.
     """
-    found = estimate(wanted, texts, price)
+    found = estimate(wanted, price)
     progress.say(as_text(estimate_rows(found)))
-    if found.pace is None and wanted.calls:
-        texts.warm_up(asks)
-        found = estimate(wanted, texts, price)
+    if found.cost.calls and not found.measured:
+        warm_up()
+        found = estimate(wanted, price)
         progress.say(as_text([row for row in estimate_rows(found) if row[0] in ("new tokens", "time", "money")]))
     return found
 
 
-def spent(texts: TextCache, price: PriceSection | None) -> Cost:
-    """What a cache's calls took in this run."""
-    money = _money(price, texts.prompt_tokens, texts.new_tokens)
-    return Cost(texts.generated, texts.prompt_tokens, texts.new_tokens, texts.seconds, money)
+def spent(caches: Sequence[TextCache], price: PriceSection | None) -> Cost:
+    """What the calls of some caches took in this run."""
+    prompt_tokens, new_tokens = (sum(getattr(c, name) for c in caches) for name in ("prompt_tokens", "new_tokens"))
+    money = _money(price, prompt_tokens, new_tokens)
+    return Cost(sum(c.generated for c in caches), prompt_tokens, new_tokens, sum(c.seconds for c in caches), money)
 
 
 def estimate_rows(found: Estimate) -> list[tuple[str, str]]:
@@ -146,7 +162,7 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str]]:
     rows = [
         ("calls to make", f"{about}{cost.calls:,} ({found.cached:,} texts are there already)"),
         ("prompt tokens", f"{about}{cost.prompt_tokens:,}{each}"),
-        ("new tokens", f"{'about' if found.pace else 'at most'} {cost.new_tokens:,}"),
+        ("new tokens", f"{'at most' if found.bounded else 'about'} {cost.new_tokens:,}"),
         ("time", _time(found)),
     ]
     return [*rows, ("money", f"about {cost.money:,.2f} {found.currency}")] if cost.money is not None else rows
@@ -185,13 +201,13 @@ def _money(price: PriceSection | None, prompt_tokens: int, new_tokens: int) -> f
 def _time(found: Estimate) -> str:
     if not found.cost.calls:
         return "none"
-    if found.pace is None or found.cost.seconds is None:
-        return UNKNOWN
     seconds = found.cost.seconds
-    length = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min" if seconds < 7200 else (
-        f"{seconds / 3600:,.1f} h"
-    )  # fmt: skip
-    return f"about {length} at {1 / max(found.pace.seconds, 1e-9):,.2f} calls/s, measured on {found.pace.calls:,}"
+    if seconds is None:
+        return UNKNOWN
+    length = f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+    if seconds >= 7200:
+        length = f"{seconds / 3600:,.1f} h"
+    return f"about {length} at {found.cost.calls / max(seconds, 1e-9):,.2f} calls/s, measured on {found.measured:,}"
 
 
 def _number(value: float) -> str:

@@ -23,7 +23,7 @@ from llmcf_cli.llm.cost import Demand, Estimate, Load, announce, demand, estimat
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.judge import Judged
 from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
-from llmcf_cli.llm.select import Selector
+from llmcf_cli.llm.select import Asked, Selector
 from llmcf_cli.llm.texts import Ask, Fault, TextCache, fit_asks
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.plugin import registry
@@ -86,10 +86,10 @@ def generate_cots(
     section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, out: Path,
     seed: int, progress: Progress = SILENT,
 ) -> CoTReport:  # fmt: skip
-    """Write the chain of thought of each chosen train sample to Parquet (table `cot`).
+    """Write the chain of thought of each chosen train sample to Parquet (`cot`).
 
-    Beside it, every text that was judged (`cot_candidate.parquet`) and the samples without any good one
-    (`cot_dropped.parquet`). Several processes may do the same at once: they share the calls.
+    Beside it, every text that was judged (`cot_candidate`) and the samples without any good one (`cot_dropped`).
+    Several processes may do the same at once: they share the calls.
 
     Args:
         section: The recipe's `cot`.
@@ -98,7 +98,7 @@ def generate_cots(
         model_digest: Names the model's content in the cache.
         prompt: What is asked.
         cache: DuckDB file of generated texts, shared between runs.
-        out: Parquet file to write.
+        out: Folder to write the tables to.
         seed: The recipe's seed.
         progress: Where to report.
 
@@ -123,9 +123,9 @@ def generate_cots(
                 asks = _asks(rows, prompt, engine)
                 shortened += sum(ask.shortened for ask in asks)
                 if start == 0:
-                    expected = announce(wanted, texts, asks, section.price, progress)
+                    expected = announce(wanted, partial(texts.warm_up, asks), section.price, progress)
                 texts.complete(asks, task)
-                selector.select(list(zip(rows, asks, strict=True)), task)
+                selector.select([Asked(row, ask) for row, ask in zip(rows, asks, strict=True)], task)
     tally = selector.tally
     if not tally.kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in (tally.dropped | tally.set_aside).items())
@@ -138,7 +138,7 @@ def generate_cots(
         dropped=dict(tally.dropped), set_aside=dict(tally.set_aside), failed=texts.failed, generated=texts.generated,
         cached=texts.cached, cut_off=tally.cut_off, histories_shortened=shortened, prompt_tokens=texts.prompt_tokens,
         new_tokens=texts.new_tokens, seconds=texts.seconds, tokens_per_second=texts.tokens_per_second,
-        estimate=expected.report(), actual=asdict(spent(texts, section.price)), scores=tally.means,
+        estimate=expected.report(), actual=asdict(spent([texts], section.price)), scores=tally.means,
         examples=tally.examples,
     )  # fmt: skip
 
@@ -153,7 +153,7 @@ def estimate_cots(
         with connect_read(data) as reader, SharedTexts(file) as store:
             ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
             texts = _texts(store, engine, section, model_digest, seed)
-            return estimate(_demand(reader, ids, prompt, engine, texts, seed), texts, section.price)
+            return estimate(_demand(reader, ids, prompt, engine, texts, seed), section.price)
 
 
 def retry_set_aside(section: CoTSection, *, model: Path, model_digest: str, cache: Path, seed: int) -> None:
@@ -172,19 +172,19 @@ def _texts(store: SharedTexts, engine: Engine, section: CoTSection, model_digest
     return TextCache(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"), tries=section.tries)
 
 
-def _demand(reader: Any, ids: np.ndarray, prompt: Prompt, engine: Engine, texts: TextCache, seed: int) -> Demand:
+def _demand(reader: Any, ids: np.ndarray, prompt: Prompt, engine: Engine, texts: TextCache, seed: int) -> list[Demand]:
     """Of all samples if they are few, else by a random part of them."""
     chosen = ids
     if len(ids) > _BLOCK:
         chance = np.random.default_rng(derive_seed(seed, "gen-cot", "estimate"))
         chosen = np.sort(chance.choice(ids, _MEASURED, replace=False))
-    return demand([Load(len(ids), _asks(sample_texts(reader, chosen), prompt, engine))], texts)
+    return [demand(Load(len(ids), _asks(sample_texts(reader, chosen), prompt, engine), texts))]
 
 
-def _about(prompt: Prompt, row: SampleTexts, ask: Ask, finish_reason: str) -> Judged:
+def _about(prompt: Prompt, one: Asked, finish_reason: str) -> Judged:
     """What a text is judged against; the decision only where the prompt tells it."""
-    told = row.label if "decision" in prompt.variables else None
-    return Judged(ask.readable, row.history, row.item, told, prompt.sections, finish_reason)
+    told = one.row.label if "decision" in prompt.variables else None
+    return Judged(one.ask.readable, one.row.history, one.row.item, told, prompt.sections, finish_reason)
 
 
 def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine) -> list[Ask]:

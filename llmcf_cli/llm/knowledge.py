@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,8 @@ class _Writing:
             for number, subjects in enumerate(blocks):
                 asks = self._asks(entity, prompt, subjects)
                 if number == 0:
-                    announce(demand([Load(count, asks)], self._texts), self._texts, asks, None, self._progress)
+                    wanted = [demand(Load(count, asks, self._texts))]
+                    announce(wanted, partial(self._texts.warm_up, asks), None, self._progress)
                 self._texts.complete(asks, task)
                 found = self._texts.of(asks)
                 first = [next((t for t, _ in found.get(a.prompt_hash, ()) if t.strip()), "") for a in asks]

@@ -32,7 +32,18 @@ SCORES = ("coherence", "completeness", "relevance", "consistency", "score")
 
 _EXAMPLES = 3
 
-Asked = tuple[SampleTexts, Ask]
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample with its prompt.
+
+    Attributes:
+        row: The sample.
+        ask: The prompt.
+    """
+
+    row: SampleTexts
+    ask: Ask
 
 
 @dataclass
@@ -82,17 +93,17 @@ class Selector:
     Args:
         texts: Where candidates are, and what makes more of them.
         judge: A component of the kind `judge`.
-        about: (sample, its prompt, finish reason) → what a text is judged against.
+        about: (sample with its prompt, finish reason) → what a text is judged against.
         floor: Least score of a good text.
         rounds: Further rounds for a sample without a good one; none where an engine draws nothing.
-        out: The file of the table `cot`; the others are written beside it.
+        out: Folder to write the tables to.
 
     Attributes:
         tally: Counts so far.
     """
 
     def __init__(
-        self, texts: TextCache, judge: Any, about: Callable[[SampleTexts, Ask, str], Judged], *, floor: float,
+        self, texts: TextCache, judge: Any, about: Callable[[Asked, str], Judged], *, floor: float,
         rounds: int, out: Path,
     ) -> None:  # fmt: skip
         self._texts, self._judge, self._about, self._floor = texts, judge, about, floor
@@ -104,7 +115,7 @@ class Selector:
     def __enter__(self) -> Selector:
         self._writers = {
             table.name: self._stack.enter_context(
-                pq.ParquetWriter(self._out.with_name(f"{table.name}.parquet"), table.schema, compression="zstd")
+                pq.ParquetWriter(self._out / f"{table.name}.parquet", table.schema, compression="zstd")
             )
             for table in (COT, COT_CANDIDATE, COT_DROPPED)
         }
@@ -122,30 +133,29 @@ class Selector:
         """
         judged = self._verdicts(asked, rounds=1)
         for round_ in range(1, self._rounds + 1):
-            weak = [(row, ask) for row, ask in asked if judged[row.sample_id] and _best(judged[row.sample_id]).reason]
+            weak = [one for one in asked if judged[one.row.sample_id] and _best(judged[one.row.sample_id]).reason]
             if not weak:
                 break
             self.tally.regenerated += len(weak) if round_ == 1 else 0
-            self._texts.complete([ask for _, ask in weak], task, round_=round_)
+            self._texts.complete([one.ask for one in weak], task, round_=round_)
             judged |= self._verdicts(weak, rounds=round_ + 1)
         self._write(asked, judged)
 
     def _verdicts(self, asked: Sequence[Asked], rounds: int) -> dict[int, list[_Judged]]:
         """Every candidate of each sample, by sample id."""
-        found = self._texts.candidates([ask for _, ask in asked], rounds=rounds)
-        return {
-            row.sample_id: [self._verdict(row, ask, c) for c in found.get(ask.prompt_hash, [])] for row, ask in asked
-        }
+        found = self._texts.candidates([one.ask for one in asked], rounds=rounds)
+        return {one.row.sample_id: [self._verdict(one, c) for c in found.get(one.ask.prompt_hash, [])] for one in asked}
 
-    def _verdict(self, row: SampleTexts, ask: Ask, candidate: Candidate) -> _Judged:
-        verdict = self._judge.judge(candidate.text, self._about(row, ask, candidate.finish_reason))
+    def _verdict(self, one: Asked, candidate: Candidate) -> _Judged:
+        verdict = self._judge.judge(candidate.text, self._about(one, candidate.finish_reason))
         low = BELOW_FLOOR if verdict.score < self._floor else ""
         return _Judged(candidate, verdict, verdict.reason or low)
 
     def _write(self, asked: Sequence[Asked], judged: dict[int, list[_Judged]]) -> None:
-        failures = self._texts.set_aside([ask for row, ask in asked if not judged[row.sample_id]])
+        failures = self._texts.set_aside([one.ask for one in asked if not judged[one.row.sample_id]])
         rows: dict[str, list[dict[str, Any]]] = {name: [] for name in self._writers}
-        for row, ask in asked:
+        for one in asked:
+            row, ask = one.row, one.ask
             found, key = judged[row.sample_id], {"sample_id": row.sample_id, "prompt_hash": ask.prompt_hash}
             if not found:
                 failure = failures.get(ask.prompt_hash)  # None where another process has just forgotten it

@@ -39,7 +39,7 @@ class GenCoT(Stage):
         arguments = _arguments(job.context, job.inputs["ingest"], job.inputs["train-llm"], job.keys["train-llm"])
         if job.forced:
             retry_set_aside(**{name: arguments[name] for name in ("section", "model", "model_digest", "cache", "seed")})
-        return asdict(generate_cots(**arguments, out=job.out / "cot.parquet", progress=job.progress))
+        return asdict(generate_cots(**arguments, out=job.out, progress=job.progress))
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         from llmcf_cli.llm.cost import estimate_rows
@@ -76,7 +76,7 @@ def help_generate(context: Context, progress: Progress) -> CoTReport:
     tuned = node.needs["train-llm"]
     arguments = _arguments(context, node.needs["ingest"].folder, tuned.folder, tuned.key)
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
-        return generate_cots(**arguments, out=Path(folder) / "cot.parquet", progress=progress)
+        return generate_cots(**arguments, out=Path(folder), progress=progress)
 
 
 def _arguments(context: Context, ingest: Path, tuned: Path, model_digest: str) -> dict[str, Any]:

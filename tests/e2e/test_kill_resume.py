@@ -63,7 +63,7 @@ else:
     })
     report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
                            prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",
-                           out=run / "cot.parquet", seed=5, progress=Loud())
+                           out=run, seed=5, progress=Loud())
 print("REPORT", json.dumps(asdict(report)))
 '''
 PROMPT = """

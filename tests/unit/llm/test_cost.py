@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def complete(texts: TextCache, asks: list[Ask]) -> None:
 
 
 def test_before_any_call_tokens_have_a_bound_and_time_is_unknown(texts: TextCache) -> None:
-    found = estimate(demand([Load(10, ASKS)], texts), texts, None)
+    found = estimate([demand(Load(10, ASKS, texts))], None)
     assert (found.cost.calls, found.cached, found.exact) == (20, 0, True)
     assert found.cost.prompt_tokens == 2 * sum(ask.tokens for ask in ASKS)
     assert (found.cost.new_tokens, found.cost.seconds, found.cost.money) == (20 * 50, None, None)
@@ -76,7 +77,7 @@ def test_before_any_call_tokens_have_a_bound_and_time_is_unknown(texts: TextCach
 
 def test_cached_calls_are_subtracted_and_their_pace_foretells_the_rest(texts: TextCache) -> None:
     complete(texts, ASKS[:4])
-    found = estimate(demand([Load(10, ASKS)], texts), texts, PRICE)
+    found = estimate([demand(Load(10, ASKS, texts))], PRICE)
     assert (found.cost.calls, found.cached) == (12, 8)
     assert found.cost.prompt_tokens == 2 * sum(ask.tokens for ask in ASKS[4:])
     assert (found.cost.new_tokens, found.cost.seconds) == (240, 6.0)
@@ -88,14 +89,24 @@ def test_cached_calls_are_subtracted_and_their_pace_foretells_the_rest(texts: Te
 
 def test_a_part_of_the_prompts_stands_for_all(texts: TextCache) -> None:
     complete(texts, ASKS[:2])
-    found = demand([Load(1000, ASKS)], texts)
+    found = demand(Load(1000, ASKS, texts))
     assert (found.calls, found.cached, found.exact) == (1600, 400, False)
     assert found.prompt_tokens == 100 * 2 * sum(ask.tokens for ask in ASKS[2:])
 
 
+def test_calls_of_another_kind_are_taken_at_their_longest_and_the_known_speed(texts: TextCache, tmp_path: Path) -> None:
+    complete(texts, ASKS[:4])  # 20 tokens in half a second
+    with SharedTexts(tmp_path / "other.duckdb") as store:
+        other = TextCache(store, Engine(), "m", 1)
+        found = estimate([demand(Load(10, ASKS, texts)), demand(Load(10, ASKS, other))], None)
+    assert found.bounded
+    assert (found.cost.calls, found.cost.new_tokens) == (12 + 20, 12 * 20 + 20 * 50)
+    assert found.cost.seconds == pytest.approx(12 * 0.5 + 20 * 50 / 40)
+
+
 def test_without_a_pace_one_batch_is_made_first_and_is_no_extra_work(texts: TextCache) -> None:
     notes = Notes()
-    found = announce(demand([Load(10, ASKS)], texts), texts, ASKS, PRICE, notes)
+    found = announce([demand(Load(10, ASKS, texts))], partial(texts.warm_up, ASKS), PRICE, notes)
     assert texts.generated == 4
     assert len(notes.said) == 2
     assert UNKNOWN in notes.said[0]
@@ -103,11 +114,11 @@ def test_without_a_pace_one_batch_is_made_first_and_is_no_extra_work(texts: Text
     assert (found.cost.calls, found.cost.seconds) == (20, 10.0)
     complete(texts, ASKS)
     assert (texts.generated, texts.cached) == (20, 0)
-    rows = comparison_rows(found.report(), vars(spent(texts, PRICE)))
+    rows = comparison_rows(found.report(), vars(spent([texts], PRICE)))
     assert [row[0] for row in rows] == ["calls", "prompt tokens", "new tokens", "seconds", "money"]
     assert all(before == after and change == "+0%" for _, before, after, change in rows)
     again = Notes()
-    announce(demand([Load(10, ASKS)], texts), texts, ASKS, PRICE, again)
+    announce([demand(Load(10, ASKS, texts))], partial(texts.warm_up, ASKS), PRICE, again)
     assert "0 (20 texts are there already)" in again.said[0]
     assert texts.generated == 20
 

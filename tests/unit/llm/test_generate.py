@@ -43,7 +43,7 @@ def run(tmp_path: Path, tiny_data: Path, tiny_model: Path):
         section = _section(sample, engine, options.pop("judge"))
         report = generate_cots(
             section, data=tiny_data, model=tiny_model, model_digest="m", prompt=load_prompt(prompt),
-            out=tmp_path / "cot.parquet", **options,
+            out=tmp_path, **options,
         )  # fmt: skip
         return report, pq.read_table(tmp_path / "cot.parquet")
 

@@ -12,7 +12,7 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.judge import Judged, Verdict
 from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.llm.select import BELOW_FLOOR, SCORES, SET_ASIDE, Selector, Tally
+from llmcf_cli.llm.select import BELOW_FLOOR, SCORES, SET_ASIDE, Asked, Selector, Tally
 from llmcf_cli.llm.texts import Ask, TextCache
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED
@@ -50,21 +50,23 @@ class Judge:
         return Verdict(*[float(score)] * 5, reason, truncated=False)
 
 
-def about(row: SampleTexts, ask: Ask, finish_reason: str) -> Judged:
-    return Judged(ask.readable, row.history, row.item, row.label, (), finish_reason)
+def about(one: Asked, finish_reason: str) -> Judged:
+    return Judged(one.ask.readable, one.row.history, one.row.item, one.row.label, (), finish_reason)
 
 
 def select(
     folder: Path, engine: Scripted, floor: float = 0.5, rounds: int = 1
 ) -> tuple[Tally, dict[str, list[dict[str, object]]]]:
     asked = [
-        (SampleTexts(n, n % 2, f"item {n}", "user", []), Ask([{"role": "user", "content": p}], f"hash {p}", 3, False))
+        Asked(
+            SampleTexts(n, n % 2, f"item {n}", "user", []), Ask([{"role": "user", "content": p}], f"hash {p}", 3, False)
+        )
         for n, p in enumerate(engine.texts)
     ]
     with SharedTexts(folder / "c.duckdb") as store, SILENT.task("t", len(asked), "samples") as task:
         texts = TextCache(store, engine, "m", 1)
-        texts.complete([ask for _, ask in asked], task)
-        with Selector(texts, Judge(), about, floor=floor, rounds=rounds, out=folder / "cot.parquet") as selector:
+        texts.complete([one.ask for one in asked], task)
+        with Selector(texts, Judge(), about, floor=floor, rounds=rounds, out=folder) as selector:
             selector.select(asked, task)
     tables = {}
     for spec in (COT, COT_CANDIDATE, COT_DROPPED):
