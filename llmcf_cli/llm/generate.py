@@ -1,13 +1,13 @@
 """Chains of thought for a sample of the train interactions (LLM-CF, CIKM 2024).
 
-Texts come from the cache of `llm.texts`: a killed run loses at most one batch, and a larger sample reuses what a
-smaller one generated.
+`llm.steps` asks, this module chooses whom to ask about and keeps the best answers. Texts come from the cache of
+`llm.texts`: a killed run loses at most one batch, and a larger sample reuses what a smaller one generated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,17 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.judge import Judged, Verdict
-from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
-from llmcf_cli.llm.texts import Ask, Fault, TextCache, fit_asks
+from llmcf_cli.llm.rows import choose_train, sample_texts
+from llmcf_cli.llm.steps import TOO_LONG, Asked, Asking, Part, StepPrompts, readable
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
-from llmcf_cli.recipe.sections import CoTSection
+from llmcf_cli.recipe.sections import CoTSection, HistorySection
 from llmcf_cli.store.open import connect_read, connect_write
-from llmcf_cli.store.tables import COT
+from llmcf_cli.store.tables import COT, COT_PART
 
 _BLOCK = 2048  # samples whose prompts are held in memory, and sorted by length, together
 _EXAMPLES = 3
+_LISTED = 20  # samples set aside that a report names
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class CoTReport:
         seconds: Time this run spent generating.
         tokens_per_second: New tokens per second.
         scores: Mean of each of the judge's criteria over the kept texts.
+        steps: For each step of the prompt its texts `generated` and `cached`, their `new_tokens`, and the prompts
+            `shortened`.
+        set_aside: Sample id and step of the first samples whose prompt was too long even without any history.
         examples: A few kept texts with their samples.
     """
 
@@ -63,6 +67,8 @@ class CoTReport:
     seconds: float
     tokens_per_second: float
     scores: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, dict[str, int]] = field(default_factory=dict)
+    set_aside: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -71,7 +77,7 @@ class _Tally:
 
     def __init__(self) -> None:
         self.dropped: dict[str, int] = {}
-        self.cut_off = self.shortened = self.kept = 0
+        self.cut_off = self.kept = 0
         self.sums = np.zeros(len(_SCORES))
         self.examples: list[dict[str, Any]] = []
 
@@ -81,9 +87,9 @@ _SCORES = ("coherence", "completeness", "relevance", "consistency", "score")
 
 def generate_cots(
     section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, out: Path,
-    seed: int, progress: Progress = SILENT,
+    seed: int, history: HistorySection, progress: Progress = SILENT,
 ) -> CoTReport:  # fmt: skip
-    """Write the chain of thought of each chosen train sample to Parquet (table `cot`).
+    """Write the chain of thought of each chosen train sample, and its parts, to Parquet (`cot` and `cot_part`).
 
     Args:
         section: The recipe's `cot`.
@@ -92,8 +98,9 @@ def generate_cots(
         model_digest: Names the model's content in the cache.
         prompt: What is asked.
         cache: DuckDB file of generated texts, shared between runs; one writer at a time.
-        out: Parquet file to write.
+        out: Folder to write `cot.parquet` and `cot_part.parquet` to.
         seed: The recipe's seed.
+        history: What histories hold, as ingest built them.
         progress: Where to report.
 
     Raises:
@@ -107,81 +114,106 @@ def generate_cots(
     tally = _Tally()
     with connect_read(data) as reader, connect_write(cache) as store:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
-        texts = TextCache(store, engine, model_digest, derive_seed(seed, "gen-cot", "decode"))
-        with (
-            pq.ParquetWriter(out, COT.schema, compression="zstd") as writer,
-            progress.task("gen-cot", len(ids), "samples") as task,
-        ):
+        asking = Asking(
+            StepPrompts(prompt, reader, history), engine, store, model_digest, derive_seed(seed, "gen-cot", "decode")
+        )
+        with _Writer(out) as writer, progress.task("gen-cot", len(ids), "samples") as task:
             for start in range(0, len(ids), _BLOCK):
-                rows = sample_texts(reader, ids[start : start + _BLOCK])
-                asks = _asks(rows, prompt, engine)
-                tally.shortened += sum(ask.shortened for ask in asks)
-                texts.complete(asks, task)
-                _judge(writer, judge, prompt, list(zip(rows, asks, strict=True)), texts.of(asks), tally)
+                asked = asking.ask(sample_texts(reader, ids[start : start + _BLOCK]), task)
+                _judge(writer, judge, prompt, asked, asking.answers(asked), tally)
+    if asking.set_aside:
+        tally.dropped[TOO_LONG] = len(asking.set_aside)
     if not tally.kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
         raise LlmcfError(
             f"none of {len(ids)} chains of thought is usable: {reasons}", where="gen-cot",
-            hint="look at the prompt and the model; raise cot.engine.max_new_tokens",
+            hint="look at the prompt and the model (llmcf cot preview RECIPE); raise cot.engine.max_new_tokens",
         )  # fmt: skip
+    return _report(len(ids), tally, asking)
+
+
+def _report(wanted: int, tally: _Tally, asking: Asking) -> CoTReport:
+    caches = list(asking.texts.values())
+    new_tokens, seconds = sum(c.new_tokens for c in caches), sum(c.seconds for c in caches)
+    steps = {
+        name: {
+            "generated": c.generated,
+            "cached": c.cached,
+            "new_tokens": c.new_tokens,
+            "shortened": asking.shortened[name],
+        }
+        for name, c in asking.texts.items()
+    }
+    set_aside = [{"sample_id": sample, "step": step} for sample, step in asking.set_aside.items()]
     return CoTReport(
-        wanted=len(ids), kept=tally.kept, dropped=tally.dropped, generated=texts.generated, cached=texts.cached,
-        cut_off=tally.cut_off, histories_shortened=tally.shortened, new_tokens=texts.new_tokens,
-        seconds=texts.seconds, tokens_per_second=texts.tokens_per_second,
-        scores=dict(zip(_SCORES, (tally.sums / tally.kept).tolist(), strict=True)), examples=tally.examples,
+        wanted=wanted, kept=tally.kept, dropped=tally.dropped, generated=sum(c.generated for c in caches),
+        cached=sum(c.cached for c in caches), cut_off=tally.cut_off,
+        histories_shortened=sum(asking.shortened.values()), new_tokens=new_tokens, seconds=seconds,
+        tokens_per_second=new_tokens / seconds if seconds else 0.0,
+        scores=dict(zip(_SCORES, (tally.sums / tally.kept).tolist(), strict=True)), steps=steps,
+        set_aside=set_aside[:_LISTED], examples=tally.examples,
     )  # fmt: skip
 
 
-def _asks(rows: Sequence[SampleTexts], prompt: Prompt, engine: Engine) -> list[Ask]:
-    def render(index: int, history: list[str]) -> list[dict[str, str]]:
-        row = rows[index]
-        return prompt.render({"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]})
+class _Writer:
+    """The two tables, as they grow. `with` closes them."""
 
-    hint = "shorten dataset.text.item or raise cot.engine.max_prompt_tokens"
-    fault = Fault(lambda index: f"sample {rows[index].sample_id}", "gen-cot", hint)
-    return fit_asks(engine, [row.history for row in rows], render, fault)
+    def __init__(self, folder: Path) -> None:
+        files = [(COT, folder / "cot.parquet"), (COT_PART, folder / "cot_part.parquet")]
+        self._writers = [(table, pq.ParquetWriter(file, table.schema, compression="zstd")) for table, file in files]
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for _, writer in self._writers:
+            writer.close()
+
+    def write(self, cots: list[dict[str, Any]], parts: list[dict[str, Any]]) -> None:
+        for (table, writer), rows in zip(self._writers, (cots, parts), strict=True):
+            writer.write_table(pa.Table.from_pylist(rows, schema=table.schema))
 
 
 def _judge(
-    writer: pq.ParquetWriter, judge: Any, prompt: Prompt, asked: Sequence[tuple[SampleTexts, Ask]],
-    texts: dict[str, list[tuple[str, str]]], tally: _Tally,
+    writer: _Writer, judge: Any, prompt: Prompt, asked: Sequence[Asked], texts: dict[str, list[tuple[str, str]]],
+    tally: _Tally,
 ) -> None:  # fmt: skip
-    """Write the best usable text of each ask, and count what is dropped."""
-    rows = []
-    for row, ask in asked:
-        verdicts = _verdicts(judge, prompt, row, ask, texts[ask.prompt_hash])
+    """Write the best usable text of each sample with its parts, and count what is dropped."""
+    rows, parts = [], []
+    for one in asked:
+        verdicts = _verdicts(judge, prompt, one, texts[one.ask.prompt_hash])
         best, text = max(verdicts, key=lambda pair: _rank(pair[0]))
         if best.reason:
             tally.dropped[best.reason] = tally.dropped.get(best.reason, 0) + 1
             continue
         scores = [getattr(best, name) for name in _SCORES]
+        sample, joined = one.row.sample_id, one.joined(text)
         rows.append({
-            "sample_id": row.sample_id, "prompt_hash": ask.prompt_hash, "prompt": _readable(ask.messages),
-            "text": text, **dict(zip(_SCORES, scores, strict=True)),
+            "sample_id": sample, "prompt_hash": one.ask.prompt_hash, "prompt": readable(one.ask.messages),
+            "text": joined, **dict(zip(_SCORES, scores, strict=True)),
         })  # fmt: skip
+        whole = (*one.parts, Part(prompt.last.name, one.ask.prompt_hash, text))
+        parts += [{"sample_id": sample, "place": place, **asdict(part)} for place, part in enumerate(whole)]
         tally.kept += 1
         tally.cut_off += best.truncated
         tally.sums += scores
         if len(tally.examples) < _EXAMPLES:
             tally.examples.append({
-                "sample_id": row.sample_id, "item": row.item, "decision": DECISIONS[row.label],
-                "text": text, "score": best.score,
+                "sample_id": sample, "item": one.row.item, "decision": DECISIONS[one.row.label], "text": joined,
+                "score": best.score,
             })  # fmt: skip
-    writer.write_table(pa.Table.from_pylist(rows, schema=COT.schema))
+    writer.write(rows, parts)
 
 
 def _verdicts(
-    judge: Any, prompt: Prompt, row: SampleTexts, ask: Ask, candidates: Sequence[tuple[str, str]]
+    judge: Any, prompt: Prompt, one: Asked, candidates: Sequence[tuple[str, str]]
 ) -> Iterator[tuple[Verdict, str]]:
-    told = row.label if "decision" in prompt.variables else None
+    """A verdict on the whole chain of thought for each candidate of its last step."""
+    told = one.row.label if "decision" in prompt.variables else None
     for text, finish_reason in candidates:
-        about = Judged(_readable(ask.messages), row.history, row.item, told, prompt.sections, finish_reason)
-        yield judge.judge(text, about), text
+        about = Judged(one.given, one.row.history, one.row.item, told, prompt.sections, finish_reason)
+        yield judge.judge(one.joined(text) if text.strip() else "", about), text
 
 
 def _rank(verdict: Verdict) -> tuple[bool, float]:
     return not verdict.reason, verdict.score
-
-
-def _readable(messages: Sequence[dict[str, str]]) -> str:
-    return "\n\n".join(message["content"] for message in messages)

@@ -1,7 +1,7 @@
 """Prompt files: one step or several, each a chat of logic-less templates over what that step may know.
 
-A step is asked once per interaction, per distinct item, or per user and block of history. What a step writes is a variable
-of the steps after it, and all of it together is the chain of thought.
+A step is asked once per interaction, per distinct item, or per user and block of history. What a step writes is a
+variable of the steps after it, and all of it together is the chain of thought.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class PromptStep(Config):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
     """Name of what it writes: a variable of later steps, and the part's name in the store."""
     per: Scope = "interaction"
-    """How often it is asked: per `interaction`, per distinct `item`, or per `user_block` (user and block of history)."""
+    """How often it is asked: per `interaction`, distinct `item` or `user_block` (user and block of history)."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the engine's `max_new_tokens` that an answer may take; with shares that sum to 1 a chain of thought is
     never longer than an answer to a single question."""

@@ -16,7 +16,7 @@ class GenCoT(Stage):
     """Makes the in-context CoT data set {(x_i, cot_i, y_i)}."""
 
     name = "gen-cot"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "cot": recipe.cot}
@@ -32,6 +32,6 @@ class GenCoT(Stage):
         report = generate_cots(
             section, data=job.database, model=job.inputs["train-llm"] / "model", model_digest=job.keys["train-llm"],
             prompt=load_prompt(job.context.locate.path(section.prompt)), cache=job.context.generations,
-            out=job.out / "cot.parquet", seed=job.recipe.seed, progress=job.progress,
+            out=job.out, seed=job.recipe.seed, history=job.recipe.dataset.history, progress=job.progress,
         )  # fmt: skip
         return asdict(report)

@@ -139,6 +139,14 @@ COT = Table(
     ]),
     ("sample_id",),
 )  # fmt: skip
+COT_PART = Table(
+    "cot_part", "what one step of the prompt wrote for a kept chain of thought; samples may share it",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("place", pa.int32()), _required("step", pa.string()),
+        _required("prompt_hash", pa.string()), _required("text", pa.string()),
+    ]),
+    ("sample_id", "place"),
+)  # fmt: skip
 
 TEACHER_SCORE = Table(
     "teacher_score", "the language model's answer to a train sample: log(P(Yes) / P(No)), and mass P(Yes) + P(No)",
