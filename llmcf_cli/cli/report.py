@@ -156,6 +156,12 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
         f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, "
         f"{report['tokens_per_second']:,.0f} tokens/s"
     )
+    if len(report["steps"]) > 1:
+        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
+        console().print(f"written now: {'; '.join(steps)}", markup=False)
+    if report["set_aside"]:
+        listed = ", ".join(f"{row['sample_id']} ({row['step']})" for row in report["set_aside"])
+        console().print(f"set aside, as a prompt does not fit even without any history: samples {listed}", markup=False)
     console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
     for example in report["examples"][:1]:
         console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")

@@ -95,6 +95,6 @@ class Written:
 
     def _rows(self, rest: str, values: Mapping[str, object]) -> list[Mapping[str, Any]]:
         with connect_read(self.data) as connection:
-            table = connection.execute(f"{_ROWS} {rest}", {**self._files, **values}).to_arrow_table()
+            table = connection.sql(f"{_ROWS} {rest}", params={**self._files, **values}).to_arrow_table()
         rows: list[Mapping[str, Any]] = table.to_pylist()
         return rows

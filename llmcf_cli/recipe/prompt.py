@@ -40,6 +40,7 @@ SCOPES: dict[Scope, tuple[str, ...]] = {
 ONLY_STEP = "answer"
 """Name of the step of a file that has `messages` instead of `steps`."""
 
+_WHOLE = "cot"  # what the store calls all parts together
 _STEP_KEYS = ("variables", "messages")
 
 
@@ -192,8 +193,9 @@ class _File:
         seen: set[str] = set()
         for index, step in enumerate(prompt.steps):
             where = self._where("steps", index, "name")
-            if step.name in VARIABLES:
-                yield LlmcfError(f'"{step.name}" names a variable, so no step can be called so', where=where)
+            if step.name in (*VARIABLES, _WHOLE):
+                what = "the whole chain of thought" if step.name == _WHOLE else "a variable"
+                yield LlmcfError(f'"{step.name}" names {what}, so no step can be called so', where=where)
             if step.name in seen:
                 yield LlmcfError(f'two steps are called "{step.name}"', where=where)
             seen.add(step.name)
