@@ -244,7 +244,7 @@ class _File:
 
     def _keys(self, path: KeyPath) -> tuple[str, ...]:
         """The keys allowed where an unknown one was found."""
-        models = {"messages": PromptMessage, "sections": PromptSection, "steps": PromptStep}
+        models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection, "steps": PromptStep}
         outer = [str(key) for key in path[:-1] if isinstance(key, str)]
         if outer:
             return tuple(models.get(outer[-1], Prompt).model_fields)
