@@ -26,9 +26,10 @@ _SEEN = """
 CREATE OR REPLACE TEMP TABLE event_seen AS SELECT user_row, time, max(place) AS seen FROM event_place GROUP BY ALL
 """
 _BLOCKS = """
+WITH s AS (SELECT sample_id, user_row, time FROM sample WHERE sample_id IN (SELECT unnest($ids))),
+e AS (FROM event_seen WHERE user_row IN (SELECT user_row FROM s))
 SELECT s.sample_id, s.user_row, coalesce(e.seen, 0)
-FROM (SELECT * FROM sample WHERE sample_id IN (SELECT unnest($ids))) s
-ASOF LEFT JOIN event_seen e ON s.user_row = e.user_row AND s.time > e.time
+FROM s ASOF LEFT JOIN e ON s.user_row = e.user_row AND s.time > e.time
 """
 _HISTORIES = """
 SELECT k.user_row, k.basis, max(e.time), list(item.text ORDER BY e.place)

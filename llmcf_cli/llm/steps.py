@@ -224,7 +224,9 @@ class Asking:
     def _asked(
         self, about: Situated, asks: Mapping[str, Mapping[Subject, Ask]], written: Mapping[str, Mapping[Subject, str]]
     ) -> Asked:
-        prompt, parts, given = self._prompts.prompt, [], [self._prompts.bare(about)]
+        prompt, parts = self._prompts.prompt, []
+        last = asks[prompt.last.name][about.subject(prompt.last)]
+        given = [self._prompts.bare(about) if prompt.shared else readable(last.messages)]
         for step in prompt.shared:
             ask = asks[step.name].get(about.subject(step))
             text = written[step.name].get(about.subject(step), "")
@@ -232,8 +234,7 @@ class Asking:
                 given.append(readable(ask.messages))
             if ask is not None and text:
                 parts.append(Part(step.name, ask.prompt_hash, text))
-        ask = asks[prompt.last.name][about.subject(prompt.last)]
-        return Asked(about.row, ask, tuple(parts), "\n\n".join(given))
+        return Asked(about.row, last, tuple(parts), "\n\n".join(given))
 
 
 def step_engines(prompt: Prompt, engine: Engine) -> dict[str, Engine]:

@@ -6,7 +6,7 @@ variable of the steps after it, and all of it together is the chain of thought.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -155,6 +155,28 @@ def load_prompt(path: Path) -> Prompt:
             problem found, each with its line.
     """
     return _File(read_yaml(path)).prompt()
+
+
+def prompt_problems(sections: Iterable[Config], locate: Callable[[str], Path]) -> list[LlmcfError]:
+    """What is wrong with the prompts that some sections of a recipe name, in files that exist.
+
+    Args:
+        sections: `cot` and `knowledge`; their fields that end in `prompt` name prompt files.
+        locate: Path of a file that a recipe names.
+    """
+    named = {
+        getattr(section, field)
+        for section in sections
+        for field in type(section).model_fields
+        if field.endswith("prompt")
+    }
+    problems: list[LlmcfError] = []
+    for name in sorted(named):
+        try:
+            load_prompt(locate(name))
+        except RecipeError as error:
+            problems += error.problems
+    return problems
 
 
 def _shares_scope(step: PromptStep, other: PromptStep) -> bool:
