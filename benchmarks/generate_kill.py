@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
 KILLS, SAMPLES, BATCH, DELAY, TARGET = 20, 80, 2, 0.1, 1.0
-TABLES = ("cot", "cot_candidate", "cot_dropped")
+TABLES = ("cot", "cot_part", "cot_candidate", "cot_dropped")
 PROMPT = """
 name: tiny
 variables: [history, item, decision]
@@ -114,7 +114,7 @@ def generate(folder: Path, run: Path) -> None:
     from llmcf_cli.llm.engines.transformers import TransformersEngine
     from llmcf_cli.llm.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection
+    from llmcf_cli.recipe.sections import CoTSection, HistorySection
 
     torch.set_num_threads(1)
     make, plain = texts.TextCache._make, TransformersEngine.generate
@@ -139,6 +139,7 @@ def generate(folder: Path, run: Path) -> None:
     generate_cots(
         section, data=folder / "data.duckdb", model=folder / "model", model_digest="m",
         prompt=load_prompt(folder / "prompt.yaml"), cache=run / "cache.duckdb", out=run, seed=5,
+        history=HistorySection(),
     )  # fmt: skip
 
 

@@ -183,6 +183,9 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
         for row in comparison_rows(report["estimate"], report["actual"]):
             table.add_row(*row)
         console().print(table)
+    if len(report["steps"]) > 1:
+        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
+        console().print(f"written now: {'; '.join(steps)}", markup=False)
     console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
     for example in report["examples"][:1]:
         console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")

@@ -37,7 +37,7 @@ class RecommendationMixConfig(ComponentConfig):
     @field_validator("template")
     @classmethod
     def _known_variables(cls, template: str) -> str:
-        from llmcf_cli.recipe.prompt import template_problems
+        from llmcf_cli.recipe.template import template_problems
 
         problems = template_problems(template, ("history", "item", "user"))
         if problems:

@@ -151,6 +151,8 @@ def write_knowledge(
 
 
 def _check(prompt: Prompt, allowed: tuple[str, ...], where: str) -> None:
+    if prompt.shared:
+        raise LlmcfError("knowledge is asked for in one step", where=where, hint="give a prompt file of one step")
     foreign = sorted(set(prompt.variables) - set(allowed))
     if foreign:
         raise LlmcfError(f"knowledge must not depend on {', '.join(foreign)}", where=where, allowed=allowed)
@@ -217,7 +219,7 @@ class _Writing:
 
     def _asks(self, entity: str, prompt: Prompt, subjects: Sequence[_Subject]) -> list[Any]:
         def render(index: int, history: list[str]) -> list[dict[str, str]]:
-            return prompt.render({"history": history, entity: subjects[index].text})
+            return prompt.last.render({"history": history, entity: subjects[index].text})
 
         hint = f"shorten dataset.text.{entity} or raise knowledge.engine.max_prompt_tokens"
         fault = Fault(lambda index: f"{entity} {subjects[index].row}", "knowledge", hint)

@@ -8,9 +8,9 @@ indices and so with fresh seeds; what has none after that is dropped, with the r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 
 from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.judge import Judged, Verdict
-from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.llm.texts import Ask, Candidate, TextCache
-from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED
+from llmcf_cli.llm.steps import Asked, Part
+from llmcf_cli.llm.texts import Candidate, TextCache
+from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED, COT_PART
 
 BELOW_FLOOR = "below floor"
 """Reason of a text that is usable but scores too low."""
@@ -31,19 +31,6 @@ SET_ASIDE = "set aside"
 SCORES = ("coherence", "completeness", "relevance", "consistency", "score")
 
 _EXAMPLES = 3
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A sample with its prompt.
-
-    Attributes:
-        row: The sample.
-        ask: The prompt.
-    """
-
-    row: SampleTexts
-    ask: Ask
 
 
 @dataclass
@@ -88,10 +75,11 @@ class _Judged:
 class Selector:
     """Chooses the chains of thought of samples, and writes them, all candidates and what was dropped to Parquet.
 
-    A context manager: the files (tables `cot`, `cot_candidate`, `cot_dropped`) are complete at its end.
+    A context manager: the files (tables `cot`, `cot_part`, `cot_candidate`, `cot_dropped`) are complete at its end.
 
     Args:
-        texts: Where candidates are, and what makes more of them.
+        texts: Where candidates of the last step are, and what makes more of them.
+        step: Name of that step.
         judge: A component of the kind `judge`.
         about: (sample with its prompt, finish reason) → what a text is judged against.
         floor: Least score of a good text.
@@ -103,10 +91,10 @@ class Selector:
     """
 
     def __init__(
-        self, texts: TextCache, judge: Any, about: Callable[[Asked, str], Judged], *, floor: float,
+        self, texts: TextCache, step: str, judge: Any, about: Callable[[Asked, str], Judged], *, floor: float,
         rounds: int, out: Path,
     ) -> None:  # fmt: skip
-        self._texts, self._judge, self._about, self._floor = texts, judge, about, floor
+        self._texts, self._step, self._judge, self._about, self._floor = texts, step, judge, about, floor
         self._rounds = rounds if texts.draws else 0
         self._out = out
         self._stack = ExitStack()
@@ -117,7 +105,7 @@ class Selector:
             table.name: self._stack.enter_context(
                 pq.ParquetWriter(self._out / f"{table.name}.parquet", table.schema, compression="zstd")
             )
-            for table in (COT, COT_CANDIDATE, COT_DROPPED)
+            for table in (COT, COT_PART, COT_CANDIDATE, COT_DROPPED)
         }
         return self
 
@@ -141,13 +129,21 @@ class Selector:
             judged |= self._verdicts(weak, rounds=round_ + 1)
         self._write(asked, judged)
 
+    def drop(self, samples: Mapping[int, str], reason: str) -> None:
+        """Write samples (sample id → detail) that were not asked."""
+        rows = [{"sample_id": s, "prompt_hash": "", "reason": reason, "detail": d} for s, d in samples.items()]
+        self._writers[COT_DROPPED.name].write_table(pa.Table.from_pylist(rows, schema=COT_DROPPED.schema))
+        if rows:
+            self.tally.dropped[reason] += len(rows)
+
     def _verdicts(self, asked: Sequence[Asked], rounds: int) -> dict[int, list[_Judged]]:
         """Every candidate of each sample, by sample id."""
         found = self._texts.candidates([one.ask for one in asked], rounds=rounds)
         return {one.row.sample_id: [self._verdict(one, c) for c in found.get(one.ask.prompt_hash, [])] for one in asked}
 
     def _verdict(self, one: Asked, candidate: Candidate) -> _Judged:
-        verdict = self._judge.judge(candidate.text, self._about(one, candidate.finish_reason))
+        whole = one.joined(candidate.text) if candidate.text.strip() else ""
+        verdict = self._judge.judge(whole, self._about(one, candidate.finish_reason))
         low = BELOW_FLOOR if verdict.score < self._floor else ""
         return _Judged(candidate, verdict, verdict.reason or low)
 
@@ -166,11 +162,15 @@ class Selector:
                 continue
             best = _best(found)
             kept = not best.reason
-            rows["cot_candidate"] += [_candidate(row, j, kept=kept and j is best) for j in found]
+            rows["cot_candidate"] += [_candidate(one, j, kept=kept and j is best) for j in found]
             if kept:
-                self._keep(row, best)
-                text = {"prompt": ask.readable, "text": best.candidate.text}
+                self._keep(one, best)
+                text = {"prompt": ask.readable, "text": one.joined(best.candidate.text)}
                 rows["cot"].append({**key, **text, **_scores(best.verdict)})
+                parts = (*one.parts, Part(self._step, ask.prompt_hash, best.candidate.text))
+                rows["cot_part"] += [
+                    {"sample_id": row.sample_id, "place": place, **asdict(part)} for place, part in enumerate(parts)
+                ]
             else:
                 self.tally.dropped[best.reason] += 1
                 detail = f"best of {len(found)} texts: score {best.verdict.score:.3f}"
@@ -178,8 +178,8 @@ class Selector:
         for name, writer in self._writers.items():
             writer.write_table(pa.Table.from_pylist(rows[name], schema=writer.schema))
 
-    def _keep(self, row: SampleTexts, best: _Judged) -> None:
-        tally, verdict = self.tally, best.verdict
+    def _keep(self, one: Asked, best: _Judged) -> None:
+        tally, verdict, row = self.tally, best.verdict, one.row
         tally.kept += 1
         tally.rescued += best.candidate.index >= self._texts.samples
         tally.cut_off += verdict.truncated
@@ -187,7 +187,7 @@ class Selector:
         if len(tally.examples) < _EXAMPLES:
             tally.examples.append({
                 "sample_id": row.sample_id, "item": row.item, "decision": DECISIONS[row.label],
-                "text": best.candidate.text, "score": verdict.score,
+                "text": one.joined(best.candidate.text), "score": verdict.score,
             })  # fmt: skip
 
 
@@ -196,9 +196,9 @@ def _best(judged: Sequence[_Judged]) -> _Judged:
     return max(judged, key=lambda j: (not j.reason, not j.verdict.reason, j.verdict.score))
 
 
-def _candidate(row: SampleTexts, judged: _Judged, *, kept: bool) -> dict[str, Any]:
+def _candidate(one: Asked, judged: _Judged, *, kept: bool) -> dict[str, Any]:
     return {
-        "sample_id": row.sample_id, "sample_index": judged.candidate.index, "text": judged.candidate.text,
+        "sample_id": one.row.sample_id, "sample_index": judged.candidate.index, "text": judged.candidate.text,
         **_scores(judged.verdict), "reason": judged.reason, "truncated": judged.verdict.truncated, "kept": kept,
     }  # fmt: skip
 

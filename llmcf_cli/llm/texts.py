@@ -76,38 +76,47 @@ class Fault:
     hint: str
 
 
-def fit_asks(
-    engine: Engine,
-    histories: Sequence[Sequence[str]],
-    render: Callable[[int, list[str]], list[dict[str, str]]],
-    fault: Fault,
-) -> list[Ask]:
+Render = Callable[[int, list[str]], list[dict[str, str]]]
+"""(Index of a subject, as much of its history as is kept) → chat."""
+
+
+def fitted(engine: Engine, histories: Sequence[Sequence[str]], render: Render) -> list[Ask]:
     """The prompts of some subjects, without the oldest of their history where they would be too long.
 
     Args:
         engine: What will be asked.
         histories: Each subject's history, oldest first; empty where it has none.
-        render: (index of a subject, history) → chat.
-        fault: Words the error.
+        render: Makes a prompt.
 
-    Raises:
-        LlmcfError: A prompt is too long without any history.
+    Returns:
+        One per subject. One that is too long even without any history has more tokens than the engine allows.
     """
 
     def measure(indices: list[int], kept: list[list[str]]) -> list[int]:
         return engine.count_tokens([render(i, history) for i, history in zip(indices, kept, strict=True)])
 
-    longest = engine.max_prompt_tokens()
-    fitting, tokens = fit_histories(histories, longest, measure)
+    fitting, tokens = fit_histories(histories, engine.max_prompt_tokens(), measure)
     asks = []
     for index, (history, count) in enumerate(zip(fitting, tokens, strict=True)):
-        if count > longest:
-            raise LlmcfError(
-                f"the prompt of {fault.name(index)} has {count} tokens without any history, more than {longest}",
-                where=fault.where, hint=fault.hint,
-            )  # fmt: skip
         messages = render(index, history)
         asks.append(Ask(messages, digest_json(messages), count, len(history) < len(histories[index])))
+    return asks
+
+
+def fit_asks(engine: Engine, histories: Sequence[Sequence[str]], render: Render, fault: Fault) -> list[Ask]:
+    """`fitted`, where a prompt that does not fit is an error, worded by `fault`.
+
+    Raises:
+        LlmcfError: A prompt is too long without any history.
+    """
+    asks = fitted(engine, histories, render)
+    longest = engine.max_prompt_tokens()
+    for index, ask in enumerate(asks):
+        if ask.tokens > longest:
+            raise LlmcfError(
+                f"the prompt of {fault.name(index)} has {ask.tokens} tokens without any history, more than {longest}",
+                where=fault.where, hint=fault.hint,
+            )  # fmt: skip
     return asks
 
 

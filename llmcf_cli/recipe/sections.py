@@ -113,6 +113,11 @@ class TrainSampleSection(Config):
     """Share of the train samples (the paper: 0.1)."""
     balance: Literal["none", "labels"] = "none"
     """`labels`: as many positive as negative samples, as far as there are enough."""
+    stratify: tuple[Literal["user", "label", "time", "popularity"], ...] = ()
+    """Groups that get their share of the samples, to within one: by user, label, time, popularity of the item in the
+    train split, or several together. More samples always contain the fewer."""
+    quantiles: Annotated[int, Field(ge=2, le=1000)] = 4
+    """Groups of equal size that `time` and `popularity` are cut into."""
 
     @model_validator(mode="after")
     def _one_size(self) -> TrainSampleSection:

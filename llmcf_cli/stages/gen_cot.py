@@ -38,7 +38,7 @@ class GenCoT(Stage):
 
         arguments = _arguments(job.context, job.inputs["ingest"], job.inputs["train-llm"], job.keys["train-llm"])
         if job.forced:
-            retry_set_aside(**{name: arguments[name] for name in ("section", "model", "model_digest", "cache", "seed")})
+            retry_set_aside(**arguments)
         return asdict(generate_cots(**arguments, out=job.out, progress=job.progress))
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
@@ -87,7 +87,7 @@ def _arguments(context: Context, ingest: Path, tuned: Path, model_digest: str) -
     return {
         "section": section, "data": ingest / "data.duckdb", "model": tuned / "model", "model_digest": model_digest,
         "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
-        "seed": context.recipe.seed,
+        "seed": context.recipe.seed, "history": context.recipe.dataset.history,
     }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Entities are addressed by dense row numbers: 1-based for users and items, so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -177,6 +178,14 @@ COT_DROPPED = Table(
     ]),
     ("sample_id",),
 )  # fmt: skip
+COT_PART = Table(
+    "cot_part", "what one step of the prompt wrote for a kept chain of thought; samples may share it",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("place", pa.int32()), _required("step", pa.string()),
+        _required("prompt_hash", pa.string()), _required("text", pa.string()),
+    ]),
+    ("sample_id", "place"),
+)  # fmt: skip
 
 TEACHER_SCORE = Table(
     "teacher_score", "the language model's answer to a train sample: log(P(Yes) / P(No)), and mass P(Yes) + P(No)",
@@ -207,8 +216,14 @@ def knowledge(dim: int) -> Table:
     )  # fmt: skip
 
 
-def cot_example(dim: int, space_dim: int) -> Table:
-    """LanceDB `cot_example`: an in-context example (x_i, cot_i, y_i) with its search and reasoning vectors."""
+def cot_example(dim: int, space_dim: int, steps: Sequence[str] = ()) -> Table:
+    """LanceDB `cot_example`: an in-context example (x_i, cot_i, y_i) with its search and reasoning vectors.
+
+    Args:
+        dim: Numbers of a text vector; all are of unit L2 norm, or zeros where there is no text.
+        space_dim: Numbers of a search vector.
+        steps: Steps of the prompt whose parts of the chain of thought have vectors of their own, as `STEP_vector`.
+    """
     return Table(
         "cot_example", "an in-context example with the vectors it is found and read by",
         pa.schema([
@@ -216,6 +231,7 @@ def cot_example(dim: int, space_dim: int) -> Table:
             _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),
             _required("vector", pa.list_(pa.float32(), space_dim)),
             _required("cot_vector", pa.list_(pa.float32(), dim)),
+            *(_required(f"{step}_vector", pa.list_(pa.float32(), dim)) for step in steps),
         ]),
         ("sample_id",),
     )  # fmt: skip

@@ -55,7 +55,7 @@ elif sys.argv[1] == "teacher":
 else:
     from llmcf_cli.llm.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection
+    from llmcf_cli.recipe.sections import CoTSection, HistorySection
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": 20},
         "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
@@ -63,7 +63,7 @@ else:
     })
     report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
                            prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",
-                           out=run, seed=5, progress=Loud())
+                           out=run, history=HistorySection(), seed=5, progress=Loud())
 print("REPORT", json.dumps(asdict(report)))
 '''
 PROMPT = """

@@ -46,8 +46,13 @@ class Failure:
 class Engine(Protocol):
     """Generates text from chats; built as `Engine(config)`."""
 
+    config: Any
+    """Its settings, `max_new_tokens` and `samples` among them."""
     samples: int
     """Answers per prompt."""
+
+    def asking(self, *, max_new_tokens: int, samples: int) -> Engine:
+        """This engine, opened, with shorter answers or another number of them; weights and connections are shared."""
 
     def open(self, model: Path) -> None:
         """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`."""

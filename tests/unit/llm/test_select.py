@@ -12,7 +12,8 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.judge import Judged, Verdict
 from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.llm.select import BELOW_FLOOR, SCORES, SET_ASIDE, Asked, Selector, Tally
+from llmcf_cli.llm.select import BELOW_FLOOR, SCORES, SET_ASIDE, Selector, Tally
+from llmcf_cli.llm.steps import Asked
 from llmcf_cli.llm.texts import Ask, TextCache
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED
@@ -51,7 +52,7 @@ class Judge:
 
 
 def about(one: Asked, finish_reason: str) -> Judged:
-    return Judged(one.ask.readable, one.row.history, one.row.item, one.row.label, (), finish_reason)
+    return Judged(one.given, one.row.history, one.row.item, one.row.label, (), finish_reason)
 
 
 def select(
@@ -59,14 +60,17 @@ def select(
 ) -> tuple[Tally, dict[str, list[dict[str, object]]]]:
     asked = [
         Asked(
-            SampleTexts(n, n % 2, f"item {n}", "user", []), Ask([{"role": "user", "content": p}], f"hash {p}", 3, False)
+            SampleTexts(n, n % 2, f"item {n}", "user", [], 1, n),
+            Ask([{"role": "user", "content": p}], f"hash {p}", 3, False),
+            (),
+            p,
         )
         for n, p in enumerate(engine.texts)
     ]
     with SharedTexts(folder / "c.duckdb") as store, SILENT.task("t", len(asked), "samples") as task:
         texts = TextCache(store, engine, "m", 1)
         texts.complete([one.ask for one in asked], task)
-        with Selector(texts, Judge(), about, floor=floor, rounds=rounds, out=folder) as selector:
+        with Selector(texts, "cot", Judge(), about, floor=floor, rounds=rounds, out=folder) as selector:
             selector.select(asked, task)
     tables = {}
     for spec in (COT, COT_CANDIDATE, COT_DROPPED):
