@@ -7,7 +7,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, inspect, recipe, serve, stages
+from llmcf_cli.cli import assets, cot, inspect, recipe, serve, stages, work
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
@@ -17,9 +17,11 @@ app = typer.Typer(
     help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
 )  # fmt: skip
 stages.add_to(app)
+work.add_to(app)
 serve.add_to(app)
 inspect.add_to(app)
 app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")
+app.add_typer(cot.app, name="cot", help="Preview prompts; show and export chains of thought.")
 app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
 
 

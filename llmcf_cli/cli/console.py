@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
-from llmcf_cli.core.progress import PlainProgress, Progress, Task
+from llmcf_cli.core.progress import Pace, PlainProgress, Progress, Task
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,11 +34,16 @@ def error_console() -> Console:
 
 
 class _RichTask:
-    def __init__(self, bars: RichBars, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, bars: RichBars, task: TaskID, pace: Pace) -> None:
+        self._bars, self._task, self._pace = bars, task, pace
 
     def advance(self, amount: float = 1) -> None:
-        self._bars.advance(self._task, amount)
+        self._pace.advance(amount)
+        self._bars.update(self._task, completed=self._pace.done)
+
+    def skip(self, amount: float) -> None:
+        self._pace.skip(amount)
+        self._bars.update(self._task, completed=self._pace.done)
 
     def note(self, text: str) -> None:
         self._bars.update(self._task, note=text)
@@ -54,31 +60,31 @@ class RichProgress:
             ProgressColumn,
             TextColumn,
             TimeElapsedColumn,
-            TimeRemainingColumn,
         )
         from rich.progress import Task as RichTask
         from rich.text import Text
 
+        pace = Pace(total, done)
+
         class Rate(ProgressColumn):
             def render(self, task: RichTask) -> Text:
-                speed = task.finished_speed or task.speed
-                return Text(f"{speed:,.1f} {unit}/s" if speed else f"– {unit}/s", style="cyan")
+                seconds = pace.left
+                left = "" if seconds is None else f", {timedelta(seconds=round(seconds))} left"
+                return Text(f"{pace.words(unit)}{left}", style="cyan")
 
         of = "/{task.total:,.0f}" if total is not None else ""
         bars = Progress(
             TextColumn("  {task.description}"),
             BarColumn(bar_width=24),
             TextColumn(f"{{task.completed:,.0f}}{of} {unit}"),
-            Rate(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            Rate(),
             TextColumn("{task.fields[note]}"),
             console=console(),
             refresh_per_second=4,
         )
         with bars:
-            yield _RichTask(bars, bars.add_task(name, total=total, completed=done, note=""))
+            yield _RichTask(bars, bars.add_task(name, total=total, completed=done, note=""), pace)
 
     def say(self, text: str) -> None:
         console().print(f"  {text}", markup=False)

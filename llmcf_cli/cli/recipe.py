@@ -96,10 +96,11 @@ def reference(
 
 
 def _check_references(loaded: LoadedRecipe) -> list[LlmcfError]:
-    """Files that are not there; an asset that no catalogue knows is raised, as no run could ever find it."""
+    """Files that are not there; what no run could mend is raised: an asset of no catalogue, a prompt that is wrong."""
     from llmcf_cli.core.errors import UnknownNameError
     from llmcf_cli.core.types import file_refs
     from llmcf_cli.recipe.library import library_dir
+    from llmcf_cli.recipe.prompt import prompt_problems
     from llmcf_cli.store.assets import Locator, open_assets
 
     locate = Locator(loaded.base, open_assets(library_dir(), loaded.base), loaded.roots)
@@ -109,6 +110,11 @@ def _check_references(loaded: LoadedRecipe) -> list[LlmcfError]:
         for problem in unknown:
             problem.where = problem.where or str(loaded.path)
         raise RecipeError(unknown)
+    if not found:
+        recipe = loaded.recipe
+        wrong = prompt_problems([section for section in (recipe.cot, recipe.knowledge) if section], locate.path)
+        if wrong:
+            raise RecipeError(wrong)
     return found
 
 

@@ -28,6 +28,23 @@ def plan(steps: Sequence[Step]) -> None:
     console().print(table)
 
 
+def costs(steps: Sequence[Step]) -> None:
+    """What the language model's part in steps that will run costs, as far as that can be known."""
+    for step in steps:
+        if not step.runs:
+            continue
+        try:
+            found = step.node.stage.cost(step.node)
+        except LlmcfError as error:
+            console().print(f"{error}", style="dim", markup=False)
+            continue
+        if found:
+            table = _table(_escape(step.node.label), "estimate")
+            for row in found:
+                table.add_row(*map(_escape, row))
+            console().print(table)
+
+
 def begin(loaded: LoadedRecipe, context: Context) -> None:
     """The first lines of a run."""
     console().print(f"[bold]{loaded.recipe.name}[/]: {_escape(loaded.recipe.description)}")
@@ -150,12 +167,25 @@ def _train_llm(report: Mapping[str, Any]) -> None:
 
 
 def _gen_cot(report: Mapping[str, Any]) -> None:
-    dropped = ", ".join(f"{reason}: {count}" for reason, count in report["dropped"].items()) or "none"
+    from llmcf_cli.llm.cost import comparison_rows
+
+    dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report["dropped"].items()) or "none"
     console().print(
         f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); "
-        f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, "
-        f"{report['tokens_per_second']:,.0f} tokens/s"
+        f"{report['regenerated']:,} asked again, of which {report['rescued']:,} then kept; "
+        f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, {report['failed']:,} "
+        f"failures, {report['tokens_per_second']:,.0f} tokens/s"
     )
+    for reason, count in report["set_aside"].items():
+        console().print(f"{count:,} set aside: {reason}", style="yellow", markup=False)
+    if report["generated"]:
+        table = _table("cost", "estimate", "actual", "difference")
+        for row in comparison_rows(report["estimate"], report["actual"]):
+            table.add_row(*row)
+        console().print(table)
+    if len(report["steps"]) > 1:
+        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
+        console().print(f"written now: {'; '.join(steps)}", markup=False)
     console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
     for example in report["examples"][:1]:
         console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")

@@ -25,7 +25,9 @@ ArtifactsOption = Annotated[
         show_default="artifacts",
     ),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only say what would run, and why.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what would run, why, and what the language model will cost.")
+]
 ForceOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -103,6 +105,7 @@ def _run(
     steps = plan(context, targets(loaded.recipe, stage), force)
     if dry_run:
         report.plan(steps)
+        report.costs(steps)
         return
     report.begin(loaded, context)
     steps = run_steps(

@@ -14,8 +14,51 @@ class Task(Protocol):
     def advance(self, amount: float = 1) -> None:
         """Report `amount` more units done."""
 
+    def skip(self, amount: float) -> None:
+        """Report `amount` units that were done before, so that they count as done but not in the rate."""
+
     def note(self, text: str) -> None:
         """Replace the short live note beside the bar, e.g. `loss 0.412`."""
+
+
+class Pace:
+    """How fast a task goes: units that were skipped count as done, not as work.
+
+    Args:
+        total: Units of the task; None: unknown.
+        done: Of these, done before it starts.
+    """
+
+    def __init__(self, total: float | None, done: float = 0) -> None:
+        self.total, self.done = total, done
+        self._worked = 0.0
+        self._start = time.monotonic()
+
+    def advance(self, amount: float) -> None:
+        """So many units were done now."""
+        self.done += amount
+        self._worked += amount
+
+    def skip(self, amount: float) -> None:
+        """So many units were done before."""
+        self.done += amount
+
+    @property
+    def rate(self) -> float:
+        """Units per second; 0 before any."""
+        return self._worked / max(time.monotonic() - self._start, 1e-9)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds to the end at this rate; None if unknown or over."""
+        if self.total is None or not self._worked or self.done >= self.total:
+            return None
+        return (self.total - self.done) / self.rate
+
+    def words(self, unit: str) -> str:
+        """The rate for people: `12.3 row/s`, and where a unit takes longer than a second `4.1 s each`."""
+        rate = self.rate
+        return f"{1 / rate:,.1f} s each" if 0 < rate < 1 else f"{rate:,.1f} {unit}/s"
 
 
 class Progress(Protocol):
@@ -30,6 +73,9 @@ class Progress(Protocol):
 
 class _SilentTask:
     def advance(self, amount: float = 1) -> None:
+        pass
+
+    def skip(self, amount: float) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -49,34 +95,30 @@ class SilentProgress:
 
 class _PlainTask:
     def __init__(self, name: str, total: float | None, unit: str, done: float, every: float) -> None:
-        self._name, self._total, self._unit = name, total, unit
-        self._start_done = self._done = done
-        self._every = every
+        self._name, self._unit, self._every = name, unit, every
+        self._pace = Pace(total, done)
         self._note = ""
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
 
     def advance(self, amount: float = 1) -> None:
-        self._done += amount
+        self._pace.advance(amount)
         now = time.monotonic()
         if now - self._last >= self._every:
             self._last = now
             self.line()
 
+    def skip(self, amount: float) -> None:
+        self._pace.skip(amount)
+
     def note(self, text: str) -> None:
         self._note = text
 
     def line(self) -> None:
-        elapsed = max(time.monotonic() - self._start, 1e-9)
-        rate = (self._done - self._start_done) / elapsed
-        total = f"/{self._total:,.0f}" if self._total is not None else ""
-        left = ""
-        if self._total is not None and rate > 0 and self._done < self._total:
-            left = f", {(self._total - self._done) / rate:,.0f} s left"
+        pace = self._pace
+        total = f"/{pace.total:,.0f}" if pace.total is not None else ""
+        left = f", {pace.left:,.0f} s left" if pace.left is not None else ""
         note = f" · {self._note}" if self._note else ""
-        print(
-            f"{self._name}: {self._done:,.0f}{total} {self._unit}, {rate:,.1f} {self._unit}/s{left}{note}",
-            flush=True,
-        )
+        print(f"{self._name}: {pace.done:,.0f}{total} {self._unit}, {pace.words(self._unit)}{left}{note}", flush=True)
 
 
 class PlainProgress:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.data.raw import Entity, columns_of, name
-from llmcf_cli.recipe.prompt import template_problems
+from llmcf_cli.recipe.template import template_problems
 
 _BATCH_ROWS = 10_000
 _HOLE = "\0"  # stands for an empty value until the separators around it are gone

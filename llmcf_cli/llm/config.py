@@ -37,7 +37,7 @@ class RecommendationMixConfig(ComponentConfig):
     @field_validator("template")
     @classmethod
     def _known_variables(cls, template: str) -> str:
-        from llmcf_cli.recipe.prompt import template_problems
+        from llmcf_cli.recipe.template import template_problems
 
         problems = template_problems(template, ("history", "item", "user"))
         if problems:
@@ -166,3 +166,6 @@ class RubricJudgeConfig(ComponentConfig):
     """Share of the text's five-word runs copied from the prompt, from which on it is dropped as an echo."""
     min_coherence: Annotated[float, Field(ge=0, le=1)] = 0.3
     """A text that repeats itself more than this allows (1: nothing repeats) is dropped."""
+    truncated: Literal["keep", "sentence", "drop"] = "sentence"
+    """What becomes of a text cut in mid-sentence, at a tenth less coherence: `sentence` keeps it if a sentence of it is
+    whole, `keep` in any case, `drop` in none."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from llmcf_cli.llm.config import RubricJudgeConfig
 from llmcf_cli.recipe.prompt import PromptSection
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_END = re.compile(r"\w[.!?](\s|$)")
 _REFUSAL = re.compile(
     r"^\W*(i'?m sorry|i am sorry|sorry,|i can('?t|not)\b|i am (not able|unable)|i'?m (not able|unable)|as an ai\b"
     r"|as a language model|i do not have (access|enough)|i don'?t have (access|enough))", re.IGNORECASE,
@@ -26,7 +28,7 @@ _POSITIVE = frozenset(
      "great"}
 )  # fmt: skip
 _NEGATIVE = frozenset(
-    {"dislike", "disliked", "dislikes", "hate", "hated", "disappoint", "disappointed", "disappointing",
+    {"dislike", "disliked", "dislikes", "hate", "hated", "hates", "disappoint", "disappointed", "disappointing",
      "bored", "boring", "mismatch", "unlikely", "unlike", "avoid", "avoided", "uninterested", "rejected",
      "lacks", "differs", "contrary", "contrast"}
 )  # fmt: skip
@@ -63,12 +65,13 @@ class Verdict:
     """Scores in [0, 1] and, where the text is not to be used, why.
 
     Attributes:
-        coherence: 1 − share of three-word runs that repeat; a tenth less for a text cut in mid-sentence.
+        coherence: (1 − share of three-word runs that repeat) · (1 − ½ · swings of sentiment); a tenth less for a text
+            cut in mid-sentence.
         completeness: Share of the prompt's considerations that the text touches.
         relevance: Half whether the target item, half whether earlier items (two are enough) are named.
         consistency: How far the text's leaning agrees with the decision; 0.5 where it has none.
         score: Their mean.
-        reason: `empty`, `refusal`, `echo` or `repetitive`; empty for a usable text.
+        reason: `empty`, `refusal`, `echo`, `repetitive` or `truncated`; empty for a usable text.
         truncated: Whether it ends in mid-sentence.
     """
 
@@ -93,12 +96,15 @@ class RubricJudge:
         truncated = about.finish_reason == "length" and not text.rstrip().endswith((".", "!", "?", '"'))
         fluent = 1 - repetition(words)
         scores = (
-            fluent * (0.9 if truncated else 1.0),
+            fluent * (1 - 0.5 * swings(text)) * (0.9 if truncated else 1.0),
             completeness(words, about.sections),
             relevance(words, about.history, about.item),
             consistency(text, about.item, about.decision),
         )
-        return Verdict(*scores, sum(scores) / len(scores), self._reason(text, words, fluent, about.prompt), truncated)
+        reason = self._reason(text, words, fluent, about.prompt)
+        if truncated and not reason:
+            reason = self._cut(text)
+        return Verdict(*scores, sum(scores) / len(scores), reason, truncated)
 
     def _reason(self, text: str, words: Sequence[str], fluent: float, prompt: str) -> str:
         if len(words) < self.config.min_words:
@@ -108,6 +114,10 @@ class RubricJudge:
         if echo(words, _words(prompt)) >= self.config.max_echo:
             return "echo"
         return "repetitive" if fluent < self.config.min_coherence else ""
+
+    def _cut(self, text: str) -> str:
+        allowed = self.config.truncated
+        return "" if allowed == "keep" or (allowed == "sentence" and _END.search(text)) else "truncated"
 
 
 def repetition(words: Sequence[str]) -> float:
@@ -142,22 +152,24 @@ def consistency(text: str, item: str, decision: int | None) -> float:
     if decision is None:
         return 0.5
     name = set(_words(_head(item)))
-    sentences = [_words(sentence) for sentence in _SENTENCE.split(text)]
+    sentences = _sentences(text)
     about = [words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2] or sentences
-    approving = disapproving = 0
-    for words in about:
-        for index, word in enumerate(words):
-            if word not in _POSITIVE and word not in _NEGATIVE:
-                continue
-            negated = not _NEGATION.isdisjoint(words[max(0, index - 3) : index])
-            if (word in _POSITIVE) != negated:
-                approving += 1
-            else:
-                disapproving += 1
+    approving, disapproving = map(sum, zip(*map(_leaning, about), strict=True)) if about else (0, 0)
     if not approving + disapproving:
         return 0.5
     share = approving / (approving + disapproving)
     return share if decision else 1 - share
+
+
+def swings(text: str) -> float:
+    """How often the text turns from approving to disapproving and back, of how often it could; in [0, 1].
+
+    One turn is free, as in "likes A and B, but not this one": max(0, turns − 1) / max(1, leaning sentences − 2).
+    """
+    leanings = [approving - disapproving for approving, disapproving in map(_leaning, _sentences(text))]
+    signs = [leaning > 0 for leaning in leanings if leaning]
+    turns = sum(a != b for a, b in pairwise(signs))
+    return max(0, turns - 1) / max(1, len(signs) - 2)
 
 
 def echo(words: Sequence[str], prompt: Sequence[str]) -> float:
@@ -165,6 +177,24 @@ def echo(words: Sequence[str], prompt: Sequence[str]) -> float:
     runs = _runs(words, 5)
     known = set(_runs(prompt, 5))
     return sum(run in known for run in runs) / len(runs) if runs else 0.0
+
+
+def _sentences(text: str) -> list[list[str]]:
+    return [_words(sentence) for sentence in _SENTENCE.split(text)]
+
+
+def _leaning(words: Sequence[str]) -> tuple[int, int]:
+    """Approving and disapproving words; one after a negation counts for the other side."""
+    approving = disapproving = 0
+    for index, word in enumerate(words):
+        if word not in _POSITIVE and word not in _NEGATIVE:
+            continue
+        negated = not _NEGATION.isdisjoint(words[max(0, index - 3) : index])
+        if (word in _POSITIVE) != negated:
+            approving += 1
+        else:
+            disapproving += 1
+    return approving, disapproving
 
 
 def _named(item: str, found: set[str]) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmcf_cli.llm.chat import fit_histories
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.recipe.prompt import render_template
+from llmcf_cli.recipe.template import render_template
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,40 @@ import numpy as np
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.recipe.sections import TrainSampleSection
 
-# By a digest, so that the order is the same on every machine, and a longer prefix contains every shorter one. Balanced:
-# positives and negatives in turn, until one of them runs out.
+# By a digest, so that the order is the same on every machine. A row of rank r in a stratum of n rows stands at
+# (r − 1 + u) / n, u the stratum's own random start: each stratum's share of a prefix is its share of the whole, and a
+# longer prefix contains every shorter one. Balanced: positives and negatives in turn, until one of them runs out.
 _ORDER = """
+WITH train AS (
+    SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class, concat_ws(':', {strata}) AS stratum,
+           md5(concat($seed::BIGINT, ':', sample_id)) AS position
+    FROM sample {joins} WHERE split = 'train'
+),
+placed AS (
+    SELECT sample_id, class, position,
+           (row_number() OVER (PARTITION BY class, stratum ORDER BY position, sample_id) - 1
+            + md5_number_lower(concat($seed::BIGINT, ' stratum ', stratum)) / pow(2, 64))
+           / count(*) OVER (PARTITION BY class, stratum) AS place
+    FROM train
+)
 SELECT sample_id FROM (
-    SELECT sample_id, class, row_number() OVER (PARTITION BY class ORDER BY position, sample_id) AS rank
-    FROM (
-        SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class,
-               md5(concat($seed::BIGINT, ':', sample_id)) AS position
-        FROM sample WHERE split = 'train'
-    )
+    SELECT sample_id, class, row_number() OVER (PARTITION BY class ORDER BY place, position, sample_id) AS rank
+    FROM placed
 )
 ORDER BY rank, class DESC
 LIMIT $count
+"""
+_STRATA = {
+    "user": "user_row",
+    "label": "label",
+    "time": "ntile({quantiles}) OVER (ORDER BY time, sample_id)",
+    "popularity": "popularity",
+}
+_POPULARITY = """
+JOIN (
+    SELECT item_row, ntile({quantiles}) OVER (ORDER BY count(*), item_row) AS popularity
+    FROM sample WHERE split = 'train' GROUP BY item_row
+) USING (item_row)
 """
 _TEXTS = """
 WITH chosen AS (SELECT * FROM sample WHERE sample_id IN (SELECT unnest($ids))),
@@ -34,7 +55,7 @@ history AS (
     SELECT sample_id, list(item.text ORDER BY position) AS texts
     FROM step JOIN item USING (item_row) GROUP BY sample_id
 )
-SELECT chosen.sample_id, chosen.label, item.text, "user".text, history.texts
+SELECT chosen.sample_id, chosen.label, item.text, "user".text, history.texts, user_row, item_row
 FROM chosen JOIN item USING (item_row) JOIN "user" USING (user_row) LEFT JOIN history USING (sample_id)
 """
 
@@ -49,6 +70,8 @@ class SampleTexts:
         item: Text of the target item.
         user: Text of the user.
         history: Texts of the earlier items, oldest first.
+        user_row: The user.
+        item_row: The target item.
     """
 
     sample_id: int
@@ -56,6 +79,8 @@ class SampleTexts:
     item: str
     user: str
     history: list[str]
+    user_row: int
+    item_row: int
 
 
 def train_labels(connection: Any) -> tuple[int, int]:
@@ -66,7 +91,9 @@ def train_labels(connection: Any) -> tuple[int, int]:
     return positive, negative
 
 
-def train_order(connection: Any, seed: int, balance: str, count: int) -> np.ndarray:
+def train_order(
+    connection: Any, seed: int, balance: str, count: int, *, strata: Sequence[str] = (), quantiles: int = 4
+) -> np.ndarray:
     """The first `count` train samples (int64 sample ids) in the seed's order.
 
     Args:
@@ -74,8 +101,13 @@ def train_order(connection: Any, seed: int, balance: str, count: int) -> np.ndar
         seed: Determines the order; of two counts, the larger one's samples contain the smaller one's.
         balance: `labels`: positive and negative samples in turn, until one kind runs out; `none`: as they come.
         count: Most samples.
+        strata: `user`, `label`, `time` and `popularity`: groups that get their share of any count, to within one row.
+        quantiles: Groups of `time` and of `popularity`.
     """
-    found = connection.execute(_ORDER, {"seed": seed, "balanced": balance == "labels", "count": count})
+    by = ", ".join(_STRATA[name].format(quantiles=quantiles) for name in strata) or "0"
+    joins = _POPULARITY.format(quantiles=quantiles) if "popularity" in strata else ""
+    given = {"seed": seed, "balanced": balance == "labels", "count": count}
+    found = connection.execute(_ORDER.format(strata=by, joins=joins), given)
     return found.fetchnumpy()["sample_id"].astype(np.int64)
 
 
@@ -100,12 +132,13 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
             f"{count:,} samples are asked for, the train split has {total:,}", where=f"{where}.count",
             hint=f"set {where}.count to at most {total:,}",
         )  # fmt: skip
-    return np.sort(train_order(connection, seed, sample.balance, count))
+    strata = {"strata": sample.stratify, "quantiles": sample.quantiles}
+    return np.sort(train_order(connection, seed, sample.balance, count, **strata))
 
 
 def sample_texts(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> list[SampleTexts]:
     """The texts of some samples, in the order of `sample_ids`."""
     ids = [int(i) for i in sample_ids]
     rows = connection.execute(_TEXTS, {"ids": ids}).fetchall()
-    found = {row[0]: SampleTexts(row[0], row[1], row[2], row[3], row[4] or []) for row in rows}
+    found = {row[0]: SampleTexts(*row[:4], row[4] or [], *row[5:]) for row in rows}
     return [found[i] for i in ids]

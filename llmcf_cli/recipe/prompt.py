@@ -1,109 +1,47 @@
-"""Prompt files: chat messages as logic-less Mustache templates over a few known variables."""
+"""Prompt files: one step or several, each a chat of logic-less templates over what that step may know.
+
+A step is asked once per interaction, per distinct item, or per user and block of history. What a step writes is a
+variable of the steps after it, and all of it together is the chain of thought.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
+from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.types import Config
-from llmcf_cli.recipe.tree import Node, dotted, nearest, plain
+from llmcf_cli.recipe.template import render_template, suggestion, template_problems, used_variables
+from llmcf_cli.recipe.tree import KeyPath, Node, Origin, dotted, nearest, plain
 from llmcf_cli.recipe.yamlfile import read_yaml
+
+Scope = Literal["interaction", "item", "user_block"]
 
 VARIABLES: dict[str, str] = {
     "history": "texts of the user's earlier items, oldest first: a list for {{#history}}, joined text for {{history}}",
+    "recent": "the part of `history` that no step per user_block has read yet; a list likewise",
     "item": "text of the target item",
     "user": "text of the user, empty where the data set has none",
     "decision": "what the user did with the item: `liked` or `did not like`",
 }
+SCOPES: dict[Scope, tuple[str, ...]] = {
+    "user_block": ("history", "user"),
+    "item": ("item",),
+    "interaction": tuple(VARIABLES),
+}
+"""What a step may know beside the steps before it. Texts that several interactions share never know a decision."""
 
-_TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
-_FORBIDDEN = {">": "partials", "=": "changed delimiters"}
-_OPENING = ("#", "^")
+ONLY_STEP = "answer"
+"""Name of the step of a file that has `messages` instead of `steps`."""
 
-
-class Texts(list[str]):
-    """A list of texts that reads `a; b; c` where a template prints it whole."""
-
-    def __str__(self) -> str:
-        return "; ".join(self)
-
-
-@dataclass(frozen=True)
-class TemplateProblem:
-    """One thing wrong with a template.
-
-    Attributes:
-        line: 1-based line within the template.
-        what: The problem.
-        allowed: Names that would be right.
-        name: The variable in question, if there is one.
-    """
-
-    line: int
-    what: str
-    allowed: tuple[str, ...] = ()
-    name: str = ""
-
-
-def template_problems(template: str, variables: Sequence[str]) -> list[TemplateProblem]:
-    """Everything wrong with a Mustache template.
-
-    Args:
-        template: The text with its tags.
-        variables: Names that it may use.
-
-    Returns:
-        Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
-        `{{/x}}`, `{{.}}` inside a section and comments; partials and changed delimiters are refused.
-    """
-    problems: list[TemplateProblem] = []
-    open_sections: list[tuple[str, int]] = []
-    for sign, name, line in _tags(template):
-        if sign == "!":
-            continue
-        if sign in _FORBIDDEN:
-            problems.append(TemplateProblem(line, f"{_FORBIDDEN[sign]} are not allowed in a template"))
-            continue
-        if sign == "/":
-            if not open_sections or open_sections[-1][0] != name:
-                problems.append(TemplateProblem(line, f"{{{{/{name}}}}} closes no open section"))
-            else:
-                open_sections.pop()
-            continue
-        if sign in _OPENING:
-            open_sections.append((name, line))
-        if name == ".":
-            if not open_sections:
-                problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
-            continue
-        if name not in variables:
-            what = f'unknown variable "{name}"{_suggestion(name, variables)}'
-            problems.append(TemplateProblem(line, what, tuple(variables), name))
-    problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
-    return sorted(problems, key=lambda problem: problem.line)
-
-
-def render_template(template: str, values: Mapping[str, Any]) -> str:
-    """`template` with `values` filled in: no escaping, no partials, nothing inside a value is interpreted.
-
-    Args:
-        template: A template without `template_problems`.
-        values: Value of each variable; lists become `Texts`.
-    """
-    import pystache
-
-    renderer = pystache.Renderer(escape=_verbatim, partials={}, missing_tags="strict")
-    plain = {name: Texts(value) if isinstance(value, list | tuple) else str(value) for name, value in values.items()}
-    rendered: str = renderer.render(template, plain)
-    return rendered
+_WHOLE = "cot"  # what the store calls all parts together
+_STEP_KEYS = ("variables", "messages")
 
 
 class PromptMessage(Config):
@@ -124,27 +62,27 @@ class PromptSection(Config):
     """Word beginnings that show it was touched, lower case, e.g. `divers`."""
 
 
-class Prompt(Config):
-    """A checked prompt file."""
+class PromptStep(Config):
+    """One question to the model."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)
-    """Short name."""
-    description: str = ""
-    """What the prompt asks for and where it comes from."""
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)
+    """Name of what it writes: a variable of later steps, and the part's name in the store."""
+    per: Scope = "interaction"
+    """How often it is asked: per `interaction`, distinct `item` or `user_block` (user and block of history)."""
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the engine's `max_new_tokens` that an answer may take; with shares that sum to 1 a chain of thought is
+    never longer than an answer to a single question."""
     variables: tuple[str, ...] = ()
-    """Variables the messages use; each one of the known ones."""
+    """Variables the messages use: known ones, and names of earlier steps."""
     messages: tuple[PromptMessage, ...] = Field(min_length=1)
     """The chat up to the model's answer; the last message is the user's."""
-    sections: tuple[PromptSection, ...] = ()
-    """What a complete answer covers, for the judge."""
 
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of everything that shapes the answer or its score (not the name and the description)."""
-        return digest_json(self.model_dump(mode="json", include={"variables", "messages", "sections"}))
+    def limit(self, max_new_tokens: int) -> int:
+        """Most tokens of an answer, given the engine's."""
+        return max(1, round(self.share * max_new_tokens))
 
     def render(self, values: Mapping[str, Any]) -> list[dict[str, str]]:
-        """The chat messages for one sample.
+        """The chat messages for one subject.
 
         Args:
             values: Value of every declared variable; further ones are ignored.
@@ -154,9 +92,58 @@ class Prompt(Config):
         """
         missing = [name for name in self.variables if name not in values]
         if missing:
-            raise LlmcfError(f"no value for {', '.join(missing)}", where=f"prompt {self.name}")
+            raise LlmcfError(f"no value for {', '.join(missing)}", where=f"prompt step {self.name}")
         given = {name: values[name] for name in self.variables}
         return [{"role": m.role, "content": render_template(m.content, given).strip()} for m in self.messages]
+
+
+class Prompt(Config):
+    """A checked prompt file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)
+    """Short name."""
+    description: str = ""
+    """What the prompt asks for and where it comes from."""
+    label: Literal["allowed", "forbidden"] = "allowed"
+    """`forbidden`: no step may know the decision, so nothing that is written depends on it."""
+    block: Annotated[int, Field(ge=1)] = 10
+    """Events of a user after which a step per `user_block` is asked anew."""
+    steps: tuple[PromptStep, ...] = Field(min_length=1)
+    """What is asked, in order; the last step is per `interaction`. A file of one step may have its `variables` and
+    `messages` instead."""
+    sections: tuple[PromptSection, ...] = ()
+    """What a complete chain of thought covers, for the judge."""
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything that shapes the texts or their score (not the name and the description)."""
+        return digest_json(self.model_dump(mode="json", exclude={"name", "description"}))
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables that any step uses, without names of steps."""
+        return tuple(name for name in VARIABLES if any(name in step.variables for step in self.steps))
+
+    @property
+    def shared(self) -> tuple[PromptStep, ...]:
+        """The steps before the last one."""
+        return self.steps[:-1]
+
+    @property
+    def last(self) -> PromptStep:
+        """The step that is asked several times and judged."""
+        return self.steps[-1]
+
+    def readable(self, step: PromptStep) -> tuple[str, ...]:
+        """Every variable that a step may use: what its scope knows, and the earlier steps it can read."""
+        known = [name for name in SCOPES[step.per] if not self._withheld(name)]
+        earlier = self.steps[: [s.name for s in self.steps].index(step.name)]
+        return (*known, *(other.name for other in earlier if _shares_scope(step, other)))
+
+    def _withheld(self, name: str) -> bool:
+        if name == "decision":
+            return self.label == "forbidden"
+        return name == "recent" and all(step.per != "user_block" for step in self.steps)
 
 
 def load_prompt(path: Path) -> Prompt:
@@ -164,74 +151,170 @@ def load_prompt(path: Path) -> Prompt:
 
     Raises:
         RecipeError: The file cannot be read, is no YAML, has unknown or missing keys, or a template uses an unknown
-            or undeclared variable or leaves a declared one unused. Holds every problem found, each with its line.
+            or undeclared variable, one that its step must not know, or leaves a declared one unused. Holds every
+            problem found, each with its line.
     """
-    root = read_yaml(path)
-    try:
-        prompt = Prompt.model_validate(plain(root))
-    except ValidationError as error:
-        raise RecipeError([_problem(item, root) for item in error.errors()]) from error
-    problems = [*_variable_problems(prompt, root), *_message_problems(prompt, root)]
-    if problems:
-        raise RecipeError(problems)
-    return prompt
+    return _File(read_yaml(path)).prompt()
 
 
-def _variable_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
-    used = {name for m in prompt.messages for sign, name, _ in _tags(m.content) if sign not in ("!", "/")}
-    for index, name in enumerate(prompt.variables):
-        where = f"{nearest(root, ('variables', index)).origin}: variables"
-        if name not in VARIABLES:
-            yield LlmcfError(
-                f'unknown variable "{name}"{_suggestion(name, VARIABLES)}',
-                where=where,
-                allowed=tuple(VARIABLES),
-            )
-        elif name not in used:
-            yield LlmcfError(
-                f'variable "{name}" is declared but no message uses it', where=where,
-                hint="use it or take it out of `variables`",
-            )  # fmt: skip
-    if prompt.messages[-1].role != "user":
-        where = f"{nearest(root, ('messages', len(prompt.messages) - 1)).origin}: messages"
-        yield LlmcfError("the last message must be the user's", where=where)
+def prompt_problems(sections: Iterable[Config], locate: Callable[[str], Path]) -> list[LlmcfError]:
+    """What is wrong with the prompts that some sections of a recipe name, in files that exist.
+
+    Args:
+        sections: `cot` and `knowledge`; their fields that end in `prompt` name prompt files.
+        locate: Path of a file that a recipe names.
+    """
+    named = {
+        getattr(section, field)
+        for section in sections
+        for field in type(section).model_fields
+        if field.endswith("prompt")
+    }
+    problems: list[LlmcfError] = []
+    for name in sorted(named):
+        try:
+            load_prompt(locate(name))
+        except RecipeError as error:
+            problems += error.problems
+    return problems
 
 
-def _message_problems(prompt: Prompt, root: Node) -> Iterator[LlmcfError]:
-    for index, message in enumerate(prompt.messages):
-        origin = nearest(root, ("messages", index, "content")).origin
-        # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
-        first = origin.line + ("\n" in message.content)
-        for problem in template_problems(message.content, prompt.variables):
-            undeclared = problem.name in VARIABLES and problem.name not in prompt.variables
-            yield LlmcfError(
-                problem.what, where=f"{replace(origin, line=first + problem.line - 1)}: messages.{index}.content",
-                allowed=problem.allowed, hint=f"add {problem.name} to `variables`" if undeclared else "",
-            )  # fmt: skip
+def _shares_scope(step: PromptStep, other: PromptStep) -> bool:
+    """Whether what `other` writes is one text for each subject of `step`."""
+    return step.per in (other.per, "interaction")
 
 
-def _problem(item: Mapping[str, Any], root: Node) -> LlmcfError:
-    path = tuple(item["loc"])
-    where = f"{nearest(root, path).origin}: {dotted(path)}"
-    if item["type"] == "extra_forbidden":
-        models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection}
-        known = tuple(models.get(str(path[0]), Prompt).model_fields)
-        return LlmcfError(f'unknown key "{path[-1]}"{_suggestion(path[-1], known)}', where=where, allowed=known)
-    if item["type"] == "missing":
-        return LlmcfError(f"the required key `{path[-1]}` is missing", where=where)
-    return LlmcfError(str(item["msg"]), where=where)
+class _File:
+    """A prompt file as it was written; one without `steps` read as one step, with its keys shown as in the file."""
+
+    def __init__(self, written: Node) -> None:
+        self._single = isinstance(written.value, dict) and "steps" not in written.value
+        self._root = _as_steps(written) if self._single else written
+
+    def prompt(self) -> Prompt:
+        try:
+            prompt = Prompt.model_validate(plain(self._root))
+        except ValidationError as error:
+            raise RecipeError([self._problem(item) for item in error.errors()]) from error
+        problems = list(self._step_problems(prompt))
+        for index, step in enumerate(prompt.steps):
+            problems += [*self._variable_problems(prompt, index, step), *self._message_problems(prompt, index, step)]
+        if problems:
+            raise RecipeError(sorted(problems, key=_line))
+        return prompt
+
+    def _origin(self, *path: str | int) -> Origin:
+        return nearest(self._root, path).origin
+
+    def _where(self, *path: str | int, line: int = 0) -> str:
+        shown = path[2:] if self._single and path[:1] == ("steps",) else path
+        origin = self._origin(*path)
+        return f"{replace(origin, line=line or origin.line)}: {dotted(shown)}"
+
+    def _step_problems(self, prompt: Prompt) -> Iterator[LlmcfError]:
+        seen: set[str] = set()
+        for index, step in enumerate(prompt.steps):
+            where = self._where("steps", index, "name")
+            if step.name in (*VARIABLES, _WHOLE):
+                what = "the whole chain of thought" if step.name == _WHOLE else "a variable"
+                yield LlmcfError(f'"{step.name}" names {what}, so no step can be called so', where=where)
+            if step.name in seen:
+                yield LlmcfError(f'two steps are called "{step.name}"', where=where)
+            seen.add(step.name)
+            if step.messages[-1].role != "user":
+                last = self._where("steps", index, "messages", len(step.messages) - 1)
+                yield LlmcfError("the last message must be the user's", where=last)
+        if prompt.last.per != "interaction":
+            where = self._where("steps", len(prompt.steps) - 1, "per")
+            yield LlmcfError("the last step must be per interaction", where=where, allowed=("interaction",))
+
+    def _variable_problems(self, prompt: Prompt, index: int, step: PromptStep) -> Iterator[LlmcfError]:
+        used = frozenset[str]().union(*(used_variables(m.content) for m in step.messages))
+        for place, name in enumerate(step.variables):
+            where = self._where("steps", index, "variables", place)
+            where = where.removesuffix(f".{place}")
+            if name not in prompt.readable(step):
+                yield LlmcfError(_unreadable(prompt, step, name), where=where, allowed=prompt.readable(step))
+            elif name not in used:
+                yield LlmcfError(
+                    f'variable "{name}" is declared but no message uses it', where=where,
+                    hint="use it or take it out of `variables`",
+                )  # fmt: skip
+
+    def _message_problems(self, prompt: Prompt, index: int, step: PromptStep) -> Iterator[LlmcfError]:
+        for place, message in enumerate(step.messages):
+            path = ("steps", index, "messages", place, "content")
+            # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
+            first = self._origin(*path).line + ("\n" in message.content)
+            for problem in template_problems(message.content, step.variables):
+                undeclared = problem.name in prompt.readable(step) and problem.name not in step.variables
+                yield LlmcfError(
+                    problem.what, where=self._where(*path, line=first + problem.line - 1),
+                    allowed=problem.allowed, hint=f"add {problem.name} to `variables`" if undeclared else "",
+                )  # fmt: skip
+
+    def _problem(self, item: Mapping[str, Any]) -> LlmcfError:
+        path: KeyPath = tuple(item["loc"])
+        where = self._where(*path)
+        if item["type"] == "extra_forbidden":
+            known = self._keys(path)
+            return LlmcfError(f'unknown key "{path[-1]}"{suggestion(str(path[-1]), known)}', where=where, allowed=known)
+        if item["type"] == "missing":
+            hint = "or give several `steps`" if self._single and path[-1] == "messages" else ""
+            return LlmcfError(f"the required key `{path[-1]}` is missing", where=where, hint=hint)
+        return LlmcfError(str(item["msg"]), where=where)
+
+    def _keys(self, path: KeyPath) -> tuple[str, ...]:
+        """The keys allowed where an unknown one was found."""
+        models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection, "steps": PromptStep}
+        outer = [str(key) for key in path[:-1] if isinstance(key, str)]
+        if outer:
+            return tuple(models.get(outer[-1], Prompt).model_fields)
+        fields = tuple(Prompt.model_fields)
+        return tuple(key for key in (*fields, *_STEP_KEYS) if key != "steps") if self._single else fields
 
 
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    near = closest(name, known)
-    return f'; did you mean "{near}"?' if near else ""
+def _as_steps(root: Node) -> Node:
+    """A file of one step in the form of a file with `steps`."""
+    step = {key: root.value[key] for key in _STEP_KEYS if key in root.value}
+    step["name"] = Node(ONLY_STEP, root.origin)
+    rest = {key: node for key, node in root.value.items() if key not in _STEP_KEYS}
+    return Node({**rest, "steps": Node([Node(step, root.origin)], root.origin)}, root.origin)
 
 
-def _tags(template: str) -> Iterator[tuple[str, str, int]]:
-    """(sign, name, line) of every tag."""
-    for match in _TAG.finditer(template):
-        yield match.group(1), match.group(2), template.count("\n", 0, match.start()) + 1
+def _unreadable(prompt: Prompt, step: PromptStep, name: str) -> str:
+    """Why a step must not use a variable."""
+    steps = {other.name: other for other in prompt.steps}
+    if name == "decision" and prompt.label == "forbidden":
+        return 'the prompt is declared `label: forbidden`, so no step may know "decision"'
+    if name == "recent" and step.per == "interaction":
+        return '"recent" is what follows a block of history, but no step is per user_block'
+    if name in VARIABLES:
+        return f'a step per {step.per} must not know "{name}": its text is shared by many interactions'
+    if name not in steps:
+        known = prompt.readable(step)
+        return f'unknown variable "{name}"{suggestion(name, known)}'
+    circle = _circle(steps, step.name, name)
+    if circle:
+        return f"steps need each other: {' ← '.join(circle)}"
+    if not _shares_scope(step, steps[name]):
+        return f'a step per {step.per} cannot read "{name}", which is written per {steps[name].per}'
+    return f'"{name}" is written by a later step; put that step before this one'
 
 
-def _verbatim(text: str) -> str:
-    return text
+def _circle(steps: Mapping[str, PromptStep], start: str, first: str) -> list[str]:
+    """The names from `start` over `first` back to `start`, each reading the next; empty where there is no such way."""
+    ways, seen = [[start, first]], {start}
+    while ways:
+        way = ways.pop()
+        if way[-1] == start:
+            return way
+        if way[-1] not in seen:
+            seen.add(way[-1])
+            ways += [[*way, name] for name in steps[way[-1]].variables if name in steps]
+    return []
+
+
+def _line(problem: LlmcfError) -> int:
+    """Line that a problem was found at."""
+    return int(problem.where.split(": ")[0].rsplit(":", 1)[-1])

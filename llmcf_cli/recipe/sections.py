@@ -113,12 +113,28 @@ class TrainSampleSection(Config):
     """Share of the train samples (the paper: 0.1)."""
     balance: Literal["none", "labels"] = "none"
     """`labels`: as many positive as negative samples, as far as there are enough."""
+    stratify: tuple[Literal["user", "label", "time", "popularity"], ...] = ()
+    """Groups that get their share of the samples, to within one: by user, label, time, popularity of the item in the
+    train split, or several together. More samples always contain the fewer."""
+    quantiles: Annotated[int, Field(ge=2, le=1000)] = 4
+    """Groups of equal size that `time` and `popularity` are cut into."""
 
     @model_validator(mode="after")
     def _one_size(self) -> TrainSampleSection:
         if (self.count is None) == (self.fraction is None):
             raise ValueError("give either count or fraction")
         return self
+
+
+class PriceSection(Config):
+    """What a provider charges, for estimates."""
+
+    input_per_million: Annotated[float, Field(ge=0)]
+    """Price of a million prompt tokens."""
+    output_per_million: Annotated[float, Field(ge=0)]
+    """Price of a million generated tokens."""
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+    """What the prices are in."""
 
 
 class CoTSection(Config):
@@ -132,6 +148,15 @@ class CoTSection(Config):
     """What generates the text, and its decoding settings."""
     judge: Judge = Field(default="rubric", validate_default=True)
     """Scores the candidates of a sample; the best is kept."""
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Least score of a text that is kept, in [0, 1]."""
+    regenerate: Annotated[int, Field(ge=0, le=5)] = 1
+    """Times that a sample without such a text is asked again, with fresh seeds, before it is dropped."""
+    tries: Positive = 3
+    """Failures (of a server, or for want of memory) after which a sample is set aside; `--force gen-cot` or a higher
+    number tries it again."""
+    price: Annotated[PriceSection | None, Runtime()] = None
+    """Prices, for the estimate before a run and the bill after it."""
 
 
 class TeacherSection(Config):

@@ -69,6 +69,7 @@ class Job:
         inputs: Role of a needed stage → its folder.
         keys: Role of a needed stage → its key.
         progress: Where to report.
+        forced: Whether the user asked to do it again.
     """
 
     context: Context
@@ -77,6 +78,7 @@ class Job:
     inputs: Mapping[str, Path]
     keys: Mapping[str, str]
     progress: Progress
+    forced: bool = False
 
     @property
     def recipe(self) -> Recipe:
@@ -132,6 +134,14 @@ class Stage(ABC):
     @abstractmethod
     def run(self, job: Job) -> dict[str, Any]:
         """Fill `job.out`; return a JSON report for people."""
+
+    def cost(self, node: Node) -> Sequence[tuple[str, str]]:
+        """What a language model's part in it will cost, as (what, how much) for people; empty without such a part.
+
+        Raises:
+            LlmcfError: That cannot be known yet.
+        """
+        return ()
 
 
 @dataclass(frozen=True)

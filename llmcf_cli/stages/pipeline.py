@@ -11,6 +11,7 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import file_refs
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
+from llmcf_cli.recipe.prompt import prompt_problems
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Stage
 from llmcf_cli.stages.baseline import FitBaseline
@@ -110,13 +111,16 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
         progress: Told about assets that are fetched on the way.
 
     Raises:
-        RecipeError: The recipe names assets that no catalogue has, or files that do not exist; all of them.
+        RecipeError: The recipe names assets that no catalogue has, files that do not exist, or prompts that are wrong;
+            all of them.
     """
     assets = open_assets(library_dir(), loaded.base)
     locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
-    problems = locate.check(
-        ref for recipe in (loaded.recipe, *loaded.recipe.arms.values()) for ref in file_refs(recipe)
-    )
+    recipes = (loaded.recipe, *loaded.recipe.arms.values())
+    problems = locate.check(ref for recipe in recipes for ref in file_refs(recipe))
+    if not problems:
+        sections = [section for recipe in recipes for section in (recipe.cot, recipe.knowledge) if section]
+        problems = prompt_problems(sections, locate.path)
     if problems:
         raise RecipeError(problems)
     return Context(

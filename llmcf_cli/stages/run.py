@@ -17,6 +17,9 @@ from llmcf_cli.core.progress import Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.store.artifacts import Manifest, differences, file_records
 
+FORCED = "forced"
+"""Reason of a step that the user asked to run again."""
+
 
 @dataclass(frozen=True)
 class Step:
@@ -84,7 +87,7 @@ def execute(
             continue
         on_start(step)
         try:
-            manifest = _run(step.node, progress) if step.runs else _manifest(step.node)
+            manifest = _run(step, progress) if step.runs else _manifest(step.node)
         except LlmcfError as error:
             if on_failure is None:
                 raise
@@ -130,9 +133,9 @@ class _Graph:
 
 def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     if node.stage.name in force:
-        return Step(node, True, "forced")
+        return Step(node, True, FORCED)
     rerun = [need.label for need in node.needs.values() if steps[need.label].runs]
-    forced = [label for label in rerun if steps[label].reason.startswith("forced")]
+    forced = [label for label in rerun if steps[label].reason.startswith(FORCED)]
     if forced:
         return Step(node, True, f"forced by {', '.join(forced)}")
     store = node.context.store
@@ -156,12 +159,13 @@ def _manifest(node: Node) -> Manifest:
     return manifest
 
 
-def _run(node: Node, progress: Progress) -> Manifest:
+def _run(step: Step, progress: Progress) -> Manifest:
+    node = step.node
     store, stage = node.context.store, node.stage
     with _named(node), store.begin(stage.name, node.key) as partial:
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
-            context=node.context, out=partial.out, work=partial.work, progress=progress,
+            context=node.context, out=partial.out, work=partial.work, progress=progress, forced=step.reason == FORCED,
             inputs={role: need.folder for role, need in node.needs.items()},
             keys={role: need.key for role, need in node.needs.items()},
         )  # fmt: skip

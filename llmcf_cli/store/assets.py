@@ -226,6 +226,11 @@ class Locator:
             return self._file(ref)
         return self._store.path(asset.name, self._progress) / _member(ref, asset)
 
+    def is_here(self, ref: str) -> bool:
+        """Whether `path` would find it without fetching anything."""
+        asset = self._asset(ref)
+        return asset is None or self._store.status(asset.name) == "ready"
+
     def digest(self, ref: str) -> str:
         """SHA-256 (hex) of the content that `ref` names; an asset's comes from the catalogue, without fetching it.
 

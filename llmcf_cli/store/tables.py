@@ -6,6 +6,7 @@ Entities are addressed by dense row numbers: 1-based for users and items, so tha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -103,15 +104,36 @@ META = Table(
     pa.schema([_required("key", pa.string()), _required("value", pa.string())]),
     ("key",),
 )  # fmt: skip
+_CALL = (
+    _required("prompt_hash", pa.string()), _required("model_digest", pa.string()),
+    _required("decode_hash", pa.string()), _required("sample_index", pa.int32()),
+)  # fmt: skip
+_CALL_KEY = tuple(field.name for field in _CALL)
+
 GENERATION = Table(
     "generation", "one generated text, cached by everything that determines it",
     pa.schema([
-        _required("prompt_hash", pa.string()), _required("model_digest", pa.string()),
-        _required("decode_hash", pa.string()), _required("sample_index", pa.int32()), _required("text", pa.string()),
+        *_CALL, _required("text", pa.string()),
         _required("finish_reason", pa.string()), _required("prompt_tokens", pa.int32()),
         _required("new_tokens", pa.int32()), _required("seconds", pa.float64()),
+        # Null in rows from before they were kept.
+        pa.field("decode", pa.string()), pa.field("seed", pa.int64()), pa.field("attempts", pa.int32()),
+        pa.field("finished", pa.int64()),
     ]),
-    ("prompt_hash", "model_digest", "decode_hash", "sample_index"),
+    _CALL_KEY,
+)  # fmt: skip
+GENERATION_FAILURE = Table(
+    "generation_failure", "a call that failed and has not succeeded since; set aside once it has no attempt left",
+    pa.schema([
+        *_CALL, _required("reason", pa.string()), _required("retryable", pa.bool_()),
+        _required("attempts", pa.int32()), _required("failed", pa.int64()),
+    ]),
+    _CALL_KEY,
+)  # fmt: skip
+GENERATION_LEASE = Table(
+    "generation_lease", "a call that a worker is making now",
+    pa.schema([*_CALL, _required("worker", pa.string())]),
+    _CALL_KEY,
 )  # fmt: skip
 KNOWLEDGE_TEXT = Table(
     "knowledge_text", "what the language model wrote about a user or an item; usable for samples later than `as_of`",
@@ -129,15 +151,40 @@ ANSWER = Table(
     ]),
     ("prompt_hash", "model_digest", "asking_hash"),
 )  # fmt: skip
+_SCORES = tuple(
+    _required(name, pa.float32()) for name in ("coherence", "completeness", "relevance", "consistency", "score")
+)
 COT = Table(
     "cot", "the chain of thought kept for a train sample",
     pa.schema([
         _required("sample_id", pa.int64()), _required("prompt_hash", pa.string()), _required("prompt", pa.string()),
-        _required("text", pa.string()),
-        _required("coherence", pa.float32()), _required("completeness", pa.float32()),
-        _required("relevance", pa.float32()), _required("consistency", pa.float32()), _required("score", pa.float32()),
+        _required("text", pa.string()), *_SCORES,
     ]),
     ("sample_id",),
+)  # fmt: skip
+COT_CANDIDATE = Table(
+    "cot_candidate", "a text that was judged for a train sample; `reason` says why it is of no use, empty if it is",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("sample_index", pa.int32()), _required("text", pa.string()),
+        *_SCORES, _required("reason", pa.string()), _required("truncated", pa.bool_()), _required("kept", pa.bool_()),
+    ]),
+    ("sample_id", "sample_index"),
+)  # fmt: skip
+COT_DROPPED = Table(
+    "cot_dropped", "a chosen train sample without a chain of thought, and why",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("prompt_hash", pa.string()), _required("reason", pa.string()),
+        _required("detail", pa.string()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+COT_PART = Table(
+    "cot_part", "what one step of the prompt wrote for a kept chain of thought; samples may share it",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("place", pa.int32()), _required("step", pa.string()),
+        _required("prompt_hash", pa.string()), _required("text", pa.string()),
+    ]),
+    ("sample_id", "place"),
 )  # fmt: skip
 
 TEACHER_SCORE = Table(
@@ -169,8 +216,14 @@ def knowledge(dim: int) -> Table:
     )  # fmt: skip
 
 
-def cot_example(dim: int, space_dim: int) -> Table:
-    """LanceDB `cot_example`: an in-context example (x_i, cot_i, y_i) with its search and reasoning vectors."""
+def cot_example(dim: int, space_dim: int, steps: Sequence[str] = ()) -> Table:
+    """LanceDB `cot_example`: an in-context example (x_i, cot_i, y_i) with its search and reasoning vectors.
+
+    Args:
+        dim: Numbers of a text vector; all are of unit L2 norm, or zeros where there is no text.
+        space_dim: Numbers of a search vector.
+        steps: Steps of the prompt whose parts of the chain of thought have vectors of their own, as `STEP_vector`.
+    """
     return Table(
         "cot_example", "an in-context example with the vectors it is found and read by",
         pa.schema([
@@ -178,6 +231,7 @@ def cot_example(dim: int, space_dim: int) -> Table:
             _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),
             _required("vector", pa.list_(pa.float32(), space_dim)),
             _required("cot_vector", pa.list_(pa.float32(), dim)),
+            *(_required(f"{step}_vector", pa.list_(pa.float32(), dim)) for step in steps),
         ]),
         ("sample_id",),
     )  # fmt: skip

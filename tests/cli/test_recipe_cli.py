@@ -140,3 +140,24 @@ def test_reference_writes_the_pages(tmp_path):
         "recipe-reference.md",
         "recipe.schema.json",
     ]
+
+
+@pytest.mark.parametrize("command", [["recipe", "validate"], ["run", "--dry-run"]])
+def test_a_wrong_prompt_is_found_before_anything_runs(mine, command):
+    (mine.parent / "told.yaml").write_text(
+        "name: told\nlabel: forbidden\nvariables: [item, decision]\nmessages:\n"
+        '  - {role: user, content: "{{item}} {{decision}} {{itme}}"}\n'
+    )
+    mine.write_text(EXTENDING + "cot: {prompt: told.yaml}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "llmcf_cli", *command, "mine.yaml"], capture_output=True, text=True, cwd=mine.parent,
+        env={**os.environ, "COLUMNS": "120"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert (
+        'told.yaml:3: variables: the prompt is declared `label: forbidden`, so no step may know "decision"'
+        in done.stderr
+    )
+    assert 'told.yaml:5: messages.0.content: unknown variable "itme"; did you mean "item"?' in done.stderr
+    assert "allowed: history, item, user" in done.stderr
+    assert "Traceback" not in done.stderr

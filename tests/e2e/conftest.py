@@ -31,7 +31,7 @@ cot:
   prompt: prompts/single.yaml
   sample: {count: 40, balance: labels}
   engine: {type: transformers, max_new_tokens: 8, precision: fp32}
-  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1}
+  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1, truncated: keep}
 match:
   space: {type: text, encoder: "asset:minilm-l6-v2"}
 """

@@ -29,6 +29,8 @@ class Loud(SilentProgress):
                 def advance(self, amount=1):
                     if name in ("gen-cot", "train-llm", "teacher") and amount:
                         print("ADVANCE", flush=True)
+                def skip(self, amount):
+                    pass
                 def note(self, text):
                     pass
             yield Task()
@@ -53,15 +55,15 @@ elif sys.argv[1] == "teacher":
 else:
     from llmcf_cli.llm.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection
+    from llmcf_cli.recipe.sections import CoTSection, HistorySection
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": 20},
         "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
-        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0},
+        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"},
     })
     report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
                            prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",
-                           out=run / "cot.parquet", seed=5, progress=Loud())
+                           out=run, history=HistorySection(), seed=5, progress=Loud())
 print("REPORT", json.dumps(asdict(report)))
 '''
 PROMPT = """
@@ -125,6 +127,16 @@ def test_killed_generation_resumes_with_the_same_rows(where: Path, tmp_path: Pat
     rows = [pq.read_table(tmp_path / run / "cot.parquet").to_pylist() for run in ("whole", "killed")]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 20
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_lose_and_repeat_nothing() -> None:
+    script = Path(__file__).parents[2] / "benchmarks" / "generate_kill.py"
+    done = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, result
+    assert result["detail"]["kills"] == 20
+    assert result["detail"]["finished_when_resumed"] > 0
 
 
 @pytest.mark.slow

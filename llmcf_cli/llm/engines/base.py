@@ -30,11 +30,29 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A call that gave no answer.
+
+    Attributes:
+        reason: What went wrong, for people.
+        retryable: Whether the same call may succeed another time.
+    """
+
+    reason: str
+    retryable: bool
+
+
 class Engine(Protocol):
     """Generates text from chats; built as `Engine(config)`."""
 
+    config: Any
+    """Its settings, `max_new_tokens` and `samples` among them."""
     samples: int
     """Answers per prompt."""
+
+    def asking(self, *, max_new_tokens: int, samples: int) -> Engine:
+        """This engine, opened, with shorter answers or another number of them; weights and connections are shared."""
 
     def open(self, model: Path) -> None:
         """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`."""
@@ -51,5 +69,8 @@ class Engine(Protocol):
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of `lengths` grouped into batches of similar length within the token budget, longest first."""
 
-    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
-        """One answer per chat; each is drawn with its own seed, whatever else is in the batch."""
+    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion | Failure]:
+        """One answer per chat; each is drawn with its own seed, whatever else is in the batch.
+
+        A chat that gets no answer has a `Failure` in its place, and the others their answers all the same.
+        """

@@ -9,6 +9,7 @@ rounding: padding and batch size may change the last bits of the logits, which d
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,14 @@ class TransformersEngine:
                 f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
                 hint=f"lower cot.engine.max_new_tokens ({self.config.max_new_tokens})",
             )  # fmt: skip
+
+    def asking(self, *, max_new_tokens: int, samples: int) -> TransformersEngine:
+        """See `Engine.asking`."""
+        view = copy.copy(self)
+        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
+        view.samples = samples
+        view._weights = self._weights  # loaded at the first use of either, once
+        return view
 
     def decode_settings(self, seed: int) -> dict[str, Any]:
         """Decoding settings and resolved precision; the seed counts only where something is drawn."""

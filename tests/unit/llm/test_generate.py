@@ -12,7 +12,7 @@ from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.llm.generate import generate_cots
 from llmcf_cli.llm.rows import choose_train
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.sections import CoTSection, TrainSampleSection
+from llmcf_cli.recipe.sections import CoTSection, HistorySection, TrainSampleSection
 from llmcf_cli.store.tables import COT
 
 PROMPT = """
@@ -24,7 +24,7 @@ sections:
   - {name: any, words: [a]}
 """
 ENGINE = {"type": "transformers", "max_new_tokens": 8, "precision": "fp32"}
-LENIENT = {"type": "rubric", "min_words": 1, "min_coherence": 0}
+LENIENT = {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"}
 
 
 def _section(sample: dict[str, object], engine: dict[str, object] | None = None, judge: object = LENIENT) -> CoTSection:
@@ -43,7 +43,7 @@ def run(tmp_path: Path, tiny_data: Path, tiny_model: Path):
         section = _section(sample, engine, options.pop("judge"))
         report = generate_cots(
             section, data=tiny_data, model=tiny_model, model_digest="m", prompt=load_prompt(prompt),
-            out=tmp_path / "cot.parquet", **options,
+            out=tmp_path, history=HistorySection(), **options,
         )  # fmt: skip
         return report, pq.read_table(tmp_path / "cot.parquet")
 
@@ -115,7 +115,7 @@ def test_long_prompts_lose_their_oldest_history_and_are_counted(run) -> None:
     report, table = run({"count": 30}, {"max_prompt_tokens": 120})
     assert report.histories_shortened > 0
     assert all("Why?" in prompt for prompt in table["prompt"].to_pylist())
-    with pytest.raises(LlmcfError, match="without any history, more than 10"):
+    with pytest.raises(LlmcfError, match="none of 5 chains of thought is usable: 5 prompt too long"):
         run({"count": 5}, {"max_prompt_tokens": 10})
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llmcf_cli.llm.config import RubricJudgeConfig
-from llmcf_cli.llm.judge import Judged, RubricJudge, Verdict, consistency
+from llmcf_cli.llm.judge import Judged, RubricJudge, Verdict, consistency, swings
 from llmcf_cli.recipe.prompt import PromptSection
 
 ABOUT = Judged(
@@ -83,3 +83,37 @@ def test_consistency_reads_negations(text: str, liked: float) -> None:
     assert consistency(text, "Heat (1995)", 1) == liked
     assert consistency(text, "Heat (1995)", 0) == 1 - liked
     assert consistency(text, "Heat (1995)", None) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("They like tense films. They enjoy space. They loved Alien.", 0),
+        ("They like tense films. They enjoy space. But this one is boring.", 0),
+        ("They liked it. They disliked it. They liked it.", 1),
+        ("They liked it. It is boring. They love space. It is a mismatch. It fits.", 1),
+        ("They liked it. They love space. It is boring. They enjoy it.", 0.5),
+        ("A film. Another film.", 0), ("", 0),
+    ],
+)  # fmt: skip
+def test_swings_of_sentiment_beyond_one_turn_are_counted(text: str, expected: float) -> None:
+    assert swings(text) == expected
+
+
+def test_swings_cost_coherence() -> None:
+    steady = "The user liked Alien. The user loves tense stories. Blade Runner suits that and adds variety."
+    swinging = "The user liked Alien. The user hates tense stories. Blade Runner suits that and adds variety."
+    assert judge(swinging).coherence == pytest.approx(0.5 * judge(steady).coherence)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "whole_sentence", "fragment"),
+    [("sentence", "", "truncated"), ("keep", "", ""), ("drop", "truncated", "truncated")],
+)
+def test_text_cut_off_is_dropped_as_far_as_the_recipe_says(allowed: str, whole_sentence: str, fragment: str) -> None:
+    strict = RubricJudge(RubricJudgeConfig(truncated=allowed))
+    cut = replace(ABOUT, finish_reason="length")
+    assert strict.judge(GOOD[:-10], cut).reason == whole_sentence
+    assert strict.judge(GOOD.split(".")[0], cut).reason == fragment
+    assert strict.judge(GOOD, cut).reason == ""
+    assert strict.judge(GOOD.split(".")[0], ABOUT).reason == ""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.recipe.library import library_dir
-from llmcf_cli.recipe.prompt import load_prompt, render_template, template_problems
+from llmcf_cli.recipe.prompt import load_prompt
+from llmcf_cli.recipe.template import render_template, template_problems
 
 GOOD = """\
 name: mine
@@ -32,11 +33,11 @@ def _write(folder: Path, text: str) -> Path:
 
 def test_renders_messages_without_escaping_or_reading_values_as_templates(tmp_path: Path) -> None:
     prompt = load_prompt(_write(tmp_path, GOOD))
-    assert prompt.render(VALUES) == [
+    assert prompt.last.render(VALUES) == [
         {"role": "system", "content": "Explain."},
         {"role": "user", "content": 'Before: A & B, C <d>, \nNow: "{{user}}"'},
     ]
-    assert prompt.render({**VALUES, "history": []})[1]["content"].startswith("Before: nothing")
+    assert prompt.last.render({**VALUES, "history": []})[1]["content"].startswith("Before: nothing")
 
 
 @given(st.text(), st.lists(st.text(min_size=1)))
@@ -48,7 +49,7 @@ def test_values_come_through_untouched(item: str, history: list[str]) -> None:
 
 def test_missing_value_is_named(tmp_path: Path) -> None:
     with pytest.raises(LlmcfError, match="no value for item"):
-        load_prompt(_write(tmp_path, GOOD)).render({"history": []})
+        load_prompt(_write(tmp_path, GOOD)).last.render({"history": []})
 
 
 def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
@@ -106,10 +107,100 @@ def test_template_problems_know_lines() -> None:
 @pytest.mark.parametrize(("name", "told"), [("single", True), ("no_label", False)])
 def test_shipped_prompts_say_what_they_know(name: str, told: bool) -> None:
     prompt = load_prompt(library_dir() / "prompts" / f"{name}.yaml")
-    text = "\n".join(message["content"] for message in prompt.render(VALUES))
+    text = "\n".join(message["content"] for message in prompt.last.render(VALUES))
     assert ("liked the new item" in text) is told
     assert "A & B" in text
     assert [section.name for section in prompt.sections] == ["profile", "item", "match", "diversity"]
-    silent = prompt.render({**VALUES, "user": "", "history": []})[-1]["content"]
+    silent = prompt.last.render({**VALUES, "user": "", "history": []})[-1]["content"]
     assert "nothing yet" in silent
     assert "User: " not in silent
+
+
+STEPS = """\
+name: parts
+steps:
+  - name: profile
+    per: user_block
+    share: 0.5
+    variables: [history]
+    messages:
+      - {role: user, content: "{{history}}?"}
+  - name: description
+    per: item
+    variables: [item]
+    messages:
+      - {role: user, content: "{{item}}?"}
+  - name: match
+    variables: [profile, recent, description, decision]
+    messages:
+      - {role: user, content: "{{profile}} {{recent}} {{description}} {{decision}}?"}
+"""
+
+
+def test_steps_read_what_earlier_ones_wrote(tmp_path: Path) -> None:
+    prompt = load_prompt(_write(tmp_path, STEPS))
+    profile, description, match = prompt.steps
+    assert (profile.per, description.per, match.per) == ("user_block", "item", "interaction")
+    assert prompt.variables == ("history", "recent", "item", "decision")
+    assert prompt.readable(match) == ("history", "recent", "item", "user", "decision", "profile", "description")
+    assert (profile.limit(72), match.limit(72), profile.limit(1)) == (36, 72, 1)
+    values = {"profile": "P {{item}}", "recent": ["a"], "description": "D", "decision": "liked"}
+    assert match.render(values) == [{"role": "user", "content": "P {{item}} a D liked?"}]
+
+
+def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
+    prompt = load_prompt(_write(tmp_path, GOOD))
+    assert [step.name for step in prompt.steps] == ["answer"]
+    assert prompt.last.per == "interaction"
+    assert prompt.shared == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "message"),
+    [
+        (("[profile, recent", "[profle, recent"), 15, 'unknown variable "profle"; did you mean "profile"'),
+        (("[item]", "[item, decision]"), 11, 'a step per item must not know "decision"'),
+        (("[history]", "[history, decision]"), 6, 'a step per user_block must not know "decision"'),
+        (("[item]", "[item, history]"), 11, 'a step per item must not know "history"'),
+        (("[item]", "[item, profile]"), 11, 'a step per item cannot read "profile", which is written per user_block'),
+        (("[history]", "[history, match]"), 6, "steps need each other: profile ← match ← profile"),
+        (("decision]", "decision, match]"), 15, "steps need each other: match ← match"),
+        (("per: user_block", "per: item"), 6, 'a step per item must not know "history"'),
+        (("per: user_block", "per: interaction"), 15, "no step is per user_block"),
+        (("name: parts\n", "name: parts\nlabel: forbidden\n"), 16, 'no step may know "decision"'),
+        (("name: description", "name: profile"), 9, 'two steps are called "profile"'),
+        (("name: description", "name: item"), 9, "names a variable"),
+        (("share: 0.5", "shares: 0.5"), 5, 'unknown key "shares"; did you mean "share"'),
+        (("name: match\n", "name: match\n    per: item\n"), 15, "the last step must be per interaction"),
+        (("steps:", "messages: []\nsteps:"), 2, 'unknown key "messages"'),
+    ],
+)  # fmt: skip
+def test_problems_of_steps_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_prompt(_write(tmp_path, STEPS.replace(*change)))
+    found = next(p for p in error.value.problems if message in str(p))
+    assert f"prompt.yaml:{line}:" in found.where
+    assert found.allowed or "called" in message or "names" in message
+
+
+def test_later_steps_are_told_from_circles(tmp_path: Path) -> None:
+    swapped = STEPS.replace("variables: [item]", "variables: [item, facts]").replace(
+        "  - name: match",
+        "  - name: facts\n    per: item\n    variables: [item]\n    messages:\n"
+        '      - {role: user, content: "{{item}}"}\n  - name: match',
+    )
+    with pytest.raises(RecipeError, match='"facts" is written by a later step; put that step before'):
+        load_prompt(_write(tmp_path, swapped))
+
+
+def test_the_shipped_steps_share_what_does_not_know_the_decision() -> None:
+    prompt = load_prompt(library_dir() / "prompts" / "decomposed.yaml")
+    assert [(s.name, s.per) for s in prompt.steps] == [
+        ("profile", "user_block"), ("description", "item"), ("match", "interaction"),
+    ]  # fmt: skip
+    assert sum(step.share for step in prompt.steps) == pytest.approx(1)
+    for step in prompt.shared:
+        assert "decision" not in prompt.readable(step)
+    silent = prompt.last.render({**VALUES, "profile": "", "recent": [], "description": "D"})[0]["content"]
+    assert "About the user" not in silent
+    assert "nothing new" in silent

@@ -1,0 +1,112 @@
+"""Logic-less Mustache templates over a few known variables: what is wrong with one, and filling it in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcf_cli.core.errors import closest
+
+_TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
+_FORBIDDEN = {">": "partials", "=": "changed delimiters"}
+_OPENING = ("#", "^")
+
+
+class Texts(list[str]):
+    """A list of texts that reads `a; b; c` where a template prints it whole."""
+
+    def __str__(self) -> str:
+        return "; ".join(self)
+
+
+@dataclass(frozen=True)
+class TemplateProblem:
+    """One thing wrong with a template.
+
+    Attributes:
+        line: 1-based line within the template.
+        what: The problem.
+        allowed: Names that would be right.
+        name: The variable in question, if there is one.
+    """
+
+    line: int
+    what: str
+    allowed: tuple[str, ...] = ()
+    name: str = ""
+
+
+def template_problems(template: str, variables: Sequence[str]) -> list[TemplateProblem]:
+    """Everything wrong with a Mustache template.
+
+    Args:
+        template: The text with its tags.
+        variables: Names that it may use.
+
+    Returns:
+        Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
+        `{{/x}}`, `{{.}}` inside a section and comments; partials and changed delimiters are refused.
+    """
+    problems: list[TemplateProblem] = []
+    open_sections: list[tuple[str, int]] = []
+    for sign, name, line in tags(template):
+        if sign == "!":
+            continue
+        if sign in _FORBIDDEN:
+            problems.append(TemplateProblem(line, f"{_FORBIDDEN[sign]} are not allowed in a template"))
+            continue
+        if sign == "/":
+            if not open_sections or open_sections[-1][0] != name:
+                problems.append(TemplateProblem(line, f"{{{{/{name}}}}} closes no open section"))
+            else:
+                open_sections.pop()
+            continue
+        if sign in _OPENING:
+            open_sections.append((name, line))
+        if name == ".":
+            if not open_sections:
+                problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
+            continue
+        if name not in variables:
+            what = f'unknown variable "{name}"{suggestion(name, variables)}'
+            problems.append(TemplateProblem(line, what, tuple(variables), name))
+    problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
+    return sorted(problems, key=lambda problem: problem.line)
+
+
+def render_template(template: str, values: Mapping[str, Any]) -> str:
+    """`template` with `values` filled in: no escaping, no partials, nothing inside a value is interpreted.
+
+    Args:
+        template: A template without `template_problems`.
+        values: Value of each variable; lists become `Texts`.
+    """
+    import pystache
+
+    renderer = pystache.Renderer(escape=_verbatim, partials={}, missing_tags="strict")
+    plain = {name: Texts(value) if isinstance(value, list | tuple) else str(value) for name, value in values.items()}
+    rendered: str = renderer.render(template, plain)
+    return rendered
+
+
+def used_variables(template: str) -> frozenset[str]:
+    """Names that a template's tags read."""
+    return frozenset(name for sign, name, _ in tags(template) if sign not in ("!", "/") and name != ".")
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """`; did you mean "…"?` where a known name is near, else nothing."""
+    near = closest(name, known)
+    return f'; did you mean "{near}"?' if near else ""
+
+
+def tags(template: str) -> Iterator[tuple[str, str, int]]:
+    """(sign, name, line) of every tag."""
+    for match in _TAG.finditer(template):
+        yield match.group(1), match.group(2), template.count("\n", 0, match.start()) + 1
+
+
+def _verbatim(text: str) -> str:
+    return text

@@ -1,0 +1,149 @@
+"""`gen-cot` from end to end: its cost before and after, a call that keeps failing, and a second attempt."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pyarrow.parquet as pq
+import pytest
+
+from llmcf_cli.cli import report
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.progress import SILENT
+from llmcf_cli.llm.engines.base import Failure
+from llmcf_cli.llm.engines.transformers import TransformersEngine
+from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.stages.gen_cot import GenCoT, help_generate
+from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.pipeline import open_context
+from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.train_llm import TrainLLM
+
+RECIPE = """\
+name: generation
+dataset:
+  source:
+    type: csv
+    interactions: events.csv
+    items: items.csv
+    columns: {user: user, item: item, rating: rating, time: time}
+  label: {type: rating, positive_from: 4}
+  split: {type: global_time, validation: 0.15, test: 0.15}
+llm:
+  model: model
+  mix: [{source: recommendation, share: 1}]
+  count: 8
+  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
+cot:
+  prompt: prompts/single.yaml
+  sample: {count: 12}
+  engine: {type: transformers, max_new_tokens: 8, precision: fp32, max_batch: 4}
+  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1, truncated: keep}
+  price: {input_per_million: 100, output_per_million: 1000, currency: EUR}
+match:
+  space: {type: text, encoder: "asset:minilm-l6-v2"}
+rec:
+  backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}
+"""
+
+
+@pytest.fixture
+def context(write_ratings, tmp_path):
+    write_ratings(tmp_path, users=20, items=25)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return open_context(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "artifacts")
+
+
+def run(context, stage, force=()):
+    """The manifest of a stage, after it and all it needs."""
+    manifests = {}
+    steps = plan(context, [stage], force)
+    execute(steps, SILENT, on_start=lambda step: None,
+            on_end=lambda step, manifest: manifests.update({step.node.stage.name: manifest}))  # fmt: skip
+    return manifests[stage.name], steps[-1].node.folder
+
+
+def costs(context, capsys):
+    capsys.readouterr()
+    report.costs(plan(context, [GenCoT()]))
+    return capsys.readouterr().out
+
+
+def poison(monkeypatch, poisoned):
+    """Make calls fail whose prompt `poisoned` says; the list of all prompts asked from now on."""
+    asked, plain = [], TransformersEngine.generate
+
+    def generate(self, chats, seeds):
+        asked.extend(chat[-1]["content"] for chat in chats)
+        done = plain(self, chats, seeds)
+        return [
+            Failure("status 500", retryable=True) if poisoned(chat[-1]["content"]) else completion
+            for chat, completion in zip(chats, done, strict=True)
+        ]
+
+    monkeypatch.setattr(TransformersEngine, "generate", generate)
+    return asked
+
+
+def test_cost_is_told_as_far_as_it_is_known(context, capsys):
+    assert "ingest generation" in costs(context, capsys)
+    run(context, Ingest())
+    before = costs(context, capsys)
+    assert "12 (0 texts are there already)" in before
+    assert "at most 96" in before
+    assert "unknown until measured" in before
+    assert "EUR" in before
+    assert not context.generations.exists()  # looking leaves nothing behind
+    manifest, _ = run(context, GenCoT())
+    found = manifest.report
+    assert found["estimate"]["calls"] == found["actual"]["calls"] == found["generated"] == 12
+    assert found["estimate"]["prompt_tokens"] == found["actual"]["prompt_tokens"] == found["prompt_tokens"]
+    assert found["estimate"]["seconds"] > 0
+    assert found["actual"]["money"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["new_tokens"] * 1000e-6)
+    assert costs(context, capsys) == ""  # cached: nothing to pay
+    report._gen_cot(found)
+    printed = capsys.readouterr().out
+    assert "12 of 12 chains of thought kept" in printed
+    assert "+0%" in printed
+
+
+def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context, monkeypatch, capsys):
+    asked = poison(monkeypatch, lambda prompt: prompt == asked[0])  # the first prompt asked is the bad one
+    manifest, folder = run(context, GenCoT())
+    found = manifest.report
+    assert (found["wanted"], found["kept"], found["failed"]) == (12, 11, 3)
+    assert found["dropped"] == {"set aside": 1}
+    assert found["set_aside"] == {"status 500": 1}
+    assert asked.count(asked[0]) == 3
+    (dropped,) = pq.read_table(folder / "cot_dropped.parquet").to_pylist()
+    kept = pq.read_table(folder / "cot.parquet")["sample_id"].to_pylist()
+    assert dropped["sample_id"] not in kept
+    assert dropped["detail"] == "status 500"
+    report._gen_cot(found)
+    assert "1 set aside: status 500" in capsys.readouterr().out
+    monkeypatch.undo()
+    again = poison(monkeypatch, lambda prompt: False)
+    manifest, folder = run(context, GenCoT(), force=["gen-cot"])
+    assert len(again) == 1
+    assert manifest.report["kept"] == 12
+    assert pq.read_table(folder / "cot.parquet")["sample_id"].to_pylist() == sorted([*kept, dropped["sample_id"]])
+
+
+@pytest.mark.slow
+def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
+    with pytest.raises(LlmcfError, match="ingest is not made yet"):
+        help_generate(context, SILENT)
+    run(context, TrainLLM())
+    arguments = [str(tmp_path / "recipe.yaml"), "--artifacts", str(context.store.root)]
+    workers = [
+        subprocess.Popen([sys.executable, "-m", "llmcf_cli", command, *arguments], stdout=subprocess.PIPE, text=True)
+        for command in ("gen-cot", "work")
+    ]
+    printed = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    helped = int(re.search(r"(\d+) texts made here", printed[1])[1])
+    manifest, folder = run(context, GenCoT())
+    assert manifest.report["generated"] + helped == manifest.report["wanted"] == 12
+    assert pq.read_table(folder / "cot.parquet").num_rows == manifest.report["kept"] == 12
