@@ -252,6 +252,8 @@ class Loud(SilentProgress):
         class Task:
             def advance(self, amount=1):
                 pass
+            def skip(self, amount):
+                pass
             def note(self, text):
                 if name == "fit":
                     print("EPOCH", total, text, flush=True)
