@@ -165,7 +165,7 @@ def test_exports_hold_everything(folder: Path, tmp_path: Path) -> None:
 
 def test_a_prompt_of_one_step_has_no_vectors_of_parts(folder: Path) -> None:
     """Last, as it adds artifacts."""
-    llmcf(folder, "examples", "--set", "cot.prompt=prompts/single.yaml", "--set", "cot.sample={count: 12}")
+    llmcf(folder, "examples", "--set", "cot.prompt=prompts/single.yaml", "--set", "cot.sample.fraction=0.1")
     newest = max((folder / "artifacts" / "examples").glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
     found = json.loads(newest.read_text())["report"]
     table = read_lance(newest.parent / "lance", "cot_example")
