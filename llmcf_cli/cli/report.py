@@ -159,8 +159,8 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
     if len(report["steps"]) > 1:
         steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
         console().print(f"written now: {'; '.join(steps)}", markup=False)
-    if report["set_aside"]:
-        listed = ", ".join(f"{row['sample_id']} ({row['step']})" for row in report["set_aside"])
+    if report["too_long"]:
+        listed = ", ".join(f"{row['sample_id']} ({row['step']})" for row in report["too_long"])
         console().print(f"set aside, as a prompt does not fit even without any history: samples {listed}", markup=False)
     console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
     for example in report["examples"][:1]:

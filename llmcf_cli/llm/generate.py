@@ -52,7 +52,7 @@ class CoTReport:
         scores: Mean of each of the judge's criteria over the kept texts.
         steps: For each step of the prompt its texts `generated` and `cached`, their `new_tokens`, and the prompts
             `shortened`.
-        set_aside: Sample id and step of the first samples whose prompt was too long even without any history.
+        too_long: Sample id and step of the first samples whose prompt was too long even without any history.
         examples: A few kept texts with their samples.
     """
 
@@ -68,7 +68,7 @@ class CoTReport:
     tokens_per_second: float
     scores: dict[str, float] = field(default_factory=dict)
     steps: dict[str, dict[str, int]] = field(default_factory=dict)
-    set_aside: list[dict[str, Any]] = field(default_factory=list)
+    too_long: list[dict[str, Any]] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -121,8 +121,8 @@ def generate_cots(
             for start in range(0, len(ids), _BLOCK):
                 asked = asking.ask(sample_texts(reader, ids[start : start + _BLOCK]), task)
                 _judge(writer, judge, prompt, asked, asking.answers(asked), tally)
-    if asking.set_aside:
-        tally.dropped[TOO_LONG] = len(asking.set_aside)
+    if asking.too_long:
+        tally.dropped[TOO_LONG] = len(asking.too_long)
     if not tally.kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in tally.dropped.items())
         raise LlmcfError(
@@ -144,14 +144,14 @@ def _report(wanted: int, tally: _Tally, asking: Asking) -> CoTReport:
         }
         for name, c in asking.texts.items()
     }
-    set_aside = [{"sample_id": sample, "step": step} for sample, step in asking.set_aside.items()]
+    too_long = [{"sample_id": sample, "step": step} for sample, step in asking.too_long.items()]
     return CoTReport(
         wanted=wanted, kept=tally.kept, dropped=tally.dropped, generated=sum(c.generated for c in caches),
         cached=sum(c.cached for c in caches), cut_off=tally.cut_off,
         histories_shortened=sum(asking.shortened.values()), new_tokens=new_tokens, seconds=seconds,
         tokens_per_second=new_tokens / seconds if seconds else 0.0,
         scores=dict(zip(_SCORES, (tally.sums / tally.kept).tolist(), strict=True)), steps=steps,
-        set_aside=set_aside[:_LISTED], examples=tally.examples,
+        too_long=too_long[:_LISTED], examples=tally.examples,
     )  # fmt: skip
 
 

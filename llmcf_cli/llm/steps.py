@@ -166,7 +166,7 @@ class Asking:
         seed: Of this use of the engine.
 
     Attributes:
-        set_aside: Sample id → name of the step whose prompt does not fit.
+        too_long: Sample id → name of the step whose prompt does not fit.
         shortened: Prompts of each step from which the oldest history was left out.
         texts: The cache as each step uses it.
     """
@@ -175,7 +175,7 @@ class Asking:
         self._prompts = prompts
         self._engines = step_engines(prompts.prompt, engine)
         self.texts = {name: TextCache(store, asked, model_digest, seed) for name, asked in self._engines.items()}
-        self.set_aside: dict[int, str] = {}
+        self.too_long: dict[int, str] = {}
         self.shortened = dict.fromkeys(self._engines, 0)
 
     def ask(self, rows: Sequence[SampleTexts], task: Any) -> list[Asked]:
@@ -211,7 +211,7 @@ class Asking:
         for row in rows:
             ask = asks.get(row.subject(step))
             if ask is not None and ask.tokens > longest:
-                self.set_aside[row.row.sample_id] = step.name
+                self.too_long[row.row.sample_id] = step.name
             else:
                 kept.append(row)
         return kept
