@@ -124,7 +124,7 @@ def generate_cots(
                 if start == 0:
                     expected = announce(wanted, partial(asking.warm_up, rows), section.price, progress)
                 selector.select(asking.ask(rows, task), task)
-            selector.drop({sample: f"step {step}" for sample, step in asking.set_aside.items()}, TOO_LONG)
+            selector.drop({sample: f"step {step}" for sample, step in asking.too_long.items()}, TOO_LONG)
     if not selector.tally.kept:
         raise _unusable(len(ids), selector.tally)
     return _report(len(ids), selector.tally, asking, expected, section)

@@ -168,7 +168,7 @@ class Asking:
         tries: Failures after which a call is set aside.
 
     Attributes:
-        set_aside: Sample id → name of the step whose prompt does not fit.
+        too_long: Sample id → name of the step whose prompt does not fit.
         shortened: Prompts of each step from which the oldest history was left out.
         texts: The cache as each step uses it.
     """
@@ -182,7 +182,7 @@ class Asking:
         self.texts = {
             name: TextCache(store, asked, model_digest, seed, tries=tries) for name, asked in self._engines.items()
         }
-        self.set_aside: dict[int, str] = {}
+        self.too_long: dict[int, str] = {}
         self.shortened = dict.fromkeys(self._engines, 0)
 
     def ask(self, rows: Sequence[SampleTexts], task: Any) -> list[Asked]:
@@ -234,7 +234,7 @@ class Asking:
         for row in rows:
             ask = asks.get(row.subject(step))
             if ask is not None and ask.tokens > longest:
-                self.set_aside[row.row.sample_id] = step.name
+                self.too_long[row.row.sample_id] = step.name
             else:
                 kept.append(row)
         return kept

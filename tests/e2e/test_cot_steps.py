@@ -161,3 +161,14 @@ def test_exports_hold_everything(folder: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2, "no partial file is left"
     with pytest.raises(StoreError, match="cannot be written"):
         llmcf(folder, "cot", "export", "--out", str(tmp_path / "absent" / "x.jsonl"))
+
+
+def test_a_prompt_of_one_step_has_no_vectors_of_parts(folder: Path) -> None:
+    """Last, as it adds artifacts."""
+    llmcf(folder, "examples", "--set", "cot.prompt=prompts/single.yaml", "--set", "cot.sample.fraction=0.1")
+    newest = max((folder / "artifacts" / "examples").glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
+    found = json.loads(newest.read_text())["report"]
+    table = read_lance(newest.parent / "lance", "cot_example")
+    assert found["parts"] == []
+    assert table.schema.names == cot_example(found["dim"], 2 * found["dim"]).schema.names
+    assert table.num_rows == found["examples"] > 0

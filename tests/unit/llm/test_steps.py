@@ -177,11 +177,11 @@ def test_a_prompt_loses_its_oldest_history_first(reader, store) -> None:
     assert f"favourites: {row[0].history[0]}" not in short.messages[0]["content"]
 
 
-def test_rows_whose_prompt_never_fits_are_set_aside(reader, store) -> None:
+def test_rows_whose_prompt_never_fits_are_too_long(reader, store) -> None:
     engine = Scripted(longest=24)  # a description fits, a match does not
     asks = asking(DECOMPOSED, engine, reader, store)
     assert asks.ask(sample_texts(reader, range(6)), Task()) == []
-    assert asks.set_aside == dict.fromkeys(range(6), "match")
+    assert asks.too_long == dict.fromkeys(range(6), "match")
     assert not any("Decision" in text for text in engine.asked)
     assert asks.last.of([]) == {}
 
