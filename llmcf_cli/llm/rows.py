@@ -19,12 +19,13 @@ SELECT sample_id FROM (
     FROM (
         SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class,
                md5(concat($seed::BIGINT, ':', sample_id)) AS position
-        FROM sample WHERE split = 'train'
+        FROM sample WHERE split = $split
     )
 )
 ORDER BY rank, class DESC
 LIMIT $count
 """
+_BY_USER = "SELECT sample_id FROM sample WHERE sample_id IN (SELECT unnest($ids)) ORDER BY user_row, sample_id"
 _TEXTS = """
 WITH chosen AS (SELECT * FROM sample WHERE sample_id IN (SELECT unnest($ids))),
 step AS (
@@ -75,7 +76,29 @@ def train_order(connection: Any, seed: int, balance: str, count: int) -> np.ndar
         balance: `labels`: positive and negative samples in turn, until one kind runs out; `none`: as they come.
         count: Most samples.
     """
-    found = connection.execute(_ORDER, {"seed": seed, "balanced": balance == "labels", "count": count})
+    return _order(connection, "train", seed, balance, count)
+
+
+def _order(connection: Any, split: str, seed: int, balance: str, count: int) -> np.ndarray:
+    values = {"split": split, "seed": seed, "balanced": balance == "labels", "count": count}
+    return connection.execute(_ORDER, values).fetchnumpy()["sample_id"].astype(np.int64)
+
+
+def choose_held_out(connection: Any, split: str, count: int, seed: int) -> np.ndarray:
+    """Sample ids (int64, ascending) of up to `count` rows of a split, drawn as they come; more contain the fewer.
+
+    Args:
+        connection: To the DuckDB file of ingest.
+        split: `validation` or `test`.
+        count: Most rows.
+        seed: Determines which.
+    """
+    return np.sort(_order(connection, split, seed, "none", count))
+
+
+def by_user(connection: Any, sample_ids: np.ndarray) -> np.ndarray:
+    """Sample ids, those of a user together and in the order of their numbers."""
+    found = connection.execute(_BY_USER, {"ids": [int(i) for i in sample_ids]})
     return found.fetchnumpy()["sample_id"].astype(np.int64)
 
 

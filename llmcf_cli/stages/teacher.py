@@ -21,7 +21,7 @@ class Teacher(Stage):
     """Scores train samples by P(yes); runs where an objective learns from it."""
 
     name = "teacher"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "teacher": _section(recipe)}

@@ -1,0 +1,183 @@
+"""What a causal model predicts after token sequences, each beginning that they share read once.
+
+Sorted, sequences that begin alike stand together. A row holds a run of them, of each only the tokens that it does not
+share with the one before: a tree, in which a token sees the tokens on its own path and stands at its depth. So every
+prediction is what the sequence alone would get, whatever else its row holds.
+
+Legend: T tokens of a row, W places asked for, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
+
+Tokens = Sequence[int]
+
+_CPU_ROW, _GPU_ROW = 1024, 4096  # past it, attention between strangers in a row costs more than sharing saves
+_PROBE = 6  # tokens of the sequences that a model's masks are tried with
+_ALIKE = 0.05  # of the logits' spread: bf16 differs by 0.01, a token that sees a stranger by 0.3 and more
+
+
+@dataclass(frozen=True)
+class Row:
+    """Sequences as one row of tokens.
+
+    Attributes:
+        ids_T: Tokens, int64.
+        position_T: How many tokens stand before each on its path, int64.
+        seen_TT: Whether the token of the row sees that of the column.
+        paths: Places in the row of every sequence's tokens, in the order they were given.
+    """
+
+    ids_T: NDArray[np.int64]
+    position_T: NDArray[np.int64]
+    seen_TT: NDArray[np.bool_]
+    paths: list[NDArray[np.int64]]
+
+
+def shared_length(first: Tokens, second: Tokens) -> int:
+    """Tokens that both begin with."""
+    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+
+
+def pack(sequences: Sequence[Tokens]) -> Row:
+    """Sequences as one row, a beginning that neighbours share once: sort them to share the most."""
+    places: list[NDArray[np.int64]] = []
+    ids: list[int] = []
+    before: Tokens = ()
+    for tokens in sequences:
+        shared = shared_length(before, tokens)
+        fresh = np.arange(len(ids), len(ids) + len(tokens) - shared)
+        places.append(np.concatenate([places[-1][:shared], fresh]) if places else fresh)
+        ids += tokens[shared:]
+        before = tokens
+    position_T = np.zeros(len(ids), np.int64)
+    seen_TT = np.zeros((len(ids), len(ids)), bool)
+    for path in places:
+        position_T[path] = np.arange(len(path))
+        seen_TT[np.ix_(path, path)] = np.tri(len(path), dtype=bool)
+    return Row(np.array(ids, np.int64), position_T, seen_TT, places)
+
+
+def rows_of(sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
+    """Indices of `sequences`, sorted, in rows of at most so many tokens (one too long stands alone) and sequences."""
+    rows: list[list[int]] = []
+    size = 0
+    before: Tokens = ()
+    for index in sorted(range(len(sequences)), key=lambda i: (list(sequences[i]), i)):
+        tokens = sequences[index]
+        fresh = len(tokens) - shared_length(before, tokens)
+        if rows and size + fresh <= most_tokens and len(rows[-1]) < most:
+            rows[-1].append(index)
+            size += fresh
+        else:
+            rows.append([index])
+            size = len(tokens)
+        before = tokens
+    return rows
+
+
+class Reader:
+    """A causal model on the best device, loaded when it is first needed.
+
+    Args:
+        folder: Model in Hugging Face format, with a chat template.
+        precision: `auto`, `fp32` or `bf16`, see `resolved_precision`.
+
+    Attributes:
+        tokenizer: The model's.
+        context: Most tokens of a sequence.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        self.tokenizer = load_tokenizer(folder)
+        self.context = context_length(folder, self.tokenizer)
+        self._folder, self._precision = folder, precision
+        self._model: Any = None
+        self._shares = False
+
+    def rows(self, sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
+        """Indices of `sequences` in the rows they are best read in; a sequence each where the model cannot share."""
+        model = self._weights()
+        if not self._shares or max(map(len, sequences), default=0) > self._window():
+            return [[index] for index in range(len(sequences))]
+        longest = _CPU_ROW if model.device.type == "cpu" else _GPU_ROW
+        return rows_of(sequences, most_tokens=min(most_tokens, longest), most=most)
+
+    def logits(self, sequences: Sequence[Tokens], wanted: Sequence[range]) -> list[Tensor]:
+        """Read the sequences of a row in one pass.
+
+        Args:
+            sequences: As `rows` grouped them, in that order.
+            wanted: Of each sequence, the tokens after which the next one's logits are wanted.
+
+        Returns:
+            Logits [W, V] of each sequence, on the model's device, in its precision.
+
+        Raises:
+            ModelError: The row does not fit into memory.
+        """
+        row = pack(sequences)
+        places = [path[asked.start : asked.stop] for path, asked in zip(row.paths, wanted, strict=True)]
+        different, back = np.unique(np.concatenate(places), return_inverse=True)
+        try:
+            logits_WV = self._forward(row, different, alone=len(sequences) == 1)
+        except torch.OutOfMemoryError as error:
+            raise ModelError(
+                f"{len(row.ids_T):,} tokens do not fit into the GPU's memory", where=str(self._folder),
+                hint="lower batch_tokens or max_prompt_tokens, or take a smaller model",
+            ) from error  # fmt: skip
+        parts = torch.as_tensor(back, device=logits_WV.device).split([len(p) for p in places])
+        return [logits_WV[part] for part in parts]
+
+    @torch.inference_mode()
+    def _forward(self, row: Row, places: NDArray[np.int64], *, alone: bool) -> Tensor:
+        model = self._weights()
+        inputs = {"input_ids": torch.from_numpy(row.ids_T)[None].to(model.device), "use_cache": False}
+        if not alone:
+            inputs["position_ids"] = torch.from_numpy(row.position_T)[None].to(model.device)
+            inputs["attention_mask"] = torch.from_numpy(row.seen_TT)[None, None].to(model.device)
+        kept = torch.from_numpy(places).to(model.device)
+        if model._supports_logits_to_keep():
+            return model(**inputs, logits_to_keep=kept).logits[0]
+        return model(**inputs).logits[0, kept]
+
+    def _weights(self) -> Any:
+        if self._model is None:
+            self._model = load_to_ask(self._folder, self._precision)
+            self._shares = self._shares_beginnings()
+        return self._model
+
+    def _window(self) -> int:
+        """Tokens up to which every layer sees the whole path."""
+        shape = self._model.config.get_text_config()
+        return int(getattr(shape, "sliding_window", None) or self.context)
+
+    def _shares_beginnings(self) -> bool:
+        """Whether the model heeds the mask and the positions of a row, found out by trying: not all kinds do."""
+        if "position_ids" not in inspect.signature(self._model.forward).parameters:
+            return False
+        start = range(3, 3 + _PROBE)
+        sequences = [[*start, *range(n, n + _PROBE)] for n in (20, 40)]
+        last = range(2 * _PROBE - 1, 2 * _PROBE)
+        try:
+            together = torch.cat(self.logits(sequences, [last, last])).float()
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever its masks' code makes of a whole mask
+            return False
+        alone = torch.cat([self.logits([sequence], [last])[0] for sequence in sequences]).float()
+        return bool((together - alone).abs().mean() < _ALIKE * alone.std())
