@@ -48,7 +48,7 @@ def recommendation_source(section: LLMSection) -> ComponentConfig | None:
     return next((part.source for part in section.mix if part.source.type == RECOMMENDATION), None)
 
 
-def points(balance: BalanceSection, section: LLMSection) -> dict[str, Point]:
+def sweep_points(balance: BalanceSection, section: LLMSection) -> dict[str, Point]:
     """Name → point, that of the recipe's own mix first, then the other shares, then the other amounts.
 
     Raises:
@@ -70,7 +70,10 @@ def _point(section: LLMSection, count: int, own: float, share: float, amount: fl
     general = count - round(share * count)
     if not recommendation + general or (share and not recommendation):
         raise ValueError(f"llm.count {count} leaves no recommendation sample at share {share:g}, amount {amount:g}")
-    mix = [part for part in _parts(section, own, recommendation, general) if part["share"] > 0]
+    if (share, amount) == (own, 1):  # to the last digit, so that its model is the one that train-llm makes
+        mix = [part.model_dump(mode="json") for part in section.mix]
+    else:
+        mix = [part for part in _parts(section, own, recommendation, general) if part["share"] > 0]
     return Point(share, amount, recommendation, general, mix)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import ComponentConfig, Config
-from llmcf_cli.recipe.points import Point, points, recommendation_source
+from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.sections import (
     AbilitySection,
     BalanceSection,
@@ -84,15 +84,15 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _balance_can_be_swept(self) -> Recipe:
         if self.balance is not None:
-            points(self.balance, self.llm)
+            sweep_points(self.balance, self.llm)
             if self.ability.split == "test":
-                raise ValueError("balance chooses a point, which the test split must not decide; ability.split: validation")
+                raise ValueError("balance chooses a point, which must not be by the test split; set ability.split: validation")
         return self
 
     @cached_property
     def points(self) -> dict[str, Point]:
         """Name → point of the sweep `balance`, that of the recipe's own mix first; none without the section."""
-        return points(self.balance, self.llm) if self.balance is not None else {}
+        return sweep_points(self.balance, self.llm) if self.balance is not None else {}
 
     def at(self, point: str) -> Recipe:
         """The recipe whose mix is that of a point of the sweep.
