@@ -22,10 +22,10 @@ llm:
   model: model
   mix:
     - {source: {type: recommendation, max_history: 3}, share: 0.5}
-    - {source: {type: jsonl, path: general.jsonl}, share: 0.5}
+    - {source: {type: jsonl, path: general.jsonl, input: ''}, share: 0.5}
   count: 16
   tune: {type: full, learning_rate: 1.0e-3, max_length: 400, batch_size: 4, precision: fp32}
-ability: {data: benchmarks, tasks: [arc_easy, lambada_openai], limit: 12, count: 40, precision: fp32}
+ability: {data: benchmarks, tasks: [arc_easy, lambada_openai], limit: 12, count: 100, precision: fp32}
 balance: {shares: [1.0], amounts: [0.5]}
 """
 
@@ -77,7 +77,7 @@ def test_the_sweep_measures_every_point_and_the_base_model(workplace):
     ]  # fmt: skip
     for row in report["rows"]:
         assert set(row["measures"]) == {"auc", "logloss", "general", "arc_easy", "lambada_openai", "perplexity"}
-        assert row["measures"]["auc"]["n"] == 40
+        assert row["measures"]["auc"]["n"] == 19
         assert row["measures"]["arc_easy"]["n"] == 12
         assert all(estimate["standard_error"] is not None for estimate in row["measures"].values())
     losses = [row["measures"]["logloss"]["value"] for row in report["rows"]]
@@ -107,8 +107,11 @@ def test_a_second_sweep_repeats_nothing(workplace):
 
 
 def test_a_point_that_fails_does_not_stop_the_others(workplace):
-    """So few general pairs that the mix without recommendation data cannot be filled."""
-    changed = ["--set", "balance.shares=[0.0]", "--set", "llm.count=60"]
-    text = llmcf("balance", "sweep.yaml", *changed, "--artifacts", "lost", cwd=workplace, code=1)
-    assert "general only failed" in text
-    _, report = report_of(workplace.joinpath("lost").parent, "balance") if False else (None, None)
+    """More general pairs are wanted than there are, but not where recommendation data stand alone."""
+    changed = ["--set", "llm.count=100", "--set", "balance.amounts=[1.0]", "--artifacts", "lost"]
+    text = llmcf("balance", "sweep.yaml", *changed, cwd=workplace, code=1)
+    assert "mixed 0.5 failed: llm.count" in text
+    (path,) = (workplace / "lost" / "balance").glob("*/manifest.json")
+    report = json.loads(path.read_text())["report"]
+    assert [row["name"] for row in report["rows"]] == ["base", "recommendation only"]
+    assert list(report["failed"]) == ["mixed 0.5"]
