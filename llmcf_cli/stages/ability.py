@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.types import Config, FilePath
@@ -170,9 +171,10 @@ def read_measured(name: str, folder: Path) -> Measured:
     """What `ability` left in a folder."""
     from llmcf_cli.llm.ability import Measured
 
-    answers, items = read_parquet(folder / ANSWERS), read_parquet(folder / ITEMS).to_pandas()
-    groups = {key: group.to_numpy() for key, group in items.groupby(["task", "metric"], sort=False)["value"]}
-    return Measured(name, answers["label"].to_numpy().astype("float32"), answers["logit"].to_numpy(), groups)
+    answers, items = read_parquet(folder / ANSWERS), read_parquet(folder / ITEMS)
+    groups = items.group_by(["task", "metric"], use_threads=False).aggregate([("value", "list")]).to_pylist()
+    values = {(group["task"], group["metric"]): np.array(group["value_list"]) for group in groups}
+    return Measured(name, answers["label"].to_numpy().astype(np.float32), answers["logit"].to_numpy(), values)
 
 
 def write_tables(report: dict[str, Any], markdown: str, out: Path) -> None:
