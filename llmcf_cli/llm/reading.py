@@ -1,10 +1,11 @@
 """What a causal model predicts after token sequences, each beginning that they share read once.
 
 Sorted, sequences that begin alike stand together. A row holds a run of them, of each only the tokens that it does not
-share with the one before: a tree, in which a token sees the tokens on its own path and stands at its depth. So every
-prediction is what the sequence alone would get, whatever else its row holds.
+share with the one before: a tree, in which a token sees the tokens on its own path and stands at its depth. What the
+first sequence of a row shares with the last one read, it takes from the model's cache. So every prediction is what the
+sequence alone would get, whatever else was read with it or before.
 
-Legend: T tokens of a row, W places asked for, V vocabulary.
+Legend: T tokens of a row, C of these from the cache, F the fresh ones after them, W places asked for, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
 
 Tokens = Sequence[int]
 
-_CPU_ROW, _GPU_ROW = 1024, 4096  # past it, attention between strangers in a row costs more than sharing saves
+_CPU_ROW, _GPU_ROW = 256, 4096  # fresh tokens: more would spend on attention between strangers what a pass costs less
 _PROBE = 6  # tokens of the sequences that a model's masks are tried with
 _ALIKE = 0.05  # of the logits' spread: bf16 differs by 0.01, a token that sees a stranger by 0.3 and more
 
@@ -72,7 +73,10 @@ def pack(sequences: Sequence[Tokens]) -> Row:
 
 
 def rows_of(sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
-    """Indices of `sequences`, sorted, in rows of at most so many tokens (one too long stands alone) and sequences."""
+    """Indices of `sequences`, sorted, in rows of at most so many fresh tokens and sequences; one too long stands alone.
+
+    Fresh is what a sequence does not share with the one before, be that in the same row or the one before it.
+    """
     rows: list[list[int]] = []
     size = 0
     before: Tokens = ()
@@ -84,7 +88,7 @@ def rows_of(sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list
             size += fresh
         else:
             rows.append([index])
-            size = len(tokens)
+            size = fresh
         before = tokens
     return rows
 
@@ -110,6 +114,7 @@ class Reader:
         self._folder, self._precision = folder, precision
         self._model: Any = None
         self._shares = False
+        self._last = _NOTHING
 
     def rows(self, sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
         """Indices of `sequences` in the rows they are best read in; a sequence each where the model cannot share."""
@@ -130,29 +135,37 @@ class Reader:
             Logits [W, V] of each sequence, on the model's device, in its precision.
 
         Raises:
-            ModelError: The row does not fit into memory.
+            ModelError: The row does not fit into the GPU's memory.
         """
+        self._weights()
+        last, self._last = self._last, _NOTHING
         row = pack(sequences)
+        read = min(shared_length(last.tokens, sequences[0]), *(asked.start for asked in wanted))
+        cache = _cut(last.cache, last.path[:read]) if self._shares else None
         places = [path[asked.start : asked.stop] for path, asked in zip(row.paths, wanted, strict=True)]
         different, back = np.unique(np.concatenate(places), return_inverse=True)
         try:
-            logits_WV = self._forward(row, different, alone=len(sequences) == 1)
+            logits_WV = self._forward(row, read, cache, different)
         except torch.OutOfMemoryError as error:
             raise ModelError(
                 f"{len(row.ids_T):,} tokens do not fit into the GPU's memory", where=str(self._folder),
                 hint="lower batch_tokens or max_prompt_tokens, or take a smaller model",
             ) from error  # fmt: skip
+        if self._shares:
+            self._last = _Last(list(sequences[-1]), row.paths[-1], cache)
         parts = torch.as_tensor(back, device=logits_WV.device).split([len(p) for p in places])
         return [logits_WV[part] for part in parts]
 
     @torch.inference_mode()
-    def _forward(self, row: Row, places: NDArray[np.int64], *, alone: bool) -> Tensor:
-        model = self._weights()
-        inputs = {"input_ids": torch.from_numpy(row.ids_T)[None].to(model.device), "use_cache": False}
-        if not alone:
-            inputs["position_ids"] = torch.from_numpy(row.position_T)[None].to(model.device)
-            inputs["attention_mask"] = torch.from_numpy(row.seen_TT)[None, None].to(model.device)
-        kept = torch.from_numpy(places).to(model.device)
+    def _forward(self, row: Row, read: int, cache: Any, places: NDArray[np.int64]) -> Tensor:
+        """Logits [W, V] after the tokens at `places`; `cache` has the first `read` tokens and is given the others."""
+        model = self._model
+        inputs: dict[str, Any] = {"input_ids": torch.from_numpy(row.ids_T[None, read:]).to(model.device)}
+        if cache is not None:
+            inputs["position_ids"] = torch.from_numpy(row.position_T[None, read:]).to(model.device)
+            inputs["attention_mask"] = torch.from_numpy(row.seen_TT[None, None, read:]).to(model.device)
+        inputs |= {"past_key_values": cache, "use_cache": cache is not None}
+        kept = torch.from_numpy(places - read).to(model.device)
         if model._supports_logits_to_keep():
             return model(**inputs, logits_to_keep=kept).logits[0]
         return model(**inputs).logits[0, kept]
@@ -169,15 +182,50 @@ class Reader:
         return int(getattr(shape, "sliding_window", None) or self.context)
 
     def _shares_beginnings(self) -> bool:
-        """Whether the model heeds the mask and the positions of a row, found out by trying: not all kinds do."""
+        """Whether the model heeds masks, positions and cache of a row, found out by trying: not all kinds do."""
         if "position_ids" not in inspect.signature(self._model.forward).parameters:
             return False
         start = range(3, 3 + _PROBE)
-        sequences = [[*start, *range(n, n + _PROBE)] for n in (20, 40)]
+        sequences = [[*start, *range(n, n + _PROBE)] for n in (20, 40, 60)]
         last = range(2 * _PROBE - 1, 2 * _PROBE)
-        try:
-            together = torch.cat(self.logits(sequences, [last, last])).float()
-        except (RuntimeError, ValueError, TypeError, IndexError):  # whatever its masks' code makes of a whole mask
-            return False
         alone = torch.cat([self.logits([sequence], [last])[0] for sequence in sequences]).float()
-        return bool((together - alone).abs().mean() < _ALIKE * alone.std())
+        self._shares = True
+        try:
+            parts = [*self.logits(sequences[:2], [last, last]), *self.logits(sequences[2:], [last])]
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError):  # whatever its code makes of a tree
+            return False
+        finally:
+            self._shares, self._last = False, _NOTHING
+        return bool((torch.cat(parts).float() - alone).abs().mean() < _ALIKE * alone.std())
+
+
+class _Last(NamedTuple):
+    """The sequence read last.
+
+    Attributes:
+        tokens: Its tokens.
+        path: Their places in the cache.
+        cache: Keys and values of its row.
+    """
+
+    tokens: list[int]
+    path: NDArray[np.int64]
+    cache: Any
+
+
+_NOTHING = _Last([], np.zeros(0, np.int64), None)
+
+
+def _cut(cache: Any, places: NDArray[np.int64]) -> Any:
+    """A cache that holds the keys and values at some places of another one only; empty for no place.
+
+    One without the model's configuration: it keeps all, also for a layer that looks back a window only.
+    """
+    from transformers import DynamicCache
+
+    kept = DynamicCache()
+    if len(places):
+        for index, layer in enumerate(cache.layers):
+            index_C = torch.from_numpy(places).to(layer.keys.device)
+            kept.update(layer.keys[:, :, index_C], layer.values[:, :, index_C], index)
+    return kept

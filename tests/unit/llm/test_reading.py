@@ -37,10 +37,16 @@ def test_a_row_is_the_tree_of_its_sequences(sequences):
 @given(SEQUENCES, st.integers(1, 20), st.integers(1, 4))
 def test_rows_hold_every_sequence_once_within_their_limits(sequences, most_tokens, most):
     rows = rows_of(sequences, most_tokens=most_tokens, most=most)
-    assert sorted(itertools.chain.from_iterable(rows)) == list(range(len(sequences)))
+    order = list(itertools.chain.from_iterable(rows))
+    assert sorted(order) == list(range(len(sequences)))
+    assert [sequences[i] for i in order] == sorted(sequences)
+    before = []
     for row in rows:
+        together = [before, *(sequences[i] for i in row)] if before else [sequences[i] for i in row]
+        fresh = len(pack(together).ids_T) - len(before)
         assert len(row) <= most
-        assert len(row) == 1 or len(pack([sequences[i] for i in row]).ids_T) <= most_tokens
+        assert len(row) == 1 or fresh <= most_tokens
+        before = sequences[row[-1]]
 
 
 @given(sequences=SEQUENCES)
@@ -57,7 +63,19 @@ def test_logits_are_those_of_the_sequence_alone(reader, sequences):
 def test_sequences_of_one_beginning_share_a_row(reader):
     sequences = [[5, 6, 7, n] for n in range(20, 40)]
     assert len(reader.rows(sequences, most_tokens=100, most=100)) == 1
-    assert [len(row) for row in reader.rows(sequences, most_tokens=8, most=100)] == [5, 5, 5, 5]
+    assert [len(row) for row in reader.rows(sequences, most_tokens=8, most=100)] == [5, 8, 7]
+
+
+@given(sequences=SEQUENCES, most=st.integers(1, 3))
+def test_what_was_read_before_changes_nothing(reader, sequences, most):
+    """Rows in a row: each takes from the cache what it shares with the one before."""
+    asked = range(len(sequences[0]) - 1, len(sequences[0]))
+    expected = Reader.logits(reader, [sequences[0]], [asked])[0]
+    found = {}
+    for row in reader.rows(sequences, most_tokens=6, most=most):
+        wanted = [range(len(sequences[i]) - 1, len(sequences[i])) for i in row]
+        found |= dict(zip(row, reader.logits([sequences[i] for i in row], wanted), strict=True))
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_that_cannot_share_reads_one_sequence_at_a_time(tiny_model, tmp_path):
