@@ -60,7 +60,9 @@ def verdict(report: Mapping[str, Any]) -> str:
     )
     if "general" not in report["rows"][0]["measures"]:
         return "no point is chosen: general ability is not measured, as ability.data is not set"
-    return f"★ chosen: {report['chosen']} ({rule})" if report["chosen"] else f"no point is chosen ({rule}): none keeps it"
+    return (
+        f"★ chosen: {report['chosen']} ({rule})" if report["chosen"] else f"no point is chosen ({rule}): none keeps it"
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:

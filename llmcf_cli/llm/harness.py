@@ -29,7 +29,9 @@ from lm_eval.api.model import TemplateLM  # noqa: E402
 from lm_eval.evaluator import evaluate  # noqa: E402
 
 
-def answer(name: str, questions: pa.Table, reader: Reader, limits: dict[str, int], advance: Callable[[float], None]) -> pa.Table:
+def answer(
+    name: str, questions: pa.Table, reader: Reader, limits: dict[str, int], advance: Callable[[float], None]
+) -> pa.Table:
     """What the harness makes of a model's answers to a benchmark's questions.
 
     Args:

@@ -31,7 +31,9 @@ def plot_balance(report: Mapping[str, Any], folder: Path) -> list[Path]:
     return _saved("balance", report, folder, _balance_picture, _balance_page)
 
 
-def _saved(name: str, report: Mapping[str, Any], folder: Path, *draw: Callable[[Mapping[str, Any], Path], None]) -> list[Path]:
+def _saved(
+    name: str, report: Mapping[str, Any], folder: Path, *draw: Callable[[Mapping[str, Any], Path], None]
+) -> list[Path]:
     paths = [folder / f"{name}{suffix}" for suffix in (".png", ".html")]
     try:
         for drawing, path in zip(draw, paths, strict=True):

@@ -50,7 +50,9 @@ class Row:
 
 def shared_length(first: Tokens, second: Tokens) -> int:
     """Tokens that both begin with."""
-    return next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
 
 
 def pack(sequences: Sequence[Tokens]) -> Row:

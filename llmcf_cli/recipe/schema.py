@@ -86,7 +86,9 @@ class Recipe(Config):
         if self.balance is not None:
             sweep_points(self.balance, self.llm)
             if self.ability.split == "test":
-                raise ValueError("balance chooses a point, which must not be by the test split; set ability.split: validation")
+                raise ValueError(
+                    "balance chooses a point, which must not be by the test split; set ability.split: validation"
+                )
         return self
 
     @cached_property

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from llmcf_cli.llm.ability import Measured
 
 ANSWERS, ITEMS = "ability_answer.parquet", "ability_item.parquet"
-BASE, TUNED = "base", "tuned"
+Which = Literal["base", "tuned"]
+BASE: Which = "base"
+TUNED: Which = "tuned"
 
 
 class _BaseModel(Config):
@@ -46,7 +48,7 @@ class Ability(Stage):
         point: The point of the sweep `balance` whose mix it is tuned on; empty: the recipe's own.
     """
 
-    model: Literal["base", "tuned"] = TUNED
+    model: Which = TUNED
     point: str = ""
 
     name = "ability"
@@ -124,7 +126,7 @@ class EvalLLM(Stage):
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}
 
-    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+    def needs(self, recipe: Recipe) -> Sequence[Ability]:
         return (Ability(BASE), Ability(TUNED))
 
     def run(self, job: Job) -> dict[str, Any]:

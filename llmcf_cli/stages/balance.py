@@ -29,7 +29,7 @@ class Balance(Stage):
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"balance": _section(recipe), "points": list(recipe.points), "failed": dict(self.failed)}
 
-    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+    def needs(self, recipe: Recipe) -> Sequence[Ability]:
         _section(recipe)
         lost = dict(self.failed)
         return [Ability(BASE), *(stage for stage in swept_stages(recipe) if stage.point not in lost)]

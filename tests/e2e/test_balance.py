@@ -16,7 +16,11 @@ RECIPE = """\
 extends: quickstart
 name: sweep
 dataset:
-  source: {type: csv, interactions: events.csv, items: items.csv, columns: {user: user, item: item, time: time, rating: rating}}
+  source:
+    type: csv
+    interactions: events.csv
+    items: items.csv
+    columns: {user: user, item: item, time: time, rating: rating}
   text: {item: "{{title}}", user: ""}
 llm:
   model: model

@@ -75,7 +75,13 @@ def row(name: str, auc: float, change: float, error: float = 0.01) -> dict:
 
 def sweep(*rows: dict, tolerance: float = 1.0) -> dict:
     rows = [row("base", 0.9, 0.0, 0.0), *rows]
-    return {"split": "validation", "rows": rows, "tolerance": tolerance, "chosen": choose(rows, tolerance), "failed": {}}
+    return {
+        "split": "validation",
+        "rows": rows,
+        "tolerance": tolerance,
+        "chosen": choose(rows, tolerance),
+        "failed": {},
+    }
 
 
 def test_the_best_recommender_that_keeps_its_general_ability_is_chosen():

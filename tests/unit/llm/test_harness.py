@@ -15,7 +15,7 @@ from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.tasks import BENCHMARKS, questions_of
 
 ROWS = 24
-WORDS = "user liked film about space travel quiet rivers because story warm bold slow enjoy much".split()
+WORDS = ["user", "liked", "film", "about", "space", "travel", "quiet", "rivers", "because", "story", "warm", "bold"]
 
 
 def text(n: int, size: int) -> str:
@@ -52,7 +52,9 @@ def reader(tiny_model: Path) -> Reader:
 
 
 def answers(name: str, folder: Path, reader: Reader, most: int) -> pa.Table:
-    return answer(name, questions_of(name, folder, 12, seed=1), reader, {"most_tokens": 2048, "most": most}, lambda _: None)
+    return answer(
+        name, questions_of(name, folder, 12, seed=1), reader, {"most_tokens": 2048, "most": most}, lambda _: None
+    )
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
