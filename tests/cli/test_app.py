@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.ability import Ability, EvalLLM
 from llmcf_cli.stages.balance import Balance
+from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.pipeline import STAGES
