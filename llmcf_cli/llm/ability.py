@@ -150,6 +150,11 @@ class Measured:
         """Benchmark → 0 or 1 for each question, by the metric that counts."""
         return {task: v for (task, metric), v in self.items.items() if metric == BENCHMARKS[task].metric}
 
+    @property
+    def nats(self) -> NDArray[np.float64] | None:
+        """Negative log-probability of each continuation that perplexity is made of; None if it was not asked for."""
+        return next((-v for (_, metric), v in self.items.items() if metric == PERPLEXITY), None)
+
 
 Contrast = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]], tuple[float, float]]
 """Labels, scores of base and other model → difference of AUC and its standard error."""
@@ -166,8 +171,7 @@ def measures(model: Measured, auc: Estimate) -> dict[str, Estimate]:
     accuracies = {task: _mean(values) for task, values in model.accuracies.items()}
     if accuracies:
         found["general"] = _general(list(accuracies.values()))
-    nats = next((values for (_, metric), values in model.items.items() if metric == PERPLEXITY), None)
-    return found | accuracies | ({PERPLEXITY: _perplexity(nats)} if nats is not None else {})
+    return found | accuracies | ({PERPLEXITY: _perplexity(model.nats)} if model.nats is not None else {})
 
 
 def differences(model: Measured, base: Measured, contrast: Contrast) -> dict[str, Estimate]:
@@ -176,7 +180,12 @@ def differences(model: Measured, base: Measured, contrast: Contrast) -> dict[str
     found = {"auc": auc, "logloss": _mean(_losses(model) - _losses(base))}
     before = base.accuracies
     accuracies = {task: _mean(values - before[task]) for task, values in model.accuracies.items()}
-    return found | ({"general": _general(list(accuracies.values()))} if accuracies else {}) | accuracies
+    if accuracies:
+        found["general"] = _general(list(accuracies.values()))
+    found |= accuracies
+    if model.nats is not None and base.nats is not None:
+        found[PERPLEXITY] = _perplexity(model.nats, base.nats)
+    return found
 
 
 def choose(rows: Sequence[Mapping], tolerance: float) -> str | None:
@@ -208,11 +217,13 @@ def _general(tasks: Sequence[Estimate]) -> Estimate:
     return Estimate(float(np.mean([task.value for task in tasks])), error, sum(task.n for task in tasks))
 
 
-def _perplexity(nats: NDArray[np.float64]) -> Estimate:
-    """exp of the mean negative log-probability of a continuation; the error by the delta method."""
-    mean = _mean(-nats)
-    value = math.exp(mean.value)
-    return Estimate(value, value * mean.standard_error if mean.standard_error is not None else None, mean.n)
+def _perplexity(nats_N: NDArray[np.float64], base_N: NDArray[np.float64] | None = None) -> Estimate:
+    """exp of the mean, or how much it exceeds that of the base model; the error by the delta method."""
+    terms_N, value = math.exp(nats_N.mean()) * nats_N, math.exp(nats_N.mean())
+    if base_N is not None:
+        terms_N = terms_N - math.exp(base_N.mean()) * base_N
+        value -= math.exp(base_N.mean())
+    return Estimate(value, _mean(terms_N).standard_error, len(nats_N))
 
 
 def _losses(model: Measured) -> NDArray[np.float64]:

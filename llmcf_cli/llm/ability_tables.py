@@ -19,8 +19,8 @@ NOTE = (
 
 
 def unit(measure: str) -> str:
-    """Of a measure: a probability, nats per sample, or per cent of questions."""
-    return {"auc": "probability", "logloss": "nats", "perplexity": "1 / probability"}.get(measure, "%")
+    """Of a measure: nats per sample, per cent of questions, or none."""
+    return {"auc": "1", "logloss": "nats", "perplexity": "1"}.get(measure, "%")
 
 
 def model_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -28,10 +28,9 @@ def model_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     base, tuned = report["rows"]
     cells = []
     for name, estimate in base["measures"].items():
-        change = tuned["differences"].get(name)
         cells.append([
             NAMES[name], unit(name), shown(name, estimate), shown(name, tuned["measures"][name]),
-            shown(name, change, sign="+") if change else "–", f"{estimate['n']:,}",
+            shown(name, tuned["differences"][name], sign="+"), f"{estimate['n']:,}",
         ])  # fmt: skip
     return ["measure", "unit", base["name"], tuned["name"], "difference", "n"], cells
 
@@ -56,7 +55,7 @@ def verdict(report: Mapping[str, Any]) -> str:
     """Which point the sweep chooses, and by what rule."""
     rule = (
         f"best recommendation AUC on {report['split']} of the points whose general ability is at most "
-        f"{report['tolerance']:g} standard errors of the difference below the base model's"
+        f"{report['tolerance']:g} × the standard error of the difference below the base model's"
     )
     if "general" not in report["rows"][0]["measures"]:
         return "no point is chosen: general ability is not measured, as ability.data is not set"

@@ -62,6 +62,12 @@ def test_a_difference_is_taken_question_by_question():
     assert found["piqa"].standard_error == pytest.approx(np.std(flips, ddof=1) / N**0.5)
     assert found["piqa"].standard_error < 0.5 * measures(base, Estimate(0.6, 0.02, N))["piqa"].standard_error
     assert (found["auc"].value, found["auc"].standard_error) == (0.1, 0.05)
+    nats = -better.items["lambada_openai", "perplexity"], -base.items["lambada_openai", "perplexity"]
+    assert found["perplexity"].value == pytest.approx(np.exp(nats[0].mean()) - np.exp(nats[1].mean()))
+    chance = np.random.default_rng(3)
+    drawn = [chance.integers(0, 50, 50) for _ in range(3000)]
+    spread = np.std([np.exp(nats[0][i].mean()) - np.exp(nats[1][i].mean()) for i in drawn])
+    assert found["perplexity"].standard_error == pytest.approx(spread, rel=0.08)
     same = differences(base, base, lambda *_: (0.0, 0.0))
     assert same["general"].value == same["general"].standard_error == 0
 
