@@ -116,8 +116,7 @@ def _answer(
     from llmcf_cli.llm.harness import answer
 
     limits = {"most_tokens": section.batch_tokens, "most": section.max_batch}
-    with progress.task(name, questions.num_rows, "questions") as task:
-        found = answer(name, questions, reader, limits, task.advance)
+    found = answer(name, questions, reader, limits, progress)
     metrics = found.column_names[1:]
     long = pa.table({
         "task": [name] * (len(metrics) * found.num_rows), "row": pa.concat_arrays(

@@ -9,11 +9,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.progress import Progress
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.tasks import BENCHMARKS
 
@@ -29,9 +32,7 @@ from lm_eval.api.model import TemplateLM  # noqa: E402
 from lm_eval.evaluator import evaluate  # noqa: E402
 
 
-def answer(
-    name: str, questions: pa.Table, reader: Reader, limits: dict[str, int], advance: Callable[[float], None]
-) -> pa.Table:
+def answer(name: str, questions: pa.Table, reader: Reader, limits: dict[str, int], progress: Progress) -> pa.Table:
     """What the harness makes of a model's answers to a benchmark's questions.
 
     Args:
@@ -39,17 +40,22 @@ def answer(
         questions: As `questions_of` gives them.
         reader: The model.
         limits: `most_tokens` and `most` continuations read at once; they do not change the answers.
-        advance: Told how many questions are done.
+        progress: Where to report; also told of contexts that are too long for the model and lose their beginning.
 
     Returns:
         Columns `row` (int64) and one of float64 per metric: `acc` and `acc_norm` are 0 or 1, `perplexity` is the
         log-probability of the continuation, in nats.
+
+    Raises:
+        ModelError: A continuation is longer than the model's context.
     """
-    model = _ReadingLM(reader, limits, lambda done: advance(done * questions.num_rows))
-    with _quiet():
+    with progress.task(name, questions.num_rows, "questions") as bar, _quiet():
+        model = _ReadingLM(reader, limits, lambda share: bar.advance(share * questions.num_rows))
         task = lm_eval.api.task.ConfigurableTask(config=_config(name, questions))
         task.set_fewshot_seed(seed=0)
         found = evaluate(lm=model, task_dict={"tasks": {name: task}}, bootstrap_iters=0, log_samples=True)
+    if model.shortened:
+        progress.say(f"{name}: {model.shortened} contexts lost their beginning, longer than {reader.context:,} tokens")
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     metrics = [entry["metric"] for entry in BENCHMARKS[name].settings["metric_list"]]
     return pa.table({
@@ -62,8 +68,9 @@ def _config(name: str, questions: pa.Table) -> dict[str, Any]:
     def load(**_: Any) -> datasets.DatasetDict:
         return datasets.DatasetDict({"test": datasets.Dataset(questions)})
 
+    settings = deepcopy(BENCHMARKS[name].settings)  # the harness writes into it
     return {
-        **BENCHMARKS[name].settings, "task": name, "custom_dataset": load, "test_split": "test", "num_fewshot": 0,
+        **settings, "task": name, "custom_dataset": load, "test_split": "test", "num_fewshot": 0,
     }  # fmt: skip
 
 
@@ -74,12 +81,16 @@ class _ReadingLM(TemplateLM):
         reader: The model.
         limits: Of `Reader.rows`.
         advance: Told what part of the requests is done.
+
+    Attributes:
+        shortened: Contexts that lost their beginning so far.
     """
 
     def __init__(self, reader: Reader, limits: dict[str, int], advance: Callable[[float], None]) -> None:
         super().__init__()
         self.tokenizer = reader.tokenizer
         self._reader, self._limits, self._advance = reader, limits, advance
+        self.shortened = 0
 
     @property
     def eot_token_id(self) -> int:
@@ -101,7 +112,11 @@ class _ReadingLM(TemplateLM):
 
         starts, sequences = [], []
         for _texts, context, continuation in requests:
-            tokens = [*context, *continuation][-(self._reader.context + 1) :]
+            whole = [*context, *continuation]
+            tokens = whole[-(self._reader.context + 1) :]  # the last one is not read
+            self.shortened += len(tokens) < len(whole)
+            if len(continuation) >= len(tokens):
+                raise ModelError(f"a continuation of {len(continuation)} tokens is longer than the model's context")
             starts.append(len(tokens) - len(continuation) - 1)
             sequences.append(tokens)
         read = [tokens[:-1] for tokens in sequences]  # after the last one nothing is predicted

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.core.errors import DataError, StoreError
+from llmcf_cli.core.progress import SILENT, SilentProgress
 from llmcf_cli.llm.harness import _config, _quiet, answer
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.tasks import BENCHMARKS, questions_of
@@ -52,9 +53,8 @@ def reader(tiny_model: Path) -> Reader:
 
 
 def answers(name: str, folder: Path, reader: Reader, most: int) -> pa.Table:
-    return answer(
-        name, questions_of(name, folder, 12, seed=1), reader, {"most_tokens": 2048, "most": most}, lambda _: None
-    )
+    questions = questions_of(name, folder, 12, seed=1)
+    return answer(name, questions, reader, {"most_tokens": 2048, "most": most}, SILENT)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -101,3 +101,17 @@ def test_a_missing_file_or_column_is_named(folder, tmp_path):
     pq.write_table(pa.table({"query": ["a"], "gold": [0]}), tmp_path / "piqa.parquet")
     with pytest.raises(DataError, match="no column 'choices'"):
         questions_of("piqa", tmp_path, 5, 1)
+
+
+def test_contexts_that_lose_their_beginning_are_counted(folder, tiny_model):
+    class Said(SilentProgress):
+        lines: list[str] = []  # noqa: RUF012
+
+        def say(self, text):
+            self.lines.append(text)
+
+    short, said = Reader(tiny_model, "fp32"), Said()
+    short.context = 20
+    found = answer("sciq", questions_of("sciq", folder, 12, 1), short, {"most_tokens": 2048, "most": 8}, said)
+    assert found.num_rows == 12
+    assert "contexts lost their beginning, longer than 20 tokens" in said.lines[0]
