@@ -5,7 +5,7 @@ share with the one before: a tree, in which a token sees the tokens on its own p
 first sequence of a row shares with the last one read, it takes from the model's cache. So every prediction is what the
 sequence alone would get, whatever else was read with it or before.
 
-Legend: T tokens of a row, C of these from the cache, F the fresh ones after them, W places asked for, V vocabulary.
+Legend: S sequences, T tokens of a row, C of these from the cache, W places asked for, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,21 +58,21 @@ def shared_length(first: Tokens, second: Tokens) -> int:
 
 def pack(sequences: Sequence[Tokens]) -> Row:
     """Sequences as one row, a beginning that neighbours share once: sort them to share the most."""
-    places: list[NDArray[np.int64]] = []
-    ids: list[int] = []
-    before: Tokens = ()
-    for tokens in sequences:
-        shared = shared_length(before, tokens)
-        fresh = np.arange(len(ids), len(ids) + len(tokens) - shared)
-        places.append(np.concatenate([places[-1][:shared], fresh]) if places else fresh)
-        ids += tokens[shared:]
-        before = tokens
-    position_T = np.zeros(len(ids), np.int64)
-    seen_TT = np.zeros((len(ids), len(ids)), bool)
-    for path in places:
-        position_T[path] = np.arange(len(path))
-        seen_TT[np.ix_(path, path)] = np.tri(len(path), dtype=bool)
-    return Row(np.array(ids, np.int64), position_T, seen_TT, places)
+    shared_S = [shared_length(before, tokens) for before, tokens in pairwise([(), *sequences])]
+    total = sum(len(tokens) - shared for tokens, shared in zip(sequences, shared_S, strict=True))
+    ids_T, position_T = np.zeros(total, np.int64), np.zeros(total, np.int64)
+    seen_TT = np.zeros((total, total), bool)
+    paths: list[NDArray[np.int64]] = []
+    used, path = 0, np.zeros(0, np.int64)
+    for tokens, shared in zip(sequences, shared_S, strict=True):
+        fresh = np.arange(used, used + len(tokens) - shared)
+        path = np.concatenate([path[:shared], fresh])
+        ids_T[fresh] = tokens[shared:]
+        position_T[fresh] = np.arange(shared, len(tokens))
+        seen_TT[np.ix_(fresh, path)] = np.tri(len(fresh), len(path), shared, dtype=bool)
+        paths.append(path)
+        used += len(fresh)
+    return Row(ids_T, position_T, seen_TT, paths)
 
 
 def rows_of(sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
@@ -121,7 +122,7 @@ class Reader:
     def rows(self, sequences: Sequence[Tokens], *, most_tokens: int, most: int) -> list[list[int]]:
         """Indices of `sequences` in the rows they are best read in; a sequence each where the model cannot share."""
         model = self._weights()
-        if not self._shares or max(map(len, sequences), default=0) > self._window():
+        if not self._as_tree(sequences):
             return [[index] for index in range(len(sequences))]
         longest = _CPU_ROW if model.device.type == "cpu" else _GPU_ROW
         return rows_of(sequences, most_tokens=min(most_tokens, longest), most=most)
@@ -143,7 +144,8 @@ class Reader:
         last, self._last = self._last, _NOTHING
         row = pack(sequences)
         read = min(shared_length(last.tokens, sequences[0]), *(asked.start for asked in wanted))
-        cache = _cut(last.cache, last.path[:read]) if self._shares else None
+        cache = _cut(last.cache, last.path[:read]) if self._as_tree(sequences) else None
+        read = read if cache is not None else 0
         places = [path[asked.start : asked.stop] for path, asked in zip(row.paths, wanted, strict=True)]
         different, back = np.unique(np.concatenate(places), return_inverse=True)
         try:
@@ -153,7 +155,7 @@ class Reader:
                 f"{len(row.ids_T):,} tokens do not fit into the GPU's memory", where=str(self._folder),
                 hint="lower batch_tokens or max_prompt_tokens, or take a smaller model",
             ) from error  # fmt: skip
-        if self._shares:
+        if cache is not None:
             self._last = _Last(list(sequences[-1]), row.paths[-1], cache)
         parts = torch.as_tensor(back, device=logits_WV.device).split([len(p) for p in places])
         return [logits_WV[part] for part in parts]
@@ -178,10 +180,11 @@ class Reader:
             self._shares = self._shares_beginnings()
         return self._model
 
-    def _window(self) -> int:
-        """Tokens up to which every layer sees the whole path."""
+    def _as_tree(self, sequences: Sequence[Tokens]) -> bool:
+        """Whether they may be read by masks: the model heeds them, and its layers see the whole of a sequence."""
         shape = self._model.config.get_text_config()
-        return int(getattr(shape, "sliding_window", None) or self.context)
+        window = getattr(shape, "sliding_window", None) or self.context
+        return self._shares and max(map(len, sequences), default=0) <= window
 
     def _shares_beginnings(self) -> bool:
         """Whether the model heeds masks, positions and cache of a row, found out by trying: not all kinds do."""

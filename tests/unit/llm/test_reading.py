@@ -104,10 +104,16 @@ def test_a_sequence_past_a_sliding_window_is_read_alone(tiny_model, tmp_path):
     tokenizer = load_tokenizer(tiny_model)
     shape = MistralConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16,
+        num_key_value_heads=2, sliding_window=16, initializer_range=0.3,
     )  # fmt: skip
     save_model(MistralForCausalLM(shape), tokenizer, tmp_path / "mistral")
     reader = Reader(tmp_path / "mistral", "fp32")
     for length, rows in ((10, 1), (20, 2)):
         sequences = [[*range(5, 5 + length), n] for n in (50, 60)]
         assert len(reader.rows(sequences, most_tokens=100, most=100)) == rows
+        with torch.no_grad():
+            expected = reader._weights()(torch.tensor(sequences)).logits[:, -1]
+        for row in reader.rows(sequences, most_tokens=100, most=100):
+            wanted = [range(length, length + 1)] * len(row)
+            found = torch.cat(reader.logits([sequences[i] for i in row], wanted))
+            torch.testing.assert_close(found, expected[row], rtol=1e-4, atol=1e-5)
