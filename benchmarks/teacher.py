@@ -4,7 +4,7 @@
 
 SmolLM2-135M-Instruct answers "Will the user like it?" about MovieLens-100K train samples of users drawn at random (the
 wording and the 20 items of history are the defaults), in bf16 where the CPU computes in it. Three ways of reading the
-same tokenised questions, alternating, medians of CPU time on one thread (--wall: of wall time), in questions per second:
+same tokenised questions, alternating, medians of CPU time on one thread (--wall: of wall time):
 
 * alone: a forward pass per question, the last token's logits only;
 * padded: batches of similar length, padded on the left, no shared beginning;
