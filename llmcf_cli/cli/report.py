@@ -9,6 +9,7 @@ from rich.table import Table
 
 from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.llm import ability_tables
 from llmcf_cli.rec.compare import difference_rows, rows, slice_rows
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
@@ -73,6 +74,10 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     """The end of a run: the comparison if it got there, where things are, and what to try next."""
     last = steps[-1].node
     manifest = last.context.store.manifest(last.stage.name, last.key)
+    if stage in _TABLES and manifest is not None:
+        _TABLES[stage](manifest.report)
+        console().print(f"tables and plots: {last.folder}", markup=False, soft_wrap=True)
+        return
     if stage != "evaluate" or manifest is None:
         console().print(f"[dim]next:[/] llmcf run {_escape(recipe)}")
         return
@@ -110,6 +115,23 @@ def comparison(report: Mapping[str, Any]) -> None:
             console().print(note, style="dim", markup=False)
     for arm, why in report["failed"].items():
         console().print(f"{arm} failed: {why}", style="red", markup=False)
+
+
+def models(report: Mapping[str, Any]) -> None:
+    """The language model before and after tuning."""
+    rows = ability_tables.model_rows(report)
+    _text_table(*rows, title=f"Language model, {report['split']} samples and benchmarks, ± standard error")
+    console().print(ability_tables.NOTE, style="dim", markup=False)
+
+
+def balance(report: Mapping[str, Any]) -> None:
+    """The sweep, and the point that it chooses."""
+    rows = ability_tables.balance_rows(report)
+    _text_table(*rows, title=f"Balance, {report['split']} samples and benchmarks, ± standard error")
+    console().print(ability_tables.NOTE, style="dim", markup=False)
+    console().print(ability_tables.verdict(report), markup=False)
+    for point, why in report["failed"].items():
+        console().print(f"{point} failed: {why}; the same command tries it again", style="red", markup=False)
 
 
 def artifacts(store: ArtifactStore) -> None:
@@ -239,6 +261,18 @@ def _teacher(report: Mapping[str, Any]) -> None:
     )
 
 
+def _ability(report: Mapping[str, Any]) -> None:
+    shown = [
+        f"{ability_tables.NAMES[name]} {ability_tables.shown(name, estimate)}"
+        for name, estimate in report["measures"].items()
+    ]
+    console().print(", ".join(shown), markup=False)
+    console().print(
+        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+    )
+
+
 def _search(report: Mapping[str, Any]) -> None:
     settings = ", ".join(f"{path} {_number(value)}" for path, value in report["best"].items())
     console().print(
@@ -269,10 +303,14 @@ _FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "match": _match,
     "knowledge": _knowledge,
     "teacher": _teacher,
+    "ability": _ability,
     "search": _search,
     "train-rec": _train_rec,
     "baseline": _baseline,
 }
+
+
+_TABLES: dict[str, Callable[[Mapping[str, Any]], None]] = {"eval-llm": models, "balance": balance}
 
 
 def _text_table(titles: Sequence[str], cells: Sequence[Sequence[str]], *, title: str) -> None:

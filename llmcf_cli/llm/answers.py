@@ -1,36 +1,18 @@
 """How likely a causal language model answers yes rather than no.
 
-Legend: B batch, P prefix tokens, S tokens after it with padding, V vocabulary, Y and N tokens of either answer.
+Legend: B batch, V vocabulary, Y and N tokens of either answer.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
-
-_LEAST_PREFIX = 8  # a shorter one costs more to attend to as a cache than to read again
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Tokens that prompts begin with, read once.
-
-    Attributes:
-        length: P; 0: nothing shared.
-        cache: Keys and values of one row; None if there are none.
-    """
-
-    length: int = 0
-    cache: Any = None
+from llmcf_cli.llm.reading import Reader, Tokens
 
 
 class AnswerScorer:
@@ -40,95 +22,38 @@ class AnswerScorer:
     space around it (`Yes`, ` Yes`, `yes`, …), each probability from the full softmax.
 
     Args:
-        model: Folder in Hugging Face format, with a chat template.
+        reader: The model.
         positive: The answer that counts as yes.
         negative: The answer that counts as no.
-        precision: `auto`, `fp32` or `bf16`, see `resolved_precision`.
 
     Attributes:
         context: Most tokens of a prompt.
 
     Raises:
-        ModelError: There is no such model, or an answer is no single token in any form.
+        ModelError: An answer is no single token in any form.
     """
 
-    def __init__(self, model: Path, positive: str, negative: str, precision: str) -> None:
-        self.tokenizer = load_tokenizer(model)
-        self.context = context_length(model, self.tokenizer)
-        self.positive_Y, self.negative_N = surface_forms(self.tokenizer, positive, negative)
-        self._folder, self._precision = model, precision
-        self._model: Any = None
+    def __init__(self, reader: Reader, positive: str, negative: str) -> None:
+        self.reader, self.context = reader, reader.context
+        self.positive_Y, self.negative_N = surface_forms(reader.tokenizer, positive, negative)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of chats that consist of one user's message each, up to where the answer begins."""
         chats = [[{"role": "user", "content": text}] for text in texts]
-        rendered = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        encoded: list[list[int]] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        tokenizer = self.reader.tokenizer
+        rendered = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
+        encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return encoded
 
-    @torch.inference_mode()
-    def read_prefix(self, prompts: Sequence[Sequence[int]]) -> Prefix:
-        """What all prompts begin with, as keys and values; nothing if that is short or there is one prompt only."""
-        first, last = min(prompts), max(prompts)  # in this order, what these two share all share
-        shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        length = min(shared, min(map(len, prompts)) - 1)
-        if len(prompts) < 2 or length < _LEAST_PREFIX:
-            return Prefix()
-        model = self._weights()
-        ids_1P = torch.tensor([list(first[:length])], device=model.device)
-        cache = model(input_ids=ids_1P, use_cache=True, **self._last_only()).past_key_values
-        return Prefix(length, cache)
-
-    def score(self, prompts: Sequence[Sequence[int]], prefix: Prefix) -> tuple[Tensor, Tensor]:
-        """Score prompts, all of which begin with `prefix`, in one batch; halved while it is too large for the GPU.
+    def score(self, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+        """Score the prompts of a row (see `Reader.rows`).
 
         Returns:
             log(P(yes) / P(no)) and P(yes) + P(no), float32 [B] on the CPU.
-
-        Raises:
-            ModelError: Even one prompt does not fit into memory.
         """
-        try:
-            return self._score(prompts, prefix)
-        except torch.OutOfMemoryError as error:
-            if len(prompts) == 1:
-                hint = "lower teacher.max_prompt_tokens or take a smaller model"
-                where = str(self._folder)
-                raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
-        torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        parts = self.score(prompts[:half], prefix), self.score(prompts[half:], prefix)
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    @torch.inference_mode()
-    def _score(self, prompts: Sequence[Sequence[int]], prefix: Prefix) -> tuple[Tensor, Tensor]:
-        model = self._weights()
-        rest = [list(prompt[prefix.length :]) for prompt in prompts]
-        width = max(map(len, rest))
-        pad = self.tokenizer.pad_token_id
-        ids_BS = torch.tensor([[pad] * (width - len(ids)) + ids for ids in rest], device=model.device)
-        seen_BX = torch.tensor(
-            [[1] * prefix.length + [0] * (width - len(ids)) + [1] * len(ids) for ids in rest], device=model.device
-        )
-        # Padding stands between prefix and rest, unseen, so that every row's answer comes at the last position.
-        position_BS = (seen_BX.cumsum(1) - 1).clamp_min(0)[:, prefix.length :]
-        cache = copy.deepcopy(prefix.cache)  # the forward pass appends to it
-        if cache is not None:
-            cache.batch_repeat_interleave(len(prompts))
-        logits_BSV = model(
-            input_ids=ids_BS, attention_mask=seen_BX, position_ids=position_BS, past_key_values=cache,
-            use_cache=cache is not None, **self._last_only(),
-        ).logits  # fmt: skip
-        return yes_or_no(logits_BSV[:, -1], self.positive_Y, self.negative_N)
-
-    def _last_only(self) -> dict[str, int]:
-        """Logits of one position instead of all, where the model can."""
-        return {"logits_to_keep": 1} if self._weights()._supports_logits_to_keep() else {}
-
-    def _weights(self) -> Any:
-        if self._model is None:
-            self._model = load_to_ask(self._folder, self._precision)
-        return self._model
+        last = [range(len(prompt) - 1, len(prompt)) for prompt in prompts]
+        logits_BV = torch.cat(self.reader.logits(prompts, last))
+        return yes_or_no(logits_BV, self.positive_Y, self.negative_N)
 
 
 def yes_or_no(logits_BV: Tensor, positive_Y: Sequence[int], negative_N: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -15,17 +15,17 @@ from llmcf_cli.recipe.sections import TrainSampleSection
 # (r − 1 + u) / n, u the stratum's own random start: each stratum's share of a prefix is its share of the whole, and a
 # longer prefix contains every shorter one. Balanced: positives and negatives in turn, until one of them runs out.
 _ORDER = """
-WITH train AS (
+WITH drawn AS (
     SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class, concat_ws(':', {strata}) AS stratum,
            md5(concat($seed::BIGINT, ':', sample_id)) AS position
-    FROM sample {joins} WHERE split = 'train'
+    FROM sample {joins} WHERE split = $split
 ),
 placed AS (
     SELECT sample_id, class, position,
            (row_number() OVER (PARTITION BY class, stratum ORDER BY position, sample_id) - 1
             + md5_number_lower(concat($seed::BIGINT, ' stratum ', stratum)) / pow(2, 64))
            / count(*) OVER (PARTITION BY class, stratum) AS place
-    FROM train
+    FROM drawn
 )
 SELECT sample_id FROM (
     SELECT sample_id, class, row_number() OVER (PARTITION BY class ORDER BY place, position, sample_id) AS rank
@@ -34,6 +34,7 @@ SELECT sample_id FROM (
 ORDER BY rank, class DESC
 LIMIT $count
 """
+_BY_USER = "SELECT sample_id FROM sample WHERE sample_id IN (SELECT unnest($ids)) ORDER BY user_row, sample_id"
 _STRATA = {
     "user": "user_row",
     "label": "label",
@@ -104,10 +105,34 @@ def train_order(
         strata: `user`, `label`, `time` and `popularity`: groups that get their share of any count, to within one row.
         quantiles: Groups of `time` and of `popularity`.
     """
+    return _order(connection, "train", seed, balance, count, strata, quantiles)
+
+
+def _order(
+    connection: Any, split: str, seed: int, balance: str, count: int, strata: Sequence[str] = (), quantiles: int = 1
+) -> np.ndarray:
     by = ", ".join(_STRATA[name].format(quantiles=quantiles) for name in strata) or "0"
     joins = _POPULARITY.format(quantiles=quantiles) if "popularity" in strata else ""
-    given = {"seed": seed, "balanced": balance == "labels", "count": count}
+    given = {"split": split, "seed": seed, "balanced": balance == "labels", "count": count}
     found = connection.execute(_ORDER.format(strata=by, joins=joins), given)
+    return found.fetchnumpy()["sample_id"].astype(np.int64)
+
+
+def choose_held_out(connection: Any, split: str, count: int, seed: int) -> np.ndarray:
+    """Sample ids (int64, ascending) of up to `count` rows of a split, drawn as they come; more contain the fewer.
+
+    Args:
+        connection: To the DuckDB file of ingest.
+        split: `validation` or `test`.
+        count: Most rows.
+        seed: Determines which.
+    """
+    return np.sort(_order(connection, split, seed, "none", count))
+
+
+def by_user(connection: Any, sample_ids: np.ndarray) -> np.ndarray:
+    """Sample ids, those of a user together and in the order of their numbers."""
+    found = connection.execute(_BY_USER, {"ids": [int(i) for i in sample_ids]})
     return found.fetchnumpy()["sample_id"].astype(np.int64)
 
 

@@ -10,7 +10,10 @@ from pydantic import Field, model_validator
 
 from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import ComponentConfig, Config
+from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.sections import (
+    AbilitySection,
+    BalanceSection,
     CoTSection,
     DatasetSection,
     KnowledgeSection,
@@ -43,6 +46,10 @@ class Recipe(Config):
     """Knowledge about users and items; needed by the augmenter `kar`."""
     teacher: TeacherSection | None = None
     """Answers of the language model to learn from; needed by the objective `distill`."""
+    ability: AbilitySection = AbilitySection()
+    """How well the language model recommends, and what else it can do."""
+    balance: BalanceSection | None = None
+    """Sweep over share and amount of recommendation data."""
     rec: RecSection
     """Recommender and comparison."""
 
@@ -73,6 +80,34 @@ class Recipe(Config):
             suggestion = f"; did you mean {near!r}?" if near else f"; its arms are {', '.join(names)}"
             raise ValueError(f"rec.references names {unknown[0]!r}, which is no arm of the comparison{suggestion}")
         return self
+
+    @model_validator(mode="after")
+    def _balance_can_be_swept(self) -> Recipe:
+        if self.balance is not None:
+            sweep_points(self.balance, self.llm)
+            if self.ability.split == "test":
+                raise ValueError(
+                    "balance chooses a point, which must not be by the test split; set ability.split: validation"
+                )
+        return self
+
+    @cached_property
+    def points(self) -> dict[str, Point]:
+        """Name → point of the sweep `balance`, that of the recipe's own mix first; none without the section."""
+        return sweep_points(self.balance, self.llm) if self.balance is not None else {}
+
+    def at(self, point: str) -> Recipe:
+        """The recipe whose mix is that of a point of the sweep.
+
+        Raises:
+            KeyError: There is no such point.
+        """
+        found = self.points[point]
+        changes = {"llm.mix": found.mix, "llm.count": found.count, "balance": None}
+        question = self.ability.question or recommendation_source(self.llm)
+        if question is not None:  # the mix of a point may have none, and is asked the same
+            changes["ability.question"] = question.model_dump(mode="json")
+        return self.with_changes(changes)
 
     @cached_property
     def arms(self) -> dict[str, Recipe]:

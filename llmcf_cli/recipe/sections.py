@@ -177,6 +177,48 @@ class TeacherSection(Config):
     """Most questions of a batch; a killed run loses at most one batch."""
 
 
+class AbilitySection(Config):
+    """What a language model can do before and after its tuning: recommend, and all else (`eval-llm`)."""
+
+    split: Literal["validation", "test"] = "validation"
+    """Whose samples the recommendation question is asked about."""
+    count: Annotated[int, Field(ge=2)] = 500
+    """Most of these samples, drawn as they come."""
+    question: MixSource | None = None
+    """The question; None: that of the mix's `recommendation` source."""
+    data: FilePath | None = None
+    """Folder with the benchmarks of general ability as Parquet, named as in `tasks`; None: they are left out."""
+    tasks: tuple[Literal["mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq"], ...] = (
+        "mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq",
+    )  # fmt: skip
+    """Benchmarks of general ability, run by EleutherAI's lm-evaluation-harness without examples in the prompt."""
+    limit: Annotated[int, Field(ge=2)] | None = 100
+    """Most questions of a benchmark, drawn by the seed; None: all."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a recommendation question, beyond which the oldest history is left out; None: the context's."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+    batch_tokens: Annotated[Positive, Runtime()] = 16384
+    """Most tokens read at once."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Most questions read at once; a killed run loses at most these, or the benchmark it was at."""
+
+
+class BalanceSection(Config):
+    """Recommendation against general ability, by share and amount of recommendation data (`balance`).
+
+    Every share is tuned with all its data, every amount at the recipe's own share; the mix has `llm.count` samples.
+    """
+
+    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Shares of recommendation data in the mix; the other sources keep their proportions."""
+    amounts: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)
+    """Parts of the recommendation data that the recipe's own share gives; the other data stay as they are."""
+    tolerance: Annotated[float, Field(ge=0)] = 1.0
+    """The chosen point has the best recommendation AUC of those whose general ability is at most so many standard
+    errors (of the difference on the same questions) below the base model's."""
+
+
 class KnowledgeSection(Config):
     """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
 

@@ -23,6 +23,7 @@ _LIBRARIES = (
     "torch",
     "transformers",
     "peft",
+    "lm-eval",
     "sentence-transformers",
     "lancedb",
     "duckdb",

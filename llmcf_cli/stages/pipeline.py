@@ -13,6 +13,8 @@ from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.prompt import prompt_problems
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.ability import Ability, EvalLLM
+from llmcf_cli.stages.balance import Balance, swept_stages
 from llmcf_cli.stages.base import Context, Stage
 from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.collab import Collab
@@ -32,8 +34,8 @@ from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import Locator, open_assets
 
 STAGES: tuple[type[Stage], ...] = (
-    Ingest, Collab, TrainLLM, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search, TrainRec, FitBaseline,
-    Predict, Evaluate,
+    Ingest, Collab, TrainLLM, Ability, EvalLLM, Balance, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search,
+    TrainRec, FitBaseline, Predict, Evaluate,
 )  # fmt: skip
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 
@@ -72,29 +74,38 @@ def run_steps(
     on_end: Callable[[Step, Manifest], None],
     on_failure: Callable[[Step, LlmcfError], None],
 ) -> list[Step]:
-    """Run a plan. Where it ends in a comparison and some arms fail, the others are compared and the tables say so.
+    """Run a plan. Where it ends in a comparison and some arms or points fail, the others are compared and it says so.
 
     Returns:
-        The steps as they were run: with the comparison of the arms that are left, if some failed.
+        The steps as they were run: with the comparison of what is left, if something failed.
 
     Raises:
-        LlmcfError: What failed stands before all arms, or no arm is left.
+        LlmcfError: What failed stands before all that is compared, or nothing is left to compare.
     """
     last = steps[-1].node.stage
-    if not isinstance(last, Evaluate):
+    if not isinstance(last, Evaluate | Balance):
         execute(steps, progress, on_start=on_start, on_end=on_end)
         return list(steps)
     failed = execute(steps, progress, on_start=on_start, on_end=on_end, on_failure=on_failure)
     if not failed:
         return list(steps)
-    measured = [(stage.arm, steps[-1].node.needs[stage.role].label) for stage in measured_stages(context.recipe)]
-    lost = {arm: failed[label] for arm, label in measured if label in failed}
-    if len(lost) == len(dict(measured)):
+    needs = steps[-1].node.needs
+    compared = _compared(last, context.recipe)
+    lost = {name: failed[needs[role].label] for name, role in compared if needs[role].label in failed}
+    shared = needs.keys() - {role for _, role in compared}
+    if len(lost) == len(dict(compared)) or any(needs[role].label in failed for role in shared):
         raise next(iter(failed.values()))
-    reasons = tuple((arm, "; ".join(map(str.strip, str(error).splitlines()))) for arm, error in lost.items())
-    rest = plan(context, [Evaluate(reasons)])
+    reasons = tuple((name, "; ".join(map(str.strip, str(error).splitlines()))) for name, error in lost.items())
+    rest = plan(context, [type(last)(reasons)])
     execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest
+
+
+def _compared(last: Evaluate | Balance, recipe: Recipe) -> list[tuple[str, str]]:
+    """(arm or point, role of the stage that measures it) of all that a last stage compares."""
+    if isinstance(last, Balance):
+        return [(stage.point, stage.role) for stage in swept_stages(recipe)]
+    return [(stage.arm, stage.role) for stage in measured_stages(recipe)]
 
 
 def artifact_root(folder: Path | None) -> Path:

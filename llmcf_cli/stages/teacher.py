@@ -21,7 +21,7 @@ class Teacher(Stage):
     """Scores train samples by P(yes); runs where an objective learns from it."""
 
     name = "teacher"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "teacher": _section(recipe)}
@@ -33,7 +33,7 @@ class Teacher(Stage):
         from llmcf_cli.llm.teacher import ask_teacher
 
         report = ask_teacher(
-            _section(job.recipe), _question(job.recipe), data=job.database, model=job.inputs["train-llm"] / "model",
+            _section(job.recipe), question_of(job.recipe), data=job.database, model=job.inputs["train-llm"] / "model",
             model_digest=job.keys["train-llm"], cache=job.context.answers, out=job.out / "teacher_score.parquet",
             seed=job.recipe.seed, progress=job.progress,
         )  # fmt: skip
@@ -46,7 +46,7 @@ def _section(recipe: Recipe) -> TeacherSection:
     return recipe.teacher
 
 
-def _question(recipe: Recipe) -> RecommendationMixConfig:
+def question_of(recipe: Recipe) -> RecommendationMixConfig:
     """The question the model was tuned on; the default one if its mix has none."""
     from llmcf_cli.llm.config import RecommendationMixConfig
 

@@ -265,3 +265,27 @@ METRIC = Table(
     ]),
     ("arm", "seed", "split", "metric"),
 )  # fmt: skip
+ABILITY_ANSWER = Table(
+    "ability_answer", "a model's answer to the recommendation question about a held-out sample, as in `teacher_score`",
+    pa.schema([
+        _required("sample_id", pa.int64()), _required("label", pa.int8()), _required("logit", pa.float32()),
+        _required("mass", pa.float32()),
+    ]),
+    ("sample_id",),
+)  # fmt: skip
+ABILITY_ITEM = Table(
+    "ability_item", "a model's answer to a benchmark's question: 1 or 0, or nats of log-probability for `perplexity`",
+    pa.schema([
+        _required("task", pa.string()), _required("row", pa.int64()), _required("metric", pa.string()),
+        _required("value", pa.float64()),
+    ]),
+    ("task", "row", "metric"),
+)  # fmt: skip
+ABILITY = Table(
+    "ability", "a measure of one language model, with its standard error over samples or questions",
+    pa.schema([
+        _required("model", pa.string()), _required("measure", pa.string()), _required("unit", pa.string()),
+        _required("value", pa.float64()), pa.field("standard_error", pa.float64()), _required("n", pa.int64()),
+    ]),
+    ("model", "measure"),
+)  # fmt: skip

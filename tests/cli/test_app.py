@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from llmcf_cli.stages.ability import Ability, EvalLLM
+from llmcf_cli.stages.balance import Balance
 from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.knowledge import Knowledge
@@ -64,7 +66,7 @@ def test_an_unknown_recipe_is_one_message():
     assert "Traceback" not in done.stderr
 
 
-UNUSED = (Collab, Knowledge, Teacher, Search, FitBaseline)
+UNUSED = (Collab, Ability, EvalLLM, Balance, Knowledge, Teacher, Search, FitBaseline)
 """Stages that nothing in the quickstart needs."""
 
 
@@ -116,3 +118,18 @@ def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
     assert done.returncode == 130, done.stderr
     assert "goes on from there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_recipe_without_the_section_balance_says_what_to_add(tmp_path):
+    done = llmcf("balance", "quickstart", "--dry-run", "--artifacts", str(tmp_path / "a"))
+    assert done.returncode == 1
+    assert "add `balance: {}` to the recipe" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_eval_llm_compares_the_model_before_and_after_tuning(tmp_path):
+    done = llmcf("eval-llm", "quickstart", "--dry-run", "--artifacts", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr
+    for label in ("train-llm", "ability[base]", "ability[tuned]", "eval-llm"):
+        assert label in done.stdout
+    assert "gen-cot" not in done.stdout

@@ -12,10 +12,11 @@ import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.progress import SilentProgress
-from llmcf_cli.llm.answers import AnswerScorer, Prefix, surface_forms
+from llmcf_cli.llm.answers import AnswerScorer, surface_forms
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.mix import MixContext, RecommendationSource
 from llmcf_cli.llm.models import load_tokenizer
+from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.teacher import ask_teacher
 from llmcf_cli.recipe.sections import TeacherSection
 from llmcf_cli.store.tables import TEACHER_SCORE
@@ -25,7 +26,7 @@ TEXTS = [f"the user liked a film about {' '.join(['space travel'] * n)}. Answer 
 
 @pytest.fixture(scope="module")
 def scorer(tiny_model: Path) -> AnswerScorer:
-    return AnswerScorer(tiny_model, "Yes", "No", "fp32")
+    return AnswerScorer(Reader(tiny_model, "fp32"), "Yes", "No")
 
 
 @pytest.fixture
@@ -45,10 +46,10 @@ def ask(tmp_path: Path, tiny_data: Path, tiny_model: Path):
 def brute_force(scorer: AnswerScorer, prompt: list[int]) -> tuple[float, float]:
     """One prompt, all logits, the whole softmax, and every token that reads like an answer."""
     with torch.no_grad():
-        probability_V = scorer._weights()(torch.tensor([prompt])).logits[0, -1].double().softmax(0)
+        probability_V = scorer.reader._weights()(torch.tensor([prompt])).logits[0, -1].double().softmax(0)
     mass = {"yes": 0.0, "no": 0.0}
     for token, probability in enumerate(probability_V.tolist()):
-        text = scorer.tokenizer.decode([token], skip_special_tokens=True).strip().lower()
+        text = scorer.reader.tokenizer.decode([token], skip_special_tokens=True).strip().lower()
         if text in mass:
             mass[text] += probability
     return np.log(mass["yes"] / mass["no"]), mass["yes"] + mass["no"]
@@ -56,34 +57,20 @@ def brute_force(scorer: AnswerScorer, prompt: list[int]) -> tuple[float, float]:
 
 def test_the_score_is_the_full_softmaxs_over_all_forms(scorer: AnswerScorer) -> None:
     prompts = scorer.encode(TEXTS)
-    logit_B, mass_B = scorer.score(prompts, scorer.read_prefix(prompts))
+    logit_B, mass_B = scorer.score(prompts)
     for prompt, logit, mass in zip(prompts, logit_B.tolist(), mass_B.tolist(), strict=True):
         expected = brute_force(scorer, prompt)
         assert (logit, mass) == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert logit_B.std() > 1e-3
 
 
-def test_a_score_depends_on_neither_the_batch_nor_the_shared_prefix(scorer: AnswerScorer) -> None:
+def test_a_score_does_not_depend_on_what_its_row_holds(scorer: AnswerScorer) -> None:
     prompts = scorer.encode(TEXTS)
-    prefix = scorer.read_prefix(prompts)
-    assert 8 <= prefix.length < min(map(len, prompts))
-    assert all(prompt[: prefix.length] == prompts[0][: prefix.length] for prompt in prompts)
-    together = scorer.score(prompts, prefix)[0]
-    again = scorer.score(prompts[::-1], prefix)[0].flip(0)  # reading from the prefix leaves it as it was
-    plain = scorer.score(prompts, Prefix())[0]
-    alone = torch.cat([scorer.score([prompt], Prefix())[0] for prompt in prompts])
-    for other in (again, plain, alone):
+    together = scorer.score(prompts)[0]
+    again = scorer.score(prompts[::-1])[0].flip(0)
+    alone = torch.cat([scorer.score([prompt])[0] for prompt in prompts])
+    for other in (again, alone):
         torch.testing.assert_close(other, together, rtol=1e-4, atol=1e-5)
-
-
-def test_one_prompt_or_prompts_without_a_common_beginning_have_no_prefix(scorer: AnswerScorer) -> None:
-    assert scorer.read_prefix(scorer.encode(TEXTS[:1])) == Prefix()
-    assert scorer.read_prefix([[5, 6, 7], [8, 9]]) == Prefix()
-    same = [list(range(20, 40))] * 2
-    assert scorer.read_prefix(same).length == 19  # the last token's logits are still to be computed
-    torch.testing.assert_close(
-        scorer.score(same, scorer.read_prefix(same))[0], scorer.score(same, Prefix())[0], rtol=1e-4, atol=1e-5
-    )
 
 
 def test_forms_are_the_tokens_that_read_like_the_answer() -> None:
@@ -109,7 +96,7 @@ def test_forms_are_the_tokens_that_read_like_the_answer() -> None:
 ])  # fmt: skip
 def test_answers_that_cannot_be_told_apart_by_a_token_are_refused(tiny_model, positive, negative, message) -> None:
     with pytest.raises(ModelError, match=message):
-        AnswerScorer(tiny_model, positive, negative, "fp32")
+        AnswerScorer(Reader(tiny_model, "fp32"), positive, negative)
 
 
 def test_every_chosen_train_sample_has_a_score_and_no_other(ask, tiny_data: Path) -> None:
@@ -181,8 +168,10 @@ def test_an_interrupted_run_asks_only_what_is_missing_and_ends_the_same(ask, tmp
     with pytest.raises(KeyboardInterrupt):
         ask(max_batch=4, progress=StopAfter(7))  # two advances are of what is too long or cached: none here
     resumed, scores = ask(max_batch=4)
-    assert (resumed.cached, resumed.asked) == (24, 36)
+    assert 0 < resumed.cached < 60
+    assert resumed.asked == 60 - resumed.cached
     (tmp_path / "answers.duckdb").unlink()
     whole, expected = ask(max_batch=4)
     assert whole.asked == 60
-    assert scores.equals(expected)  # the same batches, so the same bits
+    assert scores["sample_id"] == expected["sample_id"]
+    np.testing.assert_allclose(scores["logit"].to_numpy(), expected["logit"].to_numpy(), atol=1e-4)

@@ -1,0 +1,121 @@
+"""Sweep and comparison of language models from end to end, on a tiny random model and benchmarks made up here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+RECIPE = """\
+extends: quickstart
+name: sweep
+dataset:
+  source:
+    type: csv
+    interactions: events.csv
+    items: items.csv
+    columns: {user: user, item: item, time: time, rating: rating}
+  text: {item: "{{title}}", user: ""}
+llm:
+  model: model
+  mix:
+    - {source: {type: recommendation, max_history: 3}, share: 0.5}
+    - {source: {type: jsonl, path: general.jsonl, input: ''}, share: 0.5}
+  count: 16
+  tune: {type: full, learning_rate: 1.0e-3, max_length: 400, batch_size: 4, precision: fp32}
+ability: {data: benchmarks, tasks: [arc_easy, lambada_openai], limit: 12, count: 100, precision: fp32}
+balance: {shares: [1.0], amounts: [0.5]}
+"""
+
+
+def llmcf(*arguments: str, cwd: Path, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "llmcf_cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False,
+        env={**os.environ, "COLUMNS": "250"},
+    )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, write_ratings, tiny_llm) -> Path:
+    folder = tmp_path_factory.mktemp("balance")
+    write_ratings(folder, users=12, items=30)
+    lines = [json.dumps({"instruction": f"say {w} {n}", "output": f"{w}, {n} times"})
+             for n, w in enumerate(tiny_llm.WORDS)]  # fmt: skip
+    (folder / "general.jsonl").write_text("\n".join(lines))
+    (folder / "benchmarks").mkdir()
+    rows = 20
+    pq.write_table(
+        pa.table({"query": [f"Question: which river {n}?" for n in range(rows)], "gold": [n % 3 for n in range(rows)],
+                  "choices": [[f"quiet {n}", "warm", f"bold story {n}"] for n in range(rows)]}),
+        folder / "benchmarks" / "arc_easy.parquet",
+    )  # fmt: skip
+    pq.write_table(
+        pa.table({"context": [f"the user liked a film about space {n} and quiet" for n in range(rows)],
+                  "continuation": ["rivers"] * rows}),
+        folder / "benchmarks" / "lambada_openai.parquet",
+    )  # fmt: skip
+    (folder / "sweep.yaml").write_text(RECIPE)
+    (folder / "balance.txt").write_text(llmcf("balance", "sweep.yaml", cwd=folder))
+    return folder
+
+
+def report_of(workplace: Path, stage: str) -> tuple[Path, dict]:
+    (path,) = (workplace / "artifacts" / stage).glob("*/manifest.json")
+    return path.parent, json.loads(path.read_text())["report"]
+
+
+def test_the_sweep_measures_every_point_and_the_base_model(workplace):
+    folder, report = report_of(workplace, "balance")
+    sizes = [(row["name"], row.get("recommendation"), row.get("general")) for row in report["rows"]]
+    assert sizes == [
+        ("base", None, None), ("mixed 0.5", 8, 8), ("recommendation only", 16, 0),
+        ("mixed 0.5, 50 % of the data", 4, 8),
+    ]  # fmt: skip
+    for row in report["rows"]:
+        assert set(row["measures"]) == {"auc", "logloss", "general", "arc_easy", "lambada_openai", "perplexity"}
+        assert row["measures"]["auc"]["n"] == 19
+        assert row["measures"]["arc_easy"]["n"] == 12
+        assert all(estimate["standard_error"] is not None for estimate in row["measures"].values())
+    losses = [row["measures"]["logloss"]["value"] for row in report["rows"]]
+    assert len(set(losses)) == 4, "every mix makes another model"
+    for name in ("ability.json", "ability.md", "ability.parquet", "balance.png", "balance.html"):
+        assert (folder / name).stat().st_size > 100, name
+    assert len(list((workplace / "artifacts" / "train-llm").glob("*/manifest.json"))) == 3
+    text = (workplace / "balance.txt").read_text()
+    assert "mixed 0.5" in text
+    assert "±" in text
+    assert "chosen" in text
+
+
+def test_comparing_the_recipes_own_model_afterwards_asks_nothing_again(workplace):
+    text = llmcf("eval-llm", "sweep.yaml", cwd=workplace)
+    assert text.count("▶") == 1, "the comparison alone is new"
+    folder, report = report_of(workplace, "eval-llm")
+    _, sweep = report_of(workplace, "balance")
+    assert [row["measures"] for row in report["rows"]] == [row["measures"] for row in sweep["rows"][:2]]
+    for name in ("ability.json", "ability.md", "ability.parquet", "ability.png", "ability.html"):
+        assert (folder / name).stat().st_size > 100, name
+    assert "difference" in text
+
+
+def test_a_second_sweep_repeats_nothing(workplace):
+    assert "▶" not in llmcf("balance", "sweep.yaml", cwd=workplace)
+
+
+def test_a_point_that_fails_does_not_stop_the_others(workplace):
+    """More general pairs are wanted than there are, but not where recommendation data stand alone."""
+    changed = ["--set", "llm.count=100", "--set", "balance.amounts=[1.0]", "--artifacts", "lost"]
+    text = llmcf("balance", "sweep.yaml", *changed, cwd=workplace, code=1)
+    assert "mixed 0.5 failed: llm.count" in text
+    (path,) = (workplace / "lost" / "balance").glob("*/manifest.json")
+    report = json.loads(path.read_text())["report"]
+    assert [row["name"] for row in report["rows"]] == ["base", "recommendation only"]
+    assert list(report["failed"]) == ["mixed 0.5"]
