@@ -70,7 +70,9 @@ class JsonlMixConfig(_FileMixConfig):
     """Registered name."""
 
 
-class _TuneConfig(ComponentConfig):
+class TuneConfig(ComponentConfig):
+    """What every way of tuning has."""
+
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Peak step size of AdamW (the paper: 1e-5)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -88,9 +90,16 @@ class _TuneConfig(ComponentConfig):
     max_length: Annotated[int, Field(ge=16)] = 1024
     """Most tokens of a sample, prompt and answer together. Of a longer question the oldest history goes first."""
     batch_size: Positive = 8
-    """Samples per forward pass and device."""
+    """Samples per forward pass."""
+    batch_tokens: Positive | None = None
+    """Most tokens per forward pass, padding included, in place of `batch_size`; a longer sample stands alone."""
+    packing: Literal["none", "packed"] = "packed"
+    """`packed`: a batch is one row without padding, whose samples do not see each other, in random order. `none`: a row
+    per sample, padded to the longest, samples of similar length together. The loss of a batch is the same."""
     gradient_accumulation: Positive = 1
-    """Forward passes per optimiser step."""
+    """Forward passes per optimiser step, of all processes together: a multiple of their number."""
+    neftune: Annotated[float, Field(ge=0)] = 0.0
+    """Scale of the noise on token embeddings while training (NEFTune, Jain et al., 2024; they use 5); 0: none."""
     precision: Precision = "auto"
     """Arithmetic of the forward pass (weights stay fp32): `auto` takes bf16 where the device computes in it."""
     gradient_checkpointing: Annotated[bool, Runtime()] = False
@@ -99,18 +108,16 @@ class _TuneConfig(ComponentConfig):
     """Optimiser steps between two checkpoints."""
 
 
-class FullTuneConfig(_TuneConfig):
+class FullTuneConfig(TuneConfig):
     """Updates all parameters."""
 
     type: Literal["full"] = "full"
     """Registered name."""
 
 
-class LoraTuneConfig(_TuneConfig):
-    """Trains low-rank adapters (Hu et al., 2021) and merges them into the weights."""
+class AdapterTuneConfig(TuneConfig):
+    """What every way of tuning with low-rank adapters has."""
 
-    type: Literal["lora"] = "lora"
-    """Registered name."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak step size of AdamW; adapters take a larger one than full tuning."""
     rank: Positive = 16
@@ -121,6 +128,23 @@ class LoraTuneConfig(_TuneConfig):
     """Dropout on an adapter's input."""
     modules: tuple[str, ...] = ()
     """Names of the linear layers to adapt; empty: all but the output layer."""
+
+
+class LoraTuneConfig(AdapterTuneConfig):
+    """Trains low-rank adapters (Hu et al., 2021) and merges them into the weights."""
+
+    type: Literal["lora"] = "lora"
+    """Registered name."""
+
+
+class QLoraTuneConfig(AdapterTuneConfig):
+    """Trains low-rank adapters on weights held in 4 bits (Dettmers et al., 2023) and merges them into the full weights.
+
+    Needs a CUDA device and the package bitsandbytes.
+    """
+
+    type: Literal["qlora"] = "qlora"
+    """Registered name."""
 
 
 class TransformersEngineConfig(ComponentConfig):

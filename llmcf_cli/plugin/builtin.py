@@ -47,6 +47,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "all parameters"),
         ("lora", "llm.config:LoraTuneConfig", "llm.tune:tune",
          "low-rank adapters, merged after training"),
+        ("qlora", "llm.config:QLoraTuneConfig", "llm.tune:tune",
+         "low-rank adapters on weights in 4 bits, merged after training; needs a CUDA device"),
     ),
     "engine": (
         ("transformers", "llm.config:TransformersEngineConfig", "llm.engines.transformers:TransformersEngine",

@@ -19,7 +19,7 @@ from llmcf_cli.llm import tune as tune_module
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
 from llmcf_cli.llm.mix import SCHEMA
 from llmcf_cli.llm.models import load_causal_lm, load_tokenizer
-from llmcf_cli.llm.trainer import LeftPadded, LengthGrouped, answer_loss
+from llmcf_cli.llm.epochs import padding_share, plan_batches
 from llmcf_cli.llm.tune import last_checkpoint, tune
 
 SETTINGS = {"max_length": 64, "batch_size": 4, "save_steps": 3, "precision": "fp32", "learning_rate": 0.01}
@@ -156,34 +156,36 @@ def test_samples_longer_than_allowed_are_refused(tiny_model: Path, mix: Path, tm
         _tune(tiny_model, mix, tmp_path, max_length=16)
 
 
-def test_loss_is_the_answers_cross_entropy_whatever_the_padding(tiny_model: Path) -> None:
-    model = load_causal_lm(tiny_model, torch.float32)
-    generator = np.random.default_rng(0)
-    samples = [{"tokens": generator.integers(10, 300, n), "prompt": p} for n, p in ((9, 6), (5, 2), (14, 13))]
-    total = tokens = 0
-    for sample in samples:
-        ids_L = torch.from_numpy(sample["tokens"])
-        logits_LV = model(ids_L[None]).logits[0]
-        answer = slice(sample["prompt"], None)
-        total += torch.nn.functional.cross_entropy(logits_LV[sample["prompt"] - 1 : -1], ids_L[answer], reduction="sum")
-        tokens += len(ids_L[answer])
-    for keeps_logits in (True, False):
-        batch = LeftPadded(0, keeps_logits)(samples)
-        labels_BL = batch.pop("labels")
-        loss = answer_loss(model(**batch), labels_BL)
-        assert loss.item() == pytest.approx((total / tokens).item(), rel=1e-5)
-        halves = answer_loss(model(**batch), labels_BL, num_items_in_batch=2 * tokens)
-        assert halves.item() == pytest.approx(loss.item() / 2, rel=1e-6)
-
-
-def test_batches_hold_similar_lengths_and_every_sample_once() -> None:
+def test_batches_hold_similar_lengths_and_every_sample_once_an_epoch() -> None:
     lengths_N = np.random.default_rng(0).integers(10, 200, 203)
-    sampler = LengthGrouped(lengths_N, batch_size=8, seed=1)
-    order = list(sampler)
-    assert sorted(order) == list(range(203))
-    widths = [lengths_N[order[i : i + 8]] for i in range(0, 203, 8)]
-    padding = 1 - sum(map(sum, widths)) / sum(len(w) * w.max() for w in widths)
-    assert padding < 0.06
-    assert order == list(LengthGrouped(lengths_N, batch_size=8, seed=1))
-    sampler.set_epoch(1)
-    assert list(sampler) != order
+    config = FullTuneConfig(batch_size=8, epochs=2, packing="none")
+    batches = plan_batches(lengths_N, config, seed=1)
+    assert len(batches) == 2 * 26
+    first, second = np.concatenate(batches[:26]), np.concatenate(batches[26:])
+    assert sorted(first) == sorted(second) == list(range(203))
+    assert list(first) != list(second)
+    assert padding_share(batches, lengths_N) < 0.06
+    again = plan_batches(lengths_N, config, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    packed = plan_batches(lengths_N, config.model_copy(update={"packing": "packed"}), seed=1)
+    assert padding_share(packed, lengths_N) > 0.2
+
+
+@pytest.mark.parametrize("packing", ["none", "packed"])
+def test_batches_keep_to_the_budget_of_tokens(packing: str) -> None:
+    lengths_N = np.append(np.random.default_rng(0).integers(10, 200, 203), 700)
+    config = FullTuneConfig(batch_tokens=600, packing=packing)
+    batches = plan_batches(lengths_N, config, seed=1)
+    assert sorted(np.concatenate(batches)) == list(range(204))
+    cost = [lengths_N[b].sum() if packing == "packed" else lengths_N[b].max() * len(b) for b in batches]
+    assert sorted(cost)[-1] == 700  # the sample past the budget stands alone
+    assert sorted(cost)[-2] <= 600
+    assert sum(cost) / len(cost) > 480
+
+
+def test_processes_share_batches_evenly_without_more_weight(tmp_path: Path) -> None:
+    lengths_N = np.full(9, 5)
+    batches = plan_batches(lengths_N, FullTuneConfig(batch_size=2), seed=1, processes=4)
+    assert len(batches) == 8
+    assert sorted(np.concatenate(batches[:5])) == list(range(9))
+    assert all((batch < 0).all() and len(batch) == 1 for batch in batches[5:])
