@@ -25,6 +25,8 @@ class RecommendationMixConfig(ComponentConfig):
     """Registered name."""
     template: str = RECOMMENDATION_TEMPLATE
     """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
+    templates: tuple[str, ...] = ()
+    """Further phrasings; each sample is asked in one of all of them, drawn by the seed. The teacher asks in the first."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
     negative: str = Field(default="No", min_length=1)
@@ -34,15 +36,16 @@ class RecommendationMixConfig(ComponentConfig):
     max_history: Positive = 20
     """Most recent items of the history that the question names."""
 
-    @field_validator("template")
+    @field_validator("template", "templates")
     @classmethod
-    def _known_variables(cls, template: str) -> str:
+    def _known_variables(cls, found: str | tuple[str, ...]) -> str | tuple[str, ...]:
         from llmcf_cli.recipe.prompt import template_problems
 
-        problems = template_problems(template, ("history", "item", "user"))
-        if problems:
-            raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
-        return template
+        for template in (found,) if isinstance(found, str) else found:
+            problems = template_problems(template, ("history", "item", "user"))
+            if problems:
+                raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
+        return found
 
 
 class _FileMixConfig(ComponentConfig):
@@ -54,6 +57,9 @@ class _FileMixConfig(ComponentConfig):
     """Column of the text the instruction is about, added below it; empty: there is none."""
     output: str = "output"
     """Column of the answer."""
+    conversation: str = ""
+    """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its last
+    answer is learned, what was said before is the prompt."""
 
 
 class ParquetMixConfig(_FileMixConfig):
@@ -64,7 +70,7 @@ class ParquetMixConfig(_FileMixConfig):
 
 
 class JsonlMixConfig(_FileMixConfig):
-    """Instruction–answer pairs in JSON lines."""
+    """Instruction–answer pairs in JSON lines, or in one JSON array (Alpaca)."""
 
     type: Literal["jsonl"] = "jsonl"
     """Registered name."""

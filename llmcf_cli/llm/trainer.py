@@ -18,6 +18,7 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.llm.collate import LeftPadded, Packed, keeps_logits, packed_loss, padded_loss
 from llmcf_cli.llm.config import TuneConfig
+from llmcf_cli.llm.models import best_device
 from llmcf_cli.llm.packing import use_packed_attention
 from llmcf_cli.llm.tokens import TokenisedMix
 
@@ -129,12 +130,21 @@ class _Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.seconds += time.perf_counter() - self._begun
         self._task.advance()
-        if self._interrupted.is_set():
+        if self._stops():
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs and math.isfinite(logs["loss"]):
             self._task.note(f"loss {logs['loss']:.3f}")
+
+    def _stops(self) -> bool:
+        """Whether any process was interrupted: all end after the same step."""
+        stop = self._interrupted.is_set()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            flag = torch.tensor(int(stop), device=best_device())
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+            return bool(flag.item())
+        return stop
 
     def close(self) -> None:
         """End the progress display, however training ended."""
