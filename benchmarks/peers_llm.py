@@ -2,9 +2,9 @@
 
     python benchmarks/peers_llm.py packed|padding-free MODEL SAMPLES.parquet TOKENS PRECISION wall|cpu
 
-SAMPLES has a list of tokens per sample (`input_ids`) and which of them are the answer's (`completion_mask`); a batch has
-about TOKENS of them. `packed` fills rows by best fit, `padding-free` puts as many samples as fit on average side by side.
-Each line on standard input asks for an optimiser step and is answered with its seconds per token. One thread.
+SAMPLES has a list of tokens per sample (`input_ids`) and which of them are the answer's (`completion_mask`); a batch
+has about TOKENS of them. `packed` fills rows by best fit, `padding-free` puts as many samples side by side as fit on
+average. Each line on standard input asks for an optimiser step and is answered with its seconds per token. One thread.
 """
 
 from __future__ import annotations

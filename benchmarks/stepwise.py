@@ -1,7 +1,7 @@
 """A callback that lets transformers' Trainer take one step whenever it is asked, and tells how long it took.
 
-Imported on both sides of `tune_llm.py`, so that both are measured alike: from the request to the end of the optimiser step,
-the making of the batch included.
+Imported on both sides of `tune_llm.py`, so that both are measured alike: from the request to the end of the optimiser
+step, the making of the batch included.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
 Instructions from MovieLens-100K (histories of up to 20 films) and as many general ones, in steps of 1,024 tokens, full
 tuning with AdamW, the precision that `auto` takes, one thread. Five sides, each a process that takes a step when asked:
 llmcf packed, llmcf padded in batches of similar length, llmcf padded in random batches (both with 1,024 tokens
-including padding), TRL packed by best fit into rows of 1,024 tokens, TRL padding-free without packing. Sides alternate;
-medians of wall time per token that is no padding (--cpu: of CPU time). The ratio reported is that of llmcf packed to the
-faster of TRL's. --quick takes fewer steps.
+including padding), TRL packed by best fit into rows of 1,024 tokens, TRL padding-free without packing. Sides
+alternate; medians of wall time per token that is no padding (--cpu: of CPU time). The ratio reported is that of llmcf
+packed to the faster of TRL's. --quick takes fewer steps.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Batches of samples as tensors, and the loss on their answers.
 
-Both kinds let the output layer work on answers alone: with short answers and a large vocabulary that saves a good part of
-every step.
+Both kinds let the output layer work on answers alone: with short answers and a large vocabulary that saves a good part
+of every step.
 
-Shapes: B samples, L tokens with padding, T tokens of all samples of a batch, A positions that the output layer works on, V
-vocabulary.
+Shapes: B samples, L tokens with padding, T tokens of all samples of a batch, A positions that the output layer
+works on, V vocabulary.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ class RecommendationMixConfig(ComponentConfig):
     template: str = RECOMMENDATION_TEMPLATE
     """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
     templates: tuple[str, ...] = ()
-    """Further phrasings; each sample is asked in one of all of them, drawn by the seed. The teacher asks in the first."""
+    """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
     negative: str = Field(default="No", min_length=1)
@@ -58,8 +58,8 @@ class _FileMixConfig(ComponentConfig):
     output: str = "output"
     """Column of the answer."""
     conversation: str = ""
-    """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its last
-    answer is learned, what was said before is the prompt."""
+    """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its
+    last answer is learned, what was said before is the prompt."""
 
 
 class ParquetMixConfig(_FileMixConfig):

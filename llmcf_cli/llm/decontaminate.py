@@ -1,7 +1,7 @@
 """Keeping evaluation texts out of the tuning mix, by the runs of words that they share.
 
-After Brown et al., 2020, appendix C: a text is contaminated if a run of 13 words stands in an evaluation text too; of an
-evaluation text of 8 to 12 words, the whole is one run. Shorter ones say too little.
+After Brown et al., 2020, appendix C: a text is contaminated if a run of 13 words stands in an evaluation text too; of
+an evaluation text of 8 to 12 words, the whole is one run. Shorter ones say too little.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which samples form which batch, for all epochs at once: known before the start, whatever resumes or shares the work."""
+"""Which samples form which batch, for all epochs: known before the start, whatever resumes or shares the work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _MEGABATCH = 32  # batches that are sorted by length together: little padding, a
 def plan_batches(lengths_N: np.ndarray, config: TuneConfig, seed: int, processes: int = 1) -> list[np.ndarray]:
     """Sample indices of every batch of every epoch, in the order of training.
 
-    A batch holds `batch_size` samples or, where `batch_tokens` is set, as many as that allows, padding included. Samples
-    are drawn at random; where they are padded, those of similar length stand together.
+    A batch holds `batch_size` samples or, where `batch_tokens` is set, as many as that allows, padding included.
+    Samples are drawn at random; where they are padded, those of similar length stand together.
 
     Args:
         lengths_N: Tokens of each sample.

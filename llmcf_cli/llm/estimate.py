@@ -7,8 +7,8 @@ vocabulary. In bytes:
     + activations kept for the backward pass, layer by layer (with checkpointing: each layer's input, and one layer)
     + logits, their softmax and gradients
 
-Floating-point operations of a step (Kaplan et al., 2020, section 2.1): 6 per parameter and token (2 forward, 4 backward),
-the output layer counted on A alone, plus attention, 6 · layers · width · Σ length² for causal samples.
+Floating-point operations (Kaplan et al., 2020, section 2.1): 6 per parameter and token (2 forward, 4 backward), the
+output layer counted on A alone, plus attention, 6 · layers · width · Σ length² for causal samples.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def memory_needed(shape: Shape, load: Load, config: TuneConfig, precision: str, 
 
 def estimate(
     folder: Path, config: TuneConfig, samples: TokenisedMix, batches: Sequence[np.ndarray], precision: str, *,
-    processes: int = 1, sharded: Sharding = Sharding(),  # noqa: B008  (frozen)
+    processes: int = 1, sharded: Sharding = Sharding(),
 ) -> Estimate:  # fmt: skip
     """What tuning a folder's model with the planned batches needs.
 
@@ -196,13 +196,20 @@ def _too_large(
     device: str,
 ) -> ModelError:  # fmt: skip
     def with_(changed: TuneConfig, tokens: float = 1.0, trained: int | None = None) -> float:
-        smaller = replace(load, batch_tokens=int(load.batch_tokens * tokens), batch_answers=int(load.batch_answers * tokens))
+        smaller = replace(
+            load, batch_tokens=int(load.batch_tokens * tokens), batch_answers=int(load.batch_answers * tokens)
+        )
         return memory_needed(replace(shape, trained=trained or shape.trained), smaller, changed, precision, sharded)
 
     changes: list[tuple[str, float]] = []
     if config.batch_size > 1 or config.batch_tokens:
-        what = "llm.tune.batch_tokens halved" if config.batch_tokens else f"llm.tune.batch_size {config.batch_size // 2}"
-        changes.append((f"{what} with gradient_accumulation {2 * config.gradient_accumulation}", with_(config, 0.5)))
+        fewer = f"tokens {config.batch_tokens // 2}" if config.batch_tokens else f"size {config.batch_size // 2}"
+        changes.append(
+            (
+                f"llm.tune.batch_{fewer} with gradient_accumulation {2 * config.gradient_accumulation}",
+                with_(config, 0.5),
+            )
+        )
     changes.append((f"llm.tune.max_length {config.max_length // 2}", with_(config, 0.5)))
     if not config.gradient_checkpointing:
         changed = config.model_copy(update={"gradient_checkpointing": True})
@@ -256,7 +263,8 @@ def _speed(shape: Shape, precision: str) -> float:
     device = best_device()
     rows = 8192 if device.type == "cuda" else 512
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    left, right = (torch.randn(*size, device=device, dtype=dtype) for size in ((rows, shape.width), (shape.width, shape.inner)))
+    left = torch.randn(rows, shape.width, device=device, dtype=dtype)
+    right = torch.randn(shape.width, shape.inner, device=device, dtype=dtype)
     product, count = left @ right, 0
     begun = time.perf_counter()
     while count < 3 or time.perf_counter() - begun < 0.05:
@@ -272,4 +280,3 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-

@@ -99,9 +99,10 @@ def _last_answer(conversation: Any, where: str) -> tuple[Messages, str]:
     for turn in conversation or ():
         if not isinstance(turn, dict):
             raise DataError("a conversation is a list of {role, content} or {from, value}", where=where)
-        role = _ROLES.get(str(turn.get("role", turn.get("from"))))
+        speaker = turn.get("role", turn.get("from"))
+        role = _ROLES.get(str(speaker))
         if role is None:
-            raise DataError(f"a turn is said by {turn.get('role', turn.get('from'))!r}", where=where, allowed=tuple(_ROLES))
+            raise DataError(f"a turn is said by {speaker!r}", where=where, allowed=tuple(_ROLES))
         messages.append({"role": role, "content": str(turn.get("content", turn.get("value")) or "").strip()})
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()

@@ -102,7 +102,9 @@ def build_mix(
     wanted = section.tune.max_length
     longest = min(wanted, context or wanted)
     if longest < wanted:
-        progress.say(f"the model's context is {longest:,} tokens: no sample has more, whatever llm.tune.max_length says")
+        progress.say(
+            f"no sample has more than {longest:,} tokens, the model's context (llm.tune.max_length: {wanted:,})"
+        )
     sources = _sources(section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate)))
     capacities = [
         min(source.capacity(), part.max_count or source.capacity())

@@ -3,7 +3,8 @@
 The row is cut at its samples' borders and each piece attends to itself. Nothing is masked: a mask over the whole row
 would cost the square of the row's length, which is five to eight times this at eight samples a row.
 
-Shapes: B samples, T tokens of all of them, L tokens of the longest, H heads, G key and value heads, D dimension of a head.
+Shapes: B samples, T tokens of all of them, L tokens of the longest, H heads, G key and value heads, D dimension of a
+head.
 """
 
 from __future__ import annotations
@@ -80,11 +81,8 @@ def packed_attention(
                          hint=_HINT)  # fmt: skip
     found = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if found:
-        raise ModelError(f"packing does not know the attention of this model ({found[0]})", where="llm.tune", hint=_HINT)
-    if cu_seq_lens_q is None:
-        lengths = [query_1HTD.shape[2]]
-    else:
-        lengths = cu_seq_lens_q.diff().tolist()
+        raise ModelError(f"packing does not know this model's attention ({found[0]})", where="llm.tune", hint=_HINT)
+    lengths = [query_1HTD.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
     attend = _attend_padded if query_1HTD.is_cuda else _attend_each
     out_1HTD = attend(query_1HTD, key_1GTD, value_1GTD, lengths, dropout=dropout, scale=scaling)
     return out_1HTD.transpose(1, 2).contiguous(), None
@@ -137,5 +135,3 @@ def _logits(network: Any, batches: list[list[dict[str, Any]]]) -> Tensor:
 def _sample(number: int) -> dict[str, Any]:
     """A few tokens that any vocabulary has."""
     return {"tokens": np.arange(3 + 7 * number, 12 + 9 * number), "prompt": 1}
-
-

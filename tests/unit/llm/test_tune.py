@@ -17,9 +17,9 @@ from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm import tune as tune_module
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
+from llmcf_cli.llm.epochs import padding_share, plan_batches
 from llmcf_cli.llm.mix import SCHEMA
 from llmcf_cli.llm.models import load_causal_lm, load_tokenizer
-from llmcf_cli.llm.epochs import padding_share, plan_batches
 from llmcf_cli.llm.tune import last_checkpoint, tune
 
 SETTINGS = {"max_length": 64, "batch_size": 4, "save_steps": 3, "precision": "fp32", "learning_rate": 0.01}
