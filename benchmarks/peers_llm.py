@@ -31,12 +31,12 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         data = Dataset.from_parquet(samples)
         mean = sum(map(len, data["input_ids"])) / len(data)
-        size = {"per_device_train_batch_size": 1} if kind == "packed" else {
-            "per_device_train_batch_size": max(1, round(int(tokens) / mean)), "padding_free": True,
-        }  # fmt: skip
+        size = {"per_device_train_batch_size": 1, "packing": True, "max_length": int(tokens)}
+        if kind == "padding-free":
+            size = {"per_device_train_batch_size": max(1, round(int(tokens) / mean)), "padding_free": True,
+                    "max_length": None}  # fmt: skip
         settings = SFTConfig(
-            output_dir=tempfile.mkdtemp(), max_length=int(tokens), packing=kind == "packed", max_steps=10_000,
-            learning_rate=1e-5, lr_scheduler_type="constant", bf16=precision == "bf16", use_cpu=True,
+            output_dir=tempfile.mkdtemp(), max_steps=10_000, learning_rate=1e-5, lr_scheduler_type="constant", bf16=precision == "bf16", use_cpu=True,
             gradient_checkpointing=False, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
             **size,
         )  # fmt: skip
