@@ -36,7 +36,8 @@ def main() -> None:
             size = {"per_device_train_batch_size": max(1, round(int(tokens) / mean)), "padding_free": True,
                     "max_length": None}  # fmt: skip
         settings = SFTConfig(
-            output_dir=tempfile.mkdtemp(), max_steps=10_000, learning_rate=1e-5, lr_scheduler_type="constant", bf16=precision == "bf16", use_cpu=True,
+            output_dir=tempfile.mkdtemp(), max_steps=10_000, learning_rate=1e-5, lr_scheduler_type="constant",
+            bf16=precision == "bf16", use_cpu=True,
             gradient_checkpointing=False, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True,
             **size,
         )  # fmt: skip

@@ -128,7 +128,7 @@ def tune(
 
         settings = read_launch(launch)
         run, sharded = replace(run, processes=settings.processes), settings.sharding
-    _check_division(run)
+    _check_division(run, sharded)
     tokenizer = load_tokenizer(model)
     _claim(work, _stamp(run, mix), progress)
     tokenise(mix, work, tokenizer, min(config.max_length, context_length(model, tokenizer)), progress)
@@ -226,7 +226,10 @@ def _check_device(config: TuneConfig) -> None:
                          hint="pip install bitsandbytes, or set llm.tune.type: lora")  # fmt: skip
 
 
-def _check_division(run: TuneRun) -> None:
+def _check_division(run: TuneRun, sharded: Sharding) -> None:
+    if sharded.weights > 1 and isinstance(run.config, AdapterTuneConfig):
+        raise LlmcfError("adapters cannot be merged into weights that processes divide", where="llm.tune.type",
+                         hint="launch with ddp or zero2, or set llm.tune.type: full")  # fmt: skip
     if run.config.gradient_accumulation % run.processes:
         raise LlmcfError(
             f"{run.processes} processes cannot share the {run.config.gradient_accumulation} forward passes of a step",

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, UnknownNameError
 from llmcf_cli.core.progress import SilentProgress
-from llmcf_cli.llm.config import FullTuneConfig
+from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
 from llmcf_cli.llm.estimate import Sharding
 from llmcf_cli.llm.launch import read_launch
 from llmcf_cli.llm.mix import SCHEMA
@@ -82,6 +82,12 @@ def test_forward_passes_that_processes_cannot_share_are_refused(tiny_model: Path
         tune(config, model=tiny_model, mix=mix, out=tmp_path / "out", work=tmp_path / "work", seed=3,
              launch=launch_file("cpu"))  # fmt: skip
     assert error.value.where == "llm.tune.gradient_accumulation"
+
+
+def test_adapters_in_divided_weights_are_refused(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    with pytest.raises(LlmcfError, match="adapters cannot be merged"):
+        tune(LoraTuneConfig(), model=tiny_model, mix=mix, out=tmp_path / "out", work=tmp_path / "work", seed=3,
+             launch=launch_file("fsdp"))  # fmt: skip
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)

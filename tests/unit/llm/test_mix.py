@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import duckdb
@@ -218,3 +219,15 @@ def test_no_sample_is_longer_than_the_models_context(tmp_path, tiny_data, tiny_m
     assert report.max_length == 130
     assert report.parts[0].longest <= 130
     assert report.parts[0].counts["history shortened"] > 0
+
+
+def test_the_evaluation_sets_of_general_ability_are_read() -> None:
+    folder = Path(os.environ.get("LLMCF_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data") / "eval_general"
+    if not folder.is_dir():
+        pytest.skip(f"no evaluation sets in {folder}")
+    file = folder / "piqa.parquet"
+    runs = EvaluationRuns([file])
+    texts = [" ".join(v for v in row.values() if isinstance(v, str)) for row in pq.read_table(file).to_pylist()]
+    long = [text for text in texts if len(text.split()) > 20]
+    assert all(runs.meet(f"Question: {text}") for text in long[:50])
+    assert not any(runs.meet(f"{pair['instruction']} {pair['output']}") for pair in PAIRS)

@@ -90,7 +90,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 folder, model = Path(sys.argv[1]), Path(sys.argv[2])
-config = FullTuneConfig(max_length=256, batch_size=8, precision=sys.argv[3])
+config = FullTuneConfig(max_length=256, batch_size=4, precision=sys.argv[3])
 import llmcf_cli.llm.trainer
 before = peak()
 tune(config, model=model, mix=folder / "mix.parquet", out=folder / "out", work=folder / "work", seed=1)
@@ -107,10 +107,10 @@ def test_the_estimate_of_memory_is_near_what_tuning_takes(smollm: Path, tmp_path
     # Two steps: only the second one has activations and the state of the optimiser at once.
     row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
            "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([row] * 16, schema=SCHEMA), tmp_path / "mix.parquet")
+    pq.write_table(pa.Table.from_pylist([row] * 8, schema=SCHEMA), tmp_path / "mix.parquet")
     done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path), str(smollm), precision], capture_output=True,
                           text=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split("RATIO")[-1])
     print("estimate / measured", ratio)
-    assert 0.75 < ratio < 1.4
+    assert 0.75 < ratio < 1.5

@@ -105,6 +105,16 @@ class Stop(SilentProgress):
         return Pressing()
 
 
+class Heard(SilentProgress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     _tune(tiny_model, mix, tmp_path / "whole", epochs=2)
     with pytest.raises(KeyboardInterrupt):
@@ -120,8 +130,43 @@ def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, 
 def test_checkpoints_of_another_configuration_are_not_used(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _tune(tiny_model, mix, tmp_path, progress=Stop(after=4))
-    report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02)
+    heard = Heard()
+    report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02, progress=heard)
     assert report.resumed_from == 0
+    assert any("of another config; train-llm starts anew" in line for line in heard.lines)
+
+
+def test_checkpointing_changes_memory_only(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    for packing in ("none", "packed"):
+        curves = []
+        for checkpointing in (False, True):
+            folder = tmp_path / f"{packing}-{checkpointing}"
+            report = _tune(tiny_model, mix, folder, packing=packing, gradient_checkpointing=checkpointing)
+            curves.append([loss for _, loss in report.loss])
+        assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_noise_on_embeddings_is_an_option(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    plain, noisy, again = (
+        _tune(tiny_model, mix, tmp_path / name, neftune=scale)
+        for name, scale in (("plain", 0.0), ("noisy", 5.0), ("again", 5.0))
+    )
+    assert noisy.loss == again.loss
+    assert noisy.loss[0][1] != pytest.approx(plain.loss[0][1], rel=1e-4)
+
+
+def test_both_kinds_of_batches_learn_the_same(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    reports = [_tune(tiny_model, mix, tmp_path / packing, packing=packing, batch_size=30, epochs=4)
+               for packing in ("none", "packed")]  # fmt: skip
+    first, second = ([loss for _, loss in report.loss] for report in reports)
+    assert first == pytest.approx(second, rel=1e-3)
+    assert first[0] == pytest.approx(second[0], rel=1e-5)
+
+
+def test_the_saved_model_attends_as_any_other(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    _tune(tiny_model, mix, tmp_path)
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not [key for key, value in saved.items() if "packed" in str(value)]
 
 
 def test_incomplete_checkpoints_are_passed_over(tmp_path: Path) -> None:
