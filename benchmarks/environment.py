@@ -31,10 +31,10 @@ def peers_python(given: str | None) -> Path:
 
 
 class Peer:
-    """A peer that trains one epoch whenever it is asked."""
+    """A peer that trains one epoch (or takes one step) whenever it is asked."""
 
-    def __init__(self, python: Path, *arguments: str) -> None:
-        command = [str(python), str(FOLDER / "peers.py"), *arguments]
+    def __init__(self, python: Path, *arguments: str, script: str = "peers.py") -> None:
+        command = [str(python), str(FOLDER / script), *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def epoch(self) -> float:

@@ -163,12 +163,14 @@ def _ingest(report: Mapping[str, Any]) -> None:
 
 
 def _train_llm(report: Mapping[str, Any]) -> None:
-    table = _table("mix", "samples", "tokens", "answer tokens", "left out or shortened")
+    table = _table("mix", "available", "taken", "share (asked)", "tokens", "answer tokens", "left out or shortened")
     for part in report["mix"]["parts"]:
         counts = ", ".join(f"{reason}: {count:,}" for reason, count in part["counts"].items() if count)
         table.add_row(
             part["source"],
+            f"{part['available']:,}",
             f"{part['samples']:,}",
+            f"{part['share']:.1%} ({part['asked']:.1%})",
             f"{part['tokens']:,}",
             f"{part['answer_tokens']:,}",
             counts or "none",

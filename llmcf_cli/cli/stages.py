@@ -36,6 +36,14 @@ ForceOption = Annotated[
         help="Run this stage, and what reads its result, even if cached. Repeatable.",
     ),
 ]
+LaunchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--launch",
+        metavar="CONFIG",
+        help="Share the tuning between processes: a configuration of `accelerate`, or ddp, fsdp, zero2 or cpu.",
+    ),
+]
 
 _COMMANDS = {
     "ingest": "Read the data set, check it, make samples and splits.",
@@ -67,7 +75,8 @@ def add_to(app: typer.Typer) -> None:
         _stage_command("evaluate")
     )
     for name, text in _COMMANDS.items():
-        app.command(name, help=f"{text} Runs the stages before it as far as needed.")(_stage_command(name))
+        command = _train_llm if name == "train-llm" else _stage_command(name)
+        app.command(name, help=f"{text} Runs the stages before it as far as needed.")(command)
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
@@ -83,6 +92,17 @@ def _stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
+def _train_llm(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = None,
+    launch: LaunchOption = None,
+) -> None:
+    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), launch)
+
+
 def _run(
     stage: str,
     recipe: str,
@@ -90,10 +110,14 @@ def _run(
     artifacts: Path | None,
     dry_run: bool,
     force: Sequence[str],
+    launch: str | None = None,
 ) -> None:
+    from dataclasses import replace
+
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.core.errors import UnknownNameError
+    from llmcf_cli.recipe.library import launch_file
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.lock import write_lock
     from llmcf_cli.stages.pipeline import open_context, run_steps, stage_names, targets
@@ -105,6 +129,8 @@ def _run(
     loaded = load_recipe(recipe, overrides)
     progress = make_progress()
     context = open_context(loaded, artifacts, progress)
+    if launch is not None:
+        context = replace(context, launch=launch_file(launch))
     steps = plan(context, targets(loaded.recipe, stage), force)
     if dry_run:
         report.plan(steps)

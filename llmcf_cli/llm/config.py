@@ -25,6 +25,8 @@ class RecommendationMixConfig(ComponentConfig):
     """Registered name."""
     template: str = RECOMMENDATION_TEMPLATE
     """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
+    templates: tuple[str, ...] = ()
+    """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
     negative: str = Field(default="No", min_length=1)
@@ -34,15 +36,16 @@ class RecommendationMixConfig(ComponentConfig):
     max_history: Positive = 20
     """Most recent items of the history that the question names."""
 
-    @field_validator("template")
+    @field_validator("template", "templates")
     @classmethod
-    def _known_variables(cls, template: str) -> str:
+    def _known_variables(cls, found: str | tuple[str, ...]) -> str | tuple[str, ...]:
         from llmcf_cli.recipe.template import template_problems
 
-        problems = template_problems(template, ("history", "item", "user"))
-        if problems:
-            raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
-        return template
+        for template in (found,) if isinstance(found, str) else found:
+            problems = template_problems(template, ("history", "item", "user"))
+            if problems:
+                raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
+        return found
 
 
 class _FileMixConfig(ComponentConfig):
@@ -54,6 +57,9 @@ class _FileMixConfig(ComponentConfig):
     """Column of the text the instruction is about, added below it; empty: there is none."""
     output: str = "output"
     """Column of the answer."""
+    conversation: str = ""
+    """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its
+    last answer is learned, what was said before is the prompt."""
 
 
 class ParquetMixConfig(_FileMixConfig):
@@ -64,13 +70,15 @@ class ParquetMixConfig(_FileMixConfig):
 
 
 class JsonlMixConfig(_FileMixConfig):
-    """Instruction–answer pairs in JSON lines."""
+    """Instruction–answer pairs in JSON lines, or in one JSON array (Alpaca)."""
 
     type: Literal["jsonl"] = "jsonl"
     """Registered name."""
 
 
-class _TuneConfig(ComponentConfig):
+class TuneConfig(ComponentConfig):
+    """What every way of tuning has."""
+
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
     """Peak step size of AdamW (the paper: 1e-5)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -88,9 +96,16 @@ class _TuneConfig(ComponentConfig):
     max_length: Annotated[int, Field(ge=16)] = 1024
     """Most tokens of a sample, prompt and answer together. Of a longer question the oldest history goes first."""
     batch_size: Positive = 8
-    """Samples per forward pass and device."""
+    """Samples per forward pass."""
+    batch_tokens: Positive | None = None
+    """Most tokens per forward pass, padding included, in place of `batch_size`; a longer sample stands alone."""
+    packing: Literal["none", "packed"] = "packed"
+    """`packed`: a batch is one row without padding, whose samples do not see each other, in random order. `none`: a row
+    per sample, padded to the longest, samples of similar length together. The loss of a batch is the same."""
     gradient_accumulation: Positive = 1
-    """Forward passes per optimiser step."""
+    """Forward passes per optimiser step, of all processes together: a multiple of their number."""
+    neftune: Annotated[float, Field(ge=0)] = 0.0
+    """Scale of the noise on token embeddings while training (NEFTune, Jain et al., 2024; they use 5); 0: none."""
     precision: Precision = "auto"
     """Arithmetic of the forward pass (weights stay fp32): `auto` takes bf16 where the device computes in it."""
     gradient_checkpointing: Annotated[bool, Runtime()] = False
@@ -99,18 +114,16 @@ class _TuneConfig(ComponentConfig):
     """Optimiser steps between two checkpoints."""
 
 
-class FullTuneConfig(_TuneConfig):
+class FullTuneConfig(TuneConfig):
     """Updates all parameters."""
 
     type: Literal["full"] = "full"
     """Registered name."""
 
 
-class LoraTuneConfig(_TuneConfig):
-    """Trains low-rank adapters (Hu et al., 2021) and merges them into the weights."""
+class AdapterTuneConfig(TuneConfig):
+    """What every way of tuning with low-rank adapters has."""
 
-    type: Literal["lora"] = "lora"
-    """Registered name."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     """Peak step size of AdamW; adapters take a larger one than full tuning."""
     rank: Positive = 16
@@ -121,6 +134,23 @@ class LoraTuneConfig(_TuneConfig):
     """Dropout on an adapter's input."""
     modules: tuple[str, ...] = ()
     """Names of the linear layers to adapt; empty: all but the output layer."""
+
+
+class LoraTuneConfig(AdapterTuneConfig):
+    """Trains low-rank adapters (Hu et al., 2021) and merges them into the weights."""
+
+    type: Literal["lora"] = "lora"
+    """Registered name."""
+
+
+class QLoraTuneConfig(AdapterTuneConfig):
+    """Trains low-rank adapters on weights held in 4 bits (Dettmers et al., 2023) and merges them into the full weights.
+
+    Needs a CUDA device and the package bitsandbytes.
+    """
+
+    type: Literal["qlora"] = "qlora"
+    """Registered name."""
 
 
 class TransformersEngineConfig(ComponentConfig):

@@ -6,25 +6,21 @@ data it learns the domain and still reasons.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmcf_cli.core.errors import DataError, LlmcfError, closest
+from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.chat import encode_pair
-from llmcf_cli.llm.config import JsonlMixConfig, ParquetMixConfig, RecommendationMixConfig
-from llmcf_cli.llm.question import questions
-from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
+from llmcf_cli.llm.decontaminate import EvaluationRuns
+from llmcf_cli.llm.mixture import MixContext, MixSample, MixSource
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import LLMSection
-from llmcf_cli.store.open import connect_read
+from llmcf_cli.recipe.sections import LLMSection, MixPart
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 SCHEMA = pa.schema([
@@ -38,80 +34,54 @@ _EXAMPLES = 2
 
 
 @dataclass(frozen=True)
-class MixContext:
-    """What a mix source is built with, besides its configuration.
-
-    Attributes:
-        data: DuckDB file of ingest.
-        locate: Path of a file or asset that the configuration names.
-        tokenizer: Of the model to be tuned.
-        max_length: Most tokens of a sample.
-        seed: Of this part's own random stream.
-    """
-
-    data: Path
-    locate: Callable[[str], Path]
-    tokenizer: Any
-    max_length: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class MixSample:
-    """A question with its answer, and their tokens."""
-
-    prompt: str
-    completion: str
-    prompt_tokens: int
-    completion_tokens: int
-
-
-class MixSource(Protocol):
-    """Yields instruction–answer pairs; built as `target(config, context)`."""
-
-    counts: dict[str, int]
-    """What was left out or shortened so far, by reason."""
-
-    def capacity(self) -> int:
-        """Most samples it can give without repeating one (a few may still prove too long)."""
-
-    def draw(self, count: int) -> Iterator[MixSample]:
-        """Up to `count` different samples, the same ones for the same seed."""
-
-
-@dataclass(frozen=True)
 class MixPartReport:
     """What one source gave.
 
     Attributes:
         source: Registered name of the source.
+        available: Samples that it has, each once.
         samples: Samples in the mix.
-        tokens: Their tokens, questions and answers.
+        asked: Share that the recipe asks for.
+        share: Share of the mix's samples that it got.
+        tokens: Tokens of the samples, questions and answers.
         answer_tokens: Tokens of the answers, on which alone the loss is.
+        longest: Tokens of the longest sample.
         counts: Samples left out or shortened, by reason.
         examples: A few samples.
     """
 
     source: str
+    available: int
     samples: int
+    asked: float
+    share: float
     tokens: int
     answer_tokens: int
+    longest: int
     counts: dict[str, int]
     examples: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class MixReport:
-    """What a mix holds, part by part."""
+    """What a mix holds, part by part.
+
+    Attributes:
+        samples: Of all parts.
+        tokens: Of all parts.
+        max_length: Most tokens that a sample may have: the recipe's, or those of the model's context if that has fewer.
+        parts: One for each source.
+    """
 
     samples: int
     tokens: int
+    max_length: int = 0
     parts: list[MixPartReport] = field(default_factory=list)
 
 
 def build_mix(
     section: LLMSection, *, data: Path, locate: Callable[[str], Path], tokenizer: Any, seed: int, out: Path,
-    progress: Progress = SILENT,
+    context: int | None = None, progress: Progress = SILENT,
 ) -> MixReport:  # fmt: skip
     """Write the tuning mix as Parquet (columns of `SCHEMA`).
 
@@ -122,27 +92,51 @@ def build_mix(
         tokenizer: Of the model to be tuned.
         seed: The recipe's seed.
         out: Parquet file to write.
+        context: Most tokens that the model is made for; None: as many as `llm.tune.max_length`.
         progress: Where to report.
 
     Raises:
         LlmcfError: `llm.count` is more than a source can give without repeating a sample, or a source gives none.
         DataError: A source's file is missing or lacks a column.
     """
-    sources: list[MixSource] = []
-    for index, part in enumerate(section.mix):
-        context = MixContext(data, locate, tokenizer, section.tune.max_length, derive_seed(seed, "mix", index))
-        sources.append(registry().build("mix_source", part.source, context))
-    sizes = _sizes(section, [source.capacity() for source in sources])
+    wanted = section.tune.max_length
+    longest = min(wanted, context or wanted)
+    if longest < wanted:
+        progress.say(
+            f"no sample has more than {longest:,} tokens, the model's context (llm.tune.max_length: {wanted:,})"
+        )
+    sources = _sources(section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate)))
+    capacities = [
+        min(source.capacity(), part.max_count or source.capacity())
+        for part, source in zip(section.mix, sources, strict=True)
+    ]
+    sizes = _sizes(section, capacities)
     reports = []
     with (
         pq.ParquetWriter(out, SCHEMA, compression="zstd") as writer,
         progress.task("mix", sum(sizes), "samples") as task,
     ):
         for part, source, size in zip(section.mix, sources, sizes, strict=True):
-            report = _write(writer, part.source.type, source, size, task.advance)
-            _check(section, report, size)
+            report = _write(writer, part, source, size, task.advance)
+            _check(section, part, report, size, longest)
             reports.append(report)
-    return MixReport(sum(r.samples for r in reports), sum(r.tokens for r in reports), reports)
+    total = sum(report.samples for report in reports)
+    reports = [replace(report, share=report.samples / total) for report in reports]
+    return MixReport(total, sum(report.tokens for report in reports), longest, reports)
+
+
+def _evaluation(section: LLMSection, locate: Callable[[str], Path]) -> EvaluationRuns | None:
+    return EvaluationRuns(map(locate, section.decontaminate)) if section.decontaminate else None
+
+
+def _sources(section: LLMSection, context: MixContext) -> list[MixSource]:
+    """The sources, each with a random stream of its own; what one has met, the later ones leave out."""
+    return [
+        registry().build(
+            "mix_source", part.source, replace(context, seed=derive_seed(context.seed, "mix", index))
+        )
+        for index, part in enumerate(section.mix)
+    ]  # fmt: skip
 
 
 def _sizes(section: LLMSection, capacities: Sequence[int]) -> list[int]:
@@ -174,40 +168,42 @@ def _too_few(section: LLMSection, name: str, wanted: int, given: int, most: int)
     )  # fmt: skip
 
 
-def _check(section: LLMSection, report: MixPartReport, size: int) -> None:
+def _check(section: LLMSection, part: MixPart, report: MixPartReport, size: int, longest: int) -> None:
     if report.samples == 0:
         raise LlmcfError(
-            f"no sample of {report.source} fits into {section.tune.max_length} tokens", where="llm.tune.max_length",
-            hint="raise llm.tune.max_length",
+            f"no sample of {report.source} fits into {longest} tokens", where="llm.tune.max_length",
+            hint="raise llm.tune.max_length, or take a model with a longer context",
         )  # fmt: skip
     if section.count is not None and report.samples < size:
-        most = int(report.samples / next(p.share for p in section.mix if p.source.type == report.source))
-        raise _too_few(section, report.source, size, report.samples, most)
+        raise _too_few(section, report.source, size, report.samples, int(report.samples / part.share))
 
 
 def _write(
-    writer: pq.ParquetWriter, name: str, source: MixSource, size: int, advance: Callable[[float], None]
+    writer: pq.ParquetWriter, part: MixPart, source: MixSource, size: int, advance: Callable[[float], None]
 ) -> MixPartReport:
-    samples = tokens = answer_tokens = 0
+    samples = tokens = answer_tokens = longest = 0
     examples: list[dict[str, str]] = []
     for block in _blocks(source.draw(size)):
         rows = [
             {
-                "prompt": [{"role": "user", "content": sample.prompt}],
+                "prompt": list(sample.prompt),
                 "completion": [{"role": "assistant", "content": sample.completion}],
-                "source": name, "prompt_tokens": sample.prompt_tokens,
+                "source": part.source.type, "prompt_tokens": sample.prompt_tokens,
                 "completion_tokens": sample.completion_tokens,
             }
             for sample in block
         ]  # fmt: skip
         writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-        samples += len(block)
-        tokens += sum(sample.prompt_tokens + sample.completion_tokens for sample in block)
+        lengths = [sample.prompt_tokens + sample.completion_tokens for sample in block]
+        samples, tokens, longest = samples + len(block), tokens + sum(lengths), max(longest, *lengths)
         answer_tokens += sum(sample.completion_tokens for sample in block)
         for sample in block[: _EXAMPLES - len(examples)]:
-            examples.append({"prompt": sample.prompt, "completion": sample.completion})
+            examples.append({"prompt": sample.prompt[-1]["content"], "completion": sample.completion})
         advance(len(block))
-    return MixPartReport(name, samples, tokens, answer_tokens, dict(source.counts), examples)
+    return MixPartReport(
+        part.source.type, source.capacity(), samples, part.share, 0.0, tokens, answer_tokens, longest,
+        dict(source.counts), examples,
+    )  # fmt: skip
 
 
 def _blocks(samples: Iterable[MixSample]) -> Iterator[list[MixSample]]:
@@ -219,155 +215,3 @@ def _blocks(samples: Iterable[MixSample]) -> Iterator[list[MixSample]]:
             block = []
     if block:
         yield block
-
-
-def _measure(context: MixContext, prompt: str, completion: str) -> tuple[int, int]:
-    """Tokens of the question (with the chat template's marks) and of the answer."""
-    ids, prompt_tokens = encode_pair(
-        context.tokenizer,
-        [{"role": "user", "content": prompt}],
-        [{"role": "assistant", "content": completion}],
-    )
-    return prompt_tokens, len(ids) - prompt_tokens
-
-
-class RecommendationSource:
-    """ "History + target item → Yes/No" from the train rows, both answers equally often unless told otherwise."""
-
-    def __init__(self, config: RecommendationMixConfig, context: MixContext) -> None:
-        self._config, self._context = config, context
-        self.counts = {"history shortened": 0, "too long without history": 0}
-
-    def capacity(self) -> int:
-        """Train rows, or twice the rarer label's where labels are balanced."""
-        with connect_read(self._context.data) as connection:
-            positive, negative = train_labels(connection)
-        return 2 * min(positive, negative) if self._config.balance == "labels" else positive + negative
-
-    def draw(self, count: int) -> Iterator[MixSample]:
-        """Up to `count` samples in the seed's order; a row whose item alone is too long makes way for the next."""
-        with connect_read(self._context.data) as connection:
-            ids = train_order(connection, self._context.seed, self._config.balance, self.capacity())
-            start = 0
-            while count > 0 and start < len(ids):
-                end = start + min(_BLOCK, count)
-                for sample in self._samples(sample_texts(connection, ids[start:end])):
-                    yield sample
-                    count -= 1
-                start = end
-
-    def _samples(self, rows: Sequence[SampleTexts]) -> Iterator[MixSample]:
-        config, longest = self._config, self._context.max_length
-        answers = [config.positive if row.label else config.negative for row in rows]
-
-        def count(indices: list[int], texts: list[str]) -> list[int]:
-            return [sum(_measure(self._context, text, answers[i])) for i, text in zip(indices, texts, strict=True)]
-
-        for question, answer in zip(questions(config, rows, longest, count), answers, strict=True):
-            if question.tokens > longest:
-                self.counts["too long without history"] += 1
-                continue
-            self.counts["history shortened"] += question.shortened
-            yield MixSample(question.text, answer, *_measure(self._context, question.text, answer))
-
-
-class FileSource:
-    """Instruction–answer pairs of a Parquet or JSON-lines file, equal pairs once."""
-
-    def __init__(self, config: ParquetMixConfig | JsonlMixConfig, context: MixContext) -> None:
-        self._config, self._context = config, context
-        self._path = context.locate(config.path)
-        self.counts = {"repeated": 0, "empty": 0, "too long": 0}
-        self._fitting: list[int] | None = None
-
-    def capacity(self) -> int:
-        """Different, non-empty pairs that fit into the length."""
-        return len(self._usable())
-
-    def draw(self, count: int) -> Iterator[MixSample]:
-        """Up to `count` pairs, drawn by the seed."""
-        import numpy as np
-
-        usable = np.array(self._usable())
-        order = np.random.default_rng(self._context.seed).permutation(len(usable))[:count]
-        chosen = set(usable[order].tolist())
-        for row, prompt, completion in self._pairs():
-            if row in chosen:
-                yield MixSample(prompt, completion, *_measure(self._context, prompt, completion))
-
-    def _usable(self) -> list[int]:
-        """Numbers of the usable rows, by one pass over the file."""
-        if self._fitting is None:
-            self._fitting = []
-            seen: set[bytes] = set()
-            for row, prompt, completion in self._pairs():
-                key = _key(prompt, completion)
-                if not prompt or not completion:
-                    self.counts["empty"] += 1
-                elif key in seen:
-                    self.counts["repeated"] += 1
-                elif sum(_measure(self._context, prompt, completion)) > self._context.max_length:
-                    self.counts["too long"] += 1
-                else:
-                    self._fitting.append(row)
-                seen.add(key)
-        return self._fitting
-
-    def _pairs(self) -> Iterator[tuple[int, str, str]]:
-        """(row number, question, answer) of every row, in the file's order."""
-        config = self._config
-        columns = [name for name in (config.instruction, config.input, config.output) if name]
-        blocks = _parquet_rows if config.type == "parquet" else _json_rows
-        for row, values in enumerate(blocks(self._path, columns)):
-            texts = {name: str(values[name] or "").strip() for name in columns}
-            about = texts.get(config.input, "")
-            question = "\n\n".join(filter(None, [texts[config.instruction], about]))
-            yield row, question, texts[config.output]
-
-
-def _key(prompt: str, completion: str) -> bytes:
-    import hashlib
-
-    return hashlib.blake2b(f"{prompt}\x1f{completion}".encode(), digest_size=16).digest()
-
-
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path)) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", where=str(path)) from error
-    with file:
-        _check_columns(columns, file.schema_arrow.names, str(path))
-        for batch in file.iter_batches(batch_size=_BLOCK, columns=list(columns)):
-            yield from batch.to_pylist()
-
-
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8") as handle:
-            for number, line in enumerate(handle, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    values = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"is no JSON: {error}", where=where) from error
-                if not isinstance(values, dict):
-                    raise DataError("is no JSON object", where=where)
-                _check_columns(columns, list(values), where)
-                yield values
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8: {error.reason}", where=str(path)) from error
-
-
-def _check_columns(wanted: Sequence[str], found: Sequence[str], where: str) -> None:
-    for name in wanted:
-        if name not in found:
-            near = closest(name, found)
-            hint = f'set the source\'s column to "{near}"' if near else "name the file's columns in the source"
-            raise DataError(f'has no column "{name}"', where=where, allowed=list(found), hint=hint)

@@ -149,10 +149,20 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval()
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write weights (safetensors), configuration, tokenizer and chat template to `out`, which appears only complete."""
+def save_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:  # fmt: skip
+    """Write weights (safetensors), configuration, tokenizer and chat template to `out`, which appears only complete.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        out: Folder to write.
+        weights: Gathered weights, where the model itself holds only a part of them.
+    """
     with staged_folder(out) as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
 
 

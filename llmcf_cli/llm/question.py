@@ -31,6 +31,7 @@ def questions(
     rows: Sequence[SampleTexts],
     longest: int,
     count: Callable[[list[int], list[str]], list[int]],
+    wording: Callable[[SampleTexts], str] | None = None,
 ) -> list[Question]:
     """The question of each row, without its oldest history where it would be too long.
 
@@ -39,11 +40,13 @@ def questions(
         rows: Samples.
         longest: Most tokens.
         count: (indices of rows, their questions) → tokens of each, growing with the question.
+        wording: The template of a row; None: the configuration's first, whatever the row.
     """
 
     def render(index: int, history: Sequence[str]) -> str:
         values = {"history": history, "item": rows[index].item, "user": rows[index].user}
-        return render_template(config.template, values).strip()
+        template = config.template if wording is None else wording(rows[index])
+        return render_template(template, values).strip()
 
     def measure(indices: list[int], histories: list[list[str]]) -> list[int]:
         return count(indices, [render(i, history) for i, history in zip(indices, histories, strict=True)])

@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -25,9 +24,12 @@ from llmcf_cli.core.hashing import digest_json, digest_path
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed, seed_everything
 from llmcf_cli.core.types import key_view
-from llmcf_cli.llm.chat import encode_pair
-from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
-from llmcf_cli.llm.models import load_causal_lm, load_tokenizer, resolved_precision, save_model
+from llmcf_cli.llm.adapters import merged, with_adapters
+from llmcf_cli.llm.config import AdapterTuneConfig, QLoraTuneConfig, TuneConfig
+from llmcf_cli.llm.epochs import plan_batches
+from llmcf_cli.llm.estimate import Sharding, estimate
+from llmcf_cli.llm.models import context_length, load_causal_lm, load_tokenizer, resolved_precision, save_model
+from llmcf_cli.llm.tokens import TokenisedMix, tokenise
 
 STAMP = "tune.json"
 """File in the work folder that says which run its checkpoints belong to."""
@@ -50,6 +52,8 @@ class TuneReport:
         trained_parameters: Parameters that were updated.
         final_loss: Mean loss over the last tenth of the steps.
         loss: (step, loss) points, evenly thinned.
+        processes: How many shared the work.
+        expected: What was expected of memory and time, in words.
     """
 
     samples: int
@@ -62,11 +66,36 @@ class TuneReport:
     trained_parameters: int
     final_loss: float
     loss: list[tuple[int, float]] = field(default_factory=list)
+    processes: int = 1
+    expected: str = ""
+
+
+@dataclass(frozen=True)
+class TuneRun:
+    """One tuning, ready to be done by one or several processes: `work` holds its tokens.
+
+    Attributes:
+        config: How to tune.
+        model: Folder in Hugging Face format.
+        out: Folder of the tuned model.
+        work: Folder of tokens and checkpoints.
+        seed: Of everything random.
+        precision: `fp32` or `bf16`.
+        processes: How many share the work.
+    """
+
+    config: TuneConfig
+    model: Path
+    out: Path
+    work: Path
+    seed: int
+    precision: str
+    processes: int = 1
 
 
 def tune(
-    config: FullTuneConfig | LoraTuneConfig, *, model: Path, mix: Path, out: Path, work: Path, seed: int,
-    progress: Progress = SILENT,
+    config: TuneConfig, *, model: Path, mix: Path, out: Path, work: Path, seed: int, progress: Progress = SILENT,
+    launch: Path | None = None,
 ) -> TuneReport:  # fmt: skip
     """Tune a model on a mix and save it to `out` (safetensors, tokenizer, chat template).
 
@@ -81,31 +110,63 @@ def tune(
         work: Folder for checkpoints; what another configuration, mix or model left there is removed.
         seed: The recipe's seed.
         progress: Where to report.
+        launch: Settings of `accelerate launch`, whose processes share the work; None: this process does it.
 
     Raises:
-        ModelError: The loss is no longer a finite number; the last checkpoint stays.
+        ModelError: The model does not fit into memory, or the loss is no longer a finite number; the last checkpoint
+            stays.
         StoreError: The disk is too full for a checkpoint and the result.
         KeyboardInterrupt: Ctrl-C, after the checkpoint of the current step.
     """
-    start = time.monotonic()
+    begun = time.monotonic()
     seed = derive_seed(seed, "train-llm")
-    precision = resolved_precision(config.precision)
+    run = TuneRun(config, model, out, work, seed, resolved_precision(config.precision))
+    _check_device(config)
+    sharded = Sharding()
+    if launch is not None:
+        from llmcf_cli.llm.launch import read_launch
+
+        settings = read_launch(launch)
+        run, sharded = replace(run, processes=settings.processes), settings.sharding
+    _check_division(run, sharded)
     tokenizer = load_tokenizer(model)
-    _claim(work, _stamp(config, model, mix, seed, precision))
-    samples = _TokenisedMix(mix, work, tokenizer, config.max_length, progress)
-    seed_everything(seed)
-    network = load_causal_lm(model, torch.float32)
-    if isinstance(config, LoraTuneConfig):
-        network = _with_adapters(network, config)
+    _claim(work, _stamp(run, mix), progress)
+    tokenise(mix, work, tokenizer, min(config.max_length, context_length(model, tokenizer)), progress)
+    samples = TokenisedMix(work)
+    batches = plan_batches(samples.lengths_N, config, seed, run.processes)
+    expected = estimate(
+        model, config, samples, batches, run.precision, processes=run.processes, sharded=sharded
+    )  # fmt: skip
+    progress.say(str(expected))
+    if launch is None:
+        report = fit(run, progress)
+    else:
+        from llmcf_cli.llm.launch import fit_launched
+
+        report = fit_launched(run, launch, progress)
+    return replace(report, seconds=time.monotonic() - begun, expected=str(expected))
+
+
+def fit(run: TuneRun, progress: Progress = SILENT) -> TuneReport:
+    """Train and save, as this process's part of a run whose tokens are in its work folder; see `tune`."""
+    config, begun = run.config, time.monotonic()
+    tokenizer, samples = load_tokenizer(run.model), TokenisedMix(run.work)
+    seed_everything(run.seed)
+    if isinstance(config, AdapterTuneConfig):
+        network = with_adapters(run.model, config)
+    else:
+        network = load_causal_lm(run.model, torch.float32)
     from llmcf_cli.llm.trainer import build_trainer
 
     with _interrupt_flag() as interrupted:
         trainer = build_trainer(
-            config, network, tokenizer, samples, work=work, seed=seed, precision=precision, interrupted=interrupted,
+            config, network, tokenizer, samples, plan_batches(samples.lengths_N, config, run.seed, run.processes),
+            work=run.work, seed=run.seed, precision=run.precision, processes=run.processes, interrupted=interrupted,
             progress=progress,
         )  # fmt: skip
-        checkpoint = last_checkpoint(work)
-        _check_saving(network, tokenizer, work, out)
+        checkpoint = last_checkpoint(run.work)
+        if trainer.is_world_process_zero():
+            _check_saving(network, tokenizer, run.work, run.out)
         if checkpoint:
             progress.say(f"resuming train-llm from {checkpoint.name}")
         try:
@@ -114,7 +175,7 @@ def tune(
             trainer.watch.close()
         if interrupted.is_set():
             raise KeyboardInterrupt
-    return _finish(trainer, tokenizer, samples, checkpoint, out, precision, start)
+    return _finish(run, trainer, tokenizer, checkpoint, begun)
 
 
 def last_checkpoint(work: Path) -> Path | None:
@@ -130,68 +191,77 @@ def last_checkpoint(work: Path) -> Path | None:
     return None
 
 
-def _finish(
-    trainer: Any, tokenizer: Any, samples: _TokenisedMix, checkpoint: Path | None, out: Path, precision: str,
-    start: float,
-) -> TuneReport:  # fmt: skip
+def _finish(run: TuneRun, trainer: Any, tokenizer: Any, checkpoint: Path | None, begun: float) -> TuneReport:
     network = trainer.accelerator.unwrap_model(trainer.model)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    if hasattr(network, "merge_and_unload"):
-        network = network.merge_and_unload()
+    weights = None
+    if isinstance(run.config, AdapterTuneConfig):
+        network = merged(network, run.model, run.config)
+    elif run.processes > 1:
+        weights = trainer.accelerator.get_state_dict(trainer.model)  # of all processes, where they share the weights
     if trainer.is_world_process_zero():
-        save_model(network, tokenizer, out)
+        save_model(network, tokenizer, run.out, weights)
     curve = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    seconds = time.monotonic() - start
     tail = [loss for _, loss in curve[-max(1, len(curve) // 10) :]]
+    tokens = run.processes * trainer.trained_tokens  # all processes have alike
     return TuneReport(
-        samples=len(samples), steps=trainer.state.global_step,
-        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, tokens=trainer.trained_tokens,
-        tokens_per_second=trainer.trained_tokens / max(trainer.watch.seconds, 1e-9), seconds=seconds,
-        precision=precision, trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
-        loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))],
+        samples=len(trainer.train_dataset), steps=trainer.state.global_step,
+        resumed_from=int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0, tokens=tokens,
+        tokens_per_second=tokens / max(trainer.watch.seconds, 1e-9), seconds=time.monotonic() - begun,
+        precision=run.precision, trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
+        loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))], processes=run.processes,
     )  # fmt: skip
 
 
-def _stamp(
-    config: FullTuneConfig | LoraTuneConfig, model: Path, mix: Path, seed: int, precision: str
-) -> dict[str, Any]:
+def _check_device(config: TuneConfig) -> None:
+    if not isinstance(config, QLoraTuneConfig):
+        return
+    import importlib.util
+
+    if not torch.cuda.is_available():
+        raise ModelError("qlora needs a CUDA device, there is none", where="llm.tune.type",
+                         hint="set llm.tune.type: lora")  # fmt: skip
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise LlmcfError("qlora needs the package bitsandbytes", where="llm.tune.type",
+                         hint="pip install bitsandbytes, or set llm.tune.type: lora")  # fmt: skip
+
+
+def _check_division(run: TuneRun, sharded: Sharding) -> None:
+    if sharded.weights > 1 and isinstance(run.config, AdapterTuneConfig):
+        raise LlmcfError("adapters cannot be merged into weights that processes divide", where="llm.tune.type",
+                         hint="launch with ddp or zero2, or set llm.tune.type: full")  # fmt: skip
+    if run.config.gradient_accumulation % run.processes:
+        raise LlmcfError(
+            f"{run.processes} processes cannot share the {run.config.gradient_accumulation} forward passes of a step",
+            where="llm.tune.gradient_accumulation",
+            hint=f"set llm.tune.gradient_accumulation to a multiple of {run.processes}",
+        )  # fmt: skip
+
+
+def _stamp(run: TuneRun, mix: Path) -> dict[str, Any]:
     mix_digest = digest_json([pq.read_schema(mix).names, digest_path(mix)])
     return {
-        "config": key_view(config, str), "mix": mix_digest, "model": digest_path(model), "seed": seed,
-        "precision": precision,
+        "config": key_view(run.config, str), "mix": mix_digest, "model": digest_path(run.model), "seed": run.seed,
+        "precision": run.precision, "processes": run.processes,
     }  # fmt: skip
 
 
-def _claim(work: Path, stamp: dict[str, Any]) -> None:
+def _claim(work: Path, stamp: dict[str, Any], progress: Progress) -> None:
     """Empty the work folder unless its stamp says that it is this very run's."""
     file = work / STAMP
     try:
-        same = json.loads(file.read_text(encoding="utf-8")) == stamp
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        same = False
-    if not same and work.exists():
-        shutil.rmtree(work)
+        found = None
+    if found == stamp:
+        return
+    if last_checkpoint(work):
+        known = found if isinstance(found, dict) else {}
+        changed = [name for name in stamp if known.get(name) != stamp[name]]
+        progress.say(f"the checkpoints in {work} are of another {', '.join(changed)}; train-llm starts anew")
+    shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
-    if not same:
-        file.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-
-
-def _with_adapters(network: Any, config: LoraTuneConfig) -> Any:
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ModuleNotFoundError as error:
-        raise LlmcfError("low-rank tuning needs the package peft", where="llm.tune",
-                         hint="pip install 'llmcf[llm]'") from error  # fmt: skip
-    adapters = LoraConfig(
-        task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
-        target_modules=list(config.modules) or "all-linear",
-    )  # fmt: skip
-    try:
-        return get_peft_model(network, adapters)
-    except ValueError as error:
-        linear = sorted({name.rpartition(".")[2] for name, module in network.named_modules()
-                         if isinstance(module, torch.nn.Linear)})  # fmt: skip
-        raise ModelError("the model has no such layers to adapt", where="llm.tune.modules", allowed=linear) from error
+    file.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
 
 
 def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:
@@ -233,40 +303,3 @@ def _interrupt_flag() -> Iterator[threading.Event]:
         yield flag
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-class _TokenisedMix(torch.utils.data.Dataset):
-    """The mix as tokens in one flat file, mapped into memory: 4 bytes a token, whatever the mix's size."""
-
-    def __init__(self, mix: Path, work: Path, tokenizer: Any, max_length: int, progress: Progress) -> None:
-        file = pq.ParquetFile(mix)
-        lengths: list[int] = []
-        prompts: list[int] = []
-        with (
-            (work / "tokens.bin").open("wb") as flat,
-            progress.task("tokenise", file.metadata.num_rows, "samples") as task,
-        ):
-            for batch in file.iter_batches(batch_size=1024, columns=["prompt", "completion"]):
-                for row in batch.to_pylist():
-                    ids, prompt = encode_pair(tokenizer, row["prompt"], row["completion"])
-                    if len(ids) > max_length:
-                        raise ModelError(f"a sample of the mix has {len(ids)} tokens, more than {max_length}",
-                                         where=str(mix))  # fmt: skip
-                    flat.write(np.asarray(ids, dtype=np.int32).tobytes())
-                    lengths.append(len(ids))
-                    prompts.append(prompt)
-                task.advance(batch.num_rows)
-        if not lengths:
-            raise ModelError("the mix holds no samples", where=str(mix))
-        self.lengths_N = np.asarray(lengths, dtype=np.int64)
-        self._prompts_N = np.asarray(prompts, dtype=np.int64)
-        self._starts_N = np.concatenate([[0], np.cumsum(self.lengths_N)])
-        self._tokens = np.memmap(work / "tokens.bin", dtype=np.int32, mode="r")
-
-    def __len__(self) -> int:
-        return len(self.lengths_N)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Tokens of one sample (int64) and how many of them are the prompt's."""
-        span = slice(self._starts_N[index], self._starts_N[index + 1])
-        return {"tokens": self._tokens[span].astype(np.int64), "prompt": int(self._prompts_N[index])}

@@ -35,11 +35,11 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "each user's last event to test, the one before to validation"),
     ),
     "mix_source": (
-        ("recommendation", "llm.config:RecommendationMixConfig", "llm.mix:RecommendationSource",
+        ("recommendation", "llm.config:RecommendationMixConfig", "llm.mixture:RecommendationSource",
          "yes/no questions from the data set's train rows"),
-        ("parquet", "llm.config:ParquetMixConfig", "llm.mix:FileSource",
+        ("parquet", "llm.config:ParquetMixConfig", "llm.instructions:FileSource",
          "instruction–answer pairs in a Parquet file"),
-        ("jsonl", "llm.config:JsonlMixConfig", "llm.mix:FileSource",
+        ("jsonl", "llm.config:JsonlMixConfig", "llm.instructions:FileSource",
          "instruction–answer pairs in JSON lines"),
     ),
     "tuner": (
@@ -47,6 +47,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "all parameters"),
         ("lora", "llm.config:LoraTuneConfig", "llm.tune:tune",
          "low-rank adapters, merged after training"),
+        ("qlora", "llm.config:QLoraTuneConfig", "llm.tune:tune",
+         "low-rank adapters on weights in 4 bits, merged after training; needs a CUDA device"),
     ),
     "engine": (
         ("transformers", "llm.config:TransformersEngineConfig", "llm.engines.transformers:TransformersEngine",

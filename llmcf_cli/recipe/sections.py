@@ -82,6 +82,8 @@ class MixPart(Config):
     """Where the instruction–answer pairs come from."""
     share: Annotated[float, Field(gt=0, le=1)]
     """Share of the mix's samples; the shares of a mix sum to 1."""
+    max_count: Positive | None = None
+    """Most samples taken from this source; None: all it has. The others make way, so that the shares hold."""
 
 
 class LLMSection(Config):
@@ -93,6 +95,8 @@ class LLMSection(Config):
     """Recommendation and general instruction data, by share."""
     count: Positive | None = None
     """Samples in the mix; None takes the most that the shares allow without repeating any."""
+    decontaminate: tuple[FilePath, ...] = ()
+    """Files of evaluation texts: a general instruction that shares a run of 13 words with one stays out of the mix."""
     tune: Tuner
     """How the weights are updated."""
 

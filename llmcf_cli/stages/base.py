@@ -41,12 +41,14 @@ class Context:
         store: Where artifacts are.
         locate: Resolves the files, folders and assets the recipe names.
         models: Machine-wide cache of converted models.
+        launch: Settings of `accelerate launch` whose processes share the tuning; None: one process.
     """
 
     recipe: Recipe
     store: ArtifactStore
     locate: Locator
     models: Path
+    launch: Path | None = None
 
     @property
     def generations(self) -> Path:

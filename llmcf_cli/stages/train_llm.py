@@ -16,7 +16,7 @@ class TrainLLM(Stage):
     """Tunes a causal language model on the recipe's mix."""
 
     name = "train-llm"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "llm": recipe.llm}
@@ -26,17 +26,18 @@ class TrainLLM(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.mix import build_mix
-        from llmcf_cli.llm.models import hf_folder, load_tokenizer
+        from llmcf_cli.llm.models import context_length, hf_folder, load_tokenizer
 
         section, mix_file = job.recipe.llm, job.out / "mix.parquet"
         base = hf_folder(job.context.locate.path(section.model), job.context.models, job.progress)
+        tokenizer = load_tokenizer(base)
         mix = build_mix(
-            section, data=job.database, locate=job.context.locate.path, tokenizer=load_tokenizer(base),
-            seed=job.recipe.seed, out=mix_file, progress=job.progress,
+            section, data=job.database, locate=job.context.locate.path, tokenizer=tokenizer,
+            seed=job.recipe.seed, out=mix_file, context=context_length(base, tokenizer), progress=job.progress,
         )  # fmt: skip
         tune = registry().get("tuner", section.tune.type).load()
         tuned = tune(
             section.tune, model=base, mix=mix_file, out=job.out / "model", work=job.work, seed=job.recipe.seed,
-            progress=job.progress,
+            progress=job.progress, launch=job.context.launch,
         )  # fmt: skip
         return {"mix": asdict(mix), "tune": asdict(tuned)}

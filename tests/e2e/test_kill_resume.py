@@ -162,6 +162,9 @@ def test_killed_tuning_resumes_to_the_same_weights(where: Path, tmp_path: Path) 
     assert resumed["resumed_from"] >= 3
     assert resumed["steps"] == whole["steps"]
     assert 0 < resumed["tokens"] < whole["tokens"]
+    curves = [[loss for _, loss in run["loss"]] for run in (whole, resumed)]
+    assert len(curves[0]) == whole["steps"]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
     weights = [load_file(tmp_path / run / "out" / "model.safetensors") for run in ("whole", "killed")]
     before = load_file(where / "model" / "model.safetensors")
     assert weights[0].keys() == weights[1].keys()

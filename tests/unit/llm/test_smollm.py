@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +68,49 @@ def test_minilm_puts_similar_texts_close(assets) -> None:
     assert vectors_NT.shape == (4, 384)
     assert cosine_NN[0, 1] > cosine_NN[0, 2] + 0.2
     assert not np.any(vectors_NT[3])
+
+
+@pytest.fixture(scope="module")
+def smollm(assets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return hf_folder(assets.path("asset:smollm2-135m-instruct"), tmp_path_factory.mktemp("cache"))
+
+
+MEASURE = """
+import resource, sys
+import subprocess
+import sys
+from pathlib import Path
+from llmcf_cli.llm.config import FullTuneConfig
+from llmcf_cli.llm.epochs import plan_batches
+from llmcf_cli.llm.estimate import Sharding, memory_needed, model_shape, planned_load
+from llmcf_cli.llm.tokens import TokenisedMix
+from llmcf_cli.llm.tune import tune
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+folder, model = Path(sys.argv[1]), Path(sys.argv[2])
+config = FullTuneConfig(max_length=256, batch_size=4, precision=sys.argv[3])
+import llmcf_cli.llm.trainer
+before = peak()
+tune(config, model=model, mix=folder / "mix.parquet", out=folder / "out", work=folder / "work", seed=1)
+samples = TokenisedMix(folder / "work")
+load = planned_load(samples, plan_batches(samples.lengths_N, config, 1), config)
+needed = memory_needed(model_shape(model, config), load, config, sys.argv[3], Sharding())
+print("RATIO", needed / (peak() - before))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_estimate_of_memory_is_near_what_tuning_takes(smollm: Path, tmp_path: Path, precision: str) -> None:
+    # Two steps: only the second one has activations and the state of the optimiser at once.
+    row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
+           "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row] * 8, schema=SCHEMA), tmp_path / "mix.parquet")
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path), str(smollm), precision], capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    ratio = float(done.stdout.split("RATIO")[-1])
+    print("estimate / measured", ratio)
+    assert 0.75 < ratio < 1.5

@@ -17,9 +17,9 @@ from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm import tune as tune_module
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
+from llmcf_cli.llm.epochs import padding_share, plan_batches
 from llmcf_cli.llm.mix import SCHEMA
 from llmcf_cli.llm.models import load_causal_lm, load_tokenizer
-from llmcf_cli.llm.trainer import LeftPadded, LengthGrouped, answer_loss
 from llmcf_cli.llm.tune import last_checkpoint, tune
 
 SETTINGS = {"max_length": 64, "batch_size": 4, "save_steps": 3, "precision": "fp32", "learning_rate": 0.01}
@@ -105,6 +105,16 @@ class Stop(SilentProgress):
         return Pressing()
 
 
+class Heard(SilentProgress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
 def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     _tune(tiny_model, mix, tmp_path / "whole", epochs=2)
     with pytest.raises(KeyboardInterrupt):
@@ -120,8 +130,43 @@ def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, 
 def test_checkpoints_of_another_configuration_are_not_used(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _tune(tiny_model, mix, tmp_path, progress=Stop(after=4))
-    report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02)
+    heard = Heard()
+    report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02, progress=heard)
     assert report.resumed_from == 0
+    assert any("of another config; train-llm starts anew" in line for line in heard.lines)
+
+
+def test_checkpointing_changes_memory_only(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    for packing in ("none", "packed"):
+        curves = []
+        for checkpointing in (False, True):
+            folder = tmp_path / f"{packing}-{checkpointing}"
+            report = _tune(tiny_model, mix, folder, packing=packing, gradient_checkpointing=checkpointing)
+            curves.append([loss for _, loss in report.loss])
+        assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+
+
+def test_noise_on_embeddings_is_an_option(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    plain, noisy, again = (
+        _tune(tiny_model, mix, tmp_path / name, neftune=scale)
+        for name, scale in (("plain", 0.0), ("noisy", 5.0), ("again", 5.0))
+    )
+    assert noisy.loss == again.loss
+    assert noisy.loss[0][1] != pytest.approx(plain.loss[0][1], rel=1e-4)
+
+
+def test_both_kinds_of_batches_learn_the_same(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    reports = [_tune(tiny_model, mix, tmp_path / packing, packing=packing, batch_size=30, epochs=4)
+               for packing in ("none", "packed")]  # fmt: skip
+    first, second = ([loss for _, loss in report.loss] for report in reports)
+    assert first == pytest.approx(second, rel=1e-3)
+    assert first[0] == pytest.approx(second[0], rel=1e-5)
+
+
+def test_the_saved_model_attends_as_any_other(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
+    _tune(tiny_model, mix, tmp_path)
+    saved = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not [key for key, value in saved.items() if "packed" in str(value)]
 
 
 def test_incomplete_checkpoints_are_passed_over(tmp_path: Path) -> None:
@@ -156,34 +201,36 @@ def test_samples_longer_than_allowed_are_refused(tiny_model: Path, mix: Path, tm
         _tune(tiny_model, mix, tmp_path, max_length=16)
 
 
-def test_loss_is_the_answers_cross_entropy_whatever_the_padding(tiny_model: Path) -> None:
-    model = load_causal_lm(tiny_model, torch.float32)
-    generator = np.random.default_rng(0)
-    samples = [{"tokens": generator.integers(10, 300, n), "prompt": p} for n, p in ((9, 6), (5, 2), (14, 13))]
-    total = tokens = 0
-    for sample in samples:
-        ids_L = torch.from_numpy(sample["tokens"])
-        logits_LV = model(ids_L[None]).logits[0]
-        answer = slice(sample["prompt"], None)
-        total += torch.nn.functional.cross_entropy(logits_LV[sample["prompt"] - 1 : -1], ids_L[answer], reduction="sum")
-        tokens += len(ids_L[answer])
-    for keeps_logits in (True, False):
-        batch = LeftPadded(0, keeps_logits)(samples)
-        labels_BL = batch.pop("labels")
-        loss = answer_loss(model(**batch), labels_BL)
-        assert loss.item() == pytest.approx((total / tokens).item(), rel=1e-5)
-        halves = answer_loss(model(**batch), labels_BL, num_items_in_batch=2 * tokens)
-        assert halves.item() == pytest.approx(loss.item() / 2, rel=1e-6)
-
-
-def test_batches_hold_similar_lengths_and_every_sample_once() -> None:
+def test_batches_hold_similar_lengths_and_every_sample_once_an_epoch() -> None:
     lengths_N = np.random.default_rng(0).integers(10, 200, 203)
-    sampler = LengthGrouped(lengths_N, batch_size=8, seed=1)
-    order = list(sampler)
-    assert sorted(order) == list(range(203))
-    widths = [lengths_N[order[i : i + 8]] for i in range(0, 203, 8)]
-    padding = 1 - sum(map(sum, widths)) / sum(len(w) * w.max() for w in widths)
-    assert padding < 0.06
-    assert order == list(LengthGrouped(lengths_N, batch_size=8, seed=1))
-    sampler.set_epoch(1)
-    assert list(sampler) != order
+    config = FullTuneConfig(batch_size=8, epochs=2, packing="none")
+    batches = plan_batches(lengths_N, config, seed=1)
+    assert len(batches) == 2 * 26
+    first, second = np.concatenate(batches[:26]), np.concatenate(batches[26:])
+    assert sorted(first) == sorted(second) == list(range(203))
+    assert list(first) != list(second)
+    assert padding_share(batches, lengths_N) < 0.06
+    again = plan_batches(lengths_N, config, seed=1)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, again, strict=True))
+    packed = plan_batches(lengths_N, config.model_copy(update={"packing": "packed"}), seed=1)
+    assert padding_share(packed, lengths_N) > 0.2
+
+
+@pytest.mark.parametrize("packing", ["none", "packed"])
+def test_batches_keep_to_the_budget_of_tokens(packing: str) -> None:
+    lengths_N = np.append(np.random.default_rng(0).integers(10, 200, 203), 700)
+    config = FullTuneConfig(batch_tokens=600, packing=packing)
+    batches = plan_batches(lengths_N, config, seed=1)
+    assert sorted(np.concatenate(batches)) == list(range(204))
+    cost = [lengths_N[b].sum() if packing == "packed" else lengths_N[b].max() * len(b) for b in batches]
+    assert sorted(cost)[-1] == 700  # the sample past the budget stands alone
+    assert sorted(cost)[-2] <= 600
+    assert sum(cost) / len(cost) > 480
+
+
+def test_processes_share_batches_evenly_without_more_weight(tmp_path: Path) -> None:
+    lengths_N = np.full(9, 5)
+    batches = plan_batches(lengths_N, FullTuneConfig(batch_size=2), seed=1, processes=4)
+    assert len(batches) == 8
+    assert sorted(np.concatenate(batches[:5])) == list(range(9))
+    assert all((batch < 0).all() and len(batch) == 1 for batch in batches[5:])
