@@ -116,3 +116,14 @@ def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
     assert done.returncode == 130, done.stderr
     assert "goes on from there" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_match_is_a_stage_and_a_group(tmp_path):
+    folder = ("--artifacts", str(tmp_path / "a"))
+    plain = llmcf("match", "quickstart", "--dry-run", *folder)
+    assert plain.returncode == 0, plain.stderr
+    assert "train-rec" not in plain.stdout
+    for named in (("match", "run", "quickstart", "--dry-run"), ("match", "--dry-run", "quickstart")):
+        done = llmcf(*named, *folder)
+        assert (done.returncode, done.stdout) == (0, plain.stdout)
+    assert "llmcf match RECIPE" in llmcf("match", "--help").stdout
