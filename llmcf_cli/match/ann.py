@@ -46,21 +46,22 @@ class AnnSearcher(Searcher):
 
     approximate = True
 
-    def __init__(self, config: AnnSearchConfig | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self, config: AnnSearchConfig | None = None, folder: Path | None = None, progress: Progress = SILENT
+    ) -> None:
         self.config = config or AnnSearchConfig()
-        self._folder = folder
+        self._folder, self._progress = folder, progress
 
-    def kept_in(self, folder: Path) -> AnnSearcher:
+    def kept_in(self, folder: Path, progress: Progress = SILENT) -> AnnSearcher:
         """A searcher whose indexes stay in `folder`: they are opened, resumed or extended instead of built again."""
-        return AnnSearcher(self.config, folder)
+        return AnnSearcher(self.config, folder, progress)
 
     def prepare(
-        self, example_ED: np.ndarray, example_keys: Keys, example_label_E: np.ndarray, *, balance: Balance,
-        guard: Guard, progress: Progress = SILENT,
-    ) -> AnnIndex:  # fmt: skip
+        self, example_ED: np.ndarray, example_keys: Keys, example_label_E: np.ndarray, *, balance: Balance, guard: Guard
+    ) -> AnnIndex:
         """See `Searcher.prepare`. The vectors are kept by reference and may be a memory map."""
         examples = Examples(example_ED, example_keys, np.asarray(example_label_E), balance, guard)
-        return AnnIndex(self.config, examples, self._folder, progress)
+        return AnnIndex(self.config, examples, self._folder, self._progress)
 
 
 @dataclass(frozen=True)

@@ -110,13 +110,16 @@ def open_index(folder: Path, rows: Rows, kind: Kind, config: AnnSearchConfig, pr
     return table
 
 
-def trained_on(table: Any) -> tuple[str, int]:
-    """Kind of a table's vector index and how many rows it was trained on; `("", 0)` without one."""
-    for index in table.list_indices():
-        if index.name.startswith("vector-"):
-            _, kind, rows, _ = index.name.split("-")
-            return kind, int(rows)
-    return "", 0
+def trained_on(table: Any) -> tuple[str, int, int]:
+    """Of a table's vector index: its kind, how many rows it was trained on and how many a partition was to have;
+    `("", 0, 0)` without one."""
+    found = [name.split("-")[1:] for name in _vector_indexes(table)]
+    return max(((kind, int(rows), int(size)) for kind, rows, size in found), key=lambda f: f[1], default=("", 0, 0))
+
+
+def _vector_indexes(table: Any) -> list[str]:
+    """Names of the vector indexes, which say what they were trained on: `vector-KIND-ROWS-PARTITION_ROWS`."""
+    return [index.name for index in table.list_indices() if index.name.startswith("vector-")]
 
 
 def _hold(folder: Path, rows: Rows, progress: Progress) -> Any:
@@ -144,20 +147,19 @@ def _index(table: Any, rows: Rows, kind: Kind, config: AnnSearchConfig, progress
     """Indexes on time, user and vector that cover all rows."""
     from lancedb.index import BTree
 
-    there = {index.name: index for index in table.list_indices()}
+    there = {index.name for index in table.list_indices()}
     for column in ("time", "user_row"):
         if column not in there:
             table.create_index(column, config=BTree(), name=column)
-    trained_kind, trained_rows = trained_on(table)
-    name = f"vector-{kind}-{len(rows)}-{config.partition_rows}"
-    same = any(n.startswith(f"vector-{kind}-") and n.endswith(f"-{config.partition_rows}") for n in there)
+    trained_kind, trained_rows, partition_rows = trained_on(table)
+    same = (trained_kind, partition_rows) == (kind, config.partition_rows)
     if not same or len(rows) >= RETRAIN * trained_rows:
         progress.say(f"building an index of {len(rows):,} examples ({kind})")
+        name = f"vector-{kind}-{len(rows)}-{config.partition_rows}"
+        for old in set(_vector_indexes(table)) - {name}:
+            table.drop_index(old)
         table.create_index("vector", config=_vector_index(kind, len(rows), config), name=name)
-        for old in there:
-            if old.startswith("vector-") and old != name:
-                table.drop_index(old)
-    elif any(index.num_unindexed_rows for index in there.values()):
+    elif any(index.num_unindexed_rows for index in table.list_indices()):
         table.optimize()
 
 

@@ -29,7 +29,7 @@ class Measured:
     Attributes:
         probes: Partitions looked into.
         refine: Candidates per wanted example that compressed kinds rescore.
-        recall: Share of the exact result's places that were filled as well; NaN where it has none.
+        recall: Share of the exact result's places that were filled as well; 1 where it has none.
         p50_ms: Median over batches of 64 queries, divided by 64: milliseconds per query.
         p99_ms: 99th percentile likewise.
         exact_p50_ms: Median of comparing all examples, likewise.
@@ -71,7 +71,7 @@ class Probe:
         p50, p99 = np.quantile(ms, (0.5, 0.99))
         hits, places = recalled(found, self.exact, index.examples.label_E, index.examples.balance == "labels")
         return Measured(
-            index.config.probes, index.config.refine, hits / places if places else float("nan"), float(p50), float(p99),
+            index.config.probes, index.config.refine, hits / places if places else 1.0, float(p50), float(p99),
             float(np.median(self.exact_ms)), len(self.keys),
         )  # fmt: skip
 
@@ -141,8 +141,8 @@ def require(measured: Measured, min_recall: float) -> None:
     if measured.recall < min_recall:
         raise LlmcfError(
             f"the index finds {measured.recall:.4f} of the exact result, less than min_recall {min_recall} "
-            f"({measured.queries:,} queries, {measured.probes} probes, {measured.p50_ms:.2f} ms per query; exact search "
-            f"takes {measured.exact_p50_ms:.2f} ms)", where="match.search",
+            f"({measured.queries:,} queries, {measured.probes} probes, {measured.p50_ms:.2f} ms per query; exact "
+            f"search takes {measured.exact_p50_ms:.2f} ms)", where="match.search",
             hint=f"llmcf match tune RECIPE --recall {min_recall}, or raise match.search.probes, or match.search: exact",
         )  # fmt: skip
 

@@ -41,8 +41,8 @@ class Searcher(ABC):
     approximate: ClassVar[bool] = False
     """Whether near examples may be missed; such an index is measured before it is used (`recall.py`)."""
 
-    def kept_in(self, folder: Path) -> Searcher:
-        """This searcher, keeping in `folder` what it builds, so that it is built once; by default nothing is."""
+    def kept_in(self, folder: Path, progress: Progress = SILENT) -> Searcher:
+        """This searcher, keeping in `folder` what it builds, so that it is built once; by default nothing is built."""
         return self
 
     @abstractmethod

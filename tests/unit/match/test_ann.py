@@ -253,7 +253,7 @@ def test_a_build_that_is_killed_is_resumed(tmp_path, delay):
     resumed = subprocess.run(command, capture_output=True, text=True, check=True)
     table = open_lance(tmp_path / "index" / "all").open_table("example")
     assert table.count_rows() == 10_000
-    assert trained_on(table) == ("ivf_flat", 10_000)
+    assert trained_on(table) == ("ivf_flat", 10_000, 64)
     assert table.version <= version + 3, "the rows are not written again"
     assert resumed.stdout.splitlines()[-1].startswith("done [[")
 
