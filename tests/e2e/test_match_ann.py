@@ -37,6 +37,9 @@ match:
   space: {type: text, encoder: "asset:minilm-l6-v2"}
   without_cot: {count: 400, balance: none}
   search: {type: ann, index: ivf_flat, partition_rows: 16, probes: 64, time_block: 64, checked_queries: 256}
+rec:
+  backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}
+  augment: ict
 """
 
 
@@ -96,7 +99,7 @@ def test_tune_prints_the_settings_and_lines_that_a_recipe_takes(workplace):
 
 
 def test_an_index_below_its_recall_is_refused(workplace):
-    changes = ("match.search.probes=1", "match.search.min_recall=1.0", "match.search.time_block=100000", "match.k=16")
+    changes = ("match.search.probes=1", "match.search.min_recall=1.0", "match.search.time_block=16", "match.k=16")
     done = llmcf(workplace, "match", "ann.yaml", *(part for change in changes for part in ("--set", change)))
     assert isinstance(done.exception, LlmcfError), done.output
     assert "of the exact result, less than min_recall 1.0" in str(done.exception)
