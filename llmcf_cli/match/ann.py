@@ -15,11 +15,13 @@ Legend: N queries, B queries of a block, E examples, D space dimensions, K examp
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -96,7 +98,7 @@ class Examples:
 
 
 class AnnIndex:
-    """Examples ready to be searched; see `AnnSearcher.prepare`."""
+    """Examples ready to be searched; see `AnnSearcher.prepare`. Safe to share between threads, not with a fork."""
 
     def __init__(
         self, config: AnnSearchConfig, examples: Examples, folder: Path | None = None, progress: Progress = SILENT
@@ -125,8 +127,8 @@ class AnnIndex:
     def with_effort(self, probes: int, refine: int) -> AnnIndex:
         """The same index, looked into more or less thoroughly."""
         config = self.config.model_copy(update={"probes": probes, "refine": refine})
-        twin = object.__new__(AnnIndex)
-        twin.__dict__.update(self.__dict__, config=config)
+        twin = copy.copy(self)
+        twin.config = config
         twin._pools = {name: pool.with_config(config) for name, pool in self._pools.items()}
         return twin
 
@@ -197,11 +199,12 @@ class _AnnPool:
             rows = Rows(examples.vector_ED, examples.keys, member_E)
             self.table = open_index(folder, rows, self.kind, config, progress)
         self._blocks: OrderedDict[int, Pool] = OrderedDict()
+        self._lock = Lock()
 
     def with_config(self, config: AnnSearchConfig) -> _AnnPool:
         """The same pool with other probes."""
-        twin = object.__new__(_AnnPool)
-        twin.__dict__.update(self.__dict__, config=config)
+        twin = copy.copy(self)
+        twin.config = config
         return twin
 
     def described(self) -> dict[str, Any]:
@@ -251,8 +254,10 @@ class _AnnPool:
 
     def _block(self, block: int) -> Pool:
         """A block's examples, ready for exact search."""
-        pool = self._blocks.get(block)
-        if pool is None:
+        with self._lock:
+            if block in self._blocks:
+                self._blocks.move_to_end(block)
+                return self._blocks[block]
             end = self.start_C[block + 1] if block + 1 < len(self.start_C) else len(self.member_E)
             part = slice(self.start_C[block], end)
             grid_ED = to_grid(self._vectors(self.member_E[part]), self.scale)
@@ -261,9 +266,7 @@ class _AnnPool:
             self._blocks[block] = pool
             while self.table is not None and len(self._blocks) > POOLS_KEPT:
                 self._blocks.popitem(last=False)
-        else:
-            self._blocks.move_to_end(block)
-        return pool
+            return pool
 
     def _vectors(self, row: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.require(self.vector_ED[row], np.float32, ["C", "W"]))
