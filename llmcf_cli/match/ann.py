@@ -46,8 +46,6 @@ CPU = torch.device("cpu")
 class AnnSearcher(Searcher):
     """Indexes of LanceDB, one for each label, behind exact guards."""
 
-    approximate = True
-
     def __init__(
         self, config: AnnSearchConfig | None = None, folder: Path | None = None, progress: Progress = SILENT
     ) -> None:

@@ -38,8 +38,6 @@ class Searcher(ABC):
 
     by_similarity: ClassVar[bool] = True
     """Whether scores are dot products of query and example."""
-    approximate: ClassVar[bool] = False
-    """Whether near examples may be missed; such an index is measured before it is used (`recall.py`)."""
 
     def kept_in(self, folder: Path, progress: Progress = SILENT) -> Searcher:
         """This searcher, keeping in `folder` what it builds, so that it is built once; by default nothing is built."""
