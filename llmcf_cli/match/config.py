@@ -71,7 +71,7 @@ class AnnSearchConfig(ComponentConfig):
     """Examples of a label from which `auto` compresses vectors."""
     partition_rows: Annotated[int, Field(ge=16)] = 512
     """Examples per partition of an IVF index."""
-    probes: Annotated[int, Field(ge=1)] = 16
+    probes: Annotated[int, Field(ge=1)] = 8
     """Partitions looked into per query and label; `llmcf match tune` finds the fewest that do."""
     refine: Annotated[int, Field(ge=1)] = 4
     """Compressed kinds: candidates per wanted example that are rescored by their full vectors."""
