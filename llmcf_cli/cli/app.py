@@ -7,19 +7,22 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, cot, inspect, recipe, serve, stages, work
+from llmcf_cli.cli import assets, cot, inspect, match, recipe, serve, stages, work
+from llmcf_cli.cli.groups import listed
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
 
 app = typer.Typer(
     name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    cls=listed(stages.command_names()),
     help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
 )  # fmt: skip
 stages.add_to(app)
 work.add_to(app)
 serve.add_to(app)
 inspect.add_to(app)
+app.add_typer(match.app, name="match", help=stages.help_of("match"))
 app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")
 app.add_typer(cot.app, name="cot", help="Preview prompts; show and export chains of thought.")
 app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")

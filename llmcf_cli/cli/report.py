@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -15,6 +15,9 @@ from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
+
+if TYPE_CHECKING:
+    from llmcf_cli.match.recall import Measured
 
 GAP = 2
 """Spaces between the columns of a table."""
@@ -155,6 +158,20 @@ def artifacts(store: ArtifactStore) -> None:
     console().print(table)
 
 
+def tuned(measured: Sequence[Measured], best: Measured, recall: float) -> None:
+    """Settings of approximate search, what each finds and costs, and the recipe's lines for the cheapest."""
+    titles = ("probes", "refine", "recall", "p50 ms", "p99 ms", "")
+    cells = [
+        (str(m.probes), str(m.refine), f"{m.recall:.4f}", f"{m.p50_ms:.3f}", f"{m.p99_ms:.3f}",
+         "cheapest" if m is best else "") for m in measured
+    ]  # fmt: skip
+    exact = f"exact search {best.exact_p50_ms:.3f} ms"
+    _text_table(titles, cells, title=f"{best.queries:,} queries in batches of 64, ms per query; {exact}")
+    console().print("\nfor the recipe:", style="dim")
+    lines = f"probes: {best.probes}, refine: {best.refine}, min_recall: {recall}"
+    console().print(f"match:\n  search: {{type: ann, {lines}}}", markup=False)
+
+
 def _ingest(report: Mapping[str, Any]) -> None:
     table = _table("step", "kept", "dropped", "why")
     for step in report["steps"]:
@@ -239,6 +256,13 @@ def _match(report: Mapping[str, Any]) -> None:
         f"{audit['padding_share']:.1%} of the places empty, {audit['examples_used']:,} of "
         f"{report['match']['examples']:,} examples used"
     )
+    found = report["match"]["search"]
+    if found is not None:
+        kinds = ", ".join(f"{name} {pool['kind']}" for name, pool in found["pools"].items())
+        console().print(
+            f"index ({kinds}): {found['recall']:.2%} of the exact result on {found['queries']:,} queries, "
+            f"p50 {found['p50_ms']:.2f} and p99 {found['p99_ms']:.2f} ms per query (exact: p50 {found['exact_p50_ms']:.2f})"
+        )
 
 
 def _knowledge(report: Mapping[str, Any]) -> None:

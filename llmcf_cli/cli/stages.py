@@ -64,22 +64,36 @@ _COMMANDS = {
     "predict": "Score the test split with every trained arm.",
     "evaluate": "Compare the arms on the test split.",
 }
+GROUPS = frozenset({"match"})
+"""Stages whose command is a group, because there are commands about its result; `app.py` adds them."""
 
 
 def add_to(app: typer.Typer) -> None:
     """Add `run` and the stage commands."""
     app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(
-        _stage_command("evaluate")
+        stage_command("evaluate")
     )
     app.command("compare", help="Compare arms over seeds: what `run` ends with, under the name of its purpose.")(
-        _stage_command("evaluate")
+        stage_command("evaluate")
     )
-    for name, text in _COMMANDS.items():
-        command = _train_llm if name == "train-llm" else _stage_command(name)
-        app.command(name, help=f"{text} Runs the stages before it as far as needed.")(command)
+    for name in _COMMANDS:
+        if name not in GROUPS:
+            app.command(name, help=help_of(name))(_train_llm if name == "train-llm" else stage_command(name))
 
 
-def _stage_command(stage: str) -> Callable[..., None]:
+def command_names() -> list[str]:
+    """The names of all these commands, in the order of their running."""
+    return ["run", "compare", *_COMMANDS]
+
+
+def help_of(stage: str) -> str:
+    """What a stage's command does, in one line."""
+    return f"{_COMMANDS[stage]} Runs the stages before it as far as needed."
+
+
+def stage_command(stage: str) -> Callable[..., None]:
+    """The function behind a stage's command, for Typer."""
+
     def command(
         recipe: RecipeArgument,
         set_: SetOption = None,

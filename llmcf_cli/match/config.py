@@ -42,6 +42,40 @@ class RandomSearchConfig(ComponentConfig):
     """Seed of the draw."""
 
 
+class AnnSearchConfig(ComponentConfig):
+    """Approximate search in LanceDB for many examples; guards, balance and padding stay exact.
+
+    Examples of one label are one index. What an index leaves out is measured against exact search in every run.
+    """
+
+    type: Literal["ann"] = "ann"
+    index: Literal["auto", "flat", "ivf_flat", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"] = "auto"
+    """`auto`: `flat` (exact, nothing is built) below `flat_below` examples of a label, `ivf_flat` from there,
+    `ivf_rq` (one bit per number, rescored) from `compress_from`. A kind that needs more examples than there are
+    gives way to the one before it."""
+    flat_below: Annotated[int, Field(ge=1)] = 20_000
+    """Examples of a label below which all of them are compared."""
+    compress_from: Annotated[int, Field(ge=1)] = 2_000_000
+    """Examples of a label from which `auto` compresses vectors."""
+    partition_rows: Annotated[int, Field(ge=16)] = 512
+    """Examples per partition of an IVF index."""
+    probes: Annotated[int, Field(ge=1)] = 8
+    """Partitions looked into per query and label; `llmcf match tune` finds the fewest that do."""
+    refine: Annotated[int, Field(ge=1)] = 4
+    """Compressed kinds: candidates per wanted example that are rescored by their full vectors."""
+    time_block: Annotated[int, Field(ge=16)] = 4096
+    """Examples between two cuts in time. Before the cut of a query the index is asked, with one filter for all queries
+    of that cut; from the cut to the query's own time all examples are compared."""
+    min_recall: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """Least share of the exact result that must be found; an index that misses it is refused."""
+    checked_queries: Annotated[int, Field(ge=64)] = 1024
+    """Queries that recall and latency are measured on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the choice of these queries."""
+    query_block: Annotated[int, Field(ge=1), Runtime()] = 16_384
+    """Queries sorted by time at once; bounds the memory used."""
+
+
 class ExactSearchConfig(ComponentConfig):
     """Exact search; none of its settings can change a result."""
 

@@ -60,7 +60,7 @@ class ExactIndex:
         guard: Guard,
     ) -> None:
         label_E = np.asarray(example_label_E)
-        _check_examples(example_ED, example_keys, label_E)
+        check_examples(example_ED, example_keys, label_E)
         self.config = config
         self.device = _device(config.device)
         self._order_E = np.argsort(example_keys.sample_id_N, kind="stable")
@@ -75,7 +75,7 @@ class ExactIndex:
         else:
             raise ValueError(f"balance is {balance!r}, must be 'labels' or 'none'")
         self._pools = [
-            _Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device) for member in members
+            Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device) for member in members
         ]
 
     def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
@@ -125,7 +125,7 @@ class ExactIndex:
         found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.cpu().numpy())
 
 
-class _Pool:
+class Pool:
     """The examples one quota is filled from, sorted by time when the clock is global."""
 
     def __init__(
@@ -284,7 +284,8 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
-def _check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> None:
+def check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> None:
+    """Raise a `DataError` for examples that do not fit together; see `Searcher.prepare`."""
     if not len(example_ED) == len(keys) == len(label_E):
         what = f"{len(example_ED)} vectors, {len(keys)} keys and {len(label_E)} labels"
         raise DataError(f"{what} do not fit together", where="match examples")

@@ -43,6 +43,11 @@ def on_grid(vector_BD: torch.Tensor, *, shared: bool) -> tuple[torch.Tensor, tor
     return grid_BD, _power(exponent_B1).double()
 
 
+def to_grid(vector_BD: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Rows on the grid of a scale that `on_grid` gave for them and others; float32, of the shape of `vector_BD`."""
+    return (vector_BD * (2.0**24 / scale).float()).round_().mul_(2.0**-24)
+
+
 def exact_scores(query_BD: torch.Tensor, candidate_BCD: torch.Tensor, scale_B1: torch.Tensor) -> torch.Tensor:
     """float32 [B, C]: exact dot products of grid vectors, times the scale, rounded once."""
     score_BC = torch.bmm(candidate_BCD.double(), query_BD.double()[:, :, None])[:, :, 0]

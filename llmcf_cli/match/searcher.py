@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 import numpy as np
@@ -37,6 +38,10 @@ class Searcher(ABC):
 
     by_similarity: ClassVar[bool] = True
     """Whether scores are dot products of query and example."""
+
+    def kept_in(self, folder: Path, progress: Progress = SILENT) -> Searcher:
+        """This searcher, keeping in `folder` what it builds, so that it is built once; by default nothing is built."""
+        return self
 
     @abstractmethod
     def prepare(

@@ -65,6 +65,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "searcher": (
         ("exact", "match.config:ExactSearchConfig", "match.exact:ExactSearcher",
          "blocked matrix products with a running top-K"),
+        ("ann", "match.config:AnnSearchConfig", "match.ann:AnnSearcher",
+         "approximate: LanceDB indexes under exact guards, recall measured"),
         ("random", "match.config:RandomSearchConfig", "match.random:RandomSearcher",
          "control: random examples under the same guards"),
     ),

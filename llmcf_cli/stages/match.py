@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.types import key_view
+from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.base import Job, Stage
+from llmcf_cli.stages.base import Context, Job, Node, Stage
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.store.artifacts import KEY_LENGTH
+
+if TYPE_CHECKING:
+    from llmcf_cli.match.recall import Measured
 
 
 class Match(Stage):
@@ -39,7 +48,7 @@ class Match(Stage):
             job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
             item_text=read_lance(job.inputs["embed"] / "lance", "item_text"),
             examples=read_lance(job.inputs["examples"] / "lance", "cot_example"),
-            progress=job.progress,
+            keep=index_folder(job.context, job.keys), progress=job.progress,
         )  # fmt: skip
         audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
         wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
@@ -47,3 +56,41 @@ class Match(Stage):
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
             raise StoreError(f"matches break the guards and are not kept: {found}", where="match")
         return {"match": asdict(report), "audit": audit.as_dict()}
+
+
+def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
+    """Where approximate indexes of a space stay between runs: a larger set of examples extends what is there."""
+    space = key_view(context.recipe.match.space, context.locate.digest)
+    inputs = {role: key for role, key in keys.items() if role in ("ingest", "embed")}
+    return context.store.root / "cache" / "match" / digest_json({"space": space, "inputs": inputs})[:KEY_LENGTH]
+
+
+def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progress) -> tuple[list[Measured], Measured]:
+    """Measure settings of approximate search on the results of the stages before `match`.
+
+    Args:
+        context: The run's recipe and stores; where the recipe's search is another, the defaults of `ann` are measured.
+        nodes: The stages that `match` needs, complete.
+        recall: Share of the exact result that is wanted.
+        progress: Where to report.
+
+    Returns:
+        Everything measured, and the cheapest setting that reaches the recall.
+
+    Raises:
+        LlmcfError: None does.
+    """
+    from llmcf_cli.match.materialise import SampleSearch, tune_search
+    from llmcf_cli.store.open import read_lance
+
+    inputs = {node.stage.role: node.folder for node in nodes}
+    section, recipe = context.recipe.match, context.recipe
+    if not isinstance(section.search, AnnSearchConfig):
+        section = section.model_copy(update={"search": AnnSearchConfig()})
+    search = SampleSearch(
+        section, inputs["ingest"] / "data.duckdb", read_lance(inputs["embed"] / "lance", "item_text"),
+        read_lance(inputs["examples"] / "lance", "cot_example"), recipe.dataset.history.max_length,
+        index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
+    )  # fmt: skip
+    measured, best = tune_search(search, recall)
+    return measured, measured[best]

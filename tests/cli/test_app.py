@@ -133,3 +133,14 @@ def test_eval_llm_compares_the_model_before_and_after_tuning(tmp_path):
     for label in ("train-llm", "ability[base]", "ability[tuned]", "eval-llm"):
         assert label in done.stdout
     assert "gen-cot" not in done.stdout
+
+
+def test_match_is_a_stage_and_a_group(tmp_path):
+    folder = ("--artifacts", str(tmp_path / "a"))
+    plain = llmcf("match", "quickstart", "--dry-run", *folder)
+    assert plain.returncode == 0, plain.stderr
+    assert "train-rec" not in plain.stdout
+    for named in (("match", "run", "quickstart", "--dry-run"), ("match", "--dry-run", "quickstart")):
+        done = llmcf(*named, *folder)
+        assert (done.returncode, done.stdout) == (0, plain.stdout)
+    assert "llmcf match RECIPE" in llmcf("match", "--help").stdout

@@ -1,0 +1,42 @@
+"""`llmcf match`: the stage, and commands about what it finds."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from llmcf_cli.cli.groups import FallThroughGroup
+from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, stage_command
+
+app = typer.Typer(no_args_is_help=True, cls=FallThroughGroup, subcommand_metavar="RECIPE | COMMAND ...")
+
+app.command("run", help="The stage itself; `llmcf match RECIPE` is short for it.")(stage_command("match"))
+
+
+@app.command("tune")
+def tune(
+    recipe: RecipeArgument,
+    recall: Annotated[
+        float, typer.Option("--recall", min=0, max=1, help="Share of the exact result that must be found.")
+    ] = 0.95,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Find the cheapest setting of approximate search (`match.search: ann`) that finds enough, and print its lines."""
+    from llmcf_cli.cli import report
+    from llmcf_cli.cli.console import make_progress
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.match import Match
+    from llmcf_cli.stages.match import tune as tune_match
+    from llmcf_cli.stages.pipeline import open_context, run_steps
+    from llmcf_cli.stages.run import plan
+
+    loaded = load_recipe(recipe, set_ or ())
+    progress = make_progress()
+    context = open_context(loaded, artifacts, progress)
+    steps = plan(context, Match().needs(context.recipe))
+    steps = run_steps(
+        context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
+    )
+    report.tuned(*tune_match(context, [step.node for step in steps], recall, progress), recall)
