@@ -14,7 +14,7 @@ from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm.answers import AnswerScorer, surface_forms
 from llmcf_cli.llm.config import RecommendationMixConfig
-from llmcf_cli.llm.mix import MixContext, RecommendationSource
+from llmcf_cli.llm.mixture import MixContext, RecommendationSource
 from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.teacher import ask_teacher
@@ -126,7 +126,7 @@ def test_more_samples_contain_and_reuse_fewer(ask) -> None:
 def test_it_is_asked_what_the_model_is_tuned_on(ask, tiny_data: Path, tiny_model: Path) -> None:
     config = RecommendationMixConfig(max_history=2, balance="none")
     context = MixContext(tiny_data, Path, load_tokenizer(tiny_model), 512, seed=1)
-    tuned_on = {sample.prompt for sample in RecommendationSource(config, context).draw(60)}
+    tuned_on = {sample.prompt[-1]["content"] for sample in RecommendationSource(config, context).draw(60)}
     report, _ = ask(config)
     assert {example["question"] for example in report.examples} <= tuned_on
 
