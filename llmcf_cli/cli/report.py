@@ -261,7 +261,8 @@ def _match(report: Mapping[str, Any]) -> None:
         kinds = ", ".join(f"{name} {pool['kind']}" for name, pool in found["pools"].items())
         console().print(
             f"index ({kinds}): {found['recall']:.2%} of the exact result on {found['queries']:,} queries, "
-            f"p50 {found['p50_ms']:.2f} and p99 {found['p99_ms']:.2f} ms per query (exact: p50 {found['exact_p50_ms']:.2f})"
+            f"p50 {found['p50_ms']:.2f} and p99 {found['p99_ms']:.2f} ms per query "
+            f"(exact: p50 {found['exact_p50_ms']:.2f})"
         )
 
 
