@@ -16,7 +16,7 @@ from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.batches import unfinished
 from llmcf_cli.llm.chat import fit_histories
-from llmcf_cli.llm.engines.base import Completion, Engine
+from llmcf_cli.llm.engines.base import Completion, Engine, Failure
 from llmcf_cli.store.tables import GENERATION
 
 _Key = tuple[str, int]  # prompt hash and index of a text
@@ -126,8 +126,16 @@ class TextCache:
         task.advance(share * len(known))
         for chosen in unfinished(list(wanted), known, lambda keys: self._grouped(keys, wanted)):
             seeds = [derive_seed(self._seed, *key) for key in chosen]
-            done = self._engine.generate([wanted[key].messages for key in chosen], seeds)
-            self._commit(chosen, done)
+            answers = self._engine.generate([wanted[key].messages for key in chosen], seeds)
+            done = [(key, found) for key, found in zip(chosen, answers, strict=True) if isinstance(found, Completion)]
+            if done:
+                self._commit([key for key, _ in done], [found for _, found in done])
+            failed = [found for found in answers if isinstance(found, Failure)]
+            if failed:
+                raise LlmcfError(
+                    f"{len(failed)} of {len(answers)} texts of a batch failed: {failed[0].reason}", where="engine",
+                    hint="run the same command again; finished texts are kept",
+                )  # fmt: skip
             task.advance(share * len(chosen))
             if self.seconds:
                 task.note(f"{self.tokens_per_second:,.0f} tokens/s")

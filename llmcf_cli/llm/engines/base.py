@@ -30,6 +30,19 @@ class Completion:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a chat got no answer; it stands where its `Completion` would, so that the others of its batch are kept.
+
+    Attributes:
+        reason: What went wrong, in one sentence.
+        retryable: Whether the same chat may succeed later (a busy server), or will fail the same way again.
+    """
+
+    reason: str
+    retryable: bool
+
+
 class Engine(Protocol):
     """Generates text from chats; built as `Engine(config)`."""
 
@@ -51,5 +64,9 @@ class Engine(Protocol):
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices of `lengths` grouped into batches of similar length within the token budget, longest first."""
 
-    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
-        """One answer per chat; each is drawn with its own seed, whatever else is in the batch."""
+    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion | Failure]:
+        """One answer, or what became of it, per chat; each is drawn with its own seed, whatever else is in the batch.
+
+        Raises:
+            LlmcfError: No chat can be answered: the model, the key or the address is wrong.
+        """
