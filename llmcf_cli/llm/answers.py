@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
+from llmcf_cli.llm.batches import in_halves
 from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
 
 _LEAST_PREFIX = 8  # a shorter one costs more to attend to as a cache than to read again
@@ -88,17 +89,11 @@ class AnswerScorer:
         Raises:
             ModelError: Even one prompt does not fit into memory.
         """
-        try:
-            return self._score(prompts, prefix)
-        except torch.OutOfMemoryError as error:
-            if len(prompts) == 1:
-                hint = "lower teacher.max_prompt_tokens or take a smaller model"
-                where = str(self._folder)
-                raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
-        torch.cuda.empty_cache()
-        half = len(prompts) // 2
-        parts = self.score(prompts[:half], prefix), self.score(prompts[half:], prefix)
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        parts = in_halves(
+            lambda some: self._score(some, prefix), prompts, where=str(self._folder),
+            setting="teacher.max_prompt_tokens",
+        )  # fmt: skip
+        return torch.cat([ratio_B for ratio_B, _ in parts]), torch.cat([mass_B for _, mass_B in parts])
 
     @torch.inference_mode()
     def _score(self, prompts: Sequence[Sequence[int]], prefix: Prefix) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TypeVar
 
+from llmcf_cli.core.errors import ModelError
+
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 def by_length(lengths: Sequence[int], *, answer: int, most_tokens: int, most: int) -> list[list[int]]:
@@ -49,3 +52,34 @@ def unfinished(
         else:
             rest += missing
     yield from group(rest)
+
+
+def in_halves(
+    work: Callable[[Sequence[Key]], Result], items: Sequence[Key], *, where: str, setting: str
+) -> list[Result]:
+    """The results of work on a batch, which is halved until its parts fit into the GPU's memory.
+
+    Args:
+        work: Part of the items → result.
+        items: The batch, not empty.
+        where: Folder of the model, for the message.
+        setting: Setting to lower where even one item does not fit.
+
+    Returns:
+        One result per part, in the order of the items.
+
+    Raises:
+        ModelError: Even one item does not fit.
+    """
+    import torch
+
+    try:
+        return [work(items)]
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            hint = f"lower {setting} or take a smaller model"
+            raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
+    torch.cuda.empty_cache()  # after the handler, which holds on to the tensors of the failed pass
+    half = len(items) // 2
+    parts = (items[:half], items[half:])
+    return [result for part in parts for result in in_halves(work, part, where=where, setting=setting)]
