@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from math import ceil
 from typing import TypeVar
 
 from llmcf_cli.core.errors import ModelError
+
+_STEP = 32
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
@@ -14,20 +17,23 @@ Result = TypeVar("Result")
 def by_length(lengths: Sequence[int], *, answer: int, most_tokens: int, most: int) -> list[list[int]]:
     """Indices of `lengths` in batches of similar length, longest first; a prompt past the budget stands alone.
 
+    Lengths count in steps of 32 tokens, and equal ones keep their order: neighbours often begin alike.
+
     Args:
         lengths: Tokens of each prompt.
         answer: Tokens that each prompt's answer may add.
-        most_tokens: Most tokens of a batch, prompts with padding and answers together.
+        most_tokens: Most tokens of a batch, each prompt and answer counted as the batch's longest.
         most: Most prompts of a batch.
     """
     found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[found[-1][0]] if found else 0
-        room = min(most, most_tokens // max(longest + answer, 1))
-        if found and len(found[-1]) < room:
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-ceil(lengths[i] / _STEP), i)):
+        longest = max(longest, lengths[index])
+        if found and (len(found[-1]) + 1) * (longest + answer) <= most_tokens and len(found[-1]) < most:
             found[-1].append(index)
         else:
             found.append([index])
+            longest = lengths[index]
     return found
 
 

@@ -62,7 +62,7 @@ class Engine(Protocol):
         """Tokens of each rendered prompt."""
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of `lengths` grouped into batches of similar length within the token budget, longest first."""
+        """Indices of `lengths` in batches of similar length within the token budget, about longest first."""
 
     def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion | Failure]:
         """One answer, or what became of it, per chat; each is drawn with its own seed, whatever else is in the batch.

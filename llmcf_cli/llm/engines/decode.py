@@ -30,7 +30,7 @@ class Pick(Protocol):
 
 
 def suits(model: Any) -> bool:
-    """Whether `decode` computes what the model's own `generate` does: full attention in all layers, rotary positions."""
+    """Whether `decode` computes what `model.generate` does: full attention in all layers, rotary positions."""
     config = model.config.get_text_config(decoder=True)
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
     return plain and bool(getattr(config, "rope_parameters", None)) and model._supports_attention_backend

@@ -113,7 +113,7 @@ class TransformersEngine:
     def _library_generate(
         self, model: Any, prompts: Sequence[Sequence[int]], *, most: int, ends: Sequence[int], picks: Sequence[Any]
     ) -> list[list[int]]:
-        """What `decode` returns, by the library's own loop: for models with sliding windows, states, ALiBi and so on."""
+        """What `decode` returns, by the library's loop: for models with sliding windows, states, ALiBi and so on."""
         from transformers import GenerationConfig
 
         pad = self._tokenizer.pad_token_id

@@ -82,8 +82,9 @@ def test_batches_keep_the_budget_and_similar_lengths(tiny_model: Path) -> None:
     for batch in batches[1:]:
         assert len(batch) <= 3
         assert max(lengths[i] for i in batch) * len(batch) + 12 * len(batch) <= 100
-    flat = [lengths[i] for batch in batches for i in batch]
-    assert flat == sorted(lengths, reverse=True)
+    steps = [-(-lengths[i] // 32) for batch in batches for i in batch]
+    assert steps == sorted(steps, reverse=True)
+    assert batches[1:] == [[4], [0, 1], [2, 3, 5], [7]]
 
 
 def test_answers_that_leave_no_room_for_a_prompt_are_refused(tiny_model: Path) -> None:
