@@ -3,10 +3,10 @@
     python benchmarks/generate.py [--quick] [--precision bf16]
 
 SmolLM2-135M and the prompts of recipes/movielens_100k/base.yaml (a tenth of the train rows, at most 256 tokens of
-prompt and 72 of answer, as there). The plain loop takes rows in the order of the data set, 16 at a time, padded, through
-`model.generate` with the library's defaults but greedy; the engine takes the same rows as `gen-cot` hands them over. Both
-have the same weights, precision and threads. Rounds of 96 neighbouring rows (--quick: 48) from places spread over the
-sample, sides alternating, medians of wall time. Needs the assets; `ingest` runs once into a temporary folder.
+prompt and 72 of answer, as there). The plain loop takes rows in the order of the data set, 16 at a time, padded,
+through `model.generate` with the library's defaults but greedy; the engine takes the same rows as `gen-cot` hands them
+over. Both have the same weights, precision and threads. Rounds of 96 neighbouring rows (--quick: 48) from places spread
+over the sample, sides alternating, medians of wall time. `ingest` runs first, into a temporary folder.
 """
 
 from __future__ import annotations

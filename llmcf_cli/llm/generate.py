@@ -80,7 +80,7 @@ _SCORES = ("coherence", "completeness", "relevance", "consistency", "score")
 
 
 def generate_cots(
-    section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, out: Path,
+    section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
     seed: int, progress: Progress = SILENT,
 ) -> CoTReport:  # fmt: skip
     """Write the chain of thought of each chosen train sample to Parquet (table `cot`).
@@ -88,7 +88,7 @@ def generate_cots(
     Args:
         section: The recipe's `cot`.
         data: DuckDB file of ingest.
-        model: Folder of the model in Hugging Face format.
+        model: Folder of the model in Hugging Face format; None for an engine that needs none.
         model_digest: Names the model's content in the cache.
         prompt: What is asked.
         cache: DuckDB file of generated texts, shared between runs; one writer at a time.

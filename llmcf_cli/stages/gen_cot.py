@@ -9,7 +9,7 @@ from typing import Any
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.train_llm import with_local_files, writing_model, writing_stages
 
 
 class GenCoT(Stage):
@@ -22,16 +22,18 @@ class GenCoT(Stage):
         return {"seed": recipe.seed, "cot": recipe.cot}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), TrainLLM())
+        return (Ingest(), *writing_stages(recipe.cot.engine))
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.generate import generate_cots
         from llmcf_cli.recipe.prompt import load_prompt
 
-        section = job.recipe.cot
+        section, locate = job.recipe.cot, job.context.locate
+        model, digest = writing_model(job, section.engine)
+        section = section.model_copy(update={"engine": with_local_files(section.engine, locate)})
         report = generate_cots(
-            section, data=job.database, model=job.inputs["train-llm"] / "model", model_digest=job.keys["train-llm"],
-            prompt=load_prompt(job.context.locate.path(section.prompt)), cache=job.context.generations,
+            section, data=job.database, model=model, model_digest=digest,
+            prompt=load_prompt(locate.path(section.prompt)), cache=job.context.generations,
             out=job.out / "cot.parquet", seed=job.recipe.seed, progress=job.progress,
         )  # fmt: skip
         return asdict(report)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.store.assets import Locator
 
 
 class TrainLLM(Stage):
@@ -40,3 +43,22 @@ class TrainLLM(Stage):
             progress=job.progress,
         )  # fmt: skip
         return {"mix": asdict(mix), "tune": asdict(tuned)}
+
+
+def writing_stages(engine: ComponentConfig) -> list[Stage]:
+    """The stages that a stage which generates with an engine reads: none for a model that others serve."""
+    return [TrainLLM()] if "model" in engine.needs else []
+
+
+def writing_model(job: Job, engine: ComponentConfig) -> tuple[Path | None, str]:
+    """Folder and digest of the model that an engine generates with; no folder, and its name, if others serve it."""
+    if "model" in engine.needs:
+        return job.inputs["train-llm"] / "model", job.keys["train-llm"]
+    return None, f"{engine.type}:{getattr(engine, 'model', '')}"
+
+
+def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:
+    """An engine's configuration with the paths of the files and assets that it names."""
+    names = set(file_refs(engine))
+    files = {field: str(locate.path(value)) for field, value in engine if isinstance(value, str) and value in names}
+    return engine.model_copy(update=files)

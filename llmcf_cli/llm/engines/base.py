@@ -49,8 +49,11 @@ class Engine(Protocol):
     samples: int
     """Answers per prompt."""
 
-    def open(self, model: Path) -> None:
-        """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`."""
+    def open(self, model: Path | None) -> None:
+        """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`.
+
+        None: the engine's configuration does not need the `model`.
+        """
 
     def decode_settings(self, seed: int) -> dict[str, Any]:
         """Everything besides prompt and model that determines an answer, as JSON data: the cache key."""

@@ -41,12 +41,14 @@ class TransformersEngine:
         self._model: Any = None
         self._tokenizer: Any = None
 
-    def open(self, model: Path) -> None:
+    def open(self, model: Path | None) -> None:
         """Load the tokenizer now and the weights at the first `generate`.
 
         Raises:
             ModelError: The folder holds no causal language model with a chat template.
         """
+        if model is None:
+            raise ModelError("the engine transformers needs a model's folder")
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
