@@ -146,7 +146,7 @@ class OpenAIEngine:
     def _failure(self, error: Exception, fatal: list[LlmcfError]) -> Failure:
         """What a row failed of; what no other row can do better is noted in `fatal`."""
         config, status = self.config, getattr(error, "status_code", None)
-        said = self._shown(getattr(error, "message", error))
+        said = self._shown(_words(error))
         stop = None
         if status in (401, 403):
             state = "is refused" if self._key else "is not set"
@@ -204,6 +204,15 @@ class Pace:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._gap
         time.sleep(max(0.0, turn - time.monotonic()))
+
+
+def _words(error: Exception) -> str:
+    """What a server said of a failure: its message in OpenAI's form, or the body as it came."""
+    body = getattr(error, "body", None)
+    if isinstance(body, dict) and isinstance(body.get("message"), str):
+        return body["message"]
+    response = getattr(error, "response", None)
+    return (response.text if response is not None else "") or str(error)
 
 
 def _requests(chats: Sequence[Messages], most: int) -> list[list[int]]:

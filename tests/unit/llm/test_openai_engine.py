@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +19,11 @@ import pytest
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.llm.config import OpenAIEngineConfig
+from llmcf_cli.llm.config import OpenAIEngineConfig, TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.engines.openai import OpenAIEngine
+from llmcf_cli.llm.engines.transformers import TransformersEngine
+from llmcf_cli.llm.models import hf_folder
 
 KEY = "sk-quite-secret-0123456789"
 
@@ -254,3 +259,57 @@ def test_settings_that_cannot_work_are_refused() -> None:
     for bad in ({"base_url": "localhost:8000"}, {"extra": {"stream": True}}, {"samples": 2, "temperature": 0}):
         with pytest.raises(ValidationError):
             OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **bad})
+
+
+@pytest.fixture(scope="module")
+def served(assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Address of `transformers serve` on loopback, and the folder of the SmolLM2 that it serves."""
+    for package in ("fastapi", "uvicorn"):
+        pytest.importorskip(package)
+    folder = hf_folder(assets.path("asset:smollm2-135m-instruct"), tmp_path_factory.mktemp("models"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = "from transformers.cli.transformers import main; main()"
+    command = [sys.executable, "-c", start, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
+               "--device", "cpu", "--dtype", "float32"]  # fmt: skip
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while not _listens(port):
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}/v1", folder
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.slow
+def test_a_real_server_gives_the_texts_of_the_local_engine(served: tuple[str, Path]) -> None:
+    url, folder = served
+    asked = chats("What is the capital of France? Answer in one sentence.", "Name three films about space.")
+    limits = {"max_new_tokens": 16, "temperature": 0.0}
+    local = TransformersEngine(TransformersEngineConfig(**limits, precision="fp32"))
+    local.open(folder)
+    remote = OpenAIEngine(
+        OpenAIEngineConfig(**limits, model=str(folder), base_url=url, tokenizer=str(folder), concurrency=1)
+    )
+    remote.open(None)
+    expected, found = local.generate(asked, [0, 0]), remote.generate(asked, [0, 0])
+    assert "Paris" in found[0].text
+    assert [(c.text, c.finish_reason, c.prompt_tokens) for c in found] == [
+        (c.text, c.finish_reason, c.prompt_tokens) for c in expected
+    ]
+    assert remote.count_tokens(asked) == local.count_tokens(asked)
+
+    wrong = OpenAIEngine(OpenAIEngineConfig(model="no/such-model", base_url=url, retries=0))
+    (failure,) = wrong.generate(asked[:1], [0])
+    assert "the server answers 400" in failure.reason
+    assert "no/such-model" in failure.reason
