@@ -32,8 +32,8 @@ from llmcf_cli.llm.texts import Ask, Fault, fit_asks
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.run import plan
+from llmcf_cli.stages.pipeline import open_context
+from llmcf_cli.stages.run import execute, plan
 from llmcf_cli.store.open import connect_read
 
 TARGET, BATCH = 2.5, 16
@@ -87,7 +87,8 @@ def prepare(precision: str, rounds: int, size: int) -> tuple[TransformersEngine,
     with tempfile.TemporaryDirectory() as folder:
         loaded = load_recipe(RECIPE)
         context = open_context(loaded, Path(folder), SILENT)
-        (step,) = run_steps(context, plan(context, [Ingest()]), SILENT)
+        (step,) = plan(context, [Ingest()])
+        execute([step], SILENT, on_start=lambda step: None, on_end=lambda step, manifest: None)
         recipe = loaded.recipe
         model = hf_folder(context.locate.path(recipe.llm.model), context.models)
         config = recipe.cot.engine.model_copy(update={"temperature": 0.0, "precision": precision})

@@ -40,7 +40,7 @@ class Embed(Stage):
     def run(self, job: Job) -> dict[str, Any]:
         encoder = _text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
-        item_vectors = encoder.encode(items["text"].to_pylist(), progress=job.progress, what="item texts")
+        item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
         _write(job.out / "lance", item_text(encoder.dim), columns)
         return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
@@ -65,7 +65,7 @@ class Examples(Stage):
         encoder = _text_encoder(job)
         cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
         examples = _examples(job, cots)
-        cot_vectors = encoder.encode(examples["text"].to_pylist(), progress=job.progress, what="chains of thought")
+        cot_vectors = encoder.encode(examples["text"], progress=job.progress, what="chains of thought")
         vectors = self._example_vectors(job, examples)
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
         columns = [*(examples[name] for name in names), _vectors(vectors), _vectors(cot_vectors)]

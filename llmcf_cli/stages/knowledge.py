@@ -63,7 +63,7 @@ def _encode(job: Job, texts: pa.Table) -> int:
     from llmcf_cli.llm.embed import TextEncoder
 
     encoder = TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
-    vector_NT = encoder.encode(texts["text"].to_pylist(), progress=job.progress, what="knowledge")
+    vector_NT = encoder.encode(texts["text"], progress=job.progress, what="knowledge")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
     spec = knowledge(encoder.dim)
     data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)
