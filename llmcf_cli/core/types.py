@@ -30,7 +30,7 @@ class ComponentConfig(Config):
     """Inputs beyond a sample's own features that the component reads.
 
     `text` vectors, `collaborative` vectors, matching `signals` (which are of both), retrieved `examples`, `knowledge`
-    about users and items, and for objectives a `teacher`'s scores.
+    about users and items, for objectives a `teacher`'s scores, for engines the tuned language `model`.
     """
 
     type: str

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from math import ceil
 from typing import TypeVar
 
+from llmcf_cli.core.errors import ModelError
+
+_STEP = 32
+
 Key = TypeVar("Key")
+Result = TypeVar("Result")
 
 
 def by_length(lengths: Sequence[int], *, answer: int, most_tokens: int, most: int) -> list[list[int]]:
     """Indices of `lengths` in batches of similar length, longest first; a prompt past the budget stands alone.
 
+    Lengths count in steps of 32 tokens, and equal ones keep their order: neighbours often begin alike.
+
     Args:
         lengths: Tokens of each prompt.
         answer: Tokens that each prompt's answer may add.
-        most_tokens: Most tokens of a batch, prompts with padding and answers together.
+        most_tokens: Most tokens of a batch, each prompt and answer counted as the batch's longest.
         most: Most prompts of a batch.
     """
     found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[found[-1][0]] if found else 0
-        room = min(most, most_tokens // max(longest + answer, 1))
-        if found and len(found[-1]) < room:
+    longest = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-ceil(lengths[i] / _STEP), i)):
+        longest = max(longest, lengths[index])
+        if found and (len(found[-1]) + 1) * (longest + answer) <= most_tokens and len(found[-1]) < most:
             found[-1].append(index)
         else:
             found.append([index])
+            longest = lengths[index]
     return found
 
 
@@ -49,3 +58,34 @@ def unfinished(
         else:
             rest += missing
     yield from group(rest)
+
+
+def in_halves(
+    work: Callable[[Sequence[Key]], Result], items: Sequence[Key], *, where: str, setting: str
+) -> list[Result]:
+    """The results of work on a batch, which is halved until its parts fit into the GPU's memory.
+
+    Args:
+        work: Part of the items → result.
+        items: The batch, not empty.
+        where: Folder of the model, for the message.
+        setting: Setting to lower where even one item does not fit.
+
+    Returns:
+        One result per part, in the order of the items.
+
+    Raises:
+        ModelError: Even one item does not fit.
+    """
+    import torch
+
+    try:
+        return [work(items)]
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            hint = f"lower {setting} or take a smaller model"
+            raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
+    torch.cuda.empty_cache()  # after the handler, which holds on to the tensors of the failed pass
+    half = len(items) // 2
+    parts = (items[:half], items[half:])
+    return [result for part in parts for result in in_halves(work, part, where=where, setting=setting)]

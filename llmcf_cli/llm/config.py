@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from llmcf_cli.core.types import ComponentConfig, FilePath, Runtime
 
@@ -153,9 +153,16 @@ class QLoraTuneConfig(AdapterTuneConfig):
     """Registered name."""
 
 
-class TransformersEngineConfig(ComponentConfig):
-    """Generates with a local model, in length-sorted batches."""
+def _need_a_temperature(samples: int, info: ValidationInfo) -> int:
+    if samples > 1 and info.data.get("temperature") == 0:
+        raise ValueError("temperature 0 gives the same answer every time; set samples: 1 or a temperature")
+    return samples
 
+
+class TransformersEngineConfig(ComponentConfig):
+    """Generates with the tuned model, in batches of prompts of similar length."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     type: Literal["transformers"] = "transformers"
     """Registered name."""
     max_new_tokens: Positive = 256
@@ -177,12 +184,88 @@ class TransformersEngineConfig(ComponentConfig):
     max_batch: Annotated[Positive, Runtime()] = 64
     """Most prompts of a batch; a killed run loses at most one batch."""
 
-    @field_validator("samples")
+    _samples_differ = field_validator("samples")(_need_a_temperature)
+
+
+class OpenAIEngineConfig(ComponentConfig):
+    """Asks a server that speaks OpenAI's chat completions, instead of the tuned model; `train-llm` does not run for it.
+
+    Servers that do: vLLM, llama.cpp, Ollama, `transformers serve` and paid ones. The key comes from the environment
+    alone and is written nowhere.
+    """
+
+    type: Literal["openai"] = "openai"
+    """Registered name."""
+    model: str = Field(min_length=1)
+    """Name the server knows the model by; part of the cache's key, while the server's address is not."""
+    base_url: Annotated[str, Runtime(), Field(pattern=r"^https?://[^\s/]")]
+    """Address up to the version, e.g. `http://localhost:8000/v1`."""
+    api_key_env: Annotated[str, Runtime()] = "OPENAI_API_KEY"
+    """Environment variable that holds the key; not set: none is needed."""
+    max_new_tokens: Positive = 256
+    """Most tokens of an answer (the paper: 256)."""
+    limit_option: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """The request's name for it; newer models of OpenAI itself want the second."""
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    """Softmax temperature (the paper: 0.6)."""
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further fields of each request, e.g. `{top_p: 0.9}`, or `{top_k: 50}` where the server knows it."""
+    samples: Positive = 1
+    """Answers per prompt, of which the judge keeps the best (the paper: 3)."""
+    max_choices: Positive = 1
+    """Most answers to one prompt per request (`n`). 1: each has a seed of its own; more: the prompt is paid once."""
+    max_prompt_tokens: Positive = 2048
+    """Most tokens of a prompt, beyond which the oldest history is left out; the server's context must allow it."""
+    tokenizer: FilePath | None = None
+    """Folder of the model's tokenizer, to count tokens; None: they are estimated as a third of the characters."""
+    concurrency: Annotated[Positive, Runtime()] = 8
+    """Requests at a time."""
+    requests_per_minute: Annotated[float, Runtime(), Field(gt=0)] | None = None
+    """Most requests per minute, retries included; None: no limit of ours."""
+    retries: Annotated[int, Runtime(), Field(ge=0)] = 5
+    """Further tries of a request that met 408, 409, 429, 5xx or no answer, after `Retry-After` or a growing wait."""
+    timeout: Annotated[float, Runtime(), Field(gt=0)] = 120.0
+    """Seconds until a try counts as failed."""
+    max_batch: Annotated[Positive, Runtime()] = 64
+    """Answers that are committed together; a killed run loses at most these."""
+
+    _samples_differ = field_validator("samples")(_need_a_temperature)
+
+    @field_validator("extra")
     @classmethod
-    def _samples_differ(cls, samples: int, info: object) -> int:
-        if samples > 1 and getattr(info, "data", {}).get("temperature") == 0:
-            raise ValueError("temperature 0 gives the same answer every time; set samples: 1 or a temperature")
-        return samples
+    def _not_ours(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        ours = {"messages", "model", "temperature", "n", "seed", "stream", "max_tokens", "max_completion_tokens"}
+        if taken := sorted(ours & extra.keys()):
+            raise ValueError(f"{', '.join(taken)} cannot be set here; the engine's own settings decide it")
+        return extra
+
+
+class VllmEngineConfig(ComponentConfig):
+    """Generates with the tuned model through vLLM's offline engine, on a GPU."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"model"})
+    type: Literal["vllm"] = "vllm"
+    """Registered name."""
+    max_new_tokens: Positive = 256
+    """Most tokens of an answer (the paper: 256)."""
+    temperature: Annotated[float, Field(ge=0)] = 0.6
+    """Softmax temperature (the paper: 0.6); 0 always takes the likeliest token."""
+    top_k: Annotated[int, Field(ge=0)] = 50
+    """Only the k likeliest tokens are drawn from (the paper: 50); 0: all."""
+    samples: Positive = 1
+    """Answers per prompt, of which the judge keeps the best (the paper: 3)."""
+    max_prompt_tokens: Positive | None = None
+    """Most tokens of a prompt, beyond which the oldest history is left out; None: what the model's context allows."""
+    precision: Precision = "auto"
+    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+    memory_share: Annotated[float, Runtime(), Field(gt=0, le=1)] = 0.9
+    """Share of the GPU's memory that vLLM may take."""
+    gpus: Annotated[Positive, Runtime()] = 1
+    """GPUs that share each layer's weights."""
+    max_batch: Annotated[Positive, Runtime()] = 1024
+    """Prompts handed over, and committed, together; vLLM batches them itself."""
+
+    _samples_differ = field_validator("samples")(_need_a_temperature)
 
 
 class RubricJudgeConfig(ComponentConfig):

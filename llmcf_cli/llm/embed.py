@@ -10,12 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.llm.models import best_device, quiet_libraries
+from llmcf_cli.llm.packed import pack_linears
 
-_BATCHES_PER_CALL = 16
+_BATCHES_PER_BLOCK = 16
 
 
 class TextEncoder:
@@ -45,16 +47,20 @@ class TextEncoder:
         dim = self._model.get_embedding_dimension()
         if not dim:
             raise ModelError("the model gives no sentence vectors", where=str(path))
+        if self._model.device.type == "cpu":
+            pack_linears(self._model)
         self.dim = int(dim)
         self.seconds = 0.0
 
     def encode(
-        self, texts: Sequence[str], *, progress: Progress = SILENT, what: str = "texts", batch: int = 64
-    ) -> np.ndarray:
+        self, texts: Sequence[str] | pa.ChunkedArray, *, progress: Progress = SILENT, what: str = "texts",
+        batch: int = 64,
+    ) -> np.ndarray:  # fmt: skip
         """Vectors [N, T], float32, of unit L2 norm; zeros for a text of white space alone.
 
-        Equal texts are encoded once; batches hold texts of similar length. The vector of a text depends on the
-        other texts only through floating-point rounding.
+        Texts are read a block at a time, so that of an Arrow column no more than one block becomes Python strings. In a
+        block, equal texts are encoded once, and batches hold texts of similar length. The vector of a text depends on
+        the other texts only through floating-point rounding.
 
         Args:
             texts: What to encode; longer ones than the model reads are cut by it.
@@ -62,35 +68,40 @@ class TextEncoder:
             what: Name of the work in the progress display.
             batch: Texts per forward pass.
         """
-        start = time.perf_counter()
         vectors_NT = np.zeros((len(texts), self.dim), dtype=np.float32)
+        size = batch * _BATCHES_PER_BLOCK
+        starts = range(0, len(texts), size)
+        blocks = (_strings(texts[start : start + size]) for start in starts)
+        with progress.task(f"encode {what}", len(texts), "texts") as task:
+            for start, block_NT in zip(starts, self.encode_stream(blocks, batch=batch), strict=True):
+                vectors_NT[start : start + len(block_NT)] = block_NT
+                task.advance(len(block_NT))
+        return vectors_NT
+
+    def encode_stream(self, blocks: Iterable[Sequence[str]], *, batch: int = 64) -> Iterator[np.ndarray]:
+        """The vectors of one block of texts after another, see `encode`; a block is let go before the next is read."""
+        for block in blocks:
+            start = time.perf_counter()
+            vectors_NT = self._block(block, batch)
+            del block
+            self.seconds += time.perf_counter() - start
+            yield vectors_NT
+
+    def _block(self, texts: Sequence[str], batch: int) -> np.ndarray:
         rows_of: dict[str, list[int]] = {}
         for row, text in enumerate(texts):
             if text.strip():
                 rows_of.setdefault(text, []).append(row)
-        order = sorted(rows_of, key=lambda text: (-len(text), text))
-        with progress.task(f"encode {what}", len(texts), "texts", done=len(texts) - _total(rows_of)) as task:
-            for first in range(0, len(order), batch * _BATCHES_PER_CALL):
-                block = order[first : first + batch * _BATCHES_PER_CALL]
-                encoded = self._model.encode(
-                    block,
-                    batch_size=batch,
-                    show_progress_bar=False,
-                    convert_to_numpy=True,
-                    normalize_embeddings=True,
-                )
-                rows = [row for text in block for row in rows_of[text]]
-                repeats = [len(rows_of[text]) for text in block]
-                vectors_NT[rows] = np.repeat(encoded, repeats, axis=0)
-                task.advance(len(rows))
-        self.seconds += time.perf_counter() - start
+        vectors_NT = np.zeros((len(texts), self.dim), dtype=np.float32)
+        if rows_of:
+            encoded = self._model.encode(
+                list(rows_of), batch_size=batch, show_progress_bar=False, convert_to_numpy=True,
+                normalize_embeddings=True,
+            )  # fmt: skip
+            rows = [row for rows in rows_of.values() for row in rows]
+            vectors_NT[rows] = np.repeat(encoded, [len(rows) for rows in rows_of.values()], axis=0)
         return vectors_NT
 
-    def encode_stream(self, blocks: Iterable[Sequence[str]], *, batch: int = 64) -> Iterator[np.ndarray]:
-        """The vectors of one block of texts after another, for more texts than memory holds."""
-        for block in blocks:
-            yield self.encode(block, batch=batch)
 
-
-def _total(rows_of: dict[str, list[int]]) -> int:
-    return sum(map(len, rows_of.values()))
+def _strings(texts: Sequence[str] | pa.ChunkedArray) -> Sequence[str]:
+    return texts.to_pylist() if isinstance(texts, pa.ChunkedArray) else texts

@@ -83,7 +83,7 @@ class CoTReport:
 
 
 def generate_cots(
-    section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, out: Path,
+    section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
     seed: int, history: HistorySection, progress: Progress = SILENT,
 ) -> CoTReport:  # fmt: skip
     """Write the chain of thought of each chosen train sample to Parquet (`cot`), with its parts (`cot_part`).
@@ -94,7 +94,7 @@ def generate_cots(
     Args:
         section: The recipe's `cot`.
         data: DuckDB file of ingest.
-        model: Folder of the model in Hugging Face format.
+        model: Folder of the model in Hugging Face format; None for an engine that needs none.
         model_digest: Names the model's content in the cache.
         prompt: What is asked.
         cache: DuckDB file of generated texts, shared between runs.
@@ -131,7 +131,7 @@ def generate_cots(
 
 
 def estimate_cots(
-    section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, seed: int,
+    section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
     history: HistorySection,
 ) -> Estimate:  # fmt: skip
     """What `generate_cots` with the same arguments would cost; generates nothing and leaves the cache as it is."""
@@ -145,7 +145,7 @@ def estimate_cots(
 
 
 def retry_set_aside(
-    section: CoTSection, *, data: Path, model: Path, model_digest: str, prompt: Prompt, cache: Path, seed: int,
+    section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
     history: HistorySection,
 ) -> None:  # fmt: skip
     """Give the calls that were set aside, with this model and these settings, all their tries again."""
@@ -156,7 +156,7 @@ def retry_set_aside(
             texts.forget_failures()
 
 
-def _open(section: CoTSection, model: Path) -> Engine:
+def _open(section: CoTSection, model: Path | None) -> Engine:
     engine: Engine = registry().build("engine", section.engine)
     engine.open(model)
     return engine

@@ -103,8 +103,8 @@ class _Subject:
 
 
 def write_knowledge(
-    section: KnowledgeSection, *, data: Path, model: Path, model_digest: str, user_prompt: Prompt, item_prompt: Prompt,
-    cache: Path, out: Path, seed: int, progress: Progress = SILENT,
+    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
+    item_prompt: Prompt, cache: Path, out: Path, seed: int, progress: Progress = SILENT,
 ) -> KnowledgeReport:  # fmt: skip
     """Write what the model knows of the chosen users and items to Parquet (table `knowledge_text`).
 
@@ -113,7 +113,7 @@ def write_knowledge(
     Args:
         section: The recipe's `knowledge`.
         data: DuckDB file of ingest.
-        model: Folder of the model in Hugging Face format.
+        model: Folder of the model in Hugging Face format; None for an engine that needs none.
         model_digest: Names the model's content in the cache.
         user_prompt: What is asked about a user.
         item_prompt: What is asked about an item.

@@ -200,15 +200,20 @@ def resolved_precision(setting: str) -> str:
 
 
 def load_to_ask(folder: Path, precision: str) -> PreTrainedModel:
-    """The model of a folder on the best device, in evaluation mode, its weights in `precision` (see there).
+    """The model of a folder on the best device, for inference alone, its weights in `precision` (see there).
 
     Raises:
         ModelError: See `load_causal_lm`.
     """
     import torch
 
+    from llmcf_cli.llm.packed import pack_linears
+
     dtype = torch.bfloat16 if resolved_precision(precision) == "bf16" else torch.float32
-    return load_causal_lm(folder, dtype).to(best_device())
+    model = load_causal_lm(folder, dtype).to(best_device())
+    if model.device.type == "cpu":
+        pack_linears(model)
+    return model
 
 
 def best_device() -> torch.device:

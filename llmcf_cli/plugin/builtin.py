@@ -52,7 +52,11 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     "engine": (
         ("transformers", "llm.config:TransformersEngineConfig", "llm.engines.transformers:TransformersEngine",
-         "a local model, length-sorted batches"),
+         "the tuned model, in batches of similar length"),
+        ("openai", "llm.config:OpenAIEngineConfig", "llm.engines.openai:OpenAIEngine",
+         "a server that speaks OpenAI's chat completions"),
+        ("vllm", "llm.config:VllmEngineConfig", "llm.engines.vllm:VllmEngine",
+         "the tuned model through vLLM, on a GPU"),
     ),
     "judge": (
         ("rubric", "llm.config:RubricJudgeConfig", "llm.judge:RubricJudge",

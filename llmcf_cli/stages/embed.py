@@ -41,7 +41,7 @@ class Embed(Stage):
     def run(self, job: Job) -> dict[str, Any]:
         encoder = _text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
-        item_vectors = encoder.encode(items["text"].to_pylist(), progress=job.progress, what="item texts")
+        item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
         _write(job.out / "lance", item_text(encoder.dim), columns)
         return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}

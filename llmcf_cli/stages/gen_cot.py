@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Job, Node, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.run import plan
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.train_llm import with_local_files, writing_model, writing_stages
 from llmcf_cli.store.assets import ASSET_PREFIX
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ class GenCoT(Stage):
         return {"seed": recipe.seed, "cot": recipe.cot}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), TrainLLM())
+        return (Ingest(), *writing_stages(recipe.cot.engine))
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.generate import generate_cots, retry_set_aside
 
-        arguments = _arguments(job.context, job.inputs["ingest"], job.inputs["train-llm"], job.keys["train-llm"])
+        arguments = _arguments(job.context, job.inputs, job.keys)
         if job.forced:
             retry_set_aside(**arguments)
         return asdict(generate_cots(**arguments, out=job.out, progress=job.progress))
@@ -46,12 +46,12 @@ class GenCoT(Stage):
         from llmcf_cli.llm.generate import estimate_cots
         from llmcf_cli.llm.models import hf_folder
 
-        ingest, tuned, context = node.needs["ingest"], node.needs["train-llm"], node.context
+        ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
         if not _is_made(ingest):
             hint = f"llmcf ingest {context.recipe.name}"
             raise LlmcfError("what it costs is known once the samples are", where=self.name, hint=hint)
-        arguments = _arguments(context, ingest.folder, tuned.folder, tuned.key)
-        if not _is_made(tuned):  # it will have the tokenizer of the model that it starts from
+        arguments = _arguments(context, *_places(node))
+        if tuned is not None and not _is_made(tuned):  # it will have the tokenizer of the model that it starts from
             base = context.recipe.llm.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
@@ -73,19 +73,25 @@ def help_generate(context: Context, progress: Progress) -> CoTReport:
         if not _is_made(need):
             hint = f"llmcf {need.stage.name} {context.recipe.name}"
             raise LlmcfError(f"{need.label} is not made yet, so there is nothing to help with", where="work", hint=hint)
-    tuned = node.needs["train-llm"]
-    arguments = _arguments(context, node.needs["ingest"].folder, tuned.folder, tuned.key)
+    arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)
 
 
-def _arguments(context: Context, ingest: Path, tuned: Path, model_digest: str) -> dict[str, Any]:
+def _places(node: Node) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and keys of what a node reads, as a job has them."""
+    return {role: n.folder for role, n in node.needs.items()}, {role: n.key for role, n in node.needs.items()}
+
+
+def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
     """What generating and its estimate share."""
     from llmcf_cli.recipe.prompt import load_prompt
 
     section = context.recipe.cot
+    model, digest = writing_model(inputs, keys, section.engine)
+    section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
     return {
-        "section": section, "data": ingest / "data.duckdb", "model": tuned / "model", "model_digest": model_digest,
+        "section": section, "data": inputs["ingest"] / "data.duckdb", "model": model, "model_digest": digest,
         "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
         "seed": context.recipe.seed, "history": context.recipe.dataset.history,
     }  # fmt: skip

@@ -14,7 +14,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.train_llm import with_local_files, writing_model, writing_stages
 from llmcf_cli.store.open import connect_read, open_lance, read_parquet
 from llmcf_cli.store.tables import knowledge
 
@@ -31,15 +31,17 @@ class Knowledge(Stage):
         return {"seed": recipe.seed, "knowledge": _section(recipe), "match.space": recipe.match.space}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), TrainLLM())
+        return (Ingest(), *writing_stages(_section(recipe).engine))
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.knowledge import write_knowledge
         from llmcf_cli.recipe.prompt import load_prompt
 
         section, locate = _section(job.recipe), job.context.locate.path
+        model, digest = writing_model(job.inputs, job.keys, section.engine)
+        section = section.model_copy(update={"engine": with_local_files(section.engine, job.context.locate)})
         report = write_knowledge(
-            section, data=job.database, model=job.inputs["train-llm"] / "model", model_digest=job.keys["train-llm"],
+            section, data=job.database, model=model, model_digest=digest,
             user_prompt=load_prompt(locate(section.user_prompt)), item_prompt=load_prompt(locate(section.item_prompt)),
             cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed, progress=job.progress,
         )  # fmt: skip
@@ -61,7 +63,7 @@ def _encode(job: Job, texts: pa.Table) -> int:
     from llmcf_cli.llm.embed import TextEncoder
 
     encoder = TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
-    vector_NT = encoder.encode(texts["text"].to_pylist(), progress=job.progress, what="knowledge")
+    vector_NT = encoder.encode(texts["text"], progress=job.progress, what="knowledge")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
     spec = knowledge(encoder.dim)
     data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)

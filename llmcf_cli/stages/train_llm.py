@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.store.assets import Locator
 
 
 class TrainLLM(Stage):
@@ -41,3 +44,30 @@ class TrainLLM(Stage):
             progress=job.progress, launch=job.context.launch,
         )  # fmt: skip
         return {"mix": asdict(mix), "tune": asdict(tuned)}
+
+
+def writing_stages(engine: ComponentConfig) -> list[Stage]:
+    """The stages that a stage which generates with an engine reads: none for a model that others serve."""
+    return [TrainLLM()] if "model" in engine.needs else []
+
+
+def writing_model(
+    inputs: Mapping[str, Path], keys: Mapping[str, str], engine: ComponentConfig
+) -> tuple[Path | None, str]:
+    """Folder and digest of the model that an engine generates with; no folder, and its name, if others serve it.
+
+    Args:
+        inputs: Role of a stage → its folder.
+        keys: Role of a stage → its key.
+        engine: The engine.
+    """
+    if "model" in engine.needs:
+        return inputs["train-llm"] / "model", keys["train-llm"]
+    return None, f"{engine.type}:{getattr(engine, 'model', '')}"
+
+
+def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:
+    """An engine's configuration with the paths of the files and assets that it names."""
+    names = set(file_refs(engine))
+    files = {field: str(locate.path(value)) for field, value in engine if isinstance(value, str) and value in names}
+    return engine.model_copy(update=files)

@@ -32,11 +32,11 @@ class Completion:
 
 @dataclass(frozen=True)
 class Failure:
-    """A call that gave no answer.
+    """Why a chat got no answer; it stands where its `Completion` would, so that the others of its batch are kept.
 
     Attributes:
-        reason: What went wrong, for people.
-        retryable: Whether the same call may succeed another time.
+        reason: What went wrong, in one sentence.
+        retryable: Whether the same chat may succeed later (a busy server), or will fail the same way again.
     """
 
     reason: str
@@ -54,8 +54,11 @@ class Engine(Protocol):
     def asking(self, *, max_new_tokens: int, samples: int) -> Engine:
         """This engine, opened, with shorter answers or another number of them; weights and connections are shared."""
 
-    def open(self, model: Path) -> None:
-        """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`."""
+    def open(self, model: Path | None) -> None:
+        """Prepare to generate with the model of a folder. Weights may be loaded at the first `generate`.
+
+        None: the engine's configuration does not need the `model`.
+        """
 
     def decode_settings(self, seed: int) -> dict[str, Any]:
         """Everything besides prompt and model that determines an answer, as JSON data: the cache key."""
@@ -67,10 +70,13 @@ class Engine(Protocol):
         """Tokens of each rendered prompt."""
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Indices of `lengths` grouped into batches of similar length within the token budget, longest first."""
+        """Indices of `lengths` in batches of similar length within the token budget, about longest first."""
 
     def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion | Failure]:
-        """One answer per chat; each is drawn with its own seed, whatever else is in the batch.
+        """One answer, or what became of it, per chat; each is drawn with its own seed, whatever else is in the batch.
 
         A chat that gets no answer has a `Failure` in its place, and the others their answers all the same.
+
+        Raises:
+            LlmcfError: No chat can be answered: the model, the key or the address is wrong.
         """

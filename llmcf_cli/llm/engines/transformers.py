@@ -1,10 +1,11 @@
 """Generation with a local model through Hugging Face transformers.
 
-Shapes: B batch, L prompt tokens with padding, V vocabulary, K candidates of top-k.
+Shapes: B batch, L tokens of prompt and answer (or of the answer alone), V vocabulary, K candidates of top-k.
 
 Every row draws from its own random stream: the noise of a token depends only on (row seed, step, token id), so a text
 does not depend on which other rows share its batch, or on what a cache already held. What remains is floating-point
-rounding: padding and batch size may change the last bits of the logits, which decides a token only at a near tie.
+rounding: batch size may change the last bits of the logits, which decides a token only at a near tie (rare in fp32, not
+so rare in bf16).
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import key_view
-from llmcf_cli.llm.batches import by_length
+from llmcf_cli.llm.batches import by_length, in_halves
 from llmcf_cli.llm.config import TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Messages
+from llmcf_cli.llm.engines.decode import Pick, decode, suits
 from llmcf_cli.llm.models import check_folder, context_length, load_to_ask, load_tokenizer, resolved_precision
 
 _GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
@@ -31,7 +33,7 @@ _NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or
 
 
 class TransformersEngine:
-    """Greedy decoding or top-k sampling with a temperature, in length-sorted, left-padded batches."""
+    """Greedy decoding or top-k sampling with a temperature, in batches of prompts of similar length."""
 
     def __init__(self, config: TransformersEngineConfig) -> None:
         self.config = config
@@ -40,12 +42,14 @@ class TransformersEngine:
         self._model: Any = None
         self._tokenizer: Any = None
 
-    def open(self, model: Path) -> None:
+    def open(self, model: Path | None) -> None:
         """Load the tokenizer now and the weights at the first `generate`.
 
         Raises:
             ModelError: The folder holds no causal language model with a chat template.
         """
+        if model is None:
+            raise ModelError("the engine transformers needs a model's folder")
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
@@ -95,42 +99,47 @@ class TransformersEngine:
         Raises:
             ModelError: Even one prompt does not fit into memory.
         """
-        try:
-            return self._generate(chats, seeds)
-        except torch.OutOfMemoryError as error:
-            if len(chats) == 1:
-                hint = "lower cot.engine.max_prompt_tokens or take a smaller model"
-                where = str(self._folder)
-                raise ModelError("one prompt does not fit into the GPU's memory", where=where, hint=hint) from error
-        torch.cuda.empty_cache()
-        half = len(chats) // 2
-        return [*self.generate(chats[:half], seeds[:half]), *self.generate(chats[half:], seeds[half:])]
+        parts = in_halves(
+            self._generate, list(zip(chats, seeds, strict=True)), where=str(self._folder),
+            setting="cot.engine.max_prompt_tokens",
+        )  # fmt: skip
+        return [completion for part in parts for completion in part]
 
-    @torch.inference_mode()
-    def _generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
+    def _generate(self, asked: Sequence[tuple[Messages, int]]) -> list[Completion]:
         model = self._weights()
         start = time.perf_counter()
-        encoded = self._tokenizer(
-            self._render(chats),
-            add_special_tokens=False,
-            padding=True,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        ).to(model.device)
-        width = encoded["input_ids"].shape[1]
-        processors = self._processors(seeds, width, model.device)
-        tokens = model.generate(**encoded, generation_config=self._decoding(), logits_processor=processors)[:, width:]
-        seconds = (time.perf_counter() - start) / len(chats)
-        ends = set(self._end_tokens())
-        prompt_tokens = encoded["attention_mask"].sum(1).tolist()
+        prompts = self._tokenizer(self._render([chat for chat, _ in asked]), add_special_tokens=False)["input_ids"]
+        ends = self._end_tokens()
+        write = decode if suits(model) else self._library_generate
+        answers = write(model, prompts, most=self.config.max_new_tokens, ends=ends, picks=self._picks(asked))
+        seconds = (time.perf_counter() - start) / len(asked)
         completions = []
-        for row, prompt_length in zip(tokens.tolist(), prompt_tokens, strict=True):
-            stop = next((i for i, token in enumerate(row) if token in ends), None)
-            kept = row if stop is None else row[:stop]
-            text = self._tokenizer.decode(kept, skip_special_tokens=True).strip()
-            used = len(row) if stop is None else stop + 1
-            completions.append(Completion(text, "length" if stop is None else "stop", prompt_length, used, seconds))
+        for prompt, answer in zip(prompts, answers, strict=True):
+            ended = bool(answer) and answer[-1] in ends
+            text = self._tokenizer.decode(answer[:-1] if ended else answer, skip_special_tokens=True).strip()
+            completions.append(Completion(text, "stop" if ended else "length", len(prompt), len(answer), seconds))
         return completions
+
+    @torch.inference_mode()
+    def _library_generate(
+        self, model: Any, prompts: Sequence[Sequence[int]], *, most: int, ends: Sequence[int], picks: Sequence[Any]
+    ) -> list[list[int]]:
+        """What `decode` returns, by the library's loop: for models with sliding windows, states, ALiBi and so on."""
+        from transformers import GenerationConfig
+
+        pad = self._tokenizer.pad_token_id
+        batch = self._tokenizer.pad({"input_ids": [list(ids) for ids in prompts]}, return_tensors="pt").to(model.device)
+        width = batch["input_ids"].shape[1]
+        decoding = GenerationConfig(
+            max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=list(ends) or None
+        )
+        steps = [lambda tokens_BL, logits_BV, pick=pick: pick(tokens_BL[:, width:], logits_BV) for pick in picks]
+        tokens_BL = model.generate(**batch, generation_config=decoding, logits_processor=steps)
+        answers = []
+        for row in tokens_BL[:, width:].tolist():
+            stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+            answers.append(row[: stop + 1])
+        return answers
 
     def _render(self, chats: Sequence[Messages]) -> list[str]:
         rendered: list[str] = self._tokenizer.apply_chat_template(
@@ -153,36 +162,29 @@ class TransformersEngine:
             ends.append(self._tokenizer.eos_token_id)
         return sorted(set(ends))
 
-    def _decoding(self) -> Any:
-        from transformers import GenerationConfig
-
-        return GenerationConfig(
-            max_new_tokens=self.config.max_new_tokens, do_sample=False, pad_token_id=self._tokenizer.pad_token_id,
-            eos_token_id=self._end_tokens() or None,
-        )  # fmt: skip
-
-    def _processors(self, seeds: Sequence[int], width: int, device: torch.device) -> Any:
-        from transformers import LogitsProcessorList
-
-        steps: list[Any] = []
-        if self.config.repetition_penalty > 1:
-            steps.append(_AnswerRepetition(self.config.repetition_penalty, width))
-        if self.config.temperature > 0:
-            steps.append(SeededSampling(seeds, width, self.config.temperature, self.config.top_k, device))
-        return LogitsProcessorList(steps)
+    def _picks(self, asked: Sequence[tuple[Messages, int]]) -> list[Pick]:
+        config, picks = self.config, []
+        if config.repetition_penalty > 1:
+            picks.append(AnswerRepetition(config.repetition_penalty))
+        if config.temperature > 0:
+            seeds = [seed for _, seed in asked]
+            picks.append(SeededSampling(seeds, config.temperature, config.top_k, self._weights().device))
+        return picks
 
 
-class _AnswerRepetition:
+class AnswerRepetition:
     """Divides positive and multiplies negative logits of tokens that the answer (not the prompt) already holds."""
 
-    def __init__(self, penalty: float, width: int) -> None:
-        self._penalty, self._width = penalty, width
+    def __init__(self, penalty: float) -> None:
+        self._penalty = penalty
 
-    def __call__(self, tokens_BL: Tensor, logits_BV: Tensor) -> Tensor:
-        answer = tokens_BL[:, self._width :]
-        found = logits_BV.gather(1, answer)
+    def __call__(self, answer_BL: Tensor, logits_BV: Tensor) -> Tensor:
+        found = logits_BV.gather(1, answer_BL)
         found = torch.where(found < 0, found * self._penalty, found / self._penalty)
-        return logits_BV.scatter(1, answer, found)
+        return logits_BV.scatter(1, answer_BL, found)
+
+    def keep(self, rows_B: Tensor) -> None:
+        """Nothing is kept per row."""
 
 
 class SeededSampling:
@@ -193,23 +195,26 @@ class SeededSampling:
 
     Args:
         seeds: One per row.
-        width: Prompt tokens with padding, so that the step is the tokens so far less this.
         temperature: Softmax temperature, > 0.
         top_k: Candidates; 0: the whole vocabulary.
         device: Where logits are.
     """
 
-    def __init__(self, seeds: Sequence[int], width: int, temperature: float, top_k: int, device: torch.device) -> None:
+    def __init__(self, seeds: Sequence[int], temperature: float, top_k: int, device: torch.device) -> None:
         self._seeds_B = _splitmix(torch.tensor(list(seeds), dtype=torch.int64, device=device))
-        self._width, self._temperature, self._top_k = width, temperature, top_k
+        self._temperature, self._top_k = temperature, top_k
 
-    def __call__(self, tokens_BL: Tensor, logits_BV: Tensor) -> Tensor:
+    def __call__(self, answer_BL: Tensor, logits_BV: Tensor) -> Tensor:
         size = logits_BV.shape[1]
         kept_BK, ids_BK = logits_BV.float().topk(min(self._top_k or size, size), dim=1)
-        stream_B1 = _splitmix(self._seeds_B + (tokens_BL.shape[1] - self._width))[:, None]
+        stream_B1 = _splitmix(self._seeds_B + answer_BL.shape[1])[:, None]
         noisy_BK = kept_BK.double() / self._temperature + _gumbel(_splitmix(stream_B1 + ids_BK * _GOLDEN))
         out_BV = torch.full_like(logits_BV, -torch.inf, dtype=torch.float32)
         return out_BV.scatter_(1, ids_BK, noisy_BK.float())
+
+    def keep(self, rows_B: Tensor) -> None:
+        """The batch goes on with these rows, in this order."""
+        self._seeds_B = self._seeds_B[rows_B]
 
 
 def _splitmix(state: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llmcf_cli.core.errors import ModelError
@@ -54,6 +57,32 @@ def test_streams_and_repeats_exactly(encoder: TextEncoder) -> None:
     streamed = list(encoder.encode_stream(blocks))
     assert [vectors.shape for vectors in streamed] == [(2, 24), (1, 24), (0, 24)]
     assert (streamed[0] == encoder.encode(blocks[0])).all()
+
+
+def test_an_arrow_column_and_blocks_give_what_a_list_gives(encoder: TextEncoder) -> None:
+    texts = [f"{'a b c d e f'[: 1 + i % 11]} {chr(97 + i % 26)}" for i in range(70)]
+    column = pa.chunked_array([texts[:9], texts[9:]])
+    of_list = encoder.encode(texts, batch=2)  # 32 texts to a block
+    assert (encoder.encode(column, batch=2) == of_list).all()
+    assert np.allclose(np.concatenate([encoder.encode([text]) for text in texts]), of_list, atol=1e-5)
+
+
+def test_a_block_is_let_go_before_the_next_is_read(encoder: TextEncoder) -> None:
+    class Text(str):
+        pass
+
+    alive: weakref.WeakSet[Text] = weakref.WeakSet()
+
+    def blocks() -> Iterator[list[str]]:
+        for number in range(4):
+            block = [Text(f"a b {number} {i}") for i in range(5)]
+            for text in block:
+                alive.add(text)
+            assert len(alive) == 5
+            yield block
+            del block, text
+
+    assert len(list(encoder.encode_stream(blocks()))) == 4
 
 
 def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:

@@ -54,15 +54,15 @@ def test_greedy_is_the_models_own_likeliest_continuation(tiny_model: Path) -> No
 
 def test_sampling_follows_the_tempered_distribution_of_the_top_k() -> None:
     logits_V = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
-    rows, width = 20_000, 3
-    draw = SeededSampling(range(rows), width, temperature=0.7, top_k=3, device=torch.device("cpu"))
-    tokens_BL = torch.zeros(rows, width + 1, dtype=torch.int64)
+    rows = 20_000
+    draw = SeededSampling(range(rows), temperature=0.7, top_k=3, device=torch.device("cpu"))
+    tokens_BL = torch.zeros(rows, 1, dtype=torch.int64)
     chosen_B = draw(tokens_BL, logits_V.expand(rows, -1)).argmax(1)
     expected_K = (logits_V[:3] / 0.7).softmax(0)
     found_V = torch.bincount(chosen_B, minlength=5) / rows
     assert found_V[3:].sum() == 0
     assert torch.allclose(found_V[:3], expected_K, atol=0.015)
-    longer_BL = torch.zeros(rows, width + 2, dtype=torch.int64)
+    longer_BL = torch.zeros(rows, 2, dtype=torch.int64)
     assert (draw(longer_BL, logits_V.expand(rows, -1)).argmax(1) != chosen_B).float().mean() > 0.2
 
 
@@ -82,8 +82,9 @@ def test_batches_keep_the_budget_and_similar_lengths(tiny_model: Path) -> None:
     for batch in batches[1:]:
         assert len(batch) <= 3
         assert max(lengths[i] for i in batch) * len(batch) + 12 * len(batch) <= 100
-    flat = [lengths[i] for batch in batches for i in batch]
-    assert flat == sorted(lengths, reverse=True)
+    steps = [-(-lengths[i] // 32) for batch in batches for i in batch]
+    assert steps == sorted(steps, reverse=True)
+    assert batches[1:] == [[4], [0, 1], [2, 3, 5], [7]]
 
 
 def test_answers_that_leave_no_room_for_a_prompt_are_refused(tiny_model: Path) -> None:
@@ -94,3 +95,23 @@ def test_answers_that_leave_no_room_for_a_prompt_are_refused(tiny_model: Path) -
 def test_several_samples_need_a_temperature() -> None:
     with pytest.raises(ValidationError, match="temperature 0"):
         TransformersEngineConfig(samples=3, temperature=0)
+
+
+def test_a_batch_past_the_memory_is_halved(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = _engine(tiny_model, temperature=0.9)
+    whole, small = engine.generate(CHATS, SEEDS), engine._generate
+
+    def tight(most: int) -> None:
+        def generate(asked: list) -> list:
+            if len(asked) > most:
+                raise torch.OutOfMemoryError("no room")
+            return small(asked)
+
+        monkeypatch.setattr(engine, "_generate", generate)
+
+    tight(2)
+    assert [c.text for c in engine.generate(CHATS, SEEDS)] == [c.text for c in whole]
+    tight(0)
+    with pytest.raises(ModelError, match="one prompt does not fit") as error:
+        engine.generate(CHATS, SEEDS)
+    assert "max_prompt_tokens" in str(error.value)

@@ -264,3 +264,16 @@ def test_baselines_are_measured_once_and_arms_once_per_seed(tmp_path):
         ("popularity", 7),
         *((arm, seed) for arm in ("none", "ict", "random", "two", "same as none") for seed in (7, 8)),
     ]
+
+
+SERVED = "{type: openai, model: some-model, base_url: 'http://localhost:8000/v1'}"
+
+
+def test_a_model_that_others_serve_is_not_tuned_first(tmp_path):
+    found = nodes(tmp_path, changes=[f"cot.engine={SERVED}"])
+    assert "train-llm" not in found
+    assert set(found["gen-cot"].needs) == {"ingest"}
+    moved = SERVED.replace("localhost", "elsewhere")
+    assert nodes(tmp_path, changes=[f"cot.engine={moved}"])["gen-cot"].key == found["gen-cot"].key
+    other = SERVED.replace("some-model", "other-model")
+    assert nodes(tmp_path, changes=[f"cot.engine={other}"])["gen-cot"].key != found["gen-cot"].key
