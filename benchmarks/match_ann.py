@@ -6,8 +6,8 @@
 positive and half negative, global clock, in batches of 64 queries that are neighbours in time, as a search for all
 samples makes them; probes are the fewest that reach the recall, as `llmcf match tune` finds them. Exact search stands
 in blocks in memory; both sides go by the same code but for the index. Vectors are what the text space makes of made-up
-items: 60,000 of them in 400 topics of very unequal size, histories of 20 items from the three topics a user likes. Wall
-time.
+items: 60,000 of them in 400 topics of very unequal size, histories of 20 items, most from the three topics that a user
+likes. Wall time on all cores.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,6 +89,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 def open_lance(folder: Path) -> Any:
     """A LanceDB connection to a folder, created if new. Not fork-safe: never share it with forked processes."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # read at import; its warnings (empty partitions) need no action
     import lancedb
 
     folder.mkdir(parents=True, exist_ok=True)
