@@ -58,9 +58,10 @@ class AnswerScorer:
 
 def yes_or_no(logits_BV: Tensor, positive_Y: Sequence[int], negative_N: Sequence[int]) -> tuple[Tensor, Tensor]:
     """log(P(yes) / P(no)) and P(yes) + P(no) of next-token logits, float32 [B] on the CPU."""
-    log_BV = logits_BV.float().log_softmax(1)
-    yes_B, no_B = (log_BV[:, list(tokens)].logsumexp(1) for tokens in (positive_Y, negative_N))
-    return (yes_B - no_B).cpu(), (yes_B.exp() + no_B.exp()).cpu()
+    logits_BV = logits_BV.float()
+    all_B = logits_BV.logsumexp(1)
+    yes_B, no_B = (logits_BV[:, list(tokens)].logsumexp(1) for tokens in (positive_Y, negative_N))
+    return (yes_B - no_B).cpu(), ((yes_B - all_B).exp() + (no_B - all_B).exp()).cpu()
 
 
 def surface_forms(tokenizer: Any, positive: str, negative: str) -> tuple[list[int], list[int]]:

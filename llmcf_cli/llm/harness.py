@@ -125,7 +125,8 @@ class _ReadingLM(TemplateLM):
             wanted = [range(starts[i], len(read[i])) for i in row]
             for index, logits_WV in zip(row, self._reader.logits([read[i] for i in row], wanted), strict=True):
                 target_W = torch.tensor(sequences[index][starts[index] + 1 :], device=logits_WV.device)
-                log_W = logits_WV.float().log_softmax(1).gather(1, target_W[:, None])
+                logits_WV = logits_WV.float()
+                log_W = logits_WV.gather(1, target_W[:, None])[:, 0] - logits_WV.logsumexp(1)
                 greedy = bool((logits_WV.argmax(1) == target_W).all())
                 found[index] = (float(log_W.sum()), greedy)
             self._advance(len(row) / len(requests))
