@@ -20,6 +20,7 @@ from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.vectors import item_text_array
 from llmcf_cli.match.guard import Clock, Guard, Keys
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.store.open import connect_read, read_meta
@@ -125,7 +126,8 @@ class _Search:
             keys(examples),
         )
         self.rows = encode_rows(example_rows(data, examples), history_length)
-        self.guard = Guard(clock, examples["split"].to_pylist(), section.exclude)
+        limits = Limits(section.max_per_user, section.distinct_items)
+        self.guard = Guard(clock, examples["split"].to_pylist(), section.exclude, limits)
 
     def matches(self, part: _Part) -> Iterator[list[Any]]:
         """Columns of `example_match`, block by block."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.collab import read_collaborative
 from llmcf_cli.stages.embed import Embed, Examples, space_stages
@@ -24,7 +25,7 @@ class Match(Stage):
         match = recipe.match
         return {
             "match.space": match.space, "match.search": match.search, "match.k": match.k,
-            "match.balance": match.balance, "match.exclude": match.exclude,
+            "match.balance": match.balance, "match.exclude": match.exclude, **_limits(match),
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -32,6 +33,7 @@ class Match(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.match.audit import audit_matches
+        from llmcf_cli.match.limits import Limits
         from llmcf_cli.match.materialise import match_samples
         from llmcf_cli.store.open import read_lance
 
@@ -42,9 +44,16 @@ class Match(Stage):
             examples=read_lance(job.inputs["examples"] / "lance", "cot_example"),
             collaborative=read_collaborative(job.inputs), progress=job.progress,
         )  # fmt: skip
-        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
+        limits = Limits(job.recipe.match.max_per_user, job.recipe.match.distinct_items)
+        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance, limits)
         wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
             raise StoreError(f"matches break the guards and are not kept: {found}", where="match")
         return {"match": asdict(report), "audit": audit.as_dict()}
+
+
+def _limits(match: MatchSection) -> dict[str, Any]:
+    """The limits that are set; without them a key is what it was before there were any."""
+    limits = {"match.max_per_user": match.max_per_user, "match.distinct_items": match.distinct_items}
+    return {path: value for path, value in limits.items() if value}
