@@ -7,7 +7,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, inspect, recipe, serve, stages
+from llmcf_cli.cli import assets, audit, inspect, recipe, serve, stages
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
@@ -18,6 +18,7 @@ app = typer.Typer(
 )  # fmt: skip
 stages.add_to(app)
 serve.add_to(app)
+audit.add_to(app)
 inspect.add_to(app)
 app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")
 app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
