@@ -156,6 +156,8 @@ def _save(audits: Sequence[MatchAudit], effects: Sequence[ChanceEffect], folder:
 
 
 def _title(checked: MatchAudit) -> str:
+    from llmcf_cli.store.artifacts import KEY_LENGTH
+
     settings = checked.made.manifest.material
-    arms = ", ".join(checked.arms) or "read by no arm"
+    arms = ", ".join(checked.arms) or f"matches {checked.made.manifest.key[:KEY_LENGTH]}"
     return f"{arms} (space {settings['match.space']['type']}, search {settings['match.search']['type']})"

@@ -44,12 +44,12 @@ class MatchAudit:
     @property
     def on_purpose(self) -> bool:
         """Whether the recipe asks for the published guard, to measure what it leaks."""
-        return self.made.manifest.material["match.exclude"] == "reference"
+        return bool(self.made.manifest.material.get("match.exclude") == "reference")
 
     @property
     def by_chance(self) -> bool:
         """Whether the examples were drawn at random, so that scores mean nothing."""
-        return self.made.manifest.material["match.search"]["type"] == "random"
+        return _is_random(self.made)
 
     @property
     def broken(self) -> tuple[Violation, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,15 +137,17 @@ def _trace(store: ArtifactStore, stage: str, key: str) -> Made | None:
     def follow(stage: str, key: str) -> Made | None:
         if key not in known:
             manifest = store.manifest(stage, key)
-            known[key] = manifest and Made(store.folder(stage, key), manifest, _present(manifest.material, follow))
+            known[key] = (
+                None if manifest is None else Made(store.folder(stage, key), manifest, _needs(manifest, follow))
+            )
         return known[key]
 
     return follow(stage, key)
 
 
-def _present(material: Mapping[str, object], follow: object) -> dict[str, Made]:
-    inputs: Mapping[str, str] = material.get("inputs", {})  # type: ignore[assignment]
-    found = {role: follow(role.partition("[")[0], key) for role, key in inputs.items()}  # type: ignore[operator]
+def _needs(manifest: Manifest, follow: Callable[[str, str], Made | None]) -> dict[str, Made]:
+    inputs: Mapping[str, str] = manifest.material.get("inputs", {})
+    found = {role: follow(role.partition("[")[0], key) for role, key in inputs.items()}
     return {role: made for role, made in found.items() if made is not None}
 
 

@@ -97,7 +97,7 @@ class _Draw:
             samples, self.model.device, example_NK=found.index_NK, signal_NS=signal_NS,
             score_NK=np.where(found.index_NK >= 0, score_NK, 0.0).astype(np.float32),
         )  # fmt: skip
-        return score(self.model, batch, BLOCK).cpu().numpy()  # type: ignore[no-any-return]
+        return score(self.model, batch, BLOCK).cpu().numpy()
 
 
 def _keys(samples: Samples) -> Any:
