@@ -53,11 +53,12 @@ def show(
 
 def _render(found: Explanation) -> None:
     from rich.padding import Padding
+    from rich.text import Text
 
     from llmcf_cli.cli.console import console
 
     console().print(f"sample {_about(found.query, found.clock)}", style="bold", markup=False)
-    console().print(Padding(_history(found.query), (0, 0, 1, 2)), markup=False)
+    console().print(Padding(Text(_history(found.query)), (0, 0, 1, 2)))
     for place, example in enumerate(found.examples, 1):
         console().print(f"example {place}: sample {_about(example.row, found.clock)}", style="bold", markup=False)
         console().print(
@@ -65,9 +66,9 @@ def _render(found: Explanation) -> None:
             f"{example.history_score:.4f} + item {example.item_score:.4f}",
             markup=False,
         )
-        console().print(Padding(_history(example.row), (0, 0, 0, 2)), markup=False)
+        console().print(Padding(Text(_history(example.row)), (0, 0, 0, 2)))
         text = " ".join(example.cot.split()) or "no chain of thought"
-        console().print(Padding(text, (0, 0, 1, 2)), style="" if example.cot else "dim", markup=False)
+        console().print(Padding(Text(text, style="" if example.cot else "dim"), (0, 0, 1, 2)))
     empty = found.k - len(found.examples)
     if empty:
         console().print(f"{empty} of {found.k} places are empty: nothing else was allowed", style="yellow")

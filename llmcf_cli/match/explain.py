@@ -158,7 +158,9 @@ def explain(
         connection.register("chosen", chosen)
         rows = connection.sql(_ROW).to_arrow_table()
         if rows.num_rows < len(ids):
-            raise StoreError("a match names a sample that does not exist", where=str(matches), hint="llmcf audit RECIPE")
+            raise StoreError(
+                "a match names a sample that does not exist", where=str(matches), hint="llmcf audit RECIPE"
+            )
         texts = dict(connection.execute(
             "SELECT sample_id, text FROM read_parquet(?) JOIN chosen USING (sample_id)", [str(cots)]
         ).fetchall())  # fmt: skip
