@@ -7,7 +7,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, cot, inspect, match, recipe, serve, stages, work
+from llmcf_cli.cli import assets, audit, cot, inspect, match, recipe, serve, stages, work
 from llmcf_cli.cli.groups import listed
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 stages.add_to(app)
 work.add_to(app)
 serve.add_to(app)
+audit.add_to(app)
 inspect.add_to(app)
 app.add_typer(match.app, name="match", help=stages.help_of("match"))
 app.add_typer(recipe.app, name="recipe", help="List, show, check and describe recipes.")

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli import match_show
 from llmcf_cli.cli.groups import FallThroughGroup
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, stage_command
 
 app = typer.Typer(no_args_is_help=True, cls=FallThroughGroup, subcommand_metavar="RECIPE | COMMAND ...")
 
 app.command("run", help="The stage itself; `llmcf match RECIPE` is short for it.")(stage_command("match"))
+match_show.add_to(app)
 
 
 @app.command("tune")

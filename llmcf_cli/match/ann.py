@@ -30,10 +30,11 @@ import torch
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.match.exact import Pool, check_examples
+from llmcf_cli.match.exact import AHEAD, Pool, check_examples
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid, to_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.lance import COMPRESSED, Kind, Rows, kind_for, open_index, trained_on
+from llmcf_cli.match.limits import Choice
 from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
 
 BATCH = 64  # queries that LanceDB is given at once
@@ -106,6 +107,9 @@ class AnnIndex:
         rank_E = np.empty(len(order_E), np.int64)
         rank_E[order_E] = np.arange(len(order_E))
         self._order_E, self._scale = order_E, _shared_scale(examples.vector_ED)
+        self._user_of_rank_E, self._item_of_rank_E = (
+            owner_E[order_E] for owner_E in (examples.keys.user_row_N, examples.keys.item_row_N)
+        )
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="llmcf-ann-")
         place = folder or Path(self._temporary.name)
         self._pools = {
@@ -168,13 +172,36 @@ class AnnIndex:
             )
         query_BD, scale_B1 = on_grid(torch.from_numpy(np.require(rows_BD, np.float32, ["C", "W"])), shared=False)
         quota = found.index_NK.shape[1] // len(self._pools)
-        parts = [pool.nearest(query_BD, scale_B1 * self._scale, keys, quota) for pool in self._pools.values()]
-        code_BK = torch.cat(parts, 1).sort(1, descending=True).values
+        nearest = self._limited if self.examples.guard.limits else self._nearest
+        code_BK = nearest(query_BD, scale_B1 * self._scale, keys, quota)
         score_BK, rank_BK = decode(code_BK)
         empty_BK = (code_BK == FORBIDDEN).numpy()
         index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.numpy())] if len(self._order_E) else -1
         found.index_NK[block] = np.where(empty_BK, -1, index_BK)
         found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.numpy())
+
+    def _nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """int64 [B, K] codes of the best `quota` found in each pool, best first."""
+        parts = [pool.nearest(query_BD, scale_B1, keys, quota) for pool in self._pools.values()]
+        return torch.cat(parts, 1).sort(1, descending=True).values
+
+    def _limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """The same under limits: greedily from the best down, from more candidates where they do not settle it."""
+        code_BK = torch.full((len(keys), quota * len(self._pools)), FORBIDDEN)
+        rows_R, width = np.arange(len(keys)), AHEAD * quota
+        while len(rows_R):
+            choice = Choice(len(rows_R), len(self._pools), quota, self.examples.guard.limits)
+            asked = query_BD[rows_R], scale_B1[rows_R], keys.take(rows_R), width
+            code_RPC = torch.stack([pool.nearest(*asked) for pool in self._pools.values()], 1)
+            empty_RPC, rank_RPC = (code_RPC == FORBIDDEN).numpy(), decode(code_RPC)[1].numpy()
+            user_RPC, item_RPC = (
+                np.where(empty_RPC, -1, np.append(of_rank_E, -1)[np.where(empty_RPC, -1, rank_RPC)])
+                for of_rank_E in (self._user_of_rank_E, self._item_of_rank_E)
+            )
+            settled_R = choice.walk(np.arange(len(rows_R)), code_RPC.numpy(), user_RPC, item_RPC)
+            code_BK[rows_R[settled_R]] = torch.from_numpy(choice.code_NK[settled_R])
+            rows_R, width = rows_R[~settled_R], AHEAD * width
+        return code_BK
 
 
 class _AnnPool:

@@ -8,8 +8,10 @@ from typing import Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.match.guard import Clock
+from llmcf_cli.match.limits import Limits
 
 SHOWN = 5
+BINS = 20
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 # `pair`: one row per place of a match, with what is known of both sides; e_* are NULL for an unknown example.
@@ -21,7 +23,7 @@ WITH place AS (
     FROM read_parquet($matches)
 )
 SELECT p.sample_id, p.place, p.example_id, p.score, p.example_id <> -1 AS filled,
-       q.sample_id IS NOT NULL AS known, q.user_row, q.item_row, q.time,
+       q.sample_id IS NOT NULL AS known, q.user_row, q.item_row, q.time, q.split,
        e.sample_id IS NOT NULL AS e_known, e.user_row AS e_user, e.item_row AS e_item, e.time AS e_time,
        e.split AS e_split, e.label AS e_label
 FROM place p
@@ -32,7 +34,7 @@ _LATER = {
     "global": "e_time >= time",
     "per_user": "e_time >= time AND e_user = user_row",
 }
-# Kind → (meaning, rows that violate it: sample_id and example_id; {half} and {later} are filled in).
+# Kind → (meaning, rows that violate it: sample_id and example_id; {half}, {later}, {per_user} are filled in).
 _CHECKS = {
     "own_row": (
         "a sample among its own examples",
@@ -78,6 +80,16 @@ _CHECKS = {
         "SELECT sample_id, NULL::BIGINT AS example_id FROM pair WHERE filled GROUP BY sample_id "
         "HAVING count(*) FILTER (e_label = 1) > {half} OR count(*) FILTER (e_label = 0) > {half}",
     ),
+    "crowded_user": (
+        "more examples of one user than match.max_per_user",
+        "SELECT sample_id, min(example_id) AS example_id FROM pair WHERE filled GROUP BY sample_id, e_user "
+        "HAVING count(*) > {per_user}",
+    ),
+    "repeated_item": (
+        "examples of the same item in spite of match.distinct_items",
+        "SELECT sample_id, min(example_id) AS example_id FROM pair WHERE filled GROUP BY sample_id, e_item "
+        "HAVING count(*) > 1",
+    ),
     "disorder": (
         "scores that rise, are not finite, or padding that is not last with score 0",
         "SELECT sample_id, example_id FROM (SELECT *, lag(score) OVER row AS above, lag(filled) OVER row AS before "
@@ -117,6 +129,8 @@ class AuditReport:
         examples_used: Distinct examples.
         most_used: Times the most used example occurs.
         score_quantiles: Quantile → score of filled places; empty without any.
+        coverage: Split → share of its samples with all, some and no places filled.
+        histogram: (from, to, places) of scores, in bins of one width; empty without any.
     """
 
     samples: int
@@ -127,6 +141,8 @@ class AuditReport:
     examples_used: int
     most_used: int
     score_quantiles: dict[float, float]
+    coverage: dict[str, dict[str, float]]
+    histogram: tuple[tuple[float, float, int], ...]
 
     @property
     def leaks(self) -> int:
@@ -147,7 +163,9 @@ LEAKS = frozenset({"own_row", "same_pair", "future"})
 """The kinds that `match.exclude: reference` lets pass, in order to measure what they do."""
 
 
-def audit_matches(ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels") -> AuditReport:
+def audit_matches(
+    ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels", limits: Limits | None = None
+) -> AuditReport:
     """Check every stored match against the samples.
 
     Args:
@@ -155,6 +173,7 @@ def audit_matches(ingest_db: Path, match_parquet: Path, clock: Clock, balance: s
         match_parquet: Table `example_match`.
         clock: The data's clock, as ingest recorded it: which examples count as past.
         balance: The recipe's `match.balance`; `labels` also checks that no label takes more than half.
+        limits: The recipe's limits on users and items, checked where they are set.
 
     Raises:
         StoreError: A file is missing or lacks the columns.
@@ -175,11 +194,17 @@ def audit_matches(ingest_db: Path, match_parquet: Path, clock: Clock, balance: s
             "SELECT count(*), coalesce(max(len(example_sample_id)), 0) FROM read_parquet($1)",
             [str(match_parquet)],
         ).fetchone()
+        limits = limits or Limits()
+        asked = {
+            "label_imbalance": balance == "labels",
+            "crowded_user": limits.max_per_user is not None,
+            "repeated_item": limits.distinct_items,
+        }
         violations = []
         for kind, (meaning, query) in _CHECKS.items():
-            if kind == "label_imbalance" and balance != "labels":
+            if not asked.get(kind, True):
                 continue
-            rows = query.format(later=_LATER[clock], half=k // 2)
+            rows = query.format(later=_LATER[clock], half=k // 2, per_user=limits.max_per_user)
             count, shown = _offenders(connection, rows, str(match_parquet))
             violations.append(Violation(kind, meaning, count, shown))
         return AuditReport(samples=samples, k=k, violations=tuple(violations), **_statistics(connection))
@@ -211,7 +236,36 @@ def _statistics(connection: Any) -> dict[str, Any]:
         "examples_used": used,
         "most_used": most or 0,
         "score_quantiles": dict(zip(QUANTILES, map(float, scores), strict=True)) if scores else {},
+        "coverage": _coverage(connection),
+        "histogram": _histogram(connection),
     }
+
+
+def _coverage(connection: Any) -> dict[str, dict[str, float]]:
+    rows = connection.execute(
+        "SELECT split, avg((n = k)::INT), avg((n > 0 AND n < k)::INT), avg((n = 0)::INT) FROM (SELECT split, "
+        "count(*) AS k, count(*) FILTER (filled) AS n FROM pair WHERE known GROUP BY sample_id, split) "
+        "GROUP BY split ORDER BY list_position(['train', 'validation', 'test'], split)"
+    ).fetchall()
+    return {split: {"all": full, "some": some, "none": none} for split, full, some, none in rows}
+
+
+def _histogram(connection: Any) -> tuple[tuple[float, float, int], ...]:
+    low, high = connection.execute(
+        "SELECT min(score)::DOUBLE, max(score)::DOUBLE FROM pair WHERE filled AND isfinite(score)"
+    ).fetchone()
+    if low is None:
+        return ()
+    width = (high - low) / BINS or 1.0
+    counts = dict(
+        connection.execute(
+            f"SELECT least(floor((score::DOUBLE - $1) / $2), {BINS - 1})::INT AS bin, count(*) FROM pair "
+            "WHERE filled AND isfinite(score) GROUP BY bin",
+            [low, width],
+        ).fetchall()
+    )
+    bins = range(BINS) if high > low else range(1)
+    return tuple((low + bin * width, low + (bin + 1) * width, counts.get(bin, 0)) for bin in bins)
 
 
 def _quoted(path: Path) -> str:

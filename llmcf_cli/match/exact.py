@@ -12,9 +12,11 @@ plain product:
 
 Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix, and blocks
 past it are never computed. All other rules concern the query's own sample and examples of its own user, which
-joins on the two find.
+joins on the two find. Limits on users and items (`limits.py`) are kept in rounds: a query whose best candidates do
+not fill its places is looked up again without what it can take no more of, found by joins too.
 
-Legend: N queries, B queries of a block, E examples, D space dimensions, K examples per query, C candidates.
+Legend: N queries, B queries of a block, R some of these, E examples, D space dimensions, K examples per query,
+C candidates, P pools.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, error_bound, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.limits import Barred, Choice
 from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
 
 SLACK = 4  # candidates beyond the quota when float32 cannot tell the quota's last from the next
 GROUP = 64  # columns whose maximum stands for them when a wide block is searched
+AHEAD = 3  # under limits, candidates of a round for every place to fill
+REFINED = 1 << 23  # numbers of candidates' vectors held in float64 at once: 64 MiB
 
 
 class ExactSearcher(Searcher):
@@ -61,11 +66,13 @@ class ExactIndex:
     ) -> None:
         label_E = np.asarray(example_label_E)
         check_examples(example_ED, example_keys, label_E)
-        self.config = config
+        self.config, self.limits = config, guard.limits
         self.device = _device(config.device)
         self._order_E = np.argsort(example_keys.sample_id_N, kind="stable")
         rank_E = np.empty(len(label_E), np.int64)
         rank_E[self._order_E] = np.arange(len(label_E))
+        self._user_of_rank_E = example_keys.user_row_N[self._order_E]
+        self._item_of_rank_E = example_keys.item_row_N[self._order_E]
         self.dim = example_ED.shape[1]
         grid_ED, self._scale = on_grid(torch.from_numpy(np.require(example_ED, np.float32, ["C", "W"])), shared=True)
         if balance == "labels":
@@ -116,13 +123,37 @@ class ExactIndex:
         rows = torch.from_numpy(np.ascontiguousarray(rows_BD, np.float32)).to(self.device)
         query_BD, scale_B1 = on_grid(rows, shared=False)
         quota = found.index_NK.shape[1] // len(self._pools)
-        parts = [pool.nearest(query_BD, scale_B1 * self._scale, keys, quota) for pool in self._pools]
-        code_BK = torch.cat(parts, 1).sort(1, descending=True).values
+        nearest = self._limited if self.limits else self._nearest
+        code_BK = nearest(query_BD, scale_B1 * self._scale, keys, quota)
         score_BK, rank_BK = decode(code_BK)
         empty_BK = (code_BK == FORBIDDEN).cpu().numpy()
         index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.cpu().numpy())] if len(self._order_E) else -1
         found.index_NK[block] = np.where(empty_BK, -1, index_BK)
         found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.cpu().numpy())
+
+    def _nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """int64 [B, K] codes of the best `quota` of each pool, best first."""
+        parts = [pool.nearest(query_BD, scale_B1, keys, quota) for pool in self._pools]
+        return torch.cat(parts, 1).sort(1, descending=True).values
+
+    def _limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """The same under limits: greedily from the best down, as far as each round's candidates reach."""
+        choice = Choice(len(keys), len(self._pools), quota, self.limits)
+        rows_R, barred = np.arange(len(keys)), None
+        while len(rows_R):
+            at = torch.from_numpy(rows_R).to(self.device)
+            asked = query_BD[at], scale_B1[at], keys.take(rows_R), AHEAD * quota
+            code_RPC = torch.stack([pool.nearest(*asked, barred) for pool in self._pools], 1)
+            empty_RPC = (code_RPC == FORBIDDEN).cpu().numpy()
+            rank_RPC = np.where(empty_RPC, -1, decode(code_RPC)[1].cpu().numpy())
+            user_RPC, item_RPC = (
+                np.where(empty_RPC, -1, np.append(of_rank_E, -1)[rank_RPC])
+                for of_rank_E in (self._user_of_rank_E, self._item_of_rank_E)
+            )
+            settled_R = choice.walk(rows_R, code_RPC.cpu().numpy(), user_RPC, item_RPC)
+            rows_R = rows_R[~settled_R]
+            barred = choice.barred(rows_R)
+        return torch.from_numpy(choice.code_NK).to(self.device)
 
 
 class Pool:
@@ -145,18 +176,22 @@ class Pool:
         self.vector_ED = grid_ED[torch.from_numpy(member)].to(device)
         self.rank_E = torch.from_numpy(rank_E[member]).to(device)
         self.time_E = torch.from_numpy(self.keys.time_N).to(device)
-        # Within each block, columns by user: the join of `_forbid` looks a query's user up here.
-        user_E = self.keys.user_row_N
-        self.by_user = {
-            start: np.argsort(user_E[start : start + block], kind="stable") for start in range(0, len(member), block)
-        }
+        # Within each block, columns by user and by item: where the joins of `_forbid` look.
+        starts = range(0, len(member), block)
+        self.by_user = {start: _Lookup(self.keys.user_row_N[start : start + block]) for start in starts}
+        self.by_item: dict[int, _Lookup] = {}
+        if guard.limits.distinct_items:
+            self.by_item = {start: _Lookup(self.keys.item_row_N[start : start + block]) for start in starts}
+        self.by_rank = _Lookup(rank_E[member])
         norm_E = torch.linalg.vector_norm(self.vector_ED, dim=1)
-        self.by_id = np.argsort(self.keys.sample_id_N)
+        self.by_id = _Lookup(self.keys.sample_id_N)
         self.norm = float(norm_E.max()) if len(member) else 0.0
 
-    def nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """int64 [B, quota] codes (see `grid.encode`) of the best allowed examples, best first."""
-        rough_BC, column_BC = self._candidates(query_BD, keys, quota + SLACK + 1)
+    def nearest(
+        self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int, barred: Barred | None = None
+    ) -> torch.Tensor:
+        """int64 [B, quota] codes (see `grid.encode`) of the best allowed examples that are not barred, best first."""
+        rough_BC, column_BC = self._candidates(query_BD, keys, quota + SLACK + 1, barred)
         error_B = error_bound(query_BD, self.norm)
         best = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
         rows = torch.arange(len(query_BD), device=self.device)
@@ -170,7 +205,9 @@ class Pool:
             rows = rows[~settled]
             if not len(rows):
                 return best
-        best[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(rows.cpu().numpy()), quota)
+        left = rows.cpu().numpy()
+        barred = barred and barred.take(left)
+        best[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(left), quota, barred)
         return best
 
     def _blocks(self, keys: Keys) -> list[slice]:
@@ -180,7 +217,9 @@ class Pool:
             end = int(np.searchsorted(self.keys.time_N, keys.time_N.max(initial=np.iinfo(np.int64).min), side="left"))
         return [slice(start, min(start + self.block, end)) for start in range(0, end, self.block)]
 
-    def _candidates(self, query_BD: torch.Tensor, keys: Keys, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _candidates(
+        self, query_BD: torch.Tensor, keys: Keys, count: int, barred: Barred | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The best allowed examples: float32 scores [B, count], descending, -inf past the last; their columns."""
         best_BC = torch.full((len(query_BD), count), -torch.inf, device=self.device)
         column_BC = torch.zeros((len(query_BD), count), dtype=torch.int64, device=self.device)
@@ -190,7 +229,7 @@ class Pool:
             width = block.stop - block.start
             score_BE = buffer[: len(query_BD) * width].view(len(query_BD), width)
             torch.mm(query_BD, self.vector_ED[block].T, out=score_BE)
-            self._forbid(score_BE, keys, block)
+            self._forbid(score_BE, keys, block, barred)
             value, column = _top(score_BE, count)
             merged = torch.cat([best_BC, value], 1)
             best_BC, at = merged.topk(count)
@@ -203,24 +242,28 @@ class Pool:
         """Codes [B, C] of candidates by their exact scores, best first."""
         if not len(self.keys):
             return torch.full_like(column_BC, FORBIDDEN)
-        score_BC = exact_scores(query_BD, self.vector_ED[column_BC], scale_B1)
+        at_once = max(1, REFINED // max(1, column_BC.shape[1] * self.vector_ED.shape[1]))
+        parts = zip(*(part.split(at_once) for part in (query_BD, column_BC, scale_B1)), strict=True)
+        score_BC = torch.cat([exact_scores(query, self.vector_ED[column], scale) for query, column, scale in parts])
         code_BC = encode(score_BC, self.rank_E[column_BC]).masked_fill_(torch.isinf(rough_BC), FORBIDDEN)
         return code_BC.sort(1, descending=True).values
 
-    def _all(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+    def _all(
+        self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int, barred: Barred | None
+    ) -> torch.Tensor:
         """Codes [B, quota] from exact scores of all allowed examples: for pools full of ties."""
         best_BK = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
         query = query_BD.double()
         for block in self._blocks(keys):
             score_BE = query @ self.vector_ED[block].double().T
-            self._forbid(score_BE, keys, block)
+            self._forbid(score_BE, keys, block, barred)
             code_BE = encode((score_BE * scale_B1).float(), self.rank_E[block])
             code_BE.masked_fill_(torch.isinf(score_BE), FORBIDDEN)
             best_BK = torch.cat([best_BK, code_BE], 1).topk(quota).values
         return best_BK
 
-    def _forbid(self, score_BE: torch.Tensor, keys: Keys, block: slice) -> None:
-        """Set to -inf, in place, what the guard does not allow."""
+    def _forbid(self, score_BE: torch.Tensor, keys: Keys, block: slice, barred: Barred | None) -> None:
+        """Set to -inf, in place, what the guard does not allow and what is barred."""
         if self.by_time:
             sure = int(np.searchsorted(self.keys.time_N[block], keys.time_N.min(), side="left"))
             if sure < score_BE.shape[1]:
@@ -228,34 +271,52 @@ class Pool:
                 score_BE[:, sure:].masked_fill_(self.time_E[block][sure:] >= time_B1, -torch.inf)
         row, column = self._own_examples(keys, block)
         refused = ~self.guard.allowed_pairs(keys.take(row), self.keys.take(column + block.start))
-        if refused.any():
-            where = (
-                torch.from_numpy(row[refused]).to(self.device),
-                torch.from_numpy(column[refused]).to(self.device),
-            )
-            score_BE[where] = -torch.inf
+        found = [(row[refused], column[refused])]
+        if barred is not None:
+            found += self._barred_examples(barred, block)
+        for rows, columns in found:
+            if len(rows):
+                score_BE[torch.from_numpy(rows).to(self.device), torch.from_numpy(columns).to(self.device)] = -torch.inf
 
     def _own_examples(self, keys: Keys, block: slice) -> tuple[np.ndarray, np.ndarray]:
         """Every (query row, block column) of one user or one sample: all that rules other than time can refuse."""
-        by_user = self.by_user[block.start]
-        user = self.keys.user_row_N[block.start : block.start + self.block][by_user]
-        first = np.searchsorted(user, keys.user_row_N, side="left")
-        count = np.searchsorted(user, keys.user_row_N, side="right") - first
-        row = np.repeat(np.arange(len(keys)), count)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        column = by_user[np.repeat(first, count) + within]
-        itself, where = self._same_sample(keys)
-        row, column = np.concatenate([row, itself]), np.concatenate([column, where - block.start])
+        row, column = self.by_user[block.start].find(keys.user_row_N)
+        stored = np.flatnonzero(keys.sample_id_N >= 0)
+        at, where = self.by_id.find(keys.sample_id_N[stored])
+        row, column = np.concatenate([row, stored[at]]), np.concatenate([column, where - block.start])
         inside = (column >= 0) & (column < block.stop - block.start)
         return row[inside], column[inside]
 
-    def _same_sample(self, keys: Keys) -> tuple[np.ndarray, np.ndarray]:
-        """(query row, pool column) of every query that is an example itself."""
-        ids = self.keys.sample_id_N[self.by_id]
-        at = np.searchsorted(ids, keys.sample_id_N)
-        row = np.flatnonzero(np.append(ids, -1)[at] == keys.sample_id_N)
-        row = row[keys.sample_id_N[row] >= 0]
-        return row, self.by_id[at[row]]
+    def _barred_examples(self, barred: Barred, block: slice) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Every (query row, block column) of a user or item that is barred, and of an example that was taken."""
+        taken = np.nonzero(barred.code_RK != FORBIDDEN)
+        at, place = self.by_rank.find(decode(torch.from_numpy(barred.code_RK[taken]))[1].numpy())
+        found = [(taken[0][at], place - block.start)]
+        for lookup, value_RK in ((self.by_user, barred.user_RK), (self.by_item, barred.item_RK)):
+            some = np.nonzero(value_RK >= 0)
+            if len(some[0]):
+                at, column = lookup[block.start].find(value_RK[some])
+                found.append((some[0][at], column))
+        width = block.stop - block.start
+        return [
+            (row[inside], column[inside]) for row, column in found if (inside := (column >= 0) & (column < width)).any()
+        ]
+
+
+class _Lookup:
+    """Where values stand in an array, by binary search."""
+
+    def __init__(self, value_E: np.ndarray) -> None:
+        self._order_E = np.argsort(value_E, kind="stable")
+        self._sorted_E = value_E[self._order_E]
+
+    def find(self, wanted_n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Every (place in `wanted_n`, place in the array) of equal values."""
+        first_n = np.searchsorted(self._sorted_E, wanted_n, side="left")
+        count_n = np.searchsorted(self._sorted_E, wanted_n, side="right") - first_n
+        at = np.repeat(np.arange(len(wanted_n)), count_n)
+        within = np.arange(len(at)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
+        return at, self._order_E[np.repeat(first_n, count_n) + within]
 
 
 def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.match.limits import Limits
 
 Clock = Literal["global", "per_user"]
 Exclude = Literal["strict", "reference"]
@@ -64,20 +65,27 @@ class Guard:
     `exclude: reference` is the published code's rule instead, only for measuring its leak: it refuses nothing but
     strictly later rows of the query's own user, so a train row finds itself.
 
+    `limits` are of another kind: they concern what the examples of one query have in common, not a query and an
+    example, so `allowed` knows nothing of them; searchers choose under them (`limits.Choice`).
+
     Args:
         clock: Whether times of different users can be compared.
         example_split: The split of every example.
         exclude: Which rule holds.
+        limits: How many examples of a query may be of one user or item.
 
     Raises:
         DataError: An example is no train row.
     """
 
-    def __init__(self, clock: Clock, example_split: Iterable[str] = (), exclude: Exclude = "strict") -> None:
+    def __init__(
+        self, clock: Clock, example_split: Iterable[str] = (), exclude: Exclude = "strict", limits: Limits | None = None
+    ) -> None:
         if clock not in ("global", "per_user"):
             raise ValueError(f"clock is {clock!r}, must be 'global' or 'per_user'")
         self.clock: Clock = clock
         self.exclude: Exclude = exclude
+        self.limits = limits or Limits()
         foreign = sorted({split for split in map(str, example_split) if split != "train"})
         if foreign:
             raise DataError(

@@ -20,6 +20,7 @@ from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.vectors import item_text_array
 from llmcf_cli.match.ann import BATCH, AnnIndex
 from llmcf_cli.match.guard import Clock, Guard, Keys
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.match.recall import Measured, Probe, cheapest, require, runs_in_time
 from llmcf_cli.match.searcher import Index
 from llmcf_cli.plugin import registry
@@ -130,7 +131,8 @@ class SampleSearch:
             keys(examples),
         )
         self.rows = encode_rows(example_rows(data, examples), history_length)
-        self.guard = Guard(read_meta(data)["clock"], examples["split"].to_pylist(), section.exclude)
+        limits = Limits(section.max_per_user, section.distinct_items)
+        self.guard = Guard(read_meta(data)["clock"], examples["split"].to_pylist(), section.exclude, limits)
 
     def prepare(self) -> Index:
         """The examples, ready to be searched."""

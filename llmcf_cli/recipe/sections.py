@@ -265,6 +265,10 @@ class MatchSection(Config):
     exclude: Literal["strict", "reference"] = "strict"
     """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
     train row finds itself; for measuring that leak only."""
+    max_per_user: Positive | None = None
+    """Most examples of one user among those of a sample; None: any number."""
+    distinct_items: bool = False
+    """Whether no two examples of a sample may be of the same item."""
     collaborative: CollaborativeSection = CollaborativeSection()
     """Item vectors from the train positives; made where an arm reads them."""
 

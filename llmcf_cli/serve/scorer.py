@@ -16,6 +16,7 @@ from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
@@ -47,7 +48,9 @@ class Scorer:
             _keys(bank.samples),
             bank.samples.label_N,
             balance=section.balance,
-            guard=Guard(self.clock, exclude=section.exclude),
+            guard=Guard(
+                self.clock, exclude=section.exclude, limits=Limits(section.max_per_user, section.distinct_items)
+            ),
         )
 
     @classmethod

@@ -13,6 +13,7 @@ from llmcf_cli.core.progress import Progress
 from llmcf_cli.core.types import key_view
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.stages.base import Context, Job, Node, Stage
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
@@ -32,7 +33,7 @@ class Match(Stage):
         match = recipe.match
         return {
             "match.space": match.space, "match.search": match.search, "match.k": match.k,
-            "match.balance": match.balance, "match.exclude": match.exclude,
+            "match.balance": match.balance, "match.exclude": match.exclude, **_limits(match),
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -40,6 +41,7 @@ class Match(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.match.audit import audit_matches
+        from llmcf_cli.match.limits import Limits
         from llmcf_cli.match.materialise import match_samples
         from llmcf_cli.store.open import read_lance
 
@@ -50,7 +52,8 @@ class Match(Stage):
             examples=read_lance(job.inputs["examples"] / "lance", "cot_example"),
             keep=index_folder(job.context, job.keys), progress=job.progress,
         )  # fmt: skip
-        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance)
+        limits = Limits(job.recipe.match.max_per_user, job.recipe.match.distinct_items)
+        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance, limits)
         wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
@@ -94,3 +97,9 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     )  # fmt: skip
     measured, best = tune_search(search, recall)
     return measured, measured[best]
+
+
+def _limits(match: MatchSection) -> dict[str, Any]:
+    """The limits that are set; without them a key is what it was before there were any."""
+    limits = {"match.max_per_user": match.max_per_user, "match.distinct_items": match.distinct_items}
+    return {path: value for path, value in limits.items() if value}

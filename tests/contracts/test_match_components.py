@@ -7,6 +7,7 @@ import pytest
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.plugin import registry
 
 T, ITEMS = 8, 40
@@ -104,6 +105,28 @@ class TestSearchers:
                 assert filled == sum(room)
             else:
                 assert filled == min(6, allowed_NE[n].sum())
+
+    def test_limits_on_users_and_items_hold(self, name, balance, clock):
+        query_ND, query_keys, example_ED, keys, label_E = self.world()
+        searcher = registry().build("searcher", config("searcher", name))
+        for limits in (Limits(1), Limits(2), Limits(None, True), Limits(2, True)):
+            guard = Guard(clock, ["train"] * 120, limits=limits)
+            found = searcher.search(query_ND, query_keys, example_ED, keys, label_E, k=6, balance=balance, guard=guard)
+            allowed_NE = guard.allowed(query_keys, keys)
+            for n in range(50):
+                index = found.index_NK[n][found.index_NK[n] >= 0]
+                assert allowed_NE[n, index].all()
+                users, items = np.bincount(keys.user_row_N[index]), np.bincount(keys.item_row_N[index])
+                assert not len(index) or users.max() <= (limits.max_per_user or 6)
+                assert not len(index) or items.max() <= (1 if limits.distinct_items else 6)
+                # No place is left empty that another example could take.
+                if len(index) < 6:
+                    left = set(np.flatnonzero(allowed_NE[n])) - set(index.tolist())
+                    full = {v for v in (0, 1) if balance == "labels" and (label_E[index] == v).sum() == 3}
+                    for e in left:
+                        of_user = (keys.user_row_N[index] == keys.user_row_N[e]).sum() == limits.max_per_user
+                        of_item = limits.distinct_items and keys.item_row_N[e] in keys.item_row_N[index]
+                        assert of_user or of_item or label_E[e] in full
 
     def test_prepared_once_searched_often(self, name, balance, clock):
         query_ND, query_keys, example_ED, keys, label_E = self.world()

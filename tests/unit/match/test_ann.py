@@ -21,6 +21,7 @@ from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.lance import kind_for, trained_on
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.match.recall import Probe, cheapest, recalled, require, runs_in_time
 from llmcf_cli.store.open import open_lance
 
@@ -58,12 +59,13 @@ def prepared(world, guard, balance="labels", folder=None, rows=slice(None), **ch
     return searcher.prepare(example_ED[rows], example_keys.take(rows), label_E[rows], balance=balance, guard=guard)
 
 
+@pytest.mark.parametrize("limits", [Limits(), Limits(1, True)], ids=["free", "limited"])
 @pytest.mark.parametrize("clock", ["global", "per_user"])
 @pytest.mark.parametrize("balance", ["labels", "none"])
 @pytest.mark.parametrize("kind", ["flat", "ivf_flat"])
-def test_with_all_partitions_it_is_exact_search_to_the_bit(world, clock, balance, kind):
+def test_with_all_partitions_it_is_exact_search_to_the_bit(world, clock, balance, kind, limits):
     query_ND, query_keys, example_ED, example_keys, label_E = world
-    guard = Guard(clock)
+    guard = Guard(clock, limits=limits)
     found = prepared(world, guard, balance, index=kind, probes=1000).search(query_ND, query_keys, k=4)
     exact = ExactSearcher().search(
         query_ND, query_keys, example_ED, example_keys, label_E, k=4, balance=balance, guard=guard

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.match.audit import audit_matches
+from llmcf_cli.match.audit import BINS, audit_matches
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.limits import Limits
 from llmcf_cli.store.tables import SAMPLE, example_match
 
 # sample_id, user, item, label, time, split
@@ -50,7 +51,7 @@ def test_clean_matches_have_none(tmp_path, clock):
     report = audit_matches(*write(tmp_path, CLEAN), clock)
     assert counts(report) == {}
     assert report.total == report.as_dict()["total"] == 0
-    assert len(report.violations) == 11
+    assert len(report.violations) == 11  # limits are not asked for
     assert (report.samples, report.k, report.examples_used, report.most_used) == (9, 4, 6, 7)
     filled = sum(map(len, CLEAN.values()))
     assert report.padding_share == pytest.approx(1 - filled / 36)
@@ -58,6 +59,13 @@ def test_clean_matches_have_none(tmp_path, clock):
     assert report.positive_share == pytest.approx(sum(labels[e] for f in CLEAN.values() for e in f) / filled)
     assert report.score_quantiles[0.0] == pytest.approx(0.6)
     assert report.score_quantiles[1.0] == pytest.approx(0.9)
+    assert report.coverage["test"] == {"all": 1.0, "some": 0.0, "none": 0.0}
+    assert report.coverage["train"] == pytest.approx({"all": 1 / 6, "some": 4 / 6, "none": 1 / 6})
+    assert len(report.histogram) == BINS
+    assert (report.histogram[0][0], report.histogram[-1][1]) == pytest.approx((0.6, 0.9))
+    assert sum(count for _, _, count in report.histogram) == filled
+    assert report.histogram[0][2] == sum(len(found) == 4 for found in CLEAN.values())
+    assert report.histogram[-1][2] == sum(map(bool, CLEAN.values()))
 
 
 @pytest.mark.parametrize(
@@ -82,6 +90,35 @@ def test_each_planted_kind_is_found(tmp_path, kind, sample, found, also):
     if kind != "label_imbalance":
         assert planted.rows[0][1] in found
     assert counts(report) == {k: n for k, n in {kind: planted.count, **also}.items() if n}
+
+
+@pytest.mark.parametrize(
+    ("limits", "found", "want"),
+    [
+        (Limits(max_per_user=2), [2, 4, 3, 1], {}),
+        (Limits(max_per_user=1), [2, 4, 3, 1], {"crowded_user": 1}),
+        (Limits(max_per_user=2), [0, 1, 5], {"crowded_user": 1}),
+        (Limits(distinct_items=True), [2, 4, 3, 1], {}),
+        (Limits(distinct_items=True), [0, 2, 1], {"repeated_item": 1}),
+        (Limits(1, True), [0, 5, 2], {"crowded_user": 1, "repeated_item": 1}),
+    ],
+)
+def test_limits_are_checked_where_they_are_set(tmp_path, limits, found, want):
+    matches = {q: [] for q in CLEAN} | {7: found}
+    files = write(tmp_path, matches)
+    report = audit_matches(*files, "global", balance="none", limits=limits)
+    assert counts(report) == want
+    assert all(v.rows[0][0] == 7 for v in report.violations if v.count)
+    assert counts(audit_matches(*files, "global", balance="none")) == {}
+
+
+def test_scores_of_one_value_and_no_examples_at_all(tmp_path):
+    scores = [[0.25 if place < len(found) else 0.0 for place in range(4)] for found in CLEAN.values()]
+    report = audit_matches(*write(tmp_path, CLEAN, scores), "global")
+    assert report.histogram == ((0.25, 1.25, sum(map(len, CLEAN.values()))),)
+    report = audit_matches(*write(tmp_path, {q: [] for q in CLEAN}), "global")
+    assert report.histogram == ()
+    assert report.coverage["test"]["none"] == 1.0
 
 
 def test_rows_that_do_not_belong_or_are_missing(tmp_path):
@@ -128,7 +165,8 @@ def test_only_five_rows_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize("clock", ["global", "per_user"])
-def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock):
+@pytest.mark.parametrize("limits", [Limits(), Limits(1), Limits(2, True)])
+def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock, limits):
     rng = np.random.default_rng(7)
     count, train = 400, 250
     rows = [
@@ -141,13 +179,16 @@ def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock):
     picked = np.sort(rng.choice(train, 80, replace=False))
     found = ExactSearcher().search(
         vector, keys, vector[picked], keys.take(picked), columns[3][picked], k=4, balance="labels",
-        guard=Guard(clock, columns[5][picked]),
+        guard=Guard(clock, columns[5][picked], limits=limits),
     )  # fmt: skip
     ids = np.where(found.index_NK >= 0, picked[found.index_NK], -1)
     files = write(tmp_path, dict(enumerate(ids.tolist())), found.score_NK.tolist(), rows)
-    report = audit_matches(*files, clock)
+    report = audit_matches(*files, clock, limits=limits)
     assert counts(report) == {}
     assert report.padding_share < 0.5
+    if not limits:
+        strict = audit_matches(*files, clock, limits=Limits(1, True))
+        assert {"crowded_user", "repeated_item"} == set(counts(strict))
 
 
 def test_missing_or_foreign_files_are_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 
 import numpy as np
@@ -13,6 +14,7 @@ from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.exact import ExactSearcher, Matches
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.limits import Limits
 
 FEW = settings(max_examples=60, deadline=None)
 
@@ -29,15 +31,24 @@ def reference(case: Case) -> list[list[tuple[int, float]]]:
             exact = sum((Fraction(a) * Fraction(b) for a, b in pairs), Fraction(0))
             score = float(np.float32(float(exact)))
             scored.append((-score, int(case.example_keys.sample_id_N[e]), e))
-        scored.sort()
-        if case.balance == "labels":
-            half = case.k // 2
-            scored = sorted(
-                [s for s in scored if case.label_E[s[2]] == 1][:half]
-                + [s for s in scored if case.label_E[s[2]] == 0][:half]
-            )
-        rows.append([(e, -negative) for negative, _, e in scored[: case.k]])
+        rows.append(greedy(case, sorted(scored)))
     return rows
+
+
+def greedy(case: Case, scored: list[tuple[float, int, int]]) -> list[tuple[int, float]]:
+    """Down the whole list, every example that its label's half and the limits have room for."""
+    room = {0: case.k // 2, 1: case.k // 2} if case.balance == "labels" else {None: case.k}
+    users, items, chosen = Counter(), Counter(), []
+    for negative, _, e in scored:
+        label = int(case.label_E[e]) if case.balance == "labels" else None
+        user, item = int(case.example_keys.user_row_N[e]), int(case.example_keys.item_row_N[e])
+        if not room[label] or users[user] == case.limits.max_per_user or (case.limits.distinct_items and items[item]):
+            continue
+        room[label] -= 1
+        users[user] += 1
+        items[item] += 1
+        chosen.append((e, -negative))
+    return chosen
 
 
 def allowed(case: Case, n: int, e: int) -> bool:
@@ -53,7 +64,7 @@ def allowed(case: Case, n: int, e: int) -> bool:
 class Case:
     """A small world with few distinct vectors, users, items and times, so that everything ties."""
 
-    def __init__(self, seed, queries, examples, users, items, times, dim, levels, positive, clock, balance, k):
+    def __init__(self, seed, queries, examples, users, items, times, dim, levels, positive, clock, balance, k, limits):
         rng = np.random.default_rng(seed)
         rows = examples + queries
         user_N, item_N = rng.integers(1, users + 1, rows), rng.integers(1, items + 1, rows)
@@ -69,17 +80,21 @@ class Case:
         self.example_ED = (rng.integers(-levels, levels + 1, (examples, dim)) / 8).astype(np.float32)
         self.query_ND = (rng.integers(-levels, levels + 1, (queries, dim)) / 8).astype(np.float32)
         self.label_E = (rng.random(examples) < positive).astype(np.int8)
-        self.clock, self.balance, self.k = clock, balance, k
+        self.clock, self.balance, self.k, self.limits = clock, balance, k, limits
 
     def search(self, **blocks: int) -> Matches:
         return ExactSearcher(ExactSearchConfig(device="cpu", **blocks)).search(
             self.query_ND, self.query_keys, self.example_ED, self.example_keys, self.label_E,
-            k=self.k, balance=self.balance, guard=Guard(self.clock, ["train"] * len(self.label_E)),
+            k=self.k, balance=self.balance,
+            guard=Guard(self.clock, ["train"] * len(self.label_E), limits=self.limits),
         )  # fmt: skip
 
 
+UNLIMITED, LIMITS = st.just(Limits()), st.builds(Limits, st.sampled_from([None, 1, 2, 3]), st.booleans())
+
+
 @st.composite
-def cases(draw) -> Case:
+def cases(draw, limits=UNLIMITED) -> Case:
     return Case(
         seed=draw(st.integers(0, 2**31)),
         queries=draw(st.integers(1, 9)),
@@ -93,6 +108,7 @@ def cases(draw) -> Case:
         clock=draw(st.sampled_from(["global", "per_user"])),
         balance=draw(st.sampled_from(["labels", "none"])),
         k=draw(st.sampled_from([2, 4, 60])),
+        limits=draw(limits),
     )
 
 
@@ -106,8 +122,18 @@ def test_equals_brute_force(case):
         assert found.score_NK[n].tolist() == [s for _, s in want] + [0.0] * padding
 
 
+@settings(max_examples=150, deadline=None)
+@given(cases(LIMITS))
+def test_the_greedy_choice_under_limits_equals_brute_force(case):
+    found = case.search()
+    for n, want in enumerate(reference(case)):
+        padding = case.k - len(want)
+        assert found.index_NK[n].tolist() == [e for e, _ in want] + [-1] * padding
+        assert found.score_NK[n].tolist() == [s for _, s in want] + [0.0] * padding
+
+
 @FEW
-@given(cases(), st.integers(1, 12), st.integers(1, 50))
+@given(cases(LIMITS), st.integers(1, 12), st.integers(1, 50))
 def test_block_sizes_change_nothing(case, query_block, example_block):
     one, other = case.search(), case.search(query_block=query_block, example_block=example_block)
     assert np.array_equal(one.index_NK, other.index_NK)
@@ -115,7 +141,7 @@ def test_block_sizes_change_nothing(case, query_block, example_block):
 
 
 @FEW
-@given(cases(), st.integers(0, 2**31))
+@given(cases(LIMITS), st.integers(0, 2**31))
 def test_order_of_the_examples_changes_nothing(case, seed):
     before = case.search()
     order = np.random.default_rng(seed).permutation(len(case.label_E))
@@ -186,6 +212,34 @@ def test_near_ties_below_float32_are_told_apart():
         guard=Guard("global"),
     )
     assert sorted(found.index_NK[0]) == sorted(better)
+
+
+@pytest.mark.parametrize("limits", [Limits(1), Limits(2, True), Limits(distinct_items=True)])
+def test_limits_on_real_vectors_in_wide_blocks(limits):
+    """Many examples of the few users and items that are nearest, so that several rounds are needed."""
+    rng = np.random.default_rng(11)
+    query_keys, keys, label = world(rng, queries=40)
+    centre = unit(rng, 60, 32)
+    example = centre[keys.user_row_N] + 0.05 * unit(rng, 3000, 32)
+    query = unit(rng, 40, 32)
+    found = ExactSearcher(ExactSearchConfig(query_block=16)).search(
+        query, query_keys, example, keys, label, k=8, balance="labels", guard=Guard("global", limits=limits)
+    )
+    score = query.astype(np.float64) @ example.T.astype(np.float64)
+    score[~Guard("global").allowed(query_keys, keys)] = -np.inf
+    for n in range(40):
+        room, users, items, want = {0: 4, 1: 4}, Counter(), Counter(), []
+        for e in np.argsort(-score[n], kind="stable"):
+            user, item = keys.user_row_N[e], keys.item_row_N[e]
+            if score[n, e] == -np.inf or not room[label[e]] or users[user] == limits.max_per_user:
+                continue
+            if limits.distinct_items and items[item]:
+                continue
+            room[label[e]] -= 1
+            users[user] += 1
+            items[item] += 1
+            want.append(int(e))
+        assert found.index_NK[n].tolist() == want + [-1] * (8 - len(want))
 
 
 def test_queries_may_be_made_block_by_block():

@@ -1,0 +1,169 @@
+"""What `llmcf audit` says of a run: where its matches break a guard, and what chance would do to its AUC.
+
+Legend: N test samples, K examples, S search space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.stages.made import Made, Predicted, Run, arms_of
+from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.predict import PREDICTIONS
+from llmcf_cli.stages.redraw import drawn_logits
+from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
+from llmcf_cli.store.open import read_meta, read_parquet
+
+if TYPE_CHECKING:
+    from llmcf_cli.match.audit import AuditReport, Violation
+    from llmcf_cli.rec.significance import AUCDifference
+
+TRAINED, REDRAWN = "trained with random examples", "the same model, given random examples"
+
+
+@dataclass(frozen=True)
+class MatchAudit:
+    """The audit of one artifact of matches.
+
+    Attributes:
+        made: The artifact.
+        arms: Arms that read it.
+        examples: Examples there were to find.
+        report: What the audit found.
+    """
+
+    made: Made
+    arms: tuple[str, ...]
+    examples: int
+    report: AuditReport
+
+    @property
+    def on_purpose(self) -> bool:
+        """Whether the recipe asks for the published guard, to measure what it leaks."""
+        return bool(self.made.manifest.material.get("match.exclude") == "reference")
+
+    @property
+    def by_chance(self) -> bool:
+        """Whether the examples were drawn at random, so that scores mean nothing."""
+        return _is_random(self.made)
+
+    @property
+    def broken(self) -> tuple[Violation, ...]:
+        """The violations that should not be: all but leaks on purpose."""
+        from llmcf_cli.match.audit import LEAKS
+
+        found = (violation for violation in self.report.violations if violation.count)
+        return tuple(v for v in found if not (self.on_purpose and v.kind in LEAKS))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "match": self.made.manifest.key, "folder": str(self.made.folder), "arms": self.arms,
+            "examples": self.examples, "leaks_on_purpose": self.on_purpose, "broken": sum(v.count for v in self.broken),
+            **self.report.as_dict(),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ChanceEffect:
+    """What random examples do to an arm.
+
+    Attributes:
+        arm: The arm, with the examples that matching found.
+        seed: Its seed.
+        how: `TRAINED` or `REDRAWN`.
+        auc: Its test AUC.
+        random_auc: That with random examples.
+        difference: AUC with random examples minus AUC, by DeLong's test.
+    """
+
+    arm: str
+    seed: int
+    how: str
+    auc: float
+    random_auc: float
+    difference: AUCDifference
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "interval": self.difference.interval}
+
+
+def audit_run(run: Run) -> Iterator[MatchAudit]:
+    """Check every distinct artifact of matches by SQL.
+
+    Raises:
+        StoreError: A file is missing.
+    """
+    from llmcf_cli.match.audit import audit_matches
+    from llmcf_cli.match.limits import Limits
+
+    for made in run.matches:
+        database = made.need("ingest").folder / "data.duckdb"
+        settings = made.manifest.material
+        limits = Limits(settings.get("match.max_per_user"), settings.get("match.distinct_items", False))
+        report = audit_matches(
+            database, made.folder / "example_match.parquet", read_meta(database)["clock"],  # type: ignore[arg-type]
+            settings["match.balance"], limits,
+        )  # fmt: skip
+        arms = arms_of(run.readers(made))
+        examples = made.need("examples").manifest.report["examples"]
+        yield MatchAudit(made, tuple(arms), examples, report)
+
+
+def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
+    """How far the test AUC of every arm with examples moves when they are drawn at random, for its first seed.
+
+    Where the run has an arm that differs in `match.search: random` alone, the two are compared. Otherwise the trained
+    model scores the test split again with random examples, under the same guards and balance.
+    """
+    first: dict[str, Predicted] = {}
+    for predicted in run.predicted:
+        first.setdefault(predicted.arm, predicted)
+    reading = {arm: match for arm, p in first.items() if (match := next(p.made.below(Match.name), None))}
+    by_chance = {arm for arm, match in reading.items() if _is_random(match)}
+    for arm, match in reading.items():
+        if arm in by_chance:
+            continue
+        twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
+        scores = read_parquet(first[arm].made.folder / PREDICTIONS, ["sample_id", "label", "logit"])
+        if twin is not None:
+            found_N = read_parquet(first[twin].made.folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
+            how = f"{TRAINED}: {twin}"
+        else:
+            bundle = first[arm].made.need(TrainRec.name).folder / BUNDLE
+            found_N = drawn_logits(bundle, match.need("ingest").folder / "data.duckdb", scores["sample_id"], progress)
+            how = REDRAWN
+        yield _effect(first[arm], how, scores["label"].to_numpy(), scores["logit"].to_numpy(), found_N)
+
+
+def _effect(predicted: Predicted, how: str, label_N: Any, logit_N: Any, random_N: Any) -> ChanceEffect:
+    from llmcf_cli.rec.metrics import auc
+    from llmcf_cli.rec.significance import delong
+
+    if len(random_N) != len(label_N):
+        raise StoreError("two arms predict different samples", where=predicted.arm, hint="llmcf run RECIPE")
+    return ChanceEffect(
+        predicted.arm, predicted.seed, how, auc(label_N, logit_N), auc(label_N, random_N),
+        delong(label_N, logit_N, random_N),
+    )  # fmt: skip
+
+
+def _is_random(match: Made) -> bool:
+    return bool(match.manifest.material["match.search"]["type"] == "random")
+
+
+def _twins(first: Predicted, match: Made, other: Predicted, other_match: Made) -> bool:
+    """Whether two arms differ in nothing but how their examples were found."""
+    same_training = _settings(first.made.need(TrainRec.name)) == _settings(other.made.need(TrainRec.name))
+    return same_training and _settings(match, "inputs") == _settings(other_match, "inputs")
+
+
+def _settings(made: Made, *more: str) -> Mapping[str, Any]:
+    """What an artifact was made by, without how examples are found; without its inputs unless they are asked for."""
+    left_out = {"match.search", "inputs"} - set(more)
+    return {name: value for name, value in made.manifest.material.items() if name not in left_out}

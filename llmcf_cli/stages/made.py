@@ -1,0 +1,168 @@
+"""What a run left behind, found from its manifests alone: its matches, and each arm's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.stages.base import Context
+from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.predict import Predict
+from llmcf_cli.stages.run import plan
+from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore, Manifest, read_manifest
+
+
+@dataclass(frozen=True)
+class Made:
+    """A complete artifact and those that it was made from.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What it is.
+        needs: Role → artifact, as far as they are still there.
+    """
+
+    folder: Path
+    manifest: Manifest
+    needs: Mapping[str, Made]
+
+    def below(self, stage: str) -> Iterator[Made]:
+        """Itself and all that it was made from, of one stage; an artifact may come more than once."""
+        if self.manifest.stage == stage:
+            yield self
+        for need in self.needs.values():
+            yield from need.below(stage)
+
+    def need(self, stage: str) -> Made:
+        """What it was made from by a stage, whatever arm it is of.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        for made in self.needs.values():
+            if made.manifest.stage == stage:
+                return made
+        raise StoreError(f"was made from {stage}, which is gone", where=str(self.folder), hint="llmcf run RECIPE")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """An arm's predictions of the test split.
+
+    Attributes:
+        arm: Its name in this run.
+        seed: Its seed.
+        made: The artifact.
+    """
+
+    arm: str
+    seed: int
+    made: Made
+
+
+@dataclass(frozen=True)
+class Run:
+    """The matches of a run and the predictions of its arms.
+
+    Attributes:
+        name: The recipe's.
+        key: Of the artifact that the run ends in.
+        store: Where its artifacts are.
+        matches: Every distinct artifact of matches.
+        predicted: Every arm and seed, in the order of the comparison.
+        missing: Steps that have not been made.
+    """
+
+    name: str
+    key: str
+    store: ArtifactStore
+    matches: tuple[Made, ...]
+    predicted: tuple[Predicted, ...] = ()
+    missing: tuple[str, ...] = ()
+
+    def readers(self, match: Made) -> list[Predicted]:
+        """The predictions that were made with these matches."""
+        return [
+            p for p in self.predicted if any(m.manifest.key == match.manifest.key for m in p.made.below(Match.name))
+        ]
+
+
+def run_of_recipe(context: Context) -> Run:
+    """What there is of a recipe's comparison.
+
+    Raises:
+        StoreError: There are no matches yet, or no arm reads any.
+    """
+    steps = plan(context, [Evaluate()])
+    last = steps[-1].node
+    matches = [step.node for step in steps if isinstance(step.node.stage, Match)]
+    if not matches:
+        raise StoreError("no arm of the recipe reads examples: there is nothing to audit", where=context.recipe.name)
+    found = [made for node in matches if (made := _trace(context.store, Match.name, node.key))]
+    if not found:
+        raise StoreError("there are no matches yet", where=context.recipe.name, hint="llmcf match RECIPE")
+    arms = {role: node.key for role, node in last.needs.items()}
+    missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
+    predicted = _predicted(context.store, arms)
+    return Run(context.recipe.name, last.key, context.store, tuple(found), predicted, tuple(missing))
+
+
+def run_of_folder(folder: Path) -> Run:
+    """The run that an artifact (of `evaluate`, `match` or whatever was made from matches) ends.
+
+    Raises:
+        StoreError: The folder is no artifact, or nothing that it was made from are matches.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise StoreError("is no complete artifact", where=str(folder), hint="llmcf status")
+    manifest = read_manifest(folder / MANIFEST)
+    store = ArtifactStore(folder.absolute().parent.parent)
+    last = _trace(store, manifest.stage, manifest.key)
+    if last is None:
+        raise StoreError("does not lie in an artifact folder", where=str(folder), hint="llmcf status")
+    matches = {made.manifest.key: made for made in last.below(Match.name)}
+    if not matches:
+        raise StoreError(f"a result of {manifest.stage} that no matches went into", where=str(folder))
+    predicted = _predicted(store, manifest.material.get("inputs", {}))
+    return Run(manifest.recipe, manifest.key, store, tuple(matches.values()), predicted)
+
+
+def _trace(store: ArtifactStore, stage: str, key: str) -> Made | None:
+    """An artifact with all that it was made from; None where it is not there."""
+    known: dict[str, Made | None] = {}
+
+    def follow(stage: str, key: str) -> Made | None:
+        if key not in known:
+            manifest = store.manifest(stage, key)
+            known[key] = (
+                None if manifest is None else Made(store.folder(stage, key), manifest, _needs(manifest, follow))
+            )
+        return known[key]
+
+    return follow(stage, key)
+
+
+def _needs(manifest: Manifest, follow: Callable[[str, str], Made | None]) -> dict[str, Made]:
+    inputs: Mapping[str, str] = manifest.material.get("inputs", {})
+    found = {role: follow(role.partition("[")[0], key) for role, key in inputs.items()}
+    return {role: made for role, made in found.items() if made is not None}
+
+
+def _predicted(store: ArtifactStore, inputs: Mapping[str, str]) -> tuple[Predicted, ...]:
+    """The predictions among a comparison's inputs, whose roles are `predict[ARM seed=N]`."""
+    found = []
+    for role, key in inputs.items():
+        stage, _, variant = role.partition("[")
+        made = _trace(store, stage, key) if stage == Predict.name else None
+        if made is not None:
+            arm, _, seed = variant.removesuffix("]").rpartition(" seed=")
+            found.append(Predicted(arm, int(seed), made))
+    return tuple(found)
+
+
+def arms_of(predicted: Sequence[Predicted]) -> list[str]:
+    """Names of the arms, each once, in order."""
+    return list(dict.fromkeys(p.arm for p in predicted))

@@ -1,0 +1,97 @@
+"""Test logits of a trained model that is given random examples instead of the ones that matching finds.
+
+Legend: N test samples, K examples, S signals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmcf_cli.core.errors import ModelError, StoreError
+from llmcf_cli.core.progress import Progress
+
+if TYPE_CHECKING:
+    from llmcf_cli.features.batch import Samples
+    from llmcf_cli.rec.bundle import Bundle
+
+BLOCK = 4096
+
+
+def drawn_logits(folder: Path, database: Path, sample_id: Any, progress: Progress, *, seed: int = 0) -> np.ndarray:
+    """Score the test split with examples drawn at random under the recipe's guards, balance and limits.
+
+    Args:
+        folder: The trained model's bundle.
+        database: DuckDB file of ingest.
+        sample_id: Ids of the samples that were predicted, in their order.
+        progress: Told of samples done.
+        seed: Of the draw.
+
+    Returns:
+        float32 [N].
+
+    Raises:
+        StoreError: The predictions are of other samples than the test split's.
+    """
+    from llmcf_cli.rec.bundle import load_bundle
+    from llmcf_cli.rec.dataset import load_ranking_data
+
+    bundle = load_bundle(folder)
+    data = load_ranking_data(database, history_length=bundle.model.resources.spec.history_length)
+    test = data.splits["test"]
+    if not np.array_equal(test.sample_id_N, np.asarray(sample_id)):
+        raise StoreError("the predictions are of other samples", where=str(folder), hint="llmcf run RECIPE")
+    draw = _Draw(bundle, seed)
+    logit_N = np.empty(len(test), np.float32)
+    with progress.task("random examples", len(test), "samples") as task:
+        for start in range(0, len(test), BLOCK):
+            block = slice(start, min(start + BLOCK, len(test)))
+            logit_N[block] = draw.logits(test.take(block))
+            task.advance(block.stop - block.start)
+    return logit_N
+
+
+class _Draw:
+    """A model, and random examples from its own bank."""
+
+    def __init__(self, bundle: Bundle, seed: int) -> None:
+        from llmcf_cli.match.config import RandomSearchConfig
+        from llmcf_cli.match.guard import Guard
+        from llmcf_cli.match.limits import Limits
+        from llmcf_cli.match.random import RandomSearcher
+        from llmcf_cli.recipe.sections import MatchSection
+
+        self.model, resources = bundle.model, bundle.model.resources
+        bank = resources.bank
+        if bank is None or bank.vector_ES is None:
+            raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
+        section = MatchSection.model_validate(bundle.recipe["match"])
+        self.collaborative = resources.collaborative
+        limits = Limits(section.max_per_user, section.distinct_items)
+        self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(
+            bank.vector_ES, _keys(bank.samples), bank.samples.label_N, balance=section.balance,
+            guard=Guard(bundle.clock, exclude=section.exclude, limits=limits),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def logits(self, samples: Samples) -> np.ndarray:
+        """Logits of samples outside the train split."""
+        from llmcf_cli.features.batch import to_batch
+        from llmcf_cli.rec.predict import score
+        from llmcf_cli.rec.signals import signals_of
+
+        resources = self.model.resources
+        found = self.index.search(np.zeros((len(samples), 0)), _keys(samples), k=resources.num_examples)
+        signal_NS = None
+        if self.model.inputs["signals"] and self.collaborative is not None:
+            signal_NS = signals_of(resources, samples, self.collaborative.later_folds(len(samples)))
+        batch = to_batch(samples, self.model.device, example_NK=found.index_NK, signal_NS=signal_NS)
+        return score(self.model, batch, BLOCK).cpu().numpy()
+
+
+def _keys(samples: Samples) -> Any:
+    from llmcf_cli.match.guard import Keys
+
+    return Keys(samples.sample_id_N, samples.user_row_N, samples.item_row_N, samples.time_N)
