@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.match.exact import AHEAD, Pool, check_examples
-from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid, to_grid
+from llmcf_cli.match.exact import Pool, check_examples
+from llmcf_cli.match.grid import FORBIDDEN, encode, exact_scores, on_grid, to_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.lance import COMPRESSED, Kind, Rows, kind_for, open_index, trained_on
 from llmcf_cli.match.limits import Choice
-from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
+from llmcf_cli.match.ranked import AHEAD, RankedIndex
+from llmcf_cli.match.searcher import Balance, Searcher
 
 BATCH = 64  # queries that LanceDB is given at once
 SLACK = 4  # candidates beyond the quota: equal scores that the index orders otherwise
@@ -96,24 +96,19 @@ class Examples:
         return {"all": np.arange(len(self.label_E))}
 
 
-class AnnIndex:
+class AnnIndex(RankedIndex):
     """Examples ready to be searched; see `AnnSearcher.prepare`. Safe to share between threads, not with a fork."""
 
     def __init__(
         self, config: AnnSearchConfig, examples: Examples, folder: Path | None = None, progress: Progress = SILENT
     ) -> None:
+        super().__init__(examples.keys, examples.vector_ED.shape[1], config.query_block, examples.guard.limits, CPU)
         self.config, self.examples, self._folder = config, examples, folder
-        order_E = np.argsort(examples.keys.sample_id_N, kind="stable")
-        rank_E = np.empty(len(order_E), np.int64)
-        rank_E[order_E] = np.arange(len(order_E))
-        self._order_E, self._scale = order_E, _shared_scale(examples.vector_ED)
-        self._user_of_rank_E, self._item_of_rank_E = (
-            owner_E[order_E] for owner_E in (examples.keys.user_row_N, examples.keys.item_row_N)
-        )
+        self.scale = _shared_scale(examples.vector_ED)
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="llmcf-ann-")
         place = folder or Path(self._temporary.name)
         self._pools = {
-            name: _AnnPool(config, examples, rank_E, member_E, self._scale, place / name, progress)
+            name: _AnnPool(config, examples, self.rank_E, member_E, self.scale, place / name, progress)
             for name, member_E in examples.members().items()
         }
 
@@ -150,55 +145,20 @@ class AnnIndex:
         )  # fmt: skip
         return AnnIndex(self.config, examples, self._folder, progress)
 
-    def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
-        """As `ExactIndex.search`, but near examples may be missed."""
-        if k < 1 or k % len(self._pools):
-            raise LlmcfError(f"k is {k}, but balance: labels needs a positive even number", where="match.k")
-        total = len(query_keys)
-        found = Matches(np.full((total, k), -1, np.int32), np.zeros((total, k), np.float32))
-        with progress.task("match", total, "queries") as task:
-            for start in range(0, total, self.config.query_block):
-                block = slice(start, min(start + self.config.query_block, total))
-                rows_BD = queries[block] if isinstance(queries, np.ndarray) else queries(block)
-                self._search_block(rows_BD, query_keys.take(block), found, block)
-                task.advance(block.stop - block.start)
-        return found
+    @property
+    def pools(self) -> Sequence[_AnnPool]:
+        """See `RankedIndex.pools`; of the near examples some may be missed."""
+        return list(self._pools.values())
 
-    def _search_block(self, rows_BD: np.ndarray, keys: Keys, found: Matches, block: slice) -> None:
-        dim = self.examples.vector_ED.shape[1]
-        if rows_BD.shape != (len(keys), dim) or not np.isfinite(rows_BD).all():
-            raise DataError(
-                f"query vectors {rows_BD.shape} must be finite and of shape {(len(keys), dim)}", where="match search"
-            )
-        query_BD, scale_B1 = on_grid(torch.from_numpy(np.require(rows_BD, np.float32, ["C", "W"])), shared=False)
-        quota = found.index_NK.shape[1] // len(self._pools)
-        nearest = self._limited if self.examples.guard.limits else self._nearest
-        code_BK = nearest(query_BD, scale_B1 * self._scale, keys, quota)
-        score_BK, rank_BK = decode(code_BK)
-        empty_BK = (code_BK == FORBIDDEN).numpy()
-        index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.numpy())] if len(self._order_E) else -1
-        found.index_NK[block] = np.where(empty_BK, -1, index_BK)
-        found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.numpy())
-
-    def _nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """int64 [B, K] codes of the best `quota` found in each pool, best first."""
-        parts = [pool.nearest(query_BD, scale_B1, keys, quota) for pool in self._pools.values()]
-        return torch.cat(parts, 1).sort(1, descending=True).values
-
-    def _limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """The same under limits: greedily from the best down, from more candidates where they do not settle it."""
+    def limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """See `RankedIndex.limited`; from more and more candidates, where they do not settle it."""
         code_BK = torch.full((len(keys), quota * len(self._pools)), FORBIDDEN)
         rows_R, width = np.arange(len(keys)), AHEAD * quota
         while len(rows_R):
-            choice = Choice(len(rows_R), len(self._pools), quota, self.examples.guard.limits)
+            choice = Choice(len(rows_R), len(self._pools), quota, self.limits)
             asked = query_BD[rows_R], scale_B1[rows_R], keys.take(rows_R), width
-            code_RPC = torch.stack([pool.nearest(*asked) for pool in self._pools.values()], 1)
-            empty_RPC, rank_RPC = (code_RPC == FORBIDDEN).numpy(), decode(code_RPC)[1].numpy()
-            user_RPC, item_RPC = (
-                np.where(empty_RPC, -1, np.append(of_rank_E, -1)[np.where(empty_RPC, -1, rank_RPC)])
-                for of_rank_E in (self._user_of_rank_E, self._item_of_rank_E)
-            )
-            settled_R = choice.walk(np.arange(len(rows_R)), code_RPC.numpy(), user_RPC, item_RPC)
+            code_RPC = torch.stack([pool.nearest(*asked) for pool in self.pools], 1)
+            settled_R = choice.walk(np.arange(len(rows_R)), code_RPC.numpy(), *self.owners(code_RPC))
             code_BK[rows_R[settled_R]] = torch.from_numpy(choice.code_NK[settled_R])
             rows_R, width = rows_R[~settled_R], AHEAD * width
         return code_BK

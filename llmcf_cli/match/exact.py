@@ -21,20 +21,21 @@ C candidates, P pools.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
 from llmcf_cli.core.errors import DataError, LlmcfError
-from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, error_bound, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.limits import Barred, Choice
-from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
+from llmcf_cli.match.ranked import AHEAD, RankedIndex
+from llmcf_cli.match.searcher import Balance, Searcher
 
 SLACK = 4  # candidates beyond the quota when float32 cannot tell the quota's last from the next
 GROUP = 64  # columns whose maximum stands for them when a wide block is searched
-AHEAD = 3  # under limits, candidates of a round for every place to fill
 REFINED = 1 << 23  # numbers of candidates' vectors held in float64 at once: 64 MiB
 
 
@@ -51,7 +52,7 @@ class ExactSearcher(Searcher):
         return ExactIndex(self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard)
 
 
-class ExactIndex:
+class ExactIndex(RankedIndex):
     """Examples ready to be searched; see `ExactSearcher.prepare`. Safe to share between threads."""
 
     def __init__(
@@ -66,15 +67,8 @@ class ExactIndex:
     ) -> None:
         label_E = np.asarray(example_label_E)
         check_examples(example_ED, example_keys, label_E)
-        self.config, self.limits = config, guard.limits
-        self.device = _device(config.device)
-        self._order_E = np.argsort(example_keys.sample_id_N, kind="stable")
-        rank_E = np.empty(len(label_E), np.int64)
-        rank_E[self._order_E] = np.arange(len(label_E))
-        self._user_of_rank_E = example_keys.user_row_N[self._order_E]
-        self._item_of_rank_E = example_keys.item_row_N[self._order_E]
-        self.dim = example_ED.shape[1]
-        grid_ED, self._scale = on_grid(torch.from_numpy(np.require(example_ED, np.float32, ["C", "W"])), shared=True)
+        super().__init__(example_keys, example_ED.shape[1], config.query_block, guard.limits, _device(config.device))
+        grid_ED, self.scale = on_grid(torch.from_numpy(np.require(example_ED, np.float32, ["C", "W"])), shared=True)
         if balance == "labels":
             members = [np.flatnonzero(label_E == 1), np.flatnonzero(label_E == 0)]
         elif balance == "none":
@@ -82,75 +76,24 @@ class ExactIndex:
         else:
             raise ValueError(f"balance is {balance!r}, must be 'labels' or 'none'")
         self._pools = [
-            Pool(grid_ED, example_keys, rank_E, member, guard, config.example_block, self.device) for member in members
+            Pool(grid_ED, example_keys, self.rank_E, member, guard, config.example_block, self.device)
+            for member in members
         ]
 
-    def search(self, queries: Queries, query_keys: Keys, *, k: int, progress: Progress = SILENT) -> Matches:
-        """The `k` best allowed examples of every query.
+    @property
+    def pools(self) -> Sequence[Pool]:
+        """See `RankedIndex.pools`."""
+        return self._pools
 
-        With `balance: labels` these are up to k/2 positive and up to k/2 negative ones in one order. Where a
-        class has too few, its places stay empty rather than go to the other class.
-
-        Args:
-            queries: float [N, D] weighted space vectors, or a function that makes the rows of a slice when
-                asked, so that [N, D] need never exist.
-            query_keys: Keys of the queries, in the same order.
-            k: Examples per query.
-            progress: Told of queries done.
-
-        Raises:
-            LlmcfError: `k` cannot be halved between labels.
-            DataError: Query vectors have another dimension or are not finite.
-        """
-        if k < 1 or k % len(self._pools):
-            raise LlmcfError(f"k is {k}, but balance: labels needs a positive even number", where="match.k")
-        total = len(query_keys)
-        found = Matches(np.full((total, k), -1, np.int32), np.zeros((total, k), np.float32))
-        with progress.task("match", total, "queries") as task:
-            for start in range(0, total, self.config.query_block):
-                block = slice(start, min(start + self.config.query_block, total))
-                rows_BD = queries[block] if isinstance(queries, np.ndarray) else queries(block)
-                self._search_block(rows_BD, query_keys.take(block), found, block)
-                task.advance(block.stop - block.start)
-        return found
-
-    def _search_block(self, rows_BD: np.ndarray, keys: Keys, found: Matches, block: slice) -> None:
-        if rows_BD.shape != (len(keys), self.dim) or not np.isfinite(rows_BD).all():
-            raise DataError(
-                f"query vectors {rows_BD.shape} must be finite and of shape {(len(keys), self.dim)}",
-                where="match search",
-            )
-        rows = torch.from_numpy(np.ascontiguousarray(rows_BD, np.float32)).to(self.device)
-        query_BD, scale_B1 = on_grid(rows, shared=False)
-        quota = found.index_NK.shape[1] // len(self._pools)
-        nearest = self._limited if self.limits else self._nearest
-        code_BK = nearest(query_BD, scale_B1 * self._scale, keys, quota)
-        score_BK, rank_BK = decode(code_BK)
-        empty_BK = (code_BK == FORBIDDEN).cpu().numpy()
-        index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.cpu().numpy())] if len(self._order_E) else -1
-        found.index_NK[block] = np.where(empty_BK, -1, index_BK)
-        found.score_NK[block] = np.where(empty_BK, 0.0, score_BK.cpu().numpy())
-
-    def _nearest(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """int64 [B, K] codes of the best `quota` of each pool, best first."""
-        parts = [pool.nearest(query_BD, scale_B1, keys, quota) for pool in self._pools]
-        return torch.cat(parts, 1).sort(1, descending=True).values
-
-    def _limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """The same under limits: greedily from the best down, as far as each round's candidates reach."""
+    def limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
+        """See `RankedIndex.limited`; as far as each round's candidates reach, and then without what is barred."""
         choice = Choice(len(keys), len(self._pools), quota, self.limits)
         rows_R, barred = np.arange(len(keys)), None
         while len(rows_R):
             at = torch.from_numpy(rows_R).to(self.device)
             asked = query_BD[at], scale_B1[at], keys.take(rows_R), AHEAD * quota
             code_RPC = torch.stack([pool.nearest(*asked, barred) for pool in self._pools], 1)
-            empty_RPC = (code_RPC == FORBIDDEN).cpu().numpy()
-            rank_RPC = np.where(empty_RPC, -1, decode(code_RPC)[1].cpu().numpy())
-            user_RPC, item_RPC = (
-                np.where(empty_RPC, -1, np.append(of_rank_E, -1)[rank_RPC])
-                for of_rank_E in (self._user_of_rank_E, self._item_of_rank_E)
-            )
-            settled_R = choice.walk(rows_R, code_RPC.cpu().numpy(), user_RPC, item_RPC)
+            settled_R = choice.walk(rows_R, code_RPC.cpu().numpy(), *self.owners(code_RPC))
             rows_R = rows_R[~settled_R]
             barred = choice.barred(rows_R)
         return torch.from_numpy(choice.code_NK).to(self.device)

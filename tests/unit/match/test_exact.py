@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.match.config import ExactSearchConfig
-from llmcf_cli.match.exact import ExactSearcher, Matches
+from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.limits import Limits
+from llmcf_cli.match.searcher import Matches
 
 FEW = settings(max_examples=60, deadline=None)
 
