@@ -17,27 +17,13 @@ from llmcf_cli.store.open import read_lance
 from llmcf_cli.store.tables import COT, COT_PART, cot_example
 
 RECIPE = """\
+extends: base.yaml
 name: steps
-dataset:
-  source:
-    type: csv
-    interactions: events.csv
-    items: items.csv
-    columns: {user: user, item: item, rating: rating, time: time}
-  label: {type: rating, positive_from: 3}
-  split: {type: global_time, validation: 0.15, test: 0.15}
-llm:
-  model: model
-  mix: [{source: recommendation, share: 1}]
-  count: 8
-  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
+dataset: {label: {positive_from: 3}}
 cot:
   prompt: decomposed.yaml
-  sample: {fraction: 0.3, stratify: [user, label]}
-  engine: {type: transformers, max_new_tokens: 20, precision: fp32}
-  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1, truncated: keep}
-match:
-  space: {type: text, encoder: "asset:minilm-l6-v2"}
+  sample: {count: null, fraction: 0.3, balance: none, stratify: [user, label]}
+  engine: {max_new_tokens: 20}
 rec:
   backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}
 """

@@ -22,28 +22,12 @@ from llmcf_cli.stages.run import execute, plan
 from llmcf_cli.stages.train_llm import TrainLLM
 
 RECIPE = """\
+extends: base.yaml
 name: generation
-dataset:
-  source:
-    type: csv
-    interactions: events.csv
-    items: items.csv
-    columns: {user: user, item: item, rating: rating, time: time}
-  label: {type: rating, positive_from: 4}
-  split: {type: global_time, validation: 0.15, test: 0.15}
-llm:
-  model: model
-  mix: [{source: recommendation, share: 1}]
-  count: 8
-  tune: {type: lora, max_length: 256, max_steps: 1, batch_size: 4, precision: fp32}
 cot:
-  prompt: prompts/single.yaml
   sample: {count: 12}
-  engine: {type: transformers, max_new_tokens: 8, precision: fp32, max_batch: 4}
-  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1, truncated: keep}
+  engine: {max_batch: 4}
   price: {input_per_million: 100, output_per_million: 1000, currency: EUR}
-match:
-  space: {type: text, encoder: "asset:minilm-l6-v2"}
 rec:
   backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}
 """

@@ -10,79 +10,29 @@ so rare in bf16).
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.batches import by_length, in_halves
 from llmcf_cli.llm.config import TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Messages
 from llmcf_cli.llm.engines.decode import Pick, decode, suits
-from llmcf_cli.llm.models import check_folder, context_length, load_to_ask, load_tokenizer, resolved_precision
+from llmcf_cli.llm.engines.local import LocalEngine
+from llmcf_cli.llm.models import load_to_ask
 
 _GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
 _MIX = (-4658895280553007687, -7723592293110705685)  # its multipliers
-_NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
 
 
-class TransformersEngine:
+class TransformersEngine(LocalEngine):
     """Greedy decoding or top-k sampling with a temperature, in batches of prompts of similar length."""
 
-    def __init__(self, config: TransformersEngineConfig) -> None:
-        self.config = config
-        self.samples = config.samples
-        self._folder: Path | None = None
-        self._model: Any = None
-        self._tokenizer: Any = None
-
-    def open(self, model: Path | None) -> None:
-        """Load the tokenizer now and the weights at the first `generate`.
-
-        Raises:
-            ModelError: The folder holds no causal language model with a chat template.
-        """
-        if model is None:
-            raise ModelError("the engine transformers needs a model's folder")
-        check_folder(model)
-        self._tokenizer = load_tokenizer(model)
-        self._folder, self._model = model, None
-        self._context = context_length(model, self._tokenizer)
-        if self.max_prompt_tokens() < 1:
-            raise ModelError(
-                f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
-                hint=f"lower cot.engine.max_new_tokens ({self.config.max_new_tokens})",
-            )  # fmt: skip
-
-    def asking(self, *, max_new_tokens: int, samples: int) -> TransformersEngine:
-        """See `Engine.asking`."""
-        view = copy.copy(self)
-        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
-        view.samples = samples
-        view._weights = self._weights  # loaded at the first use of either, once
-        return view
-
-    def decode_settings(self, seed: int) -> dict[str, Any]:
-        """Decoding settings and resolved precision; the seed counts only where something is drawn."""
-        view = {k: v for k, v in key_view(self.config, str).items() if k not in _NOT_DECODING}
-        view["precision"] = resolved_precision(self.config.precision)
-        return {**view, "seed": seed} if self.config.temperature > 0 else {**view, "top_k": 0}
-
-    def max_prompt_tokens(self) -> int:
-        """Most tokens a prompt may have: the model's context less the answer, or the setting if that is lower."""
-        room = self._context - self.config.max_new_tokens
-        return min(room, self.config.max_prompt_tokens or room)
-
-    def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
-        """Tokens of each rendered prompt."""
-        encoded = self._tokenizer(self._render(chats), add_special_tokens=False)
-        return [len(ids) for ids in encoded["input_ids"]]
+    config: TransformersEngineConfig
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices in batches of similar length, longest first, each within `batch_tokens` and `max_batch`."""
@@ -108,7 +58,7 @@ class TransformersEngine:
     def _generate(self, asked: Sequence[tuple[Messages, int]]) -> list[Completion]:
         model = self._weights()
         start = time.perf_counter()
-        prompts = self._tokenizer(self._render([chat for chat, _ in asked]), add_special_tokens=False)["input_ids"]
+        prompts = self._encode([chat for chat, _ in asked])
         ends = self._end_tokens()
         write = decode if suits(model) else self._library_generate
         answers = write(model, prompts, most=self.config.max_new_tokens, ends=ends, picks=self._picks(asked))
@@ -140,12 +90,6 @@ class TransformersEngine:
             stop = next((i for i, token in enumerate(row) if token in ends), len(row))
             answers.append(row[: stop + 1])
         return answers
-
-    def _render(self, chats: Sequence[Messages]) -> list[str]:
-        rendered: list[str] = self._tokenizer.apply_chat_template(
-            [list(chat) for chat in chats], tokenize=False, add_generation_prompt=True
-        )
-        return rendered
 
     def _weights(self) -> Any:
         if self._model is None:

@@ -1,0 +1,78 @@
+"""What engines share that generate with a model's folder on this machine."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.types import key_view
+from llmcf_cli.llm.config import TransformersEngineConfig, VllmEngineConfig
+from llmcf_cli.llm.engines.base import Messages
+from llmcf_cli.llm.models import check_folder, context_length, load_tokenizer, resolved_precision
+
+_NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
+
+
+class LocalEngine:
+    """Tokenizer, context and decoding settings. Subclasses have `_weights`, which loads them at its first call."""
+
+    def __init__(self, config: TransformersEngineConfig | VllmEngineConfig) -> None:
+        self.config = config
+        self.samples = config.samples
+        self._folder: Path | None = None
+        self._model: Any = None
+        self._tokenizer: Any = None
+
+    def open(self, model: Path | None) -> None:
+        """Load the tokenizer now and the weights at the first `generate`.
+
+        Raises:
+            ModelError: The folder holds no causal language model with a chat template.
+        """
+        if model is None:
+            raise ModelError(f"the engine {self.config.type} needs a model's folder")
+        check_folder(model)
+        self._tokenizer = load_tokenizer(model)
+        self._folder, self._model = model, None
+        self._context = context_length(model, self._tokenizer)
+        if self.max_prompt_tokens() < 1:
+            raise ModelError(
+                f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
+                hint=f"lower cot.engine.max_new_tokens ({self.config.max_new_tokens})",
+            )  # fmt: skip
+
+    def asking(self, *, max_new_tokens: int, samples: int) -> Self:
+        """See `Engine.asking`."""
+        view = copy.copy(self)
+        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
+        view.samples = samples
+        view._weights = self._weights  # type: ignore[method-assign]  # loaded at the first use of either, once
+        return view
+
+    def decode_settings(self, seed: int) -> dict[str, Any]:
+        """Decoding settings and resolved precision; the seed counts only where something is drawn."""
+        view = {k: v for k, v in key_view(self.config, str).items() if k not in _NOT_DECODING}
+        view["precision"] = resolved_precision(self.config.precision)
+        return {**view, "seed": seed} if self.config.temperature > 0 else {**view, "top_k": 0}
+
+    def max_prompt_tokens(self) -> int:
+        """Most tokens a prompt may have: the model's context less the answer, or the setting if that is lower."""
+        room = self._context - self.config.max_new_tokens
+        return min(room, self.config.max_prompt_tokens or room)
+
+    def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
+        """Tokens of each rendered prompt."""
+        return [len(ids) for ids in self._encode(chats)]
+
+    def _encode(self, chats: Sequence[Messages]) -> list[list[int]]:
+        rendered = self._tokenizer.apply_chat_template(
+            [list(chat) for chat in chats], tokenize=False, add_generation_prompt=True
+        )
+        ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _weights(self) -> Any:
+        raise NotImplementedError
