@@ -64,6 +64,7 @@ _COMMANDS = {
     "predict": "Score the test split with every trained arm.",
     "evaluate": "Compare the arms on the test split.",
 }
+PANEL = "Stages; each runs those before it as far as needed"
 GROUPS = frozenset({"match"})
 """Stages whose command is a group, because there are commands about its result; `app.py` adds them."""
 
@@ -78,7 +79,8 @@ def add_to(app: typer.Typer) -> None:
     )
     for name in _COMMANDS:
         if name not in GROUPS:
-            app.command(name, help=help_of(name))(_train_llm if name == "train-llm" else stage_command(name))
+            command = _train_llm if name == "train-llm" else stage_command(name)
+            app.command(name, help=_COMMANDS[name], rich_help_panel=PANEL)(command)
 
 
 def command_names() -> list[str]:
@@ -88,7 +90,7 @@ def command_names() -> list[str]:
 
 def help_of(stage: str) -> str:
     """What a stage's command does, in one line."""
-    return f"{_COMMANDS[stage]} Runs the stages before it as far as needed."
+    return _COMMANDS[stage]
 
 
 def stage_command(stage: str) -> Callable[..., None]:
