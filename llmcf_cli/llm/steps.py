@@ -20,6 +20,7 @@ from llmcf_cli.llm.texts import TRIES, Answers, Ask, Batch, TextCache, fitted
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
 from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.scale import Pool
 
 TOO_LONG = "prompt too long"
 """Reason of a sample that is set aside because a prompt does not fit even without any history."""
