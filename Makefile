@@ -20,7 +20,7 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ability,baselines,llm,openai,plot,search]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ability,baselines,llm,openai,plot,ray,search]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

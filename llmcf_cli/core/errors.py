@@ -87,7 +87,7 @@ class PackageError(LlmcfError):
     """A library of an optional extra is not installed."""
 
     def __init__(self, package: str, *, where: str) -> None:
-        extras = package if package in ("openai", "ray", "vllm") else "ability,baselines,llm,openai,plot,search"
+        extras = package if package in ("openai", "ray", "vllm") else "ability,baselines,llm,openai,plot,ray,search"
         hint = "" if package.startswith("llmcf") else f"pip install 'llmcf[{extras}]'"
         super().__init__(f"needs the package {package!r}", where=where, hint=hint)
 

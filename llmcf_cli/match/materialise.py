@@ -101,7 +101,7 @@ def match_samples(
         DataError: There are no examples, or one is no train row.
         LlmcfError: An approximate index misses its recall, or the executor's workers fail.
     """
-    search = SampleSearch(section, read_meta(data)["clock"], store, history_length, keep, progress)
+    search = SampleSearch(section, clock_of(data), store, history_length, keep, progress)
     measured = search.check(data) if isinstance(section.search, AnnSearchConfig) else None
     spec, total = example_match(section.k), _count(data)
     with (
@@ -234,6 +234,12 @@ class SampleSearch:
         block = encode_rows(rows, self.history_length)
         query_ND: np.ndarray = self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL)
         return query_ND
+
+
+def clock_of(data: Path) -> Clock:
+    """How times are compared in a DuckDB file of ingest."""
+    clock: Clock = read_meta(data)["clock"]
+    return clock
 
 
 def keys(rows: pa.Table) -> Keys:

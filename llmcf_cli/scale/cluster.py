@@ -1,8 +1,8 @@
 """Work on a Ray cluster: actors that come and go, each with a copy of the worker.
 
-Actors, not a Ray data set: the caller leases an item when a worker has room for it (`llm.workers`), and a data set wants
-all of its items at the start. Workers are asked for at once and used as they come up; where the cluster has no room
-for one, the others do its work. An item whose worker died (its node was lost, it ran out of memory) is given to
+Actors, not a Ray data set: the caller leases an item when a worker has room for it (`llm.workers`), and a data set
+wants all of its items at the start. Workers are asked for at once and used as they come up; where the cluster has no
+room for one, the others do its work. An item whose worker died (its node was lost, it ran out of memory) is given to
 another, and a new worker is asked for: nothing is lost, and as an item's result leaves `map` once, nothing comes twice.
 """
 

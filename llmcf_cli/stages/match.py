@@ -82,8 +82,7 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     Raises:
         LlmcfError: None does.
     """
-    from llmcf_cli.match.materialise import SampleSearch, tune_search
-    from llmcf_cli.store.open import read_meta
+    from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
 
     inputs = {node.stage.role: node.folder for node in nodes}
     section, recipe = context.recipe.match, context.recipe
@@ -91,7 +90,7 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
         section = section.model_copy(update={"search": AnnSearchConfig()})
     data = inputs["ingest"] / "data.duckdb"
     search = SampleSearch(
-        section, read_meta(data)["clock"], _store(inputs), recipe.dataset.history.max_length,
+        section, clock_of(data), _store(inputs), recipe.dataset.history.max_length,
         index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
     )  # fmt: skip
     measured, best = tune_search(search, data, recall)

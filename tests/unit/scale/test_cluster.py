@@ -75,10 +75,10 @@ def test_every_item_is_done_once_although_a_node_is_lost(two_nodes):
 
 @pytest.mark.slow
 def test_what_workers_raise_is_raised_here(two_nodes):
-    errors = {
-        "model": ModelError("is no model", where="there", allowed=("a", "b"), hint="take another"),
-        "name": UnknownNameError("judge", "rubrik", ["rubric"]),
-    }
+    def error(item):
+        if item == "model":
+            return ModelError("is no model", where="there", allowed=("a", "b"), hint="take another")
+        return UnknownNameError("judge", "rubrik", ["rubric"])
 
     def worker(item):
         import os
@@ -87,15 +87,16 @@ def test_what_workers_raise_is_raised_here(two_nodes):
             raise ModuleNotFoundError("No module named 'elsewhere'", name="elsewhere")
         if item == "dies":
             os._exit(1)
-        if item in errors:
-            raise errors[item]
-        return item.upper()
+        if item == "fine":
+            return item.upper()
+        raise error(item)
 
     with RayExecutor(two_nodes.address, workers=2).pool(worker) as pool:
         for item in ("model", "name"):
             with pytest.raises(LlmcfError) as caught:
                 list(pool.map(["fine", item]))
-            assert str(caught.value) == str(errors[item])
+            assert str(caught.value) == str(error(item))
+            assert isinstance(caught.value, ModelError) == (item == "model")
         with pytest.raises(LlmcfError, match="a node lacks the package 'elsewhere'"):
             list(pool.map(["package"]))
         with pytest.raises(LlmcfError, match="3 workers died of the same piece of work"):
