@@ -20,11 +20,11 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ability,baselines,llm,openai,plot,search]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[baselines,llm,plot,search]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[ability,openai,ray]" --group dev
 	touch $@
 
 test: $(VENV)/.installed-dev lint

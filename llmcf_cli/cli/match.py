@@ -8,11 +8,11 @@ import typer
 
 from llmcf_cli.cli import match_show
 from llmcf_cli.cli.groups import FallThroughGroup
-from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, stage_command
+from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, scaled_command
 
 app = typer.Typer(no_args_is_help=True, cls=FallThroughGroup, subcommand_metavar="RECIPE | COMMAND ...")
 
-app.command("run", help="The stage itself; `llmcf match RECIPE` is short for it.")(stage_command("match"))
+app.command("run", help="The stage itself; `llmcf match RECIPE` is short for it.")(scaled_command("match"))
 match_show.add_to(app)
 
 

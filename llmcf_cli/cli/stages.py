@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
 
 import typer
+
+from llmcf_cli.core.errors import LlmcfError
 
 RecipeArgument = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.")
@@ -45,6 +48,23 @@ LaunchOption = Annotated[
     ),
 ]
 
+OnOption = Annotated[
+    Literal["local", "ray"],
+    typer.Option("--on", help="Where gen-cot and match do their work: this process, or workers of a Ray cluster."),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Of the Ray cluster; else RAY_ADDRESS, or the one that runs on this machine, or one of its own.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Of the Ray cluster; else one per GPU, or per node where there is none."),
+]
+
 _COMMANDS = {
     "ingest": "Read the data set, check it, make samples and splits.",
     "collab": "Make collaborative item vectors from the train positives.",
@@ -72,14 +92,15 @@ GROUPS = frozenset({"match"})
 def add_to(app: typer.Typer) -> None:
     """Add `run` and the stage commands."""
     app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(
-        stage_command("evaluate")
+        scaled_command("evaluate")
     )
     app.command("compare", help="Compare arms over seeds: what `run` ends with, under the name of its purpose.")(
         stage_command("evaluate")
     )
+    special = {"train-llm": _train_llm, "gen-cot": scaled_command("gen-cot")}
     for name in _COMMANDS:
         if name not in GROUPS:
-            command = _train_llm if name == "train-llm" else stage_command(name)
+            command = special.get(name) or stage_command(name)
             app.command(name, help=_COMMANDS[name], rich_help_panel=PANEL)(command)
 
 
@@ -108,6 +129,31 @@ def stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
+def scaled_command(stage: str) -> Callable[..., None]:
+    """The function behind the command of a stage that, itself or in what it needs, can use a cluster."""
+
+    def command(
+        recipe: RecipeArgument,
+        set_: SetOption = None,
+        artifacts: ArtifactsOption = None,
+        dry_run: DryRunOption = False,
+        force: ForceOption = None,
+        on: OnOption = "local",
+        address: AddressOption = None,
+        workers: WorkersOption = None,
+    ) -> None:
+        changes: dict[str, Any] = {}
+        if on == "ray":
+            from llmcf_cli.scale.cluster import RayExecutor
+
+            changes["executor"] = RayExecutor(address, workers)
+        elif address is not None or workers is not None:
+            raise LlmcfError("are of a Ray cluster", where="--address and --workers", hint="add --on ray")
+        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), changes)
+
+    return command
+
+
 def _train_llm(
     recipe: RecipeArgument,
     set_: SetOption = None,
@@ -116,7 +162,10 @@ def _train_llm(
     force: ForceOption = None,
     launch: LaunchOption = None,
 ) -> None:
-    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), launch)
+    from llmcf_cli.recipe.library import launch_file
+
+    changes = {} if launch is None else {"launch": launch_file(launch)}
+    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), changes)
 
 
 def _run(
@@ -126,14 +175,14 @@ def _run(
     artifacts: Path | None,
     dry_run: bool,
     force: Sequence[str],
-    launch: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
+    """Run a stage and what it needs; `changes` are to the context."""
     from dataclasses import replace
 
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.core.errors import UnknownNameError
-    from llmcf_cli.recipe.library import launch_file
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.lock import write_lock
     from llmcf_cli.stages.pipeline import open_context, run_steps, stage_names, targets
@@ -144,9 +193,7 @@ def _run(
             raise UnknownNameError("stage", name, stage_names(), where="--force")
     loaded = load_recipe(recipe, overrides)
     progress = make_progress()
-    context = open_context(loaded, artifacts, progress)
-    if launch is not None:
-        context = replace(context, launch=launch_file(launch))
+    context = replace(open_context(loaded, artifacts, progress), **changes)
     steps = plan(context, targets(loaded.recipe, stage), force)
     if dry_run:
         report.plan(steps)

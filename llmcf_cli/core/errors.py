@@ -87,7 +87,8 @@ class PackageError(LlmcfError):
     """A library of an optional extra is not installed."""
 
     def __init__(self, package: str, *, where: str) -> None:
-        extras = package if package in ("openai", "vllm") else "ability,baselines,llm,openai,plot,search"
+        own = {"lm_eval": "ability", "openai": "openai", "ray": "ray", "vllm": "vllm"}
+        extras = own.get(package, "baselines,llm,plot,search")
         hint = "" if package.startswith("llmcf") else f"pip install 'llmcf[{extras}]'"
         super().__init__(f"needs the package {package!r}", where=where, hint=hint)
 

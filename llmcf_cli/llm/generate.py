@@ -23,10 +23,13 @@ from llmcf_cli.llm.judge import Judged
 from llmcf_cli.llm.rows import choose_train, sample_texts
 from llmcf_cli.llm.select import Selector, Tally
 from llmcf_cli.llm.steps import TOO_LONG, Asked, Asking, StepPrompts, plan_calls
+from llmcf_cli.llm.texts import Answers, Batch
 from llmcf_cli.llm.workers import SharedTexts
+from llmcf_cli.llm.writer import Writer
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
 from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.scale import LOCAL, Executor, Pool
 from llmcf_cli.store.open import connect_read
 
 _BLOCK = 2048  # samples whose prompts are held in memory, and sorted by length, together
@@ -84,7 +87,7 @@ class CoTReport:
 
 def generate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
-    seed: int, history: HistorySection, progress: Progress = SILENT,
+    seed: int, history: HistorySection, progress: Progress = SILENT, executor: Executor = LOCAL,
 ) -> CoTReport:  # fmt: skip
     """Write the chain of thought of each chosen train sample to Parquet (`cot`), with its parts (`cot_part`).
 
@@ -102,17 +105,20 @@ def generate_cots(
         seed: The recipe's seed.
         history: What histories hold, as ingest built them.
         progress: Where to report.
+        executor: Where engines generate. This process is the one worker that the cache knows: it leases the calls,
+            hands them out in batches and commits what comes back.
 
     Raises:
         LlmcfError: More samples are asked for than the train split has, or no text was usable.
         ModelError: The model cannot be loaded.
         StoreError: A process that generates nothing (named by pid) holds the cache.
     """
-    engine = _open(section, model)
+    writer = Writer(section.engine, model)
     judge = registry().build("judge", section.judge)
-    with connect_read(data) as reader, SharedTexts(cache) as store:
+    with connect_read(data) as reader, SharedTexts(cache) as store, executor.pool(writer) as pool:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
-        asking = _asking(section, StepPrompts(prompt, reader, history), engine, store, model_digest, seed)
+        prompts = StepPrompts(prompt, reader, history)
+        asking = _asking(section, prompts, writer.engine, store, model_digest, seed, pool)
         wanted = _demand(reader, ids, asking, prompt, history, seed)
         selector = Selector(
             asking.last, prompt.last.name, judge, partial(_about, prompt), floor=section.floor,
@@ -135,7 +141,7 @@ def estimate_cots(
     history: HistorySection,
 ) -> Estimate:  # fmt: skip
     """What `generate_cots` with the same arguments would cost; generates nothing and leaves the cache as it is."""
-    engine = _open(section, model)
+    engine = Writer(section.engine, model).engine
     with tempfile.TemporaryDirectory() as nothing:
         file = cache if cache.is_file() else Path(nothing) / "generation.duckdb"
         with connect_read(data) as reader, SharedTexts(file) as store:
@@ -149,24 +155,19 @@ def retry_set_aside(
     history: HistorySection,
 ) -> None:  # fmt: skip
     """Give the calls that were set aside, with this model and these settings, all their tries again."""
-    engine = _open(section, model)
+    engine = Writer(section.engine, model).engine
     with connect_read(data) as reader, SharedTexts(cache) as store:
         asking = _asking(section, StepPrompts(prompt, reader, history), engine, store, model_digest, seed)
         for texts in asking.texts.values():
             texts.forget_failures()
 
 
-def _open(section: CoTSection, model: Path | None) -> Engine:
-    engine: Engine = registry().build("engine", section.engine)
-    engine.open(model)
-    return engine
-
-
 def _asking(
-    section: CoTSection, prompts: StepPrompts, engine: Engine, store: SharedTexts, model_digest: str, seed: int
-) -> Asking:
+    section: CoTSection, prompts: StepPrompts, engine: Engine, store: SharedTexts, model_digest: str, seed: int,
+    pool: Pool[Batch, Answers] | None = None,
+) -> Asking:  # fmt: skip
     decode = derive_seed(seed, "gen-cot", "decode")
-    return Asking(prompts, engine, store, model_digest, decode, tries=section.tries)
+    return Asking(prompts, engine, store, model_digest, decode, tries=section.tries, pool=pool)
 
 
 def _demand(

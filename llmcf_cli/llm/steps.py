@@ -16,10 +16,11 @@ from llmcf_cli.llm.blocks import Basis, Block, Blocks
 from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.llm.texts import TRIES, Ask, TextCache, fitted
+from llmcf_cli.llm.texts import TRIES, Answers, Ask, Batch, TextCache, fitted
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
 from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.scale import Pool
 
 TOO_LONG = "prompt too long"
 """Reason of a sample that is set aside because a prompt does not fit even without any history."""
@@ -166,6 +167,7 @@ class Asking:
         model_digest: Names the model's content.
         seed: Of this use of the engine.
         tries: Failures after which a call is set aside.
+        pool: Who makes batches; None: this process.
 
     Attributes:
         too_long: Sample id → name of the step whose prompt does not fit.
@@ -175,12 +177,13 @@ class Asking:
 
     def __init__(
         self, prompts: StepPrompts, engine: Engine, store: SharedTexts, model_digest: str, seed: int, *,
-        tries: int = TRIES,
+        tries: int = TRIES, pool: Pool[Batch, Answers] | None = None,
     ) -> None:  # fmt: skip
         self._prompts = prompts
         self._engines = step_engines(prompts.prompt, engine)
         self.texts = {
-            name: TextCache(store, asked, model_digest, seed, tries=tries) for name, asked in self._engines.items()
+            name: TextCache(store, asked, model_digest, seed, tries=tries, pool=pool)
+            for name, asked in self._engines.items()
         }
         self.too_long: dict[int, str] = {}
         self.shortened = dict.fromkeys(self._engines, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from llmcf_cli.llm.batches import unfinished
 from llmcf_cli.llm.chat import fit_histories
 from llmcf_cli.llm.engines.base import Completion, Engine, Failure
 from llmcf_cli.llm.workers import Call, CallState, SharedTexts
+from llmcf_cli.scale import LocalPool, Pool
 
 TRIES = 3
 """Failures after which a call is set aside, where a recipe does not say."""
@@ -156,6 +157,26 @@ class CallPace:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Leased calls that are made together.
+
+    Attributes:
+        calls: What they are.
+        chats: Their prompts.
+        seeds: One per call.
+        longest: Most tokens of an answer; 0 where the engine does not say.
+    """
+
+    calls: list[Call]
+    chats: list[list[dict[str, str]]]
+    seeds: list[int]
+    longest: int
+
+
+Answers = list[Completion | Failure]
+
+
 class TextCache:
     """The texts of an engine and a model in the table `generation`.
 
@@ -165,6 +186,7 @@ class TextCache:
         model_digest: Names the model's content.
         seed: Of this use of the engine.
         tries: Failures after which a call is set aside.
+        pool: Who makes batches, if not this process with the engine; each answers as `Writer` does.
 
     Attributes:
         samples: Texts per prompt and round.
@@ -175,7 +197,11 @@ class TextCache:
         seconds: Time spent generating so far.
     """
 
-    def __init__(self, store: SharedTexts, engine: Engine, model_digest: str, seed: int, *, tries: int = TRIES) -> None:
+    def __init__(
+        self, store: SharedTexts, engine: Engine, model_digest: str, seed: int, *, tries: int = TRIES,
+        pool: Pool[Batch, Answers] | None = None,
+    ) -> None:  # fmt: skip
+        self._pool = pool or LocalPool(lambda batch: engine.generate(batch.chats, batch.seeds))
         self._store, self._engine, self._model, self._seed, self._tries = store, engine, model_digest, seed, tries
         settings = engine.decode_settings(seed)
         self._decode, self._settings = digest_json(settings), json.dumps(settings, sort_keys=True)
@@ -220,8 +246,7 @@ class TextCache:
         task.skip(share * (len(wanted) - left))
         while open_:
             before = self.generated + self.failed
-            for batch in self._batches(wanted, open_):
-                done = self._make(self._store.claim(batch, self._tries), wanted)
+            for done in self._make(self._batches(wanted, open_), wanted):
                 left -= done
                 task.advance(share * done)
                 task.note(self._note())
@@ -237,7 +262,8 @@ class TextCache:
         wanted = self._calls(asks, range(self.samples))
         batches = list(self._batches(wanted, self._open(wanted)))
         if batches:
-            self._make(self._store.claim(batches[len(batches) // 2], self._tries), wanted)
+            for _ in self._make([batches[len(batches) // 2]], wanted):
+                pass
 
     def of(self, asks: Sequence[Ask]) -> dict[str, list[tuple[str, str]]]:
         """(text, finish reason) of each prompt's first texts, by prompt hash; a prompt that failed has none."""
@@ -296,14 +322,22 @@ class TextCache:
 
         return unfinished(list(wanted), wanted.keys() - open_.keys(), group)
 
-    def _make(self, calls: Sequence[Call], wanted: dict[Call, Ask]) -> int:
-        """Generate and commit the texts of leased calls; how many got one."""
-        if not calls:
-            return 0
-        seeds = [derive_seed(self._seed, call[0], call[3]) for call in calls]
-        done = self._engine.generate([wanted[call].messages for call in calls], seeds)
+    def _make(self, batches: Iterable[list[Call]], wanted: dict[Call, Ask]) -> Iterator[int]:
+        """Lease, generate and commit the texts of calls; how many got one, batch by batch as they come."""
+        for batch, answers in self._pool.map(self._leased(batches, wanted)):
+            yield self._keep(batch, answers)
+
+    def _leased(self, batches: Iterable[list[Call]], wanted: dict[Call, Ask]) -> Iterator[Batch]:
+        for batch in batches:
+            calls = self._store.claim(batch, self._tries)
+            if calls:
+                seeds = [derive_seed(self._seed, call[0], call[3]) for call in calls]
+                yield Batch(calls, [wanted[call].messages for call in calls], seeds, self.longest)
+
+    def _keep(self, batch: Batch, done: Answers) -> int:
+        """Commit what came of a batch; how many calls got a text."""
         texts, failures = {}, {}
-        for call, seed, answer in zip(calls, seeds, done, strict=True):
+        for call, seed, answer in zip(batch.calls, batch.seeds, done, strict=True):
             if isinstance(answer, Failure):
                 failures[call] = (answer.reason, answer.retryable)
             else:

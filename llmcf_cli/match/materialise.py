@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.features.batch import encode_rows
-from llmcf_cli.features.vectors import item_text_array
-from llmcf_cli.match.ann import BATCH, AnnIndex
+from llmcf_cli.features.vectors import item_text_array, vectors
+from llmcf_cli.match.ann import BATCH
+from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.match.guard import Clock, Guard, Keys
 from llmcf_cli.match.limits import Limits
 from llmcf_cli.match.recall import Measured, Probe, cheapest, require, runs_in_time
-from llmcf_cli.match.searcher import Index
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
-from llmcf_cli.store.open import connect_read, read_meta
+from llmcf_cli.scale import LOCAL, Executor
+from llmcf_cli.store.open import connect_read, count_lance, read_lance, read_meta
 from llmcf_cli.store.tables import example_match
 
 ROWS_AT_ONCE = 65_536
+_SEARCHED = ("sample_id", "user_row", "item_row", "label", "time", "split", "vector")
 
 
 @dataclass(frozen=True)
@@ -50,50 +53,74 @@ class MatchReport:
     search: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class ExampleStore:
+    """The LanceDB tables that a search reads: local folders, or addresses in object storage as LanceDB takes them.
+
+    Attributes:
+        items: Where the table `item_text` is.
+        examples: Where the table `cot_example` is.
+    """
+
+    items: Path | str
+    examples: Path | str
+
+    def item_text(self) -> pa.Table:
+        """The text vectors of the items."""
+        return read_lance(self.items, "item_text")
+
+    def example_rows(self) -> pa.Table:
+        """The examples, as far as a search looks at them."""
+        return read_lance(self.examples, "cot_example", _SEARCHED)
+
+
 def match_samples(
     section: MatchSection,
     *,
     data: Path,
-    item_text: pa.Table,
-    examples: pa.Table,
+    store: ExampleStore,
     history_length: int,
     out: Path,
     keep: Path | None = None,
     progress: Progress = SILENT,
+    executor: Executor = LOCAL,
 ) -> MatchReport:
-    """Find the examples of all samples and write them as `example_match`; memory is bounded by a block of samples.
+    """Find the examples of all samples and write them as `example_match`; memory is bounded by blocks of samples.
 
     Args:
         section: Space, searcher, K and balance.
         data: DuckDB file of ingest.
-        item_text: LanceDB table `item_text`.
-        examples: LanceDB table `cot_example`.
+        store: The examples.
         history_length: Most recent events that count, as in the recipe.
         out: Parquet file to write.
         keep: Folder for indexes, which are used again; a searcher that builds none leaves it alone.
         progress: Told of samples done.
+        executor: Where blocks of samples are looked up; only the process that calls reads `data`.
 
     Raises:
         DataError: There are no examples, or one is no train row.
-        LlmcfError: An approximate index misses its recall.
+        LlmcfError: An approximate index misses its recall, or the executor's workers fail.
     """
-    search = SampleSearch(section, data, item_text, examples, history_length, keep, progress)
+    search = SampleSearch(section, clock_of(data), store, history_length, keep, progress)
+    measured = search.check(data) if isinstance(section.search, AnnSearchConfig) else None
     spec, total = example_match(section.k), _count(data)
     with (
         pq.ParquetWriter(out, spec.schema, compression="zstd") as writer,
         progress.task("match", total, "samples") as task,
+        executor.pool(search) as pool,
     ):
-        for columns in search.matches():
+        for columns in _in_order(pool.map(enumerate(_samples(data)))):
             writer.write_table(pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema))
             task.advance(len(columns[0]))
-    return MatchReport(total, examples.num_rows, section.k, search.guard.clock, search.measured)
+    return MatchReport(total, search.count(), section.k, search.clock, measured)
 
 
-def tune_search(search: SampleSearch, recall: float) -> tuple[list[Measured], int]:
+def tune_search(search: SampleSearch, data: Path, recall: float) -> tuple[list[Measured], int]:
     """Settings of an approximate index, cheapest first, measured on sampled queries outside the test split.
 
     Args:
-        search: Samples and examples, with an approximate searcher.
+        search: Examples, with an approximate searcher.
+        data: DuckDB file of ingest.
         recall: What is wanted of the exact result.
 
     Returns:
@@ -102,7 +129,7 @@ def tune_search(search: SampleSearch, recall: float) -> tuple[list[Measured], in
     Raises:
         LlmcfError: None reaches it.
     """
-    probe = search.probe(search.prepare())
+    probe = search.probe(data)
     if probe is None:
         raise DataError("there are no train samples to measure on", where="match tune", hint="check dataset.split")
     measured = list(probe.sweep(recall))
@@ -110,79 +137,109 @@ def tune_search(search: SampleSearch, recall: float) -> tuple[list[Measured], in
 
 
 class SampleSearch:
-    """Examples, and how samples are looked up among them."""
+    """Looks samples up among the examples: block of sample rows → columns of `example_match`.
+
+    Pickled, it is its settings: a worker elsewhere opens the examples itself and makes its index at the first block.
+
+    Args:
+        section: Space, searcher, K and balance.
+        clock: How times are compared, as ingest found.
+        store: The examples.
+        history_length: Most recent events that count.
+        keep: Folder for indexes.
+        progress: Told what is built here.
+    """
 
     def __init__(
-        self, section: MatchSection, data: Path, item_text: pa.Table, examples: pa.Table, history_length: int,
-        keep: Path | None = None, progress: Progress = SILENT,
+        self, section: MatchSection, clock: Clock, store: ExampleStore, history_length: int, keep: Path | None = None,
+        progress: Progress = SILENT,
     ) -> None:  # fmt: skip
+        self.section, self.clock, self.store, self.history_length = section, clock, store, history_length
+        self._keep, self._progress = keep, progress
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.section, self.clock, self.store, self.history_length, self._keep)
+
+    def __call__(self, block: tuple[int, pa.Table]) -> list[Any]:
+        """Columns of `example_match` for a numbered block of sample rows."""
+        _, rows = block
+        found = self.index.search(self._queries(rows), keys(rows), k=self.section.k)
+        ids_E = self._examples["sample_id"].to_numpy()
+        ids_NK = np.where(found.index_NK >= 0, ids_E[found.index_NK], -1)
+        return [rows["sample_id"], _lists(ids_NK), _lists(found.score_NK)]
+
+    @cached_property
+    def index(self) -> Any:
+        """The examples, ready to be searched (`searcher.Index`).
+
+        Raises:
+            DataError: There are none, or one is no train row.
+        """
+        section, examples = self.section, self._examples
+        limits = Limits(section.max_per_user, section.distinct_items)
+        guard = Guard(self.clock, examples["split"].to_pylist(), section.exclude, limits)
+        searcher = registry().build("searcher", section.search)
+        if self._keep is not None:
+            searcher = searcher.kept_in(self._keep, self._progress)
+        return searcher.prepare(
+            vectors(examples["vector"]), keys(examples), examples["label"].to_numpy(), balance=section.balance,
+            guard=guard,
+        )  # fmt: skip
+
+    def count(self) -> int:
+        """How many examples there are."""
+        return count_lance(self.store.examples, "cot_example")
+
+    def probe(self, data: Path) -> Probe | None:
+        """Sampled queries with their exact result; None if all samples are of the test split."""
+        config = self.index.config
+        rows = _sampled(data, config.checked_queries, config.seed)
+        if not rows.num_rows:
+            return None
+        return Probe(self.index, self._queries(rows), keys(rows), self.section.k, self._progress)
+
+    def check(self, data: Path) -> dict[str, Any] | None:
+        """What an approximate index finds; None where there is nothing to measure it on.
+
+        Raises:
+            LlmcfError: Less than its `min_recall`.
+        """
+        probe = self.probe(data)
+        if probe is None:
+            return None
+        measured = probe.measure(self.index)
+        require(measured, self.index.config.min_recall)
+        return {"pools": self.index.kinds, **asdict(measured)}
+
+    @cached_property
+    def _examples(self) -> pa.Table:
+        examples = self.store.example_rows()
         if examples.num_rows == 0:
             raise DataError(
                 "there are no examples to match", where="cot_example", hint="raise cot.sample in the recipe"
             )
-        self.keep, self.progress = keep, progress
-        self.measured: dict[str, Any] | None = None
-        self.section, self.data, self.history_length = section, data, history_length
-        self.space = registry().build("space", section.space)
-        self.item_ID = self.space.item_vectors(item_text_array(item_text, item_text.num_rows))
-        self.ids, self.labels, self.keys = (
-            examples["sample_id"].to_numpy(),
-            examples["label"].to_numpy(),
-            keys(examples),
-        )
-        self.rows = encode_rows(example_rows(data, examples), history_length)
-        limits = Limits(section.max_per_user, section.distinct_items)
-        self.guard = Guard(read_meta(data)["clock"], examples["split"].to_pylist(), section.exclude, limits)
+        return examples
 
-    def prepare(self) -> Index:
-        """The examples, ready to be searched."""
-        example_ED = self.space.example_vectors(self.item_ID, self.rows.item_row_N, self.rows.history_row_NL)
-        searcher = registry().build("searcher", self.section.search)
-        if self.keep is not None:
-            searcher = searcher.kept_in(self.keep, self.progress)
-        return searcher.prepare(example_ED, self.keys, self.labels, balance=self.section.balance, guard=self.guard)
+    @cached_property
+    def _space(self) -> Any:
+        return registry().build("space", self.section.space)
 
-    def probe(self, index: AnnIndex) -> Probe | None:
-        """Sampled queries with their exact result; None if all samples are of the test split."""
-        rows = _sampled(self.data, index.config.checked_queries, index.config.seed)
-        if not rows.num_rows:
-            return None
-        return Probe(index, self._queries(rows), keys(rows), self.section.k, self.progress)
-
-    def matches(self) -> Iterator[list[Any]]:
-        """Columns of `example_match`, block by block.
-
-        Raises:
-            LlmcfError: An approximate index misses its recall.
-        """
-        index = self.prepare()
-        if isinstance(index, AnnIndex):
-            self._check(index)
-        for rows in _samples(self.data):
-            found = index.search(self._queries(rows), keys(rows), k=self.section.k)
-            ids_NK = np.where(found.index_NK >= 0, self.ids[found.index_NK], -1)
-            yield [rows["sample_id"], _lists(ids_NK), _lists(found.score_NK)]
+    @cached_property
+    def _item_ID(self) -> np.ndarray:
+        items = self.store.item_text()
+        vector_ID: np.ndarray = self._space.item_vectors(item_text_array(items, items.num_rows))
+        return vector_ID
 
     def _queries(self, rows: pa.Table) -> np.ndarray:
         block = encode_rows(rows, self.history_length)
-        return self.space.query_vectors(self.item_ID, block.item_row_N, block.history_row_NL)
-
-    def _check(self, index: AnnIndex) -> None:
-        probe = self.probe(index)
-        if probe is not None:
-            measured = probe.measure(index)
-            require(measured, index.config.min_recall)
-            self.measured = {"pools": index.kinds, **asdict(measured)}
+        query_ND: np.ndarray = self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL)
+        return query_ND
 
 
-def example_rows(data: Path, examples: pa.Table) -> pa.Table:
-    """The sample rows of examples, in their order."""
-    with connect_read(data) as connection:
-        connection.register("chosen", examples.select(["sample_id"]))
-        found = connection.sql("SELECT s.* FROM sample s JOIN chosen USING (sample_id) ORDER BY sample_id")
-        rows = found.to_arrow_table()
-    order = np.argsort(examples["sample_id"].to_numpy(), kind="stable")
-    return rows.take(pa.array(np.argsort(order, kind="stable")))
+def clock_of(data: Path) -> Clock:
+    """How times are compared in a DuckDB file of ingest."""
+    clock: Clock = read_meta(data)["clock"]
+    return clock
 
 
 def keys(rows: pa.Table) -> Keys:
@@ -216,6 +273,17 @@ def _samples(data: Path) -> Iterator[pa.Table]:
         reader = connection.sql("SELECT * FROM sample ORDER BY sample_id").to_arrow_reader(ROWS_AT_ONCE)
         for batch in reader:
             yield pa.Table.from_batches([batch])
+
+
+def _in_order(found: Iterator[tuple[tuple[int, Any], list[Any]]]) -> Iterator[list[Any]]:
+    """Results by the number of their block."""
+    waiting: dict[int, list[Any]] = {}
+    following = 0
+    for (number, _), columns in found:
+        waiting[number] = columns
+        while following in waiting:
+            yield waiting.pop(following)
+            following += 1
 
 
 def _lists(values_NK: np.ndarray) -> pa.FixedSizeListArray:

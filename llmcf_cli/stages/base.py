@@ -16,6 +16,7 @@ from llmcf_cli.core.progress import Progress
 from llmcf_cli.core.types import ComponentConfig, Config, key_view
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.scale import LOCAL, Executor
 from llmcf_cli.store.artifacts import ArtifactStore, artifact_key
 from llmcf_cli.store.assets import Locator
 
@@ -42,6 +43,7 @@ class Context:
         locate: Resolves the files, folders and assets the recipe names.
         models: Machine-wide cache of converted models.
         launch: Settings of `accelerate launch` whose processes share the tuning; None: one process.
+        executor: Where `gen-cot` generates and `match` searches.
     """
 
     recipe: Recipe
@@ -49,6 +51,7 @@ class Context:
     locate: Locator
     models: Path
     launch: Path | None = None
+    executor: Executor = LOCAL
 
     @property
     def generations(self) -> Path:

@@ -39,7 +39,7 @@ class GenCoT(Stage):
         arguments = _arguments(job.context, job.inputs, job.keys)
         if job.forced:
             retry_set_aside(**arguments)
-        return asdict(generate_cots(**arguments, out=job.out, progress=job.progress))
+        return asdict(generate_cots(**arguments, out=job.out, progress=job.progress, executor=job.context.executor))
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         from llmcf_cli.llm.cost import estimate_rows

@@ -20,6 +20,7 @@ from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.store.artifacts import KEY_LENGTH
 
 if TYPE_CHECKING:
+    from llmcf_cli.match.materialise import ExampleStore
     from llmcf_cli.match.recall import Measured
 
 
@@ -43,14 +44,12 @@ class Match(Stage):
         from llmcf_cli.match.audit import audit_matches
         from llmcf_cli.match.limits import Limits
         from llmcf_cli.match.materialise import match_samples
-        from llmcf_cli.store.open import read_lance
 
         out = job.out / "example_match.parquet"
         report = match_samples(
             job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
-            item_text=read_lance(job.inputs["embed"] / "lance", "item_text"),
-            examples=read_lance(job.inputs["examples"] / "lance", "cot_example"),
-            keep=index_folder(job.context, job.keys), progress=job.progress,
+            store=_store(job.inputs), keep=index_folder(job.context, job.keys), progress=job.progress,
+            executor=job.context.executor,
         )  # fmt: skip
         limits = Limits(job.recipe.match.max_per_user, job.recipe.match.distinct_items)
         audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance, limits)
@@ -83,20 +82,26 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     Raises:
         LlmcfError: None does.
     """
-    from llmcf_cli.match.materialise import SampleSearch, tune_search
-    from llmcf_cli.store.open import read_lance
+    from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
 
     inputs = {node.stage.role: node.folder for node in nodes}
     section, recipe = context.recipe.match, context.recipe
     if not isinstance(section.search, AnnSearchConfig):
         section = section.model_copy(update={"search": AnnSearchConfig()})
+    data = inputs["ingest"] / "data.duckdb"
     search = SampleSearch(
-        section, inputs["ingest"] / "data.duckdb", read_lance(inputs["embed"] / "lance", "item_text"),
-        read_lance(inputs["examples"] / "lance", "cot_example"), recipe.dataset.history.max_length,
+        section, clock_of(data), _store(inputs), recipe.dataset.history.max_length,
         index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
     )  # fmt: skip
-    measured, best = tune_search(search, recall)
+    measured, best = tune_search(search, data, recall)
     return measured, measured[best]
+
+
+def _store(inputs: Mapping[str, Path]) -> ExampleStore:
+    """Absolute, so that it means the same on every node that has the folder."""
+    from llmcf_cli.match.materialise import ExampleStore
+
+    return ExampleStore(inputs["embed"].absolute() / "lance", inputs["examples"].absolute() / "lance")
 
 
 def _limits(match: MatchSection) -> dict[str, Any]:

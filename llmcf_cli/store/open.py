@@ -87,23 +87,44 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise StoreError(f"is no readable Parquet file: {error}", where=str(path)) from error
 
 
-def open_lance(folder: Path) -> Any:
-    """A LanceDB connection to a folder, created if new. Not fork-safe: never share it with forked processes."""
+def open_lance(place: Path | str) -> Any:
+    """A LanceDB connection. Not fork-safe: never share it with forked processes.
+
+    Args:
+        place: A folder, created if new, or an address in object storage, e.g. `s3://BUCKET/FOLDER`.
+    """
     os.environ.setdefault("LANCEDB_LOG", "error")  # read at import; its warnings (empty partitions) need no action
     import lancedb
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return lancedb.connect(str(folder))
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
+    return lancedb.connect(str(place))
 
 
-def read_lance(folder: Path, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A LanceDB table's rows as Arrow, in stored order.
+def read_lance(place: Path | str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A LanceDB table's rows as Arrow, in stored order; see `open_lance`.
 
     Raises:
-        StoreError: The folder or table is missing.
+        StoreError: The place or table is missing, or cannot be reached.
     """
-    if not (folder / f"{name}.lance").is_dir():
-        raise StoreError(f"has no table {name!r}", where=str(folder), hint="llmcf status")
-    dataset = open_lance(folder).open_table(name)
-    data: pa.Table = dataset.to_arrow()
-    return data.select(list(columns)) if columns is not None else data
+    dataset = _lance_table(place, name)
+    data: pa.Table = dataset.to_arrow() if columns is None else dataset.search().select(list(columns)).to_arrow()
+    return data
+
+
+def count_lance(place: Path | str, name: str) -> int:
+    """How many rows a LanceDB table has.
+
+    Raises:
+        StoreError: As `read_lance`.
+    """
+    return int(_lance_table(place, name).count_rows())
+
+
+def _lance_table(place: Path | str, name: str) -> Any:
+    if isinstance(place, Path) and not (place / f"{name}.lance").is_dir():
+        raise StoreError(f"has no table {name!r}", where=str(place), hint="llmcf status")
+    try:
+        return open_lance(place).open_table(name)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise StoreError(f"table {name!r} cannot be read: {str(error).splitlines()[0]}", where=str(place)) from error

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
+import random
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from llmcf_cli.core.errors import StoreError
 from llmcf_cli.match.config import TextSpaceConfig
-from llmcf_cli.match.materialise import match_samples
+from llmcf_cli.match.materialise import ExampleStore, match_samples
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.recipe.sections import MatchSection
+from llmcf_cli.scale import LOCAL
+from llmcf_cli.store.open import open_lance
 from llmcf_cli.store.tables import META
 
 SPACE = {"type": "text", "encoder": "asset:any", "history_weight": 0.3, "item_weight": 0.7}
@@ -28,20 +34,70 @@ def world(tmp_path_factory):
     return module.make_world(tmp_path_factory.mktemp("world"))
 
 
-def test_every_sample_is_matched_once_by_the_space(world, tmp_path, monkeypatch):
-    resources = world.data.resources
-    bank = resources.bank
-    monkeypatch.setattr("llmcf_cli.match.materialise.ROWS_AT_ONCE", 50)
-    out, database = tmp_path / "match.parquet", tmp_path / "data.duckdb"
-    database.write_bytes(world.database.read_bytes())
-    with duckdb.connect(str(database)) as connection:
+@pytest.fixture(scope="module")
+def database(world, tmp_path_factory) -> Path:
+    """The world's, as ingest leaves it."""
+    file = tmp_path_factory.mktemp("ingest") / "data.duckdb"
+    file.write_bytes(world.database.read_bytes())
+    with duckdb.connect(str(file)) as connection:
         connection.execute(META.ddl())
         connection.execute("INSERT INTO meta VALUES ('clock', 'global')")
-    match_samples(
-        MatchSection(space=SPACE, k=4), data=database, item_text=world.item_text, examples=world.examples,
-        history_length=5, out=out,
-    )  # fmt: skip
-    table = pq.read_table(out)
+    return file
+
+
+@pytest.fixture(scope="module")
+def store(world, tmp_path_factory) -> ExampleStore:
+    """The world's items and examples."""
+    folder = tmp_path_factory.mktemp("lance")
+    open_lance(folder).create_table("item_text", world.item_text)
+    open_lance(folder).create_table("cot_example", world.examples)
+    return ExampleStore(folder, folder)
+
+
+@pytest.fixture
+def match(database, store, tmp_path, monkeypatch):
+    """Match all samples in blocks of 50; the table."""
+    monkeypatch.setattr("llmcf_cli.match.materialise.ROWS_AT_ONCE", 50)
+
+    def run(executor=LOCAL, store=store, **section):
+        out = tmp_path / "match.parquet"
+        section = MatchSection(space=SPACE, **{"k": 4, **section})
+        match_samples(section, data=database, store=store, history_length=5, out=out, executor=executor)
+        return pq.read_table(out)
+
+    return run
+
+
+class Shuffled:
+    """Gives the results of a copy of the worker in another order than that of the items."""
+
+    @contextmanager
+    def pool(self, worker):
+        self._worker = pickle.loads(pickle.dumps(worker))
+        yield self
+
+    def map(self, items):
+        done = [(item, self._worker(item)) for item in items]
+        random.Random(5).shuffle(done)
+        yield from done
+
+
+@pytest.mark.parametrize("search", ["exact", "random", {"type": "ann", "index": "flat", "time_block": 32}])
+def test_rows_do_not_depend_on_who_finds_them_or_in_which_order(match, search):
+    assert match(Shuffled(), search=search).equals(match(search=search))
+
+
+def test_examples_may_be_at_an_address(match, store):
+    address = store.examples.as_uri()
+    assert match(store=ExampleStore(address, address)).equals(match())
+    with pytest.raises(StoreError, match="cot_example"):
+        match(store=ExampleStore(address, f"{address}/nowhere"))
+
+
+def test_every_sample_is_matched_once_by_the_space(world, match):
+    resources = world.data.resources
+    bank = resources.bank
+    table = match()
     ids = table["sample_id"].to_numpy()
     row_of = {sample_id: row for row, sample_id in enumerate(ids.tolist())}
     assert len(row_of) == len(ids) == sum(map(len, world.data.splits.values()))
