@@ -64,6 +64,14 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Of the Ray cluster; else one per GPU, or per node where there is none."),
 ]
+ShareOption = Annotated[
+    str | None,
+    typer.Option(
+        "--share",
+        metavar="ADDRESS",
+        help="Object storage, e.g. s3://BUCKET/FOLDER, where workers read examples if not in the artifact folder.",
+    ),
+]
 
 _COMMANDS = {
     "ingest": "Read the data set, check it, make samples and splits.",
@@ -141,14 +149,15 @@ def scaled_command(stage: str) -> Callable[..., None]:
         on: OnOption = "local",
         address: AddressOption = None,
         workers: WorkersOption = None,
+        share: ShareOption = None,
     ) -> None:
         changes: dict[str, Any] = {}
         if on == "ray":
             from llmcf_cli.scale.cluster import RayExecutor
 
-            changes["executor"] = RayExecutor(address, workers)
-        elif address is not None or workers is not None:
-            raise LlmcfError("are of a Ray cluster", where="--address and --workers", hint="add --on ray")
+            changes = {"executor": RayExecutor(address, workers), "shared": share}
+        elif any(option is not None for option in (address, workers, share)):
+            raise LlmcfError("are of a Ray cluster", where="--address, --workers and --share", hint="add --on ray")
         _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), changes)
 
     return command

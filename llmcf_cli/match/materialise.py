@@ -27,7 +27,7 @@ from llmcf_cli.match.recall import Measured, Probe, cheapest, require, runs_in_t
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.scale import LOCAL, Executor
-from llmcf_cli.store.open import connect_read, count_lance, read_lance, read_meta
+from llmcf_cli.store.open import connect_read, copy_lance, count_lance, read_lance, read_meta
 from llmcf_cli.store.tables import example_match
 
 ROWS_AT_ONCE = 65_536
@@ -64,6 +64,12 @@ class ExampleStore:
 
     items: Path | str
     examples: Path | str
+
+    def copied(self, items: str, examples: str) -> ExampleStore:
+        """The same tables at two addresses; each is copied unless it is there."""
+        copy_lance(self.items, "item_text", items)
+        copy_lance(self.examples, "cot_example", examples)
+        return ExampleStore(items, examples)
 
     def item_text(self) -> pa.Table:
         """The text vectors of the items."""

@@ -242,7 +242,6 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -263,7 +262,7 @@ def _share(wanted: int | None) -> tuple[int, dict[str, float]]:
     processors = [int(resources["CPU"]) for resources in alive if resources.get("CPU", 0) >= 1]
     if gpus:
         count = wanted or int(gpus)
-        return count, {"num_cpus": 1, "num_gpus": min(1.0, gpus / count)}
+        return count, {"num_cpus": 1, "num_gpus": 1 / -(-count // int(gpus))}
     if not processors:
         raise LlmcfError("no node of the cluster has a free processor for work", where="--on ray", hint="ray status")
     count = wanted or len(processors)

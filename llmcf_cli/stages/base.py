@@ -44,6 +44,7 @@ class Context:
         models: Machine-wide cache of converted models.
         launch: Settings of `accelerate launch` whose processes share the tuning; None: one process.
         executor: Where `gen-cot` generates and `match` searches.
+        shared: Address in object storage where the executor's workers read examples; None: in the artifact folder.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Context:
     models: Path
     launch: Path | None = None
     executor: Executor = LOCAL
+    shared: str | None = None
 
     @property
     def generations(self) -> Path:

@@ -48,7 +48,7 @@ class Match(Stage):
         out = job.out / "example_match.parquet"
         report = match_samples(
             job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
-            store=_store(job.inputs), keep=index_folder(job.context, job.keys), progress=job.progress,
+            store=_shared_store(job), keep=index_folder(job.context, job.keys), progress=job.progress,
             executor=job.context.executor,
         )  # fmt: skip
         limits = Limits(job.recipe.match.max_per_user, job.recipe.match.distinct_items)
@@ -64,7 +64,9 @@ def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
     """Where approximate indexes of a space stay between runs: a larger set of examples extends what is there."""
     space = key_view(context.recipe.match.space, context.locate.digest)
     inputs = {role: key for role, key in keys.items() if role in ("ingest", "embed")}
-    return context.store.root / "cache" / "match" / digest_json({"space": space, "inputs": inputs})[:KEY_LENGTH]
+    return (
+        context.store.root.absolute() / "cache" / "match" / digest_json({"space": space, "inputs": inputs})[:KEY_LENGTH]
+    )
 
 
 def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progress) -> tuple[list[Measured], Measured]:
@@ -102,6 +104,15 @@ def _store(inputs: Mapping[str, Path]) -> ExampleStore:
     from llmcf_cli.match.materialise import ExampleStore
 
     return ExampleStore(inputs["embed"].absolute() / "lance", inputs["examples"].absolute() / "lance")
+
+
+def _shared_store(job: Job) -> ExampleStore:
+    """Where the workers read the examples: a copy by key, where they do not share the artifact folder."""
+    store, shared = _store(job.inputs), job.context.shared
+    if shared is None:
+        return store
+    items, examples = (f"{shared.rstrip('/')}/{stage}/{job.keys[stage]}" for stage in ("embed", "examples"))
+    return store.copied(items, examples)
 
 
 def _limits(match: MatchSection) -> dict[str, Any]:

@@ -121,6 +121,21 @@ def count_lance(place: Path | str, name: str) -> int:
     return int(_lance_table(place, name).count_rows())
 
 
+def copy_lance(source: Path | str, name: str, to: str) -> None:
+    """Copy a LanceDB table to another place, block by block, unless that has a table of the name.
+
+    Raises:
+        StoreError: The table is missing, or a place cannot be reached.
+    """
+    table = _lance_table(source, name)
+    try:
+        database = open_lance(to)
+        if name not in database.list_tables().tables:
+            database.create_table(name, iter(table.search().to_batches()), schema=table.schema)
+    except (ValueError, OSError, RuntimeError) as error:
+        raise StoreError(f"table {name!r} cannot be written: {str(error).splitlines()[0]}", where=to) from error
+
+
 def _lance_table(place: Path | str, name: str) -> Any:
     if isinstance(place, Path) and not (place / f"{name}.lance").is_dir():
         raise StoreError(f"has no table {name!r}", where=str(place), hint="llmcf status")

@@ -78,7 +78,7 @@ def test_two_nodes_write_and_find_what_one_process_does(tmp_path, write_ratings,
         assert losing._act is None
         cluster.add_node(**node)
         monkeypatch.setattr("llmcf_cli.match.materialise.ROWS_AT_ONCE", 20)
-        _, scaled_matches = made(there, Match())
+        _, scaled_matches = made(replace(there, shared=(tmp_path / "bucket").as_uri()), Match())
     finally:
         cluster.shutdown()
 

@@ -87,11 +87,14 @@ def test_rows_do_not_depend_on_who_finds_them_or_in_which_order(match, search):
     assert match(Shuffled(), search=search).equals(match(search=search))
 
 
-def test_examples_may_be_at_an_address(match, store):
-    address = store.examples.as_uri()
-    assert match(store=ExampleStore(address, address)).equals(match())
+def test_examples_may_be_copied_to_an_address(match, store, tmp_path):
+    address = (tmp_path / "bucket").as_uri()
+    copy = store.copied(f"{address}/items", f"{address}/examples")
+    assert match(store=copy).equals(match())
+    assert store.copied(copy.items, copy.examples) == copy, "what is there is not copied again"
+    assert len(open_lance(copy.examples).open_table("cot_example").list_versions()) == 1
     with pytest.raises(StoreError, match="cot_example"):
-        match(store=ExampleStore(address, f"{address}/nowhere"))
+        match(store=ExampleStore(copy.items, f"{address}/nowhere"))
 
 
 def test_every_sample_is_matched_once_by_the_space(world, match):
