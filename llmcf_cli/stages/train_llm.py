@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.types import ComponentConfig, file_refs
+from llmcf_cli.core.types import ComponentConfig, FileRef, is_marked
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Job, Stage
@@ -68,6 +68,6 @@ def writing_model(
 
 def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:
     """An engine's configuration with the paths of the files and assets that it names."""
-    names = set(file_refs(engine))
-    files = {field: str(locate.path(value)) for field, value in engine if isinstance(value, str) and value in names}
-    return engine.model_copy(update=files)
+    fields = type(engine).model_fields
+    named = {field: value for field, value in engine if value and is_marked(fields[field], FileRef)}
+    return engine.model_copy(update={field: str(locate.path(value)) for field, value in named.items()})

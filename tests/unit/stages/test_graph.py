@@ -6,6 +6,7 @@ import pytest
 
 from llmcf_cli.core.errors import DataError, LlmcfError, UnknownNameError
 from llmcf_cli.core.progress import SILENT
+from llmcf_cli.llm.config import OpenAIEngineConfig
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.base import Context, Stage
 from llmcf_cli.stages.evaluate import Evaluate, measured_stages
@@ -13,6 +14,7 @@ from llmcf_cli.stages.pipeline import run_steps
 from llmcf_cli.stages.predict import Predict
 from llmcf_cli.stages.ranking_data import MADE_BY, component_stages
 from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.train_llm import with_local_files
 from llmcf_cli.store.artifacts import ArtifactStore
 
 RECIPE = """\
@@ -277,3 +279,15 @@ def test_a_model_that_others_serve_is_not_tuned_first(tmp_path):
     assert nodes(tmp_path, changes=[f"cot.engine={moved}"])["gen-cot"].key == found["gen-cot"].key
     other = SERVED.replace("some-model", "other-model")
     assert nodes(tmp_path, changes=[f"cot.engine={other}"])["gen-cot"].key != found["gen-cot"].key
+
+
+def test_an_engine_gets_the_paths_of_its_files_alone(tmp_path):
+    class Locate:
+        def path(self, ref):
+            return tmp_path / ref.removeprefix("asset:")
+
+    served = OpenAIEngineConfig(model="asset:m", base_url="http://localhost/v1", tokenizer="asset:m")
+    local = with_local_files(served, Locate())
+    assert (local.model, local.tokenizer) == ("asset:m", str(tmp_path / "m"))
+    plain = served.model_copy(update={"tokenizer": None})
+    assert with_local_files(plain, Locate()) == plain
