@@ -27,7 +27,7 @@ from llmcf_cli.llm.models import context_length, load_to_ask, load_tokenizer
 
 Tokens = Sequence[int]
 
-_CPU_ROW, _GPU_ROW = 256, 4096  # fresh tokens: more would spend on attention between strangers what a pass costs less
+_CPU_ROW, _GPU_ROW = 512, 4096  # fresh tokens: more would spend on attention between strangers what a pass costs less
 _PROBE = 6  # tokens of the sequences that a model's masks are tried with
 _ALIKE = 0.05  # of the logits' spread: bf16 differs by 0.01, a token that sees a stranger by 0.3 and more
 
