@@ -62,7 +62,14 @@ def measure(folder: Path, chance: random.Random) -> dict[str, Any]:
     (folder / "prompt.yaml").write_text(PROMPT)
     # Children of a process that has imported everything and computed nothing: a life costs no seconds of imports.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["llmcf_cli.llm.generate", "llmcf_cli.llm.engines.transformers", "sklearn"])
+    context.set_forkserver_preload(
+        [
+            "llmcf_cli.llm.generate",
+            "llmcf_cli.llm.engines.transformers",
+            "sklearn",
+            "transformers.models.llama.modeling_llama",
+        ]
+    )
     live(context, folder, folder / "warm", 5.0)  # the server imports before its first child
     began = time.time()
     whole = live(context, folder, folder / "whole", None)
@@ -110,27 +117,28 @@ def generate(folder: Path, run: Path) -> None:
     """The work of a life, in a process of its own: `gen-cot`'s function with a slow engine, its calls written down."""
     import torch
 
-    from llmcf_cli.llm import texts
     from llmcf_cli.llm.engines.transformers import TransformersEngine
     from llmcf_cli.llm.generate import generate_cots
+    from llmcf_cli.llm.workers import SharedTexts
     from llmcf_cli.recipe.prompt import load_prompt
     from llmcf_cli.recipe.sections import CoTSection, HistorySection
 
     torch.set_num_threads(1)
-    make, plain = texts.TextCache._make, TransformersEngine.generate
+    claim, plain = SharedTexts.claim, TransformersEngine.generate
 
-    def noted(cache: Any, calls: Any, wanted: Any) -> int:
+    def noted(store: Any, calls: Any, tries: int) -> Any:
+        leased = claim(store, calls, tries)
         if not (run / "first").exists():
             (run / "first").touch()
         with (run / "calls.jsonl").open("a") as log:
-            log.writelines(json.dumps([call[0], call[3]]) + "\n" for call in calls)
-        return make(cache, calls, wanted)
+            log.writelines(json.dumps([call[0], call[3]]) + "\n" for call in leased)
+        return leased
 
     def slow(engine: Any, *arguments: Any) -> Any:
         time.sleep(DELAY)
         return plain(engine, *arguments)
 
-    texts.TextCache._make, TransformersEngine.generate = noted, slow
+    SharedTexts.claim, TransformersEngine.generate = noted, slow
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": SAMPLES},
         "engine": {"type": "transformers", "max_new_tokens": 12, "temperature": 0, "max_batch": BATCH},

@@ -142,9 +142,9 @@ def test_twenty_kills_at_random_moments_lose_and_repeat_nothing() -> None:
 @pytest.mark.slow
 def test_a_killed_teacher_resumes_with_the_same_scores(where: Path, tmp_path: Path) -> None:
     whole = _run("teacher", where, tmp_path / "whole")
-    assert _run("teacher", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
+    assert _run("teacher", where, tmp_path / "killed", kill_after=7) == {"killed": -signal.SIGKILL}
     resumed = _run("teacher", where, tmp_path / "killed")
-    assert resumed["cached"] >= 20  # five batches of four were committed when the kill came
+    assert resumed["cached"] >= 12  # three batches of four at least: the first advances are what need not be asked
     assert resumed["asked"] > 0
     assert resumed["asked"] + resumed["cached"] == whole["asked"] == 60
     rows = [pq.read_table(tmp_path / run / "teacher.parquet") for run in ("whole", "killed")]

@@ -55,6 +55,8 @@ BUILT_IN.register_from("built-in", register)
 def test_every_built_in_has_its_configuration_and_implementation(component):
     config = component.config()
     assert config.model_fields["type"].default == component.name
+    if component.name == "vllm":
+        pytest.importorskip("vllm")
     assert callable(component.load())
     assert component.origin == "built-in"
     assert component.summary
