@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN = 10
+WRITTEN = (".parquet", ".csv")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -28,14 +29,20 @@ def score(
             'in CSV as a quoted list: "[242, 50]".',
         ),
     ],
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the scores as Parquet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores: .parquet or .csv.")
+    ] = None,
 ) -> None:
+    import pyarrow.csv as pc
     import pyarrow.parquet as pq
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
+    from llmcf_cli.core.errors import DataError
     from llmcf_cli.serve.scorer import Scorer
 
+    if out is not None and out.suffix not in WRITTEN:
+        raise DataError(f"cannot write {out.suffix or 'this kind of'} file", where=str(out), allowed=WRITTEN)
     scorer, asked = Scorer.load(bundle), _read(requests)
     scores = scorer.score(asked)
     table = Table(box=None, pad_edge=False)
@@ -51,7 +58,10 @@ def score(
         counts = ", ".join(f"{kind} {count:,}" for kind, count in unknown.items() if count)
         console().print(f"ids the bundle lacks: {counts}; scored by what else is known", style="yellow")
     if out is not None:
-        pq.write_table(scores, out, compression="zstd")
+        if out.suffix == ".csv":
+            pc.write_csv(scores, out)
+        else:
+            pq.write_table(scores, out, compression="zstd")
         console().print(f"written to {out}", markup=False, soft_wrap=True)
 
 

@@ -192,8 +192,8 @@ def _significant(difference: Mapping[str, Any]) -> bool:
 
 
 def _relative_improvement(auc: float, base: float | None) -> float | None:
-    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014)."""
-    return None if base is None or math.isclose(base, 0.5) else (auc - 0.5) / (base - 0.5) - 1
+    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014); None where the base is no better than chance."""
+    return None if base is None or base <= 0.5 or math.isclose(base, 0.5) else (auc - 0.5) / (base - 0.5) - 1
 
 
 def _arm(name: str, group: Sequence[ArmRun]) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class GenCoT(Stage):
 
         ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
         if not _is_made(ingest):
-            hint = f"llmcf ingest {context.recipe.name}"
+            hint = "llmcf ingest, with the same recipe and settings"
             raise LlmcfError("what it costs is known once the samples are", where=self.name, hint=hint)
         arguments = _arguments(context, *_places(node))
         if tuned is not None and not _is_made(tuned):  # it will have the tokenizer of the model that it starts from
@@ -71,7 +71,7 @@ def help_generate(context: Context, progress: Progress) -> CoTReport:
     node = plan(context, [GenCoT()])[-1].node
     for need in node.needs.values():
         if not _is_made(need):
-            hint = f"llmcf {need.stage.name} {context.recipe.name}"
+            hint = f"llmcf {need.stage.name}, with the same recipe and settings"
             raise LlmcfError(f"{need.label} is not made yet, so there is nothing to help with", where="work", hint=hint)
     arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmcf_cli.cli.serve import _read
+from llmcf_cli.cli.serve import _read, score
 from llmcf_cli.core.errors import DataError
 
 NAMES = ("user_id", "item_id", "history")
@@ -35,3 +35,8 @@ def test_what_cannot_be_read_is_an_error(tmp_path, name, text, said):
         _read(tmp_path / name)
     with pytest.raises(DataError, match="no such file"):
         _read(tmp_path / "missing.csv")
+
+
+def test_scores_are_written_by_the_ending_or_not_at_all(tmp_path):
+    with pytest.raises(DataError, match=r"cannot write \.txt"):
+        score(tmp_path, tmp_path / "requests.csv", tmp_path / "scores.txt")

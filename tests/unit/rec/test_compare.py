@@ -1,5 +1,7 @@
 """The comparison: means over seeds, tested differences, honest notes, files that people look at."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -100,6 +102,13 @@ def test_relative_improvement_is_over_the_first_reference(report):
     assert none["relative_improvement"] == 0
     expected = (text["auc"]["mean"] - 0.5) / (none["auc"]["mean"] - 0.5) - 1
     assert text["relative_improvement"] == pytest.approx(expected)
+
+
+def test_there_is_no_relative_improvement_over_chance(runs):
+    turned = [replace(r, metrics={**r.metrics, "auc": 1 - r.metrics["auc"]}) for r in runs]
+    found = summarise(turned, LABEL, ("none",))
+    assert found["arms"][0]["auc"]["mean"] < 0.5
+    assert all(arm["relative_improvement"] is None for arm in found["arms"])
 
 
 def test_tables_show_what_some_arm_has(report):
