@@ -45,11 +45,7 @@ def main() -> None:
             AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), settings, train_dataset=data,
             processing_class=AutoTokenizer.from_pretrained(model),
         )  # fmt: skip
-        steps = Stepwise(answers, clock)
-        trainer.add_callback(steps)
-        collate = trainer.data_collator
-        trainer.data_collator = lambda rows: steps.counted(collate(rows))
-        trainer.train()
+        Stepwise(answers, clock).watch(trainer)
 
 
 if __name__ == "__main__":

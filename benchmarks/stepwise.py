@@ -27,6 +27,13 @@ class Stepwise(TrainerCallback):
         self._tokens: deque[int] = deque()
         self._begun = 0.0
 
+    def watch(self, trainer: Any) -> None:
+        """Train it, a step for each line."""
+        trainer.add_callback(self)
+        collate = trainer.data_collator
+        trainer.data_collator = lambda rows: self.counted(collate(rows))
+        trainer.train()
+
     def counted(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch, its tokens noted for the step that will take it."""
         mask = batch.get("attention_mask")

@@ -155,11 +155,7 @@ def answer(side: str, model: str, work: str, clock: str) -> None:
             processes=1, interrupted=threading.Event(), progress=SILENT,
         )  # fmt: skip
         trainer.args.save_strategy = "no"
-        steps = Stepwise(answers, clock)
-        trainer.add_callback(steps)
-        collate = trainer.data_collator
-        trainer.data_collator = lambda rows: steps.counted(collate(rows))
-        trainer.train()
+        Stepwise(answers, clock).watch(trainer)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.match.limits import Limits
+
+if TYPE_CHECKING:
+    from llmcf_cli.features.batch import Samples
+    from llmcf_cli.recipe.sections import MatchSection
 
 Clock = Literal["global", "per_user"]
 Exclude = Literal["strict", "reference"]
@@ -46,12 +50,31 @@ class Keys:
         if len(lengths) > 1 or len(next(iter(lengths))) != 1:
             raise ValueError(f"keys must be four arrays of one length, got shapes {sorted(lengths)}")
 
+    @classmethod
+    def of(cls, samples: Samples) -> Keys:
+        """The keys of encoded samples."""
+        return cls(samples.sample_id_N, samples.user_row_N, samples.item_row_N, samples.time_N)
+
     def __len__(self) -> int:
         return len(self.sample_id_N)
 
     def take(self, index: slice | np.ndarray) -> Keys:
         """The rows at `index`, in that order."""
         return Keys(self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.time_N[index])
+
+
+def limits_of(section: MatchSection) -> Limits:
+    """The limits that a recipe sets."""
+    return Limits(section.max_per_user, section.distinct_items)
+
+
+def guard_of(section: MatchSection, clock: Clock, example_split: Iterable[str] = ()) -> Guard:
+    """The guard that a recipe sets.
+
+    Raises:
+        DataError: An example is no train row.
+    """
+    return Guard(clock, example_split, section.exclude, limits_of(section))
 
 
 class Guard:

@@ -21,8 +21,7 @@ from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.match.ann import BATCH
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.match.guard import Clock, Guard, Keys
-from llmcf_cli.match.limits import Limits
+from llmcf_cli.match.guard import Clock, Keys, guard_of
 from llmcf_cli.match.recall import Measured, Probe, cheapest, require, runs_in_time
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
@@ -182,8 +181,7 @@ class SampleSearch:
             DataError: There are none, or one is no train row.
         """
         section, examples = self.section, self._examples
-        limits = Limits(section.max_per_user, section.distinct_items)
-        guard = Guard(self.clock, examples["split"].to_pylist(), section.exclude, limits)
+        guard = guard_of(section, self.clock, examples["split"].to_pylist())
         searcher = registry().build("searcher", section.search)
         if self._keep is not None:
             searcher = searcher.kept_in(self._keep, self._progress)

@@ -15,8 +15,7 @@ import pyarrow as pa
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
-from llmcf_cli.match.guard import Guard, Keys
-from llmcf_cli.match.limits import Limits
+from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
@@ -45,12 +44,10 @@ class Scorer:
         searcher = registry().build("searcher", section.search)
         self._index = searcher.prepare(
             bank.vector_ES,
-            _keys(bank.samples),
+            Keys.of(bank.samples),
             bank.samples.label_N,
             balance=section.balance,
-            guard=Guard(
-                self.clock, exclude=section.exclude, limits=Limits(section.max_per_user, section.distinct_items)
-            ),
+            guard=guard_of(section, self.clock),
         )
 
     @classmethod
@@ -150,17 +147,13 @@ class Scorer:
             return None
         item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
-        return self._index.search(queries_BS, _keys(samples), k=self.model.resources.num_examples).index_NK
+        return self._index.search(queries_BS, Keys.of(samples), k=self.model.resources.num_examples).index_NK
 
     def _signals(self, samples: Samples) -> np.ndarray | None:
         collaborative = self.model.resources.collaborative
         if collaborative is None or not self.model.inputs["signals"]:
             return None
         return signals_of(self.model.resources, samples, collaborative.later_folds(len(samples)))
-
-
-def _keys(samples: Samples) -> Keys:
-    return Keys(samples.sample_id_N, samples.user_row_N, samples.item_row_N, samples.time_N)
 
 
 def _strings(requests: pa.Table, name: str) -> pa.Array:

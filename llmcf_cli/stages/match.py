@@ -42,7 +42,7 @@ class Match(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.match.audit import audit_matches
-        from llmcf_cli.match.limits import Limits
+        from llmcf_cli.match.guard import limits_of
         from llmcf_cli.match.materialise import match_samples
 
         out = job.out / "example_match.parquet"
@@ -51,8 +51,8 @@ class Match(Stage):
             store=_shared_store(job), keep=index_folder(job.context, job.keys), progress=job.progress,
             executor=job.context.executor,
         )  # fmt: skip
-        limits = Limits(job.recipe.match.max_per_user, job.recipe.match.distinct_items)
-        audit = audit_matches(job.database, out, report.clock, job.recipe.match.balance, limits)
+        match = job.recipe.match
+        audit = audit_matches(job.database, out, report.clock, match.balance, limits_of(match))
         wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)

@@ -59,8 +59,7 @@ class _Draw:
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         from llmcf_cli.match.config import RandomSearchConfig
-        from llmcf_cli.match.guard import Guard
-        from llmcf_cli.match.limits import Limits
+        from llmcf_cli.match.guard import Keys, guard_of
         from llmcf_cli.match.random import RandomSearcher
         from llmcf_cli.recipe.sections import MatchSection
 
@@ -70,28 +69,22 @@ class _Draw:
             raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
         section = MatchSection.model_validate(bundle.recipe["match"])
         self.collaborative = resources.collaborative
-        limits = Limits(section.max_per_user, section.distinct_items)
         self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(
-            bank.vector_ES, _keys(bank.samples), bank.samples.label_N, balance=section.balance,
-            guard=Guard(bundle.clock, exclude=section.exclude, limits=limits),  # type: ignore[arg-type]
+            bank.vector_ES, Keys.of(bank.samples), bank.samples.label_N, balance=section.balance,
+            guard=guard_of(section, bundle.clock),  # type: ignore[arg-type]
         )  # fmt: skip
 
     def logits(self, samples: Samples) -> np.ndarray:
         """Logits of samples outside the train split."""
         from llmcf_cli.features.batch import to_batch
+        from llmcf_cli.match.guard import Keys
         from llmcf_cli.rec.predict import score
         from llmcf_cli.rec.signals import signals_of
 
         resources = self.model.resources
-        found = self.index.search(np.zeros((len(samples), 0)), _keys(samples), k=resources.num_examples)
+        found = self.index.search(np.zeros((len(samples), 0)), Keys.of(samples), k=resources.num_examples)
         signal_NS = None
         if self.model.inputs["signals"] and self.collaborative is not None:
             signal_NS = signals_of(resources, samples, self.collaborative.later_folds(len(samples)))
         batch = to_batch(samples, self.model.device, example_NK=found.index_NK, signal_NS=signal_NS)
         return score(self.model, batch, BLOCK).cpu().numpy()
-
-
-def _keys(samples: Samples) -> Any:
-    from llmcf_cli.match.guard import Keys
-
-    return Keys(samples.sample_id_N, samples.user_row_N, samples.item_row_N, samples.time_N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -16,8 +17,8 @@ from llmcf_cli.llm.models import check_folder, context_length, load_tokenizer, r
 _NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
 
 
-class LocalEngine:
-    """Tokenizer, context and decoding settings. Subclasses have `_weights`, which loads them at its first call."""
+class LocalEngine(ABC):
+    """Tokenizer, context and decoding settings."""
 
     def __init__(self, config: TransformersEngineConfig | VllmEngineConfig) -> None:
         self.config = config
@@ -74,5 +75,6 @@ class LocalEngine:
         ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
         return ids
 
+    @abstractmethod
     def _weights(self) -> Any:
-        raise NotImplementedError
+        """The model, loaded at the first call."""

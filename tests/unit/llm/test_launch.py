@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file
 
@@ -14,7 +12,6 @@ from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
 from llmcf_cli.llm.estimate import Sharding
 from llmcf_cli.llm.launch import read_launch
-from llmcf_cli.llm.mix import SCHEMA
 from llmcf_cli.llm.tune import tune
 from llmcf_cli.recipe.library import launch_file, library_dir
 
@@ -34,17 +31,9 @@ class Heard(SilentProgress):
 
 
 @pytest.fixture
-def mix(tmp_path: Path) -> Path:
+def mix(write_mix, tmp_path: Path) -> Path:
     """34 samples: nine batches of four, an odd number."""
-    file = tmp_path / "mix.parquet"
-    rows = [
-        {"prompt": [{"role": "user", "content": f"film {n} " + "the " * (n % 7)}],
-         "completion": [{"role": "assistant", "content": "Yes it is" if n % 2 else "No"}],
-         "source": "x", "prompt_tokens": 1, "completion_tokens": 1}
-        for n in range(34)
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return file
+    return write_mix(tmp_path / "mix.parquet", 34)
 
 
 @pytest.mark.slow

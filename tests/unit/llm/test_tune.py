@@ -7,8 +7,6 @@ import signal
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,7 +16,6 @@ from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm import tune as tune_module
 from llmcf_cli.llm.config import FullTuneConfig, LoraTuneConfig
 from llmcf_cli.llm.epochs import padding_share, plan_batches
-from llmcf_cli.llm.mix import SCHEMA
 from llmcf_cli.llm.models import load_causal_lm, load_tokenizer
 from llmcf_cli.llm.tune import last_checkpoint, tune
 
@@ -26,16 +23,8 @@ SETTINGS = {"max_length": 64, "batch_size": 4, "save_steps": 3, "precision": "fp
 
 
 @pytest.fixture
-def mix(tmp_path: Path) -> Path:
-    file = tmp_path / "mix.parquet"
-    rows = [
-        {"prompt": [{"role": "user", "content": f"film {n} " + "the " * (n % 7)}],
-         "completion": [{"role": "assistant", "content": "Yes it is" if n % 2 else "No"}],
-         "source": "x", "prompt_tokens": 1, "completion_tokens": 1}
-        for n in range(30)
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
-    return file
+def mix(write_mix, tmp_path: Path) -> Path:
+    return write_mix(tmp_path / "mix.parquet", 30)
 
 
 def _tune(model: Path, mix: Path, folder: Path, *, progress=None, kind=FullTuneConfig, **changes: object):
