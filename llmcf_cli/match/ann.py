@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.match.config import AnnSearchConfig
+from llmcf_cli.match.config import AnnSearchConfig, ExactSearchConfig
 from llmcf_cli.match.exact import Pool, check_examples
 from llmcf_cli.match.grid import FORBIDDEN, encode, exact_scores, on_grid, to_grid
 from llmcf_cli.match.guard import Guard, Keys
@@ -247,7 +247,8 @@ class _AnnPool:
             part = slice(self.start_C[block], end)
             grid_ED = to_grid(self._vectors(self.member_E[part]), self.scale)
             every = np.arange(len(grid_ED))
-            pool = Pool(grid_ED, self.keys.take(part), self.rank_E[part], every, self.guard, len(every) or 1, CPU)
+            whole = ExactSearchConfig(example_block=len(every) or 1)
+            pool = Pool(grid_ED, self.keys.take(part), self.rank_E[part], every, self.guard, whole, CPU)
             self._blocks[block] = pool
             while self.table is not None and len(self._blocks) > POOLS_KEPT:
                 self._blocks.popitem(last=False)

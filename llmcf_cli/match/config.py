@@ -84,5 +84,8 @@ class ExactSearchConfig(ComponentConfig):
     """Queries scored at once; with `example_block` it bounds the memory used."""
     example_block: Annotated[int, Field(ge=1), Runtime()] = 4096
     """Examples scored at once."""
+    product: Annotated[Literal["float32", "bfloat16"], Runtime()] = "float32"
+    """Numbers in which candidates are found. `bfloat16` pays where the processor multiplies it faster (many GPUs, CPUs
+    with AMX or AVX512-BF16); what it cannot tell apart is scored in float32 and then exactly."""
     device: Annotated[Literal["auto", "cpu", "cuda"], Runtime()] = "auto"
     """Where scores are computed; `auto` takes a GPU when there is one."""

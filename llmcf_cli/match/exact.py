@@ -6,9 +6,10 @@ plain product:
 1. Vectors are rounded to multiples of 2⁻²⁴ of a power of two near their norm (`grid.py`). These are float32
    numbers whose float64 products are *exact*, whatever the order of summation. Scores are these, rounded to
    float32; ties go to the lower sample id.
-2. Candidates come from float32 products, whose error is bounded (n·u·‖q‖·‖e‖). A query whose last exact score
-   does not clear the best example left out by that bound is looked up again with more candidates and, if its
-   pool is full of ties, in a float64 product over all examples.
+2. Candidates come from products whose error is bounded (`product.py`): of float32 numbers or, first, of bfloat16
+   numbers, rescored in float32. A query whose last exact score does not clear the best example left out by that
+   bound is looked up again with more candidates, then with the next longer numbers and, if its pool is full of
+   ties, in a float64 product over all examples.
 
 Guards cost little because of two facts. With examples sorted by time, "strictly before" is a prefix, and blocks
 past it are never computed. All other rules concern the query's own sample and examples of its own user, which
@@ -28,9 +29,10 @@ import torch
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.match.config import ExactSearchConfig
-from llmcf_cli.match.grid import FORBIDDEN, decode, encode, error_bound, exact_scores, on_grid
+from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.limits import Barred, Choice
+from llmcf_cli.match.product import Product
 from llmcf_cli.match.ranked import AHEAD, RankedIndex
 from llmcf_cli.match.searcher import Balance, Searcher
 
@@ -76,8 +78,7 @@ class ExactIndex(RankedIndex):
         else:
             raise ValueError(f"balance is {balance!r}, must be 'labels' or 'none'")
         self._pools = [
-            Pool(grid_ED, example_keys, self.rank_E, member, guard, config.example_block, self.device)
-            for member in members
+            Pool(grid_ED, example_keys, self.rank_E, member, guard, config, self.device) for member in members
         ]
 
     @property
@@ -109,49 +110,62 @@ class Pool:
         rank_E: np.ndarray,
         member: np.ndarray,
         guard: Guard,
-        block: int,
+        config: ExactSearchConfig,
         device: torch.device,
     ) -> None:
         self.by_time = guard.by_time
         if self.by_time:
             member = member[np.argsort(keys.time_N[member], kind="stable")]
-        self.guard, self.keys, self.block, self.device = guard, keys.take(member), block, device
+        self.guard, self.keys, self.block, self.device = guard, keys.take(member), config.example_block, device
         self.vector_ED = grid_ED[torch.from_numpy(member)].to(device)
+        shorter = {"float32": (), "bfloat16": (torch.bfloat16,)}[config.product]
+        self.products = [Product(self.vector_ED, dtype) for dtype in (*shorter, torch.float32)]
         self.rank_E = torch.from_numpy(rank_E[member]).to(device)
         self.time_E = torch.from_numpy(self.keys.time_N).to(device)
         # Within each block, columns by user and by item: where the joins of `_forbid` look.
-        starts = range(0, len(member), block)
-        self.by_user = {start: _Lookup(self.keys.user_row_N[start : start + block]) for start in starts}
+        starts = range(0, len(member), self.block)
+        self.by_user = {start: _Lookup(self.keys.user_row_N[start : start + self.block]) for start in starts}
         self.by_item: dict[int, _Lookup] = {}
         if guard.limits.distinct_items:
-            self.by_item = {start: _Lookup(self.keys.item_row_N[start : start + block]) for start in starts}
+            self.by_item = {start: _Lookup(self.keys.item_row_N[start : start + self.block]) for start in starts}
         self.by_rank = _Lookup(rank_E[member])
-        norm_E = torch.linalg.vector_norm(self.vector_ED, dim=1)
         self.by_id = _Lookup(self.keys.sample_id_N)
-        self.norm = float(norm_E.max()) if len(member) else 0.0
 
     def nearest(
         self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int, barred: Barred | None = None
     ) -> torch.Tensor:
         """int64 [B, quota] codes (see `grid.encode`) of the best allowed examples that are not barred, best first."""
-        rough_BC, column_BC = self._candidates(query_BD, keys, quota + SLACK + 1, barred)
-        error_B = error_bound(query_BD, self.norm)
-        best = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
+        best_BK = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
         rows = torch.arange(len(query_BD), device=self.device)
-        for width in (quota, quota + SLACK):
-            code = self._refine(query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width])
-            best[rows] = code[:, :quota]
-            # Settled: none is left out, or none of those left out can round to the last score kept.
-            left_out = rough_BC[rows, width].double() + error_B[rows]
-            last = decode(code[:, quota - 1])[0].double() / scale_B1[rows, 0]
-            settled = torch.isinf(rough_BC[rows, width]) | (last - last.abs() * 2.0**-22 > left_out)
+        for product in self.products:
+            at = rows.cpu().numpy()
+            asked = query_BD[rows], scale_B1[rows], keys.take(at), quota, barred and barred.take(at)
+            best_BK[rows], settled = self._settle(product, *asked)
             rows = rows[~settled]
             if not len(rows):
-                return best
-        left = rows.cpu().numpy()
-        barred = barred and barred.take(left)
-        best[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(left), quota, barred)
-        return best
+                return best_BK
+        at = rows.cpu().numpy()
+        best_BK[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(at), quota, barred and barred.take(at))
+        return best_BK
+
+    def _settle(
+        self, product: Product, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int,
+        barred: Barred | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """Codes [B, quota] of the best among the candidates of a product, and bool [B], whether none can be better."""
+        rough_BC, column_BC, ceiling_B = self._candidates(product, query_BD, keys, quota + SLACK + 1, barred)
+        error_B = self.products[-1].error(query_BD)
+        best_BK = torch.full((len(query_BD), quota), FORBIDDEN, device=self.device)
+        settled_B = torch.zeros(len(query_BD), dtype=torch.bool, device=self.device)
+        for width in (quota, quota + SLACK):
+            rows = torch.nonzero(~settled_B)[:, 0]
+            code = self._refine(query_BD[rows], scale_B1[rows], rough_BC[rows, :width], column_BC[rows, :width])
+            best_BK[rows] = code[:, :quota]
+            # Settled: none is left out, or none of those left out can round to the last score kept.
+            left_out = torch.maximum(rough_BC[rows, width].double() + error_B[rows], ceiling_B[rows])
+            last = decode(code[:, quota - 1])[0].double() / scale_B1[rows, 0]
+            settled_B[rows] = torch.isinf(left_out) | (last - last.abs() * 2.0**-22 > left_out)
+        return best_BK, settled_B
 
     def _blocks(self, keys: Keys) -> list[slice]:
         """Example blocks that hold anything the queries may see."""
@@ -161,23 +175,44 @@ class Pool:
         return [slice(start, min(start + self.block, end)) for start in range(0, end, self.block)]
 
     def _candidates(
-        self, query_BD: torch.Tensor, keys: Keys, count: int, barred: Barred | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best allowed examples: float32 scores [B, count], descending, -inf past the last; their columns."""
-        best_BC = torch.full((len(query_BD), count), -torch.inf, device=self.device)
-        column_BC = torch.zeros((len(query_BD), count), dtype=torch.int64, device=self.device)
-        blocks = self._blocks(keys)
-        buffer = torch.empty(len(query_BD) * max((b.stop - b.start for b in blocks), default=0), device=self.device)
+        self, product: Product, query_BD: torch.Tensor, keys: Keys, count: int, barred: Barred | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Allowed examples that may be the best.
+
+        Returns:
+            float32 scores [B, count], descending, -inf past the last; their columns; and float64 [B]: no exact score of
+            an allowed example that is not among them is higher.
+        """
+        asked = count + product.more
+        best_BC = torch.full((len(query_BD), asked), -torch.inf, device=self.device, dtype=product.dtype)
+        column_BC = torch.zeros((len(query_BD), asked), dtype=torch.int64, device=self.device)
+        blocks, short_BD = self._blocks(keys), query_BD.to(product.dtype)
+        widest = max((block.stop - block.start for block in blocks), default=0)
+        buffer = torch.empty(len(query_BD) * widest, device=self.device, dtype=product.dtype)
         for block in blocks:
             width = block.stop - block.start
             score_BE = buffer[: len(query_BD) * width].view(len(query_BD), width)
-            torch.mm(query_BD, self.vector_ED[block].T, out=score_BE)
+            torch.mm(short_BD, product.vector_ED[block].T, out=score_BE)
             self._forbid(score_BE, keys, block, barred)
-            value, column = _top(score_BE, count)
+            value, column = _top(score_BE, asked)
             merged = torch.cat([best_BC, value], 1)
-            best_BC, at = merged.topk(count)
+            best_BC, at = merged.topk(asked)
             column_BC = torch.cat([column_BC, column + block.start], 1).gather(1, at)
-        return best_BC, column_BC
+        ceiling_B = product.at_most(query_BD, best_BC[:, -1])
+        if product.dtype is torch.float32:
+            return best_BC, column_BC, ceiling_B
+        score_BC = self._rescored(query_BD, best_BC, column_BC)
+        score_BC, at = score_BC.sort(1, descending=True)
+        return score_BC[:, :count], column_BC.gather(1, at)[:, :count], ceiling_B
+
+    def _rescored(self, query_BD: torch.Tensor, rough_BC: torch.Tensor, column_BC: torch.Tensor) -> torch.Tensor:
+        """float32 scores [B, C] of candidates that a product of shorter numbers found."""
+        if not len(self.keys):
+            return rough_BC.float()
+        at_once = max(1, REFINED // (column_BC.shape[1] * self.vector_ED.shape[1]))
+        parts = zip(query_BD.split(at_once), column_BC.split(at_once), strict=True)
+        score_BC = torch.cat([torch.bmm(self.vector_ED[column], query[:, :, None])[:, :, 0] for query, column in parts])
+        return score_BC.masked_fill_(torch.isinf(rough_BC), -torch.inf)
 
     def _refine(
         self, query_BD: torch.Tensor, scale_B1: torch.Tensor, rough_BC: torch.Tensor, column_BC: torch.Tensor

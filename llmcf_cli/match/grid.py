@@ -54,21 +54,6 @@ def exact_scores(query_BD: torch.Tensor, candidate_BCD: torch.Tensor, scale_B1: 
     return (score_BC * scale_B1).float()
 
 
-def error_bound(query_BD: torch.Tensor, norm: float) -> torch.Tensor:
-    """float64 [B]: most that a float32 product can differ from the exact one (Higham 2002, section 3.1).
-
-    n·u·‖q‖·‖e‖ for sums in any order; where PyTorch was told to multiply with shorter inputs (TF32,
-    bfloat16), their rounding counts too.
-
-    Args:
-        query_BD: Grid vectors.
-        norm: Largest norm among the examples.
-    """
-    shorter = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}[torch.get_float32_matmul_precision()]
-    unit = 1.01 * ((query_BD.shape[1] + 2) * 2.0**-24 + shorter)
-    return unit * norm * torch.linalg.vector_norm(query_BD, dim=1).double()
-
-
 def encode(score: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
     """int64 codes that sort as (score, lower rank first): the score's bits above the rank's complement.
 

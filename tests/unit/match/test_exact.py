@@ -83,8 +83,8 @@ class Case:
         self.label_E = (rng.random(examples) < positive).astype(np.int8)
         self.clock, self.balance, self.k, self.limits = clock, balance, k, limits
 
-    def search(self, **blocks: int) -> Matches:
-        return ExactSearcher(ExactSearchConfig(device="cpu", **blocks)).search(
+    def search(self, **runtime: int | str) -> Matches:
+        return ExactSearcher(ExactSearchConfig(device="cpu", **runtime)).search(
             self.query_ND, self.query_keys, self.example_ED, self.example_keys, self.label_E,
             k=self.k, balance=self.balance,
             guard=Guard(self.clock, ["train"] * len(self.label_E), limits=self.limits),
@@ -142,6 +142,14 @@ def test_block_sizes_change_nothing(case, query_block, example_block):
 
 
 @FEW
+@given(cases(LIMITS), st.integers(1, 50))
+def test_numbers_of_the_product_change_nothing(case, example_block):
+    one, other = case.search(), case.search(product="bfloat16", example_block=example_block)
+    assert np.array_equal(one.index_NK, other.index_NK)
+    assert np.array_equal(one.score_NK, other.score_NK)
+
+
+@FEW
 @given(cases(LIMITS), st.integers(0, 2**31))
 def test_order_of_the_examples_changes_nothing(case, seed):
     before = case.search()
@@ -177,13 +185,14 @@ def test_duplicated_real_vectors_do_not_depend_on_blocks(copies):
     example = np.tile(unit(rng, 3000 // copies, 48), (copies, 1))
     query = unit(rng, 500, 48)
     found = [
-        ExactSearcher(ExactSearchConfig(query_block=a, example_block=b)).search(
+        ExactSearcher(ExactSearchConfig(query_block=a, example_block=b, product=product)).search(
             query, query_keys, example, keys, label, k=4, balance="labels", guard=Guard("global")
         )
-        for a, b in ((1024, 4096), (33, 257))
+        for a, b, product in ((1024, 4096, "float32"), (33, 257, "float32"), (1024, 4096, "bfloat16"))
     ]
-    assert np.array_equal(found[0].index_NK, found[1].index_NK)
-    assert np.array_equal(found[0].score_NK, found[1].score_NK)
+    for other in found[1:]:
+        assert np.array_equal(found[0].index_NK, other.index_NK)
+        assert np.array_equal(found[0].score_NK, other.score_NK)
     score = query.astype(np.float64) @ example.T.astype(np.float64)
     score[~Guard("global").allowed(query_keys, keys)] = -np.inf
     for wanted in (0, 1):
@@ -213,6 +222,19 @@ def test_near_ties_below_float32_are_told_apart():
         guard=Guard("global"),
     )
     assert sorted(found.index_NK[0]) == sorted(better)
+
+
+def test_what_bfloat16_cannot_tell_apart_is_told_apart():
+    """Scores that differ in float32 and are one number in bfloat16, more of them than there are candidates."""
+    example = np.zeros((400, 64), np.float32)
+    example[:, 0], example[:, 1] = 0.5, np.random.default_rng(6).permutation(400) * 1e-6
+    query = np.zeros((1, 64), np.float32)
+    query[0, :2] = 1.0
+    keys = Keys(np.arange(400), np.arange(1, 401), np.ones(400), np.zeros(400))
+    found = ExactSearcher(ExactSearchConfig(product="bfloat16")).search(
+        query, Keys([-1], [0], [0], [1]), example, keys, np.ones(400), k=4, balance="none", guard=Guard("global")
+    )
+    assert found.index_NK[0].tolist() == np.argsort(-example[:, 1])[:4].tolist()
 
 
 @pytest.mark.parametrize("limits", [Limits(1), Limits(2, True), Limits(distinct_items=True)])
