@@ -1,0 +1,254 @@
+"""Fetching for real: wheels through pip, a loopback web server; kills, concurrency, hostile sources."""
+
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from asset_world import Lines, asset, sha
+
+from llmcf_cli.core.errors import AssetError
+from llmcf_cli.store.fetch import MismatchError
+
+# ---- wheels
+
+
+def build_wheel(folder: Path, members: dict[str, bytes], name="tinydata", version="1.0") -> Path:
+    """A minimal valid wheel."""
+    info = f"{name}-{version}.dist-info"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    texts = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for member, content in {**members, **texts}.items():
+            archive.writestr(member, content)
+    return path
+
+
+@pytest.fixture
+def wheels(tmp_path, monkeypatch):
+    """A folder that pip finds wheels in, and nowhere else."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def wheel_asset(wheel: Path, members: dict[str, bytes], requirement="tinydata==1.0"):
+    pinned = {requirement: {"sha256": sha(wheel.read_bytes()), "size": wheel.stat().st_size}}
+    return asset("x", {m.rsplit("/", 1)[-1]: (f"pypi:{requirement}/{m}", c) for m, c in members.items()}, pinned)
+
+
+MEMBERS = {"tinydata/a.txt": b"alpha" * 1000, "tinydata/b.txt": b"beta"}
+
+
+def test_members_of_a_wheel(store, wheels):
+    wheel = build_wheel(wheels, {**MEMBERS, "tinydata/unused.txt": b"x"})
+    progress = Lines()
+    folder = store(wheel_asset(wheel, MEMBERS)).fetch("x", progress)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a.txt": b"alpha" * 1000,
+        "b.txt": b"beta",
+    }
+    assert progress.tasks == [("fetch x", wheel.stat().st_size + 5004, "B")]
+
+
+def test_the_wheel_is_kept_by_a_failed_fetch_and_not_downloaded_again(store, wheels):
+    wheel = build_wheel(wheels, MEMBERS)
+    wrong = wheel_asset(wheel, {**MEMBERS, "tinydata/none.txt": b"x"})
+    with pytest.raises(AssetError, match=r"tinydata==1\.0 has no member tinydata/none\.txt"):
+        store(wrong).fetch("x")
+    partial = next((store(wrong).cache / "x").glob("*.partial"))
+    assert (partial / "wheels" / "tinydata==1.0.whl").is_file()
+    wheel.unlink()
+    with pytest.raises(AssetError, match="has no member"):
+        store(wrong).fetch("x")
+
+
+def test_a_wheel_of_another_digest_is_refused(store, wheels):
+    honest = wheel_asset(build_wheel(wheels, MEMBERS), MEMBERS)
+    build_wheel(wheels, {**MEMBERS, "tinydata/extra.txt": b"swapped"})
+    with pytest.raises(MismatchError, match="another digest"):
+        store(honest).fetch("x")
+
+
+def test_a_wheel_that_does_not_exist(store, wheels):
+    made = wheel_asset(build_wheel(wheels, MEMBERS), MEMBERS)
+    next(wheels.glob("*.whl")).unlink()
+    with pytest.raises(AssetError) as caught:
+        store(made).fetch("x")
+    assert "pip cannot download tinydata==1.0" in caught.value.what
+    assert "llmcf assets fetch x" in caught.value.hint
+
+
+def test_hostile_members_write_nothing_outside(store, wheels, tmp_path):
+    hostile = {**MEMBERS, "../../evil.txt": b"evil", "/tmp/llmcf-evil.txt": b"evil"}
+    wheel = build_wheel(wheels, hostile)
+    store(wheel_asset(wheel, MEMBERS)).fetch("x")
+    assert not list(tmp_path.rglob("*evil*"))
+    assert not Path("/tmp/llmcf-evil.txt").exists()
+    with pytest.raises(ValueError, match="no relative path inside a folder"):
+        wheel_asset(wheel, {"../../evil.txt": b"evil"})
+
+
+# ---- web
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves `content`; can ignore ranges and can cut a transfer short."""
+
+    content = b""
+    ranges = True
+    cut_after: int | None = None
+    asked: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        kind, start = type(self), 0
+        kind.asked.append(self.headers.get("Range"))
+        if kind.ranges and (wanted := self.headers.get("Range")):
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        body = kind.content[start:]
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body if kind.cut_after is None else body[: kind.cut_after])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def web():
+    """A loopback web server; its class holds the settings."""
+    kind = type("Kind", (Server,), {"asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    kind.url = f"http://127.0.0.1:{server.server_port}/a.bin"
+    yield kind
+    server.shutdown()
+    server.server_close()
+
+
+CONTENT = bytes(range(256)) * 12_000  # about 3 MB, several blocks
+
+
+def test_download(store, web):
+    web.content = CONTENT
+    progress = Lines()
+    folder = store(asset("x", {"a.bin": (web.url, CONTENT)})).fetch("x", progress)
+    assert (folder / "a.bin").read_bytes() == CONTENT
+    assert web.asked == [None]
+
+
+def test_a_download_cut_short_goes_on_where_it_stopped(store, web):
+    web.content, web.cut_after = CONTENT, 2_500_000
+    x = store(asset("x", {"a.bin": (web.url, CONTENT)}))
+    with pytest.raises(AssetError, match="cannot be fetched"):
+        x.fetch("x")
+    assert x.status("x") == "partial"
+    web.cut_after = None
+    assert (x.fetch("x") / "a.bin").read_bytes() == CONTENT
+    assert web.asked[0] is None
+    assert int(web.asked[1].removeprefix("bytes=").removesuffix("-")) >= 1 << 20
+
+
+def test_a_server_without_ranges_is_asked_again_for_the_whole(store, web):
+    web.content, web.cut_after, web.ranges = CONTENT, 2_500_000, False
+    x = store(asset("x", {"a.bin": (web.url, CONTENT)}))
+    with pytest.raises(AssetError):
+        x.fetch("x")
+    web.cut_after = None
+    assert (x.fetch("x") / "a.bin").read_bytes() == CONTENT
+    assert web.asked[-1] is None
+
+
+def test_a_download_with_other_bytes(store, web):
+    web.content = CONTENT[::-1]
+    x = store(asset("x", {"a.bin": (web.url, CONTENT)}))
+    with pytest.raises(MismatchError):
+        x.fetch("x")
+    assert len(web.asked) == 2
+    web.content = CONTENT
+    assert (x.fetch("x") / "a.bin").read_bytes() == CONTENT
+
+
+def test_an_endless_download_stops_at_the_declared_size(store, web):
+    web.content = CONTENT
+    x = store(asset("x", {"a.bin": (web.url, CONTENT[:1000])}))
+    with pytest.raises(MismatchError):
+        x.fetch("x")
+
+
+def test_no_server(store, web):
+    x = store(asset("x", {"a.bin": ("http://127.0.0.1:9/a", b"a")}))
+    with pytest.raises(AssetError, match="cannot be fetched"):
+        x.fetch("x")
+
+
+# ---- processes
+
+FETCH = """
+import json, sys
+from pathlib import Path
+from llmcf_cli.store.assets import AssetStore
+from llmcf_cli.store.catalogue import Asset
+made = Asset.model_validate_json(Path(sys.argv[1]).read_text())
+print(AssetStore({"x": made}, Path(sys.argv[2])).fetch("x"))
+"""
+
+
+def start_fetch(made, store, tmp_path):
+    described = tmp_path / "asset.json"
+    described.write_text(made.model_dump_json())
+    command = [sys.executable, "-c", FETCH, str(described), str(store.cache)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_killed_fetch_resumes_with_what_it_finished(store, source, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)  # its reader waits: the fetch is caught between its first and its second file
+    first = source("a", b"alpha")
+    made = asset("x", {"a.txt": (first, b"alpha"), "b.txt": (f"file:{pipe}", b"beta")})
+    x = store(made)
+    process = start_fetch(made, x, tmp_path)
+    finished = x.folder("x").with_name(x.folder("x").name + ".partial") / "files" / "a.txt"
+    deadline = time.monotonic() + 20
+    while not finished.is_file() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert x.status("x") == "partial"
+    Path(first.removeprefix("file:")).unlink()
+    pipe.unlink()
+    pipe.write_bytes(b"beta")
+    progress = Lines()
+    folder = x.fetch("x", progress)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        "a.txt": b"alpha",
+        "b.txt": b"beta",
+    }
+    assert progress.moved == 4
+
+
+def test_two_processes_fetch_once(store, web, tmp_path):
+    web.content = CONTENT
+    made = asset("x", {"a.bin": (web.url, CONTENT)})
+    x = store(made)
+    processes = [start_fetch(made, x, tmp_path) for _ in range(3)]
+    outputs = [process.communicate(timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert {out.strip() for out, _ in outputs} == {str(x.folder("x"))}
+    assert web.asked == [None]
