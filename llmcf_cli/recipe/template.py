@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 from llmcf_cli.core.errors import closest
+from llmcf_cli.core.types import Broken, refusal
 
 _TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
 _FORBIDDEN = {">": "partials", "=": "changed delimiters"}
@@ -38,12 +42,33 @@ class TemplateProblem:
     name: str = ""
 
 
-def template_problems(template: str, variables: Sequence[str]) -> list[TemplateProblem]:
+class Template:
+    """Field annotation: `Annotated[str, Template("item", "user")]` is refused if something is wrong with it.
+
+    Args:
+        variables: Names that it may use; none: they are known later, and only its form is checked.
+    """
+
+    def __init__(self, *variables: str) -> None:
+        self._variables = variables or None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, template: str) -> str:
+        problems = template_problems(template, self._variables)
+        if problems:
+            found = [Broken(problem.what, allowed=problem.allowed, line=problem.line) for problem in problems]
+            raise refusal("template", found, template)
+        return template
+
+
+def template_problems(template: str, variables: Sequence[str] | None) -> list[TemplateProblem]:
     """Everything wrong with a Mustache template.
 
     Args:
         template: The text with its tags.
-        variables: Names that it may use.
+        variables: Names that it may use; None: any.
 
     Returns:
         Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
@@ -69,7 +94,7 @@ def template_problems(template: str, variables: Sequence[str]) -> list[TemplateP
             if not open_sections:
                 problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
             continue
-        if name not in variables:
+        if variables is not None and name not in variables:
             what = f'unknown variable "{name}"{suggestion(name, variables)}'
             problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]

@@ -69,9 +69,9 @@ def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
         (("{{item}}", "{{=<% %>=}} {{item}}"), 9, "changed delimiters are not allowed"),
         (("{{/history}}{{^", "{{^"), 8, "{{#history}} is never closed"),
         (("{{item}}", "{{item}} {{.}}"), 9, "outside any section"),
-        (("role: system", "role: boss"), 4, "'system', 'user' or 'assistant'"),
+        (("role: system", "role: boss"), 4, 'cannot be "boss"\n  allowed: system, user, assistant'),
         (("role: user", "role: assistant"), 6, "the last message must be the user's"),
-        (("variables:", "variabels:"), 2, 'unknown key "variabels"; did you mean "variables"'),
+        (("variables:", "variabels:"), 2, "unknown key `variabels`; did you mean `variables`?"),
         (("    content: Explain.\n", ""), 4, "`content` is missing"),
     ],
 )  # fmt: skip
@@ -170,9 +170,9 @@ def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
         (("name: parts\n", "name: parts\nlabel: forbidden\n"), 16, 'no step may know "decision"'),
         (("name: description", "name: profile"), 9, 'two steps are called "profile"'),
         (("name: description", "name: item"), 9, "names a variable"),
-        (("share: 0.5", "shares: 0.5"), 5, 'unknown key "shares"; did you mean "share"'),
+        (("share: 0.5", "shares: 0.5"), 5, "unknown key `shares`; did you mean `share`?"),
         (("name: match\n", "name: match\n    per: item\n"), 15, "the last step must be per interaction"),
-        (("steps:", "messages: []\nsteps:"), 2, 'unknown key "messages"'),
+        (("steps:", "messages: []\nsteps:"), 2, "unknown key `messages`"),
     ],
 )  # fmt: skip
 def test_problems_of_steps_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:

@@ -1,0 +1,100 @@
+"""What is wrong with the files, prompts and texts that a recipe names, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.types import ComponentConfig, file_refs
+from llmcf_cli.data.raw import DescribedSource, Entity
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.prompt import load_prompt
+from llmcf_cli.recipe.references import references_of
+from llmcf_cli.recipe.template import template_problems
+from llmcf_cli.recipe.tree import Node, nearest, plain, text_origin
+from llmcf_cli.store.assets import Locator
+
+
+@dataclass
+class FileProblems:
+    """What was found, each with its file, line and key path.
+
+    Attributes:
+        wrong: What no run can mend: an asset of no catalogue, a prompt that is wrong, a text of unknown columns.
+        missing: Files that are not there, or not yet.
+        unchecked: What cannot be told yet.
+    """
+
+    wrong: list[LlmcfError] = field(default_factory=list)
+    missing: list[LlmcfError] = field(default_factory=list)
+    unchecked: list[LlmcfError] = field(default_factory=list)
+
+
+def file_problems(root: Node, locate: Locator) -> FileProblems:
+    """Check all that a recipe and its variants name. Nothing is fetched; what is not here is not looked into.
+
+    Args:
+        root: The recipe as written, right or wrong.
+        locate: What its references mean.
+    """
+    found = FileProblems()
+    for reference in references_of(root):
+        problems = locate.check([reference.name])
+        for problem in problems:
+            problem.where = reference.where
+            (found.wrong if isinstance(problem, UnknownNameError) else found.missing).append(problem)
+        if not problems and reference.is_prompt and locate.is_here(reference.name):
+            try:
+                load_prompt(locate.path(reference.name))
+            except RecipeError as error:
+                found.wrong += error.problems
+    _check_texts(root, locate, found)
+    return found
+
+
+def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
+    """Whether the texts of items and users name columns that the data set has."""
+    dataset = plain(root).get("dataset")
+    texts = dataset.get("text") if isinstance(dataset, dict) else None
+    config = _source(dataset.get("source")) if isinstance(texts, dict) and any(texts.values()) else None
+    if config is None or locate.check(file_refs(config)):
+        return
+    source, where = registry().build("source", config), f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
+    absent = [name for name in file_refs(config) if not locate.is_here(name)]
+    if absent:
+        what = f"its variables are not checked, as {absent[0]} is not fetched yet"
+        hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
+        found.unchecked.append(LlmcfError(what, where=where, hint=hint))
+    elif isinstance(source, DescribedSource):
+        try:
+            features = source.features(locate.path)
+        except DataError as error:
+            found.unchecked.append(error)
+            return
+        for entity in get_args(Entity):
+            found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])
+
+
+def _source(written: Any) -> ComponentConfig | None:
+    """The settings of a data set's source; None where they are wrong."""
+    written = {"type": written} if isinstance(written, str) else written
+    try:
+        return registry().get("source", str(written.get("type"))).config().model_validate(written)
+    except (AttributeError, UnknownNameError, ValidationError):
+        return None
+
+
+def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
+    """Unknown variables of a text; its form is the recipe's own matter."""
+    if not isinstance(template, str):
+        return
+    origin = nearest(root, ("dataset", "text", entity)).origin
+    for problem in template_problems(template, columns):
+        if problem.name:
+            where = f"{text_origin(origin, template, problem.line)}: dataset.text.{entity}"
+            hint = "" if columns else f"the data set has no columns of {entity}s"
+            yield LlmcfError(problem.what, where=where, allowed=problem.allowed, hint=hint)
