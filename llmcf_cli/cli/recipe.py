@@ -97,13 +97,14 @@ def _check(name: str, overrides: Sequence[str]) -> tuple[list[LlmcfError], list[
     """What is wrong with a recipe and what it names, and notes on what is not here."""
     from llmcf_cli.recipe.library import library_dir
     from llmcf_cli.recipe.load import check_recipe
+    from llmcf_cli.recipe.problems import in_order
     from llmcf_cli.stages.files import file_problems
     from llmcf_cli.store.assets import Locator, open_assets
 
     recipe = check_recipe(name, overrides)
     locate = Locator(recipe.base, open_assets(library_dir(), recipe.base), recipe.roots)
     found = file_problems(recipe.root, locate)
-    return [*recipe.problems, *found.wrong], [*found.missing, *found.unchecked]
+    return in_order([*recipe.problems, *found.wrong]), [*found.missing, *found.unchecked]
 
 
 def _yaml(loaded: LoadedRecipe) -> str:

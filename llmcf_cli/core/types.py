@@ -68,7 +68,9 @@ def rule(*reads: str) -> Callable[[_Method], _Method]:
 
 
 @cache
-def rules_of(model: type[BaseModel]) -> tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Any], Iterator[Broken]]], ...]:
+def rules_of(
+    model: type[BaseModel],
+) -> tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Any], Iterator[Broken]]], ...]:
     """(key paths that it reads, rule) of every rule of a class, inherited ones first."""
     methods = {name: method for cls in reversed(model.__mro__) for name, method in vars(cls).items()}
     return tuple((getattr(method, _READS), method) for method in methods.values() if hasattr(method, _READS))
@@ -134,25 +136,33 @@ PromptPath = Annotated[str, PromptRef()]
 
 
 class Distinct:
-    """Annotation for a list that holds nothing twice: `Annotated[tuple[int, ...], Distinct()]`."""
+    """Annotation for a list that holds nothing twice: `Annotated[tuple[int, ...], Distinct()]`.
+
+    Args:
+        by: Field of its entries that must differ; none: the entries themselves must.
+    """
+
+    def __init__(self, by: str = "") -> None:
+        self._by = by
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(_distinct, handler(source))
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {**handler(schema), "uniqueItems": True}
 
+    def _check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = [getattr(item, self._by) if self._by else item for item in items]
+        first = {place: values.index(value) for place, value in enumerate(values)}
+        found = [self._broken(values, place, other) for place, other in first.items() if other < place]
+        if found:
+            raise refusal("list", found, items)
+        return items
 
-def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    first = {place: items.index(item) for place, item in enumerate(items)}
-    found = [
-        Broken(f"is in the list already, as entry {earlier + 1}; name it once", (place,))
-        for place, earlier in first.items()
-        if earlier < place
-    ]
-    if found:
-        raise refusal("list", found, items)
-    return items
+    def _broken(self, values: Sequence[Any], place: int, other: int) -> Broken:
+        if self._by:
+            return Broken(f"has the same {self._by} as entry {other}, {values[place]!r}", (place, self._by))
+        return Broken(f"is the same as entry {other}; name it once", (place,))
 
 
 def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:

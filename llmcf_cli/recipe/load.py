@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
-from llmcf_cli.recipe.problems import problems_of
+from llmcf_cli.recipe.problems import in_order, problems_of
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.recipe.variants import search_problems, variant_problems
@@ -116,7 +116,7 @@ def check_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Che
     problems.extend(variants)
     if recipe is not None and not variants:
         problems.extend(search_problems(recipe, root))
-    return CheckedRecipe(root, written.files, recipe, tuple(problems))
+    return CheckedRecipe(root, written.files, recipe, tuple(in_order(problems)))
 
 
 def find_recipe(path_or_name: str | Path) -> Path:

@@ -18,6 +18,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.walk import known_keys, meaning_at
 
+_PLACE = re.compile(r"(.+?):(\d+)(?=: |$)")
 _WORDS = {
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
@@ -53,13 +54,32 @@ def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
         written: The recipe with the place of each value.
     """
     data = plain(written)
-    items = error.errors()
-    # A list with a wrong entry is reported as too short as well; the entry's own error says enough.
-    outer = {tuple(item["loc"])[:length] for item in items for length in range(len(item["loc"]))}
-    items = [item for item in items if item["type"] != "too_short" or tuple(item["loc"]) not in outer]
+    items = own_errors(error)
     items += hidden_errors(Recipe, data, items)
     items.sort(key=lambda item: nearest(written, tuple(item["loc"])).origin.line)
     return [_problem(item, written, data) for item in items]
+
+
+def own_errors(error: ValidationError) -> list[ErrorDetails]:
+    """The errors without those that follow from others.
+
+    A list with a wrong entry is reported as too short as well; the entry's own error says enough.
+    """
+    items = error.errors()
+    outer = {tuple(item["loc"])[:length] for item in items for length in range(len(item["loc"]))}
+    return [item for item in items if item["type"] != "too_short" or tuple(item["loc"]) not in outer]
+
+
+def in_order(problems: Sequence[LlmcfError]) -> list[LlmcfError]:
+    """Problems by line, file by file in the order in which the files occur; those without a line first."""
+    files: dict[str, int] = {}
+
+    def place(problem: LlmcfError) -> tuple[int, int]:
+        found = _PLACE.match(problem.where)
+        file, line = (found[1], int(found[2])) if found else ("", 0)
+        return files.setdefault(file, len(files)) if file else -1, line
+
+    return sorted(problems, key=place)
 
 
 def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -> LlmcfError:
@@ -69,7 +89,7 @@ def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -
         item: The error.
         where: Its place.
         known: Keys allowed there, if a key is unknown.
-        meaning: What a missing key is for; empty where that is not known.
+        meaning: What a key that is missing or must have a form is for; empty where that is not known.
     """
     context: Mapping[str, Any] = item.get("ctx") or {}
     kind, last = item["type"], item["loc"][-1] if item["loc"] else ""
@@ -91,7 +111,9 @@ def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -
     if kind in _WORDS:
         wanted = _WORDS[kind].format(**{key: _plain(bound) for key, bound in context.items()})
         wanted = wanted.replace(" 1 entries", " 1 entry").replace(" 1 characters", " 1 character")
-        return LlmcfError(f"{wanted}, found {_short(item['input'])}", where=where)
+        found = f"{wanted}, found {_short(item['input'])}"
+        about = f" ({meaning.rstrip('.')})" if meaning and kind == "string_pattern_mismatch" else ""
+        return LlmcfError(found + about, where=where)
     message = item["msg"]
     return LlmcfError(message[:1].lower() + message[1:], where=where)
 
@@ -103,10 +125,9 @@ def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
     if line:
         origin = text_origin(origin, item["input"], line)
     where = f"{origin}: {dotted(path)}" if path else str(origin)
-    unknown, missing = item["type"] == "extra_forbidden", item["type"] == "missing"
-    return worded(
-        item, where, known_keys(path[:-1], data) if unknown else (), meaning_at(path, data) if missing else ""
-    )
+    known = known_keys(path[:-1], data) if item["type"] == "extra_forbidden" else ()
+    explained = item["type"] in ("missing", "string_pattern_mismatch")
+    return worded(item, where, known, meaning_at(path, data) if explained else "")
 
 
 def _not_allowed(found: Any, expected: str, where: str) -> LlmcfError:

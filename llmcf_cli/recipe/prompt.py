@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.types import Config, Distinct
-from llmcf_cli.recipe.problems import worded
+from llmcf_cli.recipe.problems import in_order, own_errors, worded
 from llmcf_cli.recipe.template import render_template, suggestion, template_problems, used_variables
 from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.yamlfile import read_yaml
@@ -174,19 +174,20 @@ class _File:
         try:
             prompt = Prompt.model_validate(plain(self._root))
         except ValidationError as error:
-            problems = [*map(self._problem, error.errors()), *self._form_problems()]
-            raise RecipeError(sorted(problems, key=_line)) from error
+            problems = [*map(self._problem, own_errors(error)), *self._form_problems()]
+            raise RecipeError(in_order(problems)) from error
         problems = list(self._step_problems(prompt))
         for index, step in enumerate(prompt.steps):
             problems += [*self._variable_problems(prompt, index, step), *self._message_problems(prompt, index, step)]
         if problems:
-            raise RecipeError(sorted(problems, key=_line))
+            raise RecipeError(in_order(problems))
         return prompt
 
     def _where(self, *path: str | int, text: str = "", line: int = 1) -> str:
         """A place; with a text that stands there, a line of that text."""
         shown = path[2:] if self._single and path[:1] == ("steps",) else path
-        return f"{text_origin(nearest(self._root, path).origin, text, line)}: {dotted(shown)}"
+        origin = text_origin(nearest(self._root, path).origin, text, line)
+        return f"{origin}: {dotted(shown)}" if shown else str(origin)
 
     def _step_problems(self, prompt: Prompt) -> Iterator[LlmcfError]:
         seen: set[str] = set()
@@ -304,8 +305,3 @@ def _circle(steps: Mapping[str, PromptStep], start: str, first: str) -> list[str
             seen.add(way[-1])
             ways += [[*way, name] for name in steps[way[-1]].variables if name in steps]
     return []
-
-
-def _line(problem: LlmcfError) -> int:
-    """Line that a problem was found at."""
-    return int(problem.where.split(": ")[0].rsplit(":", 1)[-1])

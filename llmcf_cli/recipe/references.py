@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmcf_cli.core.types import FileRef, PromptRef
 from llmcf_cli.recipe.schema import Recipe
@@ -33,8 +33,7 @@ def references_of(root: Node) -> list[Reference]:
     named = dict(reversed(found.items()))
     for variant in variants_of(root):
         for reference in _below(variant.root, Slot(Recipe), ()):
-            where = f"{variant.where}: {reference.where.removeprefix('--set ')}"
-            named.setdefault(reference.name, Reference(reference.name, where, reference.is_prompt))
+            named.setdefault(reference.name, replace(reference, where=variant.placed(reference.where)))
     return list(named.values())
 
 

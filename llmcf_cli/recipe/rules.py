@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -73,10 +74,16 @@ class _Sound:
             inner = model_of(field_slot(info), given.get(name))
             if not _touches(self._wrong, here):
                 default = info.get_default(call_default_factory=True, validated_data={})
-                sound[name] = TypeAdapter(info.rebuild_annotation()).validate_python(given.get(name, default))
+                sound[name] = _field(model, name).validate_python(given.get(name, default))
             elif inner is not None and not _covers(self._unsure, here):
                 sound[name] = self._partial(inner, given[name], here)
         return model.model_construct(**sound)
+
+
+@cache
+def _field(model: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    """What validates a field alone."""
+    return TypeAdapter(model.model_fields[name].rebuild_annotation())
 
 
 def _covers(places: Collection[KeyPath], path: KeyPath) -> bool:

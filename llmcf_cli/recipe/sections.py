@@ -337,9 +337,9 @@ class RecSection(Config):
     """Optimiser, batch size and stopping."""
     compare: Annotated[tuple[Augmenter, ...], Distinct()] = ()
     """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
-    variants: tuple[VariantSection, ...] = ()
+    variants: Annotated[tuple[VariantSection, ...], Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
-    baselines: tuple[Baseline, ...] = ()
+    baselines: Annotated[tuple[Baseline, ...], Distinct("type")] = ()
     """Simple models from other libraries that stand in the comparison too."""
     references: Annotated[tuple[str, ...], Distinct()] = ("none", "text")
     """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""

@@ -21,18 +21,21 @@ class Variant:
 
     Attributes:
         where: Its place and name.
-        root: The recipe with its values.
+        changes: Its values as `--set` takes them.
+        root: The recipe with these values.
         problems: Of applying them.
     """
 
     where: str
+    changes: tuple[str, ...]
     root: Node
     problems: tuple[LlmcfError, ...]
 
-    def placed(self, problem: LlmcfError) -> LlmcfError:
-        """A problem of the changed recipe, told where the variant is written."""
-        where = f"{self.where}: {problem.where.removeprefix('--set ')}"
-        return LlmcfError(problem.what, where=where, allowed=problem.allowed, hint=problem.hint)
+    def placed(self, where: str) -> str:
+        """A place in the changed recipe, told where the variant is written."""
+        for change in self.changes:
+            where = where.removeprefix(f"--set {change}: ")
+        return f"{self.where}: {where.removeprefix('--set ')}"
 
 
 def variants_of(root: Node) -> Iterator[Variant]:
@@ -46,7 +49,7 @@ def variants_of(root: Node) -> Iterator[Variant]:
         changes.append("rec.references=[]")  # they are arms of the whole comparison
         changed, found = apply_overrides(root, changes)
         where = f"{nearest(root, ('rec', 'variants', place)).origin}: arm {entry.get('name')!r}"
-        yield Variant(where, changed, tuple(found))
+        yield Variant(where, tuple(changes), changed, tuple(found))
 
 
 def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError]:
@@ -64,7 +67,10 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
             Recipe.model_validate(plain(variant.root))
         except ValidationError as error:
             found += problems_of(error, variant.root)
-        problems += [variant.placed(problem) for problem in found if (problem.where, problem.what) not in told]
+        for problem in found:
+            if (problem.where, problem.what) not in told:
+                problem.where = variant.placed(problem.where)
+                problems.append(problem)
     return problems
 
 

@@ -11,6 +11,7 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import file_refs
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
+from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.ability import Ability, EvalLLM
 from llmcf_cli.stages.balance import Balance, swept_stages
@@ -128,8 +129,8 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
     assets = open_assets(library_dir(), loaded.base)
     locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
     found = file_problems(loaded.root, locate)
-    defaults = locate.check(file_refs(loaded.recipe)) if not found.missing else []
-    if problems := [*found.wrong, *found.missing] or defaults:
+    problems = in_order([*found.wrong, *found.missing])
+    if problems := problems or locate.check(file_refs(loaded.recipe)):  # what defaults name is written nowhere
         raise RecipeError(problems)
     return Context(
         recipe=loaded.recipe,

@@ -71,8 +71,18 @@ class TableSource:
     def _entities(self) -> Iterator[tuple[Entity, Role, str | None, FeatureColumns]]:
         """Entity, role of its table, reference to it, and which of its columns are kept."""
         config = self._config
-        yield "item", "items", config.items, self._features(config.item_key or config.columns.item, config.item_features)
-        yield "user", "users", config.users, self._features(config.user_key or config.columns.user, config.user_features)
+        yield (
+            "item",
+            "items",
+            config.items,
+            self._features(config.item_key or config.columns.item, config.item_features),
+        )
+        yield (
+            "user",
+            "users",
+            config.users,
+            self._features(config.user_key or config.columns.user, config.user_features),
+        )
 
     def _columns(self, path: Path, role: Role) -> list[str]:
         if isinstance(self._config, CsvConfig):

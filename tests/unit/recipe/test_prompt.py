@@ -89,6 +89,23 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     assert len(error.value.problems) == 4  # a, b, the partial, and item unused
 
 
+def test_wrong_keys_and_wrong_templates_come_at_once_in_our_words(tmp_path: Path) -> None:
+    text = GOOD.replace("name: mine", "name: Mine!").replace("role: user", "role: User")
+    text = text.replace("content: Explain.", "contnt: Explain.").replace("{{/history}}{{^", "{{^") + "descripton: x\n"
+    with pytest.raises(RecipeError) as error:
+        load_prompt(_write(tmp_path, text))
+    found = [(p.where.rsplit("prompt.yaml:")[-1], p.what, p.allowed or p.hint) for p in error.value.problems]
+    assert found == [
+        ("1: name", 'must match ^[a-z0-9][a-z0-9_-]*$, found "Mine!" (Short name)', ""),
+        ("4: messages.0.content", "the required key `content` is missing", "add `content:` (Mustache template of what is said)"),
+        ("5: messages.0.contnt", "unknown key `contnt`; did you mean `content`?", ("role", "content")),
+        ("6: messages.1.role", 'cannot be "User"; did you mean `user`?', ("system", "user", "assistant")),
+        ("8: messages.1.content", "{{#history}} is never closed", ""),
+        ("10: descripton", "unknown key `descripton`; did you mean `description`?",
+         ("name", "description", "label", "block", "sections", "variables", "messages")),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "name: [", "just text"])
 def test_files_that_are_no_prompts_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(RecipeError):
