@@ -52,7 +52,7 @@ def refusal(title: str, found: Sequence[Broken], value: Any) -> ValidationError:
 def rule(*reads: str) -> Callable[[_Method], _Method]:
     """Mark a method of a `Config` as a rule between fields: it yields a `Broken` for all that breaks it.
 
-    All rules are checked, not only up to the first that is broken. Where other fields are wrong, `llmcf recipe validate`
+    All rules are checked, not only up to the first that is broken. Where fields are wrong, `llmcf recipe validate`
     still checks the rules that do not read them.
 
     Args:

@@ -24,7 +24,6 @@ from llmcf_cli.recipe.sections import (
     TeacherSection,
 )
 
-
 _COMPONENTS = ("rec.augment", "rec.compare", "rec.objectives")
 
 

@@ -59,8 +59,11 @@ def file_problems(root: Node, locate: Locator) -> FileProblems:
 def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
     """Whether the texts of items and users name columns that the data set has."""
     dataset = plain(root).get("dataset")
-    texts = dataset.get("text") if isinstance(dataset, dict) else None
-    config = _source(dataset.get("source")) if isinstance(texts, dict) and any(texts.values()) else None
+    written = dataset if isinstance(dataset, dict) else {}
+    texts = written.get("text")
+    if not isinstance(texts, dict) or not any(texts.values()):
+        return
+    config = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
     source, where = registry().build("source", config), f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
@@ -81,10 +84,11 @@ def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
 
 def _source(written: Any) -> ComponentConfig | None:
     """The settings of a data set's source; None where they are wrong."""
-    written = {"type": written} if isinstance(written, str) else written
+    if not isinstance(written, dict):
+        written = {"type": written}
     try:
         return registry().get("source", str(written.get("type"))).config().model_validate(written)
-    except (AttributeError, UnknownNameError, ValidationError):
+    except (UnknownNameError, ValidationError):
         return None
 
 

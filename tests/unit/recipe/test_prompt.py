@@ -97,7 +97,8 @@ def test_wrong_keys_and_wrong_templates_come_at_once_in_our_words(tmp_path: Path
     found = [(p.where.rsplit("prompt.yaml:")[-1], p.what, p.allowed or p.hint) for p in error.value.problems]
     assert found == [
         ("1: name", 'must match ^[a-z0-9][a-z0-9_-]*$, found "Mine!" (Short name)', ""),
-        ("4: messages.0.content", "the required key `content` is missing", "add `content:` (Mustache template of what is said)"),
+        ("4: messages.0.content", "the required key `content` is missing",
+         "add `content:` (Mustache template of what is said)"),
         ("5: messages.0.contnt", "unknown key `contnt`; did you mean `content`?", ("role", "content")),
         ("6: messages.1.role", 'cannot be "User"; did you mean `user`?', ("system", "user", "assistant")),
         ("8: messages.1.content", "{{#history}} is never closed", ""),
