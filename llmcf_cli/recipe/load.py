@@ -16,7 +16,7 @@ from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import in_order, problems_of
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
-from llmcf_cli.recipe.variants import search_problems, variant_problems
+from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant_problems
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
@@ -114,7 +114,9 @@ def check_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Che
         problems.extend(problems_of(error, root))
     variants = variant_problems(root, problems)
     problems.extend(variants)
-    if recipe is not None and not variants:
+    if recipe is None:
+        problems.extend(unknown_settings(root))
+    elif not variants:
         problems.extend(search_problems(recipe, root))
     return CheckedRecipe(root, written.files, recipe, tuple(in_order(problems)))
 

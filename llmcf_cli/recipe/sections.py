@@ -329,7 +329,9 @@ class RecSection(Config):
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
     """Where the extra context feature comes from; the arm that is bundled for serving."""
-    objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)
+    objectives: Annotated[tuple[Objective, ...], Distinct()] = Field(
+        default=("bce",), min_length=1, validate_default=True
+    )
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
     cot: Literal["own", "shuffled"] = "own"
     """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""

@@ -16,6 +16,7 @@ from llmcf_cli.core.types import Broken, refusal
 _TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
 _FORBIDDEN = {">": "partials", "=": "changed delimiters"}
 _OPENING = ("#", "^")
+_SHOWN = 30
 
 
 class Texts(list[str]):
@@ -79,6 +80,11 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
     for sign, name, line in tags(template):
         if sign == "!":
             continue
+        if not name or "{" in name or "}" in name:
+            shown = name.split("\n")[0][:_SHOWN]
+            what = f"the tag {{{{{shown} is not closed by }}}}" if name else "a tag has no name"
+            problems.append(TemplateProblem(line, what))
+            continue
         if sign in _FORBIDDEN:
             problems.append(TemplateProblem(line, f"{_FORBIDDEN[sign]} are not allowed in a template"))
             continue
@@ -98,6 +104,9 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
             what = f'unknown variable "{name}"{suggestion(name, variables)}'
             problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
+    rest = _TAG.sub(lambda tag: "\n" * tag[0].count("\n"), template)
+    if "{{" in rest:
+        problems.append(TemplateProblem(_line(rest, rest.index("{{")), "a tag begins with {{ and is never closed"))
     return sorted(problems, key=lambda problem: problem.line)
 
 
@@ -130,7 +139,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 def tags(template: str) -> Iterator[tuple[str, str, int]]:
     """(sign, name, line) of every tag."""
     for match in _TAG.finditer(template):
-        yield match.group(1), match.group(2), template.count("\n", 0, match.start()) + 1
+        yield match.group(1), match.group(2), _line(template, match.start())
+
+
+def _line(text: str, place: int) -> int:
+    return text.count("\n", 0, place) + 1
 
 
 def _verbatim(text: str) -> str:

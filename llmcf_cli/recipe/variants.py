@@ -12,7 +12,11 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import problems_of
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import RecSection, SearchSection
 from llmcf_cli.recipe.tree import Node, nearest, plain
+from llmcf_cli.recipe.walk import slot_at
+
+_NO_ARM = "no arm of the comparison has this setting"
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,8 @@ def variants_of(root: Node) -> Iterator[Variant]:
         changes = [f"{path}={json.dumps(value)}" for path, value in entry["set"].items()]
         changes.append("rec.references=[]")  # they are arms of the whole comparison
         changed, found = apply_overrides(root, changes)
-        where = f"{nearest(root, ('rec', 'variants', place)).origin}: arm {entry.get('name')!r}"
+        name = f"arm {entry['name']!r}" if isinstance(entry.get("name"), str) else f"rec.variants.{place}"
+        where = f"{nearest(root, ('rec', 'variants', place)).origin}: {name}"
         yield Variant(where, tuple(changes), changed, tuple(found))
 
 
@@ -78,10 +83,10 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
     """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
     problems = []
     for path, values in (recipe.search.space if recipe.search else {}).items():
-        where = f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"
+        where = _searched(root, path)
         having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
         if not having:
-            problems.append(LlmcfError("no arm of the comparison has this setting", where=where))
+            problems.append(LlmcfError(_NO_ARM, where=where))
         for name, arm in having.items():
             for value in values.choices or (values.low, values.high):
                 try:
@@ -90,3 +95,23 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
                     found = error.errors()[0]["msg"]
                     problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {found}", where=where))
     return problems
+
+
+def unknown_settings(root: Node) -> list[LlmcfError]:
+    """Paths of `search.space` that no arm has, told by the schema alone, where the recipe is wrong in other sections."""
+    data = plain(root)
+    try:
+        rec, search = RecSection.model_validate(data.get("rec")), SearchSection.model_validate(data.get("search"))
+    except ValidationError:
+        return []
+    arms = [{"rec": {**data["rec"], "augment": config.model_dump()}} for config in (*rec.compare, rec.augment)]
+    arms += [plain(variant.root) for variant in variants_of(root)]
+    return [
+        LlmcfError(_NO_ARM, where=_searched(root, path))
+        for path in search.space
+        if all(slot_at(tuple(path.split(".")), arm) is None for arm in arms)
+    ]
+
+
+def _searched(root: Node, path: str) -> str:
+    return f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"

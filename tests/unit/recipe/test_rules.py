@@ -115,6 +115,20 @@ def test_variants_are_checked_beside_a_wrong_recipe(write):
     }  # fmt: skip
 
 
+def test_a_variant_without_a_name_is_told_by_its_place(write):
+    path = write("extends: quickstart\nname: v\nrec:\n  variants:\n    - {set: {match.k: 3}}\n")
+    assert told(path).keys() == {"5: rec.variants.0.name", "5: rec.variants.0: match.k"}
+
+
+def test_settings_of_a_search_are_checked_beside_a_wrong_recipe(write):
+    space = "{rec.fit.lerning_rate: {low: 1, high: 2}, rec.augment.heads: {choices: [1, 2]}, rec.augment.hid: {low: 1, high: 2}}"
+    path = write(f"extends: quickstart\nname: s\nrec: {{compare: [none]}}\nsearch: {{trials: 2, space: {space}}}\n")
+    found = told(path, "llm.count=x")
+    assert found.keys() == {
+        "4: search.space: rec.fit.lerning_rate", "4: search.space: rec.augment.hid", "--set llm.count=x: llm.count"
+    }  # fmt: skip
+
+
 # ---- lists
 
 
@@ -133,6 +147,7 @@ def test_variants_are_checked_beside_a_wrong_recipe(write):
         ("balance={amounts: [0.5, 1, 0.5]}", "is the same as entry 0"),
         ("ability.tasks=[]", "at least 1 entry"),
         ("ability.tasks=[piqa, piqa]", "is the same as entry 0"),
+        ("rec.objectives=[bce, bce]", "is the same as entry 0"),
         ("cot.sample.stratify=[user, user]", "is the same as entry 0"),
         ("dataset.source.multi=[class, class]", "is the same as entry 0"),
     ],
@@ -158,6 +173,9 @@ def test_the_default_of_seeds_is_the_recipes_own():
         ("x{{/age}}", "{{/age}} closes no open section"),
         ("{{.}}", "outside any section"),
         ("{{>age}}", "partials are not allowed"),
+        ("{{age} years", "a tag begins with {{ and is never closed"),
+        ("{{age} years, {{gender}}", "the tag {{age} years, {{gender is not closed by }}"),
+        ("{{}}", "a tag has no name"),
     ],
 )
 def test_the_form_of_a_text_template_is_checked(write, template, what):
