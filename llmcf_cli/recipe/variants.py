@@ -98,7 +98,7 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
 
 
 def unknown_settings(root: Node) -> list[LlmcfError]:
-    """Paths of `search.space` that no arm has, told by the schema alone, where the recipe is wrong in other sections."""
+    """Paths of `search.space` that no arm has, by the schema alone: for a recipe that is wrong in other sections."""
     data = plain(root)
     try:
         rec, search = RecSection.model_validate(data.get("rec")), SearchSection.model_validate(data.get("search"))

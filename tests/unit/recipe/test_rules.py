@@ -121,7 +121,8 @@ def test_a_variant_without_a_name_is_told_by_its_place(write):
 
 
 def test_settings_of_a_search_are_checked_beside_a_wrong_recipe(write):
-    space = "{rec.fit.lerning_rate: {low: 1, high: 2}, rec.augment.heads: {choices: [1, 2]}, rec.augment.hid: {low: 1, high: 2}}"
+    values = "{choices: [1, 2]}"
+    space = f"{{rec.fit.lerning_rate: {values}, rec.augment.heads: {values}, rec.augment.hid: {values}}}"
     path = write(f"extends: quickstart\nname: s\nrec: {{compare: [none]}}\nsearch: {{trials: 2, space: {space}}}\n")
     found = told(path, "llm.count=x")
     assert found.keys() == {
