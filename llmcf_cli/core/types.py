@@ -128,7 +128,13 @@ class FileRef:
 
 @dataclass(frozen=True)
 class PromptRef(FileRef):
-    """Annotation for a field that names a prompt file; write `PromptPath`."""
+    """Annotation for a field that names a prompt file; write `PromptPath` where it may use all that a prompt can.
+
+    Attributes:
+        knows: All that its one step may use; empty: what the steps of any prompt may.
+    """
+
+    knows: tuple[str, ...] = ()
 
 
 FilePath = Annotated[str, FileRef()]

@@ -158,6 +158,19 @@ def load_prompt(path: Path) -> Prompt:
     return _File(read_yaml(path)).prompt()
 
 
+def check_knows(prompt: Prompt, knows: tuple[str, ...], where: str) -> None:
+    """Refuse a prompt that takes several steps or uses anything but what it may know.
+
+    Raises:
+        LlmcfError: At `where`, which names the prompt.
+    """
+    if prompt.shared:
+        raise LlmcfError("is asked in one step, but has several", where=where, hint="give a prompt file of one step")
+    foreign = sorted(set(prompt.variables) - set(knows))
+    if foreign:
+        raise LlmcfError(f"must not depend on {', '.join(foreign)}", where=where, allowed=knows)
+
+
 def _shares_scope(step: PromptStep, other: PromptStep) -> bool:
     """Whether what `other` writes is one text for each subject of `step`."""
     return step.per in (other.per, "interaction")

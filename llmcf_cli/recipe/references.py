@@ -19,29 +19,30 @@ class Reference:
     Attributes:
         name: `asset:NAME`, or a path.
         where: Its file, line and key path.
-        is_prompt: Whether it is a prompt file.
+        prompt: What kind of prompt file it is; None: it is no prompt.
     """
 
     name: str
     where: str
-    is_prompt: bool
+    prompt: PromptRef | None
 
 
 def references_of(root: Node) -> list[Reference]:
-    """What the recipe and its variants name, each name once, in the order of the file."""
-    found = {reference.name: reference for reference in reversed(list(_below(root, Slot(Recipe), ())))}
-    named = dict(reversed(found.items()))
+    """What the recipe names, in the order of the file, and what only its variants do."""
+    found = list(_below(root, Slot(Recipe), ()))
+    known = {(reference.name, reference.prompt) for reference in found}
     for variant in variants_of(root):
         for reference in _below(variant.root, Slot(Recipe), ()):
-            named.setdefault(reference.name, replace(reference, where=variant.placed(reference.where)))
-    return list(named.values())
+            if (reference.name, reference.prompt) not in known:
+                found.append(replace(reference, where=variant.placed(reference.where)))
+    return found
 
 
 def _below(node: Node, slot: Slot, path: KeyPath) -> Iterator[Reference]:
     if isinstance(node.value, str) and any(isinstance(mark, FileRef) for mark in slot.metadata):
         if node.value:
-            is_prompt = any(isinstance(mark, PromptRef) for mark in slot.metadata)
-            yield Reference(node.value, f"{node.origin}: {dotted(path)}", is_prompt)
+            prompt = next((mark for mark in slot.metadata if isinstance(mark, PromptRef)), None)
+            yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt)
         return
     if slot.kind is not None:
         node = long_form(node)

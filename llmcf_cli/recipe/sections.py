@@ -14,6 +14,7 @@ from llmcf_cli.core.types import (
     Distinct,
     FilePath,
     PromptPath,
+    PromptRef,
     Runtime,
     rule,
 )  # fmt: skip
@@ -238,9 +239,9 @@ class BalanceSection(Config):
 class KnowledgeSection(Config):
     """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
 
-    user_prompt: PromptPath
+    user_prompt: Annotated[str, PromptRef(("history", "user"))]
     """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
-    item_prompt: PromptPath
+    item_prompt: Annotated[str, PromptRef(("item",))]
     """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
     users: Annotated[int, Field(ge=0)] | None = None
     """Users written about, those with the most train events first; None: all that have any."""

@@ -9,11 +9,11 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, UnknownNameError
-from llmcf_cli.core.types import ComponentConfig, file_refs
+from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
 from llmcf_cli.data.raw import DescribedSource, Entity
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.references import references_of
+from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
+from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.recipe.template import template_problems
 from llmcf_cli.recipe.tree import Node, nearest, plain, text_origin
 from llmcf_cli.store.assets import Locator
@@ -42,18 +42,35 @@ def file_problems(root: Node, locate: Locator) -> FileProblems:
         locate: What its references mean.
     """
     found = FileProblems()
+    prompts: dict[str, Prompt | None] = {}
     for reference in references_of(root):
         problems = locate.check([reference.name])
         for problem in problems:
             problem.where = reference.where
             (found.wrong if isinstance(problem, UnknownNameError) else found.missing).append(problem)
-        if not problems and reference.is_prompt and locate.is_here(reference.name):
-            try:
-                load_prompt(locate.path(reference.name))
-            except RecipeError as error:
-                found.wrong += error.problems
+        if not problems and reference.prompt is not None and locate.is_here(reference.name):
+            found.wrong += _prompt_problems(reference, reference.prompt, locate, prompts)
     _check_texts(root, locate, found)
     return found
+
+
+def _prompt_problems(
+    reference: Reference, kind: PromptRef, locate: Locator, known: dict[str, Prompt | None]
+) -> Sequence[LlmcfError]:
+    """What is wrong with a prompt, and with its use; `known` keeps those that were read, None for a wrong one."""
+    if reference.name not in known:
+        known[reference.name] = None
+        try:
+            known[reference.name] = load_prompt(locate.path(reference.name))
+        except RecipeError as error:
+            return error.problems
+    prompt = known[reference.name]
+    try:
+        if prompt is not None and kind.knows:
+            check_knows(prompt, kind.knows, reference.where)
+    except LlmcfError as error:
+        return [error]
+    return []
 
 
 def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:

@@ -101,6 +101,27 @@ def test_everything_is_told_beside_a_recipe_that_is_wrong(folder):
     assert "r.yaml:19: llm.mix.0.source.path: no such file or folder: gone.jsonl" in shown(found.missing)[0]
 
 
+def test_prompts_about_users_know_no_item(folder):
+    prompts = "{user_prompt: mine.yaml, item_prompt: prompts/decomposed.yaml}"
+    found = shown(checked(folder, RECIPE + f"knowledge: {prompts}\n").wrong)
+    assert found == [
+        "r.yaml:16: knowledge.user_prompt: must not depend on item",
+        "r.yaml:16: knowledge.item_prompt: is asked in one step, but has several",
+    ]
+    assert not checked(
+        folder, RECIPE + "knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: mine.yaml}\n"
+    ).wrong
+
+
+def test_every_place_of_a_wrong_name_is_told_and_a_wrong_prompt_once(folder):
+    (folder / "mine.yaml").write_text(PROMPT.replace("{{item}}", "{{itme}}").replace("[item]", "[]"))
+    text = RECIPE + "knowledge: {user_prompt: mine.yaml, item_prompt: mine.yaml}\n"
+    text += "llm: {model: asset:smollm}\nmatch: {space: {encoder: asset:smollm}}\n"
+    assert sorted(line.partition(": unknown")[0] for line in shown(checked(folder, text).wrong)) == [
+        "mine.yaml:4: messages.0.content", "r.yaml:17: llm.model", "r.yaml:18: match.space.encoder"
+    ]  # fmt: skip
+
+
 def test_what_a_variant_names_is_placed_at_the_variant(folder):
     text = RECIPE + "rec:\n  variants:\n    - {name: told, set: {cot.prompt: their.yaml, llm.model: 'asset:smol'}}\n"
     found = checked(folder, text)
