@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
 from llmcf_cli.data.raw import DescribedSource, Entity
 from llmcf_cli.plugin import registry
@@ -83,20 +83,21 @@ def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
     config = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
-    source, where = registry().build("source", config), f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
+    where = f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
     if absent:
         what = f"its variables are not checked, as {absent[0]} is not fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, where=where, hint=hint))
-    elif isinstance(source, DescribedSource):
-        try:
-            features = source.features(locate.path)
-        except DataError as error:
-            found.unchecked.append(error)
-            return
-        for entity in get_args(Entity):
-            found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])
+        return
+    try:
+        source = registry().build("source", config)
+        features = source.features(locate.path) if isinstance(source, DescribedSource) else {}
+    except LlmcfError as error:  # `ingest` has more to say about it
+        found.unchecked.append(error)
+        return
+    for entity in features:
+        found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])
 
 
 def _source(written: Any) -> ComponentConfig | None:
