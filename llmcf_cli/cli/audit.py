@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcf_cli.cli.groups import remember
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def audit(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A recipe, or the folder of one of its artifacts.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A recipe, or the folder of one of its artifacts.", callback=remember)
+    ],
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     out: Annotated[

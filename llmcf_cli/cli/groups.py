@@ -1,11 +1,19 @@
-"""Groups of commands that Typer has no setting for."""
+"""Groups of commands that Typer has no setting for, and what errors say to run next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
+import typer
 from typer.core import TyperGroup
+
+from llmcf_cli.core.errors import LlmcfError
+
+RECIPE = "RECIPE"
+"""Stands in hints for what the user called the recipe, with the options that make it the same run."""
 
 
 class FallThroughGroup(TyperGroup):
@@ -31,4 +39,38 @@ def listed(order: Sequence[str]) -> type[TyperGroup]:
         def list_commands(self, ctx: Any) -> list[str]:
             return sorted(super().list_commands(ctx), key=lambda name: place.get(name, len(place)))
 
+        def invoke(self, ctx: Any) -> Any:
+            try:
+                return super().invoke(ctx)
+            except LlmcfError as error:
+                _fill(error, ctx.meta)
+                raise
+
     return Listed
+
+
+def remember(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Callback of an argument or option: keeps what the user gave, for the hints of errors."""
+    name = parameter.opts[0] if parameter.param_type_name == "option" else RECIPE
+    ctx.meta[f"{__name__}.{name}"] = value
+    return value
+
+
+def _fill(error: LlmcfError, given: Any) -> None:
+    """Put the user's recipe and options where hints have `RECIPE`; leave it where there is no recipe."""
+    words = list(_words(given))
+    if words:
+        for one in (error, *getattr(error, "problems", ())):
+            one.hint = one.hint.replace(RECIPE, shlex.join(words))
+
+
+def _words(given: Any) -> Iterator[str]:
+    recipe = given.get(f"{__name__}.{RECIPE}")
+    if recipe is None or Path(recipe).is_dir():
+        return
+    yield recipe
+    for change in given.get(f"{__name__}.--set") or ():
+        yield from ("--set", change)
+    folder = given.get(f"{__name__}.--artifacts")
+    if folder is not None:
+        yield from ("--artifacts", str(folder))

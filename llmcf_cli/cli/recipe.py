@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -57,21 +58,18 @@ def show(
 @app.command()
 def validate(recipes: RecipeNames, set_: Overrides = None) -> None:
     """Check recipes and the assets they name; every problem is reported, with its place."""
-    from llmcf_cli.recipe.load import load_recipe
-
     problems: list[LlmcfError] = []
     for name in recipes:
         try:
-            loaded = load_recipe(name, set_ or ())
-            missing = _check_references(loaded)
+            wrong, notes = _check(name, set_ or ())
         except RecipeError as error:
-            problems.extend(error.problems)
-            continue
-        typer.echo(f"ok: {name}")
-        for problem in missing:
-            typer.echo(f"  note: {problem.what}")
+            wrong, notes = list(error.problems), []
+        problems += wrong
+        typer.echo(f"wrong: {name}" if wrong else f"ok: {name}")
+        for note in notes:
+            typer.echo("  note: " + "\n  ".join(str(note).splitlines()))
     if problems:
-        raise RecipeError(problems, hint="see docs/recipe-reference.md, or: llmcf recipe show RECIPE")
+        raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
 
 
 @app.command()
@@ -95,27 +93,18 @@ def reference(
         typer.echo(f"wrote {path}")
 
 
-def _check_references(loaded: LoadedRecipe) -> list[LlmcfError]:
-    """Files that are not there; what no run could mend is raised: an asset of no catalogue, a prompt that is wrong."""
-    from llmcf_cli.core.errors import UnknownNameError
-    from llmcf_cli.core.types import file_refs
+def _check(name: str, overrides: Sequence[str]) -> tuple[list[LlmcfError], list[LlmcfError]]:
+    """What is wrong with a recipe and what it names, and notes on what is not here."""
     from llmcf_cli.recipe.library import library_dir
-    from llmcf_cli.recipe.prompt import prompt_problems
+    from llmcf_cli.recipe.load import check_recipe
+    from llmcf_cli.recipe.problems import in_order
+    from llmcf_cli.stages.files import file_problems
     from llmcf_cli.store.assets import Locator, open_assets
 
-    locate = Locator(loaded.base, open_assets(library_dir(), loaded.base), loaded.roots)
-    found = locate.check(file_refs(loaded.recipe))
-    unknown = [problem for problem in found if isinstance(problem, UnknownNameError)]
-    if unknown:
-        for problem in unknown:
-            problem.where = problem.where or str(loaded.path)
-        raise RecipeError(unknown)
-    if not found:
-        recipe = loaded.recipe
-        wrong = prompt_problems([section for section in (recipe.cot, recipe.knowledge) if section], locate.path)
-        if wrong:
-            raise RecipeError(wrong)
-    return found
+    recipe = check_recipe(name, overrides)
+    locate = Locator(recipe.base, open_assets(library_dir(), recipe.base), recipe.roots)
+    found = file_problems(recipe.root, locate)
+    return in_order([*recipe.problems, *found.wrong]), [*found.missing, *found.unchecked]
 
 
 def _yaml(loaded: LoadedRecipe) -> str:

@@ -125,6 +125,8 @@ def models(report: Mapping[str, Any]) -> None:
     rows = ability_tables.model_rows(report)
     _text_table(*rows, title=f"Language model, {report['split']} samples and benchmarks, ± standard error")
     console().print(ability_tables.NOTE, style="dim", markup=False)
+    for note in report["notes"]:
+        console().print(note, style="yellow", markup=False)
 
 
 def balance(report: Mapping[str, Any]) -> None:

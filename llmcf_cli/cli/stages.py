@@ -9,14 +9,18 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli.groups import remember
 from llmcf_cli.core.errors import LlmcfError
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.")
+    str,
+    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.", callback=remember),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable.", callback=remember
+    ),
 ]
 ArtifactsOption = Annotated[
     Path | None,
@@ -26,6 +30,7 @@ ArtifactsOption = Annotated[
         help="Artifact folder.",
         envvar="LLMCF_ARTIFACTS",
         show_default="artifacts",
+        callback=remember,
     ),
 ]
 DryRunOption = Annotated[

@@ -1,13 +1,79 @@
-"""The base of every configuration class, and the marker for settings that cannot change a result."""
+"""The base of every configuration class, the rules between its fields, and markers for fields."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, get_args
+from functools import cache
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+BROKEN = "broken"
+"""pydantic's error type of whatever a `Broken` tells."""
+
+_READS = "_reads"
+_Method = TypeVar("_Method", bound=Callable[..., Iterator["Broken"]])
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A value that is of the right type, and wrong.
+
+    Attributes:
+        what: The problem.
+        at: Where, below the value that was checked: names of fields, places in lists.
+        allowed: What would be right.
+        line: Line of a text of several lines, from 1; 0: the value as a whole.
+    """
+
+    what: str
+    at: tuple[str | int, ...] = ()
+    allowed: tuple[str, ...] = ()
+    line: int = 0
+
+
+def refusal(title: str, found: Sequence[Broken], value: Any) -> ValidationError:
+    """All that is wrong with a value as one error, which pydantic places where the value stands."""
+    details: list[InitErrorDetails] = [
+        {
+            "type": PydanticCustomError(
+                BROKEN, "{what}", {"what": one.what, "allowed": one.allowed, "line": one.line}
+            ),
+            "loc": one.at, "input": value,
+        }
+        for one in found
+    ]  # fmt: skip
+    return ValidationError.from_exception_data(title, details)
+
+
+def rule(*reads: str) -> Callable[[_Method], _Method]:
+    """Mark a method of a `Config` as a rule between fields: it yields a `Broken` for all that breaks it.
+
+    All rules are checked, not only up to the first that is broken. Where fields are wrong, `llmcf recipe validate`
+    still checks the rules that do not read them.
+
+    Args:
+        reads: Key paths below the class, all that the method reads: `k`, `rec.compare`. What it yields is at one of
+            these, below or above.
+    """
+
+    def mark(method: _Method) -> _Method:
+        setattr(method, _READS, tuple(tuple(path.split(".")) for path in reads))
+        return method
+
+    return mark
+
+
+@cache
+def rules_of(
+    model: type[BaseModel],
+) -> tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Any], Iterator[Broken]]], ...]:
+    """(key paths that it reads, rule) of every rule of a class, inherited ones first."""
+    methods = {name: method for cls in reversed(model.__mro__) for name, method in vars(cls).items()}
+    return tuple((getattr(method, _READS), method) for method in methods.values() if hasattr(method, _READS))
 
 
 class Config(BaseModel):
@@ -21,6 +87,13 @@ class Config(BaseModel):
         allow_inf_nan=False,
         defer_build=True,  # most classes of a module are not used by one command
     )
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        found = [broken for _, check in rules_of(type(self)) for broken in check(self)]
+        if found:
+            raise refusal(type(self).__name__, found, self)
+        return self
 
 
 class ComponentConfig(Config):
@@ -53,7 +126,49 @@ class FileRef:
     """
 
 
+@dataclass(frozen=True)
+class PromptRef(FileRef):
+    """Annotation for a field that names a prompt file; write `PromptPath` where it may use all that a prompt can.
+
+    Attributes:
+        knows: All that its one step may use; empty: what the steps of any prompt may.
+    """
+
+    knows: tuple[str, ...] = ()
+
+
 FilePath = Annotated[str, FileRef()]
+PromptPath = Annotated[str, PromptRef()]
+
+
+class Distinct:
+    """Annotation for a list that holds nothing twice: `Annotated[tuple[int, ...], Distinct()]`.
+
+    Args:
+        by: Field of its entries that must differ; none: the entries themselves must.
+    """
+
+    def __init__(self, by: str = "") -> None:
+        self._by = by
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "uniqueItems": True}
+
+    def _check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        values = [getattr(item, self._by) if self._by else item for item in items]
+        first = {place: values.index(value) for place, value in enumerate(values)}
+        found = [self._broken(values, place, other) for place, other in first.items() if other < place]
+        if found:
+            raise refusal("list", found, items)
+        return items
+
+    def _broken(self, values: Sequence[Any], place: int, other: int) -> Broken:
+        if self._by:
+            return Broken(f"has the same {self._by} as entry {other}, {values[place]!r}", (place, self._by))
+        return Broken(f"is the same as entry {other}; name it once", (place,))
 
 
 def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny
 
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import Broken, ComponentConfig, rule
 from llmcf_cli.recipe.component import ComponentOf
 
 Negatives = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("negatives")]
@@ -54,11 +55,10 @@ class GlobalTimeConfig(ComponentConfig):
     test: Fraction = 0.1
     """Share of the interactions after the second cut."""
 
-    @model_validator(mode="after")
-    def _leave_some_for_training(self) -> GlobalTimeConfig:
+    @rule("validation", "test")
+    def _leave_some_for_training(self) -> Iterator[Broken]:
         if self.validation + self.test >= 1:
-            raise ValueError(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
-        return self
+            yield Broken(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
 
 
 class LeaveOneOutConfig(ComponentConfig):

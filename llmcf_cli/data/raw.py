@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.data.report import MAX_BAD_SAMPLES, BadRows, Clock
@@ -52,6 +52,18 @@ class Source(Protocol):
 
         Raises:
             DataError: A file or column is missing, or a file cannot be read.
+        """
+
+
+@runtime_checkable
+class DescribedSource(Source, Protocol):
+    """A source that can say, without reading the data, what its items and users will have."""
+
+    def features(self, locate: Locate) -> Mapping[Entity, Sequence[str]]:
+        """The columns of `raw_item` and `raw_user` beside the id; empty where there is no such table.
+
+        Raises:
+            DataError: A file is missing or its beginning cannot be read.
         """
 
 

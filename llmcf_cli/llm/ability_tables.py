@@ -69,7 +69,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     sweep = "chosen" in report
     titles, cells = balance_rows(report) if sweep else model_rows(report)
     lines = [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *cells)]
-    notes = [NOTE, f"Recommendation is measured on {report['split']} samples."]
+    notes = [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
     if sweep:
         notes += [verdict(report), *(f"{point} failed: {why}" for point, why in report["failed"].items())]
     return "\n".join([*lines, *(line for note in notes for line in ("", note)), ""])

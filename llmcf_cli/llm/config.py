@@ -6,10 +6,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
-from llmcf_cli.core.types import ComponentConfig, FilePath, Runtime
+from llmcf_cli.core.types import ComponentConfig, Distinct, FilePath, Runtime
+from llmcf_cli.recipe.template import Template
 
 Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "fp32", "bf16"]
+Question = Annotated[str, Template("history", "item", "user")]
 
 RECOMMENDATION_TEMPLATE = """\
 {{#user}}About the user: {{user}}.
@@ -23,9 +25,9 @@ class RecommendationMixConfig(ComponentConfig):
 
     type: Literal["recommendation"] = "recommendation"
     """Registered name."""
-    template: str = RECOMMENDATION_TEMPLATE
+    template: Question = RECOMMENDATION_TEMPLATE
     """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
-    templates: tuple[str, ...] = ()
+    templates: Annotated[tuple[Question, ...], Distinct()] = ()
     """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
@@ -35,17 +37,6 @@ class RecommendationMixConfig(ComponentConfig):
     """`labels`: as many positive as negative samples; `none`: as they come."""
     max_history: Positive = 20
     """Most recent items of the history that the question names."""
-
-    @field_validator("template", "templates")
-    @classmethod
-    def _known_variables(cls, found: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        from llmcf_cli.recipe.template import template_problems
-
-        for template in (found,) if isinstance(found, str) else found:
-            problems = template_problems(template, ("history", "item", "user"))
-            if problems:
-                raise ValueError("; ".join(f"line {p.line}: {p.what}" for p in problems))
-        return found
 
 
 class _FileMixConfig(ComponentConfig):
@@ -132,7 +123,7 @@ class AdapterTuneConfig(TuneConfig):
     """Scale: an adapter is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on an adapter's input."""
-    modules: tuple[str, ...] = ()
+    modules: Annotated[tuple[str, ...], Distinct()] = ()
     """Names of the linear layers to adapt; empty: all but the output layer."""
 
 

@@ -28,7 +28,7 @@ from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.texts import Fault, TextCache, fit_asks
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.prompt import Prompt
+from llmcf_cli.recipe.prompt import Prompt, check_knows
 from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT
@@ -127,8 +127,8 @@ def write_knowledge(
         ModelError: The model cannot be loaded.
         StoreError: A process that generates nothing (named by pid) holds the cache.
     """
-    _check(user_prompt, ("history", "user"), "knowledge.user_prompt")
-    _check(item_prompt, ("item",), "knowledge.item_prompt")
+    check_knows(user_prompt, ("history", "user"), "knowledge.user_prompt")
+    check_knows(item_prompt, ("item",), "knowledge.item_prompt")
     engine: Engine = registry().build("engine", section.engine)
     engine.open(model)
     with connect_read(data) as reader, SharedTexts(cache) as store:
@@ -148,14 +148,6 @@ def write_knowledge(
         cached=texts.cached, histories_shortened=work.shortened, new_tokens=texts.new_tokens, seconds=texts.seconds,
         tokens_per_second=texts.tokens_per_second, examples=work.examples,
     )  # fmt: skip
-
-
-def _check(prompt: Prompt, allowed: tuple[str, ...], where: str) -> None:
-    if prompt.shared:
-        raise LlmcfError("knowledge is asked for in one step", where=where, hint="give a prompt file of one step")
-    foreign = sorted(set(prompt.variables) - set(allowed))
-    if foreign:
-        raise LlmcfError(f"knowledge must not depend on {', '.join(foreign)}", where=where, allowed=allowed)
 
 
 def _users(reader: Any, section: KnowledgeSection) -> tuple[int, Iterator[list[_Subject]]]:

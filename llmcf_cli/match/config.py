@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from llmcf_cli.core.types import ComponentConfig, FilePath, Runtime
+from llmcf_cli.core.types import Broken, ComponentConfig, FilePath, Runtime, rule
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -21,11 +22,10 @@ class SpaceConfig(ComponentConfig):
     item_weight: Weight = 0.5
     """Weight of the likeness of items; 0.5 for ranking and 0 for candidate retrieval in the paper."""
 
-    @model_validator(mode="after")
-    def _some_weight(self) -> Self:
+    @rule("history_weight", "item_weight")
+    def _some_weight(self) -> Iterator[Broken]:
         if self.history_weight == 0 and self.item_weight == 0:
-            raise ValueError("history_weight and item_weight are both 0, which makes every example equally near")
-        return self
+            yield Broken("history_weight and item_weight are both 0, which makes every example equally near")
 
 
 class TextSpaceConfig(SpaceConfig):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, rule
 
 Positive = Annotated[int, Field(ge=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -102,6 +103,7 @@ class DINConfig(DeepBackboneConfig):
 
 
 Tokens = Annotated[tuple[Literal["row", "cot", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
+Features = Annotated[tuple[Literal["text", "signals"], ...], Distinct()]
 
 
 class TokenConfig(ComponentConfig):
@@ -113,7 +115,7 @@ class TokenConfig(ComponentConfig):
     """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
     tokens: Tokens = ("row", "cot", "label")
     """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
-    features: tuple[Literal["text", "signals"], ...] = ("text",)
+    features: Features = ("text",)
     """What tokens carry beyond field embeddings: `text` vectors (the paper), and matching `signals`."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
@@ -134,7 +136,7 @@ class TextConfig(ComponentConfig):
     """Control: what the texts of item and history give without any example."""
 
     type: Literal["text"] = "text"
-    features: tuple[Literal["text", "signals"], ...] = ("text",)
+    features: Features = ("text",)
     """What is read: `text` vectors, and matching `signals` for the control of arms that read them."""
     dim: Positive = 32
     """Numbers in the context feature."""
@@ -172,11 +174,10 @@ class ICTConfig(TokenConfig):
     heads: Positive = 2
     """Attention heads."""
 
-    @model_validator(mode="after")
-    def _divides(self) -> ICTConfig:
+    @rule("dim", "heads")
+    def _divides(self) -> Iterator[Broken]:
         if self.dim % (2 * self.heads):
-            raise ValueError(f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)")
-        return self
+            yield Broken(f"dim {self.dim} must be a multiple of 2 × heads = {2 * self.heads} (rotary positions)")
 
 
 class MeanConfig(TokenConfig):

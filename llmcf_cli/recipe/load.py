@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from pydantic import ValidationError
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
-from llmcf_cli.recipe.problems import problems_of
+from llmcf_cli.recipe.problems import in_order, problems_of
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.tree import Node, Origin, merge, nearest, origins, plain, shown
+from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
+from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant_problems
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
@@ -25,20 +25,21 @@ DATA_VARIABLE = "LLMCF_DATA"
 
 
 @dataclass(frozen=True)
-class LoadedRecipe:
-    """A validated recipe and how it came about.
+class WrittenRecipe:
+    """A recipe with everything it extends merged in, not yet validated.
 
     Attributes:
-        recipe: The resolved recipe, defaults included.
-        path: The file it was loaded from.
-        origins: Key path (`rec.fit.epochs`) of every resolved value → default, file and line, or `--set`.
-        files: Every file read: `path` first, then what it extends, nearest first.
+        root: Its values, each with its place.
+        files: Every file read: its own first, then what it extends, nearest first.
     """
 
-    recipe: Recipe
-    path: Path
-    origins: Mapping[str, Origin]
+    root: Node
     files: tuple[Path, ...]
+
+    @property
+    def path(self) -> Path:
+        """The file it was read from."""
+        return self.files[0]
 
     @property
     def base(self) -> Path:
@@ -55,11 +56,29 @@ class LoadedRecipe:
 
 
 @dataclass(frozen=True)
-class WrittenRecipe:
-    """A recipe with everything it extends merged in, not yet validated."""
+class LoadedRecipe(WrittenRecipe):
+    """A validated recipe and how it came about.
 
-    root: Node
-    files: tuple[Path, ...]
+    Attributes:
+        recipe: The resolved recipe, defaults included.
+        origins: Key path (`rec.fit.epochs`) of every resolved value → default, file and line, or `--set`.
+    """
+
+    recipe: Recipe
+    origins: Mapping[str, Origin]
+
+
+@dataclass(frozen=True)
+class CheckedRecipe(WrittenRecipe):
+    """A recipe and all that is wrong with it as far as it goes by itself, without the files that it names.
+
+    Attributes:
+        recipe: The resolved recipe; None where it is none.
+        problems: Each with its place; empty if there are none.
+    """
+
+    recipe: Recipe | None
+    problems: tuple[LlmcfError, ...]
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:
@@ -72,20 +91,34 @@ def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Load
     Raises:
         RecipeError: With every problem found, each with its file and line.
     """
-    path = find_recipe(path_or_name)
-    written = read_recipe(path)
+    found = check_recipe(path_or_name, overrides)
+    if found.recipe is None or found.problems:
+        raise RecipeError(found.problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
+    resolved = found.recipe.model_dump(mode="json")
+    places = MappingProxyType(dict(origins(resolved, found.root)))
+    return LoadedRecipe(found.root, found.files, found.recipe, places)
+
+
+def check_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> CheckedRecipe:
+    """Read and validate a recipe; what is wrong with it is returned, not raised. Arguments as of `load_recipe`.
+
+    Raises:
+        RecipeError: There is no such recipe, or a file of it is no YAML.
+    """
+    written = read_recipe(find_recipe(path_or_name))
     root, problems = apply_overrides(written.root, overrides)
+    recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(plain(root))
     except ValidationError as error:
         problems.extend(problems_of(error, root))
-    else:
-        variants = _variant_problems(recipe, root)
-        problems.extend(variants or _search_problems(recipe, root))
-    if problems:
-        raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
-    resolved = recipe.model_dump(mode="json")
-    return LoadedRecipe(recipe, path, MappingProxyType(dict(origins(resolved, root))), written.files)
+    variants = variant_problems(root, problems)
+    problems.extend(variants)
+    if recipe is None:
+        problems.extend(unknown_settings(root))
+    elif not variants:
+        problems.extend(search_problems(recipe, root))
+    return CheckedRecipe(root, written.files, recipe, tuple(in_order(problems)))
 
 
 def find_recipe(path_or_name: str | Path) -> Path:
@@ -130,43 +163,6 @@ def read_recipe(path: Path) -> WrittenRecipe:
     while layers:
         root = merge(root, layers.pop())
     return WrittenRecipe(root, tuple(files))
-
-
-def _variant_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
-    """What is wrong with the recipe of each `rec.variants`, told where the variant is written."""
-    problems = []
-    for place, variant in enumerate(recipe.rec.variants):
-        changes = [f"{path}={json.dumps(value)}" for path, value in variant.set.items()]
-        changes.append("rec.references=[]")  # they are arms of the whole comparison
-        changed, found = apply_overrides(root, changes)
-        try:
-            Recipe.model_validate(plain(changed))
-        except ValidationError as error:
-            found.extend(problems_of(error, changed))
-        where = f"{nearest(root, ('rec', 'variants', place)).origin}: arm {variant.name!r}"
-        problems += [
-            LlmcfError(p.what, where=f"{where}: {p.where.removeprefix('--set ')}", allowed=p.allowed, hint=p.hint)
-            for p in found
-        ]
-    return problems
-
-
-def _search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
-    """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
-    problems = []
-    for path, values in (recipe.search.space if recipe.search else {}).items():
-        where = f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"
-        having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
-        if not having:
-            problems.append(LlmcfError("no arm of the comparison has this setting", where=where))
-        for name, arm in having.items():
-            for value in values.choices or (values.low, values.high):
-                try:
-                    arm.with_changes({path: value})
-                except ValidationError as error:
-                    found = error.errors()[0]["msg"]
-                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {found}", where=where))
-    return problems
 
 
 def _extended(file: Path, extends: Node) -> Path:

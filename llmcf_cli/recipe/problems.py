@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, closest
+from llmcf_cli.core.types import BROKEN
 from llmcf_cli.recipe.component import UNKNOWN_TYPE
-from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain
+from llmcf_cli.recipe.rules import hidden_errors
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.walk import known_keys, meaning_at
 
+_PLACE = re.compile(r"(.+?):(\d+)(?=: |$)")
 _WORDS = {
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
@@ -43,46 +47,87 @@ _WORDS = {
 
 
 def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
-    """One problem per error, in the order of the file.
+    """One problem per error, in the order of the file, with the rules that are broken beside wrong fields.
 
     Args:
-        error: From validating `plain(written)`.
+        error: From validating `plain(written)` as a recipe.
         written: The recipe with the place of each value.
     """
     data = plain(written)
-    items = error.errors()
-    # A list with a wrong entry is reported as too short as well; the entry's own error says enough.
-    outer = {tuple(item["loc"])[:length] for item in items for length in range(len(item["loc"]))}
-    items = [item for item in items if item["type"] != "too_short" or tuple(item["loc"]) not in outer]
+    items = own_errors(error)
+    items += hidden_errors(Recipe, data, items)
     items.sort(key=lambda item: nearest(written, tuple(item["loc"])).origin.line)
     return [_problem(item, written, data) for item in items]
 
 
-def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
-    path: KeyPath = tuple(item["loc"])
+def own_errors(error: ValidationError) -> list[ErrorDetails]:
+    """The errors without those that follow from others.
+
+    A list with a wrong entry is reported as too short as well; the entry's own error says enough.
+    """
+    items = error.errors()
+    outer = {tuple(item["loc"])[:length] for item in items for length in range(len(item["loc"]))}
+    return [item for item in items if item["type"] != "too_short" or tuple(item["loc"]) not in outer]
+
+
+def in_order(problems: Sequence[LlmcfError]) -> list[LlmcfError]:
+    """Problems by line, file by file in the order in which the files occur; those without a line first."""
+    files: dict[str, int] = {}
+
+    def place(problem: LlmcfError) -> tuple[int, int]:
+        found = _PLACE.match(problem.where)
+        file, line = (found[1], int(found[2])) if found else ("", 0)
+        return files.setdefault(file, len(files)) if file else -1, line
+
+    return sorted(problems, key=place)
+
+
+def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -> LlmcfError:
+    """An error of pydantic in our words.
+
+    Args:
+        item: The error.
+        where: Its place.
+        known: Keys allowed there, if a key is unknown.
+        meaning: What a key that is missing or must have a form is for; empty where that is not known.
+    """
     context: Mapping[str, Any] = item.get("ctx") or {}
-    origin = nearest(written, path).origin
-    where = f"{origin}: {dotted(path)}" if path else str(origin)
-    if item["type"] == "extra_forbidden":
-        known = known_keys(path[:-1], data)
-        near = closest(str(path[-1]), known)
+    kind, last = item["type"], item["loc"][-1] if item["loc"] else ""
+    if kind == "extra_forbidden":
+        near = closest(str(last), known)
         suggestion = f"; did you mean `{near}`?" if near else ""
-        return LlmcfError(f"unknown key `{path[-1]}`{suggestion}", where=where, allowed=known)
-    if item["type"] == "missing":
-        meaning = meaning_at(path, data)
-        hint = f"add `{path[-1]}:` ({meaning.rstrip('.')})" if meaning else ""
-        return LlmcfError(f"the required key `{path[-1]}` is missing", where=where, hint=hint)
-    if item["type"] == UNKNOWN_TYPE:
+        return LlmcfError(f"unknown key `{last}`{suggestion}", where=where, allowed=known)
+    if kind == "missing":
+        hint = f"add `{last}:` ({meaning.rstrip('.')})" if meaning else ""
+        return LlmcfError(f"the required key `{last}` is missing", where=where, hint=hint)
+    if kind == UNKNOWN_TYPE:
         return LlmcfError(context["message"], where=where, allowed=context["known"].split(", "))
-    if item["type"] in ("literal_error", "enum"):
+    if kind in ("literal_error", "enum"):
         return _not_allowed(item["input"], str(context["expected"]), where)
-    if item["type"] == "value_error":
+    if kind == BROKEN:
+        return LlmcfError(context["what"], where=where, allowed=context["allowed"])
+    if kind == "value_error":
         return LlmcfError(str(context["error"]), where=where)
-    if item["type"] in _WORDS:
-        wanted = _WORDS[item["type"]].format(**{key: _plain(bound) for key, bound in context.items()})
-        return LlmcfError(f"{wanted}, found {_short(item['input'])}", where=where)
+    if kind in _WORDS:
+        wanted = _WORDS[kind].format(**{key: _plain(bound) for key, bound in context.items()})
+        wanted = wanted.replace(" 1 entries", " 1 entry").replace(" 1 characters", " 1 character")
+        found = f"{wanted}, found {_short(item['input'])}"
+        about = f" ({meaning.rstrip('.')})" if meaning and kind == "string_pattern_mismatch" else ""
+        return LlmcfError(found + about, where=where)
     message = item["msg"]
     return LlmcfError(message[:1].lower() + message[1:], where=where)
+
+
+def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
+    path: KeyPath = tuple(item["loc"])
+    origin = nearest(written, path).origin
+    line = (item.get("ctx") or {}).get("line") if item["type"] == BROKEN else None
+    if line:
+        origin = text_origin(origin, item["input"], line)
+    where = f"{origin}: {dotted(path)}" if path else str(origin)
+    known = known_keys(path[:-1], data) if item["type"] == "extra_forbidden" else ()
+    explained = item["type"] in ("missing", "string_pattern_mismatch")
+    return worded(item, where, known, meaning_at(path, data) if explained else "")
 
 
 def _not_allowed(found: Any, expected: str, where: str) -> LlmcfError:

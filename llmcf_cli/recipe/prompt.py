@@ -6,19 +6,20 @@ variable of the steps after it, and all of it together is the chain of thought.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
-from llmcf_cli.core.types import Config
+from llmcf_cli.core.types import Config, Distinct
+from llmcf_cli.recipe.problems import in_order, own_errors, worded
 from llmcf_cli.recipe.template import render_template, suggestion, template_problems, used_variables
-from llmcf_cli.recipe.tree import KeyPath, Node, Origin, dotted, nearest, plain
+from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 Scope = Literal["interaction", "item", "user_block"]
@@ -58,7 +59,7 @@ class PromptSection(Config):
 
     name: str = Field(min_length=1)
     """Name in reports, e.g. `diversity`."""
-    words: tuple[str, ...] = Field(min_length=1)
+    words: Annotated[tuple[str, ...], Distinct()] = Field(min_length=1)
     """Word beginnings that show it was touched, lower case, e.g. `divers`."""
 
 
@@ -72,7 +73,7 @@ class PromptStep(Config):
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the engine's `max_new_tokens` that an answer may take; with shares that sum to 1 a chain of thought is
     never longer than an answer to a single question."""
-    variables: tuple[str, ...] = ()
+    variables: Annotated[tuple[str, ...], Distinct()] = ()
     """Variables the messages use: known ones, and names of earlier steps."""
     messages: tuple[PromptMessage, ...] = Field(min_length=1)
     """The chat up to the model's answer; the last message is the user's."""
@@ -157,26 +158,17 @@ def load_prompt(path: Path) -> Prompt:
     return _File(read_yaml(path)).prompt()
 
 
-def prompt_problems(sections: Iterable[Config], locate: Callable[[str], Path]) -> list[LlmcfError]:
-    """What is wrong with the prompts that some sections of a recipe name, in files that exist.
+def check_knows(prompt: Prompt, knows: tuple[str, ...], where: str) -> None:
+    """Refuse a prompt that takes several steps or uses anything but what it may know.
 
-    Args:
-        sections: `cot` and `knowledge`; their fields that end in `prompt` name prompt files.
-        locate: Path of a file that a recipe names.
+    Raises:
+        LlmcfError: At `where`, which names the prompt.
     """
-    named = {
-        getattr(section, field)
-        for section in sections
-        for field in type(section).model_fields
-        if field.endswith("prompt")
-    }
-    problems: list[LlmcfError] = []
-    for name in sorted(named):
-        try:
-            load_prompt(locate(name))
-        except RecipeError as error:
-            problems += error.problems
-    return problems
+    if prompt.shared:
+        raise LlmcfError("is asked in one step, but has several", where=where, hint="give a prompt file of one step")
+    foreign = sorted(set(prompt.variables) - set(knows))
+    if foreign:
+        raise LlmcfError(f"must not depend on {', '.join(foreign)}", where=where, allowed=knows)
 
 
 def _shares_scope(step: PromptStep, other: PromptStep) -> bool:
@@ -195,21 +187,20 @@ class _File:
         try:
             prompt = Prompt.model_validate(plain(self._root))
         except ValidationError as error:
-            raise RecipeError([self._problem(item) for item in error.errors()]) from error
+            problems = [*map(self._problem, own_errors(error)), *self._form_problems()]
+            raise RecipeError(in_order(problems)) from error
         problems = list(self._step_problems(prompt))
         for index, step in enumerate(prompt.steps):
             problems += [*self._variable_problems(prompt, index, step), *self._message_problems(prompt, index, step)]
         if problems:
-            raise RecipeError(sorted(problems, key=_line))
+            raise RecipeError(in_order(problems))
         return prompt
 
-    def _origin(self, *path: str | int) -> Origin:
-        return nearest(self._root, path).origin
-
-    def _where(self, *path: str | int, line: int = 0) -> str:
+    def _where(self, *path: str | int, text: str = "", line: int = 1) -> str:
+        """A place; with a text that stands there, a line of that text."""
         shown = path[2:] if self._single and path[:1] == ("steps",) else path
-        origin = self._origin(*path)
-        return f"{replace(origin, line=line or origin.line)}: {dotted(shown)}"
+        origin = text_origin(nearest(self._root, path).origin, text, line)
+        return f"{origin}: {dotted(shown)}" if shown else str(origin)
 
     def _step_problems(self, prompt: Prompt) -> Iterator[LlmcfError]:
         seen: set[str] = set()
@@ -244,34 +235,48 @@ class _File:
     def _message_problems(self, prompt: Prompt, index: int, step: PromptStep) -> Iterator[LlmcfError]:
         for place, message in enumerate(step.messages):
             path = ("steps", index, "messages", place, "content")
-            # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
-            first = self._origin(*path).line + ("\n" in message.content)
             for problem in template_problems(message.content, step.variables):
                 undeclared = problem.name in prompt.readable(step) and problem.name not in step.variables
                 yield LlmcfError(
-                    problem.what, where=self._where(*path, line=first + problem.line - 1),
+                    problem.what, where=self._where(*path, text=message.content, line=problem.line),
                     allowed=problem.allowed, hint=f"add {problem.name} to `variables`" if undeclared else "",
                 )  # fmt: skip
 
-    def _problem(self, item: Mapping[str, Any]) -> LlmcfError:
+    def _problem(self, item: ErrorDetails) -> LlmcfError:
         path: KeyPath = tuple(item["loc"])
-        where = self._where(*path)
-        if item["type"] == "extra_forbidden":
-            known = self._keys(path)
-            return LlmcfError(f'unknown key "{path[-1]}"{suggestion(str(path[-1]), known)}', where=where, allowed=known)
-        if item["type"] == "missing":
-            hint = "or give several `steps`" if self._single and path[-1] == "messages" else ""
-            return LlmcfError(f"the required key `{path[-1]}` is missing", where=where, hint=hint)
-        return LlmcfError(str(item["msg"]), where=where)
+        found = worded(item, self._where(*path), self._keys(path), self._meaning(path))
+        if item["type"] == "missing" and self._single and path[-1] == "messages":
+            found.hint = f"{found.hint}, or give several `steps`"
+        return found
 
-    def _keys(self, path: KeyPath) -> tuple[str, ...]:
-        """The keys allowed where an unknown one was found."""
+    def _meaning(self, path: KeyPath) -> str:
+        info = self._model(path).model_fields.get(str(path[-1]))
+        return " ".join((info.description or "").split()) if info is not None else ""
+
+    def _form_problems(self) -> Iterator[LlmcfError]:
+        """What is wrong with the templates of a file that is wrong in other things too."""
+        steps = plain(self._root).get("steps")
+        for index, step in enumerate(steps if isinstance(steps, list) else ()):
+            messages = step.get("messages") if isinstance(step, dict) else None
+            for place, message in enumerate(messages if isinstance(messages, list) else ()):
+                content = message.get("content") if isinstance(message, dict) else None
+                if isinstance(content, str):
+                    path = ("steps", index, "messages", place, "content")
+                    for problem in template_problems(content, None):
+                        yield LlmcfError(problem.what, where=self._where(*path, text=content, line=problem.line))
+
+    def _model(self, path: KeyPath) -> type[Config]:
+        """The class that the last key of a path belongs to."""
         models: dict[str, type[Config]] = {"messages": PromptMessage, "sections": PromptSection, "steps": PromptStep}
         outer = [str(key) for key in path[:-1] if isinstance(key, str)]
-        if outer:
-            return tuple(models.get(outer[-1], Prompt).model_fields)
-        fields = tuple(Prompt.model_fields)
-        return tuple(key for key in (*fields, *_STEP_KEYS) if key != "steps") if self._single else fields
+        return models.get(outer[-1], Prompt) if outer else Prompt
+
+    def _keys(self, path: KeyPath) -> tuple[str, ...]:
+        """The keys allowed beside the last one of a path."""
+        fields = tuple(self._model(path).model_fields)
+        if len(path) == 1 and self._single:
+            return tuple(key for key in (*fields, *_STEP_KEYS) if key != "steps")
+        return fields
 
 
 def _as_steps(root: Node) -> Node:
@@ -313,8 +318,3 @@ def _circle(steps: Mapping[str, PromptStep], start: str, first: str) -> list[str
             seen.add(way[-1])
             ways += [[*way, name] for name in steps[way[-1]].variables if name in steps]
     return []
-
-
-def _line(problem: LlmcfError) -> int:
-    """Line that a problem was found at."""
-    return int(problem.where.split(": ")[0].rsplit(":", 1)[-1])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from llmcf_cli.core.errors import closest
-from llmcf_cli.core.types import ComponentConfig, Config
+from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.sections import (
     AbilitySection,
@@ -23,6 +23,8 @@ from llmcf_cli.recipe.sections import (
     SearchSection,
     TeacherSection,
 )
+
+_COMPONENTS = ("rec.augment", "rec.compare", "rec.objectives")
 
 
 class Recipe(Config):
@@ -53,43 +55,48 @@ class Recipe(Config):
     rec: RecSection
     """Recommender and comparison."""
 
-    @model_validator(mode="after")
-    def _sections_are_there(self) -> Recipe:
-        for component in (self.rec.augment, *self.rec.compare, *self.rec.objectives):
-            for name in sorted(component.needs & {"knowledge", "teacher"}):
-                if getattr(self, name) is None:
-                    raise ValueError(
-                        f"`{component.type}` needs the section `{name}`, which the recipe does not have; see {name} in "
-                        "docs/recipe-reference.md"
-                    )
-        return self
-
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
 
-    @model_validator(mode="after")
-    def _arms_have_names_of_their_own(self) -> Recipe:
-        names = [*self._augmented(), *(v.name for v in self.rec.variants), *(b.type for b in self.rec.baselines)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two arms of the comparison are called {twice[0]!r}")
-        known = {*names, *type(self.rec).model_fields["references"].get_default()}
-        unknown = [name for name in self.rec.references if name not in known]
-        if unknown and len(names) > 1:
-            near = closest(unknown[0], names)
-            suggestion = f"; did you mean {near!r}?" if near else f"; its arms are {', '.join(names)}"
-            raise ValueError(f"rec.references names {unknown[0]!r}, which is no arm of the comparison{suggestion}")
-        return self
+    @rule(*_COMPONENTS, "knowledge")
+    def _knowledge_is_there(self) -> Iterator[Broken]:
+        yield from self._without_section("knowledge")
 
-    @model_validator(mode="after")
-    def _balance_can_be_swept(self) -> Recipe:
+    @rule(*_COMPONENTS, "teacher")
+    def _teacher_is_there(self) -> Iterator[Broken]:
+        yield from self._without_section("teacher")
+
+    @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines")
+    def _arms_have_names_of_their_own(self) -> Iterator[Broken]:
+        taken = set(self._augmented())
+        for name, at in self._named_arms():
+            if name in taken:
+                yield Broken(f"two arms of the comparison are called {name!r}", at)
+            taken.add(name)
+
+    @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines", "rec.references")
+    def _references_are_arms(self) -> Iterator[Broken]:
+        names = [*self._augmented(), *(name for name, _ in self._named_arms())]
+        known = {*names, *type(self.rec).model_fields["references"].get_default()}
+        for place, name in enumerate(self.rec.references):
+            if name not in known and len(names) > 1:
+                near = closest(name, names)
+                what = f"{name!r} is no arm of the comparison" + (f"; did you mean {near!r}?" if near else "")
+                yield Broken(what, ("rec", "references", place), tuple(names))
+
+    @rule("balance", "llm.mix", "llm.count")
+    def _balance_can_be_swept(self) -> Iterator[Broken]:
         if self.balance is not None:
-            sweep_points(self.balance, self.llm)
-            if self.ability.split == "test":
-                raise ValueError(
-                    "balance chooses a point, which must not be by the test split; set ability.split: validation"
-                )
-        return self
+            try:
+                sweep_points(self.balance, self.llm)
+            except ValueError as error:
+                yield Broken(str(error), ("balance",))
+
+    @rule("balance", "ability.split")
+    def _balance_chooses_by_validation(self) -> Iterator[Broken]:
+        if self.balance is not None and self.ability.split == "test":
+            what = "balance chooses a point, which must not be by the test split; set ability.split: validation"
+            yield Broken(what, ("ability", "split"))
 
     @cached_property
     def points(self) -> dict[str, Point]:
@@ -145,6 +152,26 @@ class Recipe(Config):
         for step in path.split("."):
             found = getattr(found, step, None)
         return found
+
+    def _without_section(self, section: str) -> Iterator[Broken]:
+        """The arms and objectives that need a section which is not there."""
+        if getattr(self, section) is not None:
+            return
+        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = [(("rec", "augment"), self.rec.augment)]
+        for field in ("compare", "objectives"):
+            places += [(("rec", field, place), config) for place, config in enumerate(getattr(self.rec, field))]
+        for at, config in places:
+            if section in config.needs:
+                yield Broken(
+                    f"`{config.type}` needs the section `{section}`, which the recipe does not have; see {section} in "
+                    "docs/recipe-reference.md",
+                    at,
+                )
+
+    def _named_arms(self) -> list[tuple[str, tuple[str | int, ...]]]:
+        """(name, where it is written) of the variants and the baselines."""
+        variants = [(v.name, ("rec", "variants", place, "name")) for place, v in enumerate(self.rec.variants)]
+        return [*variants, *((b.type, ("rec", "baselines", place)) for place, b in enumerate(self.rec.baselines))]
 
     def _augmented(self) -> dict[str, ComponentConfig]:
         return {arm_name(config): config for config in (*self.rec.compare, self.rec.augment)}

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, SerializeAsAny
 
-from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime
+from llmcf_cli.core.types import (
+    Broken,
+    ComponentConfig,
+    Config,
+    Distinct,
+    FilePath,
+    PromptPath,
+    PromptRef,
+    Runtime,
+    rule,
+)  # fmt: skip
 from llmcf_cli.recipe.component import ComponentOf
+from llmcf_cli.recipe.template import Template
 
 Source = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("source")]
 Label = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("label")]
@@ -25,6 +37,9 @@ Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Task = Literal["mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq"]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), Distinct()]
+Parts = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), Distinct()]
 
 
 class HistorySection(Config):
@@ -48,9 +63,9 @@ class KCoreSection(Config):
 class TextSection(Config):
     """How an item and a user read in prompts and to the text encoder: Mustache templates over their columns."""
 
-    item: str = ""
+    item: Annotated[str, Template()] = ""
     """e.g. `{{movie_title}} ({{release_year}})`. Empty: all item columns, joined by commas."""
-    user: str = ""
+    user: Annotated[str, Template()] = ""
     """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns, joined by commas."""
 
 
@@ -95,17 +110,16 @@ class LLMSection(Config):
     """Recommendation and general instruction data, by share."""
     count: Positive | None = None
     """Samples in the mix; None takes the most that the shares allow without repeating any."""
-    decontaminate: tuple[FilePath, ...] = ()
+    decontaminate: Annotated[tuple[FilePath, ...], Distinct()] = ()
     """Files of evaluation texts: a general instruction that shares a run of 13 words with one stays out of the mix."""
     tune: Tuner
     """How the weights are updated."""
 
-    @model_validator(mode="after")
-    def _shares_sum_to_one(self) -> LLMSection:
+    @rule("mix")
+    def _shares_sum_to_one(self) -> Iterator[Broken]:
         total = sum(part.share for part in self.mix)
         if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares of llm.mix sum to {total:g}, not 1")
-        return self
+            yield Broken(f"the shares of llm.mix sum to {total:g}, not 1", ("mix",))
 
 
 class TrainSampleSection(Config):
@@ -117,17 +131,16 @@ class TrainSampleSection(Config):
     """Share of the train samples (the paper: 0.1)."""
     balance: Literal["none", "labels"] = "none"
     """`labels`: as many positive as negative samples, as far as there are enough."""
-    stratify: tuple[Literal["user", "label", "time", "popularity"], ...] = ()
+    stratify: Annotated[tuple[Literal["user", "label", "time", "popularity"], ...], Distinct()] = ()
     """Groups that get their share of the samples, to within one: by user, label, time, popularity of the item in the
     train split, or several together. More samples always contain the fewer."""
     quantiles: Annotated[int, Field(ge=2, le=1000)] = 4
     """Groups of equal size that `time` and `popularity` are cut into."""
 
-    @model_validator(mode="after")
-    def _one_size(self) -> TrainSampleSection:
+    @rule("count", "fraction")
+    def _one_size(self) -> Iterator[Broken]:
         if (self.count is None) == (self.fraction is None):
-            raise ValueError("give either count or fraction")
-        return self
+            yield Broken("give either count or fraction")
 
 
 class PriceSection(Config):
@@ -144,7 +157,7 @@ class PriceSection(Config):
 class CoTSection(Config):
     """Chains of thought for a sample of the train interactions (`gen-cot`)."""
 
-    prompt: FilePath
+    prompt: PromptPath
     """A prompt file, relative to the recipe or one of the library's, e.g. `prompts/single.yaml`."""
     sample: TrainSampleSection
     """The train samples that are written about."""
@@ -192,7 +205,7 @@ class AbilitySection(Config):
     """The question; None: that of the mix's `recommendation` source."""
     data: FilePath | None = None
     """Folder with the benchmarks of general ability as Parquet, named as in `tasks`; None: they are left out."""
-    tasks: tuple[Literal["mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq"], ...] = (
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1), Distinct()] = (
         "mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq",
     )  # fmt: skip
     """Benchmarks of general ability, run by EleutherAI's lm-evaluation-harness without examples in the prompt."""
@@ -214,9 +227,9 @@ class BalanceSection(Config):
     Every share is tuned with all its data, every amount at the recipe's own share; the mix has `llm.count` samples.
     """
 
-    shares: tuple[Annotated[float, Field(ge=0, le=1)], ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    shares: Shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Shares of recommendation data in the mix; the other sources keep their proportions."""
-    amounts: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.25, 0.5, 1.0)
+    amounts: Parts = (0.25, 0.5, 1.0)
     """Parts of the recommendation data that the recipe's own share gives; the other data stay as they are."""
     tolerance: Annotated[float, Field(ge=0)] = 1.0
     """The chosen point has the best recommendation AUC of those whose general ability is at most so many standard
@@ -226,9 +239,9 @@ class BalanceSection(Config):
 class KnowledgeSection(Config):
     """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
 
-    user_prompt: FilePath
+    user_prompt: Annotated[str, PromptRef(("history", "user"))]
     """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
-    item_prompt: FilePath
+    item_prompt: Annotated[str, PromptRef(("item",))]
     """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
     users: Annotated[int, Field(ge=0)] | None = None
     """Users written about, those with the most train events first; None: all that have any."""
@@ -272,11 +285,10 @@ class MatchSection(Config):
     collaborative: CollaborativeSection = CollaborativeSection()
     """Item vectors from the train positives; made where an arm reads them."""
 
-    @model_validator(mode="after")
-    def _even(self) -> MatchSection:
+    @rule("balance", "k")
+    def _even(self) -> Iterator[Broken]:
         if self.balance == "labels" and self.k % 2:
-            raise ValueError(f"match.k is {self.k}, but balance: labels needs an even number")
-        return self
+            yield Broken(f"is {self.k}, but balance: labels needs an even number", ("k",))
 
 
 class FitSection(Config):
@@ -318,22 +330,24 @@ class RecSection(Config):
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
     """Where the extra context feature comes from; the arm that is bundled for serving."""
-    objectives: tuple[Objective, ...] = Field(default=("bce",), min_length=1, validate_default=True)
+    objectives: Annotated[tuple[Objective, ...], Distinct()] = Field(
+        default=("bce",), min_length=1, validate_default=True
+    )
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
     cot: Literal["own", "shuffled"] = "own"
     """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
-    compare: tuple[Augmenter, ...] = ()
+    compare: Annotated[tuple[Augmenter, ...], Distinct()] = ()
     """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
-    variants: tuple[VariantSection, ...] = ()
+    variants: Annotated[tuple[VariantSection, ...], Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
-    baselines: tuple[Baseline, ...] = ()
+    baselines: Annotated[tuple[Baseline, ...], Distinct("type")] = ()
     """Simple models from other libraries that stand in the comparison too."""
-    references: tuple[str, ...] = ("none", "text")
+    references: Annotated[tuple[str, ...], Distinct()] = ("none", "text")
     """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
-    seeds: tuple[int, ...] = ()
-    """One run per arm and seed; empty means the recipe's own seed."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), Distinct()] | None = None
+    """One run per arm and seed; None: one, with the recipe's own seed."""
 
 
 class SearchRange(Config):
@@ -345,19 +359,18 @@ class SearchRange(Config):
     """Greatest value of a range."""
     log: bool = False
     """Draw the logarithm evenly rather than the value; `low` must be positive."""
-    choices: tuple[Any, ...] = ()
+    choices: Annotated[tuple[Any, ...], Distinct()] = ()
     """Values to choose from, instead of a range."""
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> SearchRange:
+    @rule("low", "high", "log", "choices")
+    def _one_kind(self) -> Iterator[Broken]:
         is_range = self.low is not None and self.high is not None
         if is_range == bool(self.choices) or (self.low is None) != (self.high is None):
-            raise ValueError("give either low and high, or choices")
-        if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
-        if self.log and not (self.low and self.low > 0):
-            raise ValueError("log needs a positive low")
-        return self
+            yield Broken("give either low and high, or choices")
+        elif self.low is not None and self.high is not None and not self.low < self.high:
+            yield Broken(f"low {self.low:g} is not below high {self.high:g}")
+        elif self.log and not (self.low and self.low > 0):
+            yield Broken("log needs a positive low")
 
 
 class SearchSection(Config):
@@ -370,9 +383,8 @@ class SearchSection(Config):
     epochs: Positive | None = None
     """Most epochs of a trial; None: those of `rec.fit`."""
 
-    @model_validator(mode="after")
-    def _only_the_recommender(self) -> SearchSection:
-        foreign = [path for path in self.space if not path.startswith(("rec.fit.", "rec.backbone.", "rec.augment."))]
-        if foreign:
-            raise ValueError(f"{foreign[0]} is not below rec.fit, rec.backbone or rec.augment")
-        return self
+    @rule("space")
+    def _only_the_recommender(self) -> Iterator[Broken]:
+        for path in self.space:
+            if not path.startswith(("rec.fit.", "rec.backbone.", "rec.augment.")):
+                yield Broken(f"{path} is not below rec.fit, rec.backbone or rec.augment", ("space", path))

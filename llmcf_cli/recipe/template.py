@@ -7,11 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 from llmcf_cli.core.errors import closest
+from llmcf_cli.core.types import Broken, refusal
 
 _TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
 _FORBIDDEN = {">": "partials", "=": "changed delimiters"}
 _OPENING = ("#", "^")
+_SHOWN = 30
 
 
 class Texts(list[str]):
@@ -38,12 +43,33 @@ class TemplateProblem:
     name: str = ""
 
 
-def template_problems(template: str, variables: Sequence[str]) -> list[TemplateProblem]:
+class Template:
+    """Field annotation: `Annotated[str, Template("item", "user")]` is refused if something is wrong with it.
+
+    Args:
+        variables: Names that it may use; none: they are known later, and only its form is checked.
+    """
+
+    def __init__(self, *variables: str) -> None:
+        self._variables = variables or None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, template: str) -> str:
+        problems = template_problems(template, self._variables)
+        if problems:
+            found = [Broken(problem.what, allowed=problem.allowed, line=problem.line) for problem in problems]
+            raise refusal("template", found, template)
+        return template
+
+
+def template_problems(template: str, variables: Sequence[str] | None) -> list[TemplateProblem]:
     """Everything wrong with a Mustache template.
 
     Args:
         template: The text with its tags.
-        variables: Names that it may use.
+        variables: Names that it may use; None: any.
 
     Returns:
         Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
@@ -53,6 +79,11 @@ def template_problems(template: str, variables: Sequence[str]) -> list[TemplateP
     open_sections: list[tuple[str, int]] = []
     for sign, name, line in tags(template):
         if sign == "!":
+            continue
+        if not name or "{" in name or "}" in name:
+            shown = name.split("\n")[0][:_SHOWN]
+            what = f"the tag {{{{{shown} is not closed by }}}}" if name else "a tag has no name"
+            problems.append(TemplateProblem(line, what))
             continue
         if sign in _FORBIDDEN:
             problems.append(TemplateProblem(line, f"{_FORBIDDEN[sign]} are not allowed in a template"))
@@ -69,10 +100,13 @@ def template_problems(template: str, variables: Sequence[str]) -> list[TemplateP
             if not open_sections:
                 problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
             continue
-        if name not in variables:
+        if variables is not None and name not in variables:
             what = f'unknown variable "{name}"{suggestion(name, variables)}'
             problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
+    rest = _TAG.sub(lambda tag: "\n" * tag[0].count("\n"), template)
+    if "{{" in rest:
+        problems.append(TemplateProblem(_line(rest, rest.index("{{")), "a tag begins with {{ and is never closed"))
     return sorted(problems, key=lambda problem: problem.line)
 
 
@@ -105,7 +139,11 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 def tags(template: str) -> Iterator[tuple[str, str, int]]:
     """(sign, name, line) of every tag."""
     for match in _TAG.finditer(template):
-        yield match.group(1), match.group(2), template.count("\n", 0, match.start()) + 1
+        yield match.group(1), match.group(2), _line(template, match.start())
+
+
+def _line(text: str, place: int) -> int:
+    return text.count("\n", 0, place) + 1
 
 
 def _verbatim(text: str) -> str:

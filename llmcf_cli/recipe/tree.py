@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,14 @@ def shown(file: Path) -> str:
     absolute = Path(file).absolute()
     cwd = Path.cwd()
     return str(absolute.relative_to(cwd)) if absolute.is_relative_to(cwd) else str(absolute)
+
+
+def text_origin(origin: Origin, text: Any, line: int) -> Origin:
+    """Where a line of a text (from 1) was written, given where its key was."""
+    if not isinstance(text, str) or origin.file is None:
+        return origin
+    # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
+    return replace(origin, line=origin.line + ("\n" in text) + line - 1)
 
 
 def dotted(path: KeyPath) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.recipe.points import recommendation_source
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import AbilitySection
 from llmcf_cli.stages.base import Job, Stage
@@ -30,6 +31,10 @@ ANSWERS, ITEMS = "ability_answer.parquet", "ability_item.parquet"
 Which = Literal["base", "tuned"]
 BASE: Which = "base"
 TUNED: Which = "tuned"
+NO_RECOMMENDATION = (
+    "llm.mix has no recommendation source: the model was not tuned on the recommendation question, and its AUC and "
+    "logloss say what tuning on the other data does to it."
+)
 
 
 class _BaseModel(Config):
@@ -121,7 +126,7 @@ class EvalLLM(Stage):
     """Compares the language model after tuning with what it was before."""
 
     name = "eval-llm"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}
@@ -134,7 +139,11 @@ class EvalLLM(Stage):
         from llmcf_cli.llm.plots import plot_models
 
         models = [read_measured(stage.model, job.inputs[stage.role]) for stage in self.needs(job.recipe)]
-        report = {"split": job.recipe.ability.split, "rows": compare(models)}
+        untuned = recommendation_source(job.recipe.llm) is None
+        report = {
+            "split": job.recipe.ability.split, "rows": compare(models),
+            "notes": [NO_RECOMMENDATION] if untuned else [],
+        }  # fmt: skip
         write_tables(report, markdown(report), job.out)
         plot_models(report, job.out)
         return report

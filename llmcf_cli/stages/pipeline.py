@@ -11,7 +11,7 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import file_refs
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import LoadedRecipe
-from llmcf_cli.recipe.prompt import prompt_problems
+from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.ability import Ability, EvalLLM
 from llmcf_cli.stages.balance import Balance, swept_stages
@@ -20,6 +20,7 @@ from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
+from llmcf_cli.stages.files import file_problems
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.knowledge import Knowledge
@@ -122,17 +123,14 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
         progress: Told about assets that are fetched on the way.
 
     Raises:
-        RecipeError: The recipe names assets that no catalogue has, files that do not exist, or prompts that are wrong;
-            all of them.
+        RecipeError: The recipe names assets that no catalogue has, files that do not exist, prompts that are wrong or
+            columns that the data set does not have; all of them.
     """
     assets = open_assets(library_dir(), loaded.base)
     locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
-    recipes = (loaded.recipe, *loaded.recipe.arms.values())
-    problems = locate.check(ref for recipe in recipes for ref in file_refs(recipe))
-    if not problems:
-        sections = [section for recipe in recipes for section in (recipe.cot, recipe.knowledge) if section]
-        problems = prompt_problems(sections, locate.path)
-    if problems:
+    found = file_problems(loaded.root, locate)
+    problems = in_order([*found.wrong, *found.missing])
+    if problems := problems or locate.check(file_refs(loaded.recipe)):  # what defaults name is written nowhere
         raise RecipeError(problems)
     return Context(
         recipe=loaded.recipe,

@@ -276,7 +276,10 @@ class Locator:
         suggestion = f"; did you mean {(relative.parent / near).as_posix()}?" if near else ""
         looked = ", ".join(dict.fromkeys(str(folder) for folder in self._folders))
         where = "" if relative.is_absolute() else f" in {looked}"
-        raise DataError(f"no such file or folder: {ref}{where}{suggestion}", hint="correct the path in the recipe")
+        hint = "correct the path in the recipe" + (
+            "" if relative.is_absolute() else ", or set LLMCF_DATA to its folder"
+        )
+        raise DataError(f"no such file or folder: {ref}{where}{suggestion}", hint=hint)
 
 
 def _member(ref: str, asset: Asset) -> str:

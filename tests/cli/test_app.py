@@ -144,3 +144,13 @@ def test_match_is_a_stage_and_a_group(tmp_path):
         done = llmcf(*named, *folder)
         assert (done.returncode, done.stdout) == (0, plain.stdout)
     assert "llmcf match RECIPE" in llmcf("match", "--help").stdout
+
+
+@pytest.mark.parametrize("command", [["cot", "show"], ["match", "show", "--sample", "1"], ["audit"]])
+def test_what_to_run_next_names_the_users_own_recipe_and_options(tmp_path, command):
+    (tmp_path / "my own.yaml").write_text("extends: quickstart\nname: own\n")
+    done = llmcf(*command, "my own.yaml", "--set", "match.k=6", "--artifacts", "made", cwd=tmp_path)
+    assert done.returncode != 0
+    hint = done.stderr.splitlines()[-1]
+    assert hint.startswith("  next: llmcf ")
+    assert hint.endswith(" 'my own.yaml' --set match.k=6 --artifacts made")

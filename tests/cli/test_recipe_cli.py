@@ -83,7 +83,7 @@ def test_validate_reports_every_problem_of_every_recipe(mine):
     assert "ok: mine.yaml" in done.stdout
     assert "error: 3 problems" in done.stderr
     assert 'bad.yaml:5: rec.backbone: unknown backbone "deepfmm"; did you mean "deepfm"?' in done.stderr
-    assert "bad.yaml:6: match: match.k is 3, but balance: labels needs an even number" in done.stderr
+    assert "bad.yaml:6: match.k: is 3, but balance: labels needs an even number" in done.stderr
     assert "worse.yaml:1: is not valid YAML" in done.stderr
 
 
@@ -101,9 +101,9 @@ def test_validate_knows_the_assets_of_the_library_and_those_beside_the_recipe(mi
 
 def test_validate_notes_files_that_are_not_there(mine):
     mine.write_text(EXTENDING + "cot: {prompt: prompts/mine.yaml}\n")
-    done = llmcf("validate", mine)
+    done = llmcf("validate", "mine.yaml", cwd=mine.parent)
     assert done.returncode == 0
-    assert "note: no such file or folder: prompts/mine.yaml" in done.stdout
+    assert "note: mine.yaml:5: cot.prompt: no such file or folder: prompts/mine.yaml" in done.stdout
 
 
 def test_validate_of_a_missing_file_and_of_nothing():

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.data.ingest import ingest
+from llmcf_cli.data.raw import DescribedSource, columns_of
 from llmcf_cli.data.report import SPLITS
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
-from llmcf_cli.store.open import connect_read
+from llmcf_cli.store.open import connect_read, connect_write
 from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER, sql_type
 
 USERS, ITEMS = 6, 9
@@ -107,6 +108,27 @@ def test_sources_agree(tmp_path, source):
         assert dict(list(described.items())[: len(fixed)]) == fixed
         assert table.open_columns or len(described) == len(fixed)
     con.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "keep"),
+    [(name, None) for name in SOURCES] + [(name, ["title"]) for name in SOURCES if name != "amazon2014"],
+)
+def test_a_source_knows_its_features_before_it_reads_the_data(tmp_path, source, keep):
+    settings = {"type": source, **SOURCES[source](tmp_path)}
+    built = registry().build("source", _config(settings | ({"item_features": keep, "multi": []} if keep else {})))
+    assert isinstance(built, DescribedSource)
+    con = connect_write(tmp_path / "scratch.duckdb")
+    built.load(con, Path)
+    loaded = {entity: tuple(columns_of(con, f"raw_{entity}"))[1:] for entity in ("item", "user")}
+    assert {entity: tuple(columns) for entity, columns in built.features(Path).items()} == loaded
+    assert loaded["item"] == (tuple(keep) if keep else loaded["item"])
+    assert loaded["item"]
+    con.close()
+
+
+def _config(settings):
+    return registry().get("source", settings["type"]).config().model_validate(settings)
 
 
 def check_samples(con):

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from llmcf_cli.data.raw import (
     Dialect,
+    Entity,
     FeatureColumns,
     Locate,
     RawTables,
@@ -61,6 +62,10 @@ class Amazon2014Source:
             unparsable["item"] = _read_metadata(con, metadata)
             define_entity(con, "item", "file_metadata", FeatureColumns("asin", None, (), " "), str(metadata))
         return RawTables("global", True, origin, unparsable)
+
+    def features(self, locate: Locate) -> dict[Entity, tuple[str, ...]]:
+        """See `DescribedSource.features`."""
+        return {"item": tuple(_ITEM_SCHEMA.names[1:]) if self._config.metadata is not None else (), "user": ()}
 
 
 def _read_reviews(con: Any, path: Path) -> BadRows:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from llmcf_cli.core.types import ComponentConfig, Config, FilePath, FileRef
+from llmcf_cli.core.types import Broken, ComponentConfig, Config, Distinct, FilePath, FileRef, rule
 
+Columns = Annotated[tuple[str, ...], Distinct()]
 OptionalFilePath = Annotated[str | None, FileRef()]
 
 
@@ -32,13 +34,13 @@ class RecBoleConfig(ComponentConfig):
     """The folder, or `asset:NAME`."""
     columns: RecBoleColumns = RecBoleColumns()
     """What the columns are called."""
-    multi: tuple[str, ...] = ()
+    multi: Columns = ()
     """Columns that hold several values, e.g. `[class]`. A `token_seq` not named here (a title) stays one text."""
     separator: str = Field(default=" ", min_length=1)
     """What separates the values of a `multi` column."""
-    item_features: tuple[str, ...] | None = None
+    item_features: Columns | None = None
     """Item columns to keep; none given: all of them."""
-    user_features: tuple[str, ...] | None = None
+    user_features: Columns | None = None
     """User columns to keep; none given: all of them."""
 
 
@@ -56,11 +58,10 @@ class TableColumns(Config):
     position: str | None = None
     """Order within the user, for data without a shared clock."""
 
-    @model_validator(mode="after")
-    def _one_order(self) -> TableColumns:
+    @rule("time", "position")
+    def _one_order(self) -> Iterator[Broken]:
         if (self.time is None) == (self.position is None):
-            raise ValueError("give either time or position: the column that orders a user's events")
-        return self
+            yield Broken("give either time or position: the column that orders a user's events")
 
 
 class TablesConfig(ComponentConfig):
@@ -78,11 +79,11 @@ class TablesConfig(ComponentConfig):
     """Id column of `items`; none given: the same name as in `interactions`."""
     user_key: str | None = None
     """Id column of `users`; none given: the same name as in `interactions`."""
-    item_features: tuple[str, ...] | None = None
+    item_features: Columns | None = None
     """Item columns to keep; none given: all of them."""
-    user_features: tuple[str, ...] | None = None
+    user_features: Columns | None = None
     """User columns to keep; none given: all of them."""
-    multi: tuple[str, ...] = ()
+    multi: Columns = ()
     """Text columns that hold several values. List columns hold several anyway."""
     separator: str = Field(default="|", min_length=1)
     """What separates the values of a `multi` column."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,15 +62,25 @@ class RecBoleSource:
             require_columns(self._config.multi, known, f"{path.parent} (.item and .user)")
         return RawTables("global", has_rating, origin, unparsable)
 
+    def features(self, locate: Locate) -> dict[Entity, tuple[str, ...]]:
+        """See `DescribedSource.features`."""
+        path = _interaction_file(require_file(locate(self._config.path), "data set"))
+        files: dict[Entity, Path] = {entity: path.with_suffix(f".{entity}") for entity in get_args(Entity)}
+        return {entity: self._kept(entity, _header(f)) if f.is_file() else () for entity, f in files.items()}
+
+    def _key(self, entity: Entity) -> str:
+        return {"item": self._config.columns.item, "user": self._config.columns.user}[entity]
+
+    def _kept(self, entity: Entity, types: Mapping[str, str]) -> tuple[str, ...]:
+        keep = {"item": self._config.item_features, "user": self._config.user_features}[entity]
+        if keep is not None:
+            return keep
+        return tuple(c for c, kind in types.items() if c != self._key(entity) and kind != "float_seq")
+
     def _load_entity(self, con: Any, entity: Entity, file: Path) -> tuple[list[str], BadRows]:
         config = self._config
-        key, keep = {
-            "item": (config.columns.item, config.item_features), "user": (config.columns.user, config.user_features),
-        }[entity]  # fmt: skip
         types, bad = _read(con, file, f"file_{entity}")
-        if keep is None:
-            keep = tuple(c for c, kind in types.items() if c != key and kind != "float_seq")
-        features = FeatureColumns(key, keep, config.multi, config.separator)
+        features = FeatureColumns(self._key(entity), self._kept(entity, types), config.multi, config.separator)
         define_entity(con, entity, f"file_{entity}", features, str(file))
         return list(types), bad
 
@@ -87,6 +98,12 @@ def _interaction_file(path: Path) -> Path:
 
 def _read(con: Any, path: Path, into: str) -> tuple[dict[str, str], BadRows]:
     """Read one file into the table `into`; returns its columns with their RecBole types, and the bad lines."""
+    types = _header(path)
+    return types, read_delimited(con, path, into, list(types), 1, _DIALECT)
+
+
+def _header(path: Path) -> dict[str, str]:
+    """The columns of a file with their RecBole types."""
     types: dict[str, str] = {}
     for cell in first_line(path, _DIALECT):
         column, _, kind = cell.rpartition(":")
@@ -98,4 +115,4 @@ def _read(con: Any, path: Path, into: str) -> tuple[dict[str, str], BadRows]:
         if column in types:
             raise DataError(f"the column {column!r} occurs twice", where=f"{path}:1")
         types[column] = kind
-    return types, read_delimited(con, path, into, list(types), 1, _DIALECT)
+    return types

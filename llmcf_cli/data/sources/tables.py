@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,21 +48,7 @@ class TableSource:
         )  # fmt: skip
         origin, unparsable = {"interaction": where}, {"interaction": bad}
         known: list[str] = []
-        entities: tuple[tuple[Entity, Role, str | None, FeatureColumns], ...] = (
-            (
-                "item",
-                "items",
-                config.items,
-                self._features(config.item_key or columns.item, config.item_features),
-            ),
-            (
-                "user",
-                "users",
-                config.users,
-                self._features(config.user_key or columns.user, config.user_features),
-            ),
-        )
-        for entity, role, reference, features in entities:
+        for entity, role, reference, features in self._entities():
             if reference is None:
                 define_no_entity(con, entity)
                 continue
@@ -71,6 +58,39 @@ class TableSource:
         require_columns(config.multi, known, "dataset.source.multi")
         clock = "global" if columns.time is not None else "per_user"
         return RawTables(clock, columns.rating is not None, origin, unparsable)
+
+    def features(self, locate: Locate) -> dict[Entity, tuple[str, ...]]:
+        """See `DescribedSource.features`."""
+        found: dict[Entity, tuple[str, ...]] = {}
+        for entity, role, reference, features in self._entities():
+            columns = self._columns(require_file(locate(reference), role), role) if reference is not None else ()
+            keep = columns if features.keep is None else features.keep
+            found[entity] = tuple(column for column in keep if column != features.key)
+        return found
+
+    def _entities(self) -> Iterator[tuple[Entity, Role, str | None, FeatureColumns]]:
+        """Entity, role of its table, reference to it, and which of its columns are kept."""
+        config = self._config
+        yield (
+            "item",
+            "items",
+            config.items,
+            self._features(config.item_key or config.columns.item, config.item_features),
+        )
+        yield (
+            "user",
+            "users",
+            config.users,
+            self._features(config.user_key or config.columns.user, config.user_features),
+        )
+
+    def _columns(self, path: Path, role: Role) -> list[str]:
+        if isinstance(self._config, CsvConfig):
+            return _csv_columns(path, role, self._config)
+        import duckdb
+
+        with duckdb.connect() as con:
+            return _parquet_columns(con, path)
 
     def _features(self, key: str, keep: tuple[str, ...] | None) -> FeatureColumns:
         return FeatureColumns(key, keep, self._config.multi, self._config.separator)
@@ -87,21 +107,38 @@ class TableSource:
 
 def _read_parquet(con: Any, path: Path, role: Role) -> str:
     """A view over a Parquet file or a folder of them: nothing is read before the checks. Vectors and blobs stay out."""
-    pattern = str(path / "**" / "*.parquet") if path.is_dir() else str(path)
-    source = f"read_parquet({text(pattern)})"
-    with reading(path):
-        kinds = columns_of(con, source)
-    kept = [c for c, kind in kinds.items() if not kind.startswith(("FLOAT[", "DOUBLE[")) and kind != "BLOB"]
-    con.execute(f"CREATE OR REPLACE VIEW file_{role} AS SELECT {', '.join(map(name, kept))} FROM {source}")
+    kept = ", ".join(map(name, _parquet_columns(con, path)))
+    con.execute(f"CREATE OR REPLACE VIEW file_{role} AS SELECT {kept} FROM {_parquet(path)}")
     return f"file_{role}"
 
 
+def _parquet(path: Path) -> str:
+    pattern = str(path / "**" / "*.parquet") if path.is_dir() else str(path)
+    return f"read_parquet({text(pattern)})"
+
+
+def _parquet_columns(con: Any, path: Path) -> list[str]:
+    with reading(path):
+        kinds = columns_of(con, _parquet(path))
+    return [c for c, kind in kinds.items() if not kind.startswith(("FLOAT[", "DOUBLE[")) and kind != "BLOB"]
+
+
 def _read_csv(con: Any, path: Path, role: Role, config: CsvConfig) -> tuple[str, BadRows]:
+    names, relation = _csv_columns(path, role, config), f"file_{role}"
+    header = 0 if config.names.get(role) else 1
+    return relation, read_delimited(con, path, relation, names, header, _dialect(config))
+
+
+def _dialect(config: CsvConfig) -> Dialect:
+    return Dialect(config.delimiter, config.quote, config.encoding)
+
+
+def _csv_columns(path: Path, role: Role, config: CsvConfig) -> list[str]:
+    """The columns of a file: as named in the recipe, else by its first line."""
     if path.is_dir():
         raise DataError("is a folder", where=str(path), hint=f"name one CSV file in dataset.source.{role}")
-    dialect = Dialect(config.delimiter, config.quote, config.encoding)
     given = config.names.get(role, ())
-    found = first_line(path, dialect)
+    found = first_line(path, _dialect(config))
     names = list(given) or found
     if len(set(names)) != len(names):
         raise DataError("names a column twice", where=f"{path}:1", allowed=tuple(names))
@@ -110,5 +147,4 @@ def _read_csv(con: Any, path: Path, role: Role, config: CsvConfig) -> tuple[str,
             f"has {len(found)} columns, but dataset.source.names.{role} names {len(names)}", where=f"{path}:1",
             hint="correct the names or the delimiter",
         )  # fmt: skip
-    relation = f"file_{role}"
-    return relation, read_delimited(con, path, relation, names, 0 if given else 1, dialect)
+    return names

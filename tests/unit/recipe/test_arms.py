@@ -98,5 +98,7 @@ def test_a_search_says_what_is_wrong_with_it(tmp_path, search, message):
 def test_references_are_arms(tmp_path):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, TEXT + "  references: [none, eihgt]\n")
-    assert "'eihgt', which is no arm of the comparison; did you mean 'eight'?" in str(caught.value)
+    assert "r.yaml:10: rec.references.1: 'eihgt' is no arm of the comparison; did you mean 'eight'?" in str(
+        caught.value
+    )
     assert load(tmp_path, TEXT + "  references: [none, eight]\n").rec.references == ("none", "eight")

@@ -224,6 +224,7 @@ def test_all_problems_at_once_in_the_order_of_the_file(write, minimal):
     shown = [(problem.where.removeprefix(f"{path}:"), problem.what) for problem in problems(path)]
     assert shown == [
         ("4: dataset.label.positive_from", 'must be a number, found "four"'),
+        ("8: llm.mix", "the shares of llm.mix sum to 0.4, not 1"),
         ("10: llm.tune", 'unknown tuner "ful"; did you mean "full"?'),
         ("13: cot.sample.cuont", "unknown key `cuont`; did you mean `count`?"),
         ("18: rec.backbone.hiden", "unknown key `hiden`; did you mean `hidden`?"),
@@ -238,7 +239,7 @@ def test_all_problems_at_once_in_the_order_of_the_file(write, minimal):
 def test_shares_that_do_not_sum_to_one(write, minimal):
     problem = only(write(minimal.replace("share: 1}", "share: 0.4}")))
     assert problem.what == "the shares of llm.mix sum to 0.4, not 1"
-    assert problem.where.endswith(":6: llm")
+    assert problem.where.endswith(":8: llm.mix")
 
 
 @pytest.mark.parametrize(("share", "what"), [("2", "must be at most 1, found 2"), ("x", 'must be a number, found "x"')])
@@ -247,7 +248,7 @@ def test_a_wrong_entry_of_a_list_is_one_problem(write, minimal, share, what):
 
 
 def test_an_empty_list_is_too_short(write):
-    assert only(write(), "llm.mix=[]").what == "must have at least 1 entries, found []"
+    assert only(write(), "llm.mix=[]").what == "must have at least 1 entry, found []"
 
 
 def test_missing_keys_say_what_they_are_for(write, minimal):

@@ -69,9 +69,9 @@ def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
         (("{{item}}", "{{=<% %>=}} {{item}}"), 9, "changed delimiters are not allowed"),
         (("{{/history}}{{^", "{{^"), 8, "{{#history}} is never closed"),
         (("{{item}}", "{{item}} {{.}}"), 9, "outside any section"),
-        (("role: system", "role: boss"), 4, "'system', 'user' or 'assistant'"),
+        (("role: system", "role: boss"), 4, 'cannot be "boss"\n  allowed: system, user, assistant'),
         (("role: user", "role: assistant"), 6, "the last message must be the user's"),
-        (("variables:", "variabels:"), 2, 'unknown key "variabels"; did you mean "variables"'),
+        (("variables:", "variabels:"), 2, "unknown key `variabels`; did you mean `variables`?"),
         (("    content: Explain.\n", ""), 4, "`content` is missing"),
     ],
 )  # fmt: skip
@@ -87,6 +87,24 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as error:
         load_prompt(_write(tmp_path, GOOD.replace("{{item}}", "{{a}} {{b}} {{>c}}")))
     assert len(error.value.problems) == 4  # a, b, the partial, and item unused
+
+
+def test_wrong_keys_and_wrong_templates_come_at_once_in_our_words(tmp_path: Path) -> None:
+    text = GOOD.replace("name: mine", "name: Mine!").replace("role: user", "role: User")
+    text = text.replace("content: Explain.", "contnt: Explain.").replace("{{/history}}{{^", "{{^") + "descripton: x\n"
+    with pytest.raises(RecipeError) as error:
+        load_prompt(_write(tmp_path, text))
+    found = [(p.where.rsplit("prompt.yaml:")[-1], p.what, p.allowed or p.hint) for p in error.value.problems]
+    assert found == [
+        ("1: name", 'must match ^[a-z0-9][a-z0-9_-]*$, found "Mine!" (Short name)', ""),
+        ("4: messages.0.content", "the required key `content` is missing",
+         "add `content:` (Mustache template of what is said)"),
+        ("5: messages.0.contnt", "unknown key `contnt`; did you mean `content`?", ("role", "content")),
+        ("6: messages.1.role", 'cannot be "User"; did you mean `user`?', ("system", "user", "assistant")),
+        ("8: messages.1.content", "{{#history}} is never closed", ""),
+        ("10: descripton", "unknown key `descripton`; did you mean `description`?",
+         ("name", "description", "label", "block", "sections", "variables", "messages")),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "name: [", "just text"])
@@ -170,9 +188,9 @@ def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
         (("name: parts\n", "name: parts\nlabel: forbidden\n"), 16, 'no step may know "decision"'),
         (("name: description", "name: profile"), 9, 'two steps are called "profile"'),
         (("name: description", "name: item"), 9, "names a variable"),
-        (("share: 0.5", "shares: 0.5"), 5, 'unknown key "shares"; did you mean "share"'),
+        (("share: 0.5", "shares: 0.5"), 5, "unknown key `shares`; did you mean `share`?"),
         (("name: match\n", "name: match\n    per: item\n"), 15, "the last step must be per interaction"),
-        (("steps:", "messages: []\nsteps:"), 2, 'unknown key "messages"'),
+        (("steps:", "messages: []\nsteps:"), 2, "unknown key `messages`"),
     ],
 )  # fmt: skip
 def test_problems_of_steps_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:

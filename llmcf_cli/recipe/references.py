@@ -1,0 +1,58 @@
+"""The files, folders and assets that a recipe names, each with its place, whatever else is wrong with the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from llmcf_cli.core.types import FileRef, PromptRef
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.tree import KeyPath, Node, dotted, long_form, plain
+from llmcf_cli.recipe.variants import variants_of
+from llmcf_cli.recipe.walk import Slot, field_slot, model_of
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Something that a recipe names.
+
+    Attributes:
+        name: `asset:NAME`, or a path.
+        where: Its file, line and key path.
+        prompt: What kind of prompt file it is; None: it is no prompt.
+    """
+
+    name: str
+    where: str
+    prompt: PromptRef | None
+
+
+def references_of(root: Node) -> list[Reference]:
+    """What the recipe names, in the order of the file, and what only its variants do."""
+    found = list(_below(root, Slot(Recipe), ()))
+    known = {(reference.name, reference.prompt) for reference in found}
+    for variant in variants_of(root):
+        for reference in _below(variant.root, Slot(Recipe), ()):
+            if (reference.name, reference.prompt) not in known:
+                found.append(replace(reference, where=variant.placed(reference.where)))
+    return found
+
+
+def _below(node: Node, slot: Slot, path: KeyPath) -> Iterator[Reference]:
+    if isinstance(node.value, str) and any(isinstance(mark, FileRef) for mark in slot.metadata):
+        if node.value:
+            prompt = next((mark for mark in slot.metadata if isinstance(mark, PromptRef)), None)
+            yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt)
+        return
+    if slot.kind is not None:
+        node = long_form(node)
+    if isinstance(node.value, list):
+        items: list[tuple[str | int, Node]] = list(enumerate(node.value))
+    else:
+        items = list(node.value.items()) if isinstance(node.value, Mapping) else []
+    model = model_of(slot, plain(node))
+    for key, below in items:
+        info = model.model_fields.get(str(key)) if model is not None else None
+        inner = field_slot(info) if info is not None else slot.item
+        if inner is not None:
+            yield from _below(below, inner, (*path, key))

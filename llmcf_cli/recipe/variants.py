@@ -1,0 +1,117 @@
+"""The arms of a recipe as they are written, and what is wrong with each beside what is wrong with the recipe itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.overrides import apply_overrides
+from llmcf_cli.recipe.problems import problems_of
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import RecSection, SearchSection
+from llmcf_cli.recipe.tree import Node, nearest, plain
+from llmcf_cli.recipe.walk import slot_at
+
+_NO_ARM = "no arm of the comparison has this setting"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An entry of `rec.variants`, applied.
+
+    Attributes:
+        where: Its place and name.
+        changes: Its values as `--set` takes them.
+        root: The recipe with these values.
+        problems: Of applying them.
+    """
+
+    where: str
+    changes: tuple[str, ...]
+    root: Node
+    problems: tuple[LlmcfError, ...]
+
+    def placed(self, where: str) -> str:
+        """A place in the changed recipe, told where the variant is written."""
+        for change in self.changes:
+            where = where.removeprefix(f"--set {change}: ")
+        return f"{self.where}: {where.removeprefix('--set ')}"
+
+
+def variants_of(root: Node) -> Iterator[Variant]:
+    """Every entry of `rec.variants` that is written as one, whatever else is wrong with the recipe."""
+    rec = plain(root).get("rec")
+    entries = rec.get("variants") if isinstance(rec, dict) else None
+    for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("set"), dict):
+            continue
+        changes = [f"{path}={json.dumps(value)}" for path, value in entry["set"].items()]
+        changes.append("rec.references=[]")  # they are arms of the whole comparison
+        changed, found = apply_overrides(root, changes)
+        name = f"arm {entry['name']!r}" if isinstance(entry.get("name"), str) else f"rec.variants.{place}"
+        where = f"{nearest(root, ('rec', 'variants', place)).origin}: {name}"
+        yield Variant(where, tuple(changes), changed, tuple(found))
+
+
+def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError]:
+    """What is wrong with the recipe of each `rec.variants`, told where the variant is written.
+
+    Args:
+        root: The recipe.
+        known: What is wrong with the recipe itself, which is not told again.
+    """
+    told = {(problem.where, problem.what) for problem in known}
+    problems = []
+    for variant in variants_of(root):
+        found = list(variant.problems)
+        try:
+            Recipe.model_validate(plain(variant.root))
+        except ValidationError as error:
+            found += problems_of(error, variant.root)
+        for problem in found:
+            if (problem.where, problem.what) not in told:
+                problem.where = variant.placed(problem.where)
+                problems.append(problem)
+    return problems
+
+
+def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
+    """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
+    problems = []
+    for path, values in (recipe.search.space if recipe.search else {}).items():
+        where = _searched(root, path)
+        having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
+        if not having:
+            problems.append(LlmcfError(_NO_ARM, where=where))
+        for name, arm in having.items():
+            for value in values.choices or (values.low, values.high):
+                try:
+                    arm.with_changes({path: value})
+                except ValidationError as error:
+                    found = error.errors()[0]["msg"]
+                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {found}", where=where))
+    return problems
+
+
+def unknown_settings(root: Node) -> list[LlmcfError]:
+    """Paths of `search.space` that no arm has, by the schema alone: for a recipe that is wrong in other sections."""
+    data = plain(root)
+    try:
+        rec, search = RecSection.model_validate(data.get("rec")), SearchSection.model_validate(data.get("search"))
+    except ValidationError:
+        return []
+    arms = [{"rec": {**data["rec"], "augment": config.model_dump()}} for config in (*rec.compare, rec.augment)]
+    arms += [plain(variant.root) for variant in variants_of(root)]
+    return [
+        LlmcfError(_NO_ARM, where=_searched(root, path))
+        for path in search.space
+        if all(slot_at(tuple(path.split(".")), arm) is None for arm in arms)
+    ]
+
+
+def _searched(root: Node, path: str) -> str:
+    return f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"

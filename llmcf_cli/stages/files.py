@@ -1,0 +1,122 @@
+"""What is wrong with the files, prompts and texts that a recipe names, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
+from llmcf_cli.data.raw import DescribedSource, Entity
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
+from llmcf_cli.recipe.references import Reference, references_of
+from llmcf_cli.recipe.template import template_problems
+from llmcf_cli.recipe.tree import Node, nearest, plain, text_origin
+from llmcf_cli.store.assets import Locator
+
+
+@dataclass
+class FileProblems:
+    """What was found, each with its file, line and key path.
+
+    Attributes:
+        wrong: What no run can mend: an asset of no catalogue, a prompt that is wrong, a text of unknown columns.
+        missing: Files that are not there, or not yet.
+        unchecked: What cannot be told yet.
+    """
+
+    wrong: list[LlmcfError] = field(default_factory=list)
+    missing: list[LlmcfError] = field(default_factory=list)
+    unchecked: list[LlmcfError] = field(default_factory=list)
+
+
+def file_problems(root: Node, locate: Locator) -> FileProblems:
+    """Check all that a recipe and its variants name. Nothing is fetched; what is not here is not looked into.
+
+    Args:
+        root: The recipe as written, right or wrong.
+        locate: What its references mean.
+    """
+    found = FileProblems()
+    prompts: dict[str, Prompt | None] = {}
+    for reference in references_of(root):
+        problems = locate.check([reference.name])
+        for problem in problems:
+            problem.where = reference.where
+            (found.wrong if isinstance(problem, UnknownNameError) else found.missing).append(problem)
+        if not problems and reference.prompt is not None and locate.is_here(reference.name):
+            found.wrong += _prompt_problems(reference, reference.prompt, locate, prompts)
+    _check_texts(root, locate, found)
+    return found
+
+
+def _prompt_problems(
+    reference: Reference, kind: PromptRef, locate: Locator, known: dict[str, Prompt | None]
+) -> Sequence[LlmcfError]:
+    """What is wrong with a prompt, and with its use; `known` keeps those that were read, None for a wrong one."""
+    if reference.name not in known:
+        known[reference.name] = None
+        try:
+            known[reference.name] = load_prompt(locate.path(reference.name))
+        except RecipeError as error:
+            return error.problems
+    prompt = known[reference.name]
+    try:
+        if prompt is not None and kind.knows:
+            check_knows(prompt, kind.knows, reference.where)
+    except LlmcfError as error:
+        return [error]
+    return []
+
+
+def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
+    """Whether the texts of items and users name columns that the data set has."""
+    dataset = plain(root).get("dataset")
+    written = dataset if isinstance(dataset, dict) else {}
+    texts = written.get("text")
+    if not isinstance(texts, dict) or not any(texts.values()):
+        return
+    config = _source(written.get("source"))
+    if config is None or locate.check(file_refs(config)):
+        return
+    where = f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
+    absent = [name for name in file_refs(config) if not locate.is_here(name)]
+    if absent:
+        what = f"its variables are not checked, as {absent[0]} is not fetched yet"
+        hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
+        found.unchecked.append(LlmcfError(what, where=where, hint=hint))
+        return
+    try:
+        source = registry().build("source", config)
+        features = source.features(locate.path) if isinstance(source, DescribedSource) else {}
+    except LlmcfError as error:  # `ingest` has more to say about it
+        found.unchecked.append(error)
+        return
+    for entity in features:
+        found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])
+
+
+def _source(written: Any) -> ComponentConfig | None:
+    """The settings of a data set's source; None where they are wrong."""
+    if not isinstance(written, dict):
+        written = {"type": written}
+    try:
+        return registry().get("source", str(written.get("type"))).config().model_validate(written)
+    except (UnknownNameError, ValidationError):
+        return None
+
+
+def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
+    """Unknown variables of a text; its form is the recipe's own matter."""
+    if not isinstance(template, str):
+        return
+    origin = nearest(root, ("dataset", "text", entity)).origin
+    for problem in template_problems(template, columns):
+        if problem.name:
+            where = f"{text_origin(origin, template, problem.line)}: dataset.text.{entity}"
+            hint = "" if columns else f"the data set has no columns of {entity}s"
+            yield LlmcfError(problem.what, where=where, allowed=problem.allowed, hint=hint)
