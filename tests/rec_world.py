@@ -23,6 +23,7 @@ from llmcf_cli.rec.dataset import RankingData, load_ranking_data
 from llmcf_cli.store.tables import SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
 USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
+STEPS = ("profile", "match")
 MATCH_SECTION = {
     "space": {"type": "text", "encoder": "asset:any", "history_weight": 0.5, "item_weight": 0.5},
     "search": {"type": "exact"}, "k": K, "balance": "labels",
@@ -66,7 +67,10 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
     vectors = TextSpace(_space()).example_vectors(text_IT, rows.item_row_N, rows.history_row_NL)
     names = ["sample_id", "user_row", "item_row", "label", "time", "split"]
     columns = [*(chosen[n] for n in names), _lists(vectors), _lists(_unit(rng.standard_normal((num_examples, T))))]
-    examples = pa.table(columns, schema=cot_example(T, 2 * T).schema)
+    part_NJT = _unit(np.random.default_rng([seed, 1]).standard_normal((num_examples, len(STEPS), T)))
+    part_NJT[::3, 0] = 0  # short histories have no profile
+    columns += [_lists(part_NJT[:, j].copy()) for j in range(len(STEPS))]
+    examples = pa.table(columns, schema=cot_example(T, 2 * T, STEPS).schema)
     matches = _match(samples, examples, text_IT)
     database = folder / "data.duckdb"
     with duckdb.connect(str(database)) as connection:
@@ -146,7 +150,7 @@ def _space() -> TextSpaceConfig:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:

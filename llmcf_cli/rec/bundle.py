@@ -41,6 +41,8 @@ WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
     "examples.safetensors",
     "examples.parquet",
 )
+ARRAYS = ("cot_ET", "vector_ES", "signal_EG", "part_EJT")
+"""What `VECTORS` may hold: fields of `ExampleBank`."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,7 @@ def _save_bank(bank: ExampleBank, path: Path) -> None:
     history_EL = columns.pop("history_row")
     history = pa.FixedSizeListArray.from_arrays(pa.array(history_EL.reshape(-1)), history_EL.shape[1])
     pq.write_table(pa.table({**columns, "history": history}), path / EXAMPLES)
-    arrays = {name: getattr(bank, name) for name in ("cot_ET", "vector_ES", "signal_EG")}
+    arrays = {name: getattr(bank, name) for name in ARRAYS}
     kept = {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None}
     save_arrays(kept, path / VECTORS)
 
@@ -242,4 +244,4 @@ def _load_bank(path: Path, history_length: int) -> ExampleBank:
     arrays = load_arrays(path / VECTORS)
     if len(arrays["cot_ET"]) != len(samples):
         raise ModelError(f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS))
-    return ExampleBank(samples, arrays["cot_ET"], arrays.get("vector_ES"), arrays.get("signal_EG"))
+    return ExampleBank(samples, **{name: arrays.get(name) for name in ARRAYS})

@@ -15,7 +15,7 @@ Weight = Annotated[float, Field(ge=0)]
 
 def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Tokens of an example: each at most once, and what decides before the decision."""
-    order = [kind for kind in ("row", "cot", "label") if kind in tokens]
+    order = [kind for kind in ("row", "cot", "parts", "label") if kind in tokens]
     if list(tokens) != order:
         raise ValueError(f"tokens are {list(tokens)}; write {order}: each once, in this order")
     return tokens
@@ -101,7 +101,7 @@ class DINConfig(DeepBackboneConfig):
     """`sum`: weights as they come, so the strength of an interest counts (the paper); `softmax`: weights sum to 1."""
 
 
-Tokens = Annotated[tuple[Literal["row", "cot", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
+Tokens = Annotated[tuple[Literal["row", "cot", "parts", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
 
 
 class TokenConfig(ComponentConfig):
@@ -112,7 +112,8 @@ class TokenConfig(ComponentConfig):
     hidden: Positive = 64
     """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
     tokens: Tokens = ("row", "cot", "label")
-    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
+    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions. `parts`, in
+    place of `cot`: a token for each step of a prompt of several, such as prompts/decomposed.yaml."""
     features: tuple[Literal["text", "signals"], ...] = ("text",)
     """What tokens carry beyond field embeddings: `text` vectors (the paper), and matching `signals`."""
     dropout: Dropout = 0.0
@@ -121,7 +122,7 @@ class TokenConfig(ComponentConfig):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Inputs that are read; see `ComponentConfig.needs`."""
-        return frozenset({"text", "examples"} | ({"signals"} & set(self.features)))
+        return frozenset({"text", "examples"} | ({"signals"} & set(self.features)) | ({"parts"} & set(self.tokens)))
 
 
 class NoneConfig(ComponentConfig):

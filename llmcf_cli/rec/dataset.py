@@ -1,6 +1,7 @@
 """Everything a ranking model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
 
-Legend: N samples, L history, K examples, E examples in the bank, I items, T text, S search space, G signals.
+Legend: N samples, L history, K examples, E examples in the bank, J parts of a chain of thought, I items, T text, S search
+space, G signals.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.store.open import connect_read
+from llmcf_cli.store.tables import part_columns
 
 SPLITS = ("train", "validation", "test")
 ROWS_AT_ONCE = 1 << 17
@@ -47,12 +49,14 @@ class ExampleBank:
         cot_ET: float32, vector of each chain of thought.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
         signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
+        part_EJT: float32, vectors of what each step of the prompt wrote, zeros for nothing; None for a prompt of one step.
     """
 
     samples: Samples
     cot_ET: np.ndarray
     vector_ES: np.ndarray | None = None
     signal_EG: np.ndarray | None = None
+    part_EJT: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -202,8 +206,10 @@ def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
     for label in np.unique(label_E):
         order = rng.permutation(np.flatnonzero(label_E == label))
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
-    moved = examples["cot_vector"].take(pa.array(source_E))
-    return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
+    for name in ("cot_vector", *part_columns(examples.schema)):
+        moved = examples[name].take(pa.array(source_E))
+        examples = examples.set_column(examples.column_names.index(name), examples.schema.field(name), moved)
+    return examples
 
 
 def _samples(connection: Any, split: str, history_length: int) -> Samples:
@@ -243,7 +249,11 @@ def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
     at_E = _positions(examples, train)
     if foreign != ["train"] or at_E is None:
         raise DataError("an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot")
-    return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]))
+    names = part_columns(examples.schema)
+    part_EJT = np.stack([vectors(examples[name]) for name in names], 1) if names else None
+    return ExampleBank(
+        train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]), part_EJT=part_EJT
+    )
 
 
 def _teacher(scores: pa.Table, train: Samples) -> np.ndarray:

@@ -1,7 +1,7 @@
 """encode → augment → backbone.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, L history, I items, E examples, T text,
-S signals.
+Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought, L history, I items,
+E examples, T text, S signals.
 """
 
 from __future__ import annotations
@@ -135,7 +135,8 @@ class RecModel(nn.Module):
         signals_US = None if self.bank_signal_ES is None else self.bank_signal_ES[index_U]
         rows = self._rows(fields, item_U, history_UL, signals_US)
         cot_UT, label_U = self.bank_cot_ET[index_U], self.bank_label_E[index_U]
-        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0)
+        part_UJT = None if self.bank_part_EJT is None else self.bank_part_EJT[index_U]
+        return Examples(rows, cot_UT, label_U, slot_BK, example_BK >= 0, part_UJT)
 
     def _known(self, batch: Batch) -> Known | None:
         if self.user_knowledge is None or self.item_knowledge is None:
@@ -164,6 +165,7 @@ class RecModel(nn.Module):
             self.embedding.shape, 0 if text is None else text.shape[1], 0 if bank is None else bank.cot_ET.shape[1],
             self.resources.num_examples, wanted, 0 if knowledge is None else knowledge.dim,
             0 if self.standardise is None else len(self.standardise.mean_S),
+            0 if bank is None or bank.part_EJT is None else bank.part_EJT.shape[1],
         )  # fmt: skip
 
     def _set_text(self, item_text_IT: np.ndarray | None) -> None:
@@ -177,6 +179,7 @@ class RecModel(nn.Module):
         self._keep("bank_label_E", samples and samples.label_N.astype(np.int64))
         self._keep("bank_cot_ET", bank and bank.cot_ET)
         self._keep("bank_signal_ES", bank and bank.signal_EG)
+        self._keep("bank_part_EJT", bank and bank.part_EJT)
 
     def _set_knowledge(self, knowledge: Knowledge | None) -> None:
         parts = (None, None) if knowledge is None else (knowledge.users, knowledge.items)
@@ -201,13 +204,21 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         raise ModelError("needs collaborative vectors", where=f"augmenter {augment.type}", hint="llmcf collab")
     if "examples" in needs and not (resources.bank and len(resources.bank)):
         raise ModelError("needs retrieved examples", where=f"augmenter {augment.type}", hint="llmcf match")
+    if "parts" in needs and resources.bank.part_EJT is None:
+        raise ModelError(
+            "needs chains of thought in parts, and the prompt has one step", where=f"augmenter {augment.type}",
+            hint="set cot.prompt: prompts/decomposed.yaml",
+        )  # fmt: skip
     if "knowledge" in augment.needs and resources.knowledge is None:
         raise ModelError(
             "needs knowledge about users and items", where=f"augmenter {augment.type}", hint="llmcf knowledge"
         )
     bank = resources.bank
-    if bank is not None and "signals" not in needs:
-        bank = replace(bank, signal_EG=None)
+    if bank is not None:
+        bank = replace(
+            bank, signal_EG=bank.signal_EG if "signals" in needs else None,
+            part_EJT=bank.part_EJT if "parts" in needs else None,
+        )  # fmt: skip
     return replace(
         resources,
         item_text_IT=resources.item_text_IT if "text" in needs else None,

@@ -28,6 +28,7 @@ MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
     "collaborative": (Collab,),
     "signals": (Embed, Collab),
     "examples": (Embed, Examples, Match),
+    "parts": (Examples,),
     "knowledge": (Knowledge,),
     "teacher": (Teacher,),
 }

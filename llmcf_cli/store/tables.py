@@ -237,6 +237,11 @@ def cot_example(dim: int, space_dim: int, steps: Sequence[str] = ()) -> Table:
     )  # fmt: skip
 
 
+def part_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Columns of a `cot_example` with the vectors of its parts, in the order of the steps."""
+    return tuple(name for name in schema.names if name.endswith("_vector") and name != "cot_vector")
+
+
 def example_match(k: int) -> Table:
     """The examples of a sample, best first; -1 and score 0 where there are fewer than `k`."""
     return Table(

@@ -1,7 +1,7 @@
 """What an augmenter gets and gives.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, T text, D embedding, C context,
-S signals.
+Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought, T text, D embedding,
+C context, S signals.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class AugmentShape:
         wanted: Auxiliary outputs that some objective reads.
         knowledge_dim: Length of a vector of knowledge; 0 without any.
         num_signals: S; 0 without matching signals.
+        num_parts: J; 0 unless the configuration's `needs` names parts.
     """
 
     fields: FieldShape
@@ -40,6 +41,7 @@ class AugmentShape:
     wanted: frozenset[str] = frozenset()
     knowledge_dim: int = 0
     num_signals: int = 0
+    num_parts: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Examples:
         label_U: int64 labels.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
+        part_UJT: Vectors of what each step wrote, zeros for nothing; None unless the configuration's `needs` names parts.
     """
 
     rows: Rows
@@ -76,6 +79,7 @@ class Examples:
     label_U: Tensor
     slot_BK: Tensor
     mask_BK: Tensor
+    part_UJT: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class ICTAugmenter(Augmenter):
     """A causal decoder over [x_1, cot_1, y_1, …, x_K, cot_K, y_K, x] (LLM-CF, CIKM 2024).
 
     The tokens are those of `ExampleTokens`. The hidden state of the last position is the context. Where an objective
-    wants it, W·h at x_k predicts the vector of cot_k, which x_k cannot see.
+    wants it, W·h at x_k predicts the vector of cot_k, the whole of it, which x_k cannot see.
 
     Args:
         config: Sizes, and which tokens an example has.
@@ -40,9 +40,9 @@ class ICTAugmenter(Augmenter):
         super().__init__()
         self.context_dim = config.dim
         self.tokens = ExampleTokens(config, shape)
-        length = len(config.tokens) * shape.num_examples + 1
+        length = self.tokens.per_example * shape.num_examples + 1
         self.decoder = CausalDecoder(config.layers, config.heads, config.dim, config.dropout, length)
-        predicts = {"row", "cot"} <= set(config.tokens) and COT_AUX in shape.wanted
+        predicts = "row" in config.tokens and bool({"cot", "parts"} & set(config.tokens)) and COT_AUX in shape.wanted
         self.cot_head = nn.Linear(config.dim, shape.cot_dim, bias=False) if predicts else None
 
     def forward(self, x: AugmentInput) -> Augmentation:
@@ -54,7 +54,7 @@ class ICTAugmenter(Augmenter):
         # x_k stands at the head of every example, and the query x at the end.
         last = tokens_BSD.shape[1] - 1
         first = 0 if predicts else last
-        read_R = torch.arange(first, last + 1, len(self.tokens.kinds), device=tokens_BSD.device)
+        read_R = torch.arange(first, last + 1, self.tokens.per_example, device=tokens_BSD.device)
         hidden_BRD = self.decoder(tokens_BSD, mask_BS, read_R)
         if not predicts:
             return Augmentation(hidden_BRD[:, -1])

@@ -54,7 +54,11 @@ def rewrite(bundle, change):
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig(), KARConfig()], ids=["ict", "none", "kar"])
+@pytest.mark.parametrize(
+    "augment",
+    [ICTConfig(), ICTConfig(tokens=("row", "parts", "label")), NoneConfig(), KARConfig()],
+    ids=["ict", "parts", "none", "kar"],
+)
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
     model = build(world, augment, registry().get("backbone", backbone).config()())

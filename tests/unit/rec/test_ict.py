@@ -142,6 +142,36 @@ def test_the_reconstruction_head_exists_only_where_it_is_trained(world):
     assert not any("cot_head" in n for n in names)
 
 
+PARTS = ("row", "parts", "label")
+
+
+def test_parts_are_read_where_a_step_wrote_something(world, batch):
+    built = model(world, tokens=PARTS).eval()
+    before = context(built, batch)
+    absent_EJ = ~built.bank_part_EJT.any(2)
+    assert absent_EJ.any()
+    built.augmenter.tokens.parts[0][-1].bias.data += torch.arange(32.0)  # the profile's, present or not
+    having = (~absent_EJ[:, 0])[batch.example_BK.clamp_min(0)] & (batch.example_BK >= 0)
+    changed = (context(built, batch) - before).abs().amax(1) > 1e-5
+    assert changed.tolist() == having.any(1).tolist()
+
+
+def test_a_prediction_of_the_whole_text_does_not_see_its_parts(world):
+    built = model(world, tokens=PARTS).train()
+    batch = world.data.batch("train").take(torch.arange(300, 310))
+    before = built(batch).aux[COT_AUX]
+    assert torch.equal(before.cot_UT[before.slot_BK], built.bank_cot_ET[batch.example_BK])
+    built.bank_part_EJT[batch.example_BK[0, 1]] *= -2
+    moved = (built(batch).aux[COT_AUX].hidden_BKD[0] - before.hidden_BKD[0]).abs().amax(1) > 1e-6
+    assert moved.tolist() == [False, False, True, True]
+
+
+def test_parts_need_a_prompt_of_several_steps(world):
+    bank = dataclasses.replace(world.data.resources.bank, part_EJT=None)
+    with pytest.raises(ModelError, match=r"one step"):
+        RecModel(dataclasses.replace(world.data.resources, bank=bank), DeepFMConfig(), ICTConfig(tokens=PARTS))
+
+
 @pytest.mark.parametrize("missing", ["item_text_IT", "bank"])
 def test_what_is_missing_is_named(world, missing):
     resources = dataclasses.replace(world.data.resources, **{missing: None})

@@ -16,13 +16,15 @@ from llmcf_cli.rec.model import RecModel
 @pytest.fixture
 def seen(world):
     """An augmenter's shape, and what it gets for rows with no example, with some, and with all."""
-    model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), seed=3)
+    config = ICTConfig(tokens=("row", "parts", "label"))
+    model = RecModel(world.data.resources, DeepFMConfig(), config, seed=3)
     inputs = []
     model.augmenter.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
     batch = world.data.batch("train").take(torch.tensor([0, 20, 60, 150, 250, 300]))
     model(batch)
     counts = inputs[0].examples.mask_BK.sum(1)
     assert (counts.min(), counts.max()) == (0, 4)
+    assert not inputs[0].examples.part_UJT.any(2).all(), "no example lacks a part"
     return model._augment_shape(), inputs[0]
 
 
@@ -33,7 +35,7 @@ def row_tokens(tokens, rows):
     ]
 
 
-@pytest.mark.parametrize("kinds", [("row", "cot", "label"), ("row", "label"), ("label",)])
+@pytest.mark.parametrize("kinds", [("row", "cot", "label"), ("row", "label"), ("label",), ("row", "parts", "label")])
 def test_tokens_are_those_made_one_by_one(seen, kinds):
     shape, x = seen
     tokens = ExampleTokens(ICTConfig(tokens=kinds), shape)
@@ -41,16 +43,19 @@ def test_tokens_are_those_made_one_by_one(seen, kinds):
     torch.testing.assert_close(query_BD, torch.stack(row_tokens(tokens, x.query)), rtol=1e-5, atol=1e-6)
     rows = row_tokens(tokens, x.examples.rows)
     for b, places in enumerate(x.examples.slot_BK.tolist()):
-        expected = []
-        for slot in places:
+        expected, exists = [], []
+        for slot, there in zip(places, x.examples.mask_BK[b].tolist(), strict=True):
+            parts = x.examples.part_UJT[slot]
             made = {
-                "row": lambda slot: rows[slot],
-                "cot": lambda slot: tokens.cot(x.examples.cot_UT[slot]),
-                "label": lambda slot: tokens.label.weight[x.examples.label_U[slot]],
+                "row": [rows[slot]],
+                "cot": [tokens.cot(x.examples.cot_UT[slot])] if "cot" in kinds else [],
+                "parts": [mlp(part) for mlp, part in zip(tokens.parts, parts, strict=False)],
+                "label": [tokens.label.weight[x.examples.label_U[slot]]],
             }
-            expected += [made[kind](slot) for kind in kinds]
+            expected += [token for kind in kinds for token in made[kind]]
+            for kind in kinds:
+                exists += [there and bool(part.any()) for part in parts] if kind == "parts" else [there]
         torch.testing.assert_close(found_BSD[b], torch.stack(expected), rtol=1e-5, atol=1e-6)
-        exists = [bool(m) for m in x.examples.mask_BK[b] for _ in range(len(tokens.kinds))]
         assert mask_BS[b].tolist() == exists
 
 
