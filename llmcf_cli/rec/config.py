@@ -112,8 +112,8 @@ class TokenConfig(ComponentConfig):
     hidden: Positive = 64
     """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
     tokens: Tokens = ("row", "cot", "label")
-    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions. `parts`, in
-    place of `cot`: a token for each step of a prompt of several, such as prompts/decomposed.yaml."""
+    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions.
+    `parts`, in place of `cot`: a token for each step of a prompt of several, such as prompts/decomposed.yaml."""
     features: tuple[Literal["text", "signals"], ...] = ("text",)
     """What tokens carry beyond field embeddings: `text` vectors (the paper), and matching `signals`."""
     dropout: Dropout = 0.0

@@ -1,7 +1,7 @@
 """Everything a ranking model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
 
-Legend: N samples, L history, K examples, E examples in the bank, J parts of a chain of thought, I items, T text, S search
-space, G signals.
+Legend: N samples, L history, K examples, E examples in the bank, J parts of a chain of thought, I items, T text,
+S search space, G signals.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class ExampleBank:
         cot_ET: float32, vector of each chain of thought.
         vector_ES: float32, what each is found by in the search space; None where nothing will search.
         signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
-        part_EJT: float32, vectors of what each step of the prompt wrote, zeros for nothing; None for a prompt of one step.
+        part_EJT: float32, vectors of what each step of the prompt wrote, zeros for nothing; None for a prompt of one
+            step.
     """
 
     samples: Samples

@@ -1,7 +1,7 @@
 """What an augmenter gets and gives.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought, T text, D embedding,
-C context, S signals.
+Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought, T text,
+D embedding, C context, S signals.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Examples:
         label_U: int64 labels.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
-        part_UJT: Vectors of what each step wrote, zeros for nothing; None unless the configuration's `needs` names parts.
+        part_UJT: Vectors of what each step wrote, zeros for nothing; None unless the configuration's `needs` names
+            parts.
     """
 
     rows: Rows

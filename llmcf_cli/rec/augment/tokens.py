@@ -1,7 +1,7 @@
 """Rows and their examples as tokens: what the in-context transformer and its ablation both read.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought, P tokens per example,
-S = P·K, T text, D model.
+Legend: B batch, K examples of a row, U distinct examples of a batch, J parts of a chain of thought,
+P tokens per example, S = P·K, T text, D model.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class TokenSettings(Protocol):
 class ExampleTokens(nn.Module):
     """x = MLP(field embeddings ⊕ item text ⊕ history text), cot = MLP(its vector), y = embedding of the label.
 
-    With `parts` a chain of thought is a token per step of its prompt, part_j = MLP_j(its vector); steps that wrote nothing
-    have none.
+    With `parts` a chain of thought is a token per step of its prompt, part_j = MLP_j(its vector); a step that wrote
+    nothing has none.
     x is the same function for examples and query, and never has a label in it. `features` says what it reads beyond
     the field embeddings: `text`, and matching `signals`.
 
