@@ -32,6 +32,9 @@ def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world):
     vectors = dict(zip(world.examples["sample_id"].to_pylist(), world.examples["cot_vector"].to_pylist(), strict=True))
     for at in (0, 7):
         np.testing.assert_allclose(bank.cot_ET[at], vectors[int(bank.samples.sample_id_N[at])])
+    rows = {row["sample_id"]: row for row in world.examples.to_pylist()}
+    parts = [[rows[i][f"{step}_vector"] for step in ("profile", "match")] for i in bank.samples.sample_id_N.tolist()]
+    np.testing.assert_allclose(bank.part_EJT, parts)
     np.testing.assert_allclose(data.resources.item_text_IT[3], world.item_text["vector"][2].as_py())
     assert not data.resources.item_text_IT[0].any()
 
