@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ from llmcf_cli.data.report import BadRows
 from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig
 
 Role = Literal["interactions", "items", "users"]
+_OTHER_ENCODING = "save the file as utf-8, or name its encoding in dataset.source.encoding: latin-1 or utf-16"
+_DELIMITERS = (";", "\t", "|", ",")
 
 
 class TableSource:
@@ -99,10 +102,16 @@ def _read_parquet(con: Any, path: Path, role: Role) -> str:
 def _read_csv(con: Any, path: Path, role: Role, config: CsvConfig) -> tuple[str, BadRows]:
     if path.is_dir():
         raise DataError("is a folder", where=str(path), hint=f"name one CSV file in dataset.source.{role}")
-    dialect = Dialect(config.delimiter, config.quote, config.encoding)
+    dialect = Dialect(config.delimiter, config.quote, config.encoding, _OTHER_ENCODING)
     given = config.names.get(role, ())
     found = first_line(path, dialect)
     names = list(given) or found
+    other = next((mark for mark in _DELIMITERS if len(found) == 1 and mark in found[0]), config.delimiter)
+    if other != config.delimiter:
+        raise DataError(
+            f"has one column by the delimiter {config.delimiter!r}: {found[0]!r}", where=f"{path}:1",
+            hint=f"set dataset.source.delimiter: {json.dumps(other)} in the recipe",
+        )  # fmt: skip
     if len(set(names)) != len(names):
         raise DataError("names a column twice", where=f"{path}:1", allowed=tuple(names))
     if len(names) != len(found):

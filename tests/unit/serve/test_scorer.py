@@ -22,7 +22,7 @@ from llmcf_cli.rec.config import (
 )
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
-from llmcf_cli.serve.scorer import Scorer
+from llmcf_cli.serve.scorer import Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 SIGNALS = {
@@ -157,7 +157,8 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     [
         ({"user_id": ["u1"]}, "item_id"),
         ({"user_id": [0.5], "item_id": ["i1"]}, "user_id holds double"),
-        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string, e.g. 'i1 i2'"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "time": ["soon"]}, "time holds string that is no int64"),
     ],
 )
 def test_bad_requests_are_explained(served, table, message):
@@ -170,12 +171,24 @@ def test_ids_of_digits_may_come_as_numbers(served):
     assert scores.num_rows == 1
 
 
-def test_ids_that_the_bundle_lacks_are_counted_once(world, served):
+def test_a_request_without_a_time_is_made_after_everything(world, served):
+    _, scorer = served
+    asked = requests(world, "train", time=False)
+    times = pa.array([None] * asked.num_rows, pa.int64())
+    expected = scorer.score(asked)["logit"].to_numpy()
+    np.testing.assert_allclose(scorer.score(asked.append_column("time", times))["logit"].to_numpy(), expected)
+
+
+def test_what_the_bundle_does_not_know_is_counted_by_id_and_by_request(world, served):
     _, scorer = served
     known = requests(world, "test").slice(0, 1).to_pylist()[0]
     asked = pa.table({
-        "user_id": [known["user_id"], "somebody", "somebody"], "item_id": [known["item_id"], "new", known["item_id"]],
-        "history": [known["history"], ["gone", "new"], None],
+        "user_id": [known["user_id"], "somebody", "somebody", None],
+        "item_id": [known["item_id"], "new", known["item_id"], known["item_id"]],
+        "history": [known["history"], ["gone", "new"], None, ["gone"]],
     })  # fmt: skip
-    assert scorer.unknown(asked) == {"users": 1, "items": 1, "items of histories": 2}
-    assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == dict.fromkeys(scorer.unknown(asked), 0)
+    assert scorer.unknown(asked) == {
+        "users": Unknown(1, 3), "items": Unknown(1, 1), "items of histories": Unknown(2, 2),
+    }  # fmt: skip
+    nothing = dict.fromkeys(scorer.unknown(asked), Unknown(0, 0))
+    assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == nothing
