@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -100,10 +101,9 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
 
 
 def failed_step(step: Step, error: LlmcfError) -> None:
-    """Say that a step failed; of an arm's also why, since the rest goes on."""
+    """Say that a step failed, and why: what does not need it goes on, so the end may be far."""
     console().print(f"[red]✗ {_escape(step.node.label)}[/]")
-    if step.node.stage.owner:
-        console().print(f"  {error}", style="red", markup=False)
+    console().print(textwrap.indent(str(error), "  "), style="red", markup=False, soft_wrap=True)
 
 
 def comparison(report: Mapping[str, Any]) -> None:

@@ -70,7 +70,8 @@ def test_an_ingest_says_what_to_change(run, tmp_path, content, line, said, hint)
 
 @pytest.mark.parametrize(
     ("spoil", "said"),
-    [(lambda row: row.replace("\n", ",x\n"), "more than 4 columns: 'u0,i5"), (lambda row: row[:4] + "\n", "fewer than 4"),
+    [(lambda row: row.replace("\n", ",x\n"), "more than 4 columns: 'u0,i5"),
+     (lambda row: row[:4] + "\n", "fewer than 4"),
      (lambda row: '"' + row, "a quote that is not closed"), (lambda row: "ü" + row, "not utf-8")],
 )  # fmt: skip
 def test_lines_that_do_not_parse_are_dropped_and_shown(run, tmp_path, spoil, said):
