@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -90,6 +92,22 @@ def test_new_users_and_items_have_signals(world, tmp_path):
     after = scorer.score(ask)["logit"].to_numpy()
     np.testing.assert_allclose(after[:2], [near, far], atol=1e-5)
     assert abs(after[2] - unknown) > 1e-4
+
+
+def test_a_bundle_of_approximate_search_serves_what_exact_search_does(world, tmp_path):
+    """With all partitions looked into, they find the same; the scorer builds the index when it loads the bundle."""
+    larger = sys.modules["rec_world"].make_world(tmp_path / "world", per_user=40, num_examples=300)
+    model, exact = make(larger, tmp_path / "exact")
+    search = {"type": "ann", "index": "ivf_flat", "partition_rows": 16, "probes": 1000, "time_block": 16}
+    recipe = {"match": RECIPE["match"] | {"search": search}}
+    save_bundle(tmp_path / "approximate", model, recipe=recipe, clock="global")
+    approximate = Scorer.load(tmp_path / "approximate")
+    assert {pool["kind"] for pool in approximate._index.kinds.values()} == {"ivf_flat"}
+    for time in (True, False):
+        asked = requests(larger, "test", time=time)
+        expected = exact.score(asked)["logit"].to_numpy()
+        assert expected.std() > 1e-3
+        np.testing.assert_allclose(approximate.score(asked)["logit"].to_numpy(), expected, atol=1e-6)
 
 
 def test_without_a_time_every_example_is_past(world, served):
