@@ -184,7 +184,7 @@ def nothing_to_tune(pools: Mapping[str, Mapping[str, Any]], search: ComponentCon
     }.get(config.index, f"an index of kind {config.index} needs more")
     console().print(f"the search compares all {counts} examples, so it is exact: {why}")
     console().print("there is nothing to tune at this size, and match.search: exact does the same")
-    console().print(f"next: llmcf match {recipe}", markup=False)
+    console().print(f"next: llmcf match {recipe}", markup=False, soft_wrap=True)
 
 
 def _ingest(report: Mapping[str, Any]) -> None:
