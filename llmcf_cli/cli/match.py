@@ -41,4 +41,8 @@ def tune(
     steps = run_steps(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
     )
-    report.tuned(*tune_match(context, [step.node for step in steps], recall, progress), recall)
+    found = tune_match(context, [step.node for step in steps], recall, progress)
+    if found.best is None:
+        report.nothing_to_tune(found.pools, context.recipe.match.search, recipe)
+    else:
+        report.tuned(found.measured, found.best, recall)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,9 @@ from rich.table import Table
 
 from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
+from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.rec.compare import difference_rows, rows, slice_rows
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
@@ -98,10 +101,9 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
 
 
 def failed_step(step: Step, error: LlmcfError) -> None:
-    """Say that a step failed; of an arm's also why, since the rest goes on."""
+    """Say that a step failed, and why: what does not need it goes on, so the end may be far."""
     console().print(f"[red]✗ {_escape(step.node.label)}[/]")
-    if step.node.stage.owner:
-        console().print(f"  {error}", style="red", markup=False)
+    console().print(textwrap.indent(str(error), "  "), style="red", markup=False, soft_wrap=True)
 
 
 def comparison(report: Mapping[str, Any]) -> None:
@@ -172,6 +174,19 @@ def tuned(measured: Sequence[Measured], best: Measured, recall: float) -> None:
     console().print("\nfor the recipe:", style="dim")
     lines = f"probes: {best.probes}, refine: {best.refine}, min_recall: {recall}"
     console().print(f"match:\n  search: {{type: ann, {lines}}}", markup=False)
+
+
+def nothing_to_tune(pools: Mapping[str, Mapping[str, Any]], search: ComponentConfig, recipe: str) -> None:
+    """Say that approximate search compares all examples at this size, why, and what does the same."""
+    config = search if isinstance(search, AnnSearchConfig) else AnnSearchConfig()
+    counts = " and ".join(f"{pool['examples']:,}" + f" {name}" * (name != "all") for name, pool in pools.items())
+    why = {
+        "auto": f"an index is built from {config.flat_below:,} examples of a label on (match.search.flat_below)",
+        "flat": "match.search.index is flat",
+    }.get(config.index, f"an index of kind {config.index} needs more")
+    console().print(f"the search compares all {counts} examples, so it is exact: {why}")
+    console().print("there is nothing to tune at this size, and match.search: exact does the same")
+    console().print(f"next: llmcf match {recipe}", markup=False, soft_wrap=True)
 
 
 def _ingest(report: Mapping[str, Any]) -> None:

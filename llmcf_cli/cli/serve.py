@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 SHOWN = 10
 WRITTEN = (".parquet", ".csv")
+_TREATED = {
+    "users": "scored with the embedding of unknown users", "items": "scored with the embedding of unknown items",
+    "items of histories": "left out of them",
+}  # fmt: skip
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,11 +40,13 @@ def score(
 
     from llmcf_cli.cli.console import console
     from llmcf_cli.core.errors import DataError
+    from llmcf_cli.serve.requests import read_requests
     from llmcf_cli.serve.scorer import Scorer
 
     if out is not None and out.suffix not in WRITTEN:
         raise DataError(f"cannot write {out.suffix or 'this kind of'} file", where=str(out), allowed=WRITTEN)
-    scorer, asked = Scorer.load(bundle), _read(requests)
+    asked = read_requests(requests)
+    scorer = Scorer.load(bundle)
     scores = scorer.score(asked)
     table = Table(box=None, pad_edge=False)
     for column in scores.column_names:
@@ -53,38 +56,16 @@ def score(
     console().print(table)
     if scores.num_rows > SHOWN:
         console().print(f"… and {scores.num_rows - SHOWN:,} more", style="dim")
-    unknown = scorer.unknown(asked)
-    if any(unknown.values()):
-        counts = ", ".join(f"{kind} {count:,}" for kind, count in unknown.items() if count)
-        console().print(f"ids the bundle lacks: {counts}; scored by what else is known", style="yellow")
+    for kind, unknown in scorer.unknown(asked).items():
+        if unknown.requests:
+            console().print(
+                f"{unknown.requests:,} of {asked.num_rows:,} requests have {kind} that the bundle does not know "
+                f"({unknown.ids:,} different): {_TREATED[kind]}",
+                style="yellow", markup=False, soft_wrap=True,
+            )  # fmt: skip
     if out is not None:
         if out.suffix == ".csv":
             pc.write_csv(scores, out)
         else:
             pq.write_table(scores, out, compression="zstd")
         console().print(f"written to {out}", markup=False, soft_wrap=True)
-
-
-def _read(path: Path) -> pa.Table:
-    """Requests from a file, by its ending.
-
-    Raises:
-        DataError: There is no such file, its ending is unknown, or it cannot be parsed.
-    """
-    import duckdb
-
-    from llmcf_cli.core.errors import DataError
-
-    readers = {".parquet": "read_parquet", ".jsonl": "read_json", ".json": "read_json", ".csv": "read_csv"}
-    if path.suffix not in readers:
-        raise DataError(f"cannot read {path.suffix or 'this kind of'} file", where=str(path), allowed=sorted(readers))
-    if not path.is_file():
-        raise DataError("no such file", where=str(path))
-    try:
-        with duckdb.connect() as connection:
-            rows = connection.sql(f"FROM {readers[path.suffix]}(?)", params=[str(path)])
-            if path.suffix == ".csv" and "history" in rows.columns:
-                rows = rows.project("* REPLACE (CAST(history AS VARCHAR[]) AS history)")  # CSV has no lists of its own
-            return rows.to_arrow_table()
-    except duckdb.Error as error:
-        raise DataError(f"cannot be read: {str(error).splitlines()[0]}", where=str(path)) from error

@@ -158,9 +158,10 @@ def scaled_command(stage: str) -> Callable[..., None]:
     ) -> None:
         changes: dict[str, Any] = {}
         if on == "ray":
+            from llmcf_cli.cli.console import make_progress
             from llmcf_cli.scale.cluster import RayExecutor
 
-            changes = {"executor": RayExecutor(address, workers), "shared": share}
+            changes = {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
         elif any(option is not None for option in (address, workers, share)):
             raise LlmcfError("are of a Ray cluster", where="--address, --workers and --share", hint="add --on ray")
         _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), changes)

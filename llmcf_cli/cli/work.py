@@ -21,9 +21,18 @@ def work(recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOpt
     from llmcf_cli.stages.pipeline import open_context
 
     progress = make_progress()
-    made = help_generate(open_context(load_recipe(recipe, set_ or ()), artifacts, progress), progress)
-    console().print(
-        f"{made.generated:,} texts made here, {made.cached:,} by others or earlier; {made.new_tokens:,} tokens in "
-        f"{made.seconds:,.0f} s"
-    )
-    console().print(f"next: llmcf gen-cot {recipe}", markup=False)
+    context = open_context(load_recipe(recipe, set_ or ()), artifacts, progress)
+    made = help_generate(context, progress)
+    where = f"gen-cot of {context.recipe.name!r} in {context.store.root}"
+    if made is None:
+        console().print(f"nothing to do: {where} is made already", markup=False, soft_wrap=True)
+        console().print(f"next: llmcf run {recipe}", markup=False, soft_wrap=True)
+        return
+    if not made.generated and not made.failed:
+        console().print(f"nothing to do: all texts of {where} are made or set aside", markup=False, soft_wrap=True)
+    else:
+        console().print(
+            f"{made.generated:,} texts made here, {made.cached:,} by others or earlier; {made.new_tokens:,} tokens in "
+            f"{made.seconds:,.0f} s"
+        )
+    console().print(f"next: llmcf gen-cot {recipe}", markup=False, soft_wrap=True)

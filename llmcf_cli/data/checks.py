@@ -114,7 +114,8 @@ def _stop_if_too_many(lost: BadRows, bad: BadRows, total: int, limit: float, whe
     raise DataError(
         f"{count:,} of {total:,} rows ({count / total:.1%}) are unusable, more than dataset.max_bad_rows "
         f"({limit:.1%}) allows{detail}",
-        where=where, hint="check the columns and format under dataset.source, or raise dataset.max_bad_rows",
+        where=where,
+        hint="check columns, delimiter, quote and encoding under dataset.source, or raise dataset.max_bad_rows",
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,10 +19,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.data.damage import LONGEST, find_damage
 from llmcf_cli.data.report import MAX_BAD_SAMPLES, BadRows, Clock
 
 Entity = Literal["item", "user"]
 Locate = Callable[[str], Path]
+_KIND = re.compile(r"^[A-Z][A-Za-z -]* Error: ")
+_SHOWN = 120  # characters of a line that did not parse
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,19 @@ class DescribedSource(Source, Protocol):
 
 @dataclass(frozen=True)
 class Dialect:
-    """How lines of a delimited text file split into columns."""
+    """How lines of a delimited text file split into columns.
+
+    Attributes:
+        delimiter: What stands between columns.
+        quote: What stands around a column that holds it; empty: nothing does.
+        encoding: Of the file.
+        other_encoding: What to do about a file in another encoding.
+    """
 
     delimiter: str
     quote: str = ""
     encoding: str = "utf-8"
+    other_encoding: str = "save the file as utf-8"
 
 
 def name(identifier: str) -> str:
@@ -164,33 +177,58 @@ def read_delimited(
     }  # fmt: skip
     arguments = ", ".join(f"{option} = {value}" for option, value in options.items())
     query = select.format(f"read_csv({text(str(path))}, {arguments})")
-    with reading(path):
+    with reading(path, dialect):
         con.execute(f"CREATE OR REPLACE TABLE {name(into)} AS {query}")
     rejected = con.execute(
         f"SELECT count(*) OVER (), line, first(csv_line), first(error_type::VARCHAR ORDER BY column_idx) "
         f"FROM {name(into + '_reject')} GROUP BY line ORDER BY line LIMIT {MAX_BAD_SAMPLES}"
     ).fetchall()
-    samples = tuple(f"{path.name}:{line}: {kind.lower()}: {row!r}" for _, line, row, kind in rejected)
+    samples = tuple(
+        f"{path.name}:{line}: {_rejection(kind, len(names), dialect)}: {row[:_SHOWN]!r}"
+        for _, line, row, kind in rejected
+    )
     return BadRows(rejected[0][0] if rejected else 0, samples)
 
 
 def first_sentence(error: Exception) -> str:
-    """The first line of an error's message."""
+    """The first line of an error's message, without the name that DuckDB gives its kind."""
     message = str(error).strip()
-    return message.splitlines()[0] if message else type(error).__name__
+    return _KIND.sub("", message.splitlines()[0]) if message else type(error).__name__
 
 
-def unreadable(path: Path | str, error: Exception) -> DataError:
-    """The error of a file that is damaged or not what it should be."""
-    return DataError(
-        f"cannot be read: {first_sentence(error)}",
-        where=str(path),
-        hint="fetch the file again or correct its format",
-    )
+def _rejection(kind: str, columns: int, dialect: Dialect) -> str:
+    """What is wrong with a line, from DuckDB's kind of rejection."""
+    known = {
+        "MISSING COLUMNS": f"fewer than {columns} columns", "TOO MANY COLUMNS": f"more than {columns} columns",
+        "UNQUOTED VALUE": "a quote that is not closed, or text after it",
+        "INVALID ENCODING": f"not {dialect.encoding}",
+        "LINE SIZE OVER MAXIMUM": f"longer than {LONGEST:,} bytes",
+    }  # fmt: skip
+    return known.get(kind, kind.lower())
+
+
+def unreadable(path: Path | str, error: Exception, dialect: Dialect | None = None) -> DataError:
+    """The error of a file that is damaged or not what it should be.
+
+    Args:
+        path: The file.
+        error: What its reader said.
+        dialect: Of a text file, which is looked at for the cause.
+    """
+    reader = "" if isinstance(error, UnicodeError) else f" ({first_sentence(error)})"
+    try:
+        found = find_damage(Path(path), dialect.encoding) if dialect else None
+    except (OSError, EOFError, zlib.error):  # what the reader said is all there is
+        found = None
+    if found is None:
+        what = f"cannot be read: {first_sentence(error)}"
+        return DataError(what, where=str(path), hint="fetch the file again or correct its format")
+    hint = found.hint or dialect.other_encoding
+    return DataError(f"{found.what}{reader}", where=f"{path}:{found.line}", hint=hint)
 
 
 @contextmanager
-def reading(path: Path | str) -> Iterator[None]:
+def reading(path: Path | str, dialect: Dialect | None = None) -> Iterator[None]:
     """Turn DuckDB's errors while it reads `path` into a `DataError`; running out of memory stays what it is."""
     import duckdb
 
@@ -199,7 +237,7 @@ def reading(path: Path | str) -> Iterator[None]:
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
-        raise unreadable(path, error) from error
+        raise unreadable(path, error, dialect) from error
 
 
 def first_line(path: Path, dialect: Dialect) -> list[str]:
@@ -209,15 +247,14 @@ def first_line(path: Path, dialect: Dialect) -> list[str]:
         DataError: The file is empty or not text in the dialect's encoding.
     """
     encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
+    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding=encoding, newline="") as handle:
-                line = handle.readline()
-        else:
-            with path.open(encoding=encoding, newline="") as handle:
-                line = handle.readline()
-    except (OSError, EOFError, UnicodeError) as error:
-        raise unreadable(path, error) from error
+        # More than the line is decoded: only what is wrong in the line itself counts.
+        with opener(path, "rt", encoding=encoding, errors="surrogateescape", newline="") as handle:
+            line = handle.readline()
+        line.replace("\0", "\udc00").encode("utf-8")
+    except (OSError, EOFError, UnicodeError, zlib.error) as error:
+        raise unreadable(path, error, dialect) from error
     line = line.rstrip("\r\n")
     if not line:
         raise DataError("is empty", where=str(path))

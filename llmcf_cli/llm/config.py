@@ -150,32 +150,37 @@ def _need_a_temperature(samples: int, info: ValidationInfo) -> int:
     return samples
 
 
-class TransformersEngineConfig(ComponentConfig):
-    """Generates with the tuned model, in batches of prompts of similar length."""
+class LocalEngineConfig(ComponentConfig):
+    """What engines share that generate with the tuned model on this machine."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"model"})
-    type: Literal["transformers"] = "transformers"
-    """Registered name."""
     max_new_tokens: Positive = 256
     """Most tokens of an answer (the paper: 256)."""
     temperature: Annotated[float, Field(ge=0)] = 0.6
     """Softmax temperature (the paper: 0.6); 0 always takes the likeliest token."""
     top_k: Annotated[int, Field(ge=0)] = 50
     """Only the k likeliest tokens are drawn from (the paper: 50); 0: all."""
-    repetition_penalty: Annotated[float, Field(ge=1)] = 1.0
-    """Divides the logits of tokens the answer already holds (Keskar et al., 2019); 1: off."""
     samples: Positive = 1
     """Answers per prompt, of which the judge keeps the best (the paper: 3)."""
     max_prompt_tokens: Positive | None = None
     """Most tokens of a prompt, beyond which the oldest history is left out; None: what the model's context allows."""
     precision: Precision = "auto"
     """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
+
+    _samples_differ = field_validator("samples")(_need_a_temperature)
+
+
+class TransformersEngineConfig(LocalEngineConfig):
+    """Generates with the tuned model, in batches of prompts of similar length."""
+
+    type: Literal["transformers"] = "transformers"
+    """Registered name."""
+    repetition_penalty: Annotated[float, Field(ge=1)] = 1.0
+    """Divides the logits of tokens the answer already holds (Keskar et al., 2019); 1: off."""
     batch_tokens: Annotated[Positive, Runtime()] = 16384
     """Most tokens of a batch, prompts with padding and answers together."""
     max_batch: Annotated[Positive, Runtime()] = 64
     """Most prompts of a batch; a killed run loses at most one batch."""
-
-    _samples_differ = field_validator("samples")(_need_a_temperature)
 
 
 class OpenAIEngineConfig(ComponentConfig):
@@ -231,32 +236,17 @@ class OpenAIEngineConfig(ComponentConfig):
         return extra
 
 
-class VllmEngineConfig(ComponentConfig):
+class VllmEngineConfig(LocalEngineConfig):
     """Generates with the tuned model through vLLM's offline engine, on a GPU."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"model"})
     type: Literal["vllm"] = "vllm"
     """Registered name."""
-    max_new_tokens: Positive = 256
-    """Most tokens of an answer (the paper: 256)."""
-    temperature: Annotated[float, Field(ge=0)] = 0.6
-    """Softmax temperature (the paper: 0.6); 0 always takes the likeliest token."""
-    top_k: Annotated[int, Field(ge=0)] = 50
-    """Only the k likeliest tokens are drawn from (the paper: 50); 0: all."""
-    samples: Positive = 1
-    """Answers per prompt, of which the judge keeps the best (the paper: 3)."""
-    max_prompt_tokens: Positive | None = None
-    """Most tokens of a prompt, beyond which the oldest history is left out; None: what the model's context allows."""
-    precision: Precision = "auto"
-    """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
     memory_share: Annotated[float, Runtime(), Field(gt=0, le=1)] = 0.9
     """Share of the GPU's memory that vLLM may take."""
     gpus: Annotated[Positive, Runtime()] = 1
     """GPUs that share each layer's weights."""
     max_batch: Annotated[Positive, Runtime()] = 1024
     """Prompts handed over, and committed, together; vLLM batches them itself."""
-
-    _samples_differ = field_validator("samples")(_need_a_temperature)
 
 
 class RubricJudgeConfig(ComponentConfig):

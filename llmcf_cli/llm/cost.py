@@ -131,7 +131,7 @@ def estimate(wanted: Sequence[Demand], price: PriceSection | None) -> Estimate:
 def announce(
     wanted: Sequence[Demand], warm_up: Callable[[], None], price: PriceSection | None, progress: Progress
 ) -> Estimate:
-    """Say what a run will cost. Where that is not known, make one of its batches and say it again.
+    """Say what a run will cost, if anything. Where that is not known, make one of its batches and say it again.
 
     Args:
         wanted: What is to be made.
@@ -140,7 +140,7 @@ def announce(
         progress: Where to say it.
     """
     found = estimate(wanted, price)
-    progress.say(as_text(estimate_rows(found)))
+    progress.say(as_text(estimate_rows(found)[: None if found.cost.calls else 1]))
     if found.cost.calls and not found.measured:
         warm_up()
         found = estimate(wanted, price)

@@ -7,6 +7,7 @@ smaller one generated. What they will cost is said first (`llm.cost`); which are
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -85,6 +86,25 @@ class CoTReport:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
+class _Announcement:
+    """Says what a run will cost once its first missing text is met; if all are there, nothing is measured.
+
+    Attributes:
+        found: What it said; before that, that nothing is to be made.
+    """
+
+    def __init__(self, measure: Callable[[], list[Demand]], section: CoTSection, progress: Progress) -> None:
+        self._measure: Callable[[], list[Demand]] | None = measure
+        self._price, self._progress = section.price, progress
+        self.found = estimate([], section.price)
+
+    def make(self, warm_up: Callable[[], None]) -> None:
+        """Say it, the first time."""
+        if self._measure is not None:
+            measure, self._measure = self._measure, None
+            self.found = announce(measure(), warm_up, self._price, self._progress)
+
+
 def generate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
     seed: int, history: HistorySection, progress: Progress = SILENT, executor: Executor = LOCAL,
@@ -119,7 +139,7 @@ def generate_cots(
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
         prompts = StepPrompts(prompt, reader, history)
         asking = _asking(section, prompts, writer.engine, store, model_digest, seed, pool)
-        wanted = _demand(reader, ids, asking, prompt, history, seed)
+        announcement = _Announcement(partial(_demand, reader, ids, asking, prompt, history, seed), section, progress)
         selector = Selector(
             asking.last, prompt.last.name, judge, partial(_about, prompt), floor=section.floor,
             rounds=section.regenerate, out=out,
@@ -127,13 +147,12 @@ def generate_cots(
         with selector, progress.task("gen-cot", len(ids), "samples") as task:
             for start in range(0, len(ids), _BLOCK):
                 rows = sample_texts(reader, ids[start : start + _BLOCK])
-                if start == 0:
-                    expected = announce(wanted, partial(asking.warm_up, rows), section.price, progress)
+                asking.before_first(partial(announcement.make, partial(asking.warm_up, rows)))
                 selector.select(asking.ask(rows, task), task)
             selector.drop({sample: f"step {step}" for sample, step in asking.too_long.items()}, TOO_LONG)
     if not selector.tally.kept:
         raise _unusable(len(ids), selector.tally)
-    return _report(len(ids), selector.tally, asking, expected, section)
+    return _report(len(ids), selector.tally, asking, announcement.found, section)
 
 
 def estimate_cots(

@@ -8,7 +8,7 @@ carries it from run to run.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,6 +224,11 @@ class Asking:
             found[step.name] = [ask for ask in asks.values() if ask.tokens <= longest]
             written[step.name] = self._written(step, asks)
         return found
+
+    def before_first(self, starting: Callable[[], None]) -> None:
+        """Have something done, once per step, before its next text is made."""
+        for texts in self.texts.values():
+            texts.before_first(starting)
 
     def warm_up(self, rows: Sequence[SampleTexts]) -> None:
         """Make a batch of the first step's texts, so that its pace is known."""

@@ -208,6 +208,11 @@ class TextCache:
         self.samples = engine.samples
         self.generated = self.failed = self.prompt_tokens = self.new_tokens = self._finished = 0
         self.seconds = 0.0
+        self._starting: Callable[[], None] | None = None
+
+    def before_first(self, starting: Callable[[], None]) -> None:
+        """Have something done, once, before the next text is made; it may make some itself by `warm_up`."""
+        self._starting = starting
 
     @property
     def cached(self) -> int:
@@ -240,6 +245,10 @@ class TextCache:
         samples = self.samples
         wanted = self._calls(asks, range(round_ * samples, (round_ + 1) * samples))
         open_ = self._open(wanted)
+        if open_ and self._starting:
+            starting, self._starting = self._starting, None
+            starting()
+            open_ = self._open(wanted)
         # Prompts to texts, so that the bar ends at the number of prompts; further rounds are of prompts it has counted.
         share = 0 if round_ else len(asks) / max(len(wanted), 1)
         left = len(open_)

@@ -117,6 +117,11 @@ class AnnIndex(RankedIndex):
         """Pool → the kind of its index, how many examples it has and how many the index was trained on."""
         return {name: pool.described() for name, pool in self._pools.items()}
 
+    @property
+    def compares_all(self) -> bool:
+        """Whether there is no index: every example is compared, and the result is exact."""
+        return all(pool.kind == "flat" for pool in self._pools.values())
+
     def exact(self) -> AnnIndex:
         """The same examples, all of them compared: what recall is measured against."""
         return AnnIndex(self.config.model_copy(update={"index": "flat"}), self.examples)

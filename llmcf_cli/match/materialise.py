@@ -22,7 +22,7 @@ from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.match.ann import BATCH
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.match.guard import Clock, Keys, guard_of
-from llmcf_cli.match.recall import Measured, Probe, cheapest, require, runs_in_time
+from llmcf_cli.match.recall import Probe, Tuned, cheapest, require, runs_in_time
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.scale import LOCAL, Executor
@@ -120,7 +120,7 @@ def match_samples(
     return MatchReport(total, search.count(), section.k, search.clock, measured)
 
 
-def tune_search(search: SampleSearch, data: Path, recall: float) -> tuple[list[Measured], int]:
+def tune_search(search: SampleSearch, data: Path, recall: float) -> Tuned:
     """Settings of an approximate index, cheapest first, measured on sampled queries outside the test split.
 
     Args:
@@ -128,17 +128,17 @@ def tune_search(search: SampleSearch, data: Path, recall: float) -> tuple[list[M
         data: DuckDB file of ingest.
         recall: What is wanted of the exact result.
 
-    Returns:
-        What was measured, and the place of the fastest that reaches the recall.
-
     Raises:
-        LlmcfError: None reaches it.
+        LlmcfError: No setting reaches it.
     """
+    index = search.index
+    if index.compares_all:
+        return Tuned(index.kinds, [], None)
     probe = search.probe(data)
     if probe is None:
         raise DataError("there are no train samples to measure on", where="match tune", hint="check dataset.split")
     measured = list(probe.sweep(recall))
-    return measured, measured.index(cheapest(measured, recall))
+    return Tuned(index.kinds, measured, cheapest(measured, recall))
 
 
 class SampleSearch:

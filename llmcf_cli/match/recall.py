@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,21 @@ class Measured:
     p99_ms: float
     exact_p50_ms: float
     queries: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Settings of an index, measured.
+
+    Attributes:
+        pools: The index's pools, as `AnnIndex.kinds` describes them.
+        measured: What was measured, cheapest first; empty if all examples are compared: no setting changes anything.
+        best: The fastest that reaches the recall; None if nothing was measured.
+    """
+
+    pools: dict[str, dict[str, Any]]
+    measured: list[Measured]
+    best: Measured | None
 
 
 class Probe:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import re
 import socket
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from llmcf_cli.core.errors import DataError, LlmcfError, ModelError, PackageError, StoreError
+from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.scale.base import Pool, R, T
 
 ROOM = 2
@@ -31,6 +34,9 @@ PATIENCE = 600.0
 
 _KINDS = {kind.__name__: kind for kind in (LlmcfError, DataError, ModelError, StoreError)}
 _FORWARDED = ("LLMCF_", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
+_WORDS = ("auto", "local")
+_ADDRESS = re.compile(r"(ray://)?(?P<host>[^\s:/]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
+_PORTS = 65535
 _SAME = "every node needs the same Python, llmcf and plugins, and the artifact folder under the same path"
 
 
@@ -41,23 +47,25 @@ class RayExecutor:
         address: Of the cluster, `HOST:PORT` or `ray://HOST:PORT`; None: RAY_ADDRESS, the cluster that runs on this
             machine, or else one of this machine alone, for as long as the pool.
         workers: Another number of workers.
+        progress: Told that Ray is started here, which takes seconds.
 
     Raises:
         PackageError: Ray is not installed.
-        LlmcfError: Nothing answers at the address.
+        LlmcfError: The address is none, or nothing answers there.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
+    def __init__(self, address: str | None = None, workers: int | None = None, progress: Progress = SILENT) -> None:
         if importlib.util.find_spec("ray") is None:
             raise PackageError("ray", where="--on ray")
         self._address, self._workers = address or os.environ.get("RAY_ADDRESS") or None, workers
+        self._progress = progress
         if self._address:
             _require_answer(self._address)
 
     @contextmanager
     def pool(self, worker: Callable[[T], R]) -> Iterator[Pool[T, R]]:
         """See `Executor.pool`."""
-        with _connected(self._address):
+        with _connected(self._address, self._progress):
             pool = RayPool(worker, *_share(self._workers))
             try:
                 yield pool
@@ -234,7 +242,7 @@ class _Actor:
 
 
 @contextmanager
-def _connected(address: str | None) -> Iterator[None]:
+def _connected(address: str | None, progress: Progress) -> Iterator[None]:
     """A connection to the cluster, for as long as this block where the process had none."""
     import ray
 
@@ -242,8 +250,16 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address in (None, "local"):
+        unless = "" if address else ", unless `ray start` did already"
+        progress.say(
+            f"starting Ray on this machine, {os.cpu_count()} CPUs{unless}: some seconds; for a cluster give --address"
+        )
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():
+            # Of libraries that mind a fork: what Ray forks here becomes another program at once.
+            warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"--address {address}" if address else "--on ray"
         raise LlmcfError(f"cannot be used: {_line(error)}", where=where, hint=_SAME) from error
@@ -270,14 +286,19 @@ def _share(wanted: int | None) -> tuple[int, dict[str, float]]:
 
 
 def _require_answer(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would end the process, after a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if address in ("auto", "local"):
+    """Refuse what is no address, and one where nothing listens: Ray itself would end the process, after a minute."""
+    if address in _WORDS:
         return
+    found = _ADDRESS.fullmatch(address)
+    if found is None or int(found["port"]) > _PORTS:
+        raise LlmcfError(
+            "is no address of a Ray cluster", where=f"--address {address}",
+            allowed=("HOST:PORT", "ray://HOST:PORT", *_WORDS), hint="ray start --head prints HOST:PORT of a cluster",
+        )  # fmt: skip
     try:
-        with socket.create_connection((host, int(port)), timeout=5):
+        with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=5):
             return
-    except (OSError, ValueError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise LlmcfError(
             f"no Ray cluster answers: {_line(error)}", where=f"--address {address}",
             hint="ray start --head prints the address of a cluster, HOST:PORT",

@@ -5,7 +5,7 @@ Legend: N requests, B batch, L history, K examples, I items, T text.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,24 @@ from llmcf_cli.rec.metrics import sigmoid
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.recipe.sections import MatchSection
+from llmcf_cli.serve.requests import HISTORIES, NEEDED, require_columns
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """What a bundle does not know of some requests.
+
+    Attributes:
+        ids: Different ids.
+        requests: Requests with such an id, or without any.
+    """
+
+    ids: int
+    requests: int
 
 
 class Scorer:
@@ -91,18 +105,19 @@ class Scorer:
             "probability": sigmoid(logit_N),
         })  # fmt: skip
 
-    def unknown(self, requests: pa.Table) -> dict[str, int]:
-        """How many different users, items, and items of histories in the requests the bundle does not know.
+    def unknown(self, requests: pa.Table) -> dict[str, Unknown]:
+        """What the bundle does not know of the users, the items, and the items of histories in requests.
 
         Args:
             requests: As for `score`.
         """
         catalog: Catalog = self.model.resources.catalog
-        users, items = (_strings(requests, name) for name in ("user_id", "item_id"))
-        values, _ = list_parts(_lists(requests))
+        users, items = (_strings(requests, name) for name in NEEDED)
+        values, length_N = list_parts(_lists(requests))
+        each = np.arange(requests.num_rows)
         return {
-            "users": len(_missing(catalog.users, users)), "items": len(_missing(catalog.items, items)),
-            "items of histories": len(_missing(catalog.items, values)),
+            "users": _unknown(catalog.users, users, each), "items": _unknown(catalog.items, items, each),
+            "items of histories": _unknown(catalog.items, values, np.repeat(each, length_N)),
         }  # fmt: skip
 
     def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
@@ -132,11 +147,10 @@ class Scorer:
     def _encode(self, requests: pa.Table) -> Samples:
         catalog: Catalog = self.model.resources.catalog
         size = requests.num_rows
-        users, items = (_strings(requests, name) for name in ("user_id", "item_id"))
-        time = requests["time"].cast(pa.int64()) if "time" in requests.column_names else pa.array(np.full(size, NOW))
+        users, items = (_strings(requests, name) for name in NEEDED)
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(users),
-            "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": time,
+            "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": _times(requests),
             "history": _history(requests, catalog),
         })  # fmt: skip
         return encode_rows(rows, self.model.resources.spec.history_length)
@@ -157,8 +171,7 @@ class Scorer:
 
 
 def _strings(requests: pa.Table, name: str) -> pa.Array:
-    if name not in requests.column_names:
-        raise DataError(f"requests lack the column {name!r}", where="score", allowed=requests.column_names)
+    require_columns(requests.column_names, "score")
     column = requests[name].combine_chunks()
     kind, known = column.type, pa.types
     if known.is_string(kind) or known.is_large_string(kind) or known.is_integer(kind) or known.is_null(kind):
@@ -166,10 +179,22 @@ def _strings(requests: pa.Table, name: str) -> pa.Array:
     raise DataError(f"{name} holds {kind}, ids are strings", where="score")
 
 
-def _missing(known: EntityTable, ids: pa.Array) -> list[str]:
-    """The different ids that a table lacks; nulls do not count."""
-    lacking = ids.filter(pa.array(known.rows(ids) == 0)).drop_null()
-    return lacking.cast(pa.string()).unique().to_pylist()
+def _times(requests: pa.Table) -> pa.Array:
+    """Times, int64; after everything where there is none."""
+    if "time" not in requests.column_names:
+        return pa.array(np.full(requests.num_rows, NOW))
+    column = requests["time"].combine_chunks()
+    try:
+        return column.cast(pa.int64()).fill_null(int(NOW))
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"time holds {column.type} that is no int64 ({error})", where="score") from error
+
+
+def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknown:
+    """Of ids, each of the request of that number, those that a table lacks."""
+    lacking_n = known.rows(ids) == 0
+    different = ids.filter(pa.array(lacking_n)).drop_null().cast(pa.string()).unique()
+    return Unknown(len(different), len(np.unique(request_n[lacking_n])))
 
 
 def _lists(requests: pa.Table) -> pa.Array:
@@ -178,7 +203,11 @@ def _lists(requests: pa.Table) -> pa.Array:
         return pa.array([[]] * requests.num_rows, pa.list_(pa.string()))
     column = requests["history"].combine_chunks()
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        raise DataError(f"history holds {column.type}, not lists of item ids", where="score")
+        given = next((repr(value) for value in column.drop_null()[:1].to_pylist()), "nothing")
+        raise DataError(
+            f"history holds {column.type}, e.g. {given}, not lists of item ids", where="score", allowed=HISTORIES,
+            hint="give each request a list, oldest first",
+        )  # fmt: skip
     return column
 
 

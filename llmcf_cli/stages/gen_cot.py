@@ -60,8 +60,11 @@ class GenCoT(Stage):
         return estimate_rows(estimate_cots(**arguments))
 
 
-def help_generate(context: Context, progress: Progress) -> CoTReport:
+def help_generate(context: Context, progress: Progress) -> CoTReport | None:
     """Make calls that another process's `gen-cot` on the same cache has not made yet, until none is left.
+
+    Returns:
+        What was made; None if `gen-cot` has ended, so that none is left.
 
     Raises:
         LlmcfError: The stages that `gen-cot` reads are not made.
@@ -71,8 +74,12 @@ def help_generate(context: Context, progress: Progress) -> CoTReport:
     node = plan(context, [GenCoT()])[-1].node
     for need in node.needs.values():
         if not _is_made(need):
-            hint = f"llmcf {need.stage.name}, with the same recipe and settings"
-            raise LlmcfError(f"{need.label} is not made yet, so there is nothing to help with", where="work", hint=hint)
+            raise LlmcfError(
+                f"nothing to help with: gen-cot of {context.recipe.name!r} needs {need.label}, which is not made yet",
+                where="work", hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
+            )  # fmt: skip
+    if _is_made(node):
+        return None
     arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)

@@ -21,7 +21,7 @@ from llmcf_cli.store.artifacts import KEY_LENGTH
 
 if TYPE_CHECKING:
     from llmcf_cli.match.materialise import ExampleStore
-    from llmcf_cli.match.recall import Measured
+    from llmcf_cli.match.recall import Tuned
 
 
 class Match(Stage):
@@ -69,7 +69,7 @@ def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
     )
 
 
-def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progress) -> tuple[list[Measured], Measured]:
+def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progress) -> Tuned:
     """Measure settings of approximate search on the results of the stages before `match`.
 
     Args:
@@ -78,11 +78,8 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
         recall: Share of the exact result that is wanted.
         progress: Where to report.
 
-    Returns:
-        Everything measured, and the cheapest setting that reaches the recall.
-
     Raises:
-        LlmcfError: None does.
+        LlmcfError: No setting reaches it.
     """
     from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
 
@@ -95,8 +92,7 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
         section, clock_of(data), _store(inputs), recipe.dataset.history.max_length,
         index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
     )  # fmt: skip
-    measured, best = tune_search(search, data, recall)
-    return measured, measured[best]
+    return tune_search(search, data, recall)
 
 
 def _store(inputs: Mapping[str, Path]) -> ExampleStore:

@@ -1,10 +1,13 @@
 """What is printed at the end of a run fits the terminal, however many arms there are."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.console import console
 from llmcf_cli.cli.report import GAP, _fitting
+from llmcf_cli.core.errors import LlmcfError, RecipeError
 
 
 @pytest.mark.parametrize("total", [30, 80, 120])
@@ -39,3 +42,23 @@ def test_no_cell_is_broken_and_no_line_is_longer_than_the_terminal(capsys, termi
     text = "\n".join(lines)
     assert all(text.count(cell) == sum(row.count(cell) for row in cells) for row in cells for cell in row[1:])
     assert text.count("arm number 1") == tables
+
+
+@pytest.mark.parametrize("stage", ["gen-cot", "train-rec[ict seed=1]"])
+def test_why_a_step_failed_stands_under_its_line(capsys, terminal, stage):
+    terminal(60)
+    step = SimpleNamespace(node=SimpleNamespace(label=stage))
+    reason = LlmcfError(
+        "none of 200 chains of thought is usable: 200 [echo]", where="gen-cot", hint="llmcf cot preview"
+    )
+    report.failed_step(step, reason)
+    report.failed_step(step, RecipeError([reason]))
+    assert capsys.readouterr().out.splitlines() == [
+        f"✗ {stage}",
+        "  gen-cot: none of 200 chains of thought is usable: 200 [echo]",
+        "    next: llmcf cot preview",
+        f"✗ {stage}",
+        "  1 problem in the recipe:",
+        "  - gen-cot: none of 200 chains of thought is usable: 200 [echo]",
+        "    next: llmcf cot preview",
+    ]

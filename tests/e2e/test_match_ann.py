@@ -80,6 +80,25 @@ def test_tune_prints_the_settings_and_lines_that_a_recipe_takes(workplace):
     assert f"match.search.probes 64 → {probes}" in dry.output, dry.output
 
 
+@pytest.mark.parametrize(
+    ("search", "why"),
+    [("exact", "20,000 examples of a label on (match.search.flat_below)"), ("{type: ann, index: flat}", "is flat"),
+     ("{type: ann, index: ivf_flat}", "an index of kind ivf_flat needs more")],
+)  # fmt: skip
+def test_where_all_examples_are_compared_there_is_nothing_to_tune(workplace, search, why):
+    # 100 chains of thought: 50 a label, too few for the smallest index
+    few = llmcf(workplace, "match", "tune", "ann.yaml", "--set", f"match.search={search}", "--set",
+                "cot.sample.count=100")  # fmt: skip
+    assert few.exit_code == 0, few.output
+    said = few.output[few.output.index("the search compares all") :]
+    assert said.startswith("the search compares all 50 positive and 50 negative examples, so it is exact: ")
+    assert why in said
+    assert "there is nothing to tune at this size" in said
+    assert said.endswith("next: llmcf match ann.yaml\n")
+    assert "for the recipe" not in few.output
+    assert "probes" not in said
+
+
 def test_an_index_below_its_recall_is_refused(workplace):
     changes = ("match.search.probes=1", "match.search.min_recall=1.0", "match.search.time_block=16", "match.k=16")
     done = llmcf(workplace, "match", "ann.yaml", *(part for change in changes for part in ("--set", change)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,8 @@ from llmcf_cli.data.report import BadRows
 from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig
 
 Role = Literal["interactions", "items", "users"]
+_OTHER_ENCODING = "save the file as utf-8, or name its encoding in dataset.source.encoding: latin-1 or utf-16"
+_DELIMITERS = (";", "\t", "|", ",")
 
 
 class TableSource:
@@ -130,7 +133,7 @@ def _read_csv(con: Any, path: Path, role: Role, config: CsvConfig) -> tuple[str,
 
 
 def _dialect(config: CsvConfig) -> Dialect:
-    return Dialect(config.delimiter, config.quote, config.encoding)
+    return Dialect(config.delimiter, config.quote, config.encoding, _OTHER_ENCODING)
 
 
 def _csv_columns(path: Path, role: Role, config: CsvConfig) -> list[str]:
@@ -140,6 +143,12 @@ def _csv_columns(path: Path, role: Role, config: CsvConfig) -> list[str]:
     given = config.names.get(role, ())
     found = first_line(path, _dialect(config))
     names = list(given) or found
+    other = next((mark for mark in _DELIMITERS if len(found) == 1 and mark in found[0]), config.delimiter)
+    if other != config.delimiter:
+        raise DataError(
+            f"has one column by the delimiter {config.delimiter!r}: {found[0]!r}", where=f"{path}:1",
+            hint=f"set dataset.source.delimiter: {json.dumps(other)} in the recipe",
+        )  # fmt: skip
     if len(set(names)) != len(names):
         raise DataError("names a column twice", where=f"{path}:1", allowed=tuple(names))
     if len(names) != len(found):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 Messages = Sequence[Mapping[str, str]]
 """A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""
@@ -41,6 +42,21 @@ class Failure:
 
     reason: str
     retryable: bool
+
+
+class Adjustable:
+    """An engine that is its settings: with others, it is a copy that shares all else."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.samples: int = config.samples
+
+    def asking(self, *, max_new_tokens: int, samples: int) -> Self:
+        """See `Engine.asking`."""
+        view = copy.copy(self)
+        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
+        view.samples = samples
+        return view
 
 
 class Engine(Protocol):

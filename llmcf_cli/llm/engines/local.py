@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,19 +9,18 @@ from typing import Any, Self
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import key_view
-from llmcf_cli.llm.config import TransformersEngineConfig, VllmEngineConfig
-from llmcf_cli.llm.engines.base import Messages
+from llmcf_cli.llm.config import LocalEngineConfig
+from llmcf_cli.llm.engines.base import Adjustable, Messages
 from llmcf_cli.llm.models import check_folder, context_length, load_tokenizer, resolved_precision
 
 _NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
 
 
-class LocalEngine(ABC):
+class LocalEngine(Adjustable, ABC):
     """Tokenizer, context and decoding settings."""
 
-    def __init__(self, config: TransformersEngineConfig | VllmEngineConfig) -> None:
-        self.config = config
-        self.samples = config.samples
+    def __init__(self, config: LocalEngineConfig) -> None:
+        super().__init__(config)
         self._folder: Path | None = None
         self._model: Any = None
         self._tokenizer: Any = None
@@ -47,9 +45,7 @@ class LocalEngine(ABC):
 
     def asking(self, *, max_new_tokens: int, samples: int) -> Self:
         """See `Engine.asking`."""
-        view = copy.copy(self)
-        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
-        view.samples = samples
+        view = super().asking(max_new_tokens=max_new_tokens, samples=samples)
         view._weights = self._weights  # type: ignore[method-assign]  # loaded at the first use of either, once
         return view
 

@@ -7,7 +7,6 @@ that counts retries too, and telling what ends the run (wrong key, model or addr
 
 from __future__ import annotations
 
-import copy
 import itertools
 import os
 import threading
@@ -24,7 +23,7 @@ from openai import DefaultHttpxClient, OpenAI
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.config import OpenAIEngineConfig
-from llmcf_cli.llm.engines.base import Completion, Failure, Messages
+from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages
 from llmcf_cli.llm.models import load_tokenizer
 
 _CHARACTERS_PER_TOKEN = 3  # cautious for English, where a token is about four; so prompts rather end up too short
@@ -36,12 +35,11 @@ _SHOWN = 200  # characters of a server's answer in a message
 Answer = Completion | Failure
 
 
-class OpenAIEngine:
+class OpenAIEngine(Adjustable):
     """Chat completions over HTTP; a row whose request fails is a `Failure`, the others of its batch are kept."""
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
-        self.config = config
-        self.samples = config.samples
+        super().__init__(config)
         self._key = os.environ.get(config.api_key_env, "")
         self._tokenizer: Any = None
         pace = Pace(config.requests_per_minute)
@@ -58,13 +56,6 @@ class OpenAIEngine:
         """
         if self.config.tokenizer:
             self._tokenizer = load_tokenizer(Path(self.config.tokenizer))
-
-    def asking(self, *, max_new_tokens: int, samples: int) -> OpenAIEngine:
-        """See `Engine.asking`."""
-        view = copy.copy(self)
-        view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
-        view.samples = samples
-        return view
 
     def decode_settings(self, seed: int) -> dict[str, Any]:
         """Model name and decoding settings; the seed counts only where something is drawn."""

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.core.progress import SilentProgress
+from llmcf_cli.llm import generate as generate_module
 from llmcf_cli.llm.generate import generate_cots
 from llmcf_cli.llm.rows import choose_train
 from llmcf_cli.recipe.prompt import load_prompt
@@ -139,3 +141,26 @@ def test_second_writer_is_refused_by_pid(run, tmp_path: Path) -> None:
         with pytest.raises(StoreError, match=str(holder.pid)):
             run({"count": 5}, cache=cache)
         holder.communicate("")
+
+
+def test_what_it_costs_is_measured_and_said_only_where_a_text_is_missing(run, monkeypatch) -> None:
+    class Notes(SilentProgress):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def say(self, text: str) -> None:
+            self.said.append(text)
+
+    first, again, more = Notes(), Notes(), Notes()
+    report, _ = run({"count": 10}, progress=first)
+    assert first.said[0].startswith("calls to make  10 (0 texts are there already)")
+    assert report.estimate["calls"] == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(generate_module, "_demand", lambda *_: pytest.fail("measured although all texts are there"))
+        report, table = run({"count": 10}, progress=again)
+    assert again.said == []
+    assert (report.generated, report.cached, table.num_rows) == (0, 10, report.kept)
+    assert (report.estimate["calls"], report.estimate["seconds"]) == (0, 0.0)
+    report, _ = run({"count": 12}, progress=more)
+    assert [text.split("  ")[0] for text in more.said] == ["calls to make"]
+    assert report.estimate["calls"] == report.generated == 2

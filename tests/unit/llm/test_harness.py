@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lm_eval.tasks
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
+from datasets import Dataset, DatasetDict
+from lm_eval.api.task import ConfigurableTask
 
 from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.core.progress import SILENT, SilentProgress
@@ -68,20 +72,59 @@ def test_answers_do_not_depend_on_how_many_are_read_at_once(name, folder, reader
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_answers_are_those_of_the_harness_with_its_own_model_class(name, folder, reader):
-    import lm_eval.api.task
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     ours = answers(name, folder, reader, 8)
     with _quiet():
         theirs = HFLM(pretrained=reader._weights(), tokenizer=reader.tokenizer, batch_size=3)
-        task = lm_eval.api.task.ConfigurableTask(config=_config(name, questions_of(name, folder, 12, seed=1)))
+        task = ConfigurableTask(config=_config(name, questions_of(name, folder, 12, seed=1)))
         task.set_fewshot_seed(seed=0)
         found = evaluate(lm=theirs, task_dict={"tasks": {name: task}}, bootstrap_iters=0)["samples"][name]
     found.sort(key=lambda sample: sample["doc_id"])
     for metric in ours.column_names[1:]:
         expected = [float(sample[metric]) for sample in found]
         np.testing.assert_allclose(ours[metric].to_numpy(), expected, atol=1e-4)
+
+
+def test_mmlu_is_asked_and_marked_as_by_the_harness_own_task(tmp_path):
+    """Against the settings that lm-evaluation-harness ships: prompt, continuations, and which of them is right."""
+    shipped = Path(lm_eval.tasks.__file__).parent / "mmlu" / "default"
+    settings = yaml.safe_load((shipped / "_default_template_yaml").read_text())
+    settings |= yaml.safe_load((shipped / "mmlu_high_school_us_history.yaml").read_text())
+    options = {name: [text(n + i, 2) for n in range(8)] for i, name in enumerate("ABCD")}
+    asked = {"question": [f" {text(n, 5)}? " for n in range(8)], **options}
+    ours = {"split": ["test"] * 8, "subject": ["high_school_us_history"] * 8, "answer": list("ABCDDCBA"), **asked}
+    pq.write_table(pa.table(ours), tmp_path / "mmlu.parquet")
+    theirs = {
+        "question": asked["question"], "choices": [list(row) for row in zip(*options.values(), strict=True)],
+        "answer": ["ABCD".index(letter) for letter in ours["answer"]],
+    }  # fmt: skip
+
+    def load(**_: object) -> DatasetDict:
+        return DatasetDict({"test": Dataset.from_dict(theirs)})
+
+    kept = {k: settings[k] for k in ("description", "output_type", "doc_to_text", "doc_to_choice", "doc_to_target",
+                                     "metric_list", "test_split")}  # fmt: skip
+    found = []
+    for config in (
+        _config("mmlu", questions_of("mmlu", tmp_path, None, seed=1)),
+        {**kept, "task": "theirs", "custom_dataset": load, "num_fewshot": 0},
+    ):
+        with _quiet():
+            task = ConfigurableTask(config=config)
+            task.set_fewshot_seed(seed=0)
+            task.build_all_requests()
+        requests = [(one.args, one.idx) for one in task.instances]
+        picks = np.eye(4)[[0, 1, 2, 3, 0, 1, 2, 3]] - 1.0  # log-probabilities of a model that names a letter each time
+        marked = [
+            task.process_results(doc, [(score, False) for score in scores])["acc"]
+            for doc, scores in zip(task.test_docs(), picks, strict=True)
+        ]
+        found.append((requests, marked))
+    assert found[0] == found[1]
+    assert found[0][0][1][0][1] == " B"
+    assert found[0][1] == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_more_questions_contain_fewer_and_another_seed_draws_others(folder):

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import pytest
 from typer.testing import CliRunner
 
@@ -118,7 +123,7 @@ def test_a_worker_that_cannot_start_is_no_endless_wait(two_nodes):
 
 
 def test_no_cluster_at_the_address():
-    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"):
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1", "nowhere.invalid:6379", "[::1]:1"):
         with pytest.raises(LlmcfError, match="no Ray cluster answers"):
             RayExecutor(address)
     for command in ("run", "gen-cot", "match"):
@@ -127,3 +132,31 @@ def test_no_cluster_at_the_address():
         assert "ray start --head" in str(done.exception)
         done = CliRunner().invoke(app, [command, "quickstart", "--workers", "2"])
         assert "add --on ray" in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    "address", ["foo", "foo:", "foo:bar", ":6379", "http://foo:80", "ray://foo", "foo:99999", "a b:1"]
+)
+def test_what_is_no_address_is_refused_before_ray_sees_it(address):
+    with pytest.raises(LlmcfError, match="is no address of a Ray cluster") as caught:
+        RayExecutor(address)
+    assert caught.value.where == f"--address {address}"
+    assert caught.value.allowed == ("HOST:PORT", "ray://HOST:PORT", "auto", "local")
+
+
+@pytest.mark.slow
+def test_that_ray_is_started_here_is_said_and_nothing_else(tmp_path):
+    """In a process of its own, as a terminal sees it."""
+    script = """
+        from llmcf_cli.core.progress import PlainProgress
+        from llmcf_cli.scale.cluster import RayExecutor
+        with RayExecutor("local", 1, PlainProgress()).pool(str) as pool:
+            print([found for _, found in pool.map([1, 2])])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    said, result = done.stdout.splitlines()
+    assert said.startswith(f"starting Ray on this machine, {os.cpu_count()} CPUs")
+    assert said.endswith("for a cluster give --address")
+    assert sorted(result) == sorted("['1', '2']")
+    assert done.stderr == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -22,7 +24,7 @@ from llmcf_cli.rec.config import (
 )
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
-from llmcf_cli.serve.scorer import Scorer
+from llmcf_cli.serve.scorer import Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 SIGNALS = {
@@ -92,6 +94,22 @@ def test_new_users_and_items_have_signals(world, tmp_path):
     assert abs(after[2] - unknown) > 1e-4
 
 
+def test_a_bundle_of_approximate_search_serves_what_exact_search_does(world, tmp_path):
+    """With all partitions looked into, they find the same; the scorer builds the index when it loads the bundle."""
+    larger = sys.modules["rec_world"].make_world(tmp_path, per_user=24, num_examples=200)
+    model, exact = make(larger, tmp_path / "exact")
+    search = {"type": "ann", "index": "ivf_flat", "partition_rows": 16, "probes": 1000, "time_block": 16}
+    recipe = {"match": RECIPE["match"] | {"search": search}}
+    save_bundle(tmp_path / "approximate", model, recipe=recipe, clock="global")
+    approximate = Scorer.load(tmp_path / "approximate")
+    assert {pool["kind"] for pool in approximate._index.kinds.values()} == {"ivf_flat"}
+    for time in (True, False):
+        asked = requests(larger, "test", time=time)
+        expected = exact.score(asked)["logit"].to_numpy()
+        assert expected.std() > 1e-3
+        np.testing.assert_allclose(approximate.score(asked)["logit"].to_numpy(), expected, atol=1e-6)
+
+
 def test_without_a_time_every_example_is_past(world, served):
     _, scorer = served
     timed, now = (scorer.score(requests(world, "train", time=t))["logit"].to_numpy() for t in (True, False))
@@ -157,7 +175,8 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     [
         ({"user_id": ["u1"]}, "item_id"),
         ({"user_id": [0.5], "item_id": ["i1"]}, "user_id holds double"),
-        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string, e.g. 'i1 i2'"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "time": ["soon"]}, "time holds string that is no int64"),
     ],
 )
 def test_bad_requests_are_explained(served, table, message):
@@ -170,12 +189,24 @@ def test_ids_of_digits_may_come_as_numbers(served):
     assert scores.num_rows == 1
 
 
-def test_ids_that_the_bundle_lacks_are_counted_once(world, served):
+def test_a_request_without_a_time_is_made_after_everything(world, served):
+    _, scorer = served
+    asked = requests(world, "train", time=False)
+    times = pa.array([None] * asked.num_rows, pa.int64())
+    expected = scorer.score(asked)["logit"].to_numpy()
+    np.testing.assert_allclose(scorer.score(asked.append_column("time", times))["logit"].to_numpy(), expected)
+
+
+def test_what_the_bundle_does_not_know_is_counted_by_id_and_by_request(world, served):
     _, scorer = served
     known = requests(world, "test").slice(0, 1).to_pylist()[0]
     asked = pa.table({
-        "user_id": [known["user_id"], "somebody", "somebody"], "item_id": [known["item_id"], "new", known["item_id"]],
-        "history": [known["history"], ["gone", "new"], None],
+        "user_id": [known["user_id"], "somebody", "somebody", None],
+        "item_id": [known["item_id"], "new", known["item_id"], known["item_id"]],
+        "history": [known["history"], ["gone", "new"], None, ["gone"]],
     })  # fmt: skip
-    assert scorer.unknown(asked) == {"users": 1, "items": 1, "items of histories": 2}
-    assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == dict.fromkeys(scorer.unknown(asked), 0)
+    assert scorer.unknown(asked) == {
+        "users": Unknown(1, 3), "items": Unknown(1, 1), "items of histories": Unknown(2, 2),
+    }  # fmt: skip
+    nothing = dict.fromkeys(scorer.unknown(asked), Unknown(0, 0))
+    assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == nothing
