@@ -6,14 +6,14 @@ import pytest
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.report import GAP, _fitting
+from llmcf_cli.cli.tables import GAP, fitting, text_table
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 
 
 @pytest.mark.parametrize("total", [30, 80, 120])
 def test_columns_are_dealt_into_tables_that_fit(total):
     widths = [15, 18, 16, 9, 20, 14, 6, 7, 10, 40]
-    groups = _fitting(widths, total)
+    groups = fitting(widths, total)
     assert [place for group in groups for place in group] == list(range(1, len(widths)))
     for group in groups:
         assert len(group) == 1 or widths[0] + sum(widths[place] + GAP for place in group) <= total
@@ -36,7 +36,7 @@ def test_no_cell_is_broken_and_no_line_is_longer_than_the_terminal(capsys, termi
     terminal(columns)
     titles = ["arm", "AUC ↑", "logloss ↓", "gAUC ↑", "parameters"]
     cells = [[f"arm number {n}", "0.7000 ± 0.0100", "0.6000 ± 0.0001", "0.7100 ± 0.0200", "1,000,000"] for n in (1, 2)]
-    report._text_table(titles, cells, title="Test split")
+    text_table(titles, cells, title="Test split")
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= columns
     text = "\n".join(lines)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.app import app
+from llmcf_cli.cli.findings import FINDINGS
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Failure
@@ -89,7 +90,7 @@ def test_cost_is_told_as_far_as_it_is_known(context, capsys):
     assert found["estimate"]["seconds"] > 0
     assert found["actual"]["money"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["new_tokens"] * 1000e-6)
     assert costs(context, capsys) == ""  # cached: nothing to pay
-    report._gen_cot(found)
+    FINDINGS["gen-cot"](found)
     printed = capsys.readouterr().out
     assert "12 of 12 chains of thought kept" in printed
     assert "+0%" in printed
@@ -107,7 +108,7 @@ def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context,
     kept = pq.read_table(folder / "cot.parquet")["sample_id"].to_pylist()
     assert dropped["sample_id"] not in kept
     assert dropped["detail"] == "status 500"
-    report._gen_cot(found)
+    FINDINGS["gen-cot"](found)
     assert "1 set aside: status 500" in capsys.readouterr().out
     monkeypatch.undo()
     again = poison(monkeypatch, lambda prompt: False)

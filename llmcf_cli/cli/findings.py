@@ -1,0 +1,177 @@
+"""What each stage found, in a few lines from the report of its manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmcf_cli.cli.console import console
+from llmcf_cli.cli.tables import escaped, number, optional, plain_table
+from llmcf_cli.llm import ability_tables
+
+
+def _ingest(report: Mapping[str, Any]) -> None:
+    table = plain_table("step", "kept", "dropped", "why")
+    for step in report["steps"]:
+        table.add_row(step["name"], f"{step['kept']:,}", f"{step['dropped']:,}", escaped(step["reason"]))
+    console().print(table)
+
+
+def _train_llm(report: Mapping[str, Any]) -> None:
+    table = plain_table(
+        "mix", "available", "taken", "share (asked)", "tokens", "answer tokens", "left out or shortened"
+    )
+    for part in report["mix"]["parts"]:
+        counts = ", ".join(f"{reason}: {count:,}" for reason, count in part["counts"].items() if count)
+        table.add_row(
+            part["source"],
+            f"{part['available']:,}",
+            f"{part['samples']:,}",
+            f"{part['share']:.1%} ({part['asked']:.1%})",
+            f"{part['tokens']:,}",
+            f"{part['answer_tokens']:,}",
+            counts or "none",
+        )
+    console().print(table)
+    tuned = report["tune"]
+    resumed = f", resumed from step {tuned['resumed_from']:,}" if tuned["resumed_from"] else ""
+    console().print(
+        f"{tuned['steps']:,} steps{resumed}, {tuned['tokens']:,} tokens at {tuned['tokens_per_second']:,.0f} tokens/s "
+        f"in {tuned['precision']}"
+    )
+    losses = [loss for _, loss in tuned["loss"]]
+    half = (len(losses) + 1) // 2
+    means = [sum(part) / len(part) for part in (losses[:half], losses[half:]) if part]
+    console().print(
+        "mean loss in the first and second half of the steps: " + ", ".join(f"{mean:.3f}" for mean in means)
+    )
+
+
+def _gen_cot(report: Mapping[str, Any]) -> None:
+    from llmcf_cli.llm.cost import comparison_rows
+
+    dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report["dropped"].items()) or "none"
+    console().print(
+        f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); "
+        f"{report['regenerated']:,} asked again, of which {report['rescued']:,} then kept; "
+        f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, {report['failed']:,} "
+        f"failures, {report['tokens_per_second']:,.0f} tokens/s"
+    )
+    for reason, count in report["set_aside"].items():
+        console().print(f"{count:,} set aside: {reason}", style="yellow", markup=False)
+    if report["generated"]:
+        table = plain_table("cost", "estimate", "actual", "difference")
+        for row in comparison_rows(report["estimate"], report["actual"]):
+            table.add_row(*row)
+        console().print(table)
+    if len(report["steps"]) > 1:
+        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
+        console().print(f"written now: {'; '.join(steps)}", markup=False)
+    console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
+    for example in report["examples"][:1]:
+        console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")
+        console().print(f"     {' '.join(example['text'].split())}", markup=False, style="dim")
+
+
+def _collab(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"{report['items']:,} items of {report['positives']:,} positives as vectors of {report['dim']} numbers, "
+        f"{report['variance_kept']:.1%} of the variance kept; {report['folds']} folds in {report['seconds']:.1f} s"
+    )
+
+
+def _embed(report: Mapping[str, Any]) -> None:
+    what = f"{report['items']:,} items" if "items" in report else f"{report['examples']:,} examples"
+    console().print(f"{what} as vectors of {report['dim']} numbers, {report['seconds']:.1f} s of encoding")
+
+
+def _match(report: Mapping[str, Any]) -> None:
+    audit = report["audit"]
+    violations = sum(kind["count"] for kind in audit["violations"])
+    style = "green" if violations == 0 else "bold red"
+    kinds = ", ".join(kind["kind"] for kind in audit["violations"])
+    console().print(f"audit: {violations} violations ({kinds})", style=style, markup=False)
+    console().print(
+        f"{audit['samples']:,} samples × {audit['k']}, {audit['positive_share']:.1%} of the examples positive, "
+        f"{audit['padding_share']:.1%} of the places empty, {audit['examples_used']:,} of "
+        f"{report['match']['examples']:,} examples used"
+    )
+    found = report["match"]["search"]
+    if found is not None:
+        kinds = ", ".join(f"{name} {pool['kind']}" for name, pool in found["pools"].items())
+        console().print(
+            f"index ({kinds}): {found['recall']:.2%} of the exact result on {found['queries']:,} queries, "
+            f"p50 {found['p50_ms']:.2f} and p99 {found['p99_ms']:.2f} ms per query "
+            f"(exact: p50 {found['exact_p50_ms']:.2f})"
+        )
+
+
+def _knowledge(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"texts about {report['users']:,} users and {report['items']:,} items as vectors of {report['dim']} numbers "
+        f"({report['empty']:,} empty); {report['generated']:,} texts generated, {report['cached']:,} found in the "
+        f"cache, {report['tokens_per_second']:,.0f} tokens/s"
+    )
+    reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report["reach"].items()]
+    console().print(f"samples with a text about their user and item: {', '.join(reach)}")
+    for example in report["examples"][:: max(1, len(report["examples"]) - 1)]:
+        text = " ".join(example["text"].split())
+        console().print(f"e.g. {example['entity']} {example['row']}: {text}", markup=False, style="dim")
+
+
+def _teacher(report: Mapping[str, Any]) -> None:
+    auc = "one label only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
+    console().print(
+        f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them); "
+        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+    )
+
+
+def _ability(report: Mapping[str, Any]) -> None:
+    shown = [
+        f"{ability_tables.NAMES[name]} {ability_tables.shown(name, estimate)}"
+        for name, estimate in report["measures"].items()
+    ]
+    console().print(", ".join(shown), markup=False)
+    console().print(
+        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+    )
+
+
+def _search(report: Mapping[str, Any]) -> None:
+    settings = ", ".join(f"{path} {number(value)}" for path, value in report["best"].items())
+    console().print(
+        f"best of {report['trials']} trials: validation {report['monitor']} {report['value']:.4f} "
+        f"(the recipe's own settings: {optional(report['start'])}) with {settings}",
+        markup=False,
+    )
+
+
+def _train_rec(report: Mapping[str, Any]) -> None:
+    console().print(
+        f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation AUC {report['best']['auc']:.4f}, "
+        f"{report['num_parameters']:,} parameters, {report['samples_per_second']:,.0f} samples/s"
+    )
+
+
+def _baseline(report: Mapping[str, Any]) -> None:
+    console().print(f"validation AUC {report['best']['auc']:.4f}, fitted in {report['seconds']:.1f} s")
+
+
+FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "ingest": _ingest,
+    "train-llm": _train_llm,
+    "gen-cot": _gen_cot,
+    "collab": _collab,
+    "embed": _embed,
+    "examples": _embed,
+    "match": _match,
+    "knowledge": _knowledge,
+    "teacher": _teacher,
+    "ability": _ability,
+    "search": _search,
+    "train-rec": _train_rec,
+    "baseline": _baseline,
+}
