@@ -113,7 +113,9 @@ def prompts(rows: Sequence[SampleTexts], prompt: Prompt, engine: TransformersEng
 
     def render(index: int, history: list[str]) -> list[dict[str, str]]:
         row = rows[index]
-        return prompt.render({"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]})
+        return prompt.last.render(
+            {"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]}
+        )
 
     fault = Fault(lambda index: f"sample {rows[index].sample_id}", "benchmark", "")
     return fit_asks(engine, [row.history for row in rows], render, fault)

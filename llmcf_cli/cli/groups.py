@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,19 +58,14 @@ def remember(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> 
 
 def _fill(error: LlmcfError, given: Any) -> None:
     """Put the user's recipe and options where hints have `RECIPE`; leave it where there is no recipe."""
-    words = list(_words(given))
-    if words:
+    recipe, changes, folder = (given.get(f"{__name__}.{name}") for name in (RECIPE, "--set", "--artifacts"))
+    if recipe is not None and not Path(recipe).is_dir():
         for one in (error, *getattr(error, "problems", ())):
-            one.hint = one.hint.replace(RECIPE, shlex.join(words))
+            one.hint = one.hint.replace(RECIPE, same_run(recipe, changes or (), folder))
 
 
-def _words(given: Any) -> Iterator[str]:
-    recipe = given.get(f"{__name__}.{RECIPE}")
-    if recipe is None or Path(recipe).is_dir():
-        return
-    yield recipe
-    for change in given.get(f"{__name__}.--set") or ():
-        yield from ("--set", change)
-    folder = given.get(f"{__name__}.--artifacts")
-    if folder is not None:
-        yield from ("--artifacts", str(folder))
+def same_run(recipe: str, overrides: Sequence[str] = (), artifacts: Path | None = None) -> str:
+    """What a command line says after the command to mean the same run."""
+    changes = [word for change in overrides for word in ("--set", change)]
+    folder = [] if artifacts is None else ["--artifacts", str(artifacts)]
+    return shlex.join([recipe, *changes, *folder])

@@ -82,11 +82,13 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
         console().print(f"tables and plots: {last.folder}", markup=False, soft_wrap=True)
         return
     if stage != "evaluate" or manifest is None:
-        console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}")
+        console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}", soft_wrap=True)
         return
     comparison(manifest.report)
     if manifest.report["failed"]:
-        console().print(f"to try the arms that failed again: llmcf run {recipe}", style="red", markup=False)
+        console().print(
+            f"to try the arms that failed again: llmcf run {recipe}", style="red", markup=False, soft_wrap=True
+        )
     elif all(not step.runs for step in steps):
         console().print("every stage is cached; nothing was repeated", style="green")
     console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
@@ -94,7 +96,7 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
         console().print(f"model to serve: {manifest.report['bundle']}", markup=False, soft_wrap=True)
     matched = any(step.node.stage.name == "match" for step in steps)
     following = f"run {recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
-    console().print(f"next: llmcf {following}", markup=False)
+    console().print(f"next: llmcf {following}", markup=False, soft_wrap=True)
 
 
 def failed_step(step: Step, error: LlmcfError) -> None:
@@ -178,7 +180,8 @@ def nothing_to_tune(pools: Mapping[str, Mapping[str, Any]], search: ComponentCon
     config = search if isinstance(search, AnnSearchConfig) else AnnSearchConfig()
     counts = " and ".join(f"{pool['examples']:,}" + f" {name}" * (name != "all") for name, pool in pools.items())
     why = {
-        "auto": f"an index is built from {config.flat_below:,} examples of a label on (match.search.flat_below)",
+        "auto": f"an index needs {config.flat_below:,} examples of a label (match.search.flat_below), and as many as "
+        "its kind is trained on",
         "flat": "match.search.index is flat",
     }.get(config.index, f"an index of kind {config.index} needs more")
     console().print(f"the search compares all {counts} examples, so it is exact: {why}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from llmcf_cli.cli.groups import remember
+from llmcf_cli.cli.groups import remember, same_run
 from llmcf_cli.core.errors import LlmcfError
 
 RecipeArgument = Annotated[
@@ -219,6 +219,6 @@ def _run(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
     )
     write_lock(context, steps)
-    report.finish(stage, recipe, steps)
+    report.finish(stage, same_run(recipe, overrides, artifacts), steps)
     if any(getattr(step.node.stage, "failed", ()) for step in steps):
         raise typer.Exit(1)

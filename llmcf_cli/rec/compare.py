@@ -5,7 +5,6 @@ Legend: N test samples.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,9 +75,9 @@ def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32], references: 
         {**_arm(name, group), "auc_standard_error": auc_standard_error(label_N, pooled[name])}
         for name, group in grouped.items()
     ]
-    base = next((arm["auc"]["mean"] for arm in arms if references and arm["arm"] == references[0]), None)
+    base = next((arm for arm in arms if references and arm["arm"] == references[0]), None)
     for arm in arms:
-        arm["relative_improvement"] = _relative_improvement(arm["auc"]["mean"], base)
+        arm["relative_improvement"] = None if base is None else _relative_improvement(arm["auc"]["mean"], base)
     return {
         "arms": arms,
         "references": references,
@@ -191,9 +190,10 @@ def _significant(difference: Mapping[str, Any]) -> bool:
     return difference["p_value"] < LEVEL and (seeds is None or seeds < LEVEL)
 
 
-def _relative_improvement(auc: float, base: float | None) -> float | None:
-    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014); None where the base is no better than chance."""
-    return None if base is None or base <= 0.5 or math.isclose(base, 0.5) else (auc - 0.5) / (base - 0.5) - 1
+def _relative_improvement(auc: float, base: Mapping[str, Any]) -> float | None:
+    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014); None where the base's 95 % interval reaches chance."""
+    above = base["auc"]["mean"] - 0.5
+    return (auc - 0.5) / above - 1 if above > 1.96 * base["auc_standard_error"] else None
 
 
 def _arm(name: str, group: Sequence[ArmRun]) -> dict[str, Any]:

@@ -137,6 +137,9 @@ def find_recipe(path_or_name: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml") or path.is_dir():
         problem = LlmcfError("is a folder" if path.is_dir() else "no such file", where=shown(path))
         raise RecipeError([problem], hint="llmcf recipe list")
+    written = path.with_name(f"{path.name}.yaml")
+    if written.is_file():
+        raise RecipeError([LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?")])
     raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
 
 

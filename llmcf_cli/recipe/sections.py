@@ -204,7 +204,8 @@ class AbilitySection(Config):
     question: MixSource | None = None
     """The question; None: that of the mix's `recommendation` source."""
     data: FilePath | None = None
-    """Folder with the benchmarks of general ability as Parquet, named as in `tasks`; None: they are left out."""
+    """Folder with the benchmarks of general ability, `TASK.parquet` for each of `tasks`, with the columns of the data
+    set that the harness's task reads; None: they are left out."""
     tasks: Annotated[tuple[Task, ...], Field(min_length=1), Distinct()] = (
         "mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq",
     )  # fmt: skip

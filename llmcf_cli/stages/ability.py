@@ -35,6 +35,7 @@ NO_RECOMMENDATION = (
     "llm.mix has no recommendation source: the model was not tuned on the recommendation question, and its AUC and "
     "logloss say what tuning on the other data does to it."
 )
+NO_GENERAL = "general ability is not measured, as ability.data is not set"
 
 
 class _BaseModel(Config):
@@ -126,7 +127,7 @@ class EvalLLM(Stage):
     """Compares the language model after tuning with what it was before."""
 
     name = "eval-llm"
-    version = 2
+    version = 3
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}
@@ -139,11 +140,10 @@ class EvalLLM(Stage):
         from llmcf_cli.llm.plots import plot_models
 
         models = [read_measured(stage.model, job.inputs[stage.role]) for stage in self.needs(job.recipe)]
-        untuned = recommendation_source(job.recipe.llm) is None
-        report = {
-            "split": job.recipe.ability.split, "rows": compare(models),
-            "notes": [NO_RECOMMENDATION] if untuned else [],
-        }  # fmt: skip
+        recipe = job.recipe
+        notes = {NO_RECOMMENDATION: recommendation_source(recipe.llm) is None, NO_GENERAL: recipe.ability.data is None}
+        said = [note for note, true in notes.items() if true]
+        report = {"split": recipe.ability.split, "rows": compare(models), "notes": said}
         write_tables(report, markdown(report), job.out)
         plot_models(report, job.out)
         return report

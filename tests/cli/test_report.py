@@ -1,11 +1,13 @@
 """What is printed at the end of a run fits the terminal, however many arms there are."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.console import console
+from llmcf_cli.cli.groups import same_run
 from llmcf_cli.cli.tables import GAP, fitting, text_table
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 
@@ -62,3 +64,8 @@ def test_why_a_step_failed_stands_under_its_line(capsys, terminal, stage):
         "  - gen-cot: none of 200 chains of thought is usable: 200 [echo]",
         "    next: llmcf cot preview",
     ]
+
+
+def test_the_next_command_means_the_same_run():
+    assert same_run("shop.yaml") == "shop.yaml"
+    assert same_run("my own.yaml", ["match.k=6"], Path("made")) == "'my own.yaml' --set match.k=6 --artifacts made"

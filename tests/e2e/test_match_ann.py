@@ -82,7 +82,7 @@ def test_tune_prints_the_settings_and_lines_that_a_recipe_takes(workplace):
 
 @pytest.mark.parametrize(
     ("search", "why"),
-    [("exact", "20,000 examples of a label on (match.search.flat_below)"), ("{type: ann, index: flat}", "is flat"),
+    [("exact", "20,000 examples of a label (match.search.flat_below)"), ("{type: ann, index: flat}", "is flat"),
      ("{type: ann, index: ivf_flat}", "an index of kind ivf_flat needs more")],
 )  # fmt: skip
 def test_where_all_examples_are_compared_there_is_nothing_to_tune(workplace, search, why):

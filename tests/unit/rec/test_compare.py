@@ -111,6 +111,13 @@ def test_there_is_no_relative_improvement_over_chance(runs):
     assert all(arm["relative_improvement"] is None for arm in found["arms"])
 
 
+def test_there_is_no_relative_improvement_over_what_may_be_chance(runs):
+    near = [replace(r, metrics={**r.metrics, "auc": 0.5 + 1e-4}) if r.arm == "none" else r for r in runs]
+    found = summarise(near, LABEL, ("none",))
+    assert found["arms"][0]["auc"]["mean"] > 0.5
+    assert all(arm["relative_improvement"] is None for arm in found["arms"])
+
+
 def test_tables_show_what_some_arm_has(report):
     titles, cells = rows(report)
     assert titles[:3] == ["arm", "AUC ↑", "logloss ↓"]
