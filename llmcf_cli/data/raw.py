@@ -68,7 +68,7 @@ class DescribedSource(Source, Protocol):
         """The columns of `raw_item` and `raw_user` beside the id; empty where there is no such table.
 
         Raises:
-            DataError: A file is missing or its beginning cannot be read.
+            DataError: A file is missing, its beginning cannot be read, or it lacks a column that the recipe names.
         """
 
 

@@ -24,7 +24,8 @@ class FileProblems:
     """What was found, each with its file, line and key path.
 
     Attributes:
-        wrong: What no run can mend: an asset of no catalogue, a prompt that is wrong, a text of unknown columns.
+        wrong: What no run can mend: an asset of no catalogue, a prompt that is wrong, columns that the data
+            set has not, data that cannot be read.
         missing: Files that are not there, or not yet.
         unchecked: What cannot be told yet.
     """
@@ -74,7 +75,7 @@ def _prompt_problems(
 
 
 def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
-    """Whether the texts of items and users name columns that the data set has."""
+    """Whether the data set has the columns that the recipe names: those of its tables, and in texts."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
     texts = written.get("text")
@@ -93,8 +94,8 @@ def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
     try:
         source = registry().build("source", config)
         features = source.features(locate.path) if isinstance(source, DescribedSource) else {}
-    except LlmcfError as error:  # `ingest` has more to say about it
-        found.unchecked.append(error)
+    except LlmcfError as error:
+        found.wrong.append(error)
         return
     for entity in features:
         found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])

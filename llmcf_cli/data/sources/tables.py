@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,11 +44,7 @@ class TableSource:
         """See `Source.load`."""
         config, columns = self._config, self._config.columns
         relation, where, bad = self._read(con, locate, "interactions", config.interactions)
-        define_interactions(
-            con, relation,
-            {"user_id": columns.user, "item_id": columns.item, "rating": columns.rating,
-             "time": columns.position if columns.time is None else columns.time}, where,
-        )  # fmt: skip
+        define_interactions(con, relation, self._named(), where)
         origin, unparsable = {"interaction": where}, {"interaction": bad}
         known: list[str] = []
         for entity, role, reference, features in self._entities():
@@ -64,12 +60,29 @@ class TableSource:
 
     def features(self, locate: Locate) -> dict[Entity, tuple[str, ...]]:
         """See `DescribedSource.features`."""
+        self._require("interactions", self._config.interactions, locate, [c for c in self._named().values() if c])
         found: dict[Entity, tuple[str, ...]] = {}
         for entity, role, reference, features in self._entities():
-            columns = self._columns(require_file(locate(reference), role), role) if reference is not None else ()
+            if reference is None:
+                found[entity] = ()
+                continue
+            columns = self._require(role, reference, locate, [features.key, *(features.keep or ())])
             keep = columns if features.keep is None else features.keep
             found[entity] = tuple(column for column in keep if column != features.key)
         return found
+
+    def _named(self) -> dict[str, str | None]:
+        """What `define_interactions` asks for → the column that the recipe names."""
+        columns = self._config.columns
+        time = columns.position if columns.time is None else columns.time
+        return {"user_id": columns.user, "item_id": columns.item, "rating": columns.rating, "time": time}
+
+    def _require(self, role: Role, reference: str, locate: Locate, wanted: Sequence[str]) -> list[str]:
+        """The columns of a table, which must have those that are wanted."""
+        path = require_file(locate(reference), role)
+        columns = self._columns(path, role)
+        require_columns(wanted, columns, str(path))
+        return columns
 
     def _entities(self) -> Iterator[tuple[Entity, Role, str | None, FeatureColumns]]:
         """Entity, role of its table, reference to it, and which of its columns are kept."""

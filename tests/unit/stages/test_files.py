@@ -79,10 +79,27 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
     assert found.unchecked[0].hint == "llmcf assets fetch movielens-100k"
 
 
-def test_data_that_cannot_be_read_leave_the_texts_unchecked(folder):
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("{time: time}", "{time: tiem}", 'events.csv: has no column "tiem" (did you mean "time"?)'),
+        ("{time: time}", "{time: time, rating: stars}", 'events.csv: has no column "stars"'),
+        (
+            "    columns:",
+            "    user_features: [jobs]\n    columns:",
+            'users.csv: has no column "jobs" (did you mean "job"?)',
+        ),
+        ("    columns:", "    item_key: id\n    columns:", 'items.csv: has no column "id"'),
+    ],
+)
+def test_tables_have_the_columns_that_the_recipe_names(folder, old, new, problem):
+    (found,) = shown(checked(folder, RECIPE.replace(old, new)).wrong)
+    assert found.endswith(problem)
+
+
+def test_data_that_cannot_be_read_are_told(folder):
     (folder / "items.csv").write_text("")
-    found = checked(folder, RECIPE)
-    assert (found.wrong, [problem.what for problem in found.unchecked]) == ([], ["is empty"])
+    assert [problem.what for problem in checked(folder, RECIPE).wrong] == ["is empty"]
 
 
 def test_everything_is_told_beside_a_recipe_that_is_wrong(folder):
