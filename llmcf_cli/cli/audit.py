@@ -59,7 +59,8 @@ def audit(
     if found.missing:
         console().print(f"not made yet, so not audited: {', '.join(found.missing)}", style="yellow", markup=False)
     broken = sum(v.count for checked in audits for v in checked.broken)
-    verdict = f"{broken:,} violations" if broken else f"no violations in {len(audits)} artifacts of matches"
+    made = "artifact" if len(audits) == 1 else "artifacts"
+    verdict = f"{broken:,} violations" if broken else f"no violations in {len(audits)} {made} of matches"
     console().print(
         f"{verdict}; details: {folder}", style="bold red" if broken else "green", markup=False, soft_wrap=True
     )

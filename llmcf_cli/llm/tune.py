@@ -158,7 +158,7 @@ def fit(run: TuneRun, progress: Progress = SILENT) -> TuneReport:
         network = load_causal_lm(run.model, torch.float32)
     from llmcf_cli.llm.trainer import build_trainer
 
-    with _interrupt_flag() as interrupted:
+    with _interrupt_flag(progress) as interrupted:
         trainer = build_trainer(
             config, network, tokenizer, samples, plan_batches(samples.lengths_N, config, run.seed, run.processes),
             work=run.work, seed=run.seed, precision=run.precision, processes=run.processes, interrupted=interrupted,
@@ -286,7 +286,7 @@ def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:
 
 
 @contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
+def _interrupt_flag(progress: Progress) -> Iterator[threading.Event]:
     """Turn the first Ctrl-C into a flag, so that the current step ends with a checkpoint; a second one interrupts."""
     flag = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -297,6 +297,7 @@ def _interrupt_flag() -> Iterator[threading.Event]:
         if flag.is_set():
             raise KeyboardInterrupt
         flag.set()
+        progress.say("stopping after this step with a checkpoint; Ctrl-C again stops at once")
 
     before = signal.signal(signal.SIGINT, note)
     try:

@@ -65,10 +65,21 @@ def test_unknown_layers_to_adapt_are_named(tiny_model: Path, mix: Path, tmp_path
     assert "q_proj" in error.value.allowed
 
 
-class Stop(SilentProgress):
+class Heard(SilentProgress):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+class Stop(Heard):
     """Presses Ctrl-C after so many steps."""
 
     def __init__(self, after: int) -> None:
+        super().__init__()
         self.after = after
 
     def task(self, name, total, unit, done=0):
@@ -94,20 +105,12 @@ class Stop(SilentProgress):
         return Pressing()
 
 
-class Heard(SilentProgress):
-    """Keeps what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 def test_interrupted_run_saves_and_ends_with_the_same_weights(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     _tune(tiny_model, mix, tmp_path / "whole", epochs=2)
+    stop = Stop(after=11)
     with pytest.raises(KeyboardInterrupt):
-        _tune(tiny_model, mix, tmp_path / "cut", epochs=2, progress=Stop(after=11))
+        _tune(tiny_model, mix, tmp_path / "cut", epochs=2, progress=stop)
+    assert any("stopping after this step" in line for line in stop.lines)
     assert last_checkpoint(tmp_path / "cut" / "work").name == "checkpoint-11"
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     report = _tune(tiny_model, mix, tmp_path / "cut", epochs=2)
