@@ -17,6 +17,8 @@ NOTE = (
     "counting alike; differences are taken question by question."
 )
 
+NO_GENERAL = "general ability is not measured, as ability.data is not set"
+
 
 def unit(measure: str) -> str:
     """Of a measure: nats per sample, per cent of questions, or none."""
@@ -58,7 +60,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         f"{report['tolerance']:g} × the standard error of the difference below the base model's"
     )
     if "general" not in report["rows"][0]["measures"]:
-        return "no point is chosen: general ability is not measured, as ability.data is not set"
+        return f"no point is chosen: {NO_GENERAL}"
     return (
         f"★ chosen: {report['chosen']} ({rule})" if report["chosen"] else f"no point is chosen ({rule}): none keeps it"
     )

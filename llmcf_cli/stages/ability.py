@@ -35,7 +35,6 @@ NO_RECOMMENDATION = (
     "llm.mix has no recommendation source: the model was not tuned on the recommendation question, and its AUC and "
     "logloss say what tuning on the other data does to it."
 )
-NO_GENERAL = "general ability is not measured, as ability.data is not set"
 
 
 class _BaseModel(Config):
@@ -136,7 +135,7 @@ class EvalLLM(Stage):
         return (Ability(BASE), Ability(TUNED))
 
     def run(self, job: Job) -> dict[str, Any]:
-        from llmcf_cli.llm.ability_tables import markdown
+        from llmcf_cli.llm.ability_tables import NO_GENERAL, markdown
         from llmcf_cli.llm.plots import plot_models
 
         models = [read_measured(stage.model, job.inputs[stage.role]) for stage in self.needs(job.recipe)]

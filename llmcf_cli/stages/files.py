@@ -51,7 +51,7 @@ def file_problems(root: Node, locate: Locator) -> FileProblems:
             (found.wrong if isinstance(problem, UnknownNameError) else found.missing).append(problem)
         if not problems and reference.prompt is not None and locate.is_here(reference.name):
             found.wrong += _prompt_problems(reference, reference.prompt, locate, prompts)
-    _check_texts(root, locate, found)
+    _check_columns(root, locate, found)
     return found
 
 
@@ -74,7 +74,7 @@ def _prompt_problems(
     return []
 
 
-def _check_texts(root: Node, locate: Locator, found: FileProblems) -> None:
+def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     """Whether the data set has the columns that the recipe names: those of its tables, and in texts."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
