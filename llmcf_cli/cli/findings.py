@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from llmcf_cli.cli import ingest_findings
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.tables import escaped, number, optional, plain_table
+from llmcf_cli.cli.tables import number, optional, plain_table
 from llmcf_cli.llm import ability_tables
-
-
-def _ingest(report: Mapping[str, Any]) -> None:
-    table = plain_table("step", "kept", "dropped", "why")
-    for step in report["steps"]:
-        table.add_row(step["name"], f"{step['kept']:,}", f"{step['dropped']:,}", escaped(step["reason"]))
-    console().print(table)
 
 
 def _train_llm(report: Mapping[str, Any]) -> None:
@@ -161,7 +155,7 @@ def _baseline(report: Mapping[str, Any]) -> None:
 
 
 FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    "ingest": _ingest,
+    "ingest": ingest_findings.show,
     "train-llm": _train_llm,
     "gen-cot": _gen_cot,
     "collab": _collab,

@@ -71,6 +71,27 @@ class DataError(LlmcfError):
     exit_code = 3
 
 
+class LimitError(DataError):
+    """A count of `dataset.limits` is past its limit, so results would mean nothing.
+
+    Attributes:
+        limit: Name of the limit.
+        found: What was counted: a share in [0, 1], or a number of samples.
+        allowed_value: The limit's value.
+    """
+
+    def __init__(
+        self, limit: str, found: float, allowed_value: float, what: str, *, where: str = "", hint: str
+    ) -> None:
+        super().__init__(
+            f"{what}; dataset.limits.{limit} is {allowed_value:g}", where=where or "dataset",
+            hint=f"{hint}; or change dataset.limits.{limit}",
+        )  # fmt: skip
+        self.limit = limit
+        self.found = found
+        self.allowed_value = allowed_value
+
+
 class AssetError(LlmcfError):
     """An asset cannot be fetched or does not match its declared digest."""
 

@@ -23,7 +23,7 @@ class RatingLabelConfig(ComponentConfig):
 
 
 class ImplicitLabelConfig(ComponentConfig):
-    """Every interaction is a positive sample; negatives are drawn from the items the user never interacted with."""
+    """Every interaction is a positive sample; negatives are drawn from the items the user has not taken by then."""
 
     type: Literal["implicit"] = "implicit"
     negatives: Negatives = Field(default="uniform", validate_default=True)  # type: ignore[assignment]
@@ -39,11 +39,11 @@ class UniformNegativesConfig(ComponentConfig):
 
 
 class PopularityNegativesConfig(ComponentConfig):
-    """An item is as likely as its number of train interactions, to a power. Items without any are never drawn."""
+    """An item is as likely as its number of train interactions plus one, to a power."""
 
     type: Literal["popularity"] = "popularity"
     exponent: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """Power of the count; below 1 it flattens the distribution (word2vec: 0.75)."""
+    """The power; below 1 it flattens the distribution (word2vec: 0.75)."""
 
 
 class GlobalTimeConfig(ComponentConfig):

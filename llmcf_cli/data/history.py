@@ -11,7 +11,8 @@ def build_samples(con: Any, section: HistorySection) -> None:
     """Create `sample` from `labelled` and `event`: ids by (time, user, item, label, split), and the histories.
 
     A history holds the most recent `max_length` events of the same user with a time smaller than the sample's, oldest
-    first; events at the sample's own time are left out, so neither the target nor its ties can be in it.
+    first; events at the sample's own time are left out, so neither the target nor its ties can be in it. Among earlier
+    events at one time the order is that of `place`, as in the split.
     """
     events = {"positive": "labelled WHERE label = 1", "all": "event"}[section.events]
     # A window over the last events of a user holds max_length items per row at most, whatever the user's length.
@@ -19,9 +20,9 @@ def build_samples(con: Any, section: HistorySection) -> None:
         f"""
         CREATE OR REPLACE TABLE past AS
         SELECT user_row, time, list(item_row) OVER recent AS items FROM {events}
-        WINDOW recent AS (PARTITION BY user_row ORDER BY time, item_row
+        WINDOW recent AS (PARTITION BY user_row ORDER BY place
             ROWS BETWEEN {section.max_length - 1} PRECEDING AND CURRENT ROW)
-        QUALIFY row_number() OVER (PARTITION BY user_row, time ORDER BY item_row DESC) = 1
+        QUALIFY row_number() OVER (PARTITION BY user_row, time ORDER BY place DESC) = 1
         """
     )
     con.execute(

@@ -5,16 +5,22 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.data import measure
+from llmcf_cli.data.alarms import find_alarms, stop_at_limits
 from llmcf_cli.data.checks import assign_rows, clean_entity, clean_interactions, k_core, sample_users
 from llmcf_cli.data.history import build_samples
+from llmcf_cli.data.negatives_audit import drawn_audit
 from llmcf_cli.data.raw import Entity, Locate, RawTables, columns_of, first_sentence, name, scalar, text
-from llmcf_cli.data.report import SPLITS, IngestReport, SplitCount, StepLog
+from llmcf_cli.data.repeats import drop_repeats
+from llmcf_cli.data.report import IngestReport, StepLog
+from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
@@ -22,7 +28,7 @@ from llmcf_cli.store.open import connect_write
 from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 
 _ENTITIES: tuple[Entity, ...] = ("item", "user")
-_PHASES = 7
+_PHASES = 8
 
 MEMORY_LIMIT = "50%"
 """Share of the memory that DuckDB may use before it spills beside the output."""
@@ -55,9 +61,12 @@ def ingest(
         _scratch(Path(folder)) as con,
         progress.task("ingest", _PHASES, "steps") as task,
     ):
-        raw, log, empty_texts = _transform(con, section, locate, seed, task)
+        found = _transform(con, section, locate, seed, task)
+        task.note("measure")
+        report = _report(con, section, found, seed)
+        stop_at_limits(report, section)
+        task.advance()
         task.note("write")
-        report = _report(con, raw, log, empty_texts)
         complete = Path(folder) / "out.duckdb"
         _write(con, section, report, complete)
         complete.replace(out)
@@ -65,9 +74,17 @@ def ingest(
     return report
 
 
-def _transform(
-    con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task
-) -> tuple[RawTables, StepLog, dict[Entity, int]]:
+@dataclass(frozen=True)
+class _Found:
+    """What the steps noted on the way."""
+
+    raw: RawTables
+    log: StepLog
+    repeats: int
+    tied_events: int
+
+
+def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task) -> _Found:
     """Make the scratch tables `interaction`, `sample`, and `_number`, `_text`, `_feature` of items and users."""
     log = StepLog()
     label = registry().build("label", section.label)
@@ -78,27 +95,29 @@ def _transform(
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
     for entity in _ENTITIES:
         clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, log=log)
+    repeats = drop_repeats(con, section.repeats, log)
     sample_users(con, section.max_users, derive_seed(seed, "users"), log)
     k_core(con, section.k_core.user, section.k_core.item, log)
     assign_rows(con, log)
     task.advance()
     task.note("texts")
-    templates: dict[Entity, str] = {"item": section.text.item, "user": section.text.user}
-    empty_texts = {entity: render_texts(con, entity, templates[entity]) for entity in _ENTITIES}
+    for entity, template in (("item", section.text.item), ("user", section.text.user)):
+        render_texts(con, entity, template)
     task.advance()
     task.note("split")
     interactions = scalar(con, "SELECT count(*) FROM interaction")
-    found = registry().build("split", section.split).assign(con, raw.clock, derive_seed(seed, "split"))
+    tied = place_events(con, derive_seed(seed, "split", "ties"))
+    found = registry().build("split", section.split).assign(con, raw.clock)
     log.add(f"split {section.split.type}", interactions, 0, found)
     task.advance()
     task.note("label")
-    found = label.label(con, derive_seed(seed, "label"))
+    found = label.label(con, section.repeats, derive_seed(seed, "label"))
     log.add(f"label {section.label.type}", scalar(con, "SELECT count(*) FROM labelled"), 0, found)
     task.advance()
     task.note("histories")
     build_samples(con, section.history)
     task.advance()
-    return raw, log, empty_texts
+    return _Found(raw, log, repeats, tied)
 
 
 @contextmanager
@@ -126,24 +145,30 @@ def _scratch(folder: Path) -> Iterator[Any]:
         con.close()
 
 
-def _report(con: Any, raw: RawTables, log: StepLog, empty_texts: dict[Entity, int]) -> IngestReport:
-    rows = con.execute("SELECT split, label, count(*) FROM sample GROUP BY ALL").fetchall()
-    counts = {(split, label): count for split, label, count in rows}
+def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> IngestReport:
+    measure.prepare(con)
     median, empty = con.execute(
         "SELECT median(len(history)), count(*) FILTER (len(history) = 0) FROM sample"
     ).fetchone()
-    return IngestReport(
-        steps=tuple(log.steps),
-        clock=raw.clock,
+    report = IngestReport(
+        steps=tuple(found.log.steps),
+        clock=found.raw.clock,
         users=scalar(con, "SELECT count(*) FROM user_number"),
         items=scalar(con, "SELECT count(*) FROM item_number"),
         interactions=scalar(con, "SELECT count(*) FROM interaction"),
-        samples=tuple(SplitCount(s, counts.get((s, 1), 0), counts.get((s, 0), 0)) for s in SPLITS),
+        repeats=found.repeats,
+        repeats_dropped=found.repeats if section.repeats == "first" else 0,
+        tied_events=found.tied_events,
+        samples=measure.split_counts(con),
         history_median=float(median),
         history_empty=empty,
-        items_without_text=empty_texts["item"],
-        users_without_text=empty_texts["user"],
+        texts=tuple(measure.text_counts(con)),
+        joins=tuple(measure.joins(con, [entity for entity in _ENTITIES if entity in found.raw.origin])),
+        rules=measure.rules(con),
+        slices=measure.cold_slices(con),
+        negatives=drawn_audit(con, section, derive_seed(seed, "audit")),
     )
+    return replace(report, alarms=tuple(find_alarms(report, section)))
 
 
 def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) -> None:

@@ -1,4 +1,7 @@
-"""Labels: `event` → `labelled(user_row, item_row, label, time, split)`, the samples without their histories."""
+"""Labels: `event` → `labelled(user_row, item_row, label, time, place, split)`, the samples without their histories.
+
+`place` is the event's, NULL for a drawn negative, which is none.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from llmcf_cli.data.config import ImplicitLabelConfig, RatingLabelConfig
 from llmcf_cli.data.negatives import insert_negatives
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.sections import Repeats
 
 
 class Label(Protocol):
@@ -21,8 +25,11 @@ class Label(Protocol):
 
     needs_rating: bool
 
-    def label(self, con: Any, seed: int) -> str:
+    def label(self, con: Any, repeats: Repeats, seed: int) -> str:
         """Create `labelled` from `event`; a positive sample always is an event.
+
+        Args:
+            repeats: Whether `event` holds a user's later events with an item.
 
         Returns:
             One line for the report.
@@ -40,12 +47,12 @@ class RatingLabel:
     def __init__(self, config: RatingLabelConfig) -> None:
         self._config = config
 
-    def label(self, con: Any, seed: int) -> str:
+    def label(self, con: Any, repeats: Repeats, seed: int) -> str:
         """See `Label.label`."""
         threshold = self._config.positive_from
         con.execute(
             "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, "
-            f"(rating >= {threshold!r})::TINYINT AS label, time, split FROM event"
+            f"(rating >= {threshold!r})::TINYINT AS label, time, place, split FROM event"
         )
         least, most = con.execute("SELECT min(rating), max(rating) FROM event").fetchone()
         positive = scalar(con, "SELECT avg(label) FROM labelled")
@@ -59,24 +66,24 @@ class RatingLabel:
 
 
 class ImplicitLabel:
-    """Events are positive; negatives are drawn beside each, from items that the user has no event with in any split."""
+    """Events are positive; negatives are drawn beside each, from what the user has not taken by then (`negatives`)."""
 
     needs_rating = False
 
     def __init__(self, config: ImplicitLabelConfig) -> None:
         self._config = config
 
-    def label(self, con: Any, seed: int) -> str:
+    def label(self, con: Any, repeats: Repeats, seed: int) -> str:
         """See `Label.label`."""
         config = self._config
         con.execute(
-            "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, 1::TINYINT AS label, time, split FROM event"
+            "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, 1::TINYINT AS label, time, place, split FROM event"
         )
         weights_I = registry().build("negatives", config.negatives).weights(con)
-        drawn, short = insert_negatives(con, weights_I, config.per_positive, derive_seed(seed, "negatives"))
+        drawn, short = insert_negatives(con, weights_I, config.per_positive, repeats, derive_seed(seed, "negatives"))
         if not drawn:
             raise DataError(
-                "no negative could be drawn: every user interacted with every item that can be drawn",
+                "no negative could be drawn: every user has taken every item that can be drawn",
                 where="dataset.label", hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
             )  # fmt: skip
         lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""

@@ -46,11 +46,115 @@ class IngestStep:
 
 @dataclass(frozen=True)
 class SplitCount:
-    """Samples of one split, by label."""
+    """Samples of one split, by label.
+
+    Attributes:
+        split: Its name.
+        positive, negative: Samples of the label.
+        repeated_positive, repeated_negative: Those whose user had taken the item before.
+    """
 
     split: str
     positive: int
     negative: int
+    repeated_positive: int = 0
+    repeated_negative: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule without any model reaches.
+
+    Attributes:
+        code: Its name.
+        meaning: What it scores a sample by.
+        auc: On validation; None where that has one label only.
+    """
+
+    code: str
+    meaning: str
+    auc: float | None
+
+
+@dataclass(frozen=True)
+class SliceCount:
+    """Test samples of a slice, by label."""
+
+    name: str
+    positive: int
+    negative: int
+
+
+@dataclass(frozen=True)
+class TextCount:
+    """How many items or users have no text.
+
+    Attributes:
+        entity: Which of the two.
+        rows: Items or users.
+        blank: Those whose text is empty.
+        samples: Samples of such an item or user.
+    """
+
+    entity: Literal["item", "user"]
+    rows: int
+    blank: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class JoinCount:
+    """How the ids of interactions met those of the item or user table.
+
+    Attributes:
+        entity: Which of the two.
+        wanted: Items or users with interactions.
+        unjoined: Those that the table lacks.
+        examples: A few of their ids.
+        listed: A few ids of the table, to compare.
+    """
+
+    entity: Literal["item", "user"]
+    wanted: int
+    unjoined: int
+    examples: tuple[str, ...] = ()
+    listed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NegativesAudit:
+    """Whether drawn train negatives say what their users take later; see `data/negatives_audit.py`.
+
+    Attributes:
+        negatives: Train negatives that were checked.
+        violations: Those of an item that was protected from them.
+        taken_later: Those whose user takes the item later, in any split.
+        expected: Mean of that over fresh draws under the rule.
+        draws: How many fresh draws.
+        p: Share of the fresh draws that lie at least as far from their mean, the draw itself counted.
+    """
+
+    negatives: int
+    violations: int
+    taken_later: int
+    expected: float
+    draws: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """Something measured that makes results doubtful.
+
+    Attributes:
+        code: What kind.
+        message: The count and what it means.
+        remedy: What to do; empty where there is nothing to do but to know.
+    """
+
+    code: str
+    message: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,10 +165,18 @@ class IngestReport:
         steps: What each step kept and dropped, in order.
         clock: `global`: times of different users compare; `per_user`: only the order within a user is known.
         users, items, interactions: Rows of these tables.
+        repeats: Events of a pair that the user had taken before, dropped ones included.
+        repeats_dropped: Those that `dataset.repeats: first` dropped.
+        tied_events: Events that share their user and time with another.
         samples: Sample counts by split and label, in the order of `SPLITS`.
         history_median: Median history length over all samples.
         history_empty: Samples without any earlier event.
-        items_without_text, users_without_text: Rows whose text is empty.
+        texts: Blank texts of items and users.
+        joins: For each table of items or users that the source has.
+        rules: AUC on validation of rules without any model.
+        slices: Sizes of the test split's slices.
+        negatives: Audit of drawn negatives; None where none are drawn.
+        alarms: What the user should know before going on.
     """
 
     steps: tuple[IngestStep, ...]
@@ -72,11 +184,18 @@ class IngestReport:
     users: int
     items: int
     interactions: int
+    repeats: int
+    repeats_dropped: int
+    tied_events: int
     samples: tuple[SplitCount, ...]
     history_median: float
     history_empty: int
-    items_without_text: int
-    users_without_text: int
+    texts: tuple[TextCount, ...]
+    joins: tuple[JoinCount, ...]
+    rules: tuple[Rule, ...]
+    slices: tuple[SliceCount, ...]
+    negatives: NegativesAudit | None
+    alarms: tuple[Alarm, ...] = ()
 
 
 class StepLog:

@@ -1,23 +1,40 @@
-"""Splits: `interaction` → `event`, the same rows with `split` and ordered by user, time and item."""
+"""Splits: `placed` → `event`, the same rows with their `split`.
+
+`placed` is `interaction` with `place`, an event's number in its user's order of time. Events at one time are ordered
+by a seeded hash, once: splits and histories read that one order.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data.config import GlobalTimeConfig, LeaveOneOutConfig
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.data.report import Clock
 
-_ORDER = "ORDER BY user_row, time, item_row"
+_ORDER = "ORDER BY user_row, place"
+
+
+def place_events(con: Any, seed: int) -> int:
+    """Create `placed(user_row, item_row, rating, time, place)` from `interaction`.
+
+    Returns:
+        Events that share their user and time with another, so that the seed decided their order.
+    """
+    con.execute(
+        "CREATE OR REPLACE TABLE placed AS SELECT *, (row_number() OVER (PARTITION BY user_row ORDER BY time, "
+        f"md5(concat_ws(',', {seed}, user_row, item_row))))::INTEGER AS place FROM interaction"
+    )
+    tied = "SELECT count(*) AS events FROM placed GROUP BY user_row, time HAVING count(*) > 1"
+    return int(scalar(con, f"SELECT coalesce(sum(events), 0) FROM ({tied})"))
 
 
 class Split(Protocol):
     """A way to split: built with its configuration."""
 
-    def assign(self, con: Any, clock: Clock, seed: int) -> str:
-        """Create `event(user_row, item_row, rating, time, split)` from `interaction`.
+    def assign(self, con: Any, clock: Clock) -> str:
+        """Create `event(user_row, item_row, rating, time, place, split)` from `placed`.
 
         Returns:
             One line for the report, e.g. where the cuts are.
@@ -33,7 +50,7 @@ class GlobalTimeSplit:
     def __init__(self, config: GlobalTimeConfig) -> None:
         self._config = config
 
-    def assign(self, con: Any, clock: Clock, seed: int) -> str:
+    def assign(self, con: Any, clock: Clock) -> str:
         """See `Split.assign`. The cuts are those between two different times that come nearest to the shares."""
         if clock != "global":
             raise DataError(
@@ -42,7 +59,7 @@ class GlobalTimeSplit:
             )  # fmt: skip
         con.execute(
             "CREATE OR REPLACE TEMP TABLE moment AS SELECT time, sum(count(*)) OVER (ORDER BY time)::BIGINT AS upto, "
-            "row_number() OVER (ORDER BY time) AS number FROM interaction GROUP BY time"
+            "row_number() OVER (ORDER BY time) AS number FROM placed GROUP BY time"
         )
         total, moments = con.execute("SELECT max(upto), count(*) FROM moment").fetchone()
         if moments < 3:
@@ -55,7 +72,7 @@ class GlobalTimeSplit:
         second, _ = _nearest(con, total * (1 - self._config.test), number, moments - 1)
         con.execute(
             f"CREATE OR REPLACE TABLE event AS SELECT *, CASE WHEN time <= {first} THEN 'train' "
-            f"WHEN time <= {second} THEN 'validation' ELSE 'test' END AS split FROM interaction {_ORDER}"
+            f"WHEN time <= {second} THEN 'validation' ELSE 'test' END AS split FROM placed {_ORDER}"
         )
         return f"train up to time {first}, validation up to {second}, test after it"
 
@@ -74,24 +91,29 @@ class LeaveOneOutSplit:
     def __init__(self, config: LeaveOneOutConfig) -> None:
         self._config = config
 
-    def assign(self, con: Any, clock: Clock, seed: int) -> str:
-        """See `Split.assign`. Among a user's events at one time the seed decides which counts as the last."""
-        salt = derive_seed(seed, "split", "ties")
+    def assign(self, con: Any, clock: Clock) -> str:
+        """See `Split.assign`."""
         con.execute(
             f"""
             CREATE OR REPLACE TABLE event AS
-            SELECT user_row, item_row, rating, time, CASE WHEN events < 3 OR back > 2 THEN 'train'
-                WHEN back = 1 THEN 'test' ELSE 'validation' END AS split
-            FROM (SELECT *, count(*) OVER (PARTITION BY user_row) AS events, row_number() OVER (
-                PARTITION BY user_row ORDER BY time DESC, md5(concat_ws(',', {salt}, user_row, item_row))) AS back
-                FROM interaction)
+            SELECT * EXCLUDE events, CASE WHEN events < 3 OR place < events - 1 THEN 'train'
+                WHEN place = events THEN 'test' ELSE 'validation' END AS split
+            FROM (SELECT *, count(*) OVER (PARTITION BY user_row) AS events FROM placed)
             {_ORDER}
             """
         )
-        short = scalar(con, "SELECT count(*) FROM (SELECT 1 FROM interaction GROUP BY user_row HAVING count(*) < 3)")
-        if scalar(con, "SELECT count(*) FROM event WHERE split = 'test'") == 0:
+        users, short = con.execute(
+            "SELECT count(*), count(*) FILTER (n < 3) FROM (SELECT count(*) AS n FROM placed GROUP BY user_row)"
+        ).fetchone()
+        if short == users:
             raise DataError(
                 "no user has three interactions, so nothing can be left out", where="dataset.split",
                 hint="check dataset.source.columns.user, or lower dataset.k_core",
             )  # fmt: skip
-        return f"{short:,} users have fewer than three events, all train"
+        tied = scalar(
+            con,
+            "SELECT count(DISTINCT late.user_row) FROM event late JOIN event early USING (user_row, time) "
+            "WHERE late.place = early.place + 1 AND late.split <> early.split",
+        )
+        drawn = f"; of {tied:,} users the last events are at one time, and the seed decided which is left out"
+        return f"{short:,} users have fewer than three events, all train" + (drawn if tied else "")

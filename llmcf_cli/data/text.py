@@ -67,13 +67,10 @@ def _tidy(text: str) -> str:
     return text.strip()
 
 
-def render_texts(con: Any, entity: Entity, template: str) -> int:
+def render_texts(con: Any, entity: Entity, template: str) -> None:
     """Create `item_text(item_row, text)` or `user_text(user_row, text)` for every numbered item or user.
 
     Rows are streamed, so memory is bounded by the batch.
-
-    Returns:
-        Rows with an empty text.
 
     Raises:
         RecipeError: See `compile_template`.
@@ -85,15 +82,12 @@ def render_texts(con: Any, entity: Entity, template: str) -> int:
     reader = con.cursor()
     selected = ", ".join([f"{entity}_row", *map(name, kinds)])
     rows = reader.execute(f"SELECT {selected} FROM {entity}_number LEFT JOIN {entity}_feature USING ({key})")
-    empty = 0
     while batch := rows.fetchmany(_BATCH_ROWS):
         texts = [render(dict(zip(kinds, map(_value, row[1:]), strict=True))) for row in batch]
-        empty += texts.count("")
         con.register("text_batch", pa.table({"row": [row[0] for row in batch], "text": pa.array(texts, pa.string())}))
         con.execute(f"INSERT INTO {entity}_text SELECT row, text FROM text_batch")
         con.unregister("text_batch")
     reader.close()
-    return empty
 
 
 def _value(cell: str | list[str] | None) -> str | Several:

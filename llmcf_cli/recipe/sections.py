@@ -35,6 +35,8 @@ Augmenter = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("augmenter")]
 Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
 Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 
+Repeats = Literal["first", "keep"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Task = Literal["mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq"]
@@ -69,6 +71,21 @@ class TextSection(Config):
     """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns, joined by commas."""
 
 
+class LimitsSection(Config):
+    """Counts past which a run stops before it costs anything. Ingest measures and shows them in any case."""
+
+    unjoined: Share = 0.9
+    """Share of the items (or users) with interactions that the item (or user) table may lack."""
+    blank_texts: Share = 0.9
+    """Share of the items that may have no text, where a stage reads texts."""
+    empty_histories: Share = 0.99
+    """Share of the samples that may have no earlier event of their user."""
+    tied_events: Share = 1.0
+    """Share of the events that may have their user and time in common with another."""
+    per_class: Annotated[int, Field(ge=0)] = 1
+    """Least samples of each label in each split."""
+
+
 class DatasetSection(Config):
     """The data set and how samples are made from it (`ingest`)."""
 
@@ -80,6 +97,9 @@ class DatasetSection(Config):
     """Which samples are for training, validation and test."""
     history: HistorySection = HistorySection()
     """The events before a sample that the models see."""
+    repeats: Repeats = "first"
+    """A user's later events with the same item (re-buys, new ratings): `first` drops them, `keep` makes them samples
+    too. With `keep`, what a user took earlier may also be drawn as a negative."""
     max_users: Positive | None = None
     """Users drawn at random before the k-core, for a trial at a smaller size; None: all."""
     k_core: KCoreSection = KCoreSection()
@@ -88,6 +108,8 @@ class DatasetSection(Config):
     """Texts of items and users."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of unparsable rows past which ingest stops instead of dropping them."""
+    limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
+    """Counts past which a run stops."""
 
 
 class MixPart(Config):

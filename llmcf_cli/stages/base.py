@@ -106,6 +106,8 @@ class Stage(ABC):
     """Command and folder name."""
     version: ClassVar[int]
     """Raised when the stage's code gives other results for the same material."""
+    reads_texts: ClassVar[bool] = False
+    """Whether it is of no use where items have no text, so that it does not start there."""
 
     @property
     def variant(self) -> str:

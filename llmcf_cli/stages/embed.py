@@ -31,6 +31,7 @@ class Embed(Stage):
 
     name = "embed"
     version = 2
+    reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match.space": _Encoder(encoder=recipe.match.space.encoder)}  # type: ignore[attr-defined]

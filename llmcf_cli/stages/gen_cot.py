@@ -26,6 +26,7 @@ class GenCoT(Stage):
 
     name = "gen-cot"
     version = 2
+    reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "cot": recipe.cot}

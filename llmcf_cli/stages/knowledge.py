@@ -26,6 +26,7 @@ class Knowledge(Stage):
 
     name = "knowledge"
     version = 1
+    reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "knowledge": _section(recipe), "match.space": recipe.match.space}

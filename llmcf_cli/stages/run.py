@@ -15,6 +15,7 @@ from typing import Any
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
+from llmcf_cli.stages.readable import require_texts
 from llmcf_cli.store.artifacts import Manifest, differences, file_records
 
 FORCED = "forced"
@@ -169,6 +170,8 @@ def _run(step: Step, progress: Progress) -> Manifest:
             inputs={role: need.folder for role, need in node.needs.items()},
             keys={role: need.key for role, need in node.needs.items()},
         )  # fmt: skip
+        if stage.reads_texts:
+            require_texts(job)
         report: dict[str, Any] = stage.run(job)
         manifest = Manifest(
             stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,

@@ -22,6 +22,7 @@ class Teacher(Stage):
 
     name = "teacher"
     version = 2
+    reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "teacher": _section(recipe)}

@@ -20,6 +20,7 @@ class TrainLLM(Stage):
 
     name = "train-llm"
     version = 2
+    reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "llm": recipe.llm}

@@ -57,7 +57,7 @@ def test_movies(run, movies):
         ("train", 2, 2), ("validation", 2, 0), ("test", 1, 1),
     ]  # fmt: skip
     assert (report.history_median, report.history_empty) == (1.0, 2)
-    assert (report.items_without_text, report.users_without_text) == (1, 0)
+    assert [(count.entity, count.blank) for count in report.texts] == [("item", 1), ("user", 0)]
     assert result.step("number items").reason == "without interactions; 1 of the kept have no row in the item table"
     assert result.step("number items").dropped == 1
     assert [row["name"] for row in result["ingest_step"]] == [step.name for step in report.steps]

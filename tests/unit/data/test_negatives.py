@@ -1,37 +1,46 @@
-"""The sampler: never a user's own item, the right frequencies, the exact complement where little is left."""
+"""The sampler: nothing that is protected, the right frequencies, the exact complement where little is left."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.data import negatives as module
-from llmcf_cli.data.negatives import sample_negatives
+from llmcf_cli.data.config import PopularityNegativesConfig
+from llmcf_cli.data.negatives import PopularityNegatives, Positives, sample_negatives
 
 
-def draw(pairs, weights, count=1, seed=0):
-    user_P, item_P = (np.array(column, dtype=np.int64) for column in zip(*pairs, strict=True))
-    return sample_negatives(user_P, item_P, np.asarray(weights, dtype=float), count, np.random.default_rng(seed))
+def draw(events, weights, count=1, seed=0, repeats="first"):
+    """Negatives of events (user, item) or (user, item, time); without a time all of a user's happen at once."""
+    rows = [(*event, 0)[:3] for event in events]
+    positives = Positives(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
+    return sample_negatives(positives, repeats, np.asarray(weights, dtype=float), count, np.random.default_rng(seed))
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    pairs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 9)), min_size=1, max_size=40),
+    events=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=40, unique=True
+    ),
     weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 100.0]), min_size=9, max_size=9).filter(any),
-    count=st.integers(1, 5), seed=st.integers(0, 99),
+    count=st.integers(1, 5), seed=st.integers(0, 99), repeats=st.sampled_from(["first", "keep"]),
 )  # fmt: skip
-def test_guards(pairs, weights, count, seed):
-    item_PK = draw(pairs, weights, count, seed)
-    for (user, _), row in zip(pairs, item_PK.tolist(), strict=True):
-        own = {item for u, item in pairs if u == user}
-        left = {i + 1 for i, w in enumerate(weights) if w} - own
+def test_guards(events, weights, count, seed, repeats):
+    item_PK = draw(events, weights, count, seed, repeats)
+    for (user, _, time), row in zip(events, item_PK.tolist(), strict=True):
+        closed = {i for u, i, t in events if u == user and (t == time or (t < time and repeats == "first"))}
+        left = {i + 1 for i, w in enumerate(weights) if w} - closed
         found = [item for item in row if item]
         assert set(found) <= left
         assert len(set(found)) == len(found) == min(count, len(left))
         assert row == found + [0] * (count - len(found))
-    assert (item_PK == draw(pairs, weights, count, seed)).all()
+    assert (item_PK == draw(events, weights, count, seed, repeats)).all()
 
 
 def frequencies(item_PK, items):
@@ -81,15 +90,76 @@ def test_batches_cover_every_user_once(run_rows, monkeypatch):
 
 def test_shortage_is_counted(run_rows):
     rows = [("greedy", f"i{n}", None, n) for n in range(4)] + [("u", "i0", None, 0)]
-    result = run_rows(rows, label={"type": "implicit", "per_positive": 2})
-    step = result.step("label implicit")
-    assert "2 drawn; 8 fewer than asked" in step.reason
-    assert step.kept == 7
+    result = run_rows(rows, label={"type": "implicit", "per_positive": 2}, repeats="first")
+    # "greedy" has 3, 2, 1 and 0 items left at its four events, "u" has 3
+    assert sum(count.negative for count in result.report.samples) == 2 + 2 + 1 + 0 + 2
+    assert "3 fewer than asked" in result.step("label implicit").reason
 
 
-def test_popularity_looks_at_train_only(run_rows):
-    # item "late" occurs in test only, so nothing may draw it
-    rows = [(f"u{u}", f"i{(u + n) % 6}", None, n) for u in range(6) for n in range(3)] + [("u0", "late", None, 9)]
-    result = run_rows(rows, label={"type": "implicit", "negatives": "popularity"})
-    late = next(row for row, identifier in result.ids("item").items() if identifier == "late")
-    assert [s["label"] for s in result["sample"] if s["item_row"] == late] == [1]
+def test_popularity_counts_train_events_plus_one():
+    con = duckdb.connect()
+    con.execute("CREATE TABLE item_number AS SELECT unnest([1, 2, 3]) AS item_row")
+    con.execute(
+        "CREATE TABLE event AS FROM (VALUES (1, 'train'), (1, 'train'), (2, 'train'), (3, 'test')) t(item_row, split)"
+    )
+    weights = PopularityNegatives(PopularityNegativesConfig(exponent=0.5)).weights(con)
+    assert np.allclose(weights, np.sqrt([3, 2, 1]))
+
+
+def world(seed, repeats):
+    """Users who take three items of their taste a day for ten days; with repeats they buy again what they bought."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(150):
+        taste, taken = rng.permutation(120)[:60], []
+        for day in range(10):
+            again = rng.permutation(taken)[:2] if repeats and len(taken) > 2 else []
+            new = [i for i in rng.permutation(taste) if i not in taken][: 3 - len(again)]
+            rows += [(f"u{user}", f"i{item}", None, day) for item in [*again, *new]]
+            taken += new
+    return rows
+
+
+def look_up(result, split):
+    """AUC of "the pair was a negative in train" on the pairs of a split that were not taken before."""
+    seen, taken = (
+        {(s["user_row"], s["item_row"]) for s in result["sample"] if s["split"] == "train" and s["label"] == label}
+        for label in (0, 1)
+    )
+    rows = [s for s in result["sample"] if s["split"] == split and (s["user_row"], s["item_row"]) not in taken]
+    return roc_auc_score([s["label"] for s in rows], [(s["user_row"], s["item_row"]) in seen for s in rows])
+
+
+@pytest.mark.parametrize(("repeats", "setting"), [(False, "first"), (True, "keep"), (True, "first")])
+def test_train_negatives_do_not_know_the_future(run_rows, repeats, setting):
+    split = {"type": "global_time", "validation": 0.2, "test": 0.2}
+    found = [
+        run_rows(world(seed, repeats), label={"type": "implicit", "per_positive": 2}, split=split, repeats=setting)
+        for seed in (1, 2, 3)
+    ]
+    aucs = [look_up(result, split) for result in found for split in ("validation", "test")]
+    assert abs(np.mean(aucs) - 0.5) < 0.02, aucs
+    for result in found:
+        audit = result.report.negatives
+        assert audit.violations == 0
+        assert audit.p > 0.005
+        assert abs(audit.taken_later - audit.expected) < 5 * np.sqrt(audit.expected)
+
+
+def test_the_audit_finds_negatives_that_know_the_future(run_rows, monkeypatch):
+    """The rule of old: what a user takes at any time is never drawn."""
+
+    def all_knowing(positives, repeats, weights_I, count, rng):
+        return sample_negatives(
+            replace(positives, time_P=np.zeros_like(positives.time_P)), repeats, weights_I, count, rng
+        )
+
+    monkeypatch.setattr(module, "sample_negatives", all_knowing)
+    split = {"type": "global_time", "validation": 0.2, "test": 0.2}
+    result = run_rows(world(1, False), label="implicit", split=split, repeats="first")
+    audit = result.report.negatives
+    assert audit.taken_later == 0
+    assert audit.expected > 100
+    assert audit.p == 1 / (1 + audit.draws)
+    assert {"negatives", "train_negative"} <= {alarm.code for alarm in result.report.alarms}
+    assert look_up(result, "test") < 0.45

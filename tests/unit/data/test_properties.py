@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data import ingest as ingest_module
 
 few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
@@ -34,15 +36,21 @@ def test_history_is_the_users_own_past(run_rows, rows, length, events):
     assume(usable(rows))
     result = run_rows(rows, split="global_time", history={"max_length": length, "events": events})
     user, item = result.ids("user"), result.ids("item")
+    row_of = {entity: {name: row for row, name in result.ids(entity).items()} for entity in ("user", "item")}
+    salt = derive_seed(7, "split", "ties")
+
+    def place(row):  # events at one time come in the order that the seed gives them
+        pair = f"{salt},{row_of['user'][row[0]]},{row_of['item'][row[1]]}"
+        return row[3], hashlib.md5(pair.encode()).hexdigest()
+
     past = defaultdict(list)
-    for u, i, rating, time in sorted(rows, key=lambda row: (row[3], row[1])):
+    for u, i, rating, time in sorted(rows, key=place):
         if events == "all" or rating >= 4:
             past[u].append((time, i))
     expected = {(u, i, time): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows}
     found = {
         (user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]] for s in result["sample"]
     }
-    # item ids sort as text in both, so events at one time come in the same order
     assert found == expected
     assert [s["sample_id"] for s in result["sample"]] == list(range(len(rows)))
     key = [(s["time"], s["user_row"], s["item_row"]) for s in result["sample"]]
@@ -83,19 +91,26 @@ def test_leave_one_out_counts(run_rows, rows):
 
 
 @few
-@given(rows=rows_of, per_positive=st.integers(1, 3), kind=st.sampled_from(["uniform", "popularity"]))
-def test_negatives_are_never_the_users_own(run_rows, rows, per_positive, kind):
+@given(
+    rows=rows_of, per_positive=st.integers(1, 3), kind=st.sampled_from(["uniform", "popularity"]),
+    repeats=st.sampled_from(["first", "keep"]),
+)  # fmt: skip
+def test_negatives_are_as_of_their_time(run_rows, rows, per_positive, kind, repeats):
     assume(usable(rows))
     label = {"type": "implicit", "negatives": kind, "per_positive": per_positive}
     try:
-        result = run_rows(rows, label=label)
+        result = run_rows(rows, label=label, split="leave_one_out", repeats=repeats)
     except DataError:
-        reject()  # every user knows every drawable item; test_checks.py has that case
-    own = defaultdict(set)
+        reject()  # no user with three events is left, or nothing to draw; test_checks.py has those cases
+    taken = defaultdict(set)
     for row in result["interaction"]:
-        own[row["user_row"]].add(row["item_row"])
-    train = {s["item_row"] for s in result["sample"] if s["label"] == 1 and s["split"] == "train"}
-    drawable = train if kind == "popularity" else set(range(1, len(result["item"]) + 1))
+        taken[row["user_row"]].add((row["item_row"], row["time"]))
+    everything = set(range(1, len(result["item"]) + 1))
+
+    def drawable(user, time):
+        closed = {item for item, at in taken[user] if at == time or (at < time and repeats == "first")}
+        return everything - closed
+
     positives, negatives = Counter(), Counter()
     for sample in result["sample"]:
         place = (sample["user_row"], sample["time"], sample["split"])
@@ -103,10 +118,11 @@ def test_negatives_are_never_the_users_own(run_rows, rows, per_positive, kind):
             positives[place] += 1
         else:
             negatives[place] += 1
-            assert sample["item_row"] in drawable - own[sample["user_row"]]
+            assert sample["item_row"] in drawable(*place[:2])
     for place, count in positives.items():
-        assert negatives[place] == count * min(per_positive, len(drawable - own[place[0]]))
+        assert negatives[place] == count * min(per_positive, len(drawable(*place[:2])))
     assert set(negatives) <= set(positives)
+    assert result.report.negatives.violations == 0
 
 
 @pytest.mark.parametrize("label", ["rating", {"type": "implicit", "negatives": "popularity", "per_positive": 2}])

@@ -1,0 +1,63 @@
+"""What ingest found: what was kept and dropped, the samples of each split, and the alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmcf_cli.cli.console import console
+from llmcf_cli.cli.tables import escaped, plain_table
+
+
+def show(report: Mapping[str, Any]) -> None:
+    """Print a report of ingest."""
+    _steps(report)
+    _samples(report)
+    _rules(report)
+    for alarm in report["alarms"]:
+        remedy = f" → {alarm['remedy']}" if alarm["remedy"] else ""
+        console().print(f"! {alarm['message']}{remedy}", style="yellow", markup=False)
+
+
+def _steps(report: Mapping[str, Any]) -> None:
+    table = plain_table("step", "kept", "dropped", "why")
+    for step in report["steps"]:
+        table.add_row(step["name"], f"{step['kept']:,}", f"{step['dropped']:,}", escaped(step["reason"]))
+        for sample in step["samples"]:
+            table.add_row("", "", "", f"[dim]e.g. {escaped(sample)}[/]")
+    console().print(table)
+
+
+def _samples(report: Mapping[str, Any]) -> None:
+    table = plain_table("split", "positive", "negative", "positives taken before", "negatives taken before")
+    for count in report["samples"]:
+        table.add_row(
+            count["split"], *(f"{count[label]:,}" for label in ("positive", "negative")),
+            *(_share(count[f"repeated_{label}"], count[label]) for label in ("positive", "negative")),
+        )  # fmt: skip
+    console().print(table)
+    slices = ", ".join(f"{s['name']} {s['positive']:,} + {s['negative']:,}" for s in report["slices"])
+    console().print(f"test samples by slice (positive + negative): {slices}", markup=False)
+    total = sum(count["positive"] + count["negative"] for count in report["samples"])
+    texts = ", ".join(f"{t['rows'] - t['blank']:,} of {t['rows']:,} {t['entity']}s" for t in report["texts"])
+    console().print(
+        f"histories: median {report['history_median']:g} events, {_share(report['history_empty'], total)} empty; "
+        f"events tied in time: {_share(report['tied_events'], report['interactions'])}; with text: {texts}",
+        markup=False,
+    )
+
+
+def _rules(report: Mapping[str, Any]) -> None:
+    found = [f"{rule['meaning']} {rule['auc']:.3f}" for rule in report["rules"] if rule["auc"] is not None]
+    console().print(f"AUC of rules without a model, validation: {'; '.join(found) or 'one label only'}", markup=False)
+    audit = report["negatives"]
+    if audit is not None:
+        console().print(
+            f"negatives: {audit['violations']:,} violations; {audit['taken_later']:,} of {audit['negatives']:,} train "
+            f"negatives are taken later by their user, {audit['expected']:,.1f} in fresh draws (p = {audit['p']:.3f})",
+            style="green" if not audit["violations"] else "bold red", markup=False,
+        )  # fmt: skip
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} ({part / whole:.1%})" if whole else f"{part:,}"

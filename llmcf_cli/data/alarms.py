@@ -1,0 +1,141 @@
+"""What an ingest found that makes results doubtful: alarms that are shown, and limits that stop the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmcf_cli.core.errors import LimitError
+from llmcf_cli.data.report import Alarm, IngestReport, JoinCount
+from llmcf_cli.recipe.sections import DatasetSection
+
+FEW = 30
+"""Samples of a label below which an AUC is little more than chance."""
+_NEAR = 0.05
+_SIGNIFICANT = 0.01
+
+
+def stop_at_limits(report: IngestReport, section: DatasetSection) -> None:
+    """Stop where a count says that no result of these data would mean anything.
+
+    Raises:
+        LimitError: A limit of `dataset.limits` is passed; says which, by what.
+    """
+    limits = section.limits
+    for join in report.joins:
+        share = join.unjoined / join.wanted
+        if share > limits.unjoined:
+            raise LimitError("unjoined", share, limits.unjoined, _unjoined(join), hint=_JOIN_HINT)
+    total = sum(count.positive + count.negative for count in report.samples)
+    shares = {
+        "empty_histories": (report.history_empty / total, f"{report.history_empty:,} of {total:,} samples have no "
+                            "earlier event of their user", "check the times: dataset.source.columns and its time_format"),
+        "tied_events": (report.tied_events / report.interactions, f"{report.tied_events:,} of "
+                        f"{report.interactions:,} events share their user and time with another, so their order is "
+                        "drawn", "name a finer time in dataset.source.columns"),
+    }  # fmt: skip
+    for name, (share, what, hint) in shares.items():
+        limit = getattr(limits, name)
+        if share > limit:
+            raise LimitError(name, share, limit, what, hint=hint)
+    for count in report.samples:
+        for label, samples in (("positive", count.positive), ("negative", count.negative)):
+            if samples < limits.per_class:
+                what = f"the {count.split} split has {samples:,} {label} of {count.positive + count.negative:,} samples"
+                raise LimitError("per_class", samples, limits.per_class, what, hint=_CLASS_HINT)
+
+
+_JOIN_HINT = "check that both tables write ids alike, and item_key or user_key under dataset.source"
+_CLASS_HINT = "give the split more rows (dataset.split), or move the line between the labels (dataset.label)"
+
+
+def stop_at_blank_texts(items: int, blank: int, limit: float) -> None:
+    """Stop a stage that reads texts where nearly all are blank.
+
+    Args:
+        items: All items.
+        blank: Those without a text.
+        limit: The recipe's `dataset.limits.blank_texts`.
+
+    Raises:
+        LimitError: There are more.
+    """
+    share = blank / max(items, 1)
+    if share > limit:
+        raise LimitError(
+            "blank_texts", share, limit, f"{blank:,} of {items:,} items have no text to read",
+            hint="name an item table in dataset.source and its columns in dataset.text.item, or compare arms that "
+            "read no text: rec.compare: [none]",
+        )  # fmt: skip
+
+
+def find_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alarm]:
+    """What a user should know before going on."""
+    for texts in report.texts:
+        if texts.blank and texts.entity == "item":
+            yield Alarm(
+                "blank_texts", f"{texts.blank:,} of {texts.rows:,} items have no text ({texts.samples:,} samples)",
+                "dataset.text.item",
+            )  # fmt: skip
+    for join in report.joins:
+        if join.unjoined:
+            yield Alarm("unjoined", _unjoined(join), _JOIN_HINT)
+    yield from _order_alarms(report)
+    yield from _class_alarms(report)
+    yield from _rule_alarms(report, section)
+
+
+def _order_alarms(report: IngestReport) -> Iterator[Alarm]:
+    total = sum(count.positive + count.negative for count in report.samples)
+    if 2 * report.history_empty > total:
+        yield Alarm("empty_histories", f"{report.history_empty:,} of {total:,} samples have no earlier event")
+    if 10 * report.tied_events > report.interactions:
+        yield Alarm(
+            "tied_events", f"{report.tied_events:,} of {report.interactions:,} events share their user and time with "
+            "another: their order is drawn by the seed, and none is in another's history", "a finer time",
+        )  # fmt: skip
+
+
+def _class_alarms(report: IngestReport) -> Iterator[Alarm]:
+    for count in report.samples:
+        least, label = min((count.positive, "positive"), (count.negative, "negative"))
+        if least < FEW:
+            yield Alarm("few_samples", f"the {count.split} split has {least:,} {label} samples: AUC means little")
+
+
+def _rule_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alarm]:
+    found = {rule.code: rule.auc for rule in report.rules if rule.auc is not None}
+    taken = found.get("taken_before", 0.5)
+    if abs(taken - 0.5) > _NEAR:
+        yield Alarm(
+            "taken_before", f'the rule "{_meaning(report, "taken_before")}" alone reaches AUC {taken:.3f} on '
+            "validation: read gains beside it, and the slices of first and repeated pairs",
+            "" if section.repeats == "first" else "dataset.repeats: first leaves first events only",
+        )  # fmt: skip
+    if section.repeats == "keep" and report.negatives is not None and not report.repeats:
+        yield Alarm(
+            "no_repeats", "no pair occurs twice, yet with dataset.repeats: keep a negative may be an item taken "
+            "earlier, which no positive is", "dataset.repeats: first",
+        )  # fmt: skip
+    negative = found.get("train_negative", 0.5)
+    if report.negatives is not None and abs(negative - 0.5) > _NEAR:
+        yield Alarm("train_negative", f"train negatives alone reach AUC {negative:.3f} on validation")
+    audit = report.negatives
+    if audit is not None and audit.violations:
+        yield Alarm("negatives", f"{audit.violations:,} negatives are of an item that was protected from them")
+    if audit is not None and audit.p < _SIGNIFICANT:
+        yield Alarm(
+            "negatives", f"{audit.taken_later:,} train negatives are taken later by their user, {audit.expected:,.1f} "
+            f"are expected (p = {audit.p:.3f}): they say what users take later",
+        )  # fmt: skip
+
+
+def _meaning(report: IngestReport, code: str) -> str:
+    return next(rule.meaning for rule in report.rules if rule.code == code)
+
+
+def _unjoined(join: JoinCount) -> str:
+    examples = f", e.g. {', '.join(map(repr, join.examples))}" if join.examples else ""
+    listed = f"; the table has {', '.join(map(repr, join.listed))}" if join.listed else ""
+    return (
+        f"{join.unjoined:,} of {join.wanted:,} {join.entity}s have no row in the {join.entity} table{examples}{listed}"
+    )

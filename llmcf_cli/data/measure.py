@@ -1,0 +1,134 @@
+"""What can be known of a data set once its samples are made, before anything is trained on them.
+
+Measured from the tables that ingest leaves (`interaction`, `sample`, `user`, `item`), so that it can be told again for
+any finished ingest. AUCs are of the validation split: the test split is not looked at but for its sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from llmcf_cli.data.raw import Entity, scalar
+from llmcf_cli.data.report import SPLITS, JoinCount, Rule, SliceCount, SplitCount, TextCount
+
+RARE, SHORT = 5, 3
+"""Most train positives of a rare item, and most events of a short history."""
+
+# The first time that a user took an item: what lies strictly before a sample's time was taken before it.
+_TAKEN = """
+CREATE OR REPLACE TEMP TABLE taken AS
+SELECT user_row, item_row, min(time) AS time FROM {events} GROUP BY user_row, item_row
+"""
+_TRAIN = """
+CREATE OR REPLACE TEMP TABLE train_count AS
+SELECT item_row, count(*) FILTER (label = 1) AS positives FROM {sample} WHERE split = 'train' GROUP BY item_row
+"""
+_RULES = {
+    "taken_before": (
+        "the user took the item before",
+        "SELECT s.label, (t.time IS NOT NULL)::INT AS score FROM {sample} s LEFT JOIN taken t "
+        "ON s.user_row = t.user_row AND s.item_row = t.item_row AND t.time < s.time WHERE split = $split",
+    ),
+    "popularity": (
+        "the item's positives in train",
+        "SELECT s.label, coalesce(c.positives, 0) AS score FROM {sample} s LEFT JOIN train_count c USING (item_row) "
+        "WHERE split = $split",
+    ),
+    "train_negative": (
+        "the pair was a negative in train (pairs not taken before)",
+        "SELECT s.label, (n.item_row IS NOT NULL)::INT AS score FROM {sample} s LEFT JOIN (SELECT DISTINCT user_row, "
+        "item_row FROM {sample} WHERE split = 'train' AND label = 0) n USING (user_row, item_row) WHERE split = $split "
+        "AND NOT EXISTS (FROM taken t WHERE t.user_row = s.user_row AND t.item_row = s.item_row AND t.time < s.time)",
+    ),
+}
+_SLICES = {
+    "new users": "NOT EXISTS (FROM {sample} t WHERE t.split = 'train' AND t.user_row = s.user_row)",
+    "new items": "coalesce(c.positives, 0) = 0",
+    "rare items": f"c.positives BETWEEN 1 AND {RARE}",
+    "short histories": f"len(s.history) <= {SHORT}",
+}
+
+
+def prepare(con: Any, sample: str = "sample", events: str = "event") -> None:
+    """Make the temporary tables that the measures below read.
+
+    Args:
+        con: Connection to the tables.
+        sample: Name of the samples' table.
+        events: Relation of events (user_row, item_row, time) in the unit of the samples' time.
+    """
+    con.execute(_TAKEN.format(events=events))
+    con.execute(_TRAIN.format(sample=sample))
+
+
+def split_counts(con: Any, sample: str = "sample") -> tuple[SplitCount, ...]:
+    """Samples of each split by label, and how many of them are of a pair that the user took before."""
+    rows = con.execute(
+        f"SELECT s.split, s.label, count(*), count(t.time) FROM {sample} s LEFT JOIN taken t "
+        "ON s.user_row = t.user_row AND s.item_row = t.item_row AND t.time < s.time GROUP BY ALL"
+    ).fetchall()
+    found = {(split, label): (count, repeated) for split, label, count, repeated in rows}
+    none = (0, 0)
+    return tuple(
+        SplitCount(split, *(found.get((split, label), none)[0] for label in (1, 0)),
+                   *(found.get((split, label), none)[1] for label in (1, 0)))
+        for split in SPLITS
+    )  # fmt: skip
+
+
+def rules(con: Any, sample: str = "sample", split: str = "validation") -> tuple[Rule, ...]:
+    """What rules without any model reach on a split: an AUC far from .5 where it should not be shows a leak."""
+    return tuple(
+        Rule(code, meaning, _auc(con, query.format(sample=sample), split)) for code, (meaning, query) in _RULES.items()
+    )
+
+
+def _auc(con: Any, query: str, split: str) -> float | None:
+    """AUC of the query's `score` for its `label`; None with one label only."""
+    from sklearn.metrics import roc_auc_score
+
+    found = con.execute(query, {"split": split}).fetchnumpy()
+    label_N, score_N = np.asarray(found["label"]), np.asarray(found["score"])
+    if len(np.unique(label_N)) < 2:
+        return None
+    return float(roc_auc_score(label_N, score_N))
+
+
+def cold_slices(con: Any, sample: str = "sample") -> tuple[SliceCount, ...]:
+    """Test samples of each slice that the comparison may show, by label."""
+    parts = ", ".join(
+        f"count(*) FILTER (s.label = {label} AND ({condition.format(sample=sample)}))"
+        for condition in _SLICES.values()
+        for label in (1, 0)
+    )
+    row = con.execute(
+        f"SELECT {parts} FROM {sample} s LEFT JOIN train_count c USING (item_row) WHERE s.split = 'test'"
+    ).fetchone()
+    return tuple(SliceCount(name, row[2 * i], row[2 * i + 1]) for i, name in enumerate(_SLICES))
+
+
+def text_counts(con: Any) -> Iterator[TextCount]:
+    """Items and users without a text, and the samples that have none of their target item's."""
+    for entity in ("item", "user"):
+        rows, blank = con.execute(f"SELECT count(*), count(*) FILTER (text = '') FROM {entity}_text").fetchone()
+        samples = scalar(
+            con, f"SELECT count(*) FROM sample JOIN {entity}_text t USING ({entity}_row) WHERE t.text = ''"
+        )
+        yield TextCount(entity, rows, blank, samples)
+
+
+def joins(con: Any, entities: Sequence[Entity]) -> Iterator[JoinCount]:
+    """How many numbered items or users their tables lack, with a few ids of both sides."""
+    for entity in entities:
+        key = f"{entity}_id"
+        wanted = scalar(con, f"SELECT count(*) FROM {entity}_number")
+        lacking = f"FROM {entity}_number ANTI JOIN {entity}_feature USING ({key})"
+        unjoined = scalar(con, f"SELECT count(*) {lacking}")
+        shown = [
+            tuple(row[0] for row in con.execute(f"SELECT {key} {source} ORDER BY {key} LIMIT 3").fetchall())
+            for source in (lacking, f"FROM {entity}_feature ANTI JOIN {entity}_number USING ({key})")
+        ]
+        yield JoinCount(entity, wanted, unjoined, shown[0], shown[1] if unjoined else ())

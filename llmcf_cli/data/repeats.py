@@ -1,0 +1,30 @@
+"""Events of a pair that the user had taken before: re-buys, new ratings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmcf_cli.data.raw import scalar
+from llmcf_cli.data.report import StepLog
+from llmcf_cli.recipe.sections import Repeats
+
+
+def drop_repeats(con: Any, repeats: Repeats, log: StepLog) -> int:
+    """Delete every later event of a pair from `clean`, unless they are to be kept.
+
+    Returns:
+        How many there are.
+    """
+    total = scalar(con, "SELECT count(*) FROM clean")
+    found = total - scalar(con, "SELECT count(*) FROM (SELECT DISTINCT user_id, item_id FROM clean)")
+    if repeats == "keep":
+        log.add("repeats", total, 0, f"{found:,} events ({found / total:.1%}) of a pair seen before, all kept")
+        return found
+    if found:
+        con.execute(
+            "DELETE FROM clean WHERE (user_id, item_id, time) NOT IN "
+            "(SELECT (user_id, item_id, min(time)) FROM clean GROUP BY user_id, item_id)"
+        )
+    reason = "of a pair seen before; dataset.repeats is first" if found else "no pair occurs twice"
+    log.add("drop repeats", total - found, found, reason)
+    return found
