@@ -66,7 +66,9 @@ def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = escaped(step.node.label)
     if not step.runs:
-        console().print(f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]")
+        how = "cached" if step.reason == "cached" else escaped(step.reason)
+        made = manifest.started[:19].replace("T", " ")
+        console().print(f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]")
         return
     render = FINDINGS.get(step.node.stage.name)
     if render:

@@ -218,7 +218,7 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
         manifest = Manifest(
             stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,
             material=node.material, report=report, files=file_records(partial.out),
-            started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+            started=started.isoformat(timespec="microseconds"), seconds=round(time.monotonic() - clock, 3),
             versions=versions(),
         )  # fmt: skip
         store.commit(partial, manifest)

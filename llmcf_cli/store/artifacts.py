@@ -55,7 +55,7 @@ class Manifest(Config):
     files: dict[str, FileRecord]
     """Relative path → digest, size and time."""
     started: str
-    """UTC time, ISO 8601."""
+    """UTC time, ISO 8601 with microseconds, so that no two makings of an artifact have the same."""
     seconds: float
     """Wall time over all the attempts' last run."""
     versions: dict[str, str]
