@@ -20,6 +20,8 @@ from llmcf_cli.store.integrity import file_records
 
 FORCED = "forced"
 """Reason of a step that the user asked to run again."""
+_FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
+"""How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
 ELSEWHERE = "made meanwhile by another process"
 """Reason of a step that was to run, and no longer is."""
 
@@ -240,8 +242,8 @@ def _named(node: Node) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise PackageError(error.name or "", where=node.label) from error
     except Exception as error:
-        reason = os.strerror(errno.ENOSPC)
-        if reason not in f"{error} {error.__cause__}":
+        told = f"{error} {error.__cause__}"
+        if not any(words in told for words in _FULL):
             raise
         free = shutil.disk_usage(node.context.store.root).free / 1e6
         raise StoreError(

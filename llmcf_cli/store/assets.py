@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmcf_cli.core.errors import AssetError, DataError, LlmcfError, StoreError, UnknownNameError, closest
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import digest_file, digest_path
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.store.catalogue import PYPI, Asset, AssetFile, load_catalogue
@@ -269,7 +270,7 @@ class Locator:
     def _file(self, ref: str) -> Path:
         relative = Path(ref).expanduser()
         for folder in self._folders:
-            if (folder / relative).exists():
+            if kind_of(folder / relative) != "nothing":
                 return folder / relative
         siblings = [path.name for folder in self._folders for path in (folder / relative).parent.glob("*")]
         near = closest(relative.name, siblings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -99,9 +100,9 @@ def test_a_bundle_whose_recipe_says_nothing_of_matching_is_refused(world, tmp_pa
 
 
 def test_examples_of_another_space_are_refused(world, tmp_path):
-    space = {**RECIPE["match"]["space"], "history_weight": 1.0, "item_weight": 0.0}
-    try:
-        scorer = scorer_of(world, tmp_path / "b", recipe={"match": {**RECIPE["match"], "space": space}})
-    except ModelError:
-        return  # a space of fewer numbers
-    assert np.isfinite(scorer.score(requests(world))["logit"].to_numpy()).all()
+    bank = world.data.resources.bank
+    other = replace(world.data.resources, bank=replace(bank, vector_ES=bank.vector_ES[:, :-1]))
+    model = RecModel(other, DeepFMConfig(), ICTConfig(), (BCEConfig(),))
+    save_bundle(tmp_path / "b", model, recipe=RECIPE, clock="global")
+    with pytest.raises(ModelError, match="numbers"):
+        Scorer.load(tmp_path / "b")
