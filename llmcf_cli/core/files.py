@@ -24,12 +24,9 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
     except (FileNotFoundError, NotADirectoryError):
         return "nothing"
     except (OSError, ValueError) as error:  # too long, links in a circle, no right to look; a null character
-        shown = str(path)
-        what = error.strerror if isinstance(error, OSError) else str(error)
-        raise DataError(
-            f"cannot be read: {what}",
-            where=shown if len(shown) < 200 else f"{shown[:160]!s}… ({len(shown):,} characters)",
-        ) from error
+        shown, what = str(path), error.strerror if isinstance(error, OSError) else str(error)
+        where = shown if len(shown) < 200 else f"{shown[:160]}… ({len(shown):,} characters)"
+        raise DataError(f"cannot be read: {what}", where=where) from error
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISDIR(mode):

@@ -268,7 +268,10 @@ class Locator:
         return self._store.get(ref.removeprefix(ASSET_PREFIX).partition("/")[0])
 
     def _file(self, ref: str) -> Path:
-        relative = Path(ref).expanduser()
+        try:
+            relative = Path(ref).expanduser()
+        except RuntimeError as error:
+            raise DataError(f"there is no home folder of the user in {ref:.80}", hint="write the whole path") from error
         for folder in self._folders:
             if kind_of(folder / relative) != "nothing":
                 return folder / relative
