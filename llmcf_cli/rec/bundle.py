@@ -30,7 +30,15 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.sound import check_finite, check_resources, check_spec, check_weights, open_table, wholesome
+from llmcf_cli.rec.sound import (
+    check_answer,
+    check_finite,
+    check_resources,
+    check_spec,
+    check_weights,
+    open_table,
+    wholesome,
+)
 
 FORMAT = 2
 MAX_MANIFEST_BYTES = 4 << 20
@@ -132,6 +140,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         weights = load_tensors(path / WEIGHTS)
         check_finite(weights, path / WEIGHTS)
         model.load_state_dict(weights)
+        check_answer(model, path)
         recipe = json.loads((path / RECIPE).read_bytes())
         if not isinstance(recipe, dict):
             raise StoreError("is no recipe", where=str(path / RECIPE))

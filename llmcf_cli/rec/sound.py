@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +16,13 @@ import pyarrow.parquet as pq
 import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, PackageError, StoreError, UnknownNameError
-from llmcf_cli.features.batch import EntityTable
-from llmcf_cli.features.spec import FeatureSpec
+from llmcf_cli.features.batch import EntityTable, Samples, to_batch
+from llmcf_cli.features.spec import ENTITIES, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
 from llmcf_cli.rec.dataset import ExampleBank, Resources
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.predict import score
+from llmcf_cli.rec.signals import signals_of
 
 MAX_HISTORY, MAX_FIELDS, MAX_WIDTH = 1 << 16, 1 << 12, 1 << 16
 ROWS_PER_BYTE = 64
@@ -93,6 +96,8 @@ def check_spec(spec: FeatureSpec, path: Path) -> None:
     keys = [field.key for field in spec.fields]
     _demand(len(set(keys)) == len(keys) <= MAX_FIELDS and {"user.user_id", "item.item_id"} <= set(keys), path, "fields")
     _demand(1 <= spec.history_length <= MAX_HISTORY, path, "history_length")
+    kinds = get_args(get_type_hints(FieldSpec)["kind"])
+    _demand(all(field.entity in ENTITIES and field.kind in kinds for field in spec.fields), path, "kinds of fields")
     sizes = [size for field in spec.fields for size in (field.size, field.width)]
     _demand(all(isinstance(size, int) for size in sizes), path, "sizes of fields")
     _demand(all(1 <= field.width <= MAX_WIDTH for field in spec.fields), path, "widths of fields")
@@ -124,6 +129,23 @@ def check_resources(found: Resources, path: Path) -> None:
         shape = found.collaborative.item_FID.shape
         _demand(len(shape) == 3 and found.collaborative.count_FI.shape == shape[:2], path, "collaborative vectors")
         _check_vectors(found.collaborative.item_FID.reshape(-1, shape[2]), path, "collaborative vectors")
+
+
+def check_answer(model: RecModel, path: Path) -> None:
+    """Score one request of an unknown user, with the first example if there are any: whether all parts go together.
+
+    Raises:
+        ModelError: The score is not finite.
+    """
+    resources, none = model.resources, np.zeros(1, np.int32)
+    history = np.zeros((1, resources.spec.history_length), np.int32)
+    asked = Samples(none.astype(np.int64), none, none, history, none.astype(np.float32), none.astype(np.int64))
+    example_NK = np.zeros((1, resources.num_examples), np.int32) if model.inputs["examples"] else None
+    signal_NS = None
+    if model.inputs["signals"]:
+        signal_NS = signals_of(resources, asked, resources.collaborative.later_folds(1))
+    logit_N = score(model, to_batch(asked, model.device, example_NK=example_NK, signal_NS=signal_NS), 1)
+    _demand(torch.isfinite(logit_N).all(), path, "scores")
 
 
 def _check_columns(table: EntityTable, found: Resources, path: Path) -> None:
