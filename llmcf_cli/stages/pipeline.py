@@ -84,7 +84,7 @@ def run_steps(
     Raises:
         LlmcfError: What failed is the comparison itself, or stands before all that is compared, or nothing is left.
     """
-    steps = examined(steps)
+    steps = examined(steps, progress)
     last = steps[-1].node.stage
     if not isinstance(last, Evaluate | Balance):
         execute(steps, progress, on_start=on_start, on_end=on_end)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
-from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
@@ -22,6 +22,7 @@ FORCED = "forced"
 """Reason of a step that the user asked to run again."""
 _FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
 """How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
+_LONG_READ = 1 << 30  # bytes
 ELSEWHERE = "made meanwhile by another process"
 """Reason of a step that was to run, and no longer is."""
 
@@ -64,16 +65,23 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     return list(steps.values())
 
 
-def examined(steps: Sequence[Step]) -> list[Step]:
+def examined(steps: Sequence[Step], progress: Progress = SILENT) -> list[Step]:
     """The same plan after a look at the content of all cached results that it reads or ends in.
 
     Those that are damaged are made again; what was made from them, when they were whole, stays.
+
+    Args:
+        steps: As planned.
+        progress: Told of results that take a while to read.
     """
     found: list[Step] = []
     read = {steps[-1].node.label} if steps else set()
     for step in reversed(steps):
         node = step.node
         if not step.runs and node.label in read:
+            size = sum(record.size for record in _manifest(node).files.values())
+            if size > _LONG_READ:
+                progress.say(f"checking {size / 1e9:,.1f} GB of {node.label}")
             step = _decided_by(node, node.context.store.examine(node.stage.name, node.key)) or step
         if step.runs:
             read |= {need.label for need in node.needs.values()}
