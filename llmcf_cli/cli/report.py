@@ -181,7 +181,7 @@ def verified(found: Sequence[Verified], recipe: str) -> None:
     broken = [one for one in found if one.found.faults]
     if broken:
         console().print(f"{len(broken):,} of {len(found):,} are damaged", style="red")
-        console().print(f"next: llmcf run {recipe} makes them again", markup=False, soft_wrap=True)
+        console().print(f"next: llmcf run {recipe}", markup=False, soft_wrap=True)
 
 
 def tuned(measured: Sequence[Measured], best: Measured, recall: float) -> None:

@@ -254,7 +254,7 @@ class ArtifactStore:
 
 def damaged(found: Found) -> StoreError:
     """The error about an artifact with faults."""
-    return StoreError(found.damage, where=str(found.folder), hint="llmcf run RECIPE makes it again")
+    return StoreError(found.damage, where=str(found.folder), hint="llmcf run RECIPE")
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -52,8 +52,8 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
     """Digest, size and time of every file below a folder, by relative path."""
     records = {}
     for name, path in sorted(_entries(folder)):
-        found = path.stat()
-        records[name] = FileRecord(sha256=digest_file(path), size=found.st_size, mtime_ns=found.st_mtime_ns)
+        found = path.lstat()
+        records[name] = FileRecord(sha256=_digest(path, found), size=found.st_size, mtime_ns=found.st_mtime_ns)
     return records
 
 
@@ -71,6 +71,12 @@ def glance(folder: Path, files: Mapping[str, FileRecord], *, apart: str) -> list
 def scrutinise(folder: Path, files: Mapping[str, FileRecord], *, apart: str) -> list[Fault]:
     """As `glance`, but every file is read that this process has not read since it last changed."""
     return _compare(folder, files, apart, lambda found, record: False)
+
+
+def altered(folder: Path, files: Mapping[str, FileRecord]) -> list[Fault]:
+    """As `scrutinise`, of a folder that may have got further files since."""
+    found = ((name, _fault(folder / name, record, lambda found, record: False)) for name, record in files.items())
+    return [Fault(name, what) for name, what in found if what]
 
 
 def _compare(folder: Path, files: Mapping[str, FileRecord], apart: str, trusted: _Trust) -> list[Fault]:
@@ -96,6 +102,8 @@ def _fault(path: Path, record: FileRecord, trusted: _Trust) -> str:
         if trusted(found, record):
             return ""
         if _digest(path, found) != record.sha256:
+            with suppress(OSError):  # so that every glance from now on sees it, too
+                os.utime(path)
             return CHANGED
         if found.st_mtime_ns != record.mtime_ns:  # a copy; with its time put right the next look is cheap
             with suppress(OSError):

@@ -230,3 +230,6 @@ def test_verify_names_what_is_damaged(whole, folder, tmp_path):
         done = verify(*recipe)
         assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
         assert done.stdout.count("damaged: ") == 2
+    run_here(folder, artifacts)  # what verify says to do
+    assert verify(str(folder / "recipe.yaml")).returncode == 0
+    assert content(folder, artifacts) == content(folder, whole[0])
