@@ -117,6 +117,7 @@ def test_kills_at_random_moments_of_a_run_change_nothing(runner, whole, folder, 
     artifacts = tmp_path / "artifacts"
     while landed < KILLS:  # one run meets several kills, until it ends before the next; then another begins
         status = runner(artifacts, kill_after=chance.uniform(0, seconds))["status"]
+        assert status in ([-9], [0])
         landed += status == [-9]
         if status == [0]:
             assert content(folder, artifacts) == content(folder, reference)
