@@ -1,12 +1,13 @@
 # make demo   install everything, fetch the assets, run the quickstart recipe
 # make test   install what the tests need, and run them all
 # make lint   style, types and layer contracts
+# make faults kill runs 70 times and damage 5,000 bundles, more than `make test` does
 # make docs   regenerate the reference pages
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo install test fast lint docs clean
+.PHONY: demo install test fast faults lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/llmcf assets fetch movielens-100k smollm2-135m-instruct minilm-l6-v2
@@ -32,6 +33,9 @@ test: $(VENV)/.installed-dev lint
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
+
+faults: $(VENV)/.installed-dev
+	LLMCF_KILLS=50 LLMCF_FORCED_KILLS=20 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/e2e/test_faults.py tests/unit/rec/test_bundle.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -12,6 +13,10 @@ from llmcf_cli.cli.groups import listed
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
+_OF_THE_PLACE = frozenset({
+    errno.EACCES, errno.EDQUOT, errno.ENAMETOOLONG, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+})  # fmt: skip
+"""What can be wrong with a place that the user chose."""
 
 app = typer.Typer(
     name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -57,7 +62,10 @@ def run() -> None:
                 "interrupted: what is finished is kept; the same command goes on from there", style="yellow"
             )
         raise
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in _OF_THE_PLACE:
+            raise
         hint = "choose another place with --artifacts DIR or LLMCF_CACHE"
-        error_console().print(f"error: {error.filename}: {error.strerror}\n  next: {hint}", style="red", markup=False)
+        place = str(error.filename)[:200]
+        error_console().print(f"error: {place}: {error.strerror}\n  next: {hint}", style="red", markup=False)
         sys.exit(StoreError.exit_code)

@@ -1,4 +1,4 @@
-"""`llmcf status`, `llmcf doctor`, `llmcf plugins`: what is there, and whether this machine is fit to run."""
+"""`llmcf status`, `verify`, `doctor`, `plugins`: what is there, is it whole, and is this machine fit to run."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("status", help="What a recipe has and lacks; without a recipe, every artifact.")(status)
+    app.command("verify", help="Compare every file of a recipe's artifacts, or of all, with its digest.")(verify)
     app.command("doctor", help="Check versions, devices, disk, assets and plugins.")(doctor)
     app.command("plugins", help="Every component a recipe can name, and where it comes from.")(plugins)
 
@@ -35,6 +36,31 @@ def status(
 
     loaded = load_recipe(recipe, set_ or ())
     report.plan(plan(open_context(loaded, artifacts), targets(loaded.recipe, "evaluate")))
+
+
+def verify(
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    from llmcf_cli.cli import report
+    from llmcf_cli.cli.console import make_progress
+    from llmcf_cli.stages.verify import verify_all, verify_recipe
+
+    progress = make_progress()
+    if recipe is None:
+        from llmcf_cli.stages.pipeline import artifact_root
+        from llmcf_cli.store.artifacts import ArtifactStore
+
+        found = list(verify_all(ArtifactStore(artifact_root(artifacts)), progress))
+    else:
+        from llmcf_cli.recipe.load import load_recipe
+        from llmcf_cli.stages.pipeline import open_context
+
+        found = list(verify_recipe(open_context(load_recipe(recipe, set_ or ()), artifacts), progress))
+    report.verified(found, recipe or "RECIPE")
+    if any(one.found.faults for one in found):
+        raise typer.Exit(1)
 
 
 def doctor(artifacts: ArtifactsOption = None) -> None:

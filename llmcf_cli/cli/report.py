@@ -17,6 +17,7 @@ from llmcf_cli.rec.compare import difference_rows, rows, slice_rows
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
+from llmcf_cli.stages.verify import Verified
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
 
 if TYPE_CHECKING:
@@ -65,7 +66,9 @@ def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = escaped(step.node.label)
     if not step.runs:
-        console().print(f"[green]✓ {label}[/] cached [dim]{step.node.key[:KEY_LENGTH]}, made {manifest.started}[/]")
+        how = "cached" if step.reason == "cached" else escaped(step.reason)
+        made = manifest.started[:19].replace("T", " ")
+        console().print(f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]")
         return
     render = FINDINGS.get(step.node.stage.name)
     if render:
@@ -76,7 +79,7 @@ def end_step(step: Step, manifest: Manifest) -> None:
 def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     """The end of a run: the comparison if it got there, where things are, and what to try next."""
     last = steps[-1].node
-    manifest = last.context.store.manifest(last.stage.name, last.key)
+    manifest = last.context.store.look(last.stage.name, last.key).whole
     if stage in _TABLES and manifest is not None:
         _TABLES[stage](manifest.report)
         console().print(f"tables and plots: {last.folder}", markup=False, soft_wrap=True)
@@ -143,6 +146,8 @@ def balance(report: Mapping[str, Any]) -> None:
 def artifacts(store: ArtifactStore) -> None:
     """Every complete artifact under a root."""
     found = store.manifests()
+    if unreadable := len(store.folders()) - len(found):
+        console().print(f"{unreadable:,} more cannot be read; next: llmcf verify", style="yellow")
     if not found:
         console().print(f"no artifacts in {store.root}; next: llmcf run RECIPE", markup=False)
         return
@@ -159,6 +164,24 @@ def artifacts(store: ArtifactStore) -> None:
             f"{size:,.1f}",
         )
     console().print(table)
+
+
+def verified(found: Sequence[Verified], recipe: str) -> None:
+    """Which artifacts are whole, and what is wrong with the others."""
+    table = plain_table("stage", "key", "files", "MB", "state")
+    for one in found:
+        manifest, folder = one.found.manifest, one.found.folder
+        if one.found.faults:
+            state = f"[red]damaged: {escaped(one.found.damage)}[/]"
+        else:
+            state = "[green]whole[/]" if manifest else "[dim]not made[/]"
+        files = f"{len(manifest.files):,}" if manifest else ""
+        table.add_row(escaped(one.label), folder.name, files, f"{one.bytes / 1e6:,.1f}" if manifest else "", state)
+    console().print(table)
+    broken = [one for one in found if one.found.faults]
+    if broken:
+        console().print(f"{len(broken):,} of {len(found):,} are damaged", style="red")
+        console().print(f"next: llmcf run {recipe}", markup=False, soft_wrap=True)
 
 
 def tuned(measured: Sequence[Measured], best: Measured, recall: float) -> None:

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llmcf_cli.core.files import kind_of
+
 CHUNK_BYTES = 1 << 20
 
 
@@ -33,8 +35,12 @@ def digest_file(path: Path) -> str:
 
 
 def digest_path(path: Path) -> str:
-    """SHA-256 of a file, or of a folder's sorted (relative path, file digest) pairs."""
-    if path.is_file():
+    """SHA-256 of a file, or of a folder's sorted (relative path, file digest) pairs.
+
+    Raises:
+        DataError: It is, or holds, something that is neither file nor folder.
+    """
+    if kind_of(path) == "file":
         return digest_file(path)
-    files = sorted(p for p in path.rglob("*") if p.is_file())
+    files = sorted(p for p in path.rglob("*") if kind_of(p) == "file")
     return digest_json([[p.relative_to(path).as_posix(), digest_file(p)] for p in files])

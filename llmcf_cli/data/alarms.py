@@ -28,7 +28,7 @@ def stop_at_limits(report: IngestReport, section: DatasetSection) -> None:
     total = sum(count.positive + count.negative for count in report.samples)
     shares = {
         "empty_histories": (report.history_empty / total, f"{report.history_empty:,} of {total:,} samples have no "
-                            "earlier event of their user", "check the times: dataset.source.columns and its time_format"),
+                            "earlier event of their user", "check the times that dataset.source.columns names"),
         "tied_events": (report.tied_events / report.interactions, f"{report.tied_events:,} of "
                         f"{report.interactions:,} events share their user and time with another, so their order is "
                         "drawn", "name a finer time in dataset.source.columns"),

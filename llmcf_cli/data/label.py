@@ -77,7 +77,8 @@ class ImplicitLabel:
         """See `Label.label`."""
         config = self._config
         con.execute(
-            "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, 1::TINYINT AS label, time, place, split FROM event"
+            "CREATE OR REPLACE TABLE labelled AS "
+            "SELECT user_row, item_row, 1::TINYINT AS label, time, place, split FROM event"
         )
         weights_I = registry().build("negatives", config.negatives).weights(con)
         drawn, short = insert_negatives(con, weights_I, config.per_positive, repeats, derive_seed(seed, "negatives"))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.data.damage import LONGEST, find_damage
 from llmcf_cli.data.report import MAX_BAD_SAMPLES, BadRows, Clock
 
@@ -115,7 +116,7 @@ def require_file(path: Path, role: str) -> Path:
     Raises:
         DataError: There is not; names the files beside it.
     """
-    if path.exists():
+    if kind_of(path) != "nothing":
         return path
     beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
     near = closest(path.name, beside)

@@ -22,7 +22,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.models import resolved_precision
 from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, by_user, sample_texts
-from llmcf_cli.store.open import connect_read, connect_write
+from llmcf_cli.store.open import connect_read, connect_write, intact
 from llmcf_cli.store.tables import ANSWER
 
 _BLOCK = 4096  # samples whose questions are held in memory and read together
@@ -124,7 +124,7 @@ def ask(
         StoreError: Another process (named by pid) writes the cache.
     """
     tally, columns = Tally(), []
-    with connect_read(data) as reader, connect_write(cache) as store:
+    with connect_read(data) as reader, intact(cache), connect_write(cache) as store:
         known = _Known(store, scorer, asking, model_digest, tally)
         for block in _blocks(by_user(reader, ids)):
             asked = _questions(sample_texts(reader, block), asking, scorer, tally)

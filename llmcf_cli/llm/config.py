@@ -193,9 +193,10 @@ class OpenAIEngineConfig(ComponentConfig):
     type: Literal["openai"] = "openai"
     """Registered name."""
     model: str = Field(min_length=1)
-    """Name the server knows the model by; part of the cache's key, while the server's address is not."""
-    base_url: Annotated[str, Runtime(), Field(pattern=r"^https?://[^\s/]")]
-    """Address up to the version, e.g. `http://localhost:8000/v1`."""
+    """Name the server knows the model by."""
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]")]
+    """Address up to the version, e.g. `http://localhost:8000/v1`. It determines the result, too: another server's
+    model of the same name may be another one."""
     api_key_env: Annotated[str, Runtime()] = "OPENAI_API_KEY"
     """Environment variable that holds the key; not set: none is needed."""
     max_new_tokens: Positive = 256

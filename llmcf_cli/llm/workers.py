@@ -30,7 +30,7 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.store.open import connect_write
+from llmcf_cli.store.open import BusyError, connect_write, intact
 from llmcf_cli.store.tables import GENERATION, GENERATION_FAILURE, GENERATION_LEASE, Table
 
 Call = tuple[str, str, str, int]
@@ -109,7 +109,7 @@ class SharedTexts:
             patience: Seconds to wait for a process that is no worker, e.g. one that reads.
 
         Raises:
-            StoreError: A process (named by pid) does not let go of the file.
+            StoreError: A process (named by pid) does not let go of the file, or it is damaged.
         """
         try:
             self._lock.acquire()
@@ -119,7 +119,7 @@ class SharedTexts:
                 hint="look for a stopped llmcf process and end it",
             ) from error  # fmt: skip
         try:
-            with _connect(self._path, patience) as connection:
+            with intact(self._path), _connect(self._path, patience) as connection:
                 connection.execute("BEGIN")
                 yield connection
                 connection.execute("COMMIT")
@@ -191,7 +191,7 @@ def _connect(path: Path, patience: float) -> Any:
     while True:
         try:
             return connect_write(path)
-        except StoreError:
+        except BusyError:
             if time.monotonic() >= deadline:
                 raise
         time.sleep(0.2)

@@ -1,8 +1,9 @@
 """LanceDB tables of examples, brought to hold exactly what is asked for by the least work.
 
 A table is named by nothing but its place. What is in it is known by a digest of every row, so one function serves a
-first build, a build that was killed (every step is one commit of Lance, and what is there is kept), more examples than
-before (they are appended and put into the indexes, which are not trained again), and other examples (a new table).
+first build, a build that was killed (every step is one commit of Lance, and what is there is kept), a table that was
+damaged since (the digests of its files tell, and it is made anew), more examples than before (they are appended and put
+into the indexes, which are not trained again), and other examples (a new table).
 A reader pins the version it opened: what a writer does later changes nothing for it.
 
 Legend: E examples, D space dimensions.
@@ -10,6 +11,7 @@ Legend: E examples, D space dimensions.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,11 +25,15 @@ from filelock import FileLock
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.match.guard import Keys
+from llmcf_cli.store.artifacts import write_atomic
+from llmcf_cli.store.integrity import FileRecord, altered, file_records
 from llmcf_cli.store.open import open_lance
 
 Kind = Literal["flat", "ivf_flat", "ivf_pq", "ivf_rq", "ivf_hnsw_sq"]
 
 TABLE = "example"
+FILES = "files.json"
+"""What the table consisted of when it was last complete."""
 ROWS_AT_ONCE = 16_384
 LEAST = {"ivf_flat": 64, "ivf_pq": 512, "ivf_rq": 512, "ivf_hnsw_sq": 512}
 """Examples below which a kind cannot be trained (256 centroids of PQ) or is not worth its graph."""
@@ -104,9 +110,13 @@ def open_index(folder: Path, rows: Rows, kind: Kind, config: AnnSearchConfig, pr
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
+        if _is_damaged(folder):
+            progress.say("the index is damaged: it is built anew")
+            shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
         table = _hold(folder, rows, progress)
         _index(table, rows, kind, config, progress)
         table.checkout(table.version)
+        _note_files(folder)
     return table
 
 
@@ -120,6 +130,23 @@ def trained_on(table: Any) -> tuple[str, int, int]:
 def _vector_indexes(table: Any) -> list[str]:
     """Names of the vector indexes, which say what they were trained on: `vector-KIND-ROWS-PARTITION_ROWS`."""
     return [index.name for index in table.list_indices() if index.name.startswith("vector-")]
+
+
+def _is_damaged(folder: Path) -> bool:
+    """Whether files of the table are not what they were when it was last complete: Lance itself would not notice."""
+    try:
+        noted = json.loads((folder / FILES).read_bytes())
+        records = {name: FileRecord.model_validate(record) for name, record in noted.items()}
+    except FileNotFoundError:
+        return False
+    except (ValueError, AttributeError):
+        return True
+    return bool(altered(folder / f"{TABLE}.lance", records))
+
+
+def _note_files(folder: Path) -> None:
+    records = file_records(folder / f"{TABLE}.lance")
+    write_atomic(folder / FILES, json.dumps({name: record.model_dump() for name, record in records.items()}))
 
 
 def _hold(folder: Path, rows: Rows, progress: Progress) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
+import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
@@ -22,7 +22,7 @@ from safetensors.torch import save_file as save_tensors
 
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
-from llmcf_cli.core.hashing import digest_file
+from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
 from llmcf_cli.features.spec import Entity, FeatureSpec, Vocab
@@ -30,8 +30,18 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge
 from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.sound import (
+    check_answer,
+    check_finite,
+    check_resources,
+    check_spec,
+    check_weights,
+    open_table,
+    wholesome,
+)
 
-FORMAT = 1
+FORMAT = 2
+MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
 WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
     "weights.safetensors",
@@ -41,6 +51,9 @@ WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
     "examples.safetensors",
     "examples.parquet",
 )
+ALWAYS = frozenset({RECIPE, VOCAB, WEIGHTS, "user.parquet", "item.parquet"})
+KNOWN = ALWAYS | {TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES}
+"""Files that a bundle may have. Nothing else is ever opened."""
 
 
 @dataclass(frozen=True)
@@ -94,80 +107,110 @@ def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock
         "backbone": configs["backbone"].model_dump(mode="json"), "augment": configs["augment"].model_dump(mode="json"),
         "objectives": [config.model_dump(mode="json") for config in configs["objectives"]], "files": files,
     }  # fmt: skip
+    manifest["digest"] = digest_json(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
 
 
 def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
-    """Read a bundle.
+    """Read a bundle. Only files that its manifest lists are opened, and nothing is allocated that they do not fill.
+
+    The digests find damage, not forgery: whoever makes a bundle makes them too.
 
     Args:
         path: Its folder.
         verify: Compare every file with its digest.
 
     Raises:
-        StoreError: The folder is no bundle, of another format version, or a file is missing or changed.
-        ModelError: The parts do not fit together.
+        StoreError: The folder is no bundle, of another format version, or a file is missing, changed or malformed.
+        ModelError: The parts do not fit together, or a component that it names is not installed.
     """
-    manifest = _manifest(path)
-    if verify:
-        _verify(path, manifest["files"])
-    resources = _resources(path, manifest)
-    backbone = _config("backbone", manifest["backbone"])
-    _check_fit(path, resources.spec, backbone.embedding_dim)
-    objectives = [_config("objective", item) for item in manifest["objectives"]]
-    model = RecModel(resources, backbone, _config("augmenter", manifest["augment"]), objectives)
-    try:
-        model.load_state_dict(load_tensors(path / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
-        lines = str(error).splitlines()
-        what = f"the weights do not fit the model: {lines[min(1, len(lines) - 1)].strip()}"
-        raise ModelError(what, where=str(path / WEIGHTS)) from error
-    return Bundle(model.eval(), json.loads((path / RECIPE).read_text()), manifest["clock"])
+    with wholesome(path):
+        manifest = _manifest(path)
+        _check_files(path, manifest["files"])
+        if verify:
+            _verify(path, manifest["files"])
+        resources = _resources(path, manifest)
+        backbone = _config("backbone", manifest["backbone"])
+        _check_fit(path, resources.spec, backbone.embedding_dim)
+        augment = _config("augmenter", manifest["augment"])
+        objectives = [_config("objective", item) for item in manifest["objectives"]]
+        with torch.device("meta"):  # sizes, without memory for them
+            check_weights(path / WEIGHTS, RecModel(resources, backbone, augment, objectives).state_dict())
+        model = RecModel(resources, backbone, augment, objectives)
+        weights = load_tensors(path / WEIGHTS)
+        check_finite(weights, path / WEIGHTS)
+        model.load_state_dict(weights)
+        check_answer(model, path)
+        recipe = json.loads((path / RECIPE).read_bytes())
+        if not isinstance(recipe, dict):
+            raise StoreError("is no recipe", where=str(path / RECIPE))
+        return Bundle(model.eval(), recipe, manifest["clock"])
 
 
 def _manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    if not file.is_file():
+        raise StoreError("is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec")
+    if file.stat().st_size > MAX_MANIFEST_BYTES:
+        raise StoreError(f"has more than {MAX_MANIFEST_BYTES:,} bytes", where=str(file))
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise StoreError("is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec") from error
+        manifest: dict[str, Any] = json.loads(file.read_bytes())
     except ValueError as error:
-        raise StoreError(f"is no JSON: {error}", where=str(path / MANIFEST)) from error
-    if manifest.get("format") != FORMAT:
+        raise StoreError(f"is no JSON: {error}", where=str(file)) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found, made = (manifest.get(key, "?") for key in ("format", "llmcf")) if isinstance(manifest, dict) else "??"
         raise StoreError(
-            f"bundle format {manifest.get('format')}, this version reads {FORMAT}", where=str(path),
-            hint=f"use llmcf {manifest.get('llmcf', '?')}, or train again",
+            f"bundle format {found!s:.20}, this version reads {FORMAT}", where=str(path),
+            hint=f"use llmcf {made!s:.20}, or train again",
         )  # fmt: skip
+    if manifest.pop("digest", None) != digest_json(manifest):
+        raise StoreError("differs from what was written", where=str(file), hint="copy the bundle again")
+    if manifest["clock"] not in ("global", "per_user"):
+        raise StoreError("names no clock", where=str(file), allowed=("global", "per_user"))
     return manifest
+
+
+def _check_files(path: Path, files: Mapping[str, Any]) -> None:
+    """Whether the manifest lists what a bundle has, and no place elsewhere."""
+    strange, lacking = sorted(files.keys() - KNOWN), sorted(ALWAYS - files.keys())
+    if strange or lacking:
+        what = f"lists {strange[0]!r:.60}, which is no part of a bundle" if strange else f"does not list {lacking[0]}"
+        raise StoreError(what, where=str(path / MANIFEST))
+    for name in files:
+        if not (path / name).is_file():
+            raise StoreError("the bundle lacks a file", where=str(path / name), hint="copy the bundle again")
 
 
 def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     for name, record in files.items():
         file = path / name
-        if not file.is_file():
-            raise StoreError("the bundle lacks a file", where=str(file), hint="copy the bundle again")
         if file.stat().st_size != record["bytes"] or digest_file(file) != record["sha256"]:
             raise StoreError("differs from what was written", where=str(file), hint="copy the bundle again")
 
 
 def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
+    files = manifest["files"]
     spec = FeatureSpec.from_json(manifest["features"])
-    vocab = Vocab.from_arrow(pq.read_table(path / VOCAB), spec)
+    check_spec(spec, path / MANIFEST)
+    vocab = Vocab.from_arrow(open_table(path / VOCAB), spec)
     for field in spec.fields:
         if field.size != len(vocab.values[field.key]) + 2:
             raise ModelError(f"vocabulary of {field.key} does not fit the spec", where=str(path / VOCAB))
     catalog = Catalog(*(_load_entities(path, entity, spec) for entity in ("user", "item")))
-    text_IT = load_arrays(path / TEXT)["item_text_IT"] if (path / TEXT).is_file() else None
+    text_IT = load_arrays(path / TEXT)["item_text_IT"] if TEXT in files else None
     if text_IT is not None and len(text_IT) != len(catalog.items.ids) + 1:
         raise ModelError(
             f"text vectors for {len(text_IT) - 1} items, catalogue of {len(catalog.items.ids)}",
             where=str(path),
         )
-    bank = _load_bank(path, spec.history_length) if (path / EXAMPLES).is_file() else None
-    collaborative = load_collaborative(path / COLLABORATIVE) if (path / COLLABORATIVE).is_file() else None
+    bank = _load_bank(path, spec.history_length) if EXAMPLES in files else None
+    collaborative = load_collaborative(path / COLLABORATIVE) if COLLABORATIVE in files else None
     if collaborative is not None and collaborative.item_FID.shape[1] != len(catalog.items.ids) + 1:
         raise ModelError("collaborative vectors and catalogue differ in the number of items", where=str(path))
-    knowledge = _load_knowledge(path, catalog) if (path / KNOWLEDGE).is_file() else None
-    return Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge, collaborative)
+    knowledge = _load_knowledge(path, catalog) if KNOWLEDGE in files else None
+    found = Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge, collaborative)
+    check_resources(found, path)
+    return found
 
 
 def _check_fit(path: Path, spec: FeatureSpec, embedding_dim: int) -> None:
@@ -198,7 +241,7 @@ def _catalog_table(table: EntityTable) -> pa.Table:
 
 
 def _load_entities(path: Path, entity: Entity, spec: FeatureSpec) -> EntityTable:
-    table = pq.read_table(path / f"{entity}.parquet")
+    table = open_table(path / f"{entity}.parquet")
     columns = {}
     for field in spec.fields:
         if field.entity != entity:
@@ -238,7 +281,10 @@ def _save_bank(bank: ExampleBank, path: Path) -> None:
 
 
 def _load_bank(path: Path, history_length: int) -> ExampleBank:
-    samples = encode_rows(pq.read_table(path / EXAMPLES), history_length)
+    table = open_table(path / EXAMPLES)
+    if (width := table["history"].type.list_size) != history_length:
+        raise ModelError(f"histories of {width} items, but the spec has {history_length}", where=str(path / EXAMPLES))
+    samples = encode_rows(table, history_length)
     arrays = load_arrays(path / VECTORS)
     if len(arrays["cot_ET"]) != len(samples):
         raise ModelError(f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS))

@@ -9,7 +9,13 @@ from pydantic import AfterValidator, Field
 
 from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, rule
 
-Positive = Annotated[int, Field(ge=1)]
+MAX_EXAMPLES = 1024
+"""Most examples of a sample."""
+Width = Annotated[int, Field(ge=1, le=1 << 16)]
+"""Of a layer."""
+Count = Annotated[int, Field(ge=1, le=256)]
+"""Of layers, heads or experts. Bounds like these keep a stranger's recipe or bundle from asking for any memory."""
+Widths = Annotated[tuple[Width, ...], Field(max_length=64)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 
@@ -25,14 +31,14 @@ def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
 class BackboneConfig(ComponentConfig):
     """What every backbone has: the size of a field's embedding."""
 
-    embedding_dim: Positive = 32
+    embedding_dim: Width = 32
     """Numbers per feature embedding, the same for all fields."""
 
 
 class DeepBackboneConfig(BackboneConfig):
     """What a backbone with an MLP has besides."""
 
-    hidden: tuple[Positive, ...] = Field(default=(200, 80), min_length=1)
+    hidden: Widths = Field(default=(200, 80), min_length=1)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
@@ -48,7 +54,7 @@ class XDeepFMConfig(DeepBackboneConfig):
     """xDeepFM: first-order terms, a compressed interaction network (CIN) and an MLP (Lian et al., 2018)."""
 
     type: Literal["xdeepfm"] = "xdeepfm"
-    cin_maps: tuple[Positive, ...] = Field(default=(100, 100), min_length=1)
+    cin_maps: Widths = Field(default=(100, 100), min_length=1)
     """Feature maps of each CIN layer; layer k makes interactions of k + 1 fields."""
 
 
@@ -56,13 +62,13 @@ class AutoIntConfig(DeepBackboneConfig):
     """AutoInt: fields attend to fields (Song et al., 2019); with the MLP beside it the paper calls it AutoInt+."""
 
     type: Literal["autoint"] = "autoint"
-    hidden: tuple[Positive, ...] = (200, 80)
+    hidden: Widths = (200, 80)
     """Widths of the MLP's hidden layers; empty for no MLP."""
-    layers: Positive = 3
+    layers: Count = 3
     """Interacting layers."""
-    heads: Positive = 2
+    heads: Count = 2
     """Attention heads."""
-    head_dim: Positive = 16
+    head_dim: Width = 16
     """Numbers per head."""
     dropout: Dropout = 0.0
     """Share of attention weights and of hidden units dropped in training."""
@@ -72,7 +78,7 @@ class DCNConfig(DeepBackboneConfig):
     """DCN: a cross network beside an MLP (Wang et al., 2017)."""
 
     type: Literal["dcn"] = "dcn"
-    cross_layers: Positive = 3
+    cross_layers: Count = 3
     """Cross layers; each raises the degree of the interactions by one."""
 
 
@@ -82,11 +88,11 @@ class DCNv2Config(DeepBackboneConfig):
     type: Literal["dcnv2"] = "dcnv2"
     structure: Literal["parallel", "stacked"] = "parallel"
     """`parallel`: the MLP beside the cross network; `stacked`: behind it."""
-    cross_layers: Positive = 3
+    cross_layers: Count = 3
     """Cross layers; each raises the degree of the interactions by one."""
-    experts: Positive = 4
+    experts: Count = 4
     """Low-rank experts of a cross layer, mixed by a softmax gate."""
-    rank: Positive = 32
+    rank: Width = 32
     """Rank of an expert."""
 
 
@@ -94,7 +100,7 @@ class DINConfig(DeepBackboneConfig):
     """Deep Interest Network: the target item attends over the history (Zhou et al., 2018)."""
 
     type: Literal["din"] = "din"
-    attention_hidden: tuple[Positive, ...] = Field(default=(80, 40), min_length=1)
+    attention_hidden: Widths = Field(default=(80, 40), min_length=1)
     """Widths of the activation unit's hidden layers."""
     activation: Literal["dice", "prelu"] = "dice"
     """Activation of hidden layers; Dice is the paper's data-adaptive one."""
@@ -109,9 +115,9 @@ Features = Annotated[tuple[Literal["text", "signals"], ...], Distinct()]
 class TokenConfig(ComponentConfig):
     """What augmenters that read examples as tokens have in common."""
 
-    dim: Positive = 32
+    dim: Width = 32
     """Numbers per token, and in the context feature."""
-    hidden: Positive = 64
+    hidden: Width = 64
     """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
     tokens: Tokens = ("row", "cot", "label")
     """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
@@ -138,9 +144,9 @@ class TextConfig(ComponentConfig):
     type: Literal["text"] = "text"
     features: Features = ("text",)
     """What is read: `text` vectors, and matching `signals` for the control of arms that read them."""
-    dim: Positive = 32
+    dim: Width = 32
     """Numbers in the context feature."""
-    hidden: tuple[Positive, ...] = (64,)
+    hidden: Widths = (64,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
@@ -157,9 +163,9 @@ class SignalsConfig(ComponentConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"signals"})
 
     type: Literal["signals"] = "signals"
-    dim: Positive = 32
+    dim: Width = 32
     """Numbers in the context feature."""
-    hidden: tuple[Positive, ...] = (64,)
+    hidden: Widths = (64,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
@@ -169,9 +175,9 @@ class ICTConfig(TokenConfig):
     """LLM-CF: a causal transformer decoder over retrieved examples and their chains of thought."""
 
     type: Literal["ict"] = "ict"
-    layers: Positive = 2
+    layers: Count = 2
     """Decoder layers."""
-    heads: Positive = 2
+    heads: Count = 2
     """Attention heads."""
 
     @rule("dim", "heads")
@@ -192,13 +198,13 @@ class KARConfig(ComponentConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
 
     type: Literal["kar"] = "kar"
-    dim: Positive = 32
+    dim: Width = 32
     """Numbers per kind of knowledge; the context feature has twice as many."""
-    hidden: Positive = 128
+    hidden: Width = 128
     """Width of each expert's hidden layer."""
-    shared_experts: Positive = 2
+    shared_experts: Count = 2
     """Experts that read both kinds."""
-    specific_experts: Positive = 3
+    specific_experts: Count = 3
     """Further experts for each kind."""
 
 

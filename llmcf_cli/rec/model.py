@@ -6,9 +6,11 @@ S signals.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from llmcf_cli.rec.knowledge import Knowledge, KnowledgeLookup
 from llmcf_cli.rec.objectives import total_loss
 from llmcf_cli.rec.signals import Standardise, signal_names
 
+_Module = TypeVar("_Module", bound=nn.Module)
 SIGNAL_SOURCES = frozenset({"text", "collaborative"})
 """Inputs that matching signals are made of."""
 
@@ -108,8 +111,17 @@ class RecModel(nn.Module):
         """Learned numbers."""
         return sum(p.numel() for p in self.parameters())
 
-    def set_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> None:
-        """Take a longer catalogue, encoded with the same vocabulary; rows that exist must stay what they are."""
+    def with_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> RecModel:
+        """A model of the same weights, not copied, and a longer catalogue, encoded with the same vocabulary.
+
+        This one stays as it is, so that who is computing with it is not disturbed.
+        """
+        twin = _sharing(self)
+        twin.embedding = _sharing(self.embedding)
+        twin._set_items(catalog, item_text_IT)
+        return twin
+
+    def _set_items(self, catalog: Catalog, item_text_IT: np.ndarray | None) -> None:
         knowledge, collaborative = self.resources.knowledge, self.resources.collaborative
         if knowledge is not None:
             knowledge = replace(knowledge, items=knowledge.items.extended(len(catalog.items.ids)))
@@ -216,6 +228,14 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
         collaborative=resources.collaborative if "collaborative" in needs else None,
         knowledge=resources.knowledge if "knowledge" in needs else None,
     )
+
+
+def _sharing(module: _Module) -> _Module:
+    """A module with the same parameters, buffers and modules, in which others can be put."""
+    twin = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+        setattr(twin, name, copy.copy(getattr(module, name)))
+    return twin
 
 
 @contextmanager

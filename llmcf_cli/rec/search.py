@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.fit import HIGHER_IS_BETTER
 from llmcf_cli.recipe.sections import SearchRange
+from llmcf_cli.store.artifacts import write_atomic
 
 TRIALS = "trials.json"
 
@@ -62,9 +63,10 @@ def search(
 
     Raises:
         LlmcfError: Every trial failed.
+        StoreError: What an earlier attempt left is damaged.
     """
     kinds = {path: _distribution(values, start[path]) for path, values in space.items()}
-    rows = json.loads((work / TRIALS).read_text()) if (work / TRIALS).is_file() else []
+    rows = _finished(work / TRIALS)
     with progress.task("search", trials, "trials", done=len(rows)) as task:
         for number in range(len(rows), trials):
             settings = dict(start) if number == 0 else _draw(rows, kinds, monitor, derive_seed(seed, "search", number))
@@ -75,9 +77,7 @@ def search(
                 row["error"] = str(error)
             shutil.rmtree(work / f"trial-{number}", ignore_errors=True)
             rows.append(row)
-            temporary = work / f".{TRIALS}"
-            temporary.write_text(json.dumps(rows))
-            temporary.replace(work / TRIALS)
+            write_atomic(work / TRIALS, json.dumps(rows))
             task.note(f"{monitor} {row['value']:.4f}" if row["value"] is not None else "failed")
             task.advance()
     finished = [row for row in rows if row["value"] is not None]
@@ -86,6 +86,14 @@ def search(
     sign = 1 if HIGHER_IS_BETTER[monitor] else -1
     best = max(finished, key=lambda row: sign * row["value"])
     return Trials(rows, best["settings"], best["value"])
+
+
+def _finished(file: Path) -> list[dict[str, Any]]:
+    """The trials that an earlier attempt finished."""
+    try:
+        return json.loads(file.read_text()) if file.is_file() else []
+    except ValueError as error:
+        raise StoreError("the list of finished trials is damaged", where=str(file), hint=f"rm {file}") from error
 
 
 def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor: str, seed: int) -> dict[str, Any]:

@@ -294,7 +294,7 @@ class MatchSection(Config):
     """How queries and examples become vectors."""
     search: Searcher = Field(default="exact", validate_default=True)
     """How the nearest examples are found."""
-    k: Positive = 4
+    k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
     """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""

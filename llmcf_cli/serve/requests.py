@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.data.raw import Dialect, first_line, first_sentence, name, read_delimited
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ def read_requests(path: Path) -> pa.Table:
 
     if path.suffix not in _READERS:
         raise DataError(f"cannot read {path.suffix or 'this kind of'} file", where=str(path), allowed=sorted(_READERS))
-    if not path.is_file():
-        raise DataError("no such file", where=str(path))
+    if (kind := kind_of(path)) != "file":
+        raise DataError("is a folder" if kind == "folder" else "no such file", where=str(path))
     with duckdb.connect() as connection:
         if path.suffix == ".csv":
             return _read_csv(connection, path)

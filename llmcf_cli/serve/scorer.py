@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import ValidationError
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
@@ -19,6 +22,7 @@ from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
+from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.recipe.sections import MatchSection
@@ -27,6 +31,7 @@ from llmcf_cli.serve.requests import HISTORIES, NEEDED, require_columns
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
+NORM_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,32 @@ class Unknown:
 
 
 class Scorer:
-    """Scores (user, item) requests with a bundle. Make one by `Scorer.load`."""
+    """Scores (user, item) requests with a bundle. Make one by `Scorer.load`.
+
+    Safe to share between threads: `add_items` makes another model, of the same weights, and puts it in the place of
+    `model` at once. A call that runs meanwhile ends with the items that it began with.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
+        self._adding = Lock()
         self._index: Any = None
         bank = self.model.resources.bank
         if bank is None:
             return
         if bank.vector_ES is None:
             raise ModelError("the bundle's examples have no search vectors", where="examples", hint="llmcf train-rec")
-        section = MatchSection.model_validate(self.recipe["match"])
+        try:
+            section = MatchSection.model_validate(self.recipe.get("match"))
+        except ValidationError as error:
+            what = f"its recipe has no section `match` of this version: {error.errors()[0]['msg']}"
+            raise ModelError(what, where="recipe.json", hint="llmcf train-rec") from error
         self._space = registry().build("space", section.space)
+        nobody = np.zeros(1, np.int32), np.zeros((1, self.model.resources.spec.history_length), np.int32)
+        item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
+        if (dim := self._space.query_vectors(item_ID, *nobody).shape[1]) != bank.vector_ES.shape[1]:
+            what = f"examples of {bank.vector_ES.shape[1]} numbers, but queries have {dim}"
+            raise ModelError(what, where="examples.safetensors", hint="llmcf train-rec")
         searcher = registry().build("searcher", section.search)
         self._index = searcher.prepare(
             bank.vector_ES,
@@ -89,17 +108,18 @@ class Scorer:
             Columns user_id, item_id, logit (float32) and probability (float64), in the order of the requests.
 
         Raises:
-            DataError: A column is missing or of another type.
+            DataError: A column is missing or of another type, or a time is none.
         """
-        samples = self._encode(requests)
+        model = self.model
+        samples = self._encode(model, requests)
         logit_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
             part = samples.take(block)
             batch = to_batch(
-                part, self.model.device, example_NK=self._examples(part), signal_NS=self._signals(part)
-            )  # fmt: skip
-            logit_N[block] = score(self.model, batch, BATCH).cpu().numpy()
+                part, model.device, example_NK=self._examples(model, part), signal_NS=_signals(model, part)
+            )
+            logit_N[block] = score(model, batch, BATCH).cpu().numpy()
         return pa.table({
             "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
             "probability": sigmoid(logit_N),
@@ -121,31 +141,30 @@ class Scorer:
         }  # fmt: skip
 
     def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
-        """Make new items known, without training: by features the vocabulary has, and by text.
+        """Make new items known, without training: by features the vocabulary has, and by text. All of them or none.
 
         Args:
             items: `item_id` and any of the item's feature columns.
             text_nT: Their text vectors, float32 of unit norm, from the encoder of the recipe's `match.space`.
 
         Raises:
-            DataError: An id is known already, or the vectors do not fit.
+            DataError: An id is missing, there twice or known already, or a vector does not fit or is not of unit norm.
         """
-        resources = self.model.resources
-        known = resources.catalog.items
-        if known.rows(items["item_id"].combine_chunks()).any():
-            raise DataError("an item is in the catalogue already", where="add_items")
-        added = encode_entities(items, "item", resources.spec, resources.vocab)
-        text_IT = resources.item_text_IT
-        if text_IT is not None:
-            expected = (items.num_rows, text_IT.shape[1])
-            text_nT = np.zeros(expected, np.float32) if text_nT is None else np.asarray(text_nT, np.float32)
-            if text_nT.shape != expected:
-                raise DataError(f"text vectors {text_nT.shape}, expected {expected}", where="add_items")
-            text_IT = np.concatenate([text_IT, text_nT])
-        self.model.set_items(replace(resources.catalog, items=known.extended(added)), text_IT)
+        with self._adding:
+            resources = self.model.resources
+            known = resources.catalog.items
+            added = encode_entities(items, "item", resources.spec, resources.vocab)
+            if added.ids.null_count:
+                raise DataError(f"{added.ids.null_count:,} items have no id", where="add_items")
+            if (old_n := known.rows(added.ids) > 0).any():
+                raise DataError(f"{_named(added.ids, old_n)}: in the catalogue already", where="add_items")
+            text_IT = resources.item_text_IT
+            if text_IT is not None:
+                text_IT = np.concatenate([text_IT, _checked(text_nT, added.ids, text_IT.shape[1])])
+            self.model = self.model.with_items(replace(resources.catalog, items=known.extended(added)), text_IT)
 
-    def _encode(self, requests: pa.Table) -> Samples:
-        catalog: Catalog = self.model.resources.catalog
+    def _encode(self, model: RecModel, requests: pa.Table) -> Samples:
+        catalog: Catalog = model.resources.catalog
         size = requests.num_rows
         users, items = (_strings(requests, name) for name in NEEDED)
         rows = pa.table({
@@ -153,21 +172,43 @@ class Scorer:
             "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": _times(requests),
             "history": _history(requests, catalog),
         })  # fmt: skip
-        return encode_rows(rows, self.model.resources.spec.history_length)
+        return encode_rows(rows, model.resources.spec.history_length)
 
-    def _examples(self, samples: Samples) -> np.ndarray | None:
+    def _examples(self, model: RecModel, samples: Samples) -> np.ndarray | None:
         """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
         if self._index is None:
             return None
-        item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
+        item_ID = self._space.item_vectors(model.resources.item_text_IT)
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
-        return self._index.search(queries_BS, Keys.of(samples), k=self.model.resources.num_examples).index_NK
+        return self._index.search(queries_BS, Keys.of(samples), k=model.resources.num_examples).index_NK
 
-    def _signals(self, samples: Samples) -> np.ndarray | None:
-        collaborative = self.model.resources.collaborative
-        if collaborative is None or not self.model.inputs["signals"]:
-            return None
-        return signals_of(self.model.resources, samples, collaborative.later_folds(len(samples)))
+
+def _signals(model: RecModel, samples: Samples) -> np.ndarray | None:
+    collaborative = model.resources.collaborative
+    if collaborative is None or not model.inputs["signals"]:
+        return None
+    return signals_of(model.resources, samples, collaborative.later_folds(len(samples)))
+
+
+def _checked(text_nT: np.ndarray | None, ids: pa.Array, dim: int) -> np.ndarray:
+    """Text vectors of new items, float32 [n, T]; zeros where there are none."""
+    expected = (len(ids), dim)
+    text_nT = np.zeros(expected, np.float32) if text_nT is None else np.asarray(text_nT, np.float32)
+    if text_nT.shape != expected:
+        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", where="add_items")
+    with np.errstate(over="ignore"):
+        norm_n = np.linalg.norm(text_nT, axis=1)
+    wrong_n = ~(np.isfinite(norm_n) & ((norm_n == 0) | (np.abs(norm_n - 1) < NORM_TOLERANCE)))
+    if wrong_n.any():
+        what = f"{_named(ids, wrong_n)}: a text vector has norm {norm_n[wrong_n][0]:g} instead of 1"
+        raise DataError(what, where="add_items", hint="give the vectors that the recipe's encoder makes")
+    return text_nT
+
+
+def _named(ids: pa.Array, of_n: np.ndarray) -> str:
+    """The first of some ids, and how many more there are."""
+    chosen = ids.filter(pa.array(of_n))
+    return f"item {chosen[0].as_py()!r}" + (f" and {len(chosen) - 1:,} more" if len(chosen) > 1 else "")
 
 
 def _strings(requests: pa.Table, name: str) -> pa.Array:
@@ -184,6 +225,12 @@ def _times(requests: pa.Table) -> pa.Array:
     if "time" not in requests.column_names:
         return pa.array(np.full(requests.num_rows, NOW))
     column = requests["time"].combine_chunks()
+    if (
+        pa.types.is_floating(column.type)
+        and not (fine := pc.fill_null(pc.is_finite(column), True)).to_numpy(False).all()
+    ):
+        first = pc.index(fine, False).as_py()
+        raise DataError(f"the time {column[first]} of request {first + 1:,} is no number", where="score")
     try:
         return column.cast(pa.int64()).fill_null(int(NOW))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

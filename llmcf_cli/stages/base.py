@@ -240,6 +240,19 @@ class Node:
         """Where the result is or will be."""
         return self.context.store.folder(self.stage.name, self.key)
 
+    @property
+    def made(self) -> bool:
+        """Whether the result is there and looks whole."""
+        return self.context.store.look(self.stage.name, self.key).whole is not None
+
+    def check(self) -> None:
+        """Examine the result, before it is read outside a run.
+
+        Raises:
+            StoreError: It is damaged.
+        """
+        self.context.store.manifest(self.stage.name, self.key)
+
 
 def versions() -> dict[str, str]:
     """Versions of llmcf, Python and the libraries that do the work, as far as installed."""

@@ -57,4 +57,6 @@ def written(context: Context) -> Written:
             f"the chains of thought of {context.recipe.name} are not written yet ({step.reason})", where="gen-cot",
             hint="llmcf gen-cot RECIPE",
         )  # fmt: skip
+    for node in (step.node, step.node.needs[Ingest.name]):
+        node.check()
     return Written(step.node.needs[Ingest.name].folder / "data.duckdb", step.node.folder)

@@ -36,17 +36,20 @@ def explain_match(node: Node, sample_id: int) -> Explanation:
     """What the sample was matched with; see `match.explain`.
 
     Raises:
-        StoreError: The sample was not matched.
+        StoreError: The sample was not matched, or what is read is damaged.
     """
     from llmcf_cli.match.explain import explain
     from llmcf_cli.store.open import read_lance
 
+    texts = node.needs["examples"].needs["gen-cot"]
+    for read in (node, texts, *node.needs.values()):
+        read.check()
     folders = {role: need.folder for role, need in node.needs.items()}
     recipe = node.context.recipe
     return explain(
         sample_id, recipe.match, database=folders["ingest"] / "data.duckdb",
         matches=node.folder / "example_match.parquet",
-        cots=node.needs["examples"].needs["gen-cot"].folder / "cot.parquet",
+        cots=texts.folder / "cot.parquet",
         item_text=read_lance(folders["embed"] / "lance", "item_text"),
         history_length=recipe.dataset.history.max_length,
     )  # fmt: skip

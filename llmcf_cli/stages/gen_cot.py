@@ -48,11 +48,11 @@ class GenCoT(Stage):
         from llmcf_cli.llm.models import hf_folder
 
         ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
-        if not _is_made(ingest):
+        if not ingest.made:
             hint = "llmcf ingest, with the same recipe and settings"
             raise LlmcfError("what it costs is known once the samples are", where=self.name, hint=hint)
         arguments = _arguments(context, *_places(node))
-        if tuned is not None and not _is_made(tuned):  # it will have the tokenizer of the model that it starts from
+        if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
             base = context.recipe.llm.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
@@ -74,12 +74,13 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
 
     node = plan(context, [GenCoT()])[-1].node
     for need in node.needs.values():
-        if not _is_made(need):
+        if not need.made:
             raise LlmcfError(
                 f"nothing to help with: gen-cot of {context.recipe.name!r} needs {need.label}, which is not made yet",
                 where="work", hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
             )  # fmt: skip
-    if _is_made(node):
+        need.check()
+    if node.made:
         return None
     arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
@@ -103,7 +104,3 @@ def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, 
         "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
         "seed": context.recipe.seed, "history": context.recipe.dataset.history,
     }  # fmt: skip
-
-
-def _is_made(node: Node) -> bool:
-    return node.context.store.manifest(node.stage.name, node.key) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def write_lock(context: Context, steps: Sequence[Step]) -> Path:
     """Write `runs/<recipe>/recipe.lock` under the artifact root: content digests, stage keys, seeds and versions.
 
     Returns:
-        The file written.
+        The file.
     """
     recipe = context.recipe
     used = {
@@ -34,6 +35,11 @@ def write_lock(context: Context, steps: Sequence[Step]) -> Path:
         "versions": versions(),
     }
     path = context.store.root / "runs" / recipe.name / "recipe.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, yaml.safe_dump(lock, sort_keys=False))
+    text = yaml.safe_dump(lock, sort_keys=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except OSError as error:  # where nothing can be written, nothing was made: what stands there is of who made it
+        if error.errno not in (errno.EACCES, errno.EROFS):
+            raise
     return path

@@ -83,6 +83,8 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     """
     from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
 
+    for node in nodes:
+        node.check()
     inputs = {node.stage.role: node.folder for node in nodes}
     section, recipe = context.recipe.match, context.recipe
     if not isinstance(section.search, AnnSearchConfig):

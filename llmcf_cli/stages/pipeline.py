@@ -26,7 +26,7 @@ from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.match import Match
 from llmcf_cli.stages.predict import Predict
-from llmcf_cli.stages.run import Step, execute, plan
+from llmcf_cli.stages.run import FORCED, Step, examined, execute, plan
 from llmcf_cli.stages.search import Search
 from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.stages.train_llm import TrainLLM
@@ -78,26 +78,30 @@ def run_steps(
     """Run a plan. Where it ends in a comparison and some arms or points fail, the others are compared and it says so.
 
     Returns:
-        The steps as they were run: with the comparison of what is left, if something failed.
+        The steps as they were run: with what is damaged made again, and with the comparison of what is left, if
+        something failed.
 
     Raises:
-        LlmcfError: What failed stands before all that is compared, or nothing is left to compare.
+        LlmcfError: What failed is the comparison itself, or stands before all that is compared, or nothing is left.
     """
+    steps = examined(steps, progress)
     last = steps[-1].node.stage
     if not isinstance(last, Evaluate | Balance):
         execute(steps, progress, on_start=on_start, on_end=on_end)
-        return list(steps)
+        return steps
     failed = execute(steps, progress, on_start=on_start, on_end=on_end, on_failure=on_failure)
     if not failed:
-        return list(steps)
+        return steps
     needs = steps[-1].node.needs
     compared = _compared(last, context.recipe)
     lost = {name: failed[needs[role].label] for name, role in compared if needs[role].label in failed}
     shared = needs.keys() - {role for _, role in compared}
-    if len(lost) == len(dict(compared)) or any(needs[role].label in failed for role in shared):
+    if not lost or len(lost) == len(dict(compared)) or any(needs[role].label in failed for role in shared):
         raise next(iter(failed.values()))
     reasons = tuple((name, "; ".join(map(str.strip, str(error).splitlines()))) for name, error in lost.items())
-    rest = plan(context, [type(last)(reasons)])
+    # An earlier comparison of the same arms is none of what was made anew for this one.
+    force = [last.name] if steps[-1].reason.startswith(FORCED) else []
+    rest = plan(context, [type(last)(reasons)], force)
     execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest
 

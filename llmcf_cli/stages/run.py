@@ -7,19 +7,25 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
-from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.stages.base import Context, Job, Node, Stage, versions
 from llmcf_cli.stages.readable import require_texts
-from llmcf_cli.store.artifacts import Manifest, differences, file_records
+from llmcf_cli.store.artifacts import Found, Manifest, differences
+from llmcf_cli.store.integrity import file_records
 
 FORCED = "forced"
 """Reason of a step that the user asked to run again."""
+_FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
+"""How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
+_LONG_READ = 1 << 30  # bytes
+ELSEWHERE = "made meanwhile by another process"
+"""Reason of a step that was to run, and no longer is."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,13 @@ class Step:
         node: The stage and its key.
         runs: Whether there is work to do.
         reason: Why it runs, or that it is cached.
+        seen: Digest of the manifest that the decision was made by; empty where there was none.
     """
 
     node: Node
     runs: bool
     reason: str
+    seen: str = ""
 
 
 def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()) -> list[Step]:
@@ -56,6 +64,30 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     for node in sorted(nodes, key=lambda node: depth[node.stage.name]):
         steps[node.label] = _decide(node, steps, force)
     return list(steps.values())
+
+
+def examined(steps: Sequence[Step], progress: Progress = SILENT) -> list[Step]:
+    """The same plan after a look at the content of all cached results that it reads or ends in.
+
+    Those that are damaged are made again; what was made from them, when they were whole, stays.
+
+    Args:
+        steps: As planned.
+        progress: Told of results that take a while to read.
+    """
+    found: list[Step] = []
+    read = {steps[-1].node.label} if steps else set()
+    for step in reversed(steps):
+        node = step.node
+        if not step.runs and node.label in read:
+            size = sum(record.size for record in _manifest(node).files.values())
+            if size > _LONG_READ:
+                progress.say(f"checking {size / 1e9:,.1f} GB of {node.label}")
+            step = _decided_by(node, node.context.store.examine(node.stage.name, node.key)) or step
+        if step.runs:
+            read |= {need.label for need in node.needs.values()}
+        found.append(step)
+    return found[::-1]
 
 
 def execute(
@@ -88,7 +120,7 @@ def execute(
             continue
         on_start(step)
         try:
-            manifest = _run(step, progress) if step.runs else _manifest(step.node)
+            step, manifest = _run(step, progress) if step.runs else (step, _manifest(step.node))
         except LlmcfError as error:
             if on_failure is None:
                 raise
@@ -133,15 +165,17 @@ class _Graph:
 
 
 def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
+    store = node.context.store
+    found = store.look(node.stage.name, node.key)
+    seen = found.manifest.digest if found.manifest else ""
     if node.stage.name in force:
-        return Step(node, True, FORCED)
+        return Step(node, True, FORCED, seen)
     rerun = [need.label for need in node.needs.values() if steps[need.label].runs]
     forced = [label for label in rerun if steps[label].reason.startswith(FORCED)]
     if forced:
-        return Step(node, True, f"forced by {', '.join(forced)}")
-    store = node.context.store
-    if store.manifest(node.stage.name, node.key) is not None:
-        return Step(node, False, "cached")
+        return Step(node, True, f"forced by {', '.join(forced)}", seen)
+    if decided := _decided_by(node, found):
+        return decided
     earlier = store.latest(node.stage.name, node.variant, node.context.recipe.name)
     if earlier is None:
         return Step(node, True, "new")
@@ -153,17 +187,38 @@ def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     return Step(node, True, f"{', '.join(inputs)} changed" if inputs else "incomplete")
 
 
+def _decided_by(node: Node, found: Found) -> Step | None:
+    """What is to be done about what was found of a node's result; None where nothing was."""
+    if found.whole:
+        return Step(node, False, "cached", found.whole.digest)
+    if found.faults:
+        return Step(node, True, f"damaged: {found.damage}", found.manifest.digest if found.manifest else "")
+    return None
+
+
 def _manifest(node: Node) -> Manifest:
-    manifest = node.context.store.manifest(node.stage.name, node.key)
+    manifest = node.context.store.look(node.stage.name, node.key).whole
     if manifest is None:
-        raise LlmcfError("vanished during the run", where=str(node.folder), hint="run the same command again")
+        raise StoreError("vanished during the run", where=str(node.folder), hint="run the same command again")
     return manifest
 
 
-def _run(step: Step, progress: Progress) -> Manifest:
+def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
+    """Make a step's result, unless another process has since the plan was made: then take that one."""
     node = step.node
     store, stage = node.context.store, node.stage
-    with _named(node), store.begin(stage.name, node.key) as partial:
+    with ExitStack() as stack:
+        stack.enter_context(_named(node))
+        partial = stack.enter_context(store.begin(stage.name, node.key))
+        if (there := _made_since(step)) is not None:
+            store.discard(partial)
+            return replace(step, runs=False, reason=ELSEWHERE), there
+        store.check_free(stage.name, node.key)
+        for need in node.needs.values():
+            found = stack.enter_context(store.reading(need.stage.name, need.key))
+            if found.whole is None:
+                what = f"needs {need.label}, which has changed since the run began {found.damage}".strip()
+                raise StoreError(what, where=node.label, hint="run the same command again")
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
             context=node.context, out=partial.out, work=partial.work, progress=progress, forced=step.reason == FORCED,
@@ -176,11 +231,18 @@ def _run(step: Step, progress: Progress) -> Manifest:
         manifest = Manifest(
             stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,
             material=node.material, report=report, files=file_records(partial.out),
-            started=started.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+            started=started.isoformat(timespec="microseconds"), seconds=round(time.monotonic() - clock, 3),
             versions=versions(),
         )  # fmt: skip
         store.commit(partial, manifest)
-    return manifest
+    return step, manifest
+
+
+def _made_since(step: Step) -> Manifest | None:
+    """A whole result that was not there, or was another one, when the plan was made."""
+    store, of = step.node.context.store, (step.node.stage.name, step.node.key)
+    there = store.look(*of).whole
+    return store.examine(*of).whole if there is not None and there.digest != step.seen else None
 
 
 @contextmanager
@@ -191,8 +253,8 @@ def _named(node: Node) -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise PackageError(error.name or "", where=node.label) from error
     except Exception as error:
-        reason = os.strerror(errno.ENOSPC)
-        if reason not in f"{error} {error.__cause__}":
+        told = f"{error} {error.__cause__}"
+        if not any(words in told for words in _FULL):
             raise
         free = shutil.disk_usage(node.context.store.root).free / 1e6
         raise StoreError(

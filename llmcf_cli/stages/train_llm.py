@@ -55,7 +55,7 @@ def writing_stages(engine: ComponentConfig) -> list[Stage]:
 def writing_model(
     inputs: Mapping[str, Path], keys: Mapping[str, str], engine: ComponentConfig
 ) -> tuple[Path | None, str]:
-    """Folder and digest of the model that an engine generates with; no folder, and its name, if others serve it.
+    """Folder and digest of the model that an engine generates with; no folder, server and name, if others serve it.
 
     Args:
         inputs: Role of a stage → its folder.
@@ -64,7 +64,8 @@ def writing_model(
     """
     if "model" in engine.needs:
         return inputs["train-llm"] / "model", keys["train-llm"]
-    return None, f"{engine.type}:{getattr(engine, 'model', '')}"
+    server, name = (getattr(engine, field, "") for field in ("base_url", "model"))
+    return None, f"{engine.type}:{server.rstrip('/')}:{name}"
 
 
 def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:

@@ -1,10 +1,13 @@
-"""Results on disk: one immutable folder per stage key, described by a manifest that is written last.
+"""Results on disk: one immutable folder per stage key, described by a manifest.
 
     artifacts/<stage>/<key>/           the stage's files
     artifacts/<stage>/<key>/manifest.json
-    artifacts/<stage>/.partial/<key>/  unfinished: out/ (becomes the folder above), work/ (checkpoints, survive a kill)
+    artifacts/<stage>/.partial/<key>/  unfinished: out/ (becomes the folder above), work/ (checkpoints, survive a kill),
+                                       old/ (what the folder above held, while it is being replaced)
 
-A folder without a manifest is incomplete and is never read.
+A folder without a manifest is incomplete and is never read. A folder is renamed into its place as a whole, manifest
+included, and what it replaces is put aside first and removed last. So a kill at any moment leaves the old artifact or
+the new one; where it struck between the two renames, the next look puts the old one back.
 """
 
 from __future__ import annotations
@@ -13,34 +16,29 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.core.hashing import digest_file, digest_json
+from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.types import Config
+from llmcf_cli.store.integrity import CHANGED, Fault, FileRecord, glance, scrutinise
+from llmcf_cli.store.locks import held, in_use, replacing, sharing
 
 KEY_LENGTH = 16
 MANIFEST = "manifest.json"
-
-
-class FileRecord(Config):
-    """A file of an artifact."""
-
-    sha256: str
-    """Content digest."""
-    size: int
-    """Bytes."""
+_DIGEST = "digest"
+"""Key of the manifest's own digest in its file."""
 
 
 class Manifest(Config):
     """What an artifact is, what it was made from, and what it reports."""
 
-    format: int = 1
+    format: Literal[2] = 2
     """Version of this file's layout."""
     stage: str
     """Stage that made it."""
@@ -55,13 +53,18 @@ class Manifest(Config):
     report: dict[str, Any]
     """Counts and metrics for people."""
     files: dict[str, FileRecord]
-    """Relative path → digest and size."""
+    """Relative path → digest, size and time."""
     started: str
-    """UTC time, ISO 8601."""
+    """UTC time, ISO 8601 with microseconds, so that no two makings of an artifact have the same."""
     seconds: float
     """Wall time over all the attempts' last run."""
     versions: dict[str, str]
     """Versions of llmcf and of the libraries that did the work."""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest; tells one making of an artifact from another."""
+        return digest_json(json.loads(self.model_dump_json()))
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,32 @@ class Partial:
     work: Path
 
 
+@dataclass(frozen=True)
+class Found:
+    """What there is of an artifact.
+
+    Attributes:
+        folder: Where it is or will be.
+        manifest: What it says of itself; None where there is none that can be read.
+        faults: What is wrong with it.
+    """
+
+    folder: Path
+    manifest: Manifest | None = None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def whole(self) -> Manifest | None:
+        """The manifest of an artifact that is there and without faults."""
+        return None if self.faults else self.manifest
+
+    @property
+    def damage(self) -> str:
+        """The faults in a sentence; empty where there are none."""
+        more = f" and {len(self.faults) - 1} more" if len(self.faults) > 1 else ""
+        return f"{self.faults[0]}{more}" if self.faults else ""
+
+
 class ArtifactStore:
     """All artifacts under one root folder."""
 
@@ -87,28 +116,52 @@ class ArtifactStore:
         """Where the artifact of that key is or will be."""
         return self.root / stage / key[:KEY_LENGTH]
 
+    def look(self, stage: str, key: str) -> Found:
+        """What there is of an artifact, by the sizes and times of its files."""
+        return self._found(stage, key, glance)
+
+    def examine(self, stage: str, key: str) -> Found:
+        """What there is of an artifact, by the digests of its files; each is read once in a process."""
+        return self._found(stage, key, scrutinise)
+
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a complete artifact, or None.
+        """The manifest of a whole artifact, examined; None where there is no artifact.
 
         Raises:
-            StoreError: A manifest is there but unreadable, or belongs to another key.
+            StoreError: It is damaged.
         """
-        path = self.folder(stage, key) / MANIFEST
-        if not path.is_file():
-            return None
-        found = read_manifest(path)
-        if found.key != key:
-            raise StoreError(f"manifest has key {found.key}, not {key}", where=str(path), hint=f"rm -r {path.parent}")
-        return found
+        found = self.examine(stage, key)
+        if found.faults:
+            raise damaged(found)
+        return found.manifest
+
+    @contextmanager
+    def reading(self, stage: str, key: str) -> Iterator[Found]:
+        """An artifact, examined, that no other process replaces while the block reads it."""
+        with sharing(self.folder(stage, key) / MANIFEST):
+            yield self.examine(stage, key)
+
+    def folders(self, stage: str | None = None) -> list[Path]:
+        """Where there are artifacts, of one stage if given, by stage and key."""
+        return sorted(path.parent for path in self.root.glob(f"{stage or '*'}/*/{MANIFEST}"))
+
+    def all(self) -> Iterator[Found]:
+        """Every artifact by stage and key, examined."""
+        for folder in self.folders():
+            manifest, faults = _parsed(folder)
+            if manifest is not None and self.folder(manifest.stage, manifest.key) != folder:
+                faults = [_misplaced(manifest)]
+            elif manifest is not None:
+                faults = scrutinise(folder, manifest.files, apart=MANIFEST)
+            yield Found(folder, manifest, tuple(faults))
 
     def manifests(self, stage: str | None = None) -> list[Manifest]:
-        """Manifests of all complete artifacts, oldest first; of one stage if given."""
-        pattern = f"{stage or '*'}/*/{MANIFEST}"
-        found = [read_manifest(path) for path in self.root.glob(pattern) if path.parent.parent.name != ".partial"]
+        """Manifests of all artifacts, oldest first, of one stage if given; those that cannot be read are left out."""
+        found = [manifest for folder in self.folders(stage) if (manifest := _parsed(folder)[0])]
         return sorted(found, key=lambda m: m.started)
 
     def latest(self, stage: str, variant: str, recipe: str) -> Manifest | None:
-        """The newest complete artifact of a recipe's stage, whatever its key."""
+        """The newest artifact of a recipe's stage, whatever its key."""
         for found in reversed(self.manifests(stage)):
             if (found.variant, found.recipe) == (variant, recipe):
                 return found
@@ -121,45 +174,131 @@ class ArtifactStore:
         Raises:
             StoreError: Another process (named by pid) is making the same artifact.
         """
-        base = self.root / stage / ".partial" / key[:KEY_LENGTH]
+        base = self._base(stage, key)
         base.mkdir(parents=True, exist_ok=True)
-        with _locked(base.with_suffix(".lock"), base.with_suffix(".pid"), what=f"{stage} {key[:KEY_LENGTH]}"):
+        with held(base.with_suffix(".lock"), what=f"{stage} {key[:KEY_LENGTH]}"):
+            self._settle(stage, key)
             out, work = base / "out", base / "work"
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             work.mkdir(exist_ok=True)
             yield Partial(out, work)
 
+    def check_free(self, stage: str, key: str) -> None:
+        """Check that nobody reads an artifact, before work that is to replace it.
+
+        Raises:
+            StoreError: Somebody does.
+        """
+        folder = self.folder(stage, key)
+        if in_use(folder / MANIFEST):
+            hint = "wait until it ends, then run again"
+            raise StoreError("another process reads what this would replace", where=str(folder), hint=hint)
+
     def commit(self, partial: Partial, manifest: Manifest) -> Path:
-        """Make a partial folder the artifact: fsync its files, rename, manifest last; then drop the checkpoints."""
-        target = self.folder(manifest.stage, manifest.key)
-        for path in partial.out.rglob("*"):
+        """Make a partial folder the artifact, in the place of one that is there, and drop the checkpoints.
+
+        Waits while another process reads the one that is there.
+        """
+        target, old = self.folder(manifest.stage, manifest.key), partial.out.with_name("old")
+        write_manifest(manifest, partial.out / MANIFEST)
+        for path in (partial.out, *partial.out.rglob("*")):
             _fsync(path)
-        shutil.rmtree(target, ignore_errors=True)  # no manifest, or the caller replaces it
-        partial.out.rename(target)
-        write_atomic(target / MANIFEST, manifest.model_dump_json(indent=2) + "\n")
-        _fsync(target)
+        with replacing(target / MANIFEST):
+            if target.exists():
+                target.rename(old)
+            try:
+                partial.out.rename(target)
+            except BaseException:
+                if old.exists():
+                    old.rename(target)
+                raise
         _fsync(target.parent)
-        shutil.rmtree(partial.work.parent, ignore_errors=True)
+        _remove(old)
+        self.discard(partial)
         return target
 
+    def discard(self, partial: Partial) -> None:
+        """Drop a partial folder and its checkpoints."""
+        shutil.rmtree(partial.out.parent, ignore_errors=True)
 
-def file_records(folder: Path) -> dict[str, FileRecord]:
-    """Digest and size of every file below a folder, by relative path."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): FileRecord(sha256=digest_file(p), size=p.stat().st_size) for p in files}
+    def _base(self, stage: str, key: str) -> Path:
+        return self.root / stage / ".partial" / key[:KEY_LENGTH]
+
+    def _found(self, stage: str, key: str, compare: Any) -> Found:
+        self._recover(stage, key)
+        folder = self.folder(stage, key)
+        if not (folder / MANIFEST).is_file():
+            return Found(folder)
+        manifest, faults = _parsed(folder)
+        if manifest is not None and manifest.key != key:
+            faults = [_misplaced(manifest)]
+        if manifest is None or faults:
+            return Found(folder, None, tuple(faults))
+        return Found(folder, manifest, tuple(compare(folder, manifest.files, apart=MANIFEST)))
+
+    def _recover(self, stage: str, key: str) -> None:
+        """Put back what a killed process had put aside, unless somebody else is at it or nothing can be written."""
+        base = self._base(stage, key)
+        if (base / "old").is_dir() and not self.folder(stage, key).exists():
+            with suppress(StoreError, OSError), held(base.with_suffix(".lock"), what=stage):
+                self._settle(stage, key)
+
+    def _settle(self, stage: str, key: str) -> None:
+        """End what a killed process began: the old artifact goes back to its place, or away if the new one is there."""
+        target, old = self.folder(stage, key), self._base(stage, key) / "old"
+        if (old / MANIFEST).is_file() and not target.exists():
+            old.rename(target)
+        _remove(old)
+
+
+def damaged(found: Found) -> StoreError:
+    """The error about an artifact with faults."""
+    return StoreError(found.damage, where=str(found.folder), hint="llmcf run RECIPE")
 
 
 def read_manifest(path: Path) -> Manifest:
     """Parse a manifest.
 
     Raises:
-        StoreError: Not JSON, or not a manifest of this format.
+        StoreError: It is damaged, or of another version.
     """
+    manifest, faults = _parsed(path.parent)
+    if manifest is None:
+        raise damaged(Found(path.parent, None, tuple(faults)))
+    return manifest
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest with its digest."""
+    data = json.loads(manifest.model_dump_json())
+    write_atomic(path, json.dumps({**data, _DIGEST: manifest.digest}, indent=2, ensure_ascii=False) + "\n")
+
+
+def _parsed(folder: Path) -> tuple[Manifest | None, list[Fault]]:
+    """A folder's manifest, or what is wrong with it."""
     try:
-        return Manifest.model_validate_json(path.read_bytes())
-    except (ValidationError, ValueError) as error:
-        raise StoreError("is no manifest of this version", where=str(path), hint=f"rm -r {path.parent}") from error
+        data = json.loads((folder / MANIFEST).read_bytes())
+        if isinstance(data, dict) and data.get("format") == 1:
+            return None, [Fault(MANIFEST, "is of an earlier version of llmcf")]
+        digest = data.pop(_DIGEST)
+        if digest != digest_json(data):
+            return None, [Fault(MANIFEST, CHANGED)]
+        return Manifest.model_validate(data), []
+    except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, [Fault(MANIFEST, "is no manifest of this version")]
+    except OSError as error:
+        return None, [Fault(MANIFEST, f"cannot be read ({error.strerror})")]
+
+
+def _misplaced(manifest: Manifest) -> Fault:
+    return Fault(MANIFEST, f"is of {manifest.stage} {manifest.key[:KEY_LENGTH]}")
+
+
+def _remove(folder: Path) -> None:
+    """Remove an artifact, its manifest first: what a kill leaves of it is none."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def artifact_key(material: Mapping[str, Any]) -> str:
@@ -186,28 +325,6 @@ def write_atomic(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     temporary.replace(path)
-
-
-@contextmanager
-def _locked(lock_path: Path, pid_path: Path, what: str) -> Iterator[None]:
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(lock_path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        pid = pid_path.read_text().strip() if pid_path.is_file() else "unknown"
-        raise StoreError(
-            f"is being made by process {pid}",
-            where=what,
-            hint=f"wait for process {pid} or stop it, then run again",
-        ) from error
-    try:
-        pid_path.write_text(str(os.getpid()))
-        yield
-    finally:
-        pid_path.unlink(missing_ok=True)
-        lock.release()
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmcf_cli.core.errors import AssetError, DataError, LlmcfError, StoreError, UnknownNameError, closest
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import digest_file, digest_path
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.store.catalogue import PYPI, Asset, AssetFile, load_catalogue
@@ -267,9 +268,12 @@ class Locator:
         return self._store.get(ref.removeprefix(ASSET_PREFIX).partition("/")[0])
 
     def _file(self, ref: str) -> Path:
-        relative = Path(ref).expanduser()
+        try:
+            relative = Path(ref).expanduser()
+        except RuntimeError as error:
+            raise DataError(f"there is no home folder of the user in {ref:.80}", hint="write the whole path") from error
         for folder in self._folders:
-            if (folder / relative).exists():
+            if kind_of(folder / relative) != "nothing":
                 return folder / relative
         siblings = [path.name for folder in self._folders for path in (folder / relative).parent.glob("*")]
         near = closest(relative.name, siblings)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.store.tables import Table
 
+
+class BusyError(StoreError):
+    """A process holds a file that another one wants to write."""
+
+
 _HOLDER = re.compile(r"PID (\d+)")
 
 
@@ -21,7 +27,7 @@ def connect_read(path: Path) -> Any:
     """A read-only DuckDB connection.
 
     Raises:
-        StoreError: The file is missing, no DuckDB database, or a writer (named by pid) holds it.
+        StoreError: The file is missing, no DuckDB database, damaged, or a writer (named by pid) holds it.
     """
     if not path.is_file():
         raise StoreError("no such database", where=str(path), hint="llmcf status")
@@ -43,15 +49,38 @@ def _connect(path: Path, *, read_only: bool) -> Any:
 
     try:
         return duckdb.connect(str(path), read_only=read_only)
-    except duckdb.IOException as error:
+    except duckdb.Error as error:
         holder = _HOLDER.search(str(error))
         if holder:
-            raise StoreError(
+            raise BusyError(
                 f"in use by process {holder[1]}",
                 where=str(path),
                 hint=f"wait for process {holder[1]} or stop it",
             ) from error
-        raise StoreError(f"cannot be opened: {str(error).splitlines()[0]}", where=str(path)) from error
+        what = f"cannot be opened: {str(error).splitlines()[0]}"
+        raise StoreError(what, where=str(path), hint=_aside(path)) from error
+
+
+@contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Say of a DuckDB file that it cannot be read, or written, where a query finds that out.
+
+    Raises:
+        StoreError: It is damaged, or the disk is full.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        if isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.IntegrityError):  # the query's fault
+            raise
+        what = f"cannot be read: {str(error).splitlines()[0]}"
+        raise StoreError(what, where=str(path), hint=_aside(path)) from error
+
+
+def _aside(path: Path) -> str:
+    return f"if it is damaged: mv {path} {path}.damaged; what it held is made again"
 
 
 def read_meta(path: Path) -> dict[str, str]:

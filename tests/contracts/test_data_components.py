@@ -87,7 +87,7 @@ def run(folder: Path, source: str = "recbole", label: dict | str = "rating", spl
             "label": label,
             "split": split,
             "limits": {"per_class": 0},
-        }  # fmt: skip
+        }
     )
     out = folder / "out.duckdb"
     report = ingest(section, locate=Path, seed=1, out=out)

@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 from llmcf_cli.cli.app import app
 from llmcf_cli.cli.console import console
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.store.artifacts import MANIFEST, read_manifest, write_manifest
+from llmcf_cli.store.integrity import file_records
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import example_match
 
@@ -167,6 +169,11 @@ def test_a_planted_violation_fails_the_audit_by_its_kind(folder, audited, tmp_pa
     table["example_sample_id"][row] = ids + [-1] * (4 - len(ids))
     table["score"][row] = [0.5] * len(ids) + [0.0] * (4 - len(ids))
     pq.write_table(pa.table(table, schema=example_match(4).schema), file)
+    with pytest.raises(StoreError, match=r"example_match\.parquet"):  # what was changed later is told before that
+        invoke(app, "audit", file.parent, "--out", tmp_path / "out")
+    made = read_manifest(file.with_name(MANIFEST))
+    files = {file.name: file_records(file.parent)[file.name]}
+    write_manifest(made.model_copy(update={"files": files}), file.with_name(MANIFEST))  # as a faulty search would
     done = invoke(app, "audit", file.parent, "--out", tmp_path / "out")
     assert done.exit_code == 1, done.output
     assert re.search(rf"{kind} +1 ", done.output)

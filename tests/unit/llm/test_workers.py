@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -215,3 +216,29 @@ def test_a_reader_delays_a_run_but_does_not_end_it(tmp_path: Path) -> None:
             with pytest.raises(StoreError, match=str(holder.pid)), store.transaction(patience=0.3):
                 pass
             holder.communicate("")
+
+
+def test_a_flipped_or_truncated_cache_is_named_or_gives_what_it_held(tmp_path: Path) -> None:
+    whole, asks = tmp_path / "whole.duckdb", [Ask([], f"hash{n}", 5, False) for n in range(40)]
+    with SharedTexts(whole) as store:
+        calls = [(ask.prompt_hash, "m", "d", 0) for ask in asks]
+        store.commit({call: (f"text of {call[0]} " * 20, "stop", 1, 2, 0.5, "{}", 7) for call in calls}, {})
+    content, chance, found = whole.read_bytes(), random.Random(1), Counter()
+    expected = duckdb.connect(str(whole)).sql("SELECT * FROM generation ORDER BY ALL").fetchall()
+    for number in range(60):
+        cache = tmp_path / f"{number}.duckdb"
+        broken = bytearray(content)
+        if number % 6 == 0:
+            del broken[chance.randrange(len(broken)) :]
+        else:
+            broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
+        cache.write_bytes(broken)
+        try:
+            with SharedTexts(cache) as store, store.transaction() as connection:
+                rows = connection.sql("SELECT * FROM generation ORDER BY ALL").fetchall()
+            assert not broken or rows == expected, number
+            found["harmless"] += 1
+        except StoreError:
+            found["named"] += 1
+        cache.unlink(missing_ok=True)
+    assert found["named"] > 5

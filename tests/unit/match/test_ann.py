@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -266,6 +267,23 @@ def test_what_a_kill_leaves_of_a_table_is_no_obstacle(world, tmp_path):
     query_ND, query_keys = world[:2]
     found = prepared(world, Guard("global"), folder=tmp_path).search(query_ND, query_keys, k=4)
     assert (found.index_NK >= 0).any()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_index_is_built_anew(world, tmp_path, seed):
+    """Flipped or truncated anywhere; Lance itself would give other rows, or errors of its own."""
+    query_ND, query_keys, *_ = world
+    chance = random.Random(seed)
+    expected = prepared(world, Guard("global"), folder=tmp_path, probes=99).search(query_ND, query_keys, k=4)
+    file = chance.choice(sorted(f for f in tmp_path.rglob("*") if f.is_file() and f.stat().st_size))
+    content = bytearray(file.read_bytes())
+    if seed % 2:
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    else:
+        del content[chance.randrange(len(content)) :]
+    file.write_bytes(content)
+    found = prepared(world, Guard("global"), folder=tmp_path, probes=99).search(query_ND, query_keys, k=4)
+    assert np.array_equal(found.index_NK, expected.index_NK)
 
 
 def test_an_index_below_its_recall_is_refused_with_the_numbers(world):

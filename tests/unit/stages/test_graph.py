@@ -14,7 +14,7 @@ from llmcf_cli.stages.pipeline import run_steps
 from llmcf_cli.stages.predict import Predict
 from llmcf_cli.stages.ranking_data import MADE_BY, component_stages
 from llmcf_cli.stages.run import execute, plan
-from llmcf_cli.stages.train_llm import with_local_files
+from llmcf_cli.stages.train_llm import with_local_files, writing_model
 from llmcf_cli.store.artifacts import ArtifactStore
 
 RECIPE = """\
@@ -275,10 +275,18 @@ def test_a_model_that_others_serve_is_not_tuned_first(tmp_path):
     found = nodes(tmp_path, changes=[f"cot.engine={SERVED}"])
     assert "train-llm" not in found
     assert set(found["gen-cot"].needs) == {"ingest"}
-    moved = SERVED.replace("localhost", "elsewhere")
-    assert nodes(tmp_path, changes=[f"cot.engine={moved}"])["gen-cot"].key == found["gen-cot"].key
-    other = SERVED.replace("some-model", "other-model")
-    assert nodes(tmp_path, changes=[f"cot.engine={other}"])["gen-cot"].key != found["gen-cot"].key
+    keys = {found["gen-cot"].key}
+    for other in (SERVED.replace("localhost", "elsewhere"), SERVED.replace("some-model", "other-model")):
+        keys.add(nodes(tmp_path, changes=[f"cot.engine={other}"])["gen-cot"].key)
+    assert len(keys) == 3
+
+
+def test_texts_are_known_by_server_and_model():
+    def digest(**changes):
+        return writing_model({}, {}, OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **changes}))[1]
+
+    assert len({digest(), digest(model="n"), digest(base_url="http://b/v1")}) == 3
+    assert digest() == digest(base_url="http://a/v1/", concurrency=2)
 
 
 def test_an_engine_gets_the_paths_of_its_files_alone(tmp_path):

@@ -13,10 +13,10 @@ from llmcf_cli.store.artifacts import (
     Manifest,
     artifact_key,
     differences,
-    file_records,
     read_manifest,
     write_atomic,
 )
+from llmcf_cli.store.integrity import file_records
 
 MATERIAL = {"stage": "ingest", "match": {"k": 4}, "inputs": {"embed": "a" * 64}}
 
@@ -101,8 +101,10 @@ def test_a_foreign_or_torn_manifest_is_an_error_with_a_way_out(tmp_path):
     made = make(store)
     path = store.folder("ingest", made.key) / "manifest.json"
     path.write_text(path.read_text()[:50])
-    with pytest.raises(StoreError, match="rm -r"):
+    with pytest.raises(StoreError, match="llmcf run"):
         store.manifest("ingest", made.key)
+    assert store.manifests() == []
+    assert [str(fault) for found in store.all() for fault in found.faults]
     path.write_text(json.dumps({"format": 1}))
     with pytest.raises(StoreError):
         read_manifest(path)
