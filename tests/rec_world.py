@@ -76,6 +76,10 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         connection.execute('CREATE TABLE "user" AS FROM arrow_user')
         connection.execute('CREATE TABLE "item" AS FROM arrow_item')
         connection.execute("INSERT INTO sample FROM arrow_rows")
+        connection.execute(  # of all time: ingest keeps the latest
+            "CREATE TABLE history AS SELECT user_row, list(item_row ORDER BY time) AS items, "
+            "list(time ORDER BY time) AS times FROM sample WHERE label = 1 GROUP BY user_row ORDER BY user_row"
+        )
     teacher, known = _teacher(rng, train), _knowledge(rng)
     liked = train.filter(pc.equal(train["label"], 1))
     collaborative = fit_collaborative(

@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.rec.compare import difference_rows, rows, slice_rows
+from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
@@ -95,8 +95,12 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     elif all(not step.runs for step in steps):
         console().print("every stage is cached; nothing was repeated", style="green")
     console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
-    if manifest.report["bundle"]:
-        console().print(f"model to serve: {manifest.report['bundle']}", markup=False, soft_wrap=True)
+    served = manifest.report["served"]
+    if served:
+        why = "named in serve.arm" if served["named"] else f"best {served['monitor']} on validation"
+        values = ", ".join(f"{arm} {value:.4f}" for arm, value in served["validation"].items())
+        console().print(f"served: {served['arm']}, {why} ({values})", markup=False)
+        console().print(f"model to serve: {served['bundle']}", markup=False, soft_wrap=True)
     matched = any(step.node.stage.name == "match" for step in steps)
     following = f"run {recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
     console().print(f"next: llmcf {following}", markup=False, soft_wrap=True)
@@ -115,7 +119,9 @@ def comparison(report: Mapping[str, Any]) -> None:
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
     titles, cells = slice_rows(report)
     if len(titles) > 1:
-        text_table(titles, cells, title="Test AUC on cold-start slices")
+        text_table(titles, cells, title="Test AUC on slices")
+    if report["small_slices"]:
+        console().print(small_slices(report), style="dim", markup=False)
     if report["differences"]:
         text_table(*difference_rows(report), title="Differences of AUC, with 95 % intervals over the test samples")
         for note in report["notes"]:

@@ -63,6 +63,13 @@ def score(
                 f"({unknown.ids:,} different): {_TREATED[kind]}",
                 style="yellow", markup=False, soft_wrap=True,
             )  # fmt: skip
+    kept = scorer.kept_histories(asked)
+    if kept.requests:
+        console().print(
+            f"{kept.requests:,} of {asked.num_rows:,} requests bring no history: {kept.kept:,} scored with the events "
+            f"that the bundle keeps of their user, {kept.requests - kept.kept:,} without any",
+            style="yellow" if kept.kept < kept.requests else "dim", markup=False, soft_wrap=True,
+        )  # fmt: skip
     if out is not None:
         if out.suffix == ".csv":
             pc.write_csv(scores, out)

@@ -10,6 +10,8 @@ from llmcf_cli.recipe.sections import HistorySection
 def build_samples(con: Any, section: HistorySection) -> None:
     """Create `sample` from `labelled` and `event`: ids by (time, user, item, label, split), and the histories.
 
+    Also creates `latest(user_row, items, times)`: what the history of a sample after the last event would hold.
+
     A history holds the most recent `max_length` events of the same user with a time smaller than the sample's, oldest
     first; events at the sample's own time are left out, so neither the target nor its ties can be in it. Among earlier
     events at one time the order is that of `place`, as in the split.
@@ -34,3 +36,13 @@ def build_samples(con: Any, section: HistorySection) -> None:
         """
     )
     con.execute("DROP TABLE past")
+    con.execute(
+        f"""
+        CREATE OR REPLACE TABLE latest AS
+        SELECT user_row, coalesce(items, []::INTEGER[]) AS items, coalesce(times, []::BIGINT[]) AS times
+        FROM user_number LEFT JOIN (
+            SELECT user_row, list(item_row ORDER BY place) AS items, list(time ORDER BY place) AS times
+            FROM (FROM {events} QUALIFY row_number() OVER (PARTITION BY user_row ORDER BY place DESC)
+                <= {section.max_length}) GROUP BY user_row) USING (user_row)
+        """
+    )

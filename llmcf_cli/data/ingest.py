@@ -25,7 +25,7 @@ from llmcf_cli.data.text import render_texts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_write
-from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
+from llmcf_cli.store.tables import HISTORY, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 
 _ENTITIES: tuple[Entity, ...] = ("item", "user")
 _PHASES = 8
@@ -174,7 +174,7 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
 def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) -> None:
     """Copy the scratch tables into a new database at `path`, in the order of their keys."""
     con.execute(f"ATTACH {text(str(path))} AS result")
-    for table in (USER, ITEM, INTERACTION, SAMPLE, INGEST_STEP, META):
+    for table in (USER, ITEM, INTERACTION, SAMPLE, HISTORY, INGEST_STEP, META):
         con.execute(table.ddl().replace("CREATE TABLE ", "CREATE TABLE result.", 1))
     _write_entity(con, "user")
     _write_entity(con, "item")
@@ -184,6 +184,7 @@ def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) 
     )
     columns = ", ".join(SAMPLE.schema.names)
     con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample ORDER BY sample_id")
+    con.execute("INSERT INTO result.history SELECT user_row, items, times FROM latest ORDER BY user_row")
     steps = [(n, s.name, s.kept, s.dropped, s.reason) for n, s in enumerate(report.steps)]
     con.executemany("INSERT INTO result.ingest_step VALUES (?, ?, ?, ?, ?)", steps)
     meta = {

@@ -112,7 +112,9 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     "baseline": (
         ("popularity", "rec.baselines.config:PopularityConfig", "rec.baselines.popularity:Popularity",
-         "counts of the item's train samples"),
+         "how often the item was taken in train"),
+        ("item_rate", "rec.baselines.config:ItemRateConfig", "rec.baselines.popularity:ItemRate",
+         "log odds of the item's train samples"),
         ("item_knn", "rec.baselines.config:ItemKNNConfig", "rec.baselines.item_knn:ItemKNN",
          "item-based nearest neighbours (Sarwar et al., 2001)"),
         ("als", "rec.baselines.config:ALSConfig", "rec.baselines.als:ALS",

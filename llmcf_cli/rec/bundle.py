@@ -25,6 +25,7 @@ from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
+from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import Entity, FeatureSpec, Vocab
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
@@ -43,16 +44,17 @@ from llmcf_cli.rec.sound import (
 FORMAT = 2
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
-WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
+WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES, HISTORY = (
     "weights.safetensors",
     "item_text.safetensors",
     "collaborative.safetensors",
     "knowledge.safetensors",
     "examples.safetensors",
     "examples.parquet",
+    "history.parquet",
 )
 ALWAYS = frozenset({RECIPE, VOCAB, WEIGHTS, "user.parquet", "item.parquet"})
-KNOWN = ALWAYS | {TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES}
+KNOWN = ALWAYS | {TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES, HISTORY}
 """Files that a bundle may have. Nothing else is ever opened."""
 
 
@@ -100,6 +102,8 @@ def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock
         save_collaborative(resources.collaborative.serving(), path / COLLABORATIVE)
     if resources.bank is not None:
         _save_bank(resources.bank, path)
+    if resources.histories is not None:
+        pq.write_table(resources.histories.to_arrow(), path / HISTORY)
     files = {f.name: {"sha256": digest_file(f), "bytes": f.stat().st_size} for f in sorted(path.iterdir())}
     manifest = {
         "format": FORMAT, "llmcf": __version__, "clock": clock, "num_examples": resources.num_examples,
@@ -208,7 +212,10 @@ def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
     if collaborative is not None and collaborative.item_FID.shape[1] != len(catalog.items.ids) + 1:
         raise ModelError("collaborative vectors and catalogue differ in the number of items", where=str(path))
     knowledge = _load_knowledge(path, catalog) if KNOWLEDGE in files else None
-    found = Resources(spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge, collaborative)
+    histories = Histories.from_arrow(open_table(path / HISTORY)) if HISTORY in files else None
+    found = Resources(
+        spec, vocab, catalog, text_IT, bank, manifest["num_examples"], knowledge, collaborative, histories
+    )
     check_resources(found, path)
     return found
 

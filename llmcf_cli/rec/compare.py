@@ -159,6 +159,13 @@ def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return titles, [[arm["arm"], *(mean_text(arm["slices"].get(name)) for name in names)] for arm in report["arms"]]
 
 
+def small_slices(report: Mapping[str, Any]) -> str:
+    """Which slices are left out of the table, and why; empty where none is."""
+    found = [f"{name} ({both[0]:,} + {both[1]:,})" for name, both in report["small_slices"].items()]
+    least = report["least_per_label"]
+    return f"left out, fewer than {least} positive or negative samples: {', '.join(found)}" if found else ""
+
+
 def markdown(report: Mapping[str, Any]) -> str:
     """The comparison as a Markdown document."""
     lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
@@ -171,7 +178,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", "Arms that failed:", "", *(f"- {name}: {why}" for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)
     if len(titles) > 1:
-        lines += ["", "Test AUC on cold-start slices:", "", *_table(titles, cells)]
+        lines += ["", "Test AUC on slices:", "", *_table(titles, cells)]
+    if report["small_slices"]:
+        lines += ["", small_slices(report)]
     return "\n".join([*lines, ""])
 
 

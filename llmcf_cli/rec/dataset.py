@@ -27,6 +27,7 @@ from llmcf_cli.features.batch import (
     to_batch,
 )
 from llmcf_cli.features.collaborative import Collaborative
+from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
@@ -71,6 +72,7 @@ class Resources:
         num_examples: K; 0 without examples.
         knowledge: Knowledge about users and items; None without.
         collaborative: Collaborative vectors and popularity of items; None without.
+        histories: Latest events of the users, for requests without a history; None without. No model reads them.
     """
 
     spec: FeatureSpec
@@ -81,6 +83,7 @@ class Resources:
     num_examples: int = 0
     knowledge: Knowledge | None = None
     collaborative: Collaborative | None = None
+    histories: Histories | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,7 @@ def load_ranking_data(
     """
     with connect_read(database) as connection:
         users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
+        histories = Histories.from_arrow(connection.sql("SELECT * FROM history ORDER BY user_row").to_arrow_table())
         splits = {split: _samples(connection, split, history_length) for split in SPLITS}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, counts, history_length, min_count)
@@ -177,7 +181,7 @@ def load_ranking_data(
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
     if collaborative is not None:
         _check_collaborative(collaborative, users.num_rows, items.num_rows)
-    resources = Resources(spec, vocab, catalog, text_IT, collaborative=collaborative)
+    resources = Resources(spec, vocab, catalog, text_IT, collaborative=collaborative, histories=histories)
     if knowledge is not None:
         resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
     teacher_N = None if teacher is None else _teacher(teacher, splits["train"])

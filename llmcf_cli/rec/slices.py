@@ -20,11 +20,13 @@ LEAST = 50
 def cold_start_slices(train: Samples, test: Samples) -> dict[str, np.ndarray]:
     """Name → bool mask [N], the slices that hold any test sample.
 
-    An item's train count is that of its positive train samples, since negatives may be drawn at random.
+    An item's train count is that of its positive train samples, since negatives may be drawn at random. Pairs are split
+    by whether the user took the item in train, where that happens at all.
     """
     count_I = np.bincount(train.item_row_N[train.label_N > 0], minlength=int(test.item_row_N.max(initial=0)) + 1)
     item_N = count_I[test.item_row_N]
     length_N = (test.history_row_NL > 0).sum(1)
+    repeated_N = _taken_in(train, test)
     found = {
         "new users (no train sample)": ~np.isin(test.user_row_N, train.user_row_N),
         "new items (no positive in train)": item_N == 0,
@@ -32,14 +34,26 @@ def cold_start_slices(train: Samples, test: Samples) -> dict[str, np.ndarray]:
         f"short histories (up to {SHORT})": length_N <= SHORT,
         f"long histories (over {SHORT})": length_N > SHORT,
     }
+    if repeated_N.any():
+        found |= {"repeated pairs (taken in train)": repeated_N, "first pairs (not taken in train)": ~repeated_N}
     return {name: mask for name, mask in found.items() if mask.any()}
+
+
+def _taken_in(train: Samples, test: Samples) -> np.ndarray:
+    """Whether each test sample's user took its item in train, bool [N]."""
+    stride = 1 + max(int(part.item_row_N.max(initial=0)) for part in (train, test))
+    taken = train.label_N > 0
+    pairs = train.user_row_N[taken].astype(np.int64) * stride + train.item_row_N[taken]
+    return np.isin(test.user_row_N.astype(np.int64) * stride + test.item_row_N, pairs)
+
+
+def too_small(label_N: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
+    """Name → positive and negative samples of each slice that has too few for `slice_auc`."""
+    counts = {name: (int(label_N[mask].sum()), int((1 - label_N[mask]).sum())) for name, mask in slices.items()}
+    return {name: both for name, both in counts.items() if min(both) < LEAST}
 
 
 def slice_auc(label_N: np.ndarray, logit_N: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, float]:
     """AUC of each slice that has at least `LEAST` samples of each label."""
-    found = {}
-    for name, mask in slices.items():
-        positives = int(label_N[mask].sum())
-        if min(positives, int(mask.sum()) - positives) >= LEAST:
-            found[name] = auc(label_N[mask], logit_N[mask])
-    return found
+    small = too_small(label_N, slices)
+    return {name: auc(label_N[mask], logit_N[mask]) for name, mask in slices.items() if name not in small}

@@ -125,6 +125,13 @@ def check_resources(found: Resources, path: Path) -> None:
             size = len(part.vector_NT)
             _demand(_within(part.slot_R, size) and part.as_of_N.shape == (size,), path, f"knowledge of {kind}")
         _demand(found.knowledge.users.vector_NT.shape[1] == found.knowledge.dim, path, "knowledge")
+    if found.histories is not None:
+        histories = found.histories
+        _demand(len(histories) == len(users.ids) + 1, path, "histories")
+        _demand(_within(histories.item_E, len(items.ids) + 1), path, "histories")
+        within_user = np.ones(len(histories.time_E), bool)
+        within_user[histories.offset_U[1:-1][histories.offset_U[1:-1] < len(within_user)]] = False
+        _demand(bool((np.diff(histories.time_E) >= 0)[within_user[1:]].all()), path, "times of histories")
     if found.collaborative is not None:
         shape = found.collaborative.item_FID.shape
         _demand(len(shape) == 3 and found.collaborative.count_FI.shape == shape[:2], path, "collaborative vectors")

@@ -21,6 +21,7 @@ from llmcf_cli.recipe.sections import (
     MatchSection,
     RecSection,
     SearchSection,
+    ServeSection,
     TeacherSection,
 )
 
@@ -54,6 +55,8 @@ class Recipe(Config):
     """Sweep over share and amount of recommendation data."""
     rec: RecSection
     """Recommender and comparison."""
+    serve: ServeSection = ServeSection()
+    """The model to serve."""
 
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
@@ -83,6 +86,14 @@ class Recipe(Config):
                 near = closest(name, names)
                 what = f"{name!r} is no arm of the comparison" + (f"; did you mean {near!r}?" if near else "")
                 yield Broken(what, ("rec", "references", place), tuple(names))
+
+    @rule("serve.arm", "rec.augment", "rec.compare", "rec.variants")
+    def _served_is_an_arm(self) -> Iterator[Broken]:
+        names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
+        if self.serve.arm is not None and self.serve.arm not in names:
+            near = closest(self.serve.arm, names)
+            what = f"{self.serve.arm!r} is no arm that can be served" + (f"; did you mean {near!r}?" if near else "")
+            yield Broken(what, ("serve", "arm"), tuple(names))
 
     @rule("balance", "llm.mix", "llm.count")
     def _balance_can_be_swept(self) -> Iterator[Broken]:

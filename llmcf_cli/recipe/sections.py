@@ -396,6 +396,15 @@ class SearchRange(Config):
             yield Broken("log needs a positive low")
 
 
+class ServeSection(Config):
+    """Which model is served, and what it takes along."""
+
+    arm: str | None = None
+    """Arm of the comparison whose bundle is named at the end of a run; None: the one that is best on validation."""
+    histories: bool = True
+    """Whether bundles keep the latest events of every user, for requests that bring no history."""
+
+
 class SearchSection(Config):
     """Tuning with the same trials and the same space for every arm, judged on validation only (`search`)."""
 

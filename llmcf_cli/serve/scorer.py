@@ -47,6 +47,19 @@ class Unknown:
     requests: int
 
 
+@dataclass(frozen=True)
+class KeptHistories:
+    """Requests that bring no history.
+
+    Attributes:
+        requests: How many there are.
+        kept: Those that are scored by events which the bundle keeps; the others are scored without any.
+    """
+
+    requests: int
+    kept: int
+
+
 class Scorer:
     """Scores (user, item) requests with a bundle. Make one by `Scorer.load`.
 
@@ -97,7 +110,8 @@ class Scorer:
         """Score requests.
 
         A user or item that training never saw is scored by what is known: its history, and the item's text and features
-        if `add_items` gave them.
+        if `add_items` gave them. A request without a history is scored by the events that the bundle keeps of its user
+        (strictly earlier than the request's time); an empty list is a history without events.
 
         Args:
             requests: Columns user_id and item_id; optional `history`, item ids the user took, oldest first,
@@ -172,7 +186,26 @@ class Scorer:
             "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": _times(requests),
             "history": _history(requests, catalog),
         })  # fmt: skip
-        return encode_rows(rows, model.resources.spec.history_length)
+        samples = encode_rows(rows, model.resources.spec.history_length)
+        histories, without_N = model.resources.histories, _without_history(requests)
+        if histories is None or not without_N.any():
+            return samples
+        kept_nL = histories.before(
+            samples.user_row_N[without_N], samples.time_N[without_N], samples.history_row_NL.shape[1]
+        )
+        history_row_NL = samples.history_row_NL.copy()
+        history_row_NL[without_N] = kept_nL
+        return replace(samples, history_row_NL=history_row_NL)
+
+    def kept_histories(self, requests: pa.Table) -> KeptHistories:
+        """How requests that bring no history are scored.
+
+        Args:
+            requests: As for `score`.
+        """
+        model, without_N = self.model, _without_history(requests)
+        has_N = (self._encode(model, requests).history_row_NL > 0).any(1)
+        return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def _examples(self, model: RecModel, samples: Samples) -> np.ndarray | None:
         """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
@@ -242,6 +275,14 @@ def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknow
     lacking_n = known.rows(ids) == 0
     different = ids.filter(pa.array(lacking_n)).drop_null().cast(pa.string()).unique()
     return Unknown(len(different), len(np.unique(request_n[lacking_n])))
+
+
+def _without_history(requests: pa.Table) -> np.ndarray:
+    """Which requests bring no history, bool [N]: there is no such column, or it is null."""
+    if "history" not in requests.column_names:
+        return np.ones(requests.num_rows, bool)
+    found: np.ndarray = requests["history"].is_null().to_numpy()
+    return found
 
 
 def _lists(requests: pa.Table) -> pa.Array:

@@ -28,7 +28,7 @@ class FitBaseline(Stage):
     seed: int
 
     name = "baseline"
-    version = 1
+    version = 2
 
     @property
     def arm(self) -> str:
@@ -67,7 +67,7 @@ class FitBaseline(Stage):
             rows = data.splits["validation"]
             validation = ranking_metrics(rows.label_N, model.score(data, "validation"), rows.user_row_N)
             task.advance()
-            write_predictions(data.splits["test"], model.score(data, "test"), job.out / PREDICTIONS)
+            write_predictions(data, model.score(data, "test"), job.out / PREDICTIONS)
             task.advance()
         return {"arm": self.arm, "seed": self.seed, "meaning": component.summary, "best": validation,
                 "seconds": seconds}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
-from llmcf_cli.recipe.schema import Recipe, arm_name
+from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import VariantSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.baseline import FitBaseline
@@ -39,11 +39,14 @@ class Evaluate(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 4
+    version = 5
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
-        return {"rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed)}
+        return {
+            "rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed),
+            "serve.arm": recipe.serve.arm,
+        }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         lost = dict(self.failed)
@@ -53,7 +56,7 @@ class Evaluate(Stage):
         from llmcf_cli.rec.compare import markdown, notes, summarise
         from llmcf_cli.rec.metrics import check_labels
         from llmcf_cli.rec.plots import plot
-        from llmcf_cli.rec.slices import cold_start_slices
+        from llmcf_cli.rec.slices import LEAST, cold_start_slices, too_small
 
         recipe, lost = job.recipe, dict(self.failed)
         splits = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]}).splits
@@ -65,8 +68,9 @@ class Evaluate(Stage):
         report = {
             "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.fit.monitor,
             "test_samples": len(test),
-            "slices": {name: int(mask.sum()) for name, mask in slices.items()}, "failed": lost,
-            **summarise(runs, test.label_N, recipe.rec.references), "bundle": _served(job),
+            "slices": {name: int(mask.sum()) for name, mask in slices.items()},
+            "small_slices": too_small(test.label_N, slices), "least_per_label": LEAST, "failed": lost,
+            **summarise(runs, test.label_N, recipe.rec.references), "served": _served(job, runs),
         }  # fmt: skip
         report["notes"] = notes(report)
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, job.out / "metric.parquet")
@@ -113,11 +117,28 @@ def _meaning(variant: VariantSection) -> str:
     return variant.meaning or flow.strip()[1:-1]
 
 
-def _served(job: Job) -> str:
-    """The bundle of the recipe's own augmenter with its first seed; empty where that arm failed."""
-    recipe = job.recipe
-    role = Predict(arm_name(recipe.rec.augment), recipe.seeds[0]).role
-    return str(read_manifest(job.inputs[role] / MANIFEST).report["bundle"]) if role in job.inputs else ""
+def _served(job: Job, runs: Sequence[ArmRun]) -> dict[str, Any] | None:
+    """The bundle to serve: of the arm that `serve.arm` names, else of the one that is best on validation.
+
+    Means over the seeds are compared; of the arm's seeds the best one on validation is served. An arm whose guard leaks
+    on purpose is no candidate, nor is a baseline, which leaves no bundle. None if the arm failed.
+    """
+    from llmcf_cli.rec.fit import HIGHER_IS_BETTER
+
+    recipe, monitor = job.recipe, job.recipe.rec.fit.monitor
+    honest = [arm for arm, own in recipe.arms.items() if own.match.exclude != "reference"]
+    sign = 1.0 if HIGHER_IS_BETTER[monitor] else -1.0
+    found = {arm: [(sign * run.validation[monitor], -run.seed) for run in runs if run.arm == arm] for arm in honest}
+    means = {arm: sum(value for value, _ in group) / len(group) for arm, group in found.items() if group}
+    named = recipe.serve.arm
+    if not means or (named and named not in means):
+        return None
+    arm = named or max(means, key=lambda name: means[name])  # the first of equals
+    seed = -max(found[arm])[1]
+    bundle = read_manifest(job.inputs[Predict(arm, seed).role] / MANIFEST).report["bundle"]
+    validation = {name: sign * value for name, value in means.items()}
+    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor,
+            "validation": validation}  # fmt: skip
 
 
 def _metric_rows(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:

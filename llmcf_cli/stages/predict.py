@@ -19,7 +19,7 @@ from llmcf_cli.store.tables import PREDICTION
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmcf_cli.features.batch import Samples
+    from llmcf_cli.rec.dataset import RankingData
 
 PREDICTIONS = "predictions.parquet"
 
@@ -29,7 +29,7 @@ class Predict(SeededArmStage):
     """Scores the test split once with an arm's bundle."""
 
     name = "predict"
-    version = 1
+    version = 2
 
     @property
     def role(self) -> str:
@@ -51,16 +51,19 @@ class Predict(SeededArmStage):
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
             logit_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
             task.advance(len(logit_N))
-        write_predictions(data.splits["test"], logit_N, job.out / PREDICTIONS)
+        write_predictions(data, logit_N, job.out / PREDICTIONS)
         return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
 
 
-def write_predictions(test: Samples, logit_N: np.ndarray, path: Any) -> None:
-    """Write the table `prediction` of the test split."""
+def write_predictions(data: RankingData, logit_N: np.ndarray, path: Any) -> None:
+    """Write the table `prediction` of the test split, with the user's own ids."""
     import numpy as np
 
+    test, catalog = data.splits["test"], data.resources.catalog
     columns = {
         "sample_id": test.sample_id_N, "user_row": test.user_row_N, "item_row": test.item_row_N,
+        "user_id": catalog.users.ids.take(pa.array(test.user_row_N - 1)),
+        "item_id": catalog.items.ids.take(pa.array(test.item_row_N - 1)), "time": test.time_N,
         "label": test.label_N.astype(np.int8), "split": ["test"] * len(test), "logit": logit_N,
     }  # fmt: skip
     write_parquet(pa.table(columns), PREDICTION, path)

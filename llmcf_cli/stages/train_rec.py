@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcf_cli.plugin import registry
@@ -22,10 +22,10 @@ class TrainRec(SeededArmStage):
     """Fits an arm on the train split, stopping by validation; the test split is not read."""
 
     name = "train-rec"
-    version = 2
+    version = 3
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": self.seed, **trained_sections(recipe)}
+        return {"seed": self.seed, "serve.histories": recipe.serve.histories, **trained_sections(recipe)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         search = [Search(self.arm)] if recipe.search else []
@@ -39,6 +39,8 @@ class TrainRec(SeededArmStage):
         if recipe.search:
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
         data = ranking_data(recipe, job.inputs)
+        if not recipe.serve.histories:
+            data = replace(data, resources=replace(data.resources, histories=None))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         clock = read_meta(job.database)["clock"]

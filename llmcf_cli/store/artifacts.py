@@ -202,7 +202,10 @@ class ArtifactStore:
         """
         target, old = self.folder(manifest.stage, manifest.key), partial.out.with_name("old")
         write_manifest(manifest, partial.out / MANIFEST)
+        mode = 0o666 & ~_umask()  # some libraries write by way of a private temporary file
         for path in (partial.out, *partial.out.rglob("*")):
+            if path.is_file() and not path.is_symlink():
+                path.chmod(mode)
             _fsync(path)
         with replacing(target / MANIFEST):
             if target.exists():
@@ -350,3 +353,10 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _umask() -> int:
+    """The process's mask of file modes, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

@@ -91,6 +91,14 @@ SAMPLE = Table(
     ]),
     ("sample_id",),
 )  # fmt: skip
+HISTORY = Table(
+    "history", "the latest events of a user, oldest first: what `dataset.history` keeps of them as of the data's end",
+    pa.schema([
+        _required("user_row", pa.int32()), _required("items", pa.list_(pa.int32())),
+        _required("times", pa.list_(pa.int64())),
+    ]),
+    ("user_row",),
+)  # fmt: skip
 INGEST_STEP = Table(
     "ingest_step", "what a step of ingest kept and dropped, and why",
     pa.schema([
@@ -253,6 +261,7 @@ PREDICTION = Table(
     "prediction", "a model's output for a validation or test sample",
     pa.schema([
         _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
+        _required("user_id", pa.string()), _required("item_id", pa.string()), _required("time", pa.int64()),
         _required("label", pa.int8()), _required("split", pa.string()), _required("logit", pa.float32()),
     ]),
     ("sample_id",),

@@ -318,7 +318,9 @@ def test_arms_that_fail_are_named_with_their_reasons_and_the_others_compared(bro
         assert f"{name} failed: {why}" in " ".join(first.stdout.split())
         assert f"- {name}: {why}" in markdown
     assert json.loads((where / "comparison.json").read_text())["failed"] == report["failed"]
-    assert Path(report["bundle"]).is_dir()
+    served = report["served"]
+    assert Path(served["bundle"]).is_dir()
+    assert served["validation"][served["arm"]] == max(served["validation"].values())
 
 
 def test_running_again_tries_the_failed_arms_and_nothing_else(broken, folder):

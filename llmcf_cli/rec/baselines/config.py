@@ -12,9 +12,15 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class PopularityConfig(ComponentConfig):
-    """How often train users took the item, and how often they did not: the user plays no part."""
+    """How often the item was taken in train; the user plays no part."""
 
     type: Literal["popularity"] = "popularity"
+
+
+class ItemRateConfig(ComponentConfig):
+    """How often the item was taken in train against how often it was not (log odds); the user plays no part."""
+
+    type: Literal["item_rate"] = "item_rate"
 
 
 class ItemKNNConfig(ComponentConfig):

@@ -89,7 +89,8 @@ def test_only_what_the_arm_needs_is_stored(world, tmp_path):
     save_bundle(tmp_path / "b", build(world, NoneConfig()), recipe={}, clock="global")
     names = {f.name for f in (tmp_path / "b").iterdir()}
     assert names == {
-        "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors"
+        "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors",
+        "history.parquet",
     }  # fmt: skip
 
 

@@ -43,6 +43,7 @@ def report(runs):
     found = {
         "recipe": "r", "backbone": "deepfm", "monitor": "auc", "test_samples": 400,
         "slices": {"new users": 7, "unmeasured": 3}, "failed": {"broken": "it broke"},
+        "small_slices": {"unmeasured": (1, 2)}, "least_per_label": 50,
         **summarise(runs, LABEL, ("none", "text", "absent")),
     }  # fmt: skip
     return {**found, "notes": notes(found)}

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.features.batch import Samples
-from llmcf_cli.rec.slices import LEAST, cold_start_slices, slice_auc
+from llmcf_cli.rec.slices import LEAST, cold_start_slices, slice_auc, too_small
 
 
 def samples(user, item, label, lengths) -> Samples:
@@ -31,10 +31,25 @@ def test_slices_follow_train_counts_and_history_lengths():
     assert "rare items" not in found  # no test sample is of one
 
 
+def test_pairs_are_split_where_some_are_repeated():
+    train = samples([1, 1, 2], [1, 2, 1], [1, 0, 1], [0] * 3)
+    test = samples([1, 1, 2, 3], [1, 2, 1, 1], [1, 0, 1, 0], [0] * 4)
+    found = {name.split(" (")[0]: mask.tolist() for name, mask in cold_start_slices(train, test).items()}
+    assert found["repeated pairs"] == [
+        True,
+        False,
+        True,
+        False,
+    ]  # user 1 was shown item 2 in train, and did not take it
+    assert found["first pairs"] == [False, True, False, True]
+    assert "repeated pairs" not in {n.split(" (")[0] for n in cold_start_slices(train, samples([3], [1], [1], [0]))}
+
+
 def test_auc_of_a_slice_needs_enough_of_both_labels():
     rng = np.random.default_rng(0)
     label = (np.arange(400) % 2).astype(np.float32)
     logit = (label + rng.normal(size=400)).astype(np.float32)
     half, few = np.arange(400) < 200, np.arange(400) < 2 * LEAST - 1
     found = slice_auc(label, logit, {"half": half, "few": few})
+    assert too_small(label, {"half": half, "few": few}) == {"few": (LEAST - 1, LEAST)}
     assert found == {"half": pytest.approx(roc_auc_score(label[half], logit[half]))}

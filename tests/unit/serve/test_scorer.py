@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from llmcf_cli.rec.config import (
 )
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
-from llmcf_cli.serve.scorer import Scorer, Unknown
+from llmcf_cli.serve.scorer import KeptHistories, Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 SIGNALS = {
@@ -68,6 +69,32 @@ def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbo
         np.testing.assert_allclose(scores["logit"].to_numpy(), offline, atol=1e-5)
     np.testing.assert_allclose(scores["probability"].to_numpy(), 1 / (1 + np.exp(-offline.astype(float))), atol=1e-5)
     assert scores.column_names == ["user_id", "item_id", "logit", "probability"]
+
+
+@pytest.mark.parametrize("given", ["no column", "null"])
+def test_a_known_user_without_history_is_scored_by_the_kept_events(world, served, given):
+    model, scorer = served
+    rows = requests(world, "test")
+    column = rows.column_names.index("history")
+    nulls = pa.nulls(rows.num_rows, pa.list_(pa.string()))
+    asked = rows.remove_column(column) if given == "no column" else rows.set_column(column, "history", nulls)
+    offline = predict(model, world.data, "test")
+    np.testing.assert_allclose(scorer.score(asked)["logit"].to_numpy(), offline, atol=1e-5)
+    with_events = int((world.data.splits["test"].history_row_NL > 0).any(1).sum())
+    assert scorer.kept_histories(asked) == KeptHistories(rows.num_rows, with_events)
+    assert scorer.kept_histories(rows) == KeptHistories(0, 0)
+    empty = pa.array([[]] * rows.num_rows, pa.list_(pa.string()))
+    without = scorer.score(rows.set_column(column, "history", empty))["logit"].to_numpy()
+    assert np.abs(without - offline).max() > 1e-3
+
+
+def test_a_bundle_without_histories_says_that_there_are_none(world, tmp_path):
+    resources = replace(world.data.resources, histories=None)
+    model = RecModel(resources, DeepFMConfig(), NoneConfig(), (BCEConfig(),), seed=4)
+    save_bundle(tmp_path / "b", model, recipe=RECIPE, clock="global")
+    scorer = Scorer.load(tmp_path / "b")
+    asked = requests(world, "test").select(["user_id", "item_id"])
+    assert scorer.kept_histories(asked) == KeptHistories(asked.num_rows, 0)
 
 
 @pytest.mark.parametrize("arm", SIGNALS)
@@ -132,9 +159,9 @@ def test_unknown_users_and_items_are_scored(served):
 
 def test_the_optional_columns_may_be_missing_and_there_may_be_no_rows(served):
     _, scorer = served
-    bare = scorer.score(pa.table({"user_id": ["u1"], "item_id": ["i1"]}))
+    bare = scorer.score(pa.table({"user_id": ["nobody"], "item_id": ["i1"]}))
     no_history = pa.array([[]], pa.list_(pa.string()))
-    empty = scorer.score(pa.table({"user_id": ["u1"], "item_id": ["i1"], "history": no_history}))
+    empty = scorer.score(pa.table({"user_id": ["nobody"], "item_id": ["i1"], "history": no_history}))
     assert bare["logit"].to_pylist() == empty["logit"].to_pylist()
     nothing = pa.array([], pa.string())
     assert scorer.score(pa.table({"user_id": nothing, "item_id": nothing})).num_rows == 0
@@ -159,7 +186,10 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     _, scorer = make(world, tmp_path / "bundle", "kar")
     users = scorer.model.resources.knowledge.users
     as_of = int(users.as_of_N[users.slot_R[1]])
-    ask = pa.table({"user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": [as_of - 1, as_of, as_of + 1, as_of + 99]})
+    ask = pa.table({
+        "user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": [as_of - 1, as_of, as_of + 1, as_of + 99],
+        "history": [["i5"]] * 4,
+    })  # fmt: skip
     logits = scorer.score(ask)["logit"].to_numpy()
     np.testing.assert_allclose(logits[[0, 2]], logits[[1, 3]], atol=1e-6)
     assert abs(logits[2] - logits[1]) > 1e-4

@@ -6,14 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.baselines.als import ALS
 from llmcf_cli.rec.baselines.base import histories, train_positives
-from llmcf_cli.rec.baselines.config import ALSConfig, GBMConfig, ItemKNNConfig, PopularityConfig
+from llmcf_cli.rec.baselines.config import ALSConfig, GBMConfig, ItemKNNConfig, ItemRateConfig, PopularityConfig
 from llmcf_cli.rec.baselines.gbm import GBM
 from llmcf_cli.rec.baselines.item_knn import ItemKNN
-from llmcf_cli.rec.baselines.popularity import Popularity
+from llmcf_cli.rec.baselines.popularity import ItemRate, Popularity
 from llmcf_cli.rec.metrics import auc
 
 
@@ -33,8 +34,18 @@ def test_positives_and_histories_count_once(world):
     assert histories(train, 24).toarray().sum() == (train.history_row_NL > 0).sum()
 
 
-def test_popularity_counts_positives_and_negatives(world):
-    scores = learnt(Popularity(PopularityConfig()), world.data).scores(world.data.splits["test"])
+def test_popularity_ranks_by_train_positives(world):
+    test, train = world.data.splits["test"], world.data.splits["train"]
+    baseline = learnt(Popularity(PopularityConfig()), world.data)
+    counts = [((train.item_row_N == item) & (train.label_N == 1)).sum() for item in test.item_row_N]
+    np.testing.assert_allclose(baseline.scores(test), np.log1p(counts)[:, None])
+    found = auc(test.label_N, baseline.score(world.data, "test"))
+    expected = roc_auc_score(test.label_N, counts)
+    assert found == pytest.approx(expected) or found == pytest.approx(1 - expected)
+
+
+def test_item_rate_counts_positives_and_negatives(world):
+    scores = learnt(ItemRate(ItemRateConfig()), world.data).scores(world.data.splits["test"])
     train, item = world.data.splits["train"], world.data.splits["test"].item_row_N[4]
     of_item = train.item_row_N == item
     expected = [np.log1p((of_item & (train.label_N == label)).sum()) for label in (1, 0)]
