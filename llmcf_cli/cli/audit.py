@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from llmcf_cli.cli.groups import remember
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 if TYPE_CHECKING:
+    from llmcf_cli.data.report import NegativesAudit
     from llmcf_cli.stages.audit import ChanceEffect, MatchAudit
     from llmcf_cli.stages.made import Run
 
@@ -44,7 +46,9 @@ def audit(
     ] = True,
 ) -> None:
     from llmcf_cli.cli.console import console, make_progress
-    from llmcf_cli.stages.audit import audit_run, chance_effects
+    from llmcf_cli.cli.ingest_findings import negatives_line
+    from llmcf_cli.core.errors import StoreError
+    from llmcf_cli.stages.audit import audit_run, chance_effects, negatives_audits
     from llmcf_cli.store.artifacts import KEY_LENGTH
 
     found = _find(run, set_ or (), artifacts)
@@ -52,15 +56,22 @@ def audit(
     for checked in audit_run(found):
         _show(checked)
         audits.append(checked)
+    negatives = [report for _, report in negatives_audits(found)]
+    if not audits and not negatives:
+        raise StoreError("no arm reads examples and no negatives are drawn: there is nothing to audit", where=run)
+    for report in negatives:
+        console().print(negatives_line(asdict(report)), style="bold red" if report.violations else "", markup=False)
     effects = list(chance_effects(found, make_progress())) if chance else []
     _show_effects(effects, found)
     folder = out or found.store.root / "audit" / found.key[:KEY_LENGTH]
-    _save(audits, effects, folder)
+    _save(audits, negatives, effects, folder)
     if found.missing:
         console().print(f"not made yet, so not audited: {', '.join(found.missing)}", style="yellow", markup=False)
-    broken = sum(v.count for checked in audits for v in checked.broken)
+    broken = sum(v.count for checked in audits for v in checked.broken) + sum(n.violations for n in negatives)
     made = "artifact" if len(audits) == 1 else "artifacts"
-    verdict = f"{broken:,} violations" if broken else f"no violations in {len(audits)} {made} of matches"
+    verdict = (
+        f"{broken:,} violations" if broken else f"no violations in {len(audits)} {made} of matches and the negatives"
+    )
     console().print(
         f"{verdict}; details: {folder}", style="bold red" if broken else "green", markup=False, soft_wrap=True
     )
@@ -150,13 +161,21 @@ def _show_effects(effects: Sequence[ChanceEffect], run: Run) -> None:
     console().print(table)
 
 
-def _save(audits: Sequence[MatchAudit], effects: Sequence[ChanceEffect], folder: Path) -> None:
+def _save(
+    audits: Sequence[MatchAudit], negatives: Sequence[NegativesAudit], effects: Sequence[ChanceEffect], folder: Path
+) -> None:
     from llmcf_cli.match.plots import plot_similarity
 
     folder.mkdir(parents=True, exist_ok=True)
-    data = {"matches": [checked.as_dict() for checked in audits], "chance": [effect.as_dict() for effect in effects]}
+    data = {
+        "matches": [checked.as_dict() for checked in audits],
+        "negatives": [asdict(n) for n in negatives],
+        "chance": [effect.as_dict() for effect in effects],
+    }
     (folder / "audit.json").write_text(json.dumps(data, indent=2) + "\n")
-    plot_similarity({_title(c): c.report.histogram for c in audits if not c.by_chance}, folder)
+    shown = {_title(c): c.report.histogram for c in audits if not c.by_chance}
+    if shown:
+        plot_similarity(shown, folder)
 
 
 def _title(checked: MatchAudit) -> str:

@@ -166,7 +166,7 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
         joins=tuple(measure.joins(con, [entity for entity in _ENTITIES if entity in found.raw.origin])),
         rules=measure.rules(con),
         slices=measure.cold_slices(con),
-        negatives=drawn_audit(con, section, derive_seed(seed, "audit")),
+        negatives=drawn_audit(con, section.label, section.repeats, derive_seed(seed, "audit")),
     )
     return replace(report, alarms=tuple(find_alarms(report, section)))
 

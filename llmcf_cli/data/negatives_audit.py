@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import ImplicitLabelConfig
 from llmcf_cli.data.negatives import Positives, positives_of, sample_negatives
 from llmcf_cli.data.report import NegativesAudit
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import DatasetSection, Repeats
+from llmcf_cli.recipe.sections import Repeats
 
 DRAWS = 199
 _BATCH_DRAWS = 500_000
@@ -28,19 +29,19 @@ MAX_POSITIVES = 50_000
 _PROTECTED = {"first": "e.time <= s.time", "keep": "e.time = s.time"}
 
 
-def drawn_audit(con: Any, section: DatasetSection, seed: int) -> NegativesAudit | None:
+def drawn_audit(con: Any, label: ComponentConfig, repeats: Repeats, seed: int) -> NegativesAudit | None:
     """The audit of a data set's negatives; None where the label draws none.
 
     Args:
         con: Connection with the tables `event`, `item_number` and `sample`.
-        section: The recipe's `dataset`.
+        label: The recipe's `dataset.label`.
+        repeats: The recipe's `dataset.repeats`.
         seed: Of the fresh draws.
     """
-    label = section.label
     if not isinstance(label, ImplicitLabelConfig):
         return None
     weights_I = registry().build("negatives", label.negatives).weights(con)
-    return audit_negatives(con, weights_I, label.per_positive, section.repeats, seed)
+    return audit_negatives(con, weights_I, label.per_positive, repeats, seed)
 
 
 def audit_negatives(

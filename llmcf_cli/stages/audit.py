@@ -19,6 +19,7 @@ from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
 from llmcf_cli.store.open import read_meta, read_parquet
 
 if TYPE_CHECKING:
+    from llmcf_cli.data.report import NegativesAudit
     from llmcf_cli.match.audit import AuditReport, Violation
     from llmcf_cli.rec.significance import AUCDifference
 
@@ -113,6 +114,16 @@ def audit_run(run: Run) -> Iterator[MatchAudit]:
         arms = arms_of(run.readers(made))
         examples = made.need("examples").manifest.report["examples"]
         yield MatchAudit(made, tuple(arms), examples, report)
+
+
+def negatives_audits(run: Run) -> Iterator[tuple[Made, NegativesAudit]]:
+    """The audit of the drawn negatives of every distinct ingest; none where the label draws none."""
+    from llmcf_cli.stages.negatives import audit_of
+
+    for made in run.ingests:
+        found = audit_of(made.folder / "data.duckdb", made.manifest.material)
+        if found is not None:
+            yield made, found
 
 
 def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.match import Match
 from llmcf_cli.stages.predict import Predict
 from llmcf_cli.stages.run import plan
@@ -65,13 +66,14 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Run:
-    """The matches of a run and the predictions of its arms.
+    """The samples and matches of a run and the predictions of its arms.
 
     Attributes:
         name: The recipe's.
         key: Of the artifact that the run ends in.
         store: Where its artifacts are.
-        matches: Every distinct artifact of matches.
+        ingests: Every distinct artifact of ingest.
+        matches: Every distinct artifact of matches; none where no arm reads examples.
         predicted: Every arm and seed, in the order of the comparison.
         missing: Steps that have not been made.
     """
@@ -79,6 +81,7 @@ class Run:
     name: str
     key: str
     store: ArtifactStore
+    ingests: tuple[Made, ...]
     matches: tuple[Made, ...]
     predicted: tuple[Predicted, ...] = ()
     missing: tuple[str, ...] = ()
@@ -94,27 +97,29 @@ def run_of_recipe(context: Context) -> Run:
     """What there is of a recipe's comparison.
 
     Raises:
-        StoreError: There are no matches yet, or no arm reads any.
+        StoreError: The samples or matches are not made yet.
     """
     steps = plan(context, [Evaluate()])
     last = steps[-1].node
     matches = [step.node for step in steps if isinstance(step.node.stage, Match)]
-    if not matches:
-        raise StoreError("no arm of the recipe reads examples: there is nothing to audit", where=context.recipe.name)
+    ingests = [step.node for step in steps if isinstance(step.node.stage, Ingest)]
     found = [made for node in matches if (made := _trace(context.store, Match.name, node.key))]
-    if not found:
+    if matches and not found:
         raise StoreError("there are no matches yet", where=context.recipe.name, hint="llmcf match RECIPE")
+    ingested = [made for node in ingests if (made := _trace(context.store, Ingest.name, node.key))]
+    if not ingested:
+        raise StoreError("there are no samples yet", where=context.recipe.name, hint="llmcf ingest RECIPE")
     arms = {role: node.key for role, node in last.needs.items()}
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
     predicted = _predicted(context.store, arms)
-    return Run(context.recipe.name, last.key, context.store, tuple(found), predicted, tuple(missing))
+    return Run(context.recipe.name, last.key, context.store, tuple(ingested), tuple(found), predicted, tuple(missing))
 
 
 def run_of_folder(folder: Path) -> Run:
-    """The run that an artifact (of `evaluate`, `match` or whatever was made from matches) ends.
+    """The run that an artifact (of `evaluate`, `match` or whatever was made from samples) ends.
 
     Raises:
-        StoreError: The folder is no artifact, or nothing that it was made from are matches.
+        StoreError: The folder is no artifact, or was not made from samples.
     """
     if not (folder / MANIFEST).is_file():
         raise StoreError("is no complete artifact", where=str(folder), hint="llmcf status")
@@ -124,10 +129,11 @@ def run_of_folder(folder: Path) -> Run:
     if last is None:
         raise StoreError("does not lie in an artifact folder", where=str(folder), hint="llmcf status")
     matches = {made.manifest.key: made for made in last.below(Match.name)}
-    if not matches:
-        raise StoreError(f"a result of {manifest.stage} that no matches went into", where=str(folder))
+    ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
+    if not ingests:
+        raise StoreError(f"a result of {manifest.stage} that no samples went into", where=str(folder))
     predicted = _predicted(store, manifest.material.get("inputs", {}))
-    return Run(manifest.recipe, manifest.key, store, tuple(matches.values()), predicted)
+    return Run(manifest.recipe, manifest.key, store, tuple(ingests.values()), tuple(matches.values()), predicted)
 
 
 def _trace(store: ArtifactStore, stage: str, key: str) -> Made | None:

@@ -17,6 +17,7 @@ from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.stages.base import Context, Job, Node, Stage
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.negatives import stored_audit
 from llmcf_cli.store.artifacts import KEY_LENGTH
 
 if TYPE_CHECKING:
@@ -57,7 +58,13 @@ class Match(Stage):
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
             raise StoreError(f"matches break the guards and are not kept: {found}", where="match")
-        return {"match": asdict(report), "audit": audit.as_dict()}
+        dataset = job.recipe.dataset
+        negatives = stored_audit(job.database, dataset.label, dataset.repeats, job.recipe.seed)
+        if negatives is not None and negatives.violations:
+            what = f"{negatives.violations:,} negatives are of an item that was protected from them"
+            raise StoreError(what, where="ingest", hint="llmcf run RECIPE --force ingest")
+        drawn = None if negatives is None else asdict(negatives)
+        return {"match": asdict(report), "audit": audit.as_dict(), "negatives": drawn}
 
 
 def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
