@@ -52,11 +52,15 @@ def _rules(report: Mapping[str, Any]) -> None:
     console().print(f"AUC of rules without a model, validation: {'; '.join(found) or 'one label only'}", markup=False)
     audit = report["negatives"]
     if audit is not None:
-        console().print(
-            f"negatives: {audit['violations']:,} violations; {audit['taken_later']:,} of {audit['negatives']:,} train "
-            f"negatives are taken later by their user, {audit['expected']:,.1f} in fresh draws (p = {audit['p']:.3f})",
-            style="green" if not audit["violations"] else "bold red", markup=False,
-        )  # fmt: skip
+        console().print(negatives_line(audit), style="bold red" if audit["violations"] else "green", markup=False)
+
+
+def negatives_line(audit: Mapping[str, Any]) -> str:
+    """What an audit of negatives found."""
+    return (
+        f"negatives: {audit['violations']:,} violations; {audit['taken_later']:,} of {audit['negatives']:,} train "
+        f"negatives are taken later by their user, {audit['expected']:,.1f} in fresh draws (p = {audit['p']:.3f})"
+    )
 
 
 def _share(part: int, whole: int) -> str:
