@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import os
-import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin.dropin import drop_ins
 
 ENTRY_POINT_GROUP = "llmcf.plugins"
 DROP_IN_VARIABLE = "LLMCF_PLUGINS"
@@ -79,6 +78,7 @@ class Registry:
     def __init__(self) -> None:
         self._components: dict[tuple[str, str], Component] = {}
         self._origin = "built-in"
+        self._module = ""
 
     def add(self, kind: str, name: str, *, config: str, target: str, summary: str) -> None:
         """Register a component.
@@ -86,8 +86,9 @@ class Registry:
         Args:
             kind: One of `KINDS`.
             name: Lower-case name, unique within the kind.
-            config: `module:Class` of its `ComponentConfig`; importing it must stay cheap.
-            target: `module:object` of its implementation.
+            config: `module:Class` of its `ComponentConfig`; importing it must stay cheap. `:Class` is one of the
+                module that registers it.
+            target: `module:object` of its implementation, or `:object` likewise.
             summary: One line for listings.
 
         Raises:
@@ -103,6 +104,7 @@ class Registry:
                 where=f"{taken.origin} and {self._origin}",
                 hint="rename one of them or uninstall one plugin",
             )
+        config, target = (f"{self._module}{to}" if to.startswith(":") else to for to in (config, target))
         self._components[kind, name] = Component(kind, name, config, target, summary, self._origin)
 
     def get(self, kind: str, name: str, *, where: str = "") -> Component:
@@ -130,11 +132,12 @@ class Registry:
 
     def register_from(self, origin: str, register: Any) -> None:
         """Let a plugin's `register(registry)` add its components under the given origin."""
-        before, self._origin = self._origin, origin
+        before = self._origin, self._module
+        self._origin, self._module = origin, register.__module__
         try:
             register(self)
         finally:
-            self._origin = before
+            self._origin, self._module = before
 
 
 @cache
@@ -153,33 +156,9 @@ def registry() -> Registry:
             raise LlmcfError(f"plugin failed to load: {error!r}", where=origin, hint=hint) from error
         found.register_from(origin, add_components)
     for folder in filter(None, os.environ.get(DROP_IN_VARIABLE, "").split(os.pathsep)):
-        _load_folder(found, Path(folder))
+        for dropin in drop_ins(Path(folder)):
+            found.register_from(dropin.origin, dropin.module.register)
     return found
-
-
-def _load_folder(into: Registry, folder: Path) -> None:
-    if not folder.is_dir():
-        raise LlmcfError("no such plugin folder", where=str(folder), hint=f"correct {DROP_IN_VARIABLE}")
-    for file in sorted(folder.glob("*.py")):
-        name = f"llmcf_dropin_{file.stem}"
-        other = getattr(sys.modules.get(name), "__file__", None)
-        if other is not None and Path(other) != file:
-            what = f"two drop-in plugins are called {file.name}"
-            raise LlmcfError(what, where=f"{other} and {file}", hint="rename one")
-        spec = importlib.util.spec_from_file_location(name, file)
-        if spec is None or spec.loader is None:
-            raise LlmcfError("cannot be imported as a plugin", where=str(file))
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise LlmcfError(f"plugin failed to load: {error!r}", where=str(file)) from error
-        if not hasattr(module, "register"):
-            raise LlmcfError("plugin has no function register(registry)", where=str(file))
-        from llmcf_cli.core.hashing import digest_file
-
-        into.register_from(f"{file.name} {digest_file(file)[:12]}", module.register)
 
 
 def _resolve(target: str, component: Component) -> Any:

@@ -184,7 +184,7 @@ def test_what_cannot_be_audited_is_one_message(folder, audited, tmp_path):
     with pytest.raises(LlmcfError, match="no complete artifact"):
         invoke(app, "audit", tmp_path)
     (ingest,) = (folder / "artifacts" / "ingest").glob("[!.]*")
-    with pytest.raises(LlmcfError, match="no matches went into"):
+    with pytest.raises(LlmcfError, match="nothing to audit"):
         invoke(app, "audit", ingest)
     with pytest.raises(LlmcfError, match="no matches yet"):
         invoke(app, "audit", folder / "recipe.yaml", "--artifacts", tmp_path)

@@ -11,7 +11,7 @@ from llmcf_cli.core.errors import LlmcfError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import KINDS, Registry, registry
 from llmcf_cli.plugin.builtin import register
-from llmcf_cli.plugin.registry import _load_folder
+from llmcf_cli.plugin.dropin import drop_ins
 
 CONFIG = "llmcf_cli.core.types:ComponentConfig"
 
@@ -119,6 +119,11 @@ def test_targets_that_cannot_be_used(fresh, target, what):
 # ---- drop-in folders
 
 
+def load_folder(into, folder):
+    for dropin in drop_ins(folder):
+        into.register_from(dropin.origin, dropin.module.register)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A plugin folder; modules it brings in are forgotten afterwards."""
@@ -131,7 +136,7 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_file_dropped_in_a_folder(fresh, folder):
     (folder / "lucky.py").write_text(PLUGIN)
-    _load_folder(fresh, folder)
+    load_folder(fresh, folder)
     component = fresh.get("judge", "lucky")
     assert component.origin.startswith("lucky.py ")
     config = component.config()(luck=1)
@@ -145,37 +150,66 @@ def test_the_origin_changes_with_the_content(folder):
     for text in (PLUGIN, PLUGIN + "\n"):
         path.write_text(text)
         found = Registry()
-        _load_folder(found, folder)
+        load_folder(found, folder)
         origins.add(found.get("judge", "lucky").origin)
     assert len(origins) == 2
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("raise RuntimeError('boom')", "failed to load: RuntimeError\\('boom'\\)"), ("x = 1", "no function register"),
-     ("def", "failed to load: SyntaxError"),
+    [("def register(registry): ...\nraise RuntimeError('boom')", "failed to load: RuntimeError\\('boom'\\)"), ("def", "failed to load: SyntaxError"),
      (PLUGIN.replace('"judge", "lucky"', '"jugde", "lucky"'), "unknown component kind")],
 )  # fmt: skip
 def test_a_broken_file_is_named(fresh, folder, text, what):
     (folder / "bad.py").write_text(text)
     with pytest.raises(LlmcfError, match=what) as caught:
-        _load_folder(fresh, folder)
+        load_folder(fresh, folder)
     assert "bad.py" in caught.value.where
 
 
 def test_a_missing_folder_is_named(fresh, folder):
     with pytest.raises(LlmcfError, match="no such plugin folder") as caught:
-        _load_folder(fresh, folder / "none")
+        load_folder(fresh, folder / "none")
     assert "LLMCF_PLUGINS" in caught.value.hint
 
 
-def test_two_files_of_one_name_do_not_shadow_each_other(fresh, folder):
+def test_two_folders_may_use_one_name(folder):
+    origins = []
     for name in ("one", "two"):
         (folder / name).mkdir()
-        (folder / name / "lucky.py").write_text(PLUGIN)
-    _load_folder(fresh, folder / "one")
-    with pytest.raises(LlmcfError, match=r"two drop-in plugins are called lucky\.py"):
-        _load_folder(fresh, folder / "two")
+        (folder / name / "lucky.py").write_text(PLUGIN.replace("lucky", name))
+        found = Registry()
+        load_folder(found, folder / name)
+        origins.append(found.get("judge", name).origin)
+        assert found.build("judge", found.get("judge", name).config()()).config.luck == 0.5
+    assert origins[0] != origins[1]
+
+
+def test_helpers_and_packages_beside_a_plugin(fresh, folder):
+    (folder / "helper.py").write_text("LUCK = 0.25\n")
+    (folder / "tools").mkdir()
+    (folder / "tools" / "__init__.py").write_text("")
+    (folder / "not a module").mkdir()
+    plugin = PLUGIN.replace("luck: float = 0.5", "luck: float = LUCK").replace('f"{__name__}:', 'f":')
+    (folder / "lucky.py").write_text("from .helper import LUCK\n" + plugin)
+    (folder / "boxed").mkdir()
+    (folder / "boxed" / "__init__.py").write_text("from .parts import register\n")
+    boxed = PLUGIN.replace("lucky", "boxed")
+    (folder / "boxed" / "parts.py").write_text("from ..helper import LUCK\n" + boxed)
+    load_folder(fresh, folder)
+    assert fresh.get("judge", "lucky").config()().luck == 0.25
+    assert fresh.get("judge", "boxed").config()().luck == 0.5
+    before = fresh.get("judge", "lucky").origin
+    (folder / "helper.py").write_text("LUCK = 0.75\n")
+    again = Registry()
+    load_folder(again, folder)
+    assert again.get("judge", "lucky").origin != before
+
+
+def test_a_folder_without_a_plugin_is_named(fresh, folder):
+    (folder / "x.py").write_text("x = 1\n")
+    with pytest.raises(LlmcfError, match=r"no file or package there has a function register\(registry\)"):
+        load_folder(fresh, folder)
 
 
 def test_the_environment_names_folders_and_recipes_can_use_what_is_in_them(folder):
