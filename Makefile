@@ -1,4 +1,5 @@
-# make demo   install everything, fetch the assets, run the quickstart recipe
+# make demo   install everything, fetch the assets, run the quickstart recipe and the shop of recipes/retail
+# make shop   the shop alone: no language model
 # make test   install what the tests need, and run them all
 # make lint   style, types and layer contracts
 # make faults kill runs 70 times and damage 5,000 bundles, more than `make test` does
@@ -7,11 +8,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo install test fast faults lint docs clean
+.PHONY: demo shop install test fast faults lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/llmcf assets fetch movielens-100k smollm2-135m-instruct minilm-l6-v2
 	$(BIN)/llmcf run recipes/quickstart.yaml
+	$(BIN)/llmcf run recipes/retail/shop.yaml
+
+shop: $(VENV)/.installed
+	$(BIN)/llmcf assets fetch minilm-l6-v2
+	$(BIN)/llmcf run recipes/retail/shop.yaml
 
 install: $(VENV)/.installed
 
