@@ -108,7 +108,9 @@ def main(folder: Path) -> None:
         writer.writerows(catalogue)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID", "Country"])
+    writer.writerow(
+        ["Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID", "Country"]
+    )
     writer.writerows(invoices(rng, catalogue))
     packed = gzip.compress(text.getvalue().encode(), 9, mtime=0)
     (folder / "invoices.csv.gz").write_bytes(packed)

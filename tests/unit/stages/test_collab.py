@@ -35,6 +35,10 @@ def job(tmp_path):
         for kind, count in (("user", 12), ("item", 7)):
             rows = f"SELECT r::INTEGER AS {kind}_row, 'x' || r AS {kind}_id, '' AS text FROM range(1, {count + 1}) t(r)"
             connection.execute(f'CREATE TABLE "{kind}" AS {rows}')
+        connection.execute(
+            "CREATE TABLE history AS SELECT r::INTEGER AS user_row, []::INTEGER[] AS items, []::BIGINT[] AS times "
+            "FROM range(1, 13) t(r)"
+        )
     inputs = {"ingest": tmp_path / "ingest"}
     return Job(context, tmp_path / "collab", tmp_path / "work", inputs=inputs, keys={}, progress=SILENT)
 
