@@ -19,6 +19,13 @@ from typing import Any
 _BLANK = " \t\n\r▁"  # added tokens of these alone (Gemma, Phi) are text: they mean what they look like
 _MARKS = frozenset("<>[]{}|◁▷")  # an added token without any of these is a word that somebody added
 
+COMMON = re.compile(
+    r"<\|[^<>|\n]{1,64}\|>|<｜[^<>｜\n]{1,64}｜>|◁[^◁▷\n]{1,64}▷|</?s>|<(?:unk|pad|bos|eos|mask)>|<</?SYS>>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK|IMG|CLS|SEP|PAD|MASK|UNK)\]"
+    r"|</?(?:think|tool_call|tool_response)>|<(?:start|end)_of_[a-z]{1,30}>"
+)
+"""How control tokens look that models commonly have, for who does not know a model's tokenizer."""
+
 Pieces = Sequence[str]
 """A text as parts: the template's at even places, data at odd ones."""
 
@@ -52,7 +59,7 @@ class ControlTokens:
 
     def broken_up(self, text: str) -> str:
         """A text with a blank after the first character of what reads like a control token, for who would read it so."""
-        return self._written.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+        return broken_up(text, self._written)
 
     def encode(self, texts: Sequence[Pieces]) -> list[list[int]]:
         """Token ids of each text."""
@@ -92,6 +99,11 @@ class ControlTokens:
             plain = {"split_special_tokens": bool(number % 2)}
             ids += self._tokenizer(piece, add_special_tokens=False, **plain)["input_ids"] if piece else []
         return ids
+
+
+def broken_up(text: str, marks: re.Pattern[str]) -> str:
+    """A text with a blank after the first character of each mark."""
+    return marks.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _is_control(content: str, special: bool, template: str) -> bool:
