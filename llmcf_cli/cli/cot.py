@@ -13,6 +13,7 @@ from llmcf_cli.core.errors import LlmcfError
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.preview import Preview
+    from llmcf_cli.recipe.words import Words
     from llmcf_cli.stages.base import Context
 
 app = typer.Typer(no_args_is_help=True)
@@ -55,7 +56,7 @@ def show(
         rows = found.of(sample_id=sample, user_id=user, item_id=item)
     else:
         rows = found.ranked("worst", worst) if worst is not None else found.ranked("best", best or 3)
-    _print_rows(rows)
+    _print_rows(rows, found.words)
 
 
 @app.command()
@@ -101,12 +102,12 @@ def _print_preview(found: Preview) -> None:
     console().print(f"The whole run, about {found.samples:,} samples, writes at most: {calls}.", markup=False)
 
 
-def _print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+def _print_rows(rows: Sequence[Mapping[str, Any]], words: Words) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.llm.cots import SCORES
 
     for row in rows:
-        decision = "liked" if row["label"] else "did not like"
+        decision = words.decision(row["label"])
         title = f"sample {row['sample_id']}: user {row['user_id']} {decision} item {row['item_id']}, {row['item']}"
         console().print(title, style="bold cyan", markup=False)
         console().print("  ".join(f"{name} {row[name]:.2f}" for name in SCORES), style="dim", markup=False)

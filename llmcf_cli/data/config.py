@@ -9,6 +9,7 @@ from pydantic import Field, SerializeAsAny
 
 from llmcf_cli.core.types import Broken, ComponentConfig, rule
 from llmcf_cli.recipe.component import ComponentOf
+from llmcf_cli.recipe.words import CHOSE, LIKED, LabelWords
 
 Negatives = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("negatives")]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -20,6 +21,8 @@ class RatingLabelConfig(ComponentConfig):
     type: Literal["rating"] = "rating"
     positive_from: float = 4.0
     """Least rating of a positive sample; lower ones are negative."""
+    words: LabelWords = LIKED
+    """What prompts say that users did: "liked" and "did not like"."""
 
 
 class ImplicitLabelConfig(ComponentConfig):
@@ -30,6 +33,8 @@ class ImplicitLabelConfig(ComponentConfig):
     """How negative items are drawn."""
     per_positive: Annotated[int, Field(ge=1)] = 1
     """Different negative items per positive sample; each takes the positive's time and split."""
+    words: LabelWords = CHOSE
+    """What prompts say that users did: "chose" and "did not choose", as nobody knows whether they would like it."""
 
 
 class UniformNegativesConfig(ComponentConfig):

@@ -25,6 +25,7 @@ from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.rows import choose_held_out
 from llmcf_cli.llm.tasks import BENCHMARKS, questions_of
 from llmcf_cli.recipe.sections import AbilitySection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, read_parquet, write_parquet
 from llmcf_cli.store.tables import ABILITY_ITEM
 
@@ -48,7 +49,7 @@ class Estimate:
 
 def recommendation_answers(
     section: AbilitySection, question: RecommendationMixConfig, reader: Reader, *, data: Path, model_digest: str,
-    cache: Path, seed: int, progress: Progress,
+    cache: Path, seed: int, progress: Progress, words: Words = Words(),
 ) -> Answers:  # fmt: skip
     """A model's yes or no to the recommendation question about held-out samples.
 
@@ -61,6 +62,7 @@ def recommendation_answers(
         cache: DuckDB file of answers, shared between runs.
         seed: The recipe's seed.
         progress: Where to report.
+        words: Of the label.
 
     Raises:
         LlmcfError: No question fits, or all samples have one label.
@@ -70,7 +72,7 @@ def recommendation_answers(
     with connect_read(data) as connection:
         ids = choose_held_out(connection, section.split, section.count, derive_seed(seed, "ability", "sample"))
     asking = Asking(
-        question, section.max_prompt_tokens, section.precision, batch_tokens=section.batch_tokens,
+        question, words, section.max_prompt_tokens, section.precision, batch_tokens=section.batch_tokens,
         max_batch=section.max_batch,
     )  # fmt: skip
     with progress.task("recommendation", len(ids), "samples") as task:

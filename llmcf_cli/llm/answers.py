@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
+from llmcf_cli.llm.chat import chats_of
 from llmcf_cli.llm.reading import Reader, Tokens
 
 
@@ -40,10 +41,7 @@ class AnswerScorer:
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokens of chats that consist of one user's message each, up to where the answer begins."""
         chats = [[{"role": "user", "content": text}] for text in texts]
-        tokenizer = self.reader.tokenizer
-        rendered = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
-        encoded: list[list[int]] = tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return encoded
+        return chats_of(self.reader.tokenizer).prompts(chats)
 
     def score(self, prompts: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
         """Score the prompts of a row (see `Reader.rows`).

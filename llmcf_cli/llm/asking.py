@@ -22,6 +22,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.models import resolved_precision
 from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, by_user, sample_texts
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, connect_write, intact
 from llmcf_cli.store.tables import ANSWER
 
@@ -35,6 +36,7 @@ class Asking:
 
     Attributes:
         question: Wording, and the two answers.
+        words: Of the label.
         max_prompt_tokens: Most tokens of a question, beyond which the oldest history is left out; None: what the
             model's context allows.
         precision: `auto`, `fp32` or `bf16`.
@@ -43,6 +45,7 @@ class Asking:
     """
 
     question: RecommendationMixConfig
+    words: Words
     max_prompt_tokens: int | None
     precision: str
     batch_tokens: int
@@ -146,12 +149,12 @@ def _questions(rows: Sequence[SampleTexts], asking: Asking, scorer: AnswerScorer
     def count(indices: list[int], texts: list[str]) -> list[int]:
         return list(map(len, scorer.encode(texts)))
 
-    found = questions(asking.question, rows, longest, count)
+    found = questions(asking.question, rows, longest, count, asking.words)
     kept = [(row, q) for row, q in zip(rows, found, strict=True) if q.tokens <= longest]
     tally.too_long += len(rows) - len(kept)
     tally.shortened += sum(q.shortened for _, q in kept)
     prompts = scorer.encode([q.text for _, q in kept]) if kept else []
-    return [_Asked(row, q.text, ids, digest_json(q.text)) for (row, q), ids in zip(kept, prompts, strict=True)]
+    return [_Asked(row, q.text, ids, digest_json(ids)) for (row, q), ids in zip(kept, prompts, strict=True)]
 
 
 class _Known:

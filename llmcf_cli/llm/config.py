@@ -8,16 +8,17 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from llmcf_cli.core.types import ComponentConfig, Distinct, FilePath, Runtime
 from llmcf_cli.recipe.template import Template
+from llmcf_cli.recipe.words import WORDS
 
 Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["auto", "fp32", "bf16"]
-Question = Annotated[str, Template("history", "item", "user")]
+Question = Annotated[str, Template("history", "item", "user", *WORDS)]
 
 RECOMMENDATION_TEMPLATE = """\
 {{#user}}About the user: {{user}}.
 {{/user}}The user's earlier choices, oldest first: {{#history}}{{.}}; {{/history}}{{^history}}none yet.{{/history}}
 Next item: {{item}}
-Will the user like it? Answer with Yes or No."""
+Will the user {{verb}} it? Answer with Yes or No."""
 
 
 class RecommendationMixConfig(ComponentConfig):
@@ -26,7 +27,8 @@ class RecommendationMixConfig(ComponentConfig):
     type: Literal["recommendation"] = "recommendation"
     """Registered name."""
     template: Question = RECOMMENDATION_TEMPLATE
-    """The question: a Mustache template over `history` (earlier items, oldest first), `item` and `user`."""
+    """The question: a Mustache template over `history` (earlier items, oldest first), `item`, `user` and the label's words
+    `verb`, `verbs` and `choices`."""
     templates: Annotated[tuple[Question, ...], Distinct()] = ()
     """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
@@ -45,12 +47,15 @@ class _FileMixConfig(ComponentConfig):
     instruction: str = "instruction"
     """Column of the instruction."""
     input: str = "input"
-    """Column of the text the instruction is about, added below it; empty: there is none."""
+    """Column of the text the instruction is about, added below it; rows may lack it. Empty: there is none."""
     output: str = "output"
     """Column of the answer."""
     conversation: str = ""
     """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its
     last answer is learned, what was said before is the prompt."""
+    max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of rows that cannot be read, or that the model's chat template refuses, past which `train-llm` stops instead
+    of leaving them out."""
 
 
 class ParquetMixConfig(_FileMixConfig):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 
 SCORES = ("score", "coherence", "completeness", "relevance", "consistency")
@@ -32,10 +33,12 @@ class Written:
     Attributes:
         data: DuckDB file of ingest.
         folder: Artifact of `gen-cot`.
+        words: Of the label.
     """
 
     data: Path
     folder: Path
+    words: Words = Words()
 
     @property
     def _files(self) -> dict[str, str]:

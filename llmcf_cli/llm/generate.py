@@ -30,6 +30,7 @@ from llmcf_cli.llm.writer import Writer
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt
 from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.scale import LOCAL, Executor, Pool
 from llmcf_cli.store.open import connect_read
 
@@ -107,7 +108,8 @@ class _Announcement:
 
 def generate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
-    seed: int, history: HistorySection, progress: Progress = SILENT, executor: Executor = LOCAL,
+    seed: int, history: HistorySection, words: Words = Words(), progress: Progress = SILENT,
+    executor: Executor = LOCAL,
 ) -> CoTReport:  # fmt: skip
     """Write the chain of thought of each chosen train sample to Parquet (`cot`), with its parts (`cot_part`).
 
@@ -124,6 +126,7 @@ def generate_cots(
         out: Folder to write the tables to.
         seed: The recipe's seed.
         history: What histories hold, as ingest built them.
+        words: Of the label.
         progress: Where to report.
         executor: Where engines generate. This process is the one worker that the cache knows: it leases the calls,
             hands them out in batches and commits what comes back.
@@ -137,12 +140,12 @@ def generate_cots(
     judge = registry().build("judge", section.judge)
     with connect_read(data) as reader, SharedTexts(cache) as store, executor.pool(writer) as pool:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
-        prompts = StepPrompts(prompt, reader, history)
+        prompts = StepPrompts(prompt, reader, history, words)
         asking = _asking(section, prompts, writer.engine, store, model_digest, seed, pool)
         announcement = _Announcement(partial(_demand, reader, ids, asking, prompt, history, seed), section, progress)
         selector = Selector(
-            asking.last, prompt.last.name, judge, partial(_about, prompt), floor=section.floor,
-            rounds=section.regenerate, out=out,
+            asking.last, prompt.last.name, judge, partial(_about, prompt, words), floor=section.floor,
+            rounds=section.regenerate, out=out, words=words,
         )  # fmt: skip
         with selector, progress.task("gen-cot", len(ids), "samples") as task:
             for start in range(0, len(ids), _BLOCK):
@@ -157,7 +160,7 @@ def generate_cots(
 
 def estimate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
-    history: HistorySection,
+    history: HistorySection, words: Words = Words(),
 ) -> Estimate:  # fmt: skip
     """What `generate_cots` with the same arguments would cost; generates nothing and leaves the cache as it is."""
     engine = Writer(section.engine, model).engine
@@ -165,18 +168,18 @@ def estimate_cots(
         file = cache if cache.is_file() else Path(nothing) / "generation.duckdb"
         with connect_read(data) as reader, SharedTexts(file) as store:
             ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
-            asking = _asking(section, StepPrompts(prompt, reader, history), engine, store, model_digest, seed)
+            asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
             return estimate(_demand(reader, ids, asking, prompt, history, seed), section.price)
 
 
 def retry_set_aside(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
-    history: HistorySection,
+    history: HistorySection, words: Words = Words(),
 ) -> None:  # fmt: skip
     """Give the calls that were set aside, with this model and these settings, all their tries again."""
     engine = Writer(section.engine, model).engine
     with connect_read(data) as reader, SharedTexts(cache) as store:
-        asking = _asking(section, StepPrompts(prompt, reader, history), engine, store, model_digest, seed)
+        asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
         for texts in asking.texts.values():
             texts.forget_failures()
 
@@ -204,10 +207,10 @@ def _demand(
     return [demand(Load(calls[name], parts[name], texts)) for name, texts in asking.texts.items()]
 
 
-def _about(prompt: Prompt, one: Asked, finish_reason: str) -> Judged:
+def _about(prompt: Prompt, words: Words, one: Asked, finish_reason: str) -> Judged:
     """What a text is judged against; the decision only where the prompt tells it."""
     told = one.row.label if "decision" in prompt.variables else None
-    return Judged(one.given, one.row.history, one.row.item, told, prompt.sections, finish_reason)
+    return Judged(one.given, one.row.history, one.row.item, told, prompt.sections, finish_reason, words)
 
 
 def _unusable(wanted: int, tally: Tally) -> LlmcfError:

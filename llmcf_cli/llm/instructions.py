@@ -3,42 +3,79 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.llm.chat import SYSTEM_JOINED, TemplateRefusal, chats_of
 from llmcf_cli.llm.config import JsonlMixConfig, ParquetMixConfig
 from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.mixture import MixContext, MixSample, measured
+from llmcf_cli.llm.records import Record, UnreadableError, list_of, read_records, text_of
+
+UNREADABLE, REFUSED = "unreadable", "refused by the chat template"
+"""Reasons of rows that count against `max_bad_rows`."""
 
 _BLOCK = 1024
+_EXAMPLES = 3
 _ROLES = {
     "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant",
-    "model": "assistant", "system": "system",
+    "model": "assistant", "bot": "assistant", "system": "system", "developer": "system",
 }  # fmt: skip
 _CONVERSATIONS = ("messages", "conversations", "conversation")
 _SPACE = re.compile(r"\W+")
 
 
+@dataclass(frozen=True)
+class _Pair:
+    """A row's chat and answer.
+
+    Attributes:
+        row: Its number in the file, from 0.
+        place: Where it stands.
+        prompt: Empty where the row has none.
+        completion: Empty where the row has none.
+        problem: Why the row cannot be used; empty where it can.
+    """
+
+    row: int
+    place: str
+    prompt: Messages = ()
+    completion: str = ""
+    problem: str = ""
+
+
 class FileSource:
-    """Instruction–answer pairs of a Parquet or JSON file: equal ones once, none that an evaluation set holds."""
+    """Instruction–answer pairs of a Parquet or JSON file: equal ones once, none that an evaluation set holds.
+
+    Attributes:
+        counts: Rows left out, and chats changed, by reason.
+        bad: A few rows that cannot be used, each with its place and reason.
+    """
 
     def __init__(self, config: ParquetMixConfig | JsonlMixConfig, context: MixContext) -> None:
         self._config, self._context = config, context
         self._path = context.locate(config.path)
-        self.counts = {"repeated": 0, "repeated but for case or spacing": 0, "empty": 0, "too long": 0,
-                       "in an evaluation set": 0}  # fmt: skip
+        self._chats = chats_of(context.tokenizer)
+        self.counts = {
+            UNREADABLE: 0, REFUSED: 0, "repeated": 0, "repeated but for case or spacing": 0, "empty": 0, "too long": 0,
+            "in an evaluation set": 0, SYSTEM_JOINED: 0,
+        }  # fmt: skip
+        self.bad: list[str] = []
+        self._first_bad: tuple[str, str] | None = None
         self._fitting: list[int] | None = None
 
     def capacity(self) -> int:
-        """Different, non-empty pairs that fit into the length and are in no evaluation set."""
+        """Different, non-empty pairs that fit into the length and are in no evaluation set.
+
+        Raises:
+            DataError: The file or a column is missing, or more rows than `max_bad_rows` cannot be used.
+        """
         return len(self._usable())
 
     def draw(self, count: int) -> Iterator[MixSample]:
@@ -46,123 +83,145 @@ class FileSource:
         usable = np.array(self._usable())
         order = np.random.default_rng(self._context.seed).permutation(len(usable))[:count]
         chosen = set(usable[order].tolist())
-        for row, prompt, completion in self._pairs():
-            if row in chosen:
-                yield measured(self._context.tokenizer, prompt, completion)
+        pairs = (pair for pair in self._pairs() if pair.row in chosen)
+        while block := list(islice(pairs, _BLOCK)):
+            self.counts[SYSTEM_JOINED] += sum(len(self._chats.as_read(p.prompt)) < len(p.prompt) for p in block)
+            yield from measured(self._context.tokenizer, [(p.prompt, p.completion) for p in block])
 
     def _usable(self) -> list[int]:
-        """Numbers of the usable rows, by one pass over the file."""
         if self._fitting is None:
-            self._fitting = []
-            for row, prompt, completion in self._pairs():
-                reason = self._against(prompt, completion)
-                if reason:
-                    self.counts[reason] += 1
-                else:
-                    self._fitting.append(row)
+            self._fitting, rows = [], 0
+            pairs = self._pairs()
+            while block := list(islice(pairs, _BLOCK)):
+                rows += len(block)
+                self._fitting += self._sift(block)
+            self._stop_at_bad_rows(rows)
         return self._fitting
 
-    def _against(self, prompt: Messages, completion: str) -> str:
-        """Why a pair is not usable; empty if it is."""
-        context = self._context
-        if not prompt or not completion:
+    def _sift(self, block: Sequence[_Pair]) -> list[int]:
+        """The rows of a block that can be used; the others are counted."""
+        context, left = self._context, []
+        for pair in block:
+            reason = self._against(pair)
+            if reason:
+                self.counts[reason] += 1
+            else:
+                left.append(pair)
+        samples = measured(context.tokenizer, [(pair.prompt, pair.completion) for pair in left])
+        fitting = []
+        for pair, sample in zip(left, samples, strict=True):
+            if sample.prompt_tokens + sample.completion_tokens > context.max_length:
+                self.counts["too long"] += 1
+            elif context.evaluation and context.evaluation.meet(_text(pair)):
+                self.counts["in an evaluation set"] += 1
+            else:
+                fitting.append(pair.row)
+        return fitting
+
+    def _against(self, pair: _Pair) -> str:
+        """Why a pair is not usable, whatever its length; empty if it may be."""
+        if pair.problem:
+            return self._is_bad(pair, UNREADABLE, pair.problem)
+        if not pair.prompt or not pair.completion:
             return "empty"
-        text = "\x1f".join([*(message["content"] for message in prompt), completion])
-        exact, loose = _key(text), _key(_SPACE.sub(" ", text.lower()))
-        if loose in context.seen:
-            return "repeated" if exact in context.seen else "repeated but for case or spacing"
-        context.seen.update((exact, loose))
-        sample = measured(context.tokenizer, prompt, completion)
-        if sample.prompt_tokens + sample.completion_tokens > context.max_length:
-            return "too long"
-        return "in an evaluation set" if context.evaluation and context.evaluation.meet(text) else ""
+        try:
+            self._chats.as_read(pair.prompt)
+        except TemplateRefusal as error:
+            return self._is_bad(pair, REFUSED, error.what)
+        exact, loose = _key(_text(pair)), _key(_SPACE.sub(" ", _text(pair).lower()))
+        seen = self._context.seen
+        if loose in seen:
+            return "repeated" if exact in seen else "repeated but for case or spacing"
+        seen.update((exact, loose))
+        return ""
 
-    def _pairs(self) -> Iterator[tuple[int, Messages, str]]:
-        """(row number, prompt, answer) of every row, in the file's order; empty where a row has none."""
-        config = self._config
-        pair = [name for name in (config.instruction, config.input, config.output) if name]
-        columns = [config.conversation] if config.conversation else pair
-        rows = _parquet_rows if config.type == "parquet" else _json_rows
-        for row, values in enumerate(rows(self._path, columns)):
-            if config.conversation:
-                yield row, *_last_answer(values[config.conversation], f"{self._path}: row {row + 1}")
+    def _is_bad(self, pair: _Pair, reason: str, why: str) -> str:
+        self._first_bad = self._first_bad or (pair.place, why)
+        if len(self.bad) < _EXAMPLES:
+            self.bad.append(f"{pair.place}: {why}")
+        return reason
+
+    def _stop_at_bad_rows(self, rows: int) -> None:
+        bad, most = self.counts[UNREADABLE] + self.counts[REFUSED], self._config.max_bad_rows
+        if self._first_bad and bad > most * rows:
+            place, why = self._first_bad
+            raise DataError(
+                f"{bad:,} of {rows:,} rows cannot be used; the first: {why}", where=place,
+                hint=f"mend the rows, or raise max_bad_rows ({most:g}) of this source of llm.mix to leave them out",
+            )  # fmt: skip
+
+    def _pairs(self) -> Iterator[_Pair]:
+        """Every row, in the file's order.
+
+        Raises:
+            DataError: No row has a column that the source names.
+        """
+        known: dict[str, None] = {}
+        first = ""
+        for row, record in enumerate(read_records(self._path, self._config.type)):
+            if record.problem:
+                yield _Pair(row, record.place, problem=record.problem)
                 continue
-            texts = {name: str(values[name] or "").strip() for name in columns}
-            about = texts.get(config.input, "")
-            question = "\n\n".join(filter(None, [texts[config.instruction], about]))
-            yield row, [{"role": "user", "content": question}] if question else [], texts[config.output]
+            first = first or record.place
+            known.update(dict.fromkeys(map(str, record.values)))
+            try:
+                yield _Pair(row, record.place, *self._read(record))
+            except UnreadableError as error:
+                yield _Pair(row, record.place, problem=str(error))
+        if known:
+            _check_columns(self._wanted(), list(known), first)
+
+    def _wanted(self) -> list[str]:
+        """The columns that some row must have; the default `input` is none of them."""
+        config = self._config
+        if config.conversation:
+            return [config.conversation]
+        asked = [config.input] if config.input not in ("", type(config).model_fields["input"].default) else []
+        return [config.instruction, *asked, config.output]
+
+    def _read(self, record: Record) -> tuple[Messages, str]:
+        config, values = self._config, record.values
+        if config.conversation:
+            return _last_answer(list_of(values.get(config.conversation)))
+        texts = []
+        for column in (config.instruction, config.input, config.output):
+            try:
+                texts.append(text_of(values.get(column)) if column else "")
+            except UnreadableError as error:
+                raise UnreadableError(f"{column}: {error}") from error
+        question = "\n\n".join(filter(None, texts[:2]))
+        return [{"role": "user", "content": question}] if texts[0] else [], texts[2]
 
 
-def _last_answer(conversation: Any, where: str) -> tuple[Messages, str]:
+def _last_answer(conversation: Sequence[Any]) -> tuple[Messages, str]:
     """A conversation up to its last answer, and that answer; empty where there is none."""
     messages = []
-    for turn in conversation or ():
+    for number, turn in enumerate(conversation, 1):
         if not isinstance(turn, dict):
-            raise DataError("a conversation is a list of {role, content} or {from, value}", where=where)
+            raise UnreadableError(f"turn {number} is no object with role and content, or from and value")
         speaker = turn.get("role", turn.get("from"))
-        role = _ROLES.get(str(speaker))
+        role = _ROLES.get(str(speaker).strip().lower())
         if role is None:
-            raise DataError(f"a turn is said by {speaker!r}", where=where, allowed=tuple(_ROLES))
-        messages.append({"role": role, "content": str(turn.get("content", turn.get("value")) or "").strip()})
+            raise UnreadableError(f"turn {number} is said by {speaker!r}, not by one of {', '.join(_ROLES)}")
+        try:
+            said = text_of(turn.get("content", turn.get("value")))
+        except UnreadableError as error:
+            raise UnreadableError(f"turn {number}: {error}") from error
+        if said or role != "system":  # a system turn that says nothing is none
+            messages.append({"role": role, "content": said})
     while messages and messages[-1]["role"] != "assistant":
         messages.pop()
-    return (messages[:-1], messages[-1]["content"]) if len(messages) > 1 else ([], "")
+    if len(messages) < 2 or not all(m["content"] for m in messages[:-1]):
+        return [], ""
+    return messages[:-1], messages[-1]["content"]
+
+
+def _text(pair: _Pair) -> str:
+    return "\x1f".join([*(message["content"] for message in pair.prompt), pair.completion])
 
 
 def _key(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    try:
-        file = pq.ParquetFile(path)
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path)) from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", where=str(path)) from error
-    with file:
-        _check_columns(columns, file.schema_arrow.names, str(path))
-        for batch in file.iter_batches(batch_size=_BLOCK, columns=list(columns)):
-            yield from batch.to_pylist()
-
-
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for where, values in _json_values(path):
-        if not isinstance(values, dict):
-            raise DataError("is no JSON object", where=where)
-        _check_columns(columns, list(values), where)
-        yield values
-
-
-def _json_values(path: Path) -> Iterator[tuple[str, Any]]:
-    """(place, value) of every line, or of every element of the one array that the file holds."""
-    try:
-        with path.open(encoding="utf-8") as handle:
-            if handle.read(1) == "[":
-                handle.seek(0)
-                yield from ((f"{path}: element {n}", value) for n, value in enumerate(_array(handle.read(), path), 1))
-                return
-            handle.seek(0)
-            for number, line in enumerate(handle, 1):
-                if not line.strip():
-                    continue
-                where = f"{path}:{number}"
-                try:
-                    yield where, json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"is no JSON: {error}", where=where) from error
-    except FileNotFoundError as error:
-        raise DataError("no such file", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not UTF-8: {error.reason}", where=str(path)) from error
-
-
-def _array(text: str, path: Path) -> list[Any]:
-    try:
-        found: list[Any] = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"is no JSON: {error}", where=str(path)) from error
-    return found
 
 
 def _check_columns(wanted: Sequence[str], found: Sequence[str], where: str) -> None:

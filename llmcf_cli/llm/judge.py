@@ -7,12 +7,13 @@ consistency; this judge measures each of the four with plain text statistics, so
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from llmcf_cli.llm.config import RubricJudgeConfig
 from llmcf_cli.recipe.prompt import PromptSection
+from llmcf_cli.recipe.words import Words
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -47,9 +48,10 @@ class Judged:
         prompt: The rendered prompt, all messages.
         history: Texts of the earlier items.
         item: Text of the target item.
-        decision: 1 liked, 0 did not like, None where the prompt does not tell.
+        decision: The label, 1 or 0; None where the prompt does not tell.
         sections: Considerations that the prompt asks for.
         finish_reason: `stop` or `length`.
+        words: Of the label.
     """
 
     prompt: str
@@ -58,6 +60,7 @@ class Judged:
     decision: int | None
     sections: Sequence[PromptSection]
     finish_reason: str
+    words: Words = Words()
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class RubricJudge:
             fluent * (1 - 0.5 * swings(text)) * (0.9 if truncated else 1.0),
             completeness(words, about.sections),
             relevance(words, about.history, about.item),
-            consistency(text, about.item, about.decision),
+            consistency(text, about.item, about.decision, about.words),
         )
         reason = self._reason(text, words, fluent, about.prompt)
         if truncated and not reason:
@@ -143,10 +146,10 @@ def relevance(words: Sequence[str], history: Sequence[str], item: str) -> float:
     return 0.5 * target + 0.5 * min(1.0, named / min(2, len(set(history))))
 
 
-def consistency(text: str, item: str, decision: int | None) -> float:
+def consistency(text: str, item: str, decision: int | None, words: Words = Words()) -> float:
     """Share of approving (or, for a rejected item, disapproving) words in the sentences about the target.
 
-    Words after a negation count for the other side. Sentences are about the target when they name it; where none
+    The label's own words (bought, buys) approve too. Words after a negation count for the other side. Sentences are about the target when they name it; where none
     does, the whole text counts. 0.5 without such words or without a known decision.
     """
     if decision is None:
@@ -154,7 +157,8 @@ def consistency(text: str, item: str, decision: int | None) -> float:
     name = set(_words(_head(item)))
     sentences = _sentences(text)
     about = [words for words in sentences if name and len(name & set(words)) >= (len(name) + 1) // 2] or sentences
-    approving, disapproving = map(sum, zip(*map(_leaning, about), strict=True)) if about else (0, 0)
+    leanings = [_leaning(sentence, words.approving) for sentence in about]
+    approving, disapproving = map(sum, zip(*leanings, strict=True)) if about else (0, 0)
     if not approving + disapproving:
         return 0.5
     share = approving / (approving + disapproving)
@@ -183,14 +187,15 @@ def _sentences(text: str) -> list[list[str]]:
     return [_words(sentence) for sentence in _SENTENCE.split(text)]
 
 
-def _leaning(words: Sequence[str]) -> tuple[int, int]:
+def _leaning(words: Sequence[str], label: Collection[str] = ()) -> tuple[int, int]:
     """Approving and disapproving words; one after a negation counts for the other side."""
     approving = disapproving = 0
     for index, word in enumerate(words):
-        if word not in _POSITIVE and word not in _NEGATIVE:
+        approves = word in _POSITIVE or word in label
+        if not approves and word not in _NEGATIVE:
             continue
         negated = not _NEGATION.isdisjoint(words[max(0, index - 3) : index])
-        if (word in _POSITIVE) != negated:
+        if approves != negated:
             approving += 1
         else:
             disapproving += 1

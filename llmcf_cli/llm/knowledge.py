@@ -30,6 +30,7 @@ from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt, check_knows
 from llmcf_cli.recipe.sections import KnowledgeSection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT
 
@@ -104,7 +105,7 @@ class _Subject:
 
 def write_knowledge(
     section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
-    item_prompt: Prompt, cache: Path, out: Path, seed: int, progress: Progress = SILENT,
+    item_prompt: Prompt, cache: Path, out: Path, seed: int, words: Words = Words(), progress: Progress = SILENT,
 ) -> KnowledgeReport:  # fmt: skip
     """Write what the model knows of the chosen users and items to Parquet (table `knowledge_text`).
 
@@ -120,6 +121,7 @@ def write_knowledge(
         cache: DuckDB file of generated texts, shared between runs.
         out: Parquet file to write.
         seed: The recipe's seed.
+        words: Of the label.
         progress: Where to report.
 
     Raises:
@@ -135,7 +137,7 @@ def write_knowledge(
         reader.execute("CREATE TEMP VIEW train_event AS SELECT * FROM sample WHERE split = 'train' AND label = 1")
         texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"))
         with pq.ParquetWriter(out, KNOWLEDGE_TEXT.schema, compression="zstd") as writer:
-            work = _Writing(writer, texts, engine, progress)
+            work = _Writing(writer, texts, engine, words, progress)
             work.write("user", user_prompt, *_users(reader, section))
             work.write("item", item_prompt, *_items(reader, section))
     if not any(work.kept.values()):
@@ -188,8 +190,11 @@ def _blocks(rows: Sequence[int]) -> Iterator[list[int]]:
 class _Writing:
     """Texts of one kind of entity after the other, and the counts of the report."""
 
-    def __init__(self, writer: pq.ParquetWriter, texts: TextCache, engine: Engine, progress: Progress) -> None:
+    def __init__(
+        self, writer: pq.ParquetWriter, texts: TextCache, engine: Engine, words: Words, progress: Progress
+    ) -> None:
         self._writer, self._texts, self._engine, self._progress = writer, texts, engine, progress
+        self._words = words
         self.kept = {"user": 0, "item": 0}
         self.empty = self.shortened = 0
         self.examples: list[dict[str, Any]] = []
@@ -211,7 +216,7 @@ class _Writing:
 
     def _asks(self, entity: str, prompt: Prompt, subjects: Sequence[_Subject]) -> list[Any]:
         def render(index: int, history: list[str]) -> list[dict[str, str]]:
-            return prompt.last.render({"history": history, entity: subjects[index].text})
+            return prompt.last.render({"history": history, entity: subjects[index].text, **self._words.variables})
 
         hint = f"shorten dataset.text.{entity} or raise knowledge.engine.max_prompt_tokens"
         fault = Fault(lambda index: f"{entity} {subjects[index].row}", "knowledge", hint)

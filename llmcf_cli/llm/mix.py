@@ -21,6 +21,7 @@ from llmcf_cli.llm.decontaminate import EvaluationRuns
 from llmcf_cli.llm.mixture import MixContext, MixSample, MixSource
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import LLMSection, MixPart
+from llmcf_cli.recipe.words import Words
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
 SCHEMA = pa.schema([
@@ -48,6 +49,7 @@ class MixPartReport:
         longest: Tokens of the longest sample.
         counts: Samples left out or shortened, by reason.
         examples: A few samples.
+        bad: A few rows of a file that cannot be used, each with its place and reason.
     """
 
     source: str
@@ -60,6 +62,7 @@ class MixPartReport:
     longest: int
     counts: dict[str, int]
     examples: list[dict[str, str]]
+    bad: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class MixReport:
 
 def build_mix(
     section: LLMSection, *, data: Path, locate: Callable[[str], Path], tokenizer: Any, seed: int, out: Path,
-    context: int | None = None, progress: Progress = SILENT,
+    words: Words = Words(), context: int | None = None, progress: Progress = SILENT,
 ) -> MixReport:  # fmt: skip
     """Write the tuning mix as Parquet (columns of `SCHEMA`).
 
@@ -92,6 +95,7 @@ def build_mix(
         tokenizer: Of the model to be tuned.
         seed: The recipe's seed.
         out: Parquet file to write.
+        words: Of the label.
         context: Most tokens that the model is made for; None: as many as `llm.tune.max_length`.
         progress: Where to report.
 
@@ -105,7 +109,9 @@ def build_mix(
         progress.say(
             f"no sample has more than {longest:,} tokens, the model's context (llm.tune.max_length: {wanted:,})"
         )
-    sources = _sources(section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate)))
+    sources = _sources(
+        section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate), words=words)
+    )
     capacities = [
         min(source.capacity(), part.max_count or source.capacity())
         for part, source in zip(section.mix, sources, strict=True)
@@ -202,7 +208,7 @@ def _write(
         advance(len(block))
     return MixPartReport(
         part.source.type, source.capacity(), samples, part.share, 0.0, tokens, answer_tokens, longest,
-        dict(source.counts), examples,
+        dict(source.counts), examples, list(getattr(source, "bad", ())),
     )  # fmt: skip
 
 

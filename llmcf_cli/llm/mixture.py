@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.chat import encode_pair
+from llmcf_cli.llm.chat import chats_of
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.decontaminate import EvaluationRuns
 from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.question import questions
 from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 
 _BLOCK = 1024  # samples rendered at a time
@@ -31,6 +32,7 @@ class MixContext:
         seed: Of this part's own random stream.
         evaluation: Texts that no general instruction may share a run of words with; None: there are none.
         seen: Digests of the pairs met so far, shared by the sources of a mix.
+        words: Of the label.
     """
 
     data: Path
@@ -40,6 +42,7 @@ class MixContext:
     seed: int
     evaluation: EvaluationRuns | None = None
     seen: set[bytes] = field(default_factory=set)
+    words: Words = Words()
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,14 @@ class MixSource(Protocol):
         """Up to `count` different samples, the same ones for the same seed."""
 
 
-def measured(tokenizer: Any, prompt: Messages, completion: str) -> MixSample:
-    """A sample with its tokens counted, the chat template's marks among the prompt's."""
-    ids, prompt_tokens = encode_pair(tokenizer, prompt, [{"role": "assistant", "content": completion}])
-    return MixSample(prompt, completion, prompt_tokens, len(ids) - prompt_tokens)
+def measured(tokenizer: Any, pairs: Sequence[tuple[Messages, str]]) -> list[MixSample]:
+    """Chats and their answers as samples with their tokens counted, the chat template's marks before an answer among
+    the prompt's."""
+    found = chats_of(tokenizer).pairs(pairs)
+    return [
+        MixSample(prompt, completion, before, len(ids) - before)
+        for (prompt, completion), (ids, before) in zip(pairs, found, strict=True)
+    ]
 
 
 class RecommendationSource:
@@ -76,7 +83,7 @@ class RecommendationSource:
 
     def __init__(self, config: RecommendationMixConfig, context: MixContext) -> None:
         self._config, self._context = config, context
-        self.counts = {"history shortened": 0, "too long without history": 0}
+        self.counts = {"history shortened": 0, "too long without history": 0, "item without text": 0}
 
     def capacity(self) -> int:
         """Train rows, or twice the rarer label's where labels are balanced."""
@@ -100,20 +107,19 @@ class RecommendationSource:
         config, longest, tokenizer = self._config, self._context.max_length, self._context.tokenizer
         answers = [config.positive if row.label else config.negative for row in rows]
 
-        def ask(index: int, text: str) -> MixSample:
-            return measured(tokenizer, [{"role": "user", "content": text}], answers[index])
+        def asked(indices: Sequence[int], texts: Sequence[str]) -> list[MixSample]:
+            chats = [[{"role": "user", "content": text}] for text in texts]
+            return measured(tokenizer, list(zip(chats, [answers[i] for i in indices], strict=True)))
 
         def count(indices: list[int], texts: list[str]) -> list[int]:
-            found = [ask(i, text) for i, text in zip(indices, texts, strict=True)]
-            return [sample.prompt_tokens + sample.completion_tokens for sample in found]
+            return [sample.prompt_tokens + sample.completion_tokens for sample in asked(indices, texts)]
 
-        asked = questions(config, rows, longest, count, wording=self._wording)
-        for index, question in enumerate(asked):
-            if question.tokens > longest:
-                self.counts["too long without history"] += 1
-                continue
-            self.counts["history shortened"] += question.shortened
-            yield ask(index, question.text)
+        found = questions(config, rows, longest, count, self._context.words, wording=self._wording)
+        fitting = [(index, question) for index, question in enumerate(found) if question.tokens <= longest]
+        self.counts["too long without history"] += len(found) - len(fitting)
+        self.counts["history shortened"] += sum(question.shortened for _, question in fitting)
+        self.counts["item without text"] += sum(not rows[index].item.strip() for index, _ in fitting)
+        yield from asked([index for index, _ in fitting], [question.text for _, question in fitting])
 
     def _wording(self, row: SampleTexts) -> str:
         """The row's template: one of all, drawn by seed and sample."""

@@ -13,6 +13,7 @@ from llmcf_cli.llm.texts import Ask
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
 from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 
 
@@ -57,8 +58,9 @@ class Preview:
 
 
 def preview_prompts(
-    section: CoTSection, *, data: Path, model: Path, prompt: Prompt, seed: int, history: HistorySection, count: int
-) -> Preview:
+    section: CoTSection, *, data: Path, model: Path, prompt: Prompt, seed: int, history: HistorySection, count: int,
+    words: Words = Words(),
+) -> Preview:  # fmt: skip
     """The prompts of `count` of the chosen samples, spread evenly over time.
 
     Args:
@@ -69,6 +71,7 @@ def preview_prompts(
         seed: The recipe's seed.
         history: What histories hold, as ingest built them.
         count: Samples.
+        words: Of the label.
 
     Raises:
         LlmcfError: More samples are asked for than the train split has.
@@ -82,7 +85,7 @@ def preview_prompts(
         shown = (
             [int((place + 0.5) * len(ids) / count) for place in range(count)] if count < len(ids) else range(len(ids))
         )
-        prompts = StepPrompts(prompt, reader, history)
+        prompts = StepPrompts(prompt, reader, history, words)
         rows = prompts.situate(sample_texts(reader, ids[list(shown)]))
         calls = plan_calls(prompt, reader, ids, history=history, samples=engine.samples)
         found, marks = [], {}

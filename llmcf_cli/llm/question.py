@@ -9,6 +9,7 @@ from llmcf_cli.llm.chat import fit_histories
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.rows import SampleTexts
 from llmcf_cli.recipe.template import render_template
+from llmcf_cli.recipe.words import Words
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def questions(
     rows: Sequence[SampleTexts],
     longest: int,
     count: Callable[[list[int], list[str]], list[int]],
+    words: Words,
     wording: Callable[[SampleTexts], str] | None = None,
 ) -> list[Question]:
     """The question of each row, without its oldest history where it would be too long.
@@ -40,11 +42,12 @@ def questions(
         rows: Samples.
         longest: Most tokens.
         count: (indices of rows, their questions) → tokens of each, growing with the question.
+        words: Of the label.
         wording: The template of a row; None: the configuration's first, whatever the row.
     """
 
     def render(index: int, history: Sequence[str]) -> str:
-        values = {"history": history, "item": rows[index].item, "user": rows[index].user}
+        values = {"history": history, "item": rows[index].item, "user": rows[index].user, **words.variables}
         template = config.template if wording is None else wording(rows[index])
         return render_template(template, values).strip()
 

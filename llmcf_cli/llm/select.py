@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.judge import Judged, Verdict
 from llmcf_cli.llm.steps import Asked, Part
 from llmcf_cli.llm.texts import Candidate, TextCache
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED, COT_PART
 
 BELOW_FLOOR = "below floor"
@@ -85,6 +85,7 @@ class Selector:
         floor: Least score of a good text.
         rounds: Further rounds for a sample without a good one; none where an engine draws nothing.
         out: Folder to write the tables to.
+        words: Of the label, for examples.
 
     Attributes:
         tally: Counts so far.
@@ -92,11 +93,11 @@ class Selector:
 
     def __init__(
         self, texts: TextCache, step: str, judge: Any, about: Callable[[Asked, str], Judged], *, floor: float,
-        rounds: int, out: Path,
+        rounds: int, out: Path, words: Words = Words(),
     ) -> None:  # fmt: skip
         self._texts, self._step, self._judge, self._about, self._floor = texts, step, judge, about, floor
         self._rounds = rounds if texts.draws else 0
-        self._out = out
+        self._out, self._words = out, words
         self._stack = ExitStack()
         self.tally = Tally()
 
@@ -186,7 +187,7 @@ class Selector:
         tally.sums.update(_scores(verdict))
         if len(tally.examples) < _EXAMPLES:
             tally.examples.append({
-                "sample_id": row.sample_id, "item": row.item, "decision": DECISIONS[row.label],
+                "sample_id": row.sample_id, "item": row.item, "decision": self._words.decision(row.label),
                 "text": one.joined(best.candidate.text), "score": verdict.score,
             })  # fmt: skip
 

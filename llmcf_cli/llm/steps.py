@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.llm.blocks import Basis, Block, Blocks
-from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.rows import SampleTexts
 from llmcf_cli.llm.texts import TRIES, Answers, Ask, Batch, TextCache, fitted
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
 from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.scale import Pool
 
 TOO_LONG = "prompt too long"
@@ -95,10 +95,13 @@ class StepPrompts:
         prompt: The steps.
         connection: To the DuckDB file of ingest.
         history: What histories hold, as ingest built them.
+        words: Of the label.
     """
 
-    def __init__(self, prompt: Prompt, connection: Any, history: HistorySection) -> None:
-        self.prompt = prompt
+    def __init__(
+        self, prompt: Prompt, connection: Any, history: HistorySection, words: Words = Words()
+    ) -> None:
+        self.prompt, self._words = prompt, words
         by_block = any(step.per == "user_block" for step in prompt.steps)
         self._blocks = Blocks(connection, history, prompt.block) if by_block else None
 
@@ -151,7 +154,8 @@ class StepPrompts:
         row, steps = about.row, {s.name: s for s in self.prompt.steps}
         values: dict[str, Any] = {
             "history": history, "recent": history[len(history) - min(len(history), _since(about)) :],
-            "item": row.item, "user": row.user, "decision": DECISIONS[row.label],
+            "item": row.item, "user": row.user, "decision": self._words.decision(row.label),
+            **self._words.variables,
             **{name: texts.get(about.subject(steps[name]), "") for name, texts in written.items()},
         }  # fmt: skip
         return {name: value for name, value in values.items() if name in self.prompt.readable(step)}

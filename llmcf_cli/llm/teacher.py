@@ -18,6 +18,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.rows import choose_train
 from llmcf_cli.recipe.sections import TeacherSection
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, write_parquet
 from llmcf_cli.store.tables import TEACHER_SCORE
 
@@ -55,7 +56,7 @@ class TeacherReport:
 
 def ask_teacher(
     section: TeacherSection, question: RecommendationMixConfig, *, data: Path, model: Path, model_digest: str,
-    cache: Path, out: Path, seed: int, progress: Progress = SILENT,
+    cache: Path, out: Path, seed: int, words: Words = Words(), progress: Progress = SILENT,
 ) -> TeacherReport:  # fmt: skip
     """Write the teacher's score of each chosen train sample to Parquet (table `teacher_score`), by sample id.
 
@@ -68,6 +69,7 @@ def ask_teacher(
         cache: DuckDB file of answers, shared between runs; one writer at a time.
         out: Parquet file to write.
         seed: The recipe's seed.
+        words: Of the label.
         progress: Where to report.
 
     Raises:
@@ -79,7 +81,7 @@ def ask_teacher(
     with connect_read(data) as reader:
         ids = choose_train(reader, section.sample, derive_seed(seed, "teacher", "sample"), "teacher.sample")
     asking = Asking(
-        question, section.max_prompt_tokens, section.precision, batch_tokens=section.batch_tokens,
+        question, words, section.max_prompt_tokens, section.precision, batch_tokens=section.batch_tokens,
         max_batch=section.max_batch,
     )  # fmt: skip
     with progress.task("teacher", len(ids), "samples") as task:

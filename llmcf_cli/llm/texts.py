@@ -19,6 +19,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.batches import unfinished
 from llmcf_cli.llm.chat import fit_histories
 from llmcf_cli.llm.engines.base import Completion, Engine, Failure
+from llmcf_cli.llm.spoken import spoken
 from llmcf_cli.llm.workers import Call, CallState, SharedTexts
 from llmcf_cli.scale import LocalPool, Pool
 
@@ -49,12 +50,14 @@ class Ask:
         prompt_hash: Its digest.
         tokens: Its length.
         shortened: Whether the oldest of its history was left out.
+        changed: What the engine changed in it, in words.
     """
 
     messages: list[dict[str, str]]
     prompt_hash: str
     tokens: int
     shortened: bool
+    changed: tuple[str, ...] = ()
 
     @property
     def readable(self) -> str:
@@ -94,13 +97,15 @@ def fitted(engine: Engine, histories: Sequence[Sequence[str]], render: Render) -
     """
 
     def measure(indices: list[int], kept: list[list[str]]) -> list[int]:
-        return engine.count_tokens([render(i, history) for i, history in zip(indices, kept, strict=True)])
+        return engine.count_tokens(
+            [engine.as_sent(render(i, history))[0] for i, history in zip(indices, kept, strict=True)]
+        )
 
     fitting, tokens = fit_histories(histories, engine.max_prompt_tokens(), measure)
     asks = []
     for index, (history, count) in enumerate(zip(fitting, tokens, strict=True)):
-        messages = render(index, history)
-        asks.append(Ask(messages, digest_json(messages), count, len(history) < len(histories[index])))
+        messages, changed = engine.as_sent(render(index, history))
+        asks.append(Ask(messages, digest_json(messages), count, len(history) < len(histories[index]), changed))
     return asks
 
 
@@ -285,8 +290,9 @@ class TextCache:
             values = [self._model, self._decode, rounds * self.samples, hashes]
             rows = connection.execute(_TEXTS, values).fetchall()
         found: dict[str, list[Candidate]] = {}
-        for prompt_hash, *rest in rows:
-            found.setdefault(prompt_hash, []).append(Candidate(*rest))
+        for prompt_hash, index, text, *rest in rows:
+            said, _ = spoken(text)  # earlier versions kept think blocks
+            found.setdefault(prompt_hash, []).append(Candidate(index, said, *rest))
         return found
 
     def set_aside(self, asks: Sequence[Ask]) -> dict[str, CallState]:

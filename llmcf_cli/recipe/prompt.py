@@ -20,6 +20,7 @@ from llmcf_cli.core.types import Config, Distinct
 from llmcf_cli.recipe.problems import in_order, own_errors, worded
 from llmcf_cli.recipe.template import render_template, suggestion, template_problems, used_variables
 from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
+from llmcf_cli.recipe.words import WORDS
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 Scope = Literal["interaction", "item", "user_block"]
@@ -29,14 +30,15 @@ VARIABLES: dict[str, str] = {
     "recent": "the part of `history` that no step per user_block has read yet; a list likewise",
     "item": "text of the target item",
     "user": "text of the user, empty where the data set has none",
-    "decision": "what the user did with the item: `liked` or `did not like`",
+    "decision": "what the user did with the item, in the label's words: `liked` or `did not like`",
 }
 SCOPES: dict[Scope, tuple[str, ...]] = {
     "user_block": ("history", "user"),
     "item": ("item",),
     "interaction": tuple(VARIABLES),
 }
-"""What a step may know beside the steps before it. Texts that several interactions share never know a decision."""
+"""What a step may know beside `WORDS` and the steps before it. Texts that several interactions share never know a
+decision."""
 
 ONLY_STEP = "answer"
 """Name of the step of a file that has `messages` instead of `steps`."""
@@ -139,7 +141,7 @@ class Prompt(Config):
         """Every variable that a step may use: what its scope knows, and the earlier steps it can read."""
         known = [name for name in SCOPES[step.per] if not self._withheld(name)]
         earlier = self.steps[: [s.name for s in self.steps].index(step.name)]
-        return (*known, *(other.name for other in earlier if _shares_scope(step, other)))
+        return (*known, *WORDS, *(other.name for other in earlier if _shares_scope(step, other)))
 
     def _withheld(self, name: str) -> bool:
         if name == "decision":
@@ -206,7 +208,7 @@ class _File:
         seen: set[str] = set()
         for index, step in enumerate(prompt.steps):
             where = self._where("steps", index, "name")
-            if step.name in (*VARIABLES, _WHOLE):
+            if step.name in (*VARIABLES, *WORDS, _WHOLE):
                 what = "the whole chain of thought" if step.name == _WHOLE else "a variable"
                 yield LlmcfError(f'"{step.name}" names {what}, so no step can be called so', where=where)
             if step.name in seen:

@@ -18,7 +18,7 @@ from llmcf_cli.recipe.sections import AbilitySection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.teacher import question_of
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.train_llm import TrainLLM, recipe_words
 from llmcf_cli.store.open import read_parquet, write_parquet
 from llmcf_cli.store.tables import ABILITY, ABILITY_ANSWER, ABILITY_ITEM
 
@@ -94,7 +94,7 @@ class Ability(Stage):
         reader = Reader(folder, section.precision)
         found = recommendation_answers(
             section, _question(job.recipe), reader, data=job.database, model_digest=digest, cache=job.context.answers,
-            seed=job.recipe.seed, progress=job.progress,
+            seed=job.recipe.seed, words=recipe_words(job.recipe), progress=job.progress,
         )  # fmt: skip
         write_parquet(
             pa.table({

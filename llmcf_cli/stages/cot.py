@@ -10,6 +10,7 @@ from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.train_llm import recipe_words
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.cots import Written
@@ -39,7 +40,7 @@ def preview(context: Context, count: int, progress: Progress) -> Preview:
     model = hf_folder(context.locate.path(recipe.llm.model), context.models, progress)
     return preview_prompts(
         recipe.cot, data=steps[-1].node.folder / "data.duckdb", model=model, prompt=prompt, seed=recipe.seed,
-        history=recipe.dataset.history, count=count,
+        history=recipe.dataset.history, count=count, words=recipe_words(recipe),
     )  # fmt: skip
 
 
@@ -59,4 +60,5 @@ def written(context: Context) -> Written:
         )  # fmt: skip
     for node in (step.node, step.node.needs[Ingest.name]):
         node.check()
-    return Written(step.node.needs[Ingest.name].folder / "data.duckdb", step.node.folder)
+    data = step.node.needs[Ingest.name].folder / "data.duckdb"
+    return Written(data, step.node.folder, recipe_words(context.recipe))

@@ -14,7 +14,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Context, Job, Node, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.run import plan
-from llmcf_cli.stages.train_llm import with_local_files, writing_model, writing_stages
+from llmcf_cli.stages.train_llm import recipe_words, with_local_files, writing_model, writing_stages
 from llmcf_cli.store.assets import ASSET_PREFIX
 
 if TYPE_CHECKING:
@@ -103,4 +103,5 @@ def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, 
         "section": section, "data": inputs["ingest"] / "data.duckdb", "model": model, "model_digest": digest,
         "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
         "seed": context.recipe.seed, "history": context.recipe.dataset.history,
+        "words": recipe_words(context.recipe),
     }  # fmt: skip

@@ -12,6 +12,7 @@ import pyarrow as pa
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import KnowledgeSection
+from llmcf_cli.recipe.words import words_of
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.train_llm import with_local_files, writing_model, writing_stages
@@ -44,7 +45,8 @@ class Knowledge(Stage):
         report = write_knowledge(
             section, data=job.database, model=model, model_digest=digest,
             user_prompt=load_prompt(locate(section.user_prompt)), item_prompt=load_prompt(locate(section.item_prompt)),
-            cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed, progress=job.progress,
+            cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed,
+            words=words_of(job.recipe.dataset.label), progress=job.progress,
         )  # fmt: skip
         dim = _encode(job, read_parquet(job.out / TEXTS))
         return {**asdict(report), "dim": dim, "reach": _reach(job.database, job.out / TEXTS)}

@@ -11,7 +11,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import TeacherSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.train_llm import TrainLLM, recipe_words
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.config import RecommendationMixConfig
@@ -36,7 +36,7 @@ class Teacher(Stage):
         report = ask_teacher(
             _section(job.recipe), question_of(job.recipe), data=job.database, model=job.inputs["train-llm"] / "model",
             model_digest=job.keys["train-llm"], cache=job.context.answers, out=job.out / "teacher_score.parquet",
-            seed=job.recipe.seed, progress=job.progress,
+            seed=job.recipe.seed, words=recipe_words(job.recipe), progress=job.progress,
         )  # fmt: skip
         return asdict(report)
 

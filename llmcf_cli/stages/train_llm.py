@@ -10,9 +10,15 @@ from typing import Any
 from llmcf_cli.core.types import ComponentConfig, FileRef, is_marked
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.words import Words, words_of
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.store.assets import Locator
+
+
+def recipe_words(recipe: Recipe) -> Words:
+    """What a recipe's prompts say that users did, and call what histories hold."""
+    return words_of(recipe.dataset.label, recipe.dataset.history.events)
 
 
 class TrainLLM(Stage):
@@ -37,7 +43,7 @@ class TrainLLM(Stage):
         tokenizer = load_tokenizer(base)
         mix = build_mix(
             section, data=job.database, locate=job.context.locate.path, tokenizer=tokenizer,
-            seed=job.recipe.seed, out=mix_file, context=context_length(base, tokenizer), progress=job.progress,
+            seed=job.recipe.seed, out=mix_file, words=recipe_words(job.recipe), context=context_length(base, tokenizer), progress=job.progress,
         )  # fmt: skip
         tune = registry().get("tuner", section.tune.type).load()
         tuned = tune(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from llmcf_cli.llm.spoken import spoken, storable
+
 Messages = Sequence[Mapping[str, str]]
 """A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""
 
@@ -44,6 +46,25 @@ class Failure:
     retryable: bool
 
 
+def answer(
+    text: str, finish_reason: str, *, prompt_tokens: int, new_tokens: int, seconds: float
+) -> Completion | Failure:
+    """What a model wrote as an answer, or a failure where it only thought: think blocks are not kept.
+
+    Args:
+        text: What it wrote.
+        finish_reason: `stop` or `length`.
+        prompt_tokens: Tokens of the prompt.
+        new_tokens: Tokens generated, those of the think block included.
+        seconds: This answer's share of its batch's time.
+    """
+    said, why = spoken(storable(text))
+    if why:
+        hint = "raise max_new_tokens, or have the model not think" if finish_reason == "length" else "ask anew"
+        return Failure(f"{why}: {hint}", retryable=False)
+    return Completion(said, finish_reason, prompt_tokens, new_tokens, seconds)
+
+
 class Adjustable:
     """An engine that is its settings: with others, it is a copy that shares all else."""
 
@@ -57,6 +78,10 @@ class Adjustable:
         view.config = self.config.model_copy(update={"max_new_tokens": max_new_tokens, "samples": samples})
         view.samples = samples
         return view
+
+    def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+        """See `Engine.as_sent`; nothing is changed."""
+        return [dict(message) for message in chat], ()
 
 
 class Engine(Protocol):
@@ -81,6 +106,13 @@ class Engine(Protocol):
 
     def max_prompt_tokens(self) -> int:
         """Most tokens a prompt may have."""
+
+    def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+        """A chat as the model is to get it, and what was changed in it, in words; nothing else is changed later.
+
+        Raises:
+            ModelError: The model cannot be asked in such turns.
+        """
 
     def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
         """Tokens of each rendered prompt."""

@@ -9,9 +9,11 @@ from typing import Any, Self
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import key_view
+from llmcf_cli.llm.chat import SYSTEM_JOINED, chats_of
 from llmcf_cli.llm.config import LocalEngineConfig
-from llmcf_cli.llm.engines.base import Adjustable, Messages
+from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages, answer
 from llmcf_cli.llm.models import check_folder, context_length, load_tokenizer, resolved_precision
+from llmcf_cli.llm.spoken import is_think_mark
 
 _NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt
 
@@ -64,12 +66,28 @@ class LocalEngine(Adjustable, ABC):
         """Tokens of each rendered prompt."""
         return [len(ids) for ids in self._encode(chats)]
 
+    def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+        """See `Engine.as_sent`."""
+        read = chats_of(self._tokenizer).as_read(chat)
+        return read, () if len(read) == len(chat) else (SYSTEM_JOINED,)
+
     def _encode(self, chats: Sequence[Messages]) -> list[list[int]]:
-        rendered = self._tokenizer.apply_chat_template(
-            [list(chat) for chat in chats], tokenize=False, add_generation_prompt=True
-        )
-        ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return ids
+        return chats_of(self._tokenizer).prompts(chats)
+
+    def _answer(
+        self, ids: Sequence[int], finish_reason: str, *, prompt_tokens: int, new_tokens: int, seconds: float
+    ) -> Completion | Failure:
+        """Generated tokens, without the one that ends them, as an answer."""
+        marks = {i: t.content for i, t in self._tokenizer.added_tokens_decoder.items() if is_think_mark(t.content)}
+        parts, start = [], 0
+        for place in [n for n, token in enumerate(ids) if token in marks]:  # special ones would be skipped
+            parts += [self._text(ids[start:place]), marks[ids[place]]]
+            start = place + 1
+        text = "".join([*parts, self._text(ids[start:])])
+        return answer(text, finish_reason, prompt_tokens=prompt_tokens, new_tokens=new_tokens, seconds=seconds)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     @abstractmethod
     def _weights(self) -> Any:

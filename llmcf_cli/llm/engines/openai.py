@@ -2,18 +2,20 @@
 
 The `openai` package does the requests and their retries (408, 409, 429, 5xx, no connection, too slow; after the
 server's `Retry-After` or an exponential wait with jitter). What is here: many requests at a time, a limit per minute
-that counts retries too, and telling what ends the run (wrong key, model or address) from what one row failed of.
+that counts retries too, telling what ends the run (wrong key, model or address) from what one row failed of, and reading
+whatever a server sends: an odd answer is one `Failure`.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,21 @@ from openai import DefaultHttpxClient, OpenAI
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.types import key_view
+from llmcf_cli.llm.chat import SYSTEM_JOINED, chats_of
 from llmcf_cli.llm.config import OpenAIEngineConfig
-from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages
+from llmcf_cli.llm.control import COMMON, broken_up
+from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages, answer
 from llmcf_cli.llm.models import load_tokenizer
+from llmcf_cli.llm.spoken import storable
 
 _CHARACTERS_PER_TOKEN = 3  # cautious for English, where a token is about four; so prompts rather end up too short
 _TOKENS_PER_MESSAGE = 8  # role and separators
 _NOT_DECODING = ("samples", "max_prompt_tokens", "tokenizer")
 _SEEDS = 2**31  # servers take a signed 32-bit seed at least
 _SHOWN = 200  # characters of a server's answer in a message
+_THOUGHT = ("reasoning_content", "reasoning")
+_TEXT_PARTS = ("text", "output_text")
+BROKEN_UP = "control tokens in texts broken up by a blank"
 
 Answer = Completion | Failure
 
@@ -66,17 +74,26 @@ class OpenAIEngine(Adjustable):
         """The setting; what the server's context allows is not known here."""
         return self.config.max_prompt_tokens
 
+    def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+        """See `Engine.as_sent`: a server reads control tokens wherever they stand, so what looks like one is broken up."""
+        read = [dict(m) for m in chat] if self._tokenizer is None else chats_of(self._tokenizer).as_read(chat)
+        sent = [{**m, "content": self._plain(storable(m["content"]))} for m in read]
+        broken = any(after["content"] != before["content"] for after, before in zip(sent, read, strict=True))
+        joined = len(read) < len(chat)
+        return sent, (*([SYSTEM_JOINED] if joined else []), *([BROKEN_UP] if broken else []))
+
+    def _plain(self, text: str) -> str:
+        text = broken_up(text, COMMON)
+        return text if self._tokenizer is None else chats_of(self._tokenizer).control.broken_up(text)
+
     def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
         """Tokens of each prompt by the local tokenizer, or an estimate: a third of the characters and 8 per message."""
         if self._tokenizer is None:
             return [
-                sum(_TOKENS_PER_MESSAGE + ceil(len(m["content"]) / _CHARACTERS_PER_TOKEN) for m in chat)
+                sum(_TOKENS_PER_MESSAGE + math.ceil(len(m["content"]) / _CHARACTERS_PER_TOKEN) for m in chat)
                 for chat in chats
             ]
-        rendered = self._tokenizer.apply_chat_template(
-            [list(chat) for chat in chats], tokenize=False, add_generation_prompt=True
-        )
-        return [len(ids) for ids in self._tokenizer(rendered, add_special_tokens=False)["input_ids"]]
+        return [len(ids) for ids in chats_of(self._tokenizer).prompts(chats)]
 
     def batches(self, lengths: Sequence[int]) -> list[list[int]]:
         """Indices in their order, `max_batch` at a time: lengths do not matter here."""
@@ -113,39 +130,59 @@ class OpenAIEngine(Adjustable):
         if count > 1:
             options["n"] = count
         try:
-            reply = self._client.chat.completions.create(
+            reply = self._client.chat.completions.with_raw_response.create(
                 model=config.model, messages=[dict(m) for m in chat], temperature=config.temperature,
                 extra_body=config.extra or None, **options,
             )  # fmt: skip
-        except (openai.OpenAIError, ValueError) as error:  # ValueError: the body is no JSON
+        except openai.OpenAIError as error:
             return [self._failure(error, fatal)] * count
-        return self._read(reply, self.count_tokens([chat])[0], count)
+        try:
+            body = json.loads(reply.content)
+        except (ValueError, RecursionError):
+            return [Failure(f"the server sent no chat completion: {self._shown(reply.text)}", retryable=True)] * count
+        return self._read(body, self.count_tokens([chat])[0], count)
 
-    def _read(self, reply: Any, estimate: int, count: int) -> list[Answer]:
-        choices = getattr(reply, "choices", None)
+    def _read(self, body: Any, estimate: int, count: int) -> list[Answer]:
+        """The answers in a server's reply, of whatever form it is."""
+        choices = body.get("choices") if isinstance(body, dict) else None
         if not isinstance(choices, list):
-            return [Failure(f"the server sent no chat completion: {self._shown(reply)}", retryable=True)] * count
-        usage = getattr(reply, "usage", None)
-        used = getattr(usage, "prompt_tokens", None) or estimate
-        written = getattr(usage, "completion_tokens", None)
-        answers: list[Answer] = []
-        for choice in choices[:count]:
-            text = (getattr(choice.message, "content", None) or "").strip() if choice.message else ""
-            if choice.finish_reason == "content_filter":
-                answers.append(Failure("the server's content filter held the answer back", retryable=False))
-            elif not text:
-                answers.append(Failure("the server sent an empty answer", retryable=True))
-            else:
-                tokens = written // len(choices) if written else ceil(len(text) / _CHARACTERS_PER_TOKEN)
-                reason = "length" if choice.finish_reason == "length" else "stop"
-                answers.append(Completion(text, reason, used, tokens, 0.0))
+            wrong = body.get("error") if isinstance(body, dict) else None
+            what = "an error in place of an answer" if wrong else "no chat completion"
+            said = _words(wrong) if wrong else json.dumps(body)
+            return [Failure(f"the server sent {what}: {self._shown(said)}", retryable=True)] * count
+        usage = body.get("usage")
+        used = _count(usage, "prompt_tokens") or estimate
+        written = _count(usage, "completion_tokens")
+        answers = [self._choice(choice, used, written // len(choices)) for choice in choices[:count]]
         missing = Failure(f"the server sent {len(choices)} of {count} answers", retryable=True)
         return answers + [missing] * (count - len(answers))
+
+    def _choice(self, choice: Any, used: int, written: int) -> Answer:
+        """One answer; `written` is 0 where the server does not count its tokens."""
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            return Failure(f"the server sent a choice without a message: {self._shown(json.dumps(choice))}", True)
+        finish = choice.get("finish_reason")
+        if finish == "content_filter":
+            return Failure("the server's content filter held the answer back", retryable=False)
+        if isinstance(refusal := message.get("refusal"), str) and refusal.strip():
+            return Failure(f"the model refused: {self._shown(refusal)}", retryable=False)
+        text = _text(message.get("content"))
+        if not text.strip():
+            thought = next((t for t in map(message.get, _THOUGHT) if isinstance(t, str) and t.strip()), "")
+            if thought:
+                hint = "raise max_new_tokens, or have the model not think (engine.extra)"
+                return Failure(f"the server sent only what the model thought, no answer: {hint}", retryable=False)
+            return Failure("the server sent an empty answer", retryable=True)
+        return answer(
+            text, "length" if finish == "length" else "stop", prompt_tokens=used,
+            new_tokens=written or math.ceil(len(text) / _CHARACTERS_PER_TOKEN), seconds=0.0,
+        )  # fmt: skip
 
     def _failure(self, error: Exception, fatal: list[LlmcfError]) -> Failure:
         """What a row failed of; what no other row can do better is noted in `fatal`."""
         config, status = self.config, getattr(error, "status_code", None)
-        said = self._shown(_words(error))
+        said = self._shown(_said(error))
         stop = None
         if status in (401, 403):
             state = "is refused" if self._key else "is not set"
@@ -178,7 +215,7 @@ class OpenAIEngine(Adjustable):
 
     def _shown(self, found: Any) -> str:
         """The beginning of what came back, on one line, without the key."""
-        text = " ".join(str(found).split())
+        text = " ".join(storable(str(found)).split())
         if self._key:
             text = text.replace(self._key, "***")
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
@@ -205,13 +242,41 @@ class Pace:
         time.sleep(max(0.0, turn - time.monotonic()))
 
 
-def _words(error: Exception) -> str:
+def _text(content: Any) -> str:
+    """What a message says: its text, or that of its parts; what it thought is left out."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [
+        part if isinstance(part, str) else part.get("text")
+        for part in parts
+        if isinstance(part, str) or (isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS)
+    ]
+    return "\n\n".join(text for text in texts if isinstance(text, str))
+
+
+def _count(usage: Any, name: str) -> int:
+    """A number of tokens as a server counts them; 0 where it does not."""
+    try:
+        found = float(usage[name])
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError):
+        return 0
+    return int(found) if math.isfinite(found) and found > 0 else 0
+
+
+def _said(error: Exception) -> str:
     """What a server said of a failure: its message in OpenAI's form, or the body as it came."""
     body = getattr(error, "body", None)
-    if isinstance(body, dict) and isinstance(body.get("message"), str):
-        return body["message"]
+    if isinstance(body, dict) and body.get("message"):
+        return _words(body)
     response = getattr(error, "response", None)
     return (response.text if response is not None else "") or str(error)
+
+
+def _words(wrong: Any) -> str:
+    """The message of an error in OpenAI's form, or all of it."""
+    said = wrong.get("message") if isinstance(wrong, Mapping) else wrong
+    return said if isinstance(said, str) else json.dumps(wrong)
 
 
 def _requests(chats: Sequence[Messages], most: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.batches import by_length, in_halves
 from llmcf_cli.llm.config import TransformersEngineConfig
-from llmcf_cli.llm.engines.base import Completion, Messages
+from llmcf_cli.llm.engines.base import Completion, Failure, Messages
 from llmcf_cli.llm.engines.decode import Pick, decode, suits
 from llmcf_cli.llm.engines.local import LocalEngine
 from llmcf_cli.llm.models import load_to_ask
@@ -39,7 +39,7 @@ class TransformersEngine(LocalEngine):
         config = self.config
         return by_length(lengths, answer=config.max_new_tokens, most_tokens=config.batch_tokens, most=config.max_batch)
 
-    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion]:
+    def generate(self, chats: Sequence[Messages], seeds: Sequence[int]) -> list[Completion | Failure]:
         """One answer per chat. A batch too large for the GPU's memory is halved until it fits.
 
         Args:
@@ -55,7 +55,7 @@ class TransformersEngine(LocalEngine):
         )  # fmt: skip
         return [completion for part in parts for completion in part]
 
-    def _generate(self, asked: Sequence[tuple[Messages, int]]) -> list[Completion]:
+    def _generate(self, asked: Sequence[tuple[Messages, int]]) -> list[Completion | Failure]:
         model = self._weights()
         start = time.perf_counter()
         prompts = self._encode([chat for chat, _ in asked])
@@ -63,12 +63,16 @@ class TransformersEngine(LocalEngine):
         write = decode if suits(model) else self._library_generate
         answers = write(model, prompts, most=self.config.max_new_tokens, ends=ends, picks=self._picks(asked))
         seconds = (time.perf_counter() - start) / len(asked)
-        completions = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            ended = bool(answer) and answer[-1] in ends
-            text = self._tokenizer.decode(answer[:-1] if ended else answer, skip_special_tokens=True).strip()
-            completions.append(Completion(text, "stop" if ended else "length", len(prompt), len(answer), seconds))
-        return completions
+        found = []
+        for prompt, ids in zip(prompts, answers, strict=True):
+            ended = bool(ids) and ids[-1] in ends
+            found.append(
+                self._answer(
+                    ids[:-1] if ended else ids, "stop" if ended else "length", prompt_tokens=len(prompt),
+                    new_tokens=len(ids), seconds=seconds,
+                )
+            )  # fmt: skip
+        return found
 
     @torch.inference_mode()
     def _library_generate(

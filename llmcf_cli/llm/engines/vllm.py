@@ -40,9 +40,14 @@ class VllmEngine(LocalEngine):
         seconds = (time.perf_counter() - start) / max(len(chats), 1)
         found: list[Completion | Failure] = []
         for ids, output in zip(prompts, outputs, strict=True):
-            answer = output.outputs[0]
-            reason = "length" if answer.finish_reason == "length" else "stop"
-            found.append(Completion(answer.text.strip(), reason, len(ids), len(answer.token_ids), seconds))
+            made = output.outputs[0]
+            reason = "length" if made.finish_reason == "length" else "stop"
+            found.append(
+                self._answer(
+                    list(made.token_ids), reason, prompt_tokens=len(ids), new_tokens=len(made.token_ids),
+                    seconds=seconds,
+                )
+            )  # fmt: skip
         return found
 
     def _sampling(self, seed: int) -> SamplingParams:
