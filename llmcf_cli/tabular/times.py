@@ -138,7 +138,7 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
         if is_number(kind) and form.unit is None:  # digits that the pattern takes apart
             staged = f"(SELECT * REPLACE ({as_id(value, kind)} AS t_text) FROM {staged})"
         staged = _written(staged, form)
-    return _in_zone(staged, clock, zones)
+    return _in_zone(staged, form, zones)
 
 
 _NO_TIME, _NO_TEXT, _NO_NUMBER = "CAST(NULL AS TIMESTAMP)", "CAST(NULL AS VARCHAR)", "CAST(NULL AS HUGEINT)"
