@@ -14,12 +14,13 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data import measure
 from llmcf_cli.data.alarms import find_alarms, stop_at_limits
-from llmcf_cli.data.checks import assign_rows, clean_entity, clean_interactions, k_core, sample_users
+from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, sample_users
+from llmcf_cli.data.entities import clean_entity, require_multi
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.negatives_audit import drawn_audit
-from llmcf_cli.data.raw import Entity, Locate, RawTables, columns_of, first_sentence, name, scalar, text
+from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, columns_of, first_sentence, name, scalar, text
 from llmcf_cli.data.repeats import drop_repeats
-from llmcf_cli.data.report import IngestReport, StepLog
+from llmcf_cli.data.report import Clock, IngestReport, StepLog
 from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.plugin import registry
@@ -78,7 +79,7 @@ def ingest(
 class _Found:
     """What the steps noted on the way."""
 
-    raw: RawTables
+    raw: RawData
     log: StepLog
     repeats: int
     tied_events: int
@@ -93,8 +94,10 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.advance()
     task.note("check")
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
+    require_multi(con, raw)
     for entity in _ENTITIES:
-        clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, log=log)
+        conflicts = {"item": section.conflicts.items, "user": section.conflicts.users}[entity]
+        clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=log)
     repeats = drop_repeats(con, section.repeats, log)
     sample_users(con, section.max_users, derive_seed(seed, "users"), log)
     k_core(con, section.k_core.user, section.k_core.item, log)
@@ -107,7 +110,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.note("split")
     interactions = scalar(con, "SELECT count(*) FROM interaction")
     tied = place_events(con, derive_seed(seed, "split", "ties"))
-    found = registry().build("split", section.split).assign(con, raw.clock)
+    found = registry().build("split", section.split).assign(con, raw.meaning.clock)
     log.add(f"split {section.split.type}", interactions, 0, found)
     task.advance()
     task.note("label")
@@ -127,6 +130,7 @@ def _scratch(folder: Path) -> Iterator[Any]:
 
     con = connect_write(folder / "scratch.duckdb")
     try:
+        con.execute("SET TimeZone = 'UTC'")
         con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         con.execute(f"SET temp_directory = {text(str(folder / 'spill'))}")
         yield con
@@ -152,7 +156,7 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
     ).fetchone()
     report = IngestReport(
         steps=tuple(found.log.steps),
-        clock=found.raw.clock,
+        clock=found.raw.meaning.clock,
         users=scalar(con, "SELECT count(*) FROM user_number"),
         items=scalar(con, "SELECT count(*) FROM item_number"),
         interactions=scalar(con, "SELECT count(*) FROM interaction"),
@@ -163,10 +167,12 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
         history_median=float(median),
         history_empty=empty,
         texts=tuple(measure.text_counts(con)),
-        joins=tuple(measure.joins(con, [entity for entity in _ENTITIES if entity in found.raw.origin])),
+        joins=tuple(measure.joins(con, [entity for entity in _ENTITIES if TABLES[entity] in found.raw.tables])),
         rules=measure.rules(con),
         slices=measure.cold_slices(con),
         negatives=drawn_audit(con, section, derive_seed(seed, "audit")),
+        times=found.log.times,
+        notes=tuple(found.log.notes),
     )
     return replace(report, alarms=tuple(find_alarms(report, section)))
 
@@ -179,7 +185,7 @@ def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) 
     _write_entity(con, "user")
     _write_entity(con, "item")
     con.execute(
-        "INSERT INTO result.interaction SELECT user_row, item_row, rating, time FROM interaction "
+        f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)} FROM interaction "
         "ORDER BY user_row, item_row, time"
     )
     columns = ", ".join(SAMPLE.schema.names)
@@ -195,6 +201,11 @@ def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) 
     con.executemany("INSERT INTO result.meta VALUES (?, ?)", [(key, str(value)) for key, value in meta.items()])
     con.execute("CHECKPOINT result")
     con.execute("DETACH result")
+
+
+def _seconds(clock: Clock) -> str:
+    """SQL of an event's time as `interaction` stores it: microseconds become seconds, exactly; positions stay."""
+    return "time::DECIMAL(18,0) * 0.000001::DECIMAL(7,6)" if clock == "global" else "time::DECIMAL(18,6)"
 
 
 def _write_entity(con: Any, entity: Entity) -> None:

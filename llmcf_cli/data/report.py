@@ -6,23 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.times import Reading
 
 Clock = Literal["global", "per_user"]
 SPLITS = ("train", "validation", "test")
-MAX_BAD_SAMPLES = 5
-
-
-@dataclass(frozen=True)
-class BadRows:
-    """Rows that were dropped as unreadable.
-
-    Attributes:
-        count: How many.
-        samples: Up to `MAX_BAD_SAMPLES` of them, as found, with what is wrong.
-    """
-
-    count: int = 0
-    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +21,7 @@ class IngestStep:
         kept: Rows after the step.
         dropped: Rows the step removed.
         reason: Why rows were removed, or what else the step found.
-        samples: Up to `MAX_BAD_SAMPLES` of the removed rows, where they help.
+        samples: A few of the removed rows, where they help.
     """
 
     name: str
@@ -143,6 +130,19 @@ class NegativesAudit:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What reading a table did, or assumed, that a user may not expect.
+
+    Attributes:
+        table: `interactions`, `items` or `users`.
+        message: What it is, with its count.
+    """
+
+    table: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Alarm:
     """Something measured that makes results doubtful.
 
@@ -177,6 +177,8 @@ class IngestReport:
         slices: Sizes of the test split's slices.
         negatives: Audit of drawn negatives; None where none are drawn.
         alarms: What the user should know before going on.
+        times: How times were read; None where there are positions only.
+        notes: What else reading did.
     """
 
     steps: tuple[IngestStep, ...]
@@ -196,13 +198,17 @@ class IngestReport:
     slices: tuple[SliceCount, ...]
     negatives: NegativesAudit | None
     alarms: tuple[Alarm, ...] = ()
+    times: Reading | None = None
+    notes: tuple[Note, ...] = ()
 
 
 class StepLog:
-    """The steps so far. A step that leaves nothing stops the ingest."""
+    """The steps so far, and what reading noted. A step that leaves nothing stops the ingest."""
 
     def __init__(self) -> None:
         self.steps: list[IngestStep] = []
+        self.notes: list[Note] = []
+        self.times: Reading | None = None
 
     def add(self, name: str, kept: int, dropped: int, reason: str, samples: tuple[str, ...] = ()) -> None:
         """Record a step.

@@ -36,6 +36,7 @@ Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
 Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 
 Repeats = Literal["first", "keep"]
+Conflicts = Literal["stop", "first", "last"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -86,6 +87,15 @@ class LimitsSection(Config):
     """Least samples of each label in each split."""
 
 
+class ConflictsSection(Config):
+    """Which row stays where several rows of one id differ: `stop` (none: ingest stops), `first` or `last` of the file."""
+
+    items: Conflicts = "stop"
+    """Of the item table."""
+    users: Conflicts = "stop"
+    """Of the user table."""
+
+
 class DatasetSection(Config):
     """The data set and how samples are made from it (`ingest`)."""
 
@@ -108,6 +118,8 @@ class DatasetSection(Config):
     """Texts of items and users."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of unparsable rows past which ingest stops instead of dropping them."""
+    conflicts: ConflictsSection = ConflictsSection()
+    """Rows of items and users that differ under one id."""
     limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
     """Counts past which a run stops."""
 

@@ -86,6 +86,10 @@ def first_line(path: Path, dialect: Dialect) -> Header:
     raise DataError("is empty", where=str(path))
 
 
+def _blank_lines(path: Path, dialect: Dialect) -> int:
+    return first_line(path, dialect).line - 1
+
+
 def _header(line: str, rest: io.TextIOWrapper, number: int, dialect: Dialect) -> Header:
     if len(dialect.delimiter) > 1 or not dialect.quote:
         return Header(tuple(cell.strip(WHITE) for cell in line.rstrip("\r\n").split(dialect.delimiter)), number, 1)
@@ -114,45 +118,55 @@ def read_csv(
         DataError: The file cannot be read at all, or its first line is no list of columns.
     """
     header = first_line(path, dialect)
-    columns, notes = _columns(path, dialect, header, names)
-    notes += tuple(f"{header.line - 1:,} blank lines before the first one are skipped" for _ in range(header.line > 1))
-    skip = header.line - 1 + (0 if names else header.lines)
+    _check_names(path, dialect, header, names)
+    below = 0 if names else header.lines
+    return read_body(con, path, into, dialect, names or header.cells, header.line - 1 + below, rows)
+
+
+def read_body(
+    con: Any, path: Path, into: str, dialect: Dialect, cells: Sequence[str], skip: int, rows: int | None = None
+) -> Table:
+    """Read a text file below its first lines; see `read_csv`.
+
+    Args:
+        con, path, into, dialect, rows: As there.
+        cells: The columns' names, in order; empty: a column without a name.
+        skip: Leading lines that are no data.
+    """
+    columns, notes = distinct_names(cells)
+    blank = _blank_lines(path, dialect)
+    notes += tuple(f"{blank:,} blank lines before the first one are skipped" for _ in range(blank > 0))
     with scratch_folder(con) as folder:
         source = path
         if dialect.encoding != "utf-8":
             source = folder / "text.csv"
             _to_utf8(path, source, dialect, _BEGINNING if rows is not None else None)
         bad, mended = _load(con, source, path, into, dialect, columns, skip, rows, folder)
-    notes += mended + _drop_blank(con, into, columns, names or header.cells)
     undecoded = scalar(con, f"SELECT count(*) FROM {name(into + '_reject')} WHERE error_type = 'INVALID ENCODING'")
     remedy = encoding_hint(path, dialect.encoding, dialect.encoding_setting) if undecoded else ""
-    return Table(name(into), str(path), bad, remedy, notes)
+    return Table(name(into), str(path), bad, remedy, notes + mended + _drop_blank(con, into, columns, cells))
 
 
-def _columns(
-    path: Path, dialect: Dialect, header: Header, names: Sequence[str] | None
-) -> tuple[list[str], tuple[str, ...]]:
-    """The names of a file's columns, and notes about those that are not as they stand there."""
+def _check_names(path: Path, dialect: Dialect, header: Header, names: Sequence[str] | None) -> None:
     found, where = header.cells, f"{path}:{header.line}"
     other = next((mark for mark in DELIMITERS if len(found) == 1 and mark in found[0]), dialect.delimiter)
     if other != dialect.delimiter and len(names or ()) != 1:
-        setting = f"{dialect.settings}.delimiter" if dialect.settings else "the delimiter"
+        setting = f"set {dialect.settings}.delimiter: {json.dumps(other)} in the recipe"
         raise DataError(
             f"has one column by the delimiter {dialect.delimiter!r}: {found[0]!r}", where=where,
-            hint=f"set {setting}: {json.dumps(other)} in the recipe",
+            hint=setting if dialect.settings else f"separate columns by {dialect.delimiter!r}",
         )  # fmt: skip
     if names is not None and len(names) != len(found):
         raise DataError(
             f"has {len(found)} columns, but {len(names)} are named", where=where,
             hint=f"correct {dialect.settings}.names or the delimiter",
         )  # fmt: skip
-    twice = sorted({column for column in names or found if column and (names or found).count(column) > 1})
-    if twice:
+    given = tuple(names or found)
+    twice = next((column for column in given if column and given.count(column) > 1), None)
+    if twice is not None:
         raise DataError(
-            f"names the column {twice[0]!r} twice", where=where, allowed=tuple(names or found),
-            hint="give it another name in that line",
-        )  # fmt: skip
-    return distinct_names(names or found)
+            f"names the column {twice!r} twice", where=where, allowed=given, hint="give each column its own name"
+        )
 
 
 def _load(

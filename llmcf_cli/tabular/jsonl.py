@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,8 @@ def exact_json(line: str) -> Any:
 
 
 def read_json(
-    con: Any, path: Path, into: str, rows: int | None = None, parse: Parse = exact_json
-) -> Table:  # fmt: skip
+    con: Any, path: Path, into: str, rows: int | None = None, parse: Parse = exact_json, only: Sequence[str] = ()
+) -> Table:
     """Read JSON lines, or an array of objects, into the table `into`.
 
     A column is VARCHAR, or VARCHAR[] if a value in it is a list; lists within lists are joined by ` > `, objects are kept
@@ -87,12 +87,13 @@ def read_json(
         into: The table to make.
         rows: Read this many rows and no more; None: all.
         parse: How a line is read.
+        only: Keys to keep, each a column even if no object has it; none: all.
 
     Raises:
         DataError: The file cannot be read at all, or has no record.
     """
-    table = RecordTable(con, into)
-    bad, samples = 0, []
+    table = RecordTable(con, into, only)
+    bad, samples = 0, list[str]()
     found = _records(path, parse)
     taken = 0
     while batch := list(islice(found, _BATCH if rows is None else min(_BATCH, rows - taken))):
@@ -107,8 +108,10 @@ def read_json(
                 samples.append(f"{path.name}:{line}: {problem}: {str(value)[:_SHOWN]!r}")
         table.add(kept)
     whole = rows is None or taken < rows
-    if not table.columns:
-        raise DataError("has no JSON objects", where=str(path), allowed=[EXAMPLE], hint="one object a line")
+    if not table.count:
+        detail = "".join(f"\n  {sample}" for sample in samples)
+        raise DataError(f"has no JSON objects{detail}", where=str(path), allowed=[EXAMPLE], hint="one object a line")
+    table.finish()
     return Table(
         name(into), str(path), BadRows(bad, tuple(samples)), notes=table.notes, objects=table.objects, whole=whole
     )

@@ -23,22 +23,33 @@ class RecordTable:
         columns: Key → column.
         notes: About keys that are called otherwise as columns.
         objects: Columns that hold objects → the first record's number.
+        count: Records so far.
+
+    Args:
+        con: DuckDB connection.
+        into: Name of the table.
+        only: Keys to keep; none: all.
     """
 
-    def __init__(self, con: Any, into: str) -> None:
-        self._con, self._into = con, into
+    def __init__(self, con: Any, into: str, only: Sequence[str] = ()) -> None:
+        self._con, self._into, self._only, self.count = con, into, only, 0
         self.columns: dict[str, str] = {}
         self._lists: set[str] = set()
         self.notes: tuple[str, ...] = ()
         self.objects: dict[str, int] = {}
+        for key in only:
+            self._new_column(key)
 
     def add(self, records: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Append (number, record) pairs."""
         if not records:
             return
-        for key in dict.fromkeys(key for _, record in records for key in record):
+        self.count += len(records)
+        for key in () if self._only else dict.fromkeys(key for _, record in records for key in record):
             if key not in self.columns:
                 self._new_column(key)
+        if not self.columns:  # objects without a key
+            self._new_column("")
         arrays = {}
         for key, column in self.columns.items():
             values = [_plain(record.get(key)) for _, record in records]
@@ -57,10 +68,15 @@ class RecordTable:
         self._con.execute(f"INSERT INTO {name(self._into)} ({chosen}) SELECT {chosen} FROM record_batch")
         self._con.unregister("record_batch")
 
+    def finish(self) -> None:
+        """Make the table if there was no record to make it of."""
+        if not self.columns:
+            self._new_column("")
+
     def _new_column(self, key: str) -> None:
         found, _ = distinct_names([*self.columns.values(), key.strip(WHITE)])
         column = found[-1]
-        if column != key:
+        if key and column != key:
             self.notes += (f"the key {key!r} is called {column!r}",)
         if self.columns:
             self._con.execute(f"ALTER TABLE {name(self._into)} ADD COLUMN {name(column)} VARCHAR")
@@ -83,8 +99,7 @@ def read_records(con: Any, records: Sequence[Mapping[str, Any]], into: str, orig
     table.add(
         [(number, {str(key): value for key, value in record.items()}) for number, record in enumerate(records, 1)]
     )
-    if not table.columns:
-        con.execute(f"CREATE OR REPLACE TABLE {name(into)} (column_1 VARCHAR)")
+    table.finish()
     return Table(name(into), origin, notes=table.notes, objects=table.objects)
 
 

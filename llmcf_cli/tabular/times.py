@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -72,24 +73,46 @@ class TimeFormat:
 
 @dataclass(frozen=True)
 class Reading:
-    """How a column's times were read: how many were what. See `count_reading`.
+    """How a column of times was read: how many of them were what.
 
     Attributes:
-        numbers: Read as numbers.
-        local: Without a zone of their own.
-        zoned: With one.
+        unit: Of those that are numbers; None where there are none.
+        zone: Of those that name none.
+        numbers: Read as numbers of that unit.
+        local: Read in that zone.
+        zoned: With a zone of their own.
         cut: With digits below the microsecond, which were cut off.
-        ambiguous: Local times that the clocks showed twice, read as the first.
-        first, last: The least and the greatest; None where there is none.
+        twice: Times that the clocks of their zone showed twice, read as the first.
+        first, last: The least and the greatest, in UTC; None where there is none.
     """
 
+    unit: str | None
+    zone: str
     numbers: int
     local: int
     zoned: int
     cut: int
-    ambiguous: int
-    first: int | None
-    last: int | None
+    twice: int
+    first: str | None
+    last: str | None
+
+
+def count_reading(con: Any, relation: str, form: TimeFormat) -> Reading:
+    """The counts of a relation that has the columns of `with_times`."""
+    counts = ", ".join(f"count(*) FILTER (time_kind = '{kind}')" for kind in ("number", "local", "zoned"))
+    numbers, local, zoned, cut, twice, first, last = con.execute(
+        f"SELECT {counts}, count(*) FILTER (time_cut), count(*) FILTER (time_twice), min(time), max(time) "
+        f"FROM {relation} WHERE time IS NOT NULL"
+    ).fetchone()
+    unit, zone = form.unit if numbers else None, form.zone or "UTC"
+    return Reading(unit, zone, numbers, local, zoned, cut, twice, *(shown_time(t) for t in (first, last)))
+
+
+def shown_time(microseconds: int | None) -> str | None:
+    """A time in ISO 8601, UTC, with as many digits of the second as it needs."""
+    if microseconds is None:
+        return None
+    return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(" ")
 
 
 def as_position(sql: str, kind: str) -> str:
@@ -278,3 +301,24 @@ def _in_zone(relation: str, form: TimeFormat, zones: Sequence[str]) -> str:
         time_problem=problem,
     )  # fmt: skip
     return found
+
+
+def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:
+    """What to do about dates like 12/01/2009, of which only a format says what is the day.
+
+    Args:
+        con: DuckDB connection.
+        relation: Relation with such dates.
+        column: The column of them, VARCHAR.
+        setting: The setting that names the format.
+    """
+    part = "try_cast(regexp_extract({}, '^(\\d\\d?)[/.-](\\d\\d?)[/.-]', {}) AS INTEGER)"
+    first, second = part.format(column, 1), part.format(column, 2)
+    day, month = con.execute(
+        f"SELECT min({column}) FILTER ({first} > 12), min({column}) FILTER ({second} > 12) FROM {relation}"
+    ).fetchone()
+    if day is not None and month is None:
+        return f"set {setting}: day_first, as {day!r} shows"
+    if month is not None and day is None:
+        return f"set {setting}: month_first, as {month!r} shows"
+    return f"set {setting}: day_first (31/12/2009) or month_first (12/31/2009); no value decides which"
