@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
+from llmcf_cli.tabular.times import shown_time
 
 if TYPE_CHECKING:
     from llmcf_cli.match.explain import Explanation, Row
@@ -75,7 +75,7 @@ def _render(found: Explanation) -> None:
 
 
 def _about(row: Row, clock: str) -> str:
-    when = str(datetime.fromtimestamp(row.time, UTC)).removesuffix("+00:00") if clock == "global" else f"no. {row.time}"
+    when = shown_time(row.time) if clock == "global" else f"no. {row.time}"
     return (
         f"{row.sample_id} ({row.split}): user {row.user_id}, item {row.item_id} “{row.item}”, "
         f"label {LABELS[row.label]}, {when}"

@@ -6,23 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.times import Reading
 
 Clock = Literal["global", "per_user"]
 SPLITS = ("train", "validation", "test")
-MAX_BAD_SAMPLES = 5
-
-
-@dataclass(frozen=True)
-class BadRows:
-    """Rows that were dropped as unreadable.
-
-    Attributes:
-        count: How many.
-        samples: Up to `MAX_BAD_SAMPLES` of them, as found, with what is wrong.
-    """
-
-    count: int = 0
-    samples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -34,7 +21,7 @@ class IngestStep:
         kept: Rows after the step.
         dropped: Rows the step removed.
         reason: Why rows were removed, or what else the step found.
-        samples: Up to `MAX_BAD_SAMPLES` of the removed rows, where they help.
+        samples: A few of the removed rows, where they help.
     """
 
     name: str
@@ -42,6 +29,37 @@ class IngestStep:
     dropped: int
     reason: str
     samples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FeatureCount:
+    """A feature of the users or items that have interactions.
+
+    Attributes:
+        entity: `user` or `item`.
+        name: Column.
+        kind: `categorical`, `multi` or `numeric`.
+        distinct: Different values.
+        missing: Share of users or items without a value, in [0, 1].
+        most_frequent: The value that most have, least of equals; empty: there is none.
+        most_frequent_share: Share of users or items that have it.
+        cut: Values beyond `max_values`, which are not read.
+        not_numbers: Values of a numeric feature that are none; they count as missing.
+        examples: Up to `MAX_BAD_SAMPLES` of these.
+        warnings: What may be wrong with it.
+    """
+
+    entity: str
+    name: str
+    kind: str
+    distinct: int
+    missing: float
+    most_frequent: str
+    most_frequent_share: float
+    cut: int
+    not_numbers: int
+    examples: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -143,6 +161,19 @@ class NegativesAudit:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What reading a table did, or assumed, that a user may not expect.
+
+    Attributes:
+        table: `interactions`, `items` or `users`.
+        message: What it is, with its count.
+    """
+
+    table: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Alarm:
     """Something measured that makes results doubtful.
 
@@ -177,6 +208,9 @@ class IngestReport:
         slices: Sizes of the test split's slices.
         negatives: Audit of drawn negatives; None where none are drawn.
         alarms: What the user should know before going on.
+        times: How times were read; None where there are positions only.
+        notes: What else reading did.
+        features: What models read beside the ids.
     """
 
     steps: tuple[IngestStep, ...]
@@ -196,13 +230,18 @@ class IngestReport:
     slices: tuple[SliceCount, ...]
     negatives: NegativesAudit | None
     alarms: tuple[Alarm, ...] = ()
+    times: Reading | None = None
+    notes: tuple[Note, ...] = ()
+    features: tuple[FeatureCount, ...] = ()
 
 
 class StepLog:
-    """The steps so far. A step that leaves nothing stops the ingest."""
+    """The steps so far, and what reading noted. A step that leaves nothing stops the ingest."""
 
     def __init__(self) -> None:
         self.steps: list[IngestStep] = []
+        self.notes: list[Note] = []
+        self.times: Reading | None = None
 
     def add(self, name: str, kept: int, dropped: int, reason: str, samples: tuple[str, ...] = ()) -> None:
         """Record a step.

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.store.tables import SAMPLE_TIME
 
 _EVENTS = {
     "positive": "SELECT user_row, item_row, time FROM sample WHERE label = 1",
-    "all": "SELECT user_row, item_row, time FROM interaction",
+    "all": f"SELECT user_row, item_row, {SAMPLE_TIME} AS time FROM interaction",
 }
 # In the order in which ingest builds histories.
 _PLACES = """

@@ -98,9 +98,7 @@ class StepPrompts:
         words: Of the label.
     """
 
-    def __init__(
-        self, prompt: Prompt, connection: Any, history: HistorySection, words: Words = Words()
-    ) -> None:
+    def __init__(self, prompt: Prompt, connection: Any, history: HistorySection, words: Words = Words()) -> None:
         self.prompt, self._words = prompt, words
         by_block = any(step.per == "user_block" for step in prompt.steps)
         self._blocks = Blocks(connection, history, prompt.block) if by_block else None

@@ -42,7 +42,7 @@ class Row:
         item_id: The item's id.
         item: The item's text.
         label: 0 or 1.
-        time: Epoch seconds, or the position within the user.
+        time: Microseconds since 1970 in UTC, or the position within the user.
         split: Its split.
         history: Texts of the items before it, oldest first.
     """

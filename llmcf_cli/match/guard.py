@@ -30,7 +30,7 @@ class Keys:
         sample_id_N: int64; -1 for a live request, which is no stored sample.
         user_row_N: int32; 0 is an unknown user.
         item_row_N: int32; 0 is an unknown item.
-        time_N: int64; epoch seconds, or the position within the user for data without a clock.
+        time_N: int64; microseconds since 1970 in UTC, or the position within the user for data without a clock.
 
     Raises:
         ValueError: The arrays differ in length.

@@ -13,7 +13,11 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "Parquet tables, columns mapped in the recipe"),
         ("csv", "data.sources.config:CsvConfig", "data.sources.tables:TableSource",
          "CSV or TSV tables, columns mapped in the recipe"),
-        ("amazon2014", "data.sources.config:Amazon2014Config", "data.sources.amazon:Amazon2014Source",
+        ("jsonl", "data.sources.config:JsonlConfig", "data.sources.tables:TableSource",
+         "tables of JSON objects, one a line, columns mapped in the recipe"),
+        ("amazon", "data.sources.config:AmazonConfig", "data.sources.amazon:AmazonSource",
+         "Amazon reviews 2014, 2018 or 2023: JSON lines of reviews and metadata"),
+        ("amazon2014", "data.sources.config:Amazon2014Config", "data.sources.amazon:AmazonSource",
          "Amazon reviews 2014: gzipped JSON lines of reviews and metadata"),
     ),
     "label": (

@@ -19,6 +19,7 @@ from llmcf_cli.core.types import (
     rule,
 )  # fmt: skip
 from llmcf_cli.recipe.component import ComponentOf
+from llmcf_cli.recipe.features import DeriveSection, FeaturesSection, FilterSection
 from llmcf_cli.recipe.template import Template
 
 Source = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("source")]
@@ -36,6 +37,7 @@ Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
 Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 
 Repeats = Literal["first", "keep"]
+Conflicts = Literal["stop", "first", "last"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -86,6 +88,15 @@ class LimitsSection(Config):
     """Least samples of each label in each split."""
 
 
+class ConflictsSection(Config):
+    """Which row stays where several rows of one id differ: `stop` (none: ingest stops), `first` or `last` of the file."""
+
+    items: Conflicts = "stop"
+    """Of the item table."""
+    users: Conflicts = "stop"
+    """Of the user table."""
+
+
 class DatasetSection(Config):
     """The data set and how samples are made from it (`ingest`)."""
 
@@ -95,6 +106,12 @@ class DatasetSection(Config):
     """What counts as a positive sample, and where negatives come from."""
     split: Split
     """Which samples are for training, validation and test."""
+    derive: DeriveSection = DeriveSection()
+    """Columns computed from others as the tables are read."""
+    filter: FilterSection = FilterSection()
+    """Rows that are read."""
+    features: FeaturesSection | None = None
+    """What models know of items and users beside their ids; none: the columns in the source's `multi`."""
     history: HistorySection = HistorySection()
     """The events before a sample that the models see."""
     repeats: Repeats = "first"
@@ -108,6 +125,8 @@ class DatasetSection(Config):
     """Texts of items and users."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Share of unparsable rows past which ingest stops instead of dropping them."""
+    conflicts: ConflictsSection = ConflictsSection()
+    """Rows of items and users that differ under one id."""
     limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
     """Counts past which a run stops."""
 

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
-from llmcf_cli.data.raw import DescribedSource, Entity
+from llmcf_cli.data.preview import look
+from llmcf_cli.data.raw import Entity
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
@@ -27,7 +28,7 @@ class FileProblems:
         wrong: What no run can mend: an asset of no catalogue, a prompt that is wrong, columns that the data
             set has not, data that cannot be read.
         missing: Files that are not there, or not yet.
-        unchecked: What cannot be told yet.
+        unchecked: What cannot be told yet, and what the beginning of the data shows that a user may not expect.
     """
 
     wrong: list[LlmcfError] = field(default_factory=list)
@@ -75,30 +76,26 @@ def _prompt_problems(
 
 
 def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
-    """Whether the data set has the columns that the recipe names: those of its tables, and in texts."""
+    """Whether the data set can be read and has the columns that the recipe names, as far as its beginning shows."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
-    texts = written.get("text")
-    if not isinstance(texts, dict) or not any(texts.values()):
-        return
+    texts = written.get("text") if isinstance(written.get("text"), dict) else {}
     config = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
-    where = f"{nearest(root, ('dataset', 'text')).origin}: dataset.text"
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
     if absent:
-        what = f"its variables are not checked, as {absent[0]} is not fetched yet"
+        where = f"{nearest(root, ('dataset', 'source')).origin}: dataset"
+        what = f"its columns are not checked, as {absent[0]} is not fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, where=where, hint=hint))
         return
-    try:
-        source = registry().build("source", config)
-        features = source.features(locate.path) if isinstance(source, DescribedSource) else {}
-    except LlmcfError as error:
-        found.wrong.append(error)
-        return
-    for entity in features:
-        found.wrong += _text_problems(root, entity, texts.get(entity), features[entity])
+    seen = look(config, locate.path)
+    found.wrong += seen.wrong
+    found.unchecked += seen.notes
+    for entity, columns in seen.columns.items():
+        if seen.whole[entity]:
+            found.wrong += _text_problems(root, entity, texts.get(entity), columns)
 
 
 def _source(written: Any) -> ComponentConfig | None:

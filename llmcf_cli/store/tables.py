@@ -45,6 +45,8 @@ def sql_type(arrow: pa.DataType) -> str:
     """
     if pa.types.is_fixed_size_list(arrow):
         return f"{sql_type(arrow.value_type)}[{arrow.list_size}]"
+    if pa.types.is_decimal(arrow):
+        return f"DECIMAL({arrow.precision},{arrow.scale})"
     if pa.types.is_list(arrow):
         return f"{sql_type(arrow.value_type)}[]"
     return _SQL[arrow]
@@ -65,25 +67,39 @@ USER = Table(
     "a user that has at least one sample or interaction",
     pa.schema([_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]),
     ("user_row",),
-    open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
+    open_columns="user features, as `feature` lists them: VARCHAR (categorical), VARCHAR[] (multi) or DOUBLE (numeric)",
 )
 ITEM = Table(
     "item",
     "an item of the catalogue",
     pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]),
     ("item_row",),
-    open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
+    open_columns="item features, as `feature` lists them: VARCHAR (categorical), VARCHAR[] (multi) or DOUBLE (numeric)",
 )
+FEATURE = Table(
+    "feature", "a column of `user` or `item` that models read, and how",
+    pa.schema([
+        _required("entity", pa.string()), _required("name", pa.string()), _required("kind", pa.string()),
+        _required("max_values", pa.int32()), _required("transform", pa.string()), _required("buckets", pa.int32()),
+    ]),
+    ("entity", "name"),
+)  # fmt: skip
 INTERACTION = Table(
-    "interaction", "an event that passed the checks and filters",
+    "interaction", "an event that passed the checks and filters; time: seconds since 1970 in UTC, or the position",
     pa.schema([
         _required("user_row", pa.int32()), _required("item_row", pa.int32()), pa.field("rating", pa.float64()),
-        _required("time", pa.int64()),
+        _required("time", pa.decimal128(18, 6)),
     ]),
     ("user_row", "item_row", "time"),
 )  # fmt: skip
+SAMPLE_TIME = (
+    "CAST(time * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' THEN 1000000 ELSE 1 END AS BIGINT)"
+)
+"""SQL of an interaction's time in the unit of a sample's."""
 SAMPLE = Table(
-    "sample", "a labelled (user, item) pair at a time, with the history strictly before it",
+    "sample",
+    "a labelled (user, item) pair with the history strictly before its time: microseconds since 1970 in UTC, or the "
+    "position",
     pa.schema([
         _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
         _required("label", pa.int8()), _required("time", pa.int64()), _required("split", pa.string()),

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llmcf_cli.data.ingest import ingest
-from llmcf_cli.data.raw import DescribedSource, columns_of
+from llmcf_cli.data.entities import cast_entity
+from llmcf_cli.data.preview import look
 from llmcf_cli.data.report import SPLITS
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
@@ -66,7 +67,31 @@ def amazon2014(folder: Path) -> dict:
     return {"reviews": str(folder / "r.json"), "metadata": str(folder / "m.json")}
 
 
-SOURCES = {"recbole": recbole, "parquet": parquet, "csv": csv, "amazon2014": amazon2014}
+def jsonl(folder: Path) -> dict:
+    rows = [json.dumps(dict(zip("uirt", event, strict=True))) for event in EVENTS]
+    (folder / "inter.jsonl").write_text("\n".join(rows))
+    rows = [json.dumps(dict(zip(("id", "title", "categories"), item, strict=True))) for item in CATALOGUE]
+    (folder / "item.jsonl").write_text("\n".join(rows))
+    return table_settings(folder, "jsonl")
+
+
+def amazon(folder: Path) -> dict:
+    names = ("user_id", "parent_asin", "rating", "timestamp")
+    events = [(u, i, r, t * 1000) for u, i, r, t in EVENTS]
+    (folder / "r.json").write_text("\n".join(json.dumps(dict(zip(names, e, strict=True))) for e in events))
+    items = [{"parent_asin": i, "title": title, "categories": kinds} for i, title, kinds in CATALOGUE]
+    (folder / "m.json").write_text("\n".join(map(json.dumps, items)))
+    return {"year": 2023, "reviews": str(folder / "r.json"), "metadata": str(folder / "m.json")}
+
+
+SOURCES = {
+    "recbole": recbole,
+    "jsonl": jsonl,
+    "amazon": amazon,
+    "parquet": parquet,
+    "csv": csv,
+    "amazon2014": amazon2014,
+}
 LABELS = {"rating": {"positive_from": 3}, "implicit": {"per_positive": 2}}
 NEGATIVES: dict[str, dict] = {"uniform": {}, "popularity": {"exponent": 0.75}}
 SPLITTERS: dict[str, dict] = {"global_time": {"validation": 0.2, "test": 0.2}, "leave_one_out": {}}
@@ -115,20 +140,16 @@ def test_sources_agree(tmp_path, source):
     con.close()
 
 
-@pytest.mark.parametrize(
-    ("source", "keep"),
-    [(name, None) for name in SOURCES] + [(name, ["title"]) for name in SOURCES if name != "amazon2014"],
-)
-def test_a_source_knows_its_features_before_it_reads_the_data(tmp_path, source, keep):
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_look_at_a_source_finds_the_columns_that_reading_it_does(tmp_path, source):
     settings = {"type": source, **SOURCES[source](tmp_path)}
-    built = registry().build("source", _config(settings | ({"item_features": keep, "multi": []} if keep else {})))
-    assert isinstance(built, DescribedSource)
+    seen = look(_config(settings), Path)
+    assert (seen.wrong, seen.whole) == ([], {"item": True, "user": True})
     con = connect_write(tmp_path / "scratch.duckdb")
-    built.load(con, Path)
-    loaded = {entity: tuple(columns_of(con, f"raw_{entity}"))[1:] for entity in ("item", "user")}
-    assert {entity: tuple(columns) for entity, columns in built.features(Path).items()} == loaded
-    assert loaded["item"] == (tuple(keep) if keep else loaded["item"])
-    assert loaded["item"]
+    raw = registry().build("source", _config(settings)).load(con, Path)
+    cast = cast_entity(con, raw, "item")
+    assert seen.columns == {"item": cast.columns, "user": ()}
+    assert {"title", "categories"} <= set(cast.columns)
     con.close()
 
 

@@ -1,4 +1,4 @@
-"""Settings of the sources: where the raw tables are and what their columns mean."""
+"""Settings of the sources: where the tables are and what their columns mean."""
 
 from __future__ import annotations
 
@@ -8,12 +8,40 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, Distinct, FilePath, FileRef, rule
+from llmcf_cli.tabular.times import format_problem, zone_problem
 
 Columns = Annotated[tuple[str, ...], Distinct()]
 OptionalFilePath = Annotated[str | None, FileRef()]
+Encoding = Literal[
+    "utf-8", "latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "iso8859-2", "iso8859-15", "cp1250", "cp1251",
+    "cp1253", "cp1254", "cp437", "cp850", "koi8-r", "mac-roman", "gb18030", "big5", "shift_jis", "euc-jp", "euc-kr",
+]  # fmt: skip
 
 
-class RecBoleColumns(Config):
+class Times(Config):
+    """How a column of times is written."""
+
+    time_format: str | None = None
+    """None: ISO 8601 with or without a zone, timestamps, or numbers of seconds since 1970. Else `seconds`,
+    `milliseconds`, `microseconds` or `nanoseconds`, the unit of numbers; `day_first` or `month_first`, for dates like
+    12/01/2009 or 12.1.2009 8:26 PM; or a pattern of strptime, e.g. `%d %b %Y`."""
+    time_zone: str | None = None
+    """Zone of times that name none, e.g. `Europe/Berlin`; None: UTC."""
+
+    @rule("time_format")
+    def _format_is_known(self) -> Iterator[Broken]:
+        problem = None if self.time_format is None else format_problem(self.time_format)
+        if problem:
+            yield Broken(problem, ("time_format",))
+
+    @rule("time_zone")
+    def _zone_is_known(self) -> Iterator[Broken]:
+        problem = None if self.time_zone is None else zone_problem(self.time_zone)
+        if problem:
+            yield Broken(problem, ("time_zone",))
+
+
+class RecBoleColumns(Times):
     """Columns of RecBole's atomic files, by meaning."""
 
     user: str = "user_id"
@@ -38,13 +66,11 @@ class RecBoleConfig(ComponentConfig):
     """Columns that hold several values, e.g. `[class]`. A `token_seq` not named here (a title) stays one text."""
     separator: str = Field(default=" ", min_length=1)
     """What separates the values of a `multi` column."""
-    item_features: Columns | None = None
-    """Item columns to keep; none given: all of them."""
-    user_features: Columns | None = None
-    """User columns to keep; none given: all of them."""
+    encoding: Encoding = "utf-8"
+    """Character encoding."""
 
 
-class TableColumns(Config):
+class TableColumns(Times):
     """Columns of the interaction table, by meaning. Exactly one of `time` and `position` orders the events."""
 
     user: str = "user_id"
@@ -54,21 +80,27 @@ class TableColumns(Config):
     rating: str | None = None
     """Rating, if there is one."""
     time: str | None = None
-    """Time on a clock all users share: whole numbers (epoch seconds), timestamps or ISO dates."""
+    """Time on a clock all users share."""
     position: str | None = None
-    """Order within the user, for data without a shared clock."""
+    """Order within the user, whole numbers, for data without a shared clock."""
 
     @rule("time", "position")
     def _one_order(self) -> Iterator[Broken]:
         if (self.time is None) == (self.position is None):
             yield Broken("give either time or position: the column that orders a user's events")
 
+    @rule("position", "time_format", "time_zone")
+    def _positions_have_no_form(self) -> Iterator[Broken]:
+        for setting in ("time_format", "time_zone"):
+            if self.position is not None and getattr(self, setting) is not None:
+                yield Broken("is for times; a position is a whole number", (setting,))
+
 
 class TablesConfig(ComponentConfig):
-    """What Parquet and CSV tables have in common."""
+    """What Parquet, CSV and JSON tables have in common."""
 
     interactions: FilePath
-    """Table with one row per interaction: a file, a folder of files, or `asset:NAME`."""
+    """Table with one row per interaction: a file, or `asset:NAME`; of Parquet also a folder of files."""
     items: OptionalFilePath = None
     """Table with one row per item."""
     users: OptionalFilePath = None
@@ -79,12 +111,9 @@ class TablesConfig(ComponentConfig):
     """Id column of `items`; none given: the same name as in `interactions`."""
     user_key: str | None = None
     """Id column of `users`; none given: the same name as in `interactions`."""
-    item_features: Columns | None = None
-    """Item columns to keep; none given: all of them."""
-    user_features: Columns | None = None
-    """User columns to keep; none given: all of them."""
     multi: Columns = ()
-    """Text columns that hold several values. List columns hold several anyway."""
+    """Text columns that hold several values: separated, or written as a list in JSON or Python. List columns hold
+    several anyway."""
     separator: str = Field(default="|", min_length=1)
     """What separates the values of a `multi` column."""
 
@@ -95,6 +124,12 @@ class ParquetConfig(TablesConfig):
     type: Literal["parquet"] = "parquet"
 
 
+class JsonlConfig(TablesConfig):
+    """Tables of JSON objects, one a line or all in one array; `.gz` and `.zst` are unpacked."""
+
+    type: Literal["jsonl"] = "jsonl"
+
+
 class CsvConfig(TablesConfig):
     """CSV or TSV tables, all in one dialect. A first line with column names is expected unless `names` are given."""
 
@@ -103,14 +138,26 @@ class CsvConfig(TablesConfig):
     """Between two columns; up to four characters, e.g. `::`."""
     quote: str = Field(default='"', max_length=1)
     """Around values that contain the delimiter; empty: quotes are ordinary characters."""
-    encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
+    encoding: Encoding = "utf-8"
     """Character encoding."""
     names: dict[Literal["interactions", "items", "users"], tuple[str, ...]] = Field(default_factory=dict)
     """Column names of the tables that have no header line."""
 
 
+class AmazonConfig(ComponentConfig):
+    """Amazon reviews as published in 2014, 2018 or 2023: JSON lines, gzipped or not."""
+
+    type: Literal["amazon"] = "amazon"
+    year: Literal[2014, 2018, 2023]
+    """Which of them: what the fields are called depends on it."""
+    reviews: FilePath
+    """Reviews: who rated what with how many stars, and when."""
+    metadata: OptionalFilePath = None
+    """Items: title, brand (2023: `store`), categories and whatever else there is."""
+
+
 class Amazon2014Config(ComponentConfig):
-    """Amazon reviews 2014 as published: JSON lines, gzipped or not."""
+    """Amazon reviews as published in 2014; the same as `{type: amazon, year: 2014}`."""
 
     type: Literal["amazon2014"] = "amazon2014"
     reviews: FilePath

@@ -5,7 +5,7 @@ import gzip
 import pytest
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.data.damage import LONGEST, find_damage
+from llmcf_cli.tabular.damage import LONGEST, find_damage
 
 HEADER = "user_id,item_id,rating,time\n"
 ROWS = [f"u{n % 5},i{n % 7},{n % 5 + 1},{n}\n" for n in range(200)]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import codecs
-import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from llmcf_cli.tabular.unpack import opened
 
 LONGEST = 2_000_000
 """Bytes of a line past which DuckDB gives up."""
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+LINE_ENDS = "line ends"
+_CONTROL = re.compile(rb"[\x80-\x9f]")
 _ENDS = {"LF": r"\n", "CRLF": r"\r\n"}
 
 
@@ -21,11 +25,13 @@ class Damage:
         what: What it is.
         line: Where, from 1.
         hint: What to do about it; empty where that is to name another encoding.
+        kind: `LINE_ENDS` for that, else empty.
     """
 
     what: str
     line: int
     hint: str = ""
+    kind: str = ""
 
 
 def find_damage(path: Path, encoding: str) -> Damage | None:
@@ -34,17 +40,17 @@ def find_damage(path: Path, encoding: str) -> Damage | None:
     Reads the file a line at a time, to the end if nothing is wrong; call it when a reader has failed.
 
     Args:
-        path: The file; `.gz` is unpacked.
+        path: The file; `.gz` and `.zst` are unpacked.
         encoding: What it is read as. In `utf-16` only its beginning is looked at.
 
     Raises:
         OSError, EOFError, zlib.error: The file cannot be read or unpacked at all.
     """
     first_end = ""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as handle:
+    with opened(path) as handle:
         for number, line in enumerate(iter(lambda: handle.readline(LONGEST + 1), b""), 1):
             found = _wide(line, encoding) if number == 1 else None
-            if found or encoding == "utf-16":
+            if found or encoding.startswith("utf-16"):
                 return found
             found = _in_line(line, number, encoding)
             if found:
@@ -54,7 +60,7 @@ def find_damage(path: Path, encoding: str) -> Damage | None:
             if end and end != first_end:
                 return Damage(
                     f"lines end in {_ENDS[first_end]} up to here and in {_ENDS[end]} from here on", number,
-                    f"let all lines end alike, e.g. sed -i 's/\\r$//' {path}",
+                    f"let all lines end alike, e.g. sed -i 's/\\r$//' {path}", LINE_ENDS,
                 )  # fmt: skip
     return None
 
@@ -62,8 +68,8 @@ def find_damage(path: Path, encoding: str) -> Damage | None:
 def _wide(line: bytes, encoding: str) -> Damage | None:
     """Whether the first line is of UTF-16 and should not be, or the other way round."""
     looks = line.startswith(_UTF16)
-    if encoding == "utf-16":
-        return None if looks or b"\0" in line else Damage("is not utf-16", 1)
+    if encoding.startswith("utf-16"):
+        return None if looks or b"\0" in line else Damage(f"is not {encoding}", 1)
     return Damage(f"is utf-16, not {encoding}", 1) if looks else None
 
 
@@ -76,6 +82,10 @@ def _in_line(line: bytes, number: int, encoding: str) -> Damage | None:
         line.decode(encoding)
     except UnicodeDecodeError as error:
         return Damage(f"is not {encoding}: the byte 0x{line[error.start]:02x} is no character there", number)
+    control = _CONTROL.search(line) if encoding == "latin-1" else None
+    if control:
+        what = f"is not latin-1: the byte 0x{control[0][0]:02x} is a control character there"
+        return Damage(what, number)
     return None
 
 

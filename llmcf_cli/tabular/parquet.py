@@ -1,0 +1,54 @@
+"""Parquet: a file, or a folder of files, as a view, so that nothing is read before it is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.files import exactly, reading
+from llmcf_cli.tabular.sql import columns_of, name, text
+from llmcf_cli.tabular.table import Table, distinct_names
+
+
+def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Table:
+    """Make the view `into` of a Parquet file, or of all files `*.parquet` below a folder.
+
+    A column that some files of a folder lack is NULL there.
+
+    Args:
+        con: DuckDB connection.
+        path: The file or the folder.
+        into: Name of the view.
+        rows: Read this many rows and no more; None: all.
+
+    Raises:
+        DataError: A file is no Parquet file, or the folder has none.
+    """
+    files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
+    if not files:
+        raise DataError("holds no .parquet file", where=str(path), hint="name the file or folder that holds the table")
+    listed = ", ".join(text(exactly(file)) for file in files)
+    relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
+    limit = "" if rows is None else f" LIMIT {rows}"
+    with reading(path):
+        con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT * FROM {relation}{limit}")
+        found = columns_of(con, name(into))
+    return Table(name(into), str(path), notes=_renamed(files[0], list(found)))
+
+
+def _renamed(file: Path, found: list[str]) -> tuple[str, ...]:
+    """Notes about columns that DuckDB calls otherwise, as their names differ in case alone."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        written = pq.read_schema(file).names
+    except (pa.ArrowException, OSError):
+        return ()
+    if len(distinct_names(written)[1]) == 0:
+        return ()
+    return tuple(
+        f"column {place}, {column!r}, is called {new!r}"
+        for place, (column, new) in enumerate(zip(written, found, strict=False), 1) if column != new
+    )  # fmt: skip

@@ -1,0 +1,324 @@
+"""Times as whole microseconds since 1970 in UTC, exactly or not at all.
+
+A time is a typed timestamp or date, a number in a unit, or a text: ISO 8601, or as a format says. Nothing is guessed: a
+number is of the unit that the format names, seconds if it names none; a time without a zone is of the zone that the recipe
+names, UTC if it names none; what may be read in two ways is not read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import available_timezones
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.sql import name, text
+from llmcf_cli.tabular.values import NUMBER, as_id, is_list, is_number, is_structure, present
+
+UNITS = {"seconds": 6, "milliseconds": 3, "microseconds": 0, "nanoseconds": -3}
+"""Format of a number that is a time since 1970 → how many digits after the point are microseconds."""
+ORDERS = ("day_first", "month_first")
+"""Formats of dates that begin with neither year nor zone: 31/12/2009 and 12/31/2009."""
+_DIRECTIVES = "YymdHIMSfpbBaAjzgn%"
+FIRST, LAST = -2_208_988_800_000_000, 7_258_118_400_000_000
+"""A time lies from 1900 until before 2200."""
+LARGEST_POSITION = 10**12
+"""A position is smaller than this."""
+
+_ZONE = r"[zZ]|UTC|GMT|[+-]\d\d(?::?[0-5]\d(?::?[0-5]\d)?)?|[A-Za-z_]+(?:/[A-Za-z0-9_+-]+)*"
+_CLOCK = r"([01]?\d|2[0-3]):([0-5]\d)(?::([0-5]\d)(?:[.,](\d+))?)?"
+_ISO = rf"(\d\d\d\d)-(\d\d)-(\d\d)(?:[Tt ]+{_CLOCK})?\s*({_ZONE})?"
+_SLASHED = rf"(\d\d?)[/.-](\d\d?)[/.-](\d\d\d\d|\d\d)(?:,?[Tt\s]+{_CLOCK}\s*([AaPp]\.?[Mm]\.?)?)?\s*({_ZONE})?"
+_DIGITS = r"([+-]?)(\d*)(?:\.(\d*))?"
+_OFFSET = r"^([+-])(\d\d):?(\d\d)?:?(\d\d)?$"
+AMBIGUOUS_DATE = r"\d\d?[/.-]\d\d?[/.-]\d\d(\d\d)?\b.*"
+"""A date of which only a format says what is the day and what the month."""
+
+
+def format_problem(written: str) -> str | None:
+    """What is wrong with a time format; None: nothing."""
+    if written in UNITS or written in ORDERS:
+        return None
+    if "%" not in written:
+        return f"unknown format {written!r}"
+    unknown = [d for d in re.findall(r"%(-?.?)", written, re.DOTALL) if d.lstrip("-") not in tuple(_DIRECTIVES)]
+    return f"unknown directive %{unknown[0]}" if unknown else None
+
+
+def zone_problem(written: str) -> str | None:
+    """What is wrong with the name of a time zone; None: nothing."""
+    return None if written in available_timezones() else f"unknown time zone {written!r}"
+
+
+@dataclass(frozen=True)
+class TimeFormat:
+    """How times are written.
+
+    Attributes:
+        format: A key of `UNITS`, one of `ORDERS`, or a pattern of `strptime`; None: ISO 8601, and numbers are seconds.
+        zone: IANA name of the zone of times that name none; None: UTC.
+    """
+
+    format: str | None = None
+    zone: str | None = None
+
+    @property
+    def unit(self) -> str | None:
+        """The unit of numbers; None: numbers are no times."""
+        return "seconds" if self.format is None else self.format if self.format in UNITS else None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a column of times was read: how many of them were what.
+
+    Attributes:
+        unit: Of those that are numbers; None where there are none.
+        zone: Of those that name none.
+        numbers: Read as numbers of that unit.
+        local: Read in that zone.
+        zoned: With a zone of their own.
+        cut: With digits below the microsecond, which were cut off.
+        twice: Times that the clocks of their zone showed twice, read as the first.
+        first, last: The least and the greatest, in UTC; None where there is none.
+    """
+
+    unit: str | None
+    zone: str
+    numbers: int
+    local: int
+    zoned: int
+    cut: int
+    twice: int
+    first: str | None
+    last: str | None
+
+
+def count_reading(con: Any, relation: str, form: TimeFormat) -> Reading:
+    """The counts of a relation that has the columns of `with_times`."""
+    counts = ", ".join(f"count(*) FILTER (time_kind = '{kind}')" for kind in ("number", "local", "zoned"))
+    numbers, local, zoned, cut, twice, first, last = con.execute(
+        f"SELECT {counts}, count(*) FILTER (time_cut), count(*) FILTER (time_twice), min(time), max(time) "
+        f"FROM {relation} WHERE time IS NOT NULL"
+    ).fetchone()
+    unit, zone = form.unit if numbers else None, form.zone or "UTC"
+    return Reading(unit, zone, numbers, local, zoned, cut, twice, *(shown_time(t) for t in (first, last)))
+
+
+def shown_time(microseconds: int | None) -> str | None:
+    """A time in ISO 8601, UTC, with as many digits of the second as it needs."""
+    if microseconds is None:
+        return None
+    return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(" ")
+
+
+def as_position(sql: str, kind: str) -> str:
+    """A value as a place in an order (BIGINT): a whole number below `LARGEST_POSITION`, else NULL."""
+    digits = as_id(sql, kind)
+    whole = f"CASE WHEN regexp_full_match({digits}, '[+-]?\\d+') THEN try_cast({digits} AS BIGINT) END"
+    return f"CASE WHEN abs({whole}) < {LARGEST_POSITION} THEN {whole} END"
+
+
+PROBLEMS = {
+    "format": "the time is not of the format", "range": "the time is not of the years 1900 to 2199",
+    "zone": "the time names no zone of the IANA's", "gap": "the clocks of the time zone never showed the time",
+}  # fmt: skip
+"""Why a time is unusable: code → words."""
+
+
+def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat) -> str:
+    """SQL of a relation with the times of a column.
+
+    Adds five columns: `time` (BIGINT, microseconds since 1970 in UTC; NULL: none), `time_kind` (`number`, `local` or
+    `zoned`), `time_cut` (whether digits below the microsecond were cut off), `time_twice` (whether it is a local time that
+    the clocks showed twice; it is read as the first) and `time_problem` (a key of `PROBLEMS`; NULL where there is a time,
+    or none is given).
+
+    Args:
+        con: A connection, asked for the zones that it knows.
+        relation: SQL of the relation.
+        column: Its column.
+        kind: The column's DuckDB type.
+        form: How times are written.
+
+    Raises:
+        DataError: The zone is none that DuckDB knows.
+    """
+    zones = _zones(con, form)
+    value = name(column)
+    staged = f"(SELECT *, {present(value, kind)} AS t_text FROM {relation})"
+    if is_list(kind) or is_structure(kind) or kind in ("TIME", "INTERVAL", "BOOLEAN"):
+        staged = _stage(staged, t_local=_NO_TIME, t_us="0", t_cut="false", t_zone=_NO_TEXT, t_utc=_NO_NUMBER)
+    elif kind == "TIMESTAMP WITH TIME ZONE":
+        exact = f"CASE WHEN isfinite({value}) THEN epoch_us({value}) END"
+        staged = _stage(staged, t_local=_NO_TIME, t_us="0", t_cut="false", t_zone="'Z'", t_utc=exact)
+    elif kind.startswith("TIMESTAMP") or kind == "DATE":
+        staged = _typed(staged, value, kind)
+    else:
+        if is_number(kind) and form.unit is None:  # digits that the pattern takes apart
+            staged = f"(SELECT * REPLACE ({as_id(value, kind)} AS t_text) FROM {staged})"
+        staged = _written(staged, form)
+    return _in_zone(staged, form, zones)
+
+
+_NO_TIME, _NO_TEXT, _NO_NUMBER = "CAST(NULL AS TIMESTAMP)", "CAST(NULL AS VARCHAR)", "CAST(NULL AS HUGEINT)"
+
+
+def _stage(relation: str, **columns: str) -> str:
+    return f"(SELECT *, {', '.join(f'{sql} AS {column}' for column, sql in columns.items())} FROM {relation})"
+
+
+def _zones(con: Any, form: TimeFormat) -> list[str]:
+    known = {zone for (zone,) in con.execute("SELECT name FROM pg_timezone_names()").fetchall()}
+    if form.zone is not None and form.zone not in known:
+        raise DataError(f"unknown time zone {form.zone!r}", allowed=sorted(known), hint="name one as in Europe/Berlin")
+    return sorted(zone for zone in known if "/" in zone)
+
+
+def _typed(relation: str, value: str, kind: str) -> str:
+    if kind == "TIMESTAMP_NS":
+        local, cut = f"make_timestamp(epoch_ns({value}) // 1000)", f"epoch_ns({value}) % 1000 <> 0"
+        floor = f"make_timestamp((epoch_ns({value}) - ((epoch_ns({value}) % 1000) + 1000) % 1000) // 1000)"
+        local = f"CASE WHEN isfinite({value}) THEN {floor} END"
+    else:
+        local, cut = f"CASE WHEN isfinite({value}) THEN CAST({value} AS TIMESTAMP) END", "false"
+    return _stage(relation, t_local=local, t_us="0", t_cut=cut, t_zone=_NO_TEXT, t_utc=_NO_NUMBER)
+
+
+def _written(relation: str, form: TimeFormat) -> str:
+    """Numbers and texts: `t_utc` of a number, or `t_local`, `t_us` and `t_zone`."""
+    relation = _number(relation, form.unit)
+    if form.format is not None and "%" in form.format:
+        # A pattern with %z gives an instant, others a local time.
+        zoned = "%z" in form.format.replace("%%", "")
+        found = f"try_strptime(t_text, {text(form.format)})"
+        local = f"make_timestamp(epoch_us({found}))" if zoned else found
+        zone = "'Z'" if zoned else _NO_TEXT
+        return _stage(relation, t_local=local, t_us="0", t_cut="coalesce(n_cut, false)", t_zone=zone, t_utc="n_utc")
+    relation = _stage(relation, t_iso=f"regexp_extract(t_text, {text(f'^{_ISO}$')}, {_names(_ISO_PARTS)})")
+    relation = _stage(relation, **{f"p_{part}": f"t_iso.{part}" for part in _ISO_PARTS}, p_half="''")
+    if form.format in ORDERS:
+        parts = _SLASHED_PARTS[form.format]
+        relation = _stage(relation, t_slash=f"regexp_extract(t_text, {text(f'^{_SLASHED}$')}, {_names(parts)})")
+        chosen = ", ".join(
+            f"CASE WHEN p_y = '' THEN t_slash.{part} ELSE p_{part} END AS p_{part}" for part in (*_ISO_PARTS, "half")
+        )
+        relation = f"(SELECT * REPLACE ({chosen}) FROM {relation})"
+    year = "CASE WHEN len(p_y) = 2 THEN CASE WHEN p_y < '69' THEN '20' ELSE '19' END ELSE '' END || p_y"  # as strptime does
+    late = "(CASE WHEN upper(p_half[1]) = 'P' THEN 12 ELSE 0 END)"
+    hour = "try_cast(p_h AS INTEGER)"
+    hour = (
+        f"CASE WHEN p_h = '' THEN '00' WHEN p_half = '' THEN lpad(p_h, 2, '0') "
+        f"WHEN {hour} BETWEEN 1 AND 12 THEN lpad(CAST({hour} % 12 + {late} AS VARCHAR), 2, '0') ELSE '99' END"
+    )
+    date = f"{year} || '-' || lpad(p_m, 2, '0') || '-' || lpad(p_d, 2, '0')"
+    clocks = f"{hour} || ':' || lpad(p_min, 2, '0') || ':' || lpad(p_s, 2, '0')"
+    local = f"CASE WHEN p_y <> '' THEN try_cast({date} || ' ' || {clocks} AS TIMESTAMP) END"
+    return _stage(
+        relation, t_local=local, t_us="CAST(rpad(p_f[:6], 6, '0') AS INTEGER)",
+        t_cut="coalesce(n_cut OR regexp_matches(p_f[7:], '[1-9]'), false)", t_zone="nullif(p_z, '')", t_utc="n_utc",
+    )  # fmt: skip
+
+
+_ISO_PARTS = ("y", "m", "d", "h", "min", "s", "f", "z")
+_SLASHED_PARTS = {
+    "day_first": ("d", "m", "y", "h", "min", "s", "f", "half", "z"),
+    "month_first": ("m", "d", "y", "h", "min", "s", "f", "half", "z"),
+}
+
+
+def _names(parts: Sequence[str]) -> str:
+    return f"[{', '.join(map(text, parts))}]"
+
+
+def _number(relation: str, unit: str | None) -> str:
+    """Add `n_utc` (HUGEINT, NULL for what is no number) and `n_cut`, digit by digit: no float comes in between."""
+    if unit is None:
+        return _stage(relation, n_utc=_NO_NUMBER, n_cut="CAST(NULL AS BOOLEAN)")
+    plain = "CASE WHEN t_text SIMILAR TO '.*[eE].*' THEN CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR) ELSE t_text END"
+    relation = _stage(relation, n_text=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) THEN {plain} END")
+    relation = _stage(relation, n=f"regexp_extract(n_text, {text(f'^{_DIGITS}$')}, ['sign', 'whole', 'part'])")
+    kept = UNITS[unit]
+    if kept >= 0:
+        digits = f"CASE WHEN n_text IS NOT NULL THEN '0' || n.whole || rpad(n.part[:{kept}], {kept}, '0') END"
+        size, rest = f"try_cast({digits} AS HUGEINT)", f"n.part[{kept + 1}:]"
+    else:
+        digits = "CASE WHEN n_text IS NOT NULL THEN lpad('0' || n.whole, 40, '0') END"
+        size, rest = f"try_cast(({digits})[:{40 + kept}] AS HUGEINT)", f"({digits})[{41 + kept}:] || n.part"
+        size = f"CASE WHEN len(n.whole) < 39 THEN {size} END"
+    relation = _stage(relation, n_size=size, n_cut=f"regexp_matches({rest}, '[1-9]')")
+    # Cut towards the past, so that no time passes another.
+    signed = "CASE WHEN n.sign = '-' THEN -n_size - CAST(n_cut AS INTEGER) ELSE n_size END"
+    huge = f"CASE WHEN n_text IS NOT NULL AND n_size IS NULL THEN {LAST} ELSE {signed} END"  # out of the range
+    return _stage(relation, n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND n_text IS NULL THEN {LAST} "
+                                  f"ELSE {huge} END")  # fmt: skip
+
+
+def _in_zone(relation: str, form: TimeFormat, zones: Sequence[str]) -> str:
+    """From `t_local`, `t_us`, `t_zone` and `t_utc` to the columns of `with_times`."""
+    relation = _stage(
+        relation, z=f"regexp_extract(t_zone, {text(_OFFSET)}, ['sign', 'h', 'min', 's'])",
+        z_name=f"CASE WHEN t_zone IN ({', '.join(map(text, zones))}) THEN t_zone "
+               f"WHEN t_zone IS NULL THEN {text(form.zone) if form.zone else _NO_TEXT} END",
+    )  # fmt: skip
+    seconds = " + ".join(f"{size} * coalesce(try_cast(z.{part} AS INTEGER), 0)" for part, size in
+                         (("h", 3600), ("min", 60), ("s", 1)))  # fmt: skip
+    offset = (
+        "CASE WHEN upper(t_zone) IN ('Z', 'UTC', 'GMT') THEN 0 "
+        f"WHEN z.h <> '' AND z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN z.sign = '-' THEN -1000000 ELSE 1000000 END "
+        + ("" if form.zone else "WHEN t_zone IS NULL THEN 0 ")
+        + "END"
+    )
+    relation = _stage(relation, z_offset=offset, l="epoch_us(t_local)")
+    day = 86_400_000_000
+    shown = "epoch_us(timezone(z_name, make_timestamptz({})))"
+    relation = _stage(relation, **{
+        f"z_{side}": f"CASE WHEN z_name IS NOT NULL THEN l - ({shown.format(f'l {sign} {day}')} - (l {sign} {day})) END"
+        for side, sign in (("before", "-"), ("after", "+"))
+    })  # fmt: skip
+    relation = _stage(relation, **{
+        f"ok_{side}": f"coalesce({shown.format(f'z_{side}')} = l, false)" for side in ("before", "after")
+    })  # fmt: skip
+    named = "CASE WHEN ok_before AND ok_after THEN least(z_before, z_after) WHEN ok_before THEN z_before WHEN ok_after THEN z_after END"
+    utc = f"coalesce(t_utc, CASE WHEN z_offset IS NOT NULL THEN l - z_offset ELSE {named} END + t_us)"
+    relation = _stage(relation, u=utc)
+    fits = f"u >= {FIRST} AND u < {LAST}"
+    kind = (
+        "CASE WHEN t_utc IS NOT NULL AND t_zone IS NULL THEN 'number' WHEN t_zone IS NULL THEN 'local' ELSE 'zoned' END"
+    )
+    known = "(z_offset IS NOT NULL OR z_name IS NOT NULL)"
+    problem = (
+        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "
+        f"WHEN NOT {known} THEN 'zone' ELSE 'gap' END"
+    )
+    found = _stage(
+        relation, time=f"CASE WHEN {fits} THEN CAST(u AS BIGINT) END", time_kind=f"CASE WHEN {fits} THEN {kind} END",
+        time_cut=f"coalesce(t_cut AND ({fits}), false)",
+        time_twice="t_utc IS NULL AND z_offset IS NULL AND ok_before AND ok_after AND z_before <> z_after",
+        time_problem=problem,
+    )  # fmt: skip
+    return found
+
+
+def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:
+    """What to do about dates like 12/01/2009, of which only a format says what is the day.
+
+    Args:
+        con: DuckDB connection.
+        relation: Relation with such dates.
+        column: The column of them, VARCHAR.
+        setting: The setting that names the format.
+    """
+    part = "try_cast(regexp_extract({}, '^(\\d\\d?)[/.-](\\d\\d?)[/.-]', {}) AS INTEGER)"
+    first, second = part.format(column, 1), part.format(column, 2)
+    day, month = con.execute(
+        f"SELECT min({column}) FILTER ({first} > 12), min({column}) FILTER ({second} > 12) FROM {relation}"
+    ).fetchone()
+    if day is not None and month is None:
+        return f"set {setting}: day_first, as {day!r} shows"
+    if month is not None and day is None:
+        return f"set {setting}: month_first, as {month!r} shows"
+    return f"set {setting}: day_first (31/12/2009) or month_first (12/31/2009); no value decides which"
