@@ -6,6 +6,7 @@ by a seeded hash, once: splits and histories read that one order.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from llmcf_cli.core.errors import DataError
@@ -74,7 +75,15 @@ class GlobalTimeSplit:
             f"CREATE OR REPLACE TABLE event AS SELECT *, CASE WHEN time <= {first} THEN 'train' "
             f"WHEN time <= {second} THEN 'validation' ELSE 'test' END AS split FROM placed {_ORDER}"
         )
-        return f"train up to time {first}, validation up to {second}, test after it"
+        return f"train up to {_date(first)}, validation up to {_date(second)}, test after it"
+
+
+def _date(time: int) -> str:
+    """Microseconds since 1970 as a date for people; the number itself where the calendar ends."""
+    try:
+        return f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    except (OverflowError, ValueError, OSError):
+        return str(time)
 
 
 def _nearest(con: Any, target: float, after: int, last: int) -> tuple[int, int]:

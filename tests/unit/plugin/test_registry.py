@@ -157,7 +157,8 @@ def test_the_origin_changes_with_the_content(folder):
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [("def register(registry): ...\nraise RuntimeError('boom')", "failed to load: RuntimeError\\('boom'\\)"), ("def", "failed to load: SyntaxError"),
+    [("def register(registry): ...\nraise RuntimeError('boom')", "failed to load: RuntimeError\\('boom'\\)"),
+     ("def", "failed to load: SyntaxError"),
      (PLUGIN.replace('"judge", "lucky"', '"jugde", "lucky"'), "unknown component kind")],
 )  # fmt: skip
 def test_a_broken_file_is_named(fresh, folder, text, what):
