@@ -12,6 +12,8 @@ from llmcf_cli.cli.tables import escaped, plain_table
 def show(report: Mapping[str, Any]) -> None:
     """Print a report of ingest."""
     _steps(report)
+    _notes(report)
+    _features(report)
     _samples(report)
     _rules(report)
     for alarm in report["alarms"]:
@@ -25,6 +27,30 @@ def _steps(report: Mapping[str, Any]) -> None:
         table.add_row(step["name"], f"{step['kept']:,}", f"{step['dropped']:,}", escaped(step["reason"]))
         for sample in step["samples"]:
             table.add_row("", "", "", f"[dim]e.g. {escaped(sample)}[/]")
+    console().print(table)
+
+
+def _notes(report: Mapping[str, Any]) -> None:
+    times = report["times"]
+    if times is not None and times["first"] is not None:
+        console().print(f"times from {times['first']} to {times['last']}, UTC", markup=False)
+    for note in report["notes"]:
+        console().print(f"{note['table']}: {note['message']}", style="dim", markup=False)
+
+
+def _features(report: Mapping[str, Any]) -> None:
+    if not report["features"]:
+        console().print("features: ids alone; dataset.features names more", style="dim", markup=False)
+        return
+    table = plain_table("feature", "kind", "values", "missing", "most frequent", "cut", "no numbers")
+    for found in report["features"]:
+        table.add_row(
+            escaped(f"{found['entity']}.{found['name']}"), found["kind"], f"{found['distinct']:,}",
+            f"{found['missing']:.1%}", escaped(f"{found['most_frequent']} ({found['most_frequent_share']:.1%})"),
+            f"{found['cut']:,}", f"{found['not_numbers']:,}",
+        )  # fmt: skip
+        for warning in found["warnings"]:
+            table.add_row("", "", "", "", f"[yellow]{escaped(warning)}[/]", "", "")
     console().print(table)
 
 

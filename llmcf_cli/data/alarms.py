@@ -91,7 +91,8 @@ def _order_alarms(report: IngestReport) -> Iterator[Alarm]:
     if 10 * report.tied_events > report.interactions:
         yield Alarm(
             "tied_events", f"{report.tied_events:,} of {report.interactions:,} events share their user and time with "
-            "another: their order is drawn by the seed, and none is in another's history", "a finer time",
+            "another: their order is drawn by the seed, and none is in another's history",
+            "a finer time, unless they are one purchase",
         )  # fmt: skip
 
 
