@@ -89,6 +89,7 @@ def _print_preview(found: Preview) -> None:
         longest = found.longest[one.step]
         notes = [f"at most {one.tokens:,} of {longest:,} prompt tokens, at most {one.answer:,} new ones"]
         notes += ["oldest history left out"] if one.shortened else []
+        notes += one.changed
         notes += [] if one.fits else ["too long even without any history: this sample would be set aside"]
         console().print(f"{one.step}, {one.about}", style="bold cyan", markup=False)
         console().print(f"({'; '.join(notes)})", style="dim", markup=False)
@@ -98,6 +99,9 @@ def _print_preview(found: Preview) -> None:
         console().print()
     shortened = sum(one.shortened for one in found.prompts)
     console().print(f"{shortened} of these {len(found.prompts)} prompts are shortened.", markup=False)
+    if found.blank:
+        said = f"{found.blank:,} of {found.samples:,} samples have an item without text."
+        console().print(said, style="yellow", markup=False)
     calls = ", ".join(f"{name} {count:,}" for name, count in found.calls.items())
     console().print(f"The whole run, about {found.samples:,} samples, writes at most: {calls}.", markup=False)
 

@@ -11,6 +11,11 @@ from llmcf_cli.cli.tables import number, optional, plain_table
 from llmcf_cli.llm import ability_tables
 
 
+def _counted(counts: Mapping[str, int]) -> str:
+    """`3 prompts lost …, 1 text …`, without what there is none of."""
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
 def _train_llm(report: Mapping[str, Any]) -> None:
     table = plain_table(
         "mix", "available", "taken", "share (asked)", "tokens", "answer tokens", "left out or shortened"
@@ -27,6 +32,9 @@ def _train_llm(report: Mapping[str, Any]) -> None:
             counts or "none",
         )
     console().print(table)
+    for part in report["mix"]["parts"]:
+        for row in part["bad"]:
+            console().print(f"left out: {row}", style="yellow", markup=False, soft_wrap=True)
     tuned = report["tune"]
     resumed = f", resumed from step {tuned['resumed_from']:,}" if tuned["resumed_from"] else ""
     console().print(
@@ -51,6 +59,13 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
         f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, {report['failed']:,} "
         f"failures, {report['tokens_per_second']:,.0f} tokens/s"
     )
+    for what, count in report["changed"].items():
+        console().print(f"{count:,} prompts: {what}", style="yellow", markup=False)
+    if any(said := {
+        "prompts lost their oldest history": report["histories_shortened"],
+        "texts end in mid-sentence": report["cut_off"], "samples have an item without text": report["blank"],
+    }.values()):  # fmt: skip
+        console().print(_counted(said), style="yellow", markup=False)
     for reason, count in report["set_aside"].items():
         console().print(f"{count:,} set aside: {reason}", style="yellow", markup=False)
     if report["generated"]:
@@ -106,6 +121,10 @@ def _knowledge(report: Mapping[str, Any]) -> None:
         f"({report['empty']:,} empty); {report['generated']:,} texts generated, {report['cached']:,} found in the "
         f"cache, {report['tokens_per_second']:,.0f} tokens/s"
     )
+    left = {"prompts lost their oldest history": report["histories_shortened"],
+            "users and items without text are left out": report["blank"], **report["changed"]}  # fmt: skip
+    if any(left.values()):
+        console().print(_counted(left), style="yellow", markup=False)
     reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report["reach"].items()]
     console().print(f"samples with a text about their user and item: {', '.join(reach)}")
     for example in report["examples"][:: max(1, len(report["examples"]) - 1)]:
@@ -116,7 +135,8 @@ def _knowledge(report: Mapping[str, Any]) -> None:
 def _teacher(report: Mapping[str, Any]) -> None:
     auc = "one label only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
     console().print(
-        f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them); "
+        f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them), {report['too_long']:,} "
+        f"questions too long, {report['histories_shortened']:,} without their oldest history; "
         f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
         f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
     )
@@ -129,9 +149,15 @@ def _ability(report: Mapping[str, Any]) -> None:
     ]
     console().print(", ".join(shown), markup=False)
     console().print(
-        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
-        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+        f"{report['samples']:,} samples; {report['too_long']:,} questions too long, {report['histories_shortened']:,} "
+        "without their oldest history"
     )
+    console().print(
+        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average"
+    )
+    if report["alarm"]:
+        console().print(f"! {report['alarm']}", style="bold red", markup=False, soft_wrap=True)
 
 
 def _search(report: Mapping[str, Any]) -> None:

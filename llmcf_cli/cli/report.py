@@ -130,11 +130,18 @@ def comparison(report: Mapping[str, Any]) -> None:
         console().print(f"{arm} failed: {why}", style="red", markup=False)
 
 
+def alarms(found: Sequence[str]) -> None:
+    """What makes the numbers above doubtful."""
+    for alarm in found:
+        console().print(f"! {alarm}", style="bold red", markup=False, soft_wrap=True)
+
+
 def models(report: Mapping[str, Any]) -> None:
     """The language model before and after tuning."""
     rows = ability_tables.model_rows(report)
     text_table(*rows, title=f"Language model, {report['split']} samples and benchmarks, ± standard error")
     console().print(ability_tables.NOTE, style="dim", markup=False)
+    alarms(report["alarms"])
     for note in report["notes"]:
         console().print(note, style="yellow", markup=False)
 
@@ -144,6 +151,7 @@ def balance(report: Mapping[str, Any]) -> None:
     rows = ability_tables.balance_rows(report)
     text_table(*rows, title=f"Balance, {report['split']} samples and benchmarks, ± standard error")
     console().print(ability_tables.NOTE, style="dim", markup=False)
+    alarms(report["alarms"])
     console().print(ability_tables.verdict(report), markup=False)
     for point, why in report["failed"].items():
         console().print(f"{point} failed: {why}; the same command tries it again", style="red", markup=False)

@@ -138,12 +138,14 @@ class Measured:
         name: Of the model in tables.
         label_N: Labels of the recommendation samples.
         logit_N: log(P(yes) / P(no)).
+        mass_N: P(yes) + P(no).
         items: (benchmark, metric) → value of each question.
     """
 
     name: str
     label_N: NDArray[np.float32]
     logit_N: NDArray[np.float32]
+    mass_N: NDArray[np.float32]
     items: Mapping[tuple[str, str], NDArray[np.float64]]
 
     @property
@@ -162,13 +164,13 @@ Contrast = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float3
 
 
 def measures(model: Measured, auc: Estimate) -> dict[str, Estimate]:
-    """Every measure of a model by name: `auc`, `logloss`, `general`, each benchmark, and `perplexity` if there is one.
+    """Every measure of a model by name: `auc`, `logloss`, `mass`, `general`, each benchmark, `perplexity` if there is one.
 
     Args:
         model: The answers.
         auc: Of the recommendation answers.
     """
-    found = {"auc": auc, "logloss": _mean(_losses(model))}
+    found = {"auc": auc, "logloss": _mean(_losses(model)), "mass": _mean(model.mass_N.astype(np.float64))}
     accuracies = {task: _mean(values) for task, values in model.accuracies.items()}
     if accuracies:
         found["general"] = _general(list(accuracies.values()))
@@ -179,6 +181,7 @@ def differences(model: Measured, base: Measured, contrast: Contrast) -> dict[str
     """Every measure minus that of the base model, over the same samples and questions."""
     auc = Estimate(*contrast(base.label_N, base.logit_N, model.logit_N), len(base.label_N))
     found = {"auc": auc, "logloss": _mean(_losses(model) - _losses(base))}
+    found["mass"] = _mean(model.mass_N.astype(np.float64) - base.mass_N.astype(np.float64))
     before = base.accuracies
     accuracies = {task: _mean(values - before[task]) for task, values in model.accuracies.items()}
     if accuracies:

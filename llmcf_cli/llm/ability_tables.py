@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {
-    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "general": "general ability ↑",
+    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑", "general": "general ability ↑",
     "lambada_openai": "LAMBADA ↑", "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
     "arc_easy": "ARC-easy ↑", "hellaswag": "HellaSwag ↑", "sciq": "SciQ ↑",
 }  # fmt: skip
@@ -22,7 +22,25 @@ NO_GENERAL = "general ability is not measured, as ability.data is not set"
 
 def unit(measure: str) -> str:
     """Of a measure: nats per sample, per cent of questions, or none."""
-    return {"auc": "1", "logloss": "nats", "perplexity": "1"}.get(measure, "%")
+    return {"auc": "1", "logloss": "nats", "mass": "1", "perplexity": "1"}.get(measure, "%")
+
+
+def mass_alarms(rows: Sequence[Mapping[str, Any]], least: float) -> list[str]:
+    """Of each model that hardly ever gives one of the two answers, that its AUC says nothing.
+
+    Args:
+        rows: A row per model.
+        least: P(yes) + P(no) on average, from which on a model's answers count.
+    """
+    return [mass_alarm(row["name"], mass, least) for row in rows if (mass := row["measures"]["mass"]["value"]) < least]
+
+
+def mass_alarm(model: str, mass: float, least: float) -> str:
+    """That a model hardly ever gives one of the two answers."""
+    return (
+        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so its "
+        "AUC and logloss say nothing about what it knows"
+    )
 
 
 def model_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -71,7 +89,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     sweep = "chosen" in report
     titles, cells = balance_rows(report) if sweep else model_rows(report)
     lines = [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *cells)]
-    notes = [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
+    notes = [f"**{alarm}.**" for alarm in report["alarms"]]
+    notes += [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
     if sweep:
         notes += [verdict(report), *(f"{point} failed: {why}" for point, why in report["failed"].items())]
     return "\n".join([*lines, *(line for note in notes for line in ("", note)), ""])
@@ -80,6 +99,8 @@ def markdown(report: Mapping[str, Any]) -> str:
 def shown(measure: str, estimate: Mapping[str, Any], sign: str = "") -> str:
     """Value ± standard error in the measure's unit."""
     scale, digits = (100, 1) if unit(measure) == "%" else (1, 2 if measure == "perplexity" else 4)
+    if measure == "mass":
+        return f"{estimate['value']:{sign}.2g}"
     error = estimate["standard_error"]
     text = f"{scale * estimate['value']:{sign}.{digits}f}"
     return text if error is None else f"{text} ± {scale * error:.{digits}f}"

@@ -84,7 +84,7 @@ class MixReport:
 
 def build_mix(
     section: LLMSection, *, data: Path, locate: Callable[[str], Path], tokenizer: Any, seed: int, out: Path,
-    words: Words = Words(), context: int | None = None, progress: Progress = SILENT,
+    words: Words = Words(), blank_texts: float = 0.9, context: int | None = None, progress: Progress = SILENT,
 ) -> MixReport:  # fmt: skip
     """Write the tuning mix as Parquet (columns of `SCHEMA`).
 
@@ -96,6 +96,7 @@ def build_mix(
         seed: The recipe's seed.
         out: Parquet file to write.
         words: Of the label.
+        blank_texts: Share of the samples that may have an item without text.
         context: Most tokens that the model is made for; None: as many as `llm.tune.max_length`.
         progress: Where to report.
 
@@ -110,7 +111,7 @@ def build_mix(
             f"no sample has more than {longest:,} tokens, the model's context (llm.tune.max_length: {wanted:,})"
         )
     sources = _sources(
-        section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate), words=words)
+        section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate), words=words, blank_texts=blank_texts)
     )
     capacities = [
         min(source.capacity(), part.max_count or source.capacity())

@@ -13,7 +13,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.decontaminate import EvaluationRuns
 from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.question import questions
-from llmcf_cli.llm.rows import SampleTexts, sample_texts, train_labels, train_order
+from llmcf_cli.llm.rows import SampleTexts, blank_items, refuse_blank, sample_texts, train_labels, train_order
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 
@@ -33,6 +33,7 @@ class MixContext:
         evaluation: Texts that no general instruction may share a run of words with; None: there are none.
         seen: Digests of the pairs met so far, shared by the sources of a mix.
         words: Of the label.
+        blank_texts: Share of the samples that may have an item without text.
     """
 
     data: Path
@@ -43,6 +44,7 @@ class MixContext:
     evaluation: EvaluationRuns | None = None
     seen: set[bytes] = field(default_factory=set)
     words: Words = Words()
+    blank_texts: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class RecommendationSource:
         """Up to `count` samples in the seed's order; a row whose item alone is too long makes way for the next."""
         with connect_read(self._context.data) as connection:
             ids = train_order(connection, self._context.seed, self._config.balance, self.capacity())
+            asked = ids[:count]
+            refuse_blank(blank_items(connection, asked), len(asked), self._context.blank_texts, "train-llm")
             start = 0
             while count > 0 and start < len(ids):
                 end = start + min(_BLOCK, count)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.engines.base import Engine
-from llmcf_cli.llm.rows import choose_train, sample_texts
-from llmcf_cli.llm.steps import StepPrompts, plan_calls, step_engines
+from llmcf_cli.llm.rows import blank_items, choose_train, refuse_blank, sample_texts
+from llmcf_cli.llm.steps import StepPrompts, check_turns, plan_calls, step_engines
 from llmcf_cli.llm.texts import Ask
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
@@ -28,6 +28,7 @@ class Previewed:
         tokens: Most tokens of the prompt, those texts included.
         answer: Most tokens of the answer.
         shortened: Whether the oldest history was left out to fit.
+        changed: What the engine changes in it.
         fits: Whether it can be asked; a sample with a prompt that cannot is set aside.
     """
 
@@ -37,6 +38,7 @@ class Previewed:
     tokens: int
     answer: int
     shortened: bool
+    changed: tuple[str, ...]
     fits: bool
 
 
@@ -47,19 +49,21 @@ class Preview:
     Attributes:
         prompts: Step by step.
         samples: Samples that the run is about.
+        blank: Of these, samples with an item without text.
         calls: Name of a step → texts to write.
         longest: Name of a step → most tokens of a prompt.
     """
 
     prompts: list[Previewed]
     samples: int
+    blank: int
     calls: dict[str, int]
     longest: dict[str, int]
 
 
 def preview_prompts(
     section: CoTSection, *, data: Path, model: Path, prompt: Prompt, seed: int, history: HistorySection, count: int,
-    words: Words = Words(),
+    words: Words = Words(), blank_texts: float = 0.9,
 ) -> Preview:  # fmt: skip
     """The prompts of `count` of the chosen samples, spread evenly over time.
 
@@ -72,16 +76,20 @@ def preview_prompts(
         history: What histories hold, as ingest built them.
         count: Samples.
         words: Of the label.
+        blank_texts: Share of the samples that may have an item without text.
 
     Raises:
-        LlmcfError: More samples are asked for than the train split has.
-        ModelError: The model has no tokenizer or no chat template.
+        LlmcfError: More samples are asked for than the train split has, or nearly no item has a text.
+        ModelError: The model has no tokenizer or no chat template, or its template does not take the prompt's turns.
     """
     engine: Engine = registry().build("engine", section.engine)
     engine.open(model)
+    check_turns(prompt, engine, f"cot.prompt {section.prompt}")
     engines = step_engines(prompt, engine)
     with connect_read(data) as reader:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        blank = blank_items(reader, ids)
+        refuse_blank(blank, len(ids), blank_texts, "cot preview")
         shown = (
             [int((place + 0.5) * len(ids) / count) for place in range(count)] if count < len(ids) else range(len(ids))
         )
@@ -94,7 +102,7 @@ def preview_prompts(
             found += [_previewed(step, subject, ask, prompt, engines) for subject, ask in asks.items()]
             marks[step.name] = dict.fromkeys(asks, f"[{step.name}]")
     longest = {name: asked.max_prompt_tokens() for name, asked in engines.items()}
-    return Preview(found, len(ids), calls, longest)
+    return Preview(found, len(ids), blank, calls, longest)
 
 
 def _previewed(
@@ -104,7 +112,7 @@ def _previewed(
     tokens = ask.tokens + sum(engines[name].config.max_new_tokens for name in read)
     engine = engines[step.name]
     return Previewed(
-        step.name, _about(step, subject), ask.messages, tokens, engine.config.max_new_tokens, ask.shortened,
+        step.name, _about(step, subject), ask.messages, tokens, engine.config.max_new_tokens, ask.shortened, ask.changed,
         ask.tokens <= engine.max_prompt_tokens(),
     )  # fmt: skip
 

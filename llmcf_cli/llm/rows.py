@@ -161,6 +161,32 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
     return np.sort(train_order(connection, seed, sample.balance, count, **strata))
 
 
+def blank_items(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> int:
+    """How many of some samples have a target item without text."""
+    query = "SELECT count(*) FROM sample JOIN item USING (item_row) WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))"
+    return connection.execute(query, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
+
+
+def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:
+    """Stop where prompts would be about nothing.
+
+    Args:
+        blank: Samples with an item without text.
+        samples: All samples.
+        most: Share of them that may have none.
+        where: Stage, for the message.
+
+    Raises:
+        LlmcfError: There are more.
+    """
+    if samples and blank > most * samples:
+        raise LlmcfError(
+            f"the item has no text in {blank:,} of {samples:,} samples, so there is nothing to ask about", where=where,
+            hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts texts); "
+            f"or raise dataset.limits.blank_texts ({most:g})",
+        )  # fmt: skip
+
+
 def sample_texts(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> list[SampleTexts]:
     """The texts of some samples, in the order of `sample_ids`."""
     ids = [int(i) for i in sample_ids]

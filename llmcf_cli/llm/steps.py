@@ -8,10 +8,12 @@ carries it from run to run.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.blocks import Basis, Block, Blocks
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.rows import SampleTexts
@@ -176,6 +178,7 @@ class Asking:
     Attributes:
         too_long: Sample id → name of the step whose prompt does not fit.
         shortened: Prompts of each step from which the oldest history was left out.
+        changed: Prompts that the engine changed, by what it changed.
         texts: The cache as each step uses it.
     """
 
@@ -191,6 +194,7 @@ class Asking:
         }
         self.too_long: dict[int, str] = {}
         self.shortened = dict.fromkeys(self._engines, 0)
+        self.changed: Counter[str] = Counter()
 
     def ask(self, rows: Sequence[SampleTexts], task: Any) -> list[Asked]:
         """Complete every step's texts for some samples.
@@ -209,6 +213,7 @@ class Asking:
             situated = self._fitting(step, situated, asks[step.name])
             wanted = _distinct(asks[step.name][s] for s in _subjects(step, situated))
             self.shortened[step.name] += sum(ask.shortened for ask in wanted)
+            self.changed.update(what for ask in wanted for what in ask.changed)
             self.texts[step.name].complete(wanted, _Share(task, step.name, len(rows) / len(prompt.steps), len(wanted)))
             if step is not prompt.last:
                 written[step.name] = self._written(step, asks[step.name])
@@ -270,6 +275,25 @@ class Asking:
             if ask is not None and text:
                 parts.append(Part(step.name, ask.prompt_hash, text))
         return Asked(about.row, last, tuple(parts), "\n\n".join(given))
+
+
+def check_turns(prompt: Prompt, engine: Engine, where: str) -> None:
+    """Have the engine look at the turns of each step, before anything is asked.
+
+    Args:
+        prompt: The steps.
+        engine: Opened with the model.
+        where: What names the prompt's file.
+
+    Raises:
+        ModelError: The model cannot be asked in such turns.
+    """
+    for step in prompt.steps:
+        try:
+            engine.as_sent([{"role": message.role, "content": "…"} for message in step.messages])
+        except ModelError as error:
+            name = f"{where}, step {step.name}" if prompt.shared else where
+            raise ModelError(f"{error.what}", where=name, hint=error.hint) from error
 
 
 def step_engines(prompt: Prompt, engine: Engine) -> dict[str, Engine]:

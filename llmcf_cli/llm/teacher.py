@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.llm.ability_tables import mass_alarm
 from llmcf_cli.llm.answers import AnswerScorer
 from llmcf_cli.llm.asking import Asking, ask
 from llmcf_cli.llm.config import RecommendationMixConfig
@@ -74,7 +75,7 @@ def ask_teacher(
 
     Raises:
         LlmcfError: More samples are asked for than the train split has, or no question fits.
-        ModelError: The model cannot be loaded, or an answer is no token of it.
+        ModelError: The model cannot be loaded, an answer is no token of it, or it hardly ever gives one of the two.
         StoreError: Another process (named by pid) writes the cache.
     """
     scorer = AnswerScorer(Reader(model, section.precision), question.positive, question.negative)
@@ -91,12 +92,19 @@ def ask_teacher(
             f"none of {len(ids)} questions fits, even without any history", where="teacher",
             hint="raise teacher.max_prompt_tokens, or shorten dataset.text.item",
         )  # fmt: skip
+    mass = float(found.mass_N.mean())
+    if mass < section.min_mass:
+        raise ModelError(
+            f"{mass_alarm('the teacher', mass, section.min_mass)}, and nothing can be learned from them",
+            where="teacher", hint="tune the model longer on the recommendation question (llm.mix, llm.tune), or set "
+            "teacher.min_mass: 0 to take the answers as they are",
+        )  # fmt: skip
     columns = {"sample_id": found.sample_id_N, "logit": found.logit_N, "mass": found.mass_N}
     write_parquet(pa.table(columns), TEACHER_SCORE, out)
     tally = found.tally
     return TeacherReport(
         wanted=len(ids), scored=len(found.logit_N), too_long=tally.too_long, asked=tally.asked, cached=tally.cached,
-        histories_shortened=tally.shortened, mass=float(found.mass_N.mean()), auc=_auc(found.label_N, found.logit_N),
+        histories_shortened=tally.shortened, mass=mass, auc=_auc(found.label_N, found.logit_N),
         seconds=tally.seconds, questions_per_second=tally.rate, examples=tally.examples,
     )  # fmt: skip
 

@@ -208,6 +208,8 @@ class TeacherSection(Config):
     """The train samples it is asked about; the others do not enter the objective."""
     max_prompt_tokens: Positive | None = None
     """Most tokens of a question, beyond which the oldest history is left out; None: what the model's context allows."""
+    min_mass: Annotated[Share, Runtime()] = 0.1
+    """Least P(yes) + P(no), on average: below it the model answers something else, and the stage stops."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
     batch_tokens: Annotated[Positive, Runtime()] = 16384
@@ -236,6 +238,8 @@ class AbilitySection(Config):
     """Most questions of a benchmark, drawn by the seed; None: all."""
     max_prompt_tokens: Positive | None = None
     """Most tokens of a recommendation question, beyond which the oldest history is left out; None: the context's."""
+    min_mass: Share = 0.1
+    """Least P(yes) + P(no), on average: below it the model answers something else, and its AUC is marked as such."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic and weights: `auto` takes bf16 where the device computes in it."""
     batch_tokens: Annotated[Positive, Runtime()] = 16384

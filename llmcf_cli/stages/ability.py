@@ -57,7 +57,7 @@ class Ability(Stage):
     point: str = ""
 
     name = "ability"
-    version = 1
+    version = 2
 
     @property
     def variant(self) -> str:
@@ -86,6 +86,7 @@ class Ability(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.ability import recommendation_answers
+        from llmcf_cli.llm.ability_tables import mass_alarm
         from llmcf_cli.llm.models import resolved_precision
         from llmcf_cli.llm.reading import Reader
 
@@ -103,11 +104,13 @@ class Ability(Stage):
             ABILITY_ANSWER, job.out / ANSWERS,
         )  # fmt: skip
         write_parquet(_general(section, reader, job), ABILITY_ITEM, job.out / ITEMS)
-        measured = read_measured(self.variant, job.out)
+        measured, mass = read_measured(self.variant, job.out), float(found.mass_N.mean())
         return {
             "model": self.model, "precision": resolved_precision(section.precision),
             "measures": {name: asdict(estimate) for name, estimate in measures_of(measured).items()},
-            "mass": float(found.mass_N.mean()), "too_long": found.tally.too_long, "asked": found.tally.asked,
+            "mass": mass, "alarm": mass_alarm(self.variant, mass, section.min_mass) if mass < section.min_mass else "",
+            "samples": len(found.label_N), "too_long": found.tally.too_long,
+            "histories_shortened": found.tally.shortened, "asked": found.tally.asked,
             "cached": found.tally.cached, "questions_per_second": found.tally.rate,
             "seconds": time.monotonic() - started,
         }  # fmt: skip
@@ -126,7 +129,7 @@ class EvalLLM(Stage):
     """Compares the language model after tuning with what it was before."""
 
     name = "eval-llm"
-    version = 3
+    version = 4
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}
@@ -135,14 +138,16 @@ class EvalLLM(Stage):
         return (Ability(BASE), Ability(TUNED))
 
     def run(self, job: Job) -> dict[str, Any]:
-        from llmcf_cli.llm.ability_tables import NO_GENERAL, markdown
+        from llmcf_cli.llm.ability_tables import NO_GENERAL, markdown, mass_alarms
         from llmcf_cli.llm.plots import plot_models
 
         models = [read_measured(stage.model, job.inputs[stage.role]) for stage in self.needs(job.recipe)]
         recipe = job.recipe
         notes = {NO_RECOMMENDATION: recommendation_source(recipe.llm) is None, NO_GENERAL: recipe.ability.data is None}
         said = [note for note, true in notes.items() if true]
-        report = {"split": recipe.ability.split, "rows": compare(models), "notes": said}
+        rows = compare(models)
+        alarms = mass_alarms(rows, recipe.ability.min_mass)
+        report = {"split": recipe.ability.split, "rows": rows, "alarms": alarms, "notes": said}
         write_tables(report, markdown(report), job.out)
         plot_models(report, job.out)
         return report
@@ -184,7 +189,8 @@ def read_measured(name: str, folder: Path) -> Measured:
     answers, items = read_parquet(folder / ANSWERS), read_parquet(folder / ITEMS)
     groups = items.group_by(["task", "metric"], use_threads=False).aggregate([("value", "list")]).to_pylist()
     values = {(group["task"], group["metric"]): np.array(group["value_list"]) for group in groups}
-    return Measured(name, answers["label"].to_numpy().astype(np.float32), answers["logit"].to_numpy(), values)
+    label_N = answers["label"].to_numpy().astype(np.float32)
+    return Measured(name, label_N, answers["logit"].to_numpy(), answers["mass"].to_numpy(), values)
 
 
 def write_tables(report: dict[str, Any], markdown: str, out: Path) -> None:

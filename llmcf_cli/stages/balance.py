@@ -24,7 +24,7 @@ class Balance(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "balance"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"balance": _section(recipe), "points": list(recipe.points), "failed": dict(self.failed)}
@@ -36,7 +36,7 @@ class Balance(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.ability import choose
-        from llmcf_cli.llm.ability_tables import markdown
+        from llmcf_cli.llm.ability_tables import markdown, mass_alarms
         from llmcf_cli.llm.plots import plot_balance
 
         recipe, section = job.recipe, _section(job.recipe)
@@ -49,6 +49,7 @@ class Balance(Stage):
         report = {
             "split": recipe.ability.split, "rows": rows, "tolerance": section.tolerance,
             "chosen": choose(rows, section.tolerance), "own": next(iter(recipe.points)), "failed": dict(self.failed),
+            "alarms": mass_alarms(rows, recipe.ability.min_mass),
         }  # fmt: skip
         write_tables(report, markdown(report), job.out)
         plot_balance(report, job.out)

@@ -41,6 +41,7 @@ def preview(context: Context, count: int, progress: Progress) -> Preview:
     return preview_prompts(
         recipe.cot, data=steps[-1].node.folder / "data.duckdb", model=model, prompt=prompt, seed=recipe.seed,
         history=recipe.dataset.history, count=count, words=recipe_words(recipe),
+        blank_texts=recipe.dataset.limits.blank_texts,
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class GenCoT(Stage):
     """Makes the in-context CoT data set {(x_i, cot_i, y_i)}."""
 
     name = "gen-cot"
-    version = 2
+    version = 3
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -40,7 +40,11 @@ class GenCoT(Stage):
         arguments = _arguments(job.context, job.inputs, job.keys)
         if job.forced:
             retry_set_aside(**arguments)
-        return asdict(generate_cots(**arguments, out=job.out, progress=job.progress, executor=job.context.executor))
+        report = generate_cots(
+            **arguments, out=job.out, progress=job.progress, executor=job.context.executor,
+            blank_texts=job.recipe.dataset.limits.blank_texts,
+        )  # fmt: skip
+        return asdict(report)
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         from llmcf_cli.llm.cost import estimate_rows

@@ -26,7 +26,7 @@ class Knowledge(Stage):
     """Preferences of users and facts about items, by the encoder of `match.space`; runs where an arm reads them."""
 
     name = "knowledge"
-    version = 1
+    version = 2
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:

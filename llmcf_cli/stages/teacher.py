@@ -21,7 +21,7 @@ class Teacher(Stage):
     """Scores train samples by P(yes); runs where an objective learns from it."""
 
     name = "teacher"
-    version = 2
+    version = 3
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class TrainLLM(Stage):
     """Tunes a causal language model on the recipe's mix."""
 
     name = "train-llm"
-    version = 2
+    version = 3
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -43,7 +43,8 @@ class TrainLLM(Stage):
         tokenizer = load_tokenizer(base)
         mix = build_mix(
             section, data=job.database, locate=job.context.locate.path, tokenizer=tokenizer,
-            seed=job.recipe.seed, out=mix_file, words=recipe_words(job.recipe), context=context_length(base, tokenizer), progress=job.progress,
+            seed=job.recipe.seed, out=mix_file, words=recipe_words(job.recipe),
+            blank_texts=job.recipe.dataset.limits.blank_texts, context=context_length(base, tokenizer), progress=job.progress,
         )  # fmt: skip
         tune = registry().get("tuner", section.tune.type).load()
         tuned = tune(
