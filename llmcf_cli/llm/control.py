@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 
 _BLANK = " \t\n\r▁"  # added tokens of these alone (Gemma, Phi) are text: they mean what they look like
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # how vocabularies spell what they have no piece for
 _MARKS = frozenset("<>[]{}|◁▷")  # an added token without any of these is a word that somebody added
 
 COMMON = re.compile(
@@ -107,7 +108,9 @@ def broken_up(text: str, marks: re.Pattern[str]) -> str:
 
 
 def _is_control(content: str, special: bool, template: str) -> bool:
-    return bool(content.strip(_BLANK)) and (special or not _MARKS.isdisjoint(content) or content in template)
+    if not content.strip(_BLANK) or _BYTE.fullmatch(content):
+        return False
+    return special or not _MARKS.isdisjoint(content) or content in template
 
 
 def _rename_pieces(model: dict[str, Any], names: dict[str, str]) -> None:
