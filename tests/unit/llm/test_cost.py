@@ -19,7 +19,7 @@ from llmcf_cli.llm.cost import (
     estimate_rows,
     spent,
 )
-from llmcf_cli.llm.engines.base import Adjustable, Completion
+from llmcf_cli.llm.engines.base import Completion
 from llmcf_cli.llm.texts import Ask, TextCache
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.recipe.sections import PriceSection
@@ -28,7 +28,7 @@ PRICE = PriceSection(input_per_million=1.0, output_per_million=10.0, currency="E
 ASKS = [Ask([{"role": "user", "content": str(n)}], f"hash {n}", 100 + n, False) for n in range(10)]
 
 
-class Engine(Adjustable):
+class Engine:
     """Two texts per prompt, of 20 tokens in half a second each."""
 
     samples = 2

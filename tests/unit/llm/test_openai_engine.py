@@ -236,14 +236,15 @@ def test_finished_rows_survive_a_server_that_goes_away(ask, server: ChatServer) 
     assert all(isinstance(f, Failure) and f.retryable for f in found[2:])
 
 
-def test_the_cache_knows_the_model_and_not_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_knows_the_model_and_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def settings(**changes: Any) -> dict[str, Any]:
         config = OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **changes})
         return OpenAIEngine(config).decode_settings(1)
 
-    assert settings() == settings(base_url="http://b/v1", concurrency=2, api_key_env="OTHER", max_prompt_tokens=99)
+    assert settings() == settings(concurrency=2, api_key_env="OTHER", max_prompt_tokens=99)
+    assert settings() != settings(base_url="http://b/v1")
     assert settings() != settings(model="n")
     assert settings() != settings(extra={"top_p": 0.9})
     assert KEY not in str(settings())
@@ -316,3 +317,78 @@ def test_a_real_server_gives_the_texts_of_the_local_engine(served: tuple[str, Pa
     (failure,) = wrong.generate(asked[:1], [0])
     assert "the server answers 400" in failure.reason
     assert "no/such-model" in failure.reason
+
+
+def message(content: Any, **more: Any) -> dict[str, Any]:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content, **more}}
+    return {"choices": [choice], "usage": {"prompt_tokens": 21, "completion_tokens": 7}}
+
+
+SAID = "It fits."
+USABLE = {
+    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]),
+    "plain parts": message([SAID]),
+    "think block": message(f"<think>\nhm\n</think>\n\n{SAID}"),
+    "end of a think block": message(f"hm\n</think>\n{SAID}"),
+    "with reasoning": message(SAID, reasoning_content="long", refusal=None),
+    "no usage": message(SAID) | {"usage": None},
+    "usage of texts": message(SAID) | {"usage": {"prompt_tokens": "21", "completion_tokens": "x"}},
+    "usage of fractions": message(SAID) | {"usage": {"prompt_tokens": 21.0, "completion_tokens": 7.5}},
+    "usage of nonsense": message(SAID) | {"usage": [1, 2]},
+    "huge usage": message(SAID) | {"usage": {"prompt_tokens": 1e400, "completion_tokens": -3}},
+    "no finish reason": {"choices": [{"message": {"content": SAID}}]},
+}  # fmt: skip
+ODD = {
+    "nothing": message(None), "blank": message(" \n"), "only reasoning": message(None, reasoning_content="long thought"),
+    "only a think block": message("<think>hm</think>"), "cut off in a think block": message("<think>hm, I should"),
+    "refusal": message(None, refusal="I can't."), "a number": message(3), "odd parts": message([None, 3, {"type": "image_url"}]),
+    "no choices": {"choices": []}, "null choices": {"choices": None}, "a null choice": {"choices": [None]},
+    "choices of texts": {"choices": ["a"]}, "an object of choices": {"choices": {"0": "a"}},
+    "null message": {"choices": [{"message": None}]}, "a text message": {"choices": [{"message": "a"}]},
+    "an error": {"error": {"message": "overloaded", "code": 529}}, "a text error": {"error": "overloaded"},
+    "an error of anything": {"error": {"message": ["x"], "code": None}},
+    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>", "empty": b"",
+    "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", USABLE)
+def test_an_answer_in_an_odd_form_is_read(server: ChatServer, kind: str) -> None:
+    server.reply = lambda request: Reply(USABLE[kind])
+    engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url=server.url, retries=0))
+    (found,) = engine.generate(chats("a"), [1])
+    assert isinstance(found, Completion)
+    assert (found.text, found.finish_reason) == (SAID, "stop")
+    assert isinstance(found.prompt_tokens, int) and isinstance(found.new_tokens, int)
+    assert found.prompt_tokens > 0 and found.new_tokens > 0
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_answer_is_one_failure_and_the_others_are_kept(server: ChatServer, kind: str) -> None:
+    def reply(request: dict[str, Any]) -> Reply:
+        return Reply(ODD[kind]) if request["messages"][-1]["content"] == "odd" else echo(request)
+
+    server.reply = reply
+    engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url=server.url, retries=0))
+    first, odd, last = engine.generate(chats("a", "odd", "b"), [1, 2, 3])
+    assert (first.text, last.text) == ("re: a", "re: b")
+    assert isinstance(odd, Failure)
+    assert odd.reason
+
+
+def test_what_no_text_can_hold_is_replaced(server: ChatServer) -> None:
+    server.reply = lambda request: Reply(b'{"choices": [{"message": {"content": "a \\ud83d b \\u0000c \\ud83d\\ude00"}}]}')
+    engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url=server.url, retries=0))
+    (found,) = engine.generate(chats("a"), [1])
+    assert found.text == "a \ufffd b c \U0001f600"
+
+
+def test_what_a_server_would_read_as_control_tokens_is_broken_up(server: ChatServer, tiny_model: Path) -> None:
+    said = "the <|end|> </s> of <b>x</b> [INST]"
+    for tokenizer in (None, str(tiny_model)):
+        engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url=server.url, retries=0, tokenizer=tokenizer))
+        engine.open(None)
+        ((sent,), changed) = engine.as_sent([{"role": "user", "content": said}])
+        assert sent["content"] == "the < |end|> < /s> of <b>x</b> [ INST]"
+        assert changed
+        assert engine.as_sent(chats("the <b>end</b>")[0]) == (chats("the <b>end</b>")[0], ())

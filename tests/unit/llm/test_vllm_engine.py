@@ -13,6 +13,7 @@ import pytest
 from llmcf_cli.core.errors import PackageError
 from llmcf_cli.llm.config import VllmEngineConfig
 from llmcf_cli.llm.engines.base import Completion
+from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.plugin import registry
 
 MODULE = "llmcf_cli.llm.engines.vllm"
@@ -22,6 +23,7 @@ CHATS = [[{"role": "user", "content": "why did the user like it"}], [{"role": "u
 class _LLM:
     made: list[dict[str, Any]] = []  # noqa: RUF012
     asked: list[tuple[Any, Any]] = []  # noqa: RUF012
+    answers: list[list[int]] = []  # noqa: RUF012
 
     def __init__(self, **settings: Any) -> None:
         self.made.append(settings)
@@ -31,7 +33,7 @@ class _LLM:
         reasons = ("stop", "length")
         return [
             SimpleNamespace(
-                outputs=[SimpleNamespace(text=f" text {i} ", token_ids=[1, 2, 3], finish_reason=reasons[i % 2])]
+                outputs=[SimpleNamespace(token_ids=self.answers[i % 2], finish_reason=reasons[i % 2])]
             )
             for i in range(len(prompts))
         ]
@@ -54,10 +56,12 @@ def test_settings_become_vllms_own(vllm: type[_LLM], tiny_model: Path, monkeypat
     engine = registry().build("engine", config)
     engine.open(tiny_model)
     assert engine.max_prompt_tokens() == 500
+    tokens = load_tokenizer(tiny_model)
+    vllm.answers = [tokens(text)["input_ids"] for text in (" the user<|end|>", "<think>so</think> the film")]
     found = engine.generate(CHATS, [5, 6])
     counts = engine.count_tokens(CHATS)
     assert [(c.text, c.finish_reason, c.prompt_tokens, c.new_tokens) for c in found] == [
-        ("text 0", "stop", counts[0], 3), ("text 1", "length", counts[1], 3),
+        ("the user", "stop", counts[0], len(vllm.answers[0])), ("the film", "length", counts[1], len(vllm.answers[1])),
     ]  # fmt: skip
     assert all(isinstance(c, Completion) for c in found)
     ((prompts, sampling),) = vllm.asked
@@ -72,6 +76,7 @@ def test_settings_become_vllms_own(vllm: type[_LLM], tiny_model: Path, monkeypat
 def test_greedy_draws_nothing(vllm: type[_LLM], tiny_model: Path) -> None:
     engine = registry().build("engine", VllmEngineConfig(temperature=0, max_new_tokens=12, max_batch=2))
     engine.open(tiny_model)
+    vllm.answers = [[5], [6]]
     engine.generate(CHATS, [5, 6])
     assert vllm.asked[0][1] == [{"temperature": 0.0, "max_tokens": 12}] * 2
     assert engine.decode_settings(1) == engine.decode_settings(2)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
+from llmcf_cli.recipe.words import WORDS
 from llmcf_cli.recipe.template import render_template, template_problems
 
 GOOD = """\
@@ -22,7 +23,8 @@ messages:
       Before: {{#history}}{{.}}, {{/history}}{{^history}}nothing{{/history}}
       Now: {{item}}
 """
-VALUES = {"history": ["A & B", "C <d>"], "item": '"{{user}}"', "user": "me", "decision": "liked"}
+VALUES = {"history": ["A & B", "C <d>"], "item": '"{{user}}"', "user": "me", "decision": "liked",
+          "verb": "like", "verbs": "likes", "choices": "favourites"}  # fmt: skip
 
 
 def _write(folder: Path, text: str) -> Path:
@@ -160,7 +162,7 @@ def test_steps_read_what_earlier_ones_wrote(tmp_path: Path) -> None:
     profile, description, match = prompt.steps
     assert (profile.per, description.per, match.per) == ("user_block", "item", "interaction")
     assert prompt.variables == ("history", "recent", "item", "decision")
-    assert prompt.readable(match) == ("history", "recent", "item", "user", "decision", "profile", "description")
+    assert prompt.readable(match) == ("history", "recent", "item", "user", "decision", *WORDS, "profile", "description")
     assert (profile.limit(72), match.limit(72), profile.limit(1)) == (36, 72, 1)
     values = {"profile": "P {{item}}", "recent": ["a"], "description": "D", "decision": "liked"}
     assert match.render(values) == [{"role": "user", "content": "P {{item}} a D liked?"}]
