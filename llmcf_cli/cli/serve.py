@@ -26,8 +26,8 @@ def score(
         Path,
         typer.Argument(
             metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV: user_id, item_id and, if there is one, history: item ids, oldest first, "
-            'in CSV as a quoted list: "[242, 50]".',
+            help="Parquet, JSON lines or CSV: user_id, item_id and, if there are any, history: item ids, oldest first, "
+            'in CSV as a quoted list: "[242, 50]"; and time, written as in the data.',
         ),
     ],
     out: Annotated[
@@ -45,8 +45,8 @@ def score(
 
     if out is not None and out.suffix not in WRITTEN:
         raise DataError(f"cannot write {out.suffix or 'this kind of'} file", where=str(out), allowed=WRITTEN)
-    asked = read_requests(requests)
     scorer = Scorer.load(bundle)
+    asked = read_requests(requests, scorer.form)
     scores = scorer.score(asked)
     table = Table(box=None, pad_edge=False)
     for column in scores.column_names:

@@ -95,6 +95,7 @@ def _look_at_entity(con: Any, raw: RawData, entity: Entity, found: Preview) -> N
     try:
         cast = cast_entity(con, raw, entity)
     except DataError as error:
+        found.whole[entity] = False
         (found.wrong if table.whole else found.notes).append(error)
         return
     found.columns[entity] = cast.columns

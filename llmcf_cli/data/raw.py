@@ -83,7 +83,14 @@ class RawData:
 
 
 class Source(Protocol):
-    """A source: built with its configuration, asked once."""
+    """A source: built with its configuration, asked once.
+
+    Attributes:
+        times: How its times are written; requests to a model of its data write them so too.
+    """
+
+    @property
+    def times(self) -> TimeFormat: ...
 
     def load(self, con: Any, locate: Locate, rows: int | None = None) -> RawData:
         """Read the files into relations of `con`, with all their columns.

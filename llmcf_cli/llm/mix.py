@@ -111,7 +111,10 @@ def build_mix(
             f"no sample has more than {longest:,} tokens, the model's context (llm.tune.max_length: {wanted:,})"
         )
     sources = _sources(
-        section, MixContext(data, locate, tokenizer, longest, seed, _evaluation(section, locate), words=words, blank_texts=blank_texts)
+        section,
+        MixContext(
+            data, locate, tokenizer, longest, seed, _evaluation(section, locate), words=words, blank_texts=blank_texts
+        ),
     )
     capacities = [
         min(source.capacity(), part.max_count or source.capacity())

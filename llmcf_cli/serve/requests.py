@@ -1,64 +1,188 @@
-"""Requests from files as users write them, checked before anything is scored."""
+"""Requests as users write them, in files or in memory, read by the readers and conversions that ingest uses."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmcf_cli.core.errors import DataError, closest
-from llmcf_cli.core.files import kind_of
-from llmcf_cli.data.raw import Dialect, first_line, first_sentence, name, read_delimited
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from llmcf_cli.data.report import Clock
+from llmcf_cli.plugin import registry
+from llmcf_cli.tabular.csv import DELIMITERS, Dialect, first_line, read_csv
+from llmcf_cli.tabular.jsonl import read_json
+from llmcf_cli.tabular.lists import as_list, parse_lists
+from llmcf_cli.tabular.parquet import read_parquet
+from llmcf_cli.tabular.records import read_arrow, read_records
+from llmcf_cli.tabular.sql import columns_of, name
+from llmcf_cli.tabular.table import Table
+from llmcf_cli.tabular.times import PROBLEMS, TimeFormat, as_position, with_times
+from llmcf_cli.tabular.unpack import PACKED, plain_suffix
+from llmcf_cli.tabular.values import as_id, is_text, present
 
 NEEDED = ("user_id", "item_id")
 COLUMNS = (*NEEDED, "history (optional)", "time (optional)")
 HISTORIES = ('["242", "50"]', "[]")
 """What a history looks like."""
-EXAMPLE = '{"user_id": "196", "item_id": "242", "history": ["50", "7"]}'
-_READERS = {".parquet": "read_parquet", ".jsonl": "read_json", ".json": "read_json", ".csv": "read_csv"}
-_DELIMITERS = (",", ";", "\t", "|")
-_TABLE = "request"
+_JSON = (".jsonl", ".json", ".ndjson")
+_ENDINGS = (".csv", *_JSON, ".parquet", ".tsv")
+_TABLE, _LISTS = "request", "history_list"
+
+Rows = pa.Table | Sequence[Mapping[str, Any]]
 
 
-def read_requests(path: Path) -> pa.Table:
-    """Requests from a file, by its ending. In CSV ids are text as it stands there, without blanks around it.
+@dataclass(frozen=True)
+class RequestForm:
+    """How requests to a bundle write times: as its data do.
+
+    Attributes:
+        clock: `global`: times are times; `per_user`: they are positions, whole numbers.
+        times: How times are written.
+    """
+
+    clock: Clock = "global"
+    times: TimeFormat = TimeFormat()
+
+    @classmethod
+    def of(cls, recipe: Mapping[str, Any], clock: Clock) -> RequestForm:
+        """The form of a bundle's requests.
+
+        Args:
+            recipe: The resolved recipe in the bundle.
+            clock: The bundle's clock.
+        """
+        written = recipe.get("dataset", {}).get("source")
+        if written is None:
+            return cls(clock)
+        config = registry().get("source", written["type"]).config().model_validate(written)
+        return cls(clock, registry().build("source", config).times)
+
+
+def read_requests(path: Path, form: RequestForm) -> pa.Table:
+    """Requests from a file, by its ending: CSV, TSV, JSON lines, one JSON array, Parquet; `.gz` and `.zst` too.
 
     Returns:
-        The file's columns: `user_id`, `item_id` and, if there are any, `history` (lists) and `time` (of CSV, int64).
+        See `to_requests`.
 
     Raises:
-        DataError: There is no such file, its ending is unknown, it cannot be parsed, a column is missing, or a history
-            or time is none.
+        DataError: There is no such file, its ending is unknown, a line of it does not parse, or see `to_requests`.
     """
     import duckdb
 
-    if path.suffix not in _READERS:
-        raise DataError(f"cannot read {path.suffix or 'this kind of'} file", where=str(path), allowed=sorted(_READERS))
-    if (kind := kind_of(path)) != "file":
-        raise DataError("is a folder" if kind == "folder" else "no such file", where=str(path))
-    with duckdb.connect() as connection:
-        if path.suffix == ".csv":
-            return _read_csv(connection, path)
-        with _parsing(path):
-            rows = connection.sql(f"FROM {_READERS[path.suffix]}(?)", params=[str(path)]).to_arrow_table()
-    require_columns(rows.column_names, str(path))
-    return rows
+    suffix = plain_suffix(path)
+    if suffix not in _ENDINGS:
+        what = f"cannot read {path.suffix or 'this kind of'} file"
+        raise DataError(what, where=str(path), allowed=[*_ENDINGS, *(f"….jsonl{end}" for end in PACKED)])
+    if not path.is_file():
+        raise DataError("no such file", where=str(path))
+    with duckdb.connect() as con:
+        if suffix == ".parquet":
+            table = read_parquet(con, path, _TABLE)
+        elif suffix in _JSON:
+            table = read_json(con, path, _TABLE)
+        else:
+            table = _read_csv(con, path)
+        if table.bad.count:
+            detail = "".join(f"\n  {sample}" for sample in table.bad.samples)
+            hint = table.remedy or "correct them; a value that holds the delimiter is quoted, as a history is in CSV"
+            raise DataError(f"{table.bad.count:,} of the lines cannot be read{detail}", where=str(path), hint=hint)
+        return _converted(con, table, form)
 
 
-def require_columns(found: Sequence[str], where: str) -> None:
-    """Check that requests have a user and an item.
+def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
+    """Requests from memory.
+
+    Args:
+        rows: An Arrow table, or mappings, with user_id, item_id and, if there are any, history and time.
+        form: How times are written.
+
+    Returns:
+        In the order of the rows: `user_id` and `item_id` (string), as ingest has ids; `history` (list of string), null
+        where there is none; `time` (timestamp[us, UTC], of positions int64), null where there is none.
 
     Raises:
-        DataError: They lack a column; says which are needed and which were found.
+        DataError: A column is missing, an id or history is none, or a time is not of the form.
     """
+    con = _connection()
+    try:
+        if isinstance(rows, pa.Table):
+            table = read_arrow(con, rows, _TABLE, "requests")
+        else:
+            table = read_records(con, rows, _TABLE, "requests")
+        return _converted(con, table, form)
+    finally:
+        con.unregister(_TABLE)
+        for made in (_TABLE, _LISTS):
+            con.execute(f"DROP TABLE IF EXISTS {made}")
+
+
+_OWN = threading.local()
+
+
+def _connection() -> Any:
+    """This thread's connection for requests in memory: making one costs more than what it is used for."""
+    import duckdb
+
+    if not hasattr(_OWN, "connection"):
+        _OWN.connection = duckdb.connect(config={"threads": 1})
+    return _OWN.connection
+
+
+def _read_csv(con: Any, path: Path) -> Table:
+    """A CSV file; the delimiter is the one that splits its first line into most columns."""
+    marks = {mark: len(first_line(path, Dialect(mark, '"')).cells) for mark in DELIMITERS}
+    return read_csv(con, path, _TABLE, Dialect(max(marks, key=lambda mark: marks[mark]), '"'))
+
+
+def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
+    con.execute("SET TimeZone = 'UTC'")
+    types = columns_of(con, table.relation)
+    _require_columns(list(types), table.origin)
+    for column in (*NEEDED, "history", "time"):
+        if column in table.objects:
+            what = f"{column} holds an object, not {'ids' if column == 'history' else 'a value'}"
+            where = f"{table.origin}:{table.objects[column]}"
+            raise DataError(what, where=where, allowed=HISTORIES if column == "history" else ())
+    picked = {column: (name(column), types[column]) for column in (*NEEDED, "history", "time") if column in types}
+    for column in ("history", "time"):
+        picked.setdefault(column, ("CAST(NULL AS VARCHAR)", "VARCHAR"))
+    chosen = ", ".join(f"{sql} AS {column}_given" for column, (sql, _) in picked.items())
+    rows = f"(SELECT row_number() OVER () AS request, {chosen} FROM {table.relation})"
+    kinds = {column: kind for column, (_, kind) in picked.items()}
+    if "time" not in types:
+        rows = f"(SELECT *, CAST(NULL AS BIGINT) AS time, CAST(NULL AS VARCHAR) AS time_problem FROM {rows})"
+    elif form.clock == "global":
+        rows = with_times(con, rows, "time_given", kinds["time"], form.times)
+    else:
+        place = as_position("time_given", kinds["time"])
+        rows = f"(SELECT *, {place} AS time, CAST(NULL AS VARCHAR) AS time_problem FROM {rows})"
+    parsed = None
+    if is_text(kinds["history"]) and "history" in types:
+        parsed = _LISTS
+        parse_lists(con, table.relation, "history", parsed)
+    values = {column: as_id(f"{column}_given", kinds[column]) for column in NEEDED}
+    given = present("history_given", kinds["history"]) if is_text(kinds["history"]) else "history_given"
+    values["history"] = (
+        f"CASE WHEN {given} IS NOT NULL THEN {as_list('history_given', kinds['history'], None, parsed)} END"
+    )
+    made = ", ".join(f"{sql} AS {column}" for column, sql in values.items())
+    shown = ", ".join(f"{present(f'{column}_given', kind)} AS {column}_shown" for column, kind in kinds.items())
+    time = "make_timestamptz(time)" if form.clock == "global" else "time"
+    found = con.sql(
+        f"SELECT user_id, item_id, history, {time} AS time, time_problem, * LIKE '%_shown' "
+        f"FROM (SELECT request, time, time_problem, {made}, {shown} FROM {rows}) ORDER BY request"
+    ).to_arrow_table()
+    _check(found, table.origin, form)
+    return found.select([*NEEDED, "history", "time"])
+
+
+def _require_columns(found: Sequence[str], where: str) -> None:
     lacking = [column for column in NEEDED if column not in found]
     if not lacking:
         return
@@ -71,76 +195,33 @@ def require_columns(found: Sequence[str], where: str) -> None:
     )  # fmt: skip
 
 
-def _read_csv(connection: Any, path: Path) -> pa.Table:
-    """A CSV file; the delimiter is the one that splits its first line into most columns."""
-    lines = {mark: first_line(path, Dialect(mark, '"')) for mark in _DELIMITERS}
-    mark, names = max(lines.items(), key=lambda line: len(line[1]))  # the first of equals
-    names = [column.strip() for column in names]
-    if len(set(names)) != len(names):
-        raise DataError("names a column twice", where=f"{path}:1", allowed=names)
-    require_columns(names, f"{path}:1")
-    bad = read_delimited(connection, path, _TABLE, names, 1, Dialect(mark, '"'))
-    if bad.count:
-        detail = "".join(f"\n  {sample}" for sample in bad.samples)
-        hint = f'a line has {len(names)} columns in utf-8, quoted where they hold the delimiter: "[242, 50]"'
-        raise DataError(f"{bad.count:,} of the lines cannot be read{detail}", where=str(path), hint=hint)
-    columns = {column: f"nullif(trim({name(column)}), '')" for column in names}
-    for column, kind in (("history", "VARCHAR[]"), ("time", "BIGINT")):
-        if column in columns:
-            columns[column] = f"TRY_CAST({columns[column]} AS {kind})"
-            _check(connection, path, column, columns[column])
-    selected = ", ".join(f"{value} AS {name(column)}" for column, value in columns.items())
-    return connection.sql(f"SELECT {selected} FROM {_TABLE} ORDER BY rowid").to_arrow_table()
-
-
-def _check(connection: Any, path: Path, column: str, typed: str) -> None:
-    """Raise a `DataError` about the first value of a column of text that is none of its type."""
-    found = connection.execute(
-        f"SELECT count(*) OVER (), rowid + 1, {column} FROM {_TABLE} WHERE trim({column}) <> '' AND {typed} IS NULL "
-        "ORDER BY rowid LIMIT 1"
-    ).fetchone()
-    if found is None:
-        return
-    count, row, value = found
-    others = f" ({count:,} are not)" if count > 1 else ""
-    where = f"{path}, request {row:,}"
-    if column == "time":
+def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
+    """Raise a `DataError` about the first value that is there and cannot be read."""
+    for column in (*NEEDED, "history", "time"):
+        shown = found[f"{column}_shown"]
+        bad = pc.indices_nonzero(pc.and_(shown.is_valid(), found[column].is_null()))
+        if len(bad) == 0:
+            continue
+        request = bad[0].as_py()
+        value, problem = shown[request].as_py(), found["time_problem"][request].as_py()
+        others = f" ({len(bad):,} are not)" if len(bad) > 1 else ""
+        where = f"{origin}, request {request + 1:,}"
+        if column == "history":
+            items = ", ".join(f'"{item}"' for item in re.findall(r"[^\s,;|\[\]()\"'{}]+", value))
+            what = f"the history {value!r} is no list of item ids{others}"
+            raise DataError(what, where=where, allowed=HISTORIES, hint=f"oldest first, between commas: [{items}]")
+        if column == "time":
+            what, hint = _about_time(problem, form)
+            raise DataError(f"the time {value!r} {what}{others}", where=where, hint=hint)
         raise DataError(
-            f"the time {value!r} is no whole number{others}",
-            where=where,
-            hint="in the unit of the data that the bundle learned from",
+            f"the {column} {value!r} is no id{others}", where=where, hint="an id is a text or a whole number"
         )
-    items = ", ".join(re.findall(r"[^\s,;|\[\]()\"']+", value))
-    raise DataError(
-        f"the history {value!r} is no list of item ids{others}", where=where, allowed=('"[242, 50]"', '"[]"'),
-        hint=f'oldest first, in brackets, separated by commas and quoted: "[{items}]"',
-    )  # fmt: skip
 
 
-@contextmanager
-def _parsing(path: Path) -> Iterator[None]:
-    """Say what a Parquet or JSON file is not."""
-    import duckdb
-
-    try:
-        yield
-    except duckdb.Error as error:
-        if path.suffix == ".parquet":
-            raise DataError(f"is no Parquet file ({first_sentence(error)})", where=str(path)) from error
-        line = _broken_line(path) if path.suffix == ".jsonl" else None
-        raise DataError(
-            f"is no JSON ({first_sentence(error)})", where=f"{path}:{line}" if line else str(path),
-            allowed=[EXAMPLE], hint="one object a line, or a list of objects",
-        ) from error  # fmt: skip
-
-
-def _broken_line(path: Path) -> int | None:
-    """The first line that is no JSON object."""
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                if line.strip() and not isinstance(json.loads(line), dict):
-                    return number
-            except ValueError:
-                return number
-    return None
+def _about_time(problem: str | None, form: RequestForm) -> tuple[str, str]:
+    if form.clock == "per_user":
+        return "is no position", "a position is a whole number, as in the data that the bundle learned from"
+    unit = f", or a number of {form.times.unit} since 1970" if form.times.unit else ""
+    also = "" if form.times.format in (None, form.times.unit) else f", or as {form.times.format}"
+    said = PROBLEMS[problem or "format"].removeprefix("the time ")
+    return said, f"write times in ISO 8601, e.g. 2020-01-31 12:00:00+01:00{unit}{also}"

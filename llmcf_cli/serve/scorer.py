@@ -26,7 +26,7 @@ from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.recipe.sections import MatchSection
-from llmcf_cli.serve.requests import HISTORIES, NEEDED, require_columns
+from llmcf_cli.serve.requests import NEEDED, RequestForm, Rows, to_requests
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
@@ -69,6 +69,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
+        self.form = RequestForm.of(bundle.recipe, bundle.clock)
         self._adding = Lock()
         self._index: Any = None
         bank = self.model.resources.bank
@@ -106,7 +107,7 @@ class Scorer:
         """
         return cls(load_bundle(Path(bundle)))
 
-    def score(self, requests: pa.Table) -> pa.Table:
+    def score(self, requests: Rows) -> pa.Table:
         """Score requests.
 
         A user or item that training never saw is scored by what is known: its history, and the item's text and features
@@ -114,18 +115,20 @@ class Scorer:
         (strictly earlier than the request's time); an empty list is a history without events.
 
         Args:
-            requests: Columns user_id and item_id; optional `history`, item ids the user took, oldest first,
-                and `time` (int64), when the request is made; without it, after everything. Examples are strictly
-                earlier. Items of a history that the catalogue lacks are left out.
+            requests: An Arrow table or mappings, read as ingest reads tables: user_id and item_id; optional `history`,
+                item ids the user took, oldest first, and `time`, when the request is made, written as in the data;
+                without it, after everything. Examples are strictly earlier. Items of a history that the catalogue lacks
+                are left out.
 
         Returns:
             Columns user_id, item_id, logit (float32) and probability (float64), in the order of the requests.
 
         Raises:
-            DataError: A column is missing or of another type, or a time is none.
+            DataError: A column is missing, or a value cannot be read.
         """
         model = self.model
-        samples = self._encode(model, requests)
+        asked = to_requests(requests, self.form)
+        samples = self._encode(model, asked)
         logit_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
@@ -135,20 +138,21 @@ class Scorer:
             )
             logit_N[block] = score(model, batch, BATCH).cpu().numpy()
         return pa.table({
-            "user_id": requests["user_id"], "item_id": requests["item_id"], "logit": logit_N,
+            "user_id": asked["user_id"], "item_id": asked["item_id"], "logit": logit_N,
             "probability": sigmoid(logit_N),
         })  # fmt: skip
 
-    def unknown(self, requests: pa.Table) -> dict[str, Unknown]:
+    def unknown(self, requests: Rows) -> dict[str, Unknown]:
         """What the bundle does not know of the users, the items, and the items of histories in requests.
 
         Args:
             requests: As for `score`.
         """
         catalog: Catalog = self.model.resources.catalog
-        users, items = (_strings(requests, name) for name in NEEDED)
-        values, length_N = list_parts(_lists(requests))
-        each = np.arange(requests.num_rows)
+        asked = to_requests(requests, self.form)
+        users, items = (asked[name].combine_chunks() for name in NEEDED)
+        values, length_N = list_parts(asked["history"].combine_chunks())
+        each = np.arange(asked.num_rows)
         return {
             "users": _unknown(catalog.users, users, each), "items": _unknown(catalog.items, items, each),
             "items of histories": _unknown(catalog.items, values, np.repeat(each, length_N)),
@@ -180,14 +184,14 @@ class Scorer:
     def _encode(self, model: RecModel, requests: pa.Table) -> Samples:
         catalog: Catalog = model.resources.catalog
         size = requests.num_rows
-        users, items = (_strings(requests, name) for name in NEEDED)
+        users, items = (requests[name].combine_chunks() for name in NEEDED)
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(users),
             "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": _times(requests),
             "history": _history(requests, catalog),
         })  # fmt: skip
         samples = encode_rows(rows, model.resources.spec.history_length)
-        histories, without_N = model.resources.histories, _without_history(requests)
+        histories, without_N = model.resources.histories, requests["history"].is_null().to_numpy()
         if histories is None or not without_N.any():
             return samples
         kept_nL = histories.before(
@@ -197,14 +201,15 @@ class Scorer:
         history_row_NL[without_N] = kept_nL
         return replace(samples, history_row_NL=history_row_NL)
 
-    def kept_histories(self, requests: pa.Table) -> KeptHistories:
+    def kept_histories(self, requests: Rows) -> KeptHistories:
         """How requests that bring no history are scored.
 
         Args:
             requests: As for `score`.
         """
-        model, without_N = self.model, _without_history(requests)
-        has_N = (self._encode(model, requests).history_row_NL > 0).any(1)
+        asked = to_requests(requests, self.form)
+        without_N = asked["history"].is_null().to_numpy()
+        has_N = (self._encode(self.model, asked).history_row_NL > 0).any(1)
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def _examples(self, model: RecModel, samples: Samples) -> np.ndarray | None:
@@ -244,30 +249,9 @@ def _named(ids: pa.Array, of_n: np.ndarray) -> str:
     return f"item {chosen[0].as_py()!r}" + (f" and {len(chosen) - 1:,} more" if len(chosen) > 1 else "")
 
 
-def _strings(requests: pa.Table, name: str) -> pa.Array:
-    require_columns(requests.column_names, "score")
-    column = requests[name].combine_chunks()
-    kind, known = column.type, pa.types
-    if known.is_string(kind) or known.is_large_string(kind) or known.is_integer(kind) or known.is_null(kind):
-        return column.cast(pa.string())  # readers of CSV and JSON take ids of digits for numbers
-    raise DataError(f"{name} holds {kind}, ids are strings", where="score")
-
-
 def _times(requests: pa.Table) -> pa.Array:
-    """Times, int64; after everything where there is none."""
-    if "time" not in requests.column_names:
-        return pa.array(np.full(requests.num_rows, NOW))
-    column = requests["time"].combine_chunks()
-    if (
-        pa.types.is_floating(column.type)
-        and not (fine := pc.fill_null(pc.is_finite(column), True)).to_numpy(False).all()
-    ):
-        first = pc.index(fine, False).as_py()
-        raise DataError(f"the time {column[first]} of request {first + 1:,} is no number", where="score")
-    try:
-        return column.cast(pa.int64()).fill_null(int(NOW))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"time holds {column.type} that is no int64 ({error})", where="score") from error
+    """Times as samples have them, int64; after everything where there is none."""
+    return requests["time"].combine_chunks().cast(pa.int64()).fill_null(int(NOW))
 
 
 def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknown:
@@ -277,32 +261,10 @@ def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknow
     return Unknown(len(different), len(np.unique(request_n[lacking_n])))
 
 
-def _without_history(requests: pa.Table) -> np.ndarray:
-    """Which requests bring no history, bool [N]: there is no such column, or it is null."""
-    if "history" not in requests.column_names:
-        return np.ones(requests.num_rows, bool)
-    found: np.ndarray = requests["history"].is_null().to_numpy()
-    return found
-
-
-def _lists(requests: pa.Table) -> pa.Array:
-    """The histories as lists; empty ones where there is no such column."""
-    if "history" not in requests.column_names or pa.types.is_null(requests["history"].type):
-        return pa.array([[]] * requests.num_rows, pa.list_(pa.string()))
-    column = requests["history"].combine_chunks()
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        given = next((repr(value) for value in column.drop_null()[:1].to_pylist()), "nothing")
-        raise DataError(
-            f"history holds {column.type}, e.g. {given}, not lists of item ids", where="score", allowed=HISTORIES,
-            hint="give each request a list, oldest first",
-        )  # fmt: skip
-    return column
-
-
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:
     """Item rows of the histories, unknown items left out."""
     size = requests.num_rows
-    values, length_N = list_parts(_lists(requests))
+    values, length_N = list_parts(requests["history"].combine_chunks())
     row_n = catalog.items.rows(values)
     known_n = row_n > 0
     owner_n = np.repeat(np.arange(size), length_N)

@@ -82,13 +82,15 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     """Whether the data set can be read and has the columns that the recipe names, as far as its beginning shows."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
-    texts = written.get("text") if isinstance(written.get("text"), dict) else {}
+    text = written.get("text")
+    texts: dict[str, Any] = text if isinstance(text, dict) else {}
     config = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
     if absent:
-        where = f"{nearest(root, ('dataset', 'source')).origin}: dataset"
+        place = ("dataset", "text") if texts else ("dataset", "source")
+        where = f"{nearest(root, place).origin}: dataset"
         what = f"its columns are not checked, as {absent[0]} is not fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, where=where, hint=hint))

@@ -74,8 +74,9 @@ def exact_json(line: str) -> Any:
 
 
 def read_json(
-    con: Any, path: Path, into: str, rows: int | None = None, parse: Parse = exact_json, only: Sequence[str] = ()
-) -> Table:
+    con: Any, path: Path, into: str, rows: int | None = None, parse: Parse = exact_json, *,
+    only: Sequence[str] = (), without: Sequence[str] = (),
+) -> Table:  # fmt: skip
     """Read JSON lines, or an array of objects, into the table `into`.
 
     A column is VARCHAR, or VARCHAR[] if a value in it is a list; lists within lists are joined by ` > `, objects are kept
@@ -88,6 +89,7 @@ def read_json(
         rows: Read this many rows and no more; None: all.
         parse: How a line is read.
         only: Keys to keep, each a column even if no object has it; none: all.
+        without: Keys to leave out.
 
     Raises:
         DataError: The file cannot be read at all, or has no record.
@@ -101,7 +103,7 @@ def read_json(
         kept = []
         for line, value, problem in batch:
             if problem is None:
-                kept.append((line, value))
+                kept.append((line, {k: v for k, v in value.items() if k not in without} if without else value))
                 continue
             bad += 1
             if len(samples) < MAX_BAD_SAMPLES:

@@ -10,7 +10,18 @@ from typing import Any
 import pyarrow as pa
 
 from llmcf_cli.tabular.sql import name, text
-from llmcf_cli.tabular.values import as_id, is_list, is_structure, is_text, present, stripped
+from llmcf_cli.tabular.values import (
+    MISSING,
+    WHITE,
+    as_id,
+    as_varchar,
+    is_list,
+    is_structure,
+    is_text,
+    present,
+    stripped,
+    whole_text,
+)  # fmt: skip
 
 NESTED = " > "
 """Between the parts of a list within a list, e.g. a path of categories."""
@@ -82,20 +93,26 @@ def _string(token: str) -> str:
 
 
 def parse_lists(con: Any, relation: str, column: str, into: str) -> None:
-    """Create the table `into(written, parts)`: the different texts in brackets of a column, and the lists that they are.
+    """Create the table `into(written, parts)`: the different texts in brackets of a column, and the lists they are.
 
     `parts` is NULL where a text is no list. Texts are parsed in batches, so memory is bounded.
     """
-    con.execute(f"CREATE OR REPLACE TABLE {name(into)} (written VARCHAR PRIMARY KEY, parts VARCHAR[])")
     written = stripped(name(column), "VARCHAR")
-    reader = con.cursor()
-    rows = reader.execute(f"SELECT DISTINCT {written} AS written FROM {relation} WHERE {_in_brackets(written)}")
-    while batch := [value for (value,) in rows.fetchmany(_BATCH)]:
-        parts = pa.array([parse_list(value) for value in batch], pa.list_(pa.string()))
-        con.register("list_batch", pa.table({"written": batch, "parts": parts}))
+    con.execute(
+        f"CREATE OR REPLACE TABLE {name(into + '_written')} AS SELECT row_number() OVER () AS number, written FROM "
+        f"(SELECT DISTINCT {written} AS written FROM {relation} WHERE {_in_brackets(written)})"
+    )
+    con.execute(f"CREATE OR REPLACE TABLE {name(into)} (written VARCHAR PRIMARY KEY, parts VARCHAR[])")
+    start = 0
+    while batch := con.execute(
+        f"SELECT written FROM {name(into + '_written')} WHERE number > {start} AND number <= {start + _BATCH}"
+    ).fetchall():
+        parts = pa.array([parse_list(value) for (value,) in batch], pa.list_(pa.string()))
+        con.register("list_batch", pa.table({"written": [value for (value,) in batch], "parts": parts}))
         con.execute(f"INSERT INTO {name(into)} SELECT written, parts FROM list_batch")
         con.unregister("list_batch")
-    reader.close()
+        start += _BATCH
+    con.execute(f"DROP TABLE {name(into + '_written')}")
 
 
 def as_list(sql: str, kind: str, separator: str | None, parsed: str | None = None) -> str:
@@ -139,4 +156,9 @@ def _ids(sql: str, kind: str) -> str:
     if is_list(kind):
         inner = f"list_transform({sql}, lambda v: array_to_string({_ids('v', _element(kind))}, {text(NESTED)}))"
         return _ids(inner, "VARCHAR")
-    return f"list_filter(list_transform(coalesce({sql}, []), lambda v: {as_id('v', kind)}), lambda v: v IS NOT NULL)"
+    if not is_text(kind):
+        made = f"list_transform(coalesce({sql}, []), lambda v: {as_id('v', kind)})"
+    else:  # one step after the other: a lambda computes what it names twice, twice
+        made = f"list_transform(coalesce({sql}, []), lambda v: trim({as_varchar('v', kind)}, {text(WHITE)}))"
+        made = f"list_transform(list_filter({made}, lambda v: v NOT IN ('', {', '.join(map(text, MISSING))})), lambda v: {whole_text('v')})"
+    return f"list_filter({made}, lambda v: v IS NOT NULL)"

@@ -50,7 +50,8 @@ def format_problem(written: str) -> str | None:
 
 def zone_problem(written: str) -> str | None:
     """What is wrong with the name of a time zone; None: nothing."""
-    return None if written in available_timezones() else f"unknown time zone {written!r}"
+    zones = available_timezones()  # none on a machine without a database of them
+    return None if not zones or written in zones else f"unknown time zone {written!r}"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
 
     Args:
         con: A connection, asked for the zones that it knows.
-        relation: SQL of the relation.
+        relation: SQL of the relation; none of its columns begins with `t_`.
         column: Its column.
         kind: The column's DuckDB type.
         form: How times are written.
@@ -147,7 +148,7 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
     Raises:
         DataError: The zone is none that DuckDB knows.
     """
-    zones = _zones(con, form)
+    _check_zone(con, form)
     value = name(column)
     staged = f"(SELECT *, {present(value, kind)} AS t_text FROM {relation})"
     if is_list(kind) or is_structure(kind) or kind in ("TIME", "INTERVAL", "BOOLEAN"):
@@ -161,7 +162,7 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
         if is_number(kind) and form.unit is None:  # digits that the pattern takes apart
             staged = f"(SELECT * REPLACE ({as_id(value, kind)} AS t_text) FROM {staged})"
         staged = _written(staged, form)
-    return _in_zone(staged, form, zones)
+    return _in_zone(staged, form)
 
 
 _NO_TIME, _NO_TEXT, _NO_NUMBER = "CAST(NULL AS TIMESTAMP)", "CAST(NULL AS VARCHAR)", "CAST(NULL AS HUGEINT)"
@@ -171,11 +172,15 @@ def _stage(relation: str, **columns: str) -> str:
     return f"(SELECT *, {', '.join(f'{sql} AS {column}' for column, sql in columns.items())} FROM {relation})"
 
 
-def _zones(con: Any, form: TimeFormat) -> list[str]:
-    known = {zone for (zone,) in con.execute("SELECT name FROM pg_timezone_names()").fetchall()}
-    if form.zone is not None and form.zone not in known:
+_KNOWN_ZONES = "SELECT name FROM pg_timezone_names()"
+
+
+def _check_zone(con: Any, form: TimeFormat) -> None:
+    if form.zone is None:
+        return
+    known = {zone for (zone,) in con.execute(_KNOWN_ZONES).fetchall()}
+    if form.zone not in known:
         raise DataError(f"unknown time zone {form.zone!r}", allowed=sorted(known), hint="name one as in Europe/Berlin")
-    return sorted(zone for zone in known if "/" in zone)
 
 
 def _typed(relation: str, value: str, kind: str) -> str:
@@ -197,29 +202,30 @@ def _written(relation: str, form: TimeFormat) -> str:
         found = f"try_strptime(t_text, {text(form.format)})"
         local = f"make_timestamp(epoch_us({found}))" if zoned else found
         zone = "'Z'" if zoned else _NO_TEXT
-        return _stage(relation, t_local=local, t_us="0", t_cut="coalesce(n_cut, false)", t_zone=zone, t_utc="n_utc")
+        return _stage(relation, t_local=local, t_us="0", t_cut="coalesce(t_n_cut, false)", t_zone=zone, t_utc="t_n_utc")
     relation = _stage(relation, t_iso=f"regexp_extract(t_text, {text(f'^{_ISO}$')}, {_names(_ISO_PARTS)})")
-    relation = _stage(relation, **{f"p_{part}": f"t_iso.{part}" for part in _ISO_PARTS}, p_half="''")
+    relation = _stage(relation, **{f"t_p_{part}": f"t_iso.{part}" for part in _ISO_PARTS}, t_p_half="''")
     if form.format in ORDERS:
         parts = _SLASHED_PARTS[form.format]
         relation = _stage(relation, t_slash=f"regexp_extract(t_text, {text(f'^{_SLASHED}$')}, {_names(parts)})")
         chosen = ", ".join(
-            f"CASE WHEN p_y = '' THEN t_slash.{part} ELSE p_{part} END AS p_{part}" for part in (*_ISO_PARTS, "half")
+            f"CASE WHEN t_p_y = '' THEN t_slash.{part} ELSE t_p_{part} END AS t_p_{part}"
+            for part in (*_ISO_PARTS, "half")
         )
         relation = f"(SELECT * REPLACE ({chosen}) FROM {relation})"
-    year = "CASE WHEN len(p_y) = 2 THEN CASE WHEN p_y < '69' THEN '20' ELSE '19' END ELSE '' END || p_y"  # as strptime does
-    late = "(CASE WHEN upper(p_half[1]) = 'P' THEN 12 ELSE 0 END)"
-    hour = "try_cast(p_h AS INTEGER)"
+    year = "CASE WHEN len(t_p_y) = 2 THEN CASE WHEN t_p_y < '69' THEN '20' ELSE '19' END ELSE '' END || t_p_y"  # as strptime does
+    late = "(CASE WHEN upper(t_p_half[1]) = 'P' THEN 12 ELSE 0 END)"
+    hour = "try_cast(t_p_h AS INTEGER)"
     hour = (
-        f"CASE WHEN p_h = '' THEN '00' WHEN p_half = '' THEN lpad(p_h, 2, '0') "
+        f"CASE WHEN t_p_h = '' THEN '00' WHEN t_p_half = '' THEN lpad(t_p_h, 2, '0') "
         f"WHEN {hour} BETWEEN 1 AND 12 THEN lpad(CAST({hour} % 12 + {late} AS VARCHAR), 2, '0') ELSE '99' END"
     )
-    date = f"{year} || '-' || lpad(p_m, 2, '0') || '-' || lpad(p_d, 2, '0')"
-    clocks = f"{hour} || ':' || lpad(p_min, 2, '0') || ':' || lpad(p_s, 2, '0')"
-    local = f"CASE WHEN p_y <> '' THEN try_cast({date} || ' ' || {clocks} AS TIMESTAMP) END"
+    date = f"{year} || '-' || lpad(t_p_m, 2, '0') || '-' || lpad(t_p_d, 2, '0')"
+    clocks = f"{hour} || ':' || lpad(t_p_min, 2, '0') || ':' || lpad(t_p_s, 2, '0')"
+    local = f"CASE WHEN t_p_y <> '' THEN try_cast({date} || ' ' || {clocks} AS TIMESTAMP) END"
     return _stage(
-        relation, t_local=local, t_us="CAST(rpad(p_f[:6], 6, '0') AS INTEGER)",
-        t_cut="coalesce(n_cut OR regexp_matches(p_f[7:], '[1-9]'), false)", t_zone="nullif(p_z, '')", t_utc="n_utc",
+        relation, t_local=local, t_us="CAST(rpad(t_p_f[:6], 6, '0') AS INTEGER)",
+        t_cut="coalesce(t_n_cut OR regexp_matches(t_p_f[7:], '[1-9]'), false)", t_zone="nullif(t_p_z, '')", t_utc="t_n_utc",
     )  # fmt: skip
 
 
@@ -235,69 +241,69 @@ def _names(parts: Sequence[str]) -> str:
 
 
 def _number(relation: str, unit: str | None) -> str:
-    """Add `n_utc` (HUGEINT, NULL for what is no number) and `n_cut`, digit by digit: no float comes in between."""
+    """Add `t_n_utc` (HUGEINT, NULL for what is no number) and `t_n_cut`, digit by digit: no float comes in between."""
     if unit is None:
-        return _stage(relation, n_utc=_NO_NUMBER, n_cut="CAST(NULL AS BOOLEAN)")
+        return _stage(relation, t_n_utc=_NO_NUMBER, t_n_cut="CAST(NULL AS BOOLEAN)")
     plain = "CASE WHEN t_text SIMILAR TO '.*[eE].*' THEN CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR) ELSE t_text END"
-    relation = _stage(relation, n_text=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) THEN {plain} END")
-    relation = _stage(relation, n=f"regexp_extract(n_text, {text(f'^{_DIGITS}$')}, ['sign', 'whole', 'part'])")
+    relation = _stage(relation, t_n_text=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) THEN {plain} END")
+    relation = _stage(relation, t_n=f"regexp_extract(t_n_text, {text(f'^{_DIGITS}$')}, ['sign', 'whole', 'part'])")
     kept = UNITS[unit]
     if kept >= 0:
-        digits = f"CASE WHEN n_text IS NOT NULL THEN '0' || n.whole || rpad(n.part[:{kept}], {kept}, '0') END"
-        size, rest = f"try_cast({digits} AS HUGEINT)", f"n.part[{kept + 1}:]"
+        digits = f"CASE WHEN t_n_text IS NOT NULL THEN '0' || t_n.whole || rpad(t_n.part[:{kept}], {kept}, '0') END"
+        size, rest = f"try_cast({digits} AS HUGEINT)", f"t_n.part[{kept + 1}:]"
     else:
-        digits = "CASE WHEN n_text IS NOT NULL THEN lpad('0' || n.whole, 40, '0') END"
-        size, rest = f"try_cast(({digits})[:{40 + kept}] AS HUGEINT)", f"({digits})[{41 + kept}:] || n.part"
-        size = f"CASE WHEN len(n.whole) < 39 THEN {size} END"
-    relation = _stage(relation, n_size=size, n_cut=f"regexp_matches({rest}, '[1-9]')")
+        digits = "CASE WHEN t_n_text IS NOT NULL THEN lpad('0' || t_n.whole, 40, '0') END"
+        size, rest = f"try_cast(({digits})[:{40 + kept}] AS HUGEINT)", f"({digits})[{41 + kept}:] || t_n.part"
+        size = f"CASE WHEN len(t_n.whole) < 39 THEN {size} END"
+    relation = _stage(relation, t_n_size=size, t_n_cut=f"regexp_matches({rest}, '[1-9]')")
     # Cut towards the past, so that no time passes another.
-    signed = "CASE WHEN n.sign = '-' THEN -n_size - CAST(n_cut AS INTEGER) ELSE n_size END"
-    huge = f"CASE WHEN n_text IS NOT NULL AND n_size IS NULL THEN {LAST} ELSE {signed} END"  # out of the range
-    return _stage(relation, n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND n_text IS NULL THEN {LAST} "
+    signed = "CASE WHEN t_n.sign = '-' THEN -t_n_size - CAST(t_n_cut AS INTEGER) ELSE t_n_size END"
+    huge = f"CASE WHEN t_n_text IS NOT NULL AND t_n_size IS NULL THEN {LAST} ELSE {signed} END"  # out of the range
+    return _stage(relation, t_n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND t_n_text IS NULL THEN {LAST} "
                                   f"ELSE {huge} END")  # fmt: skip
 
 
-def _in_zone(relation: str, form: TimeFormat, zones: Sequence[str]) -> str:
+def _in_zone(relation: str, form: TimeFormat) -> str:
     """From `t_local`, `t_us`, `t_zone` and `t_utc` to the columns of `with_times`."""
     relation = _stage(
-        relation, z=f"regexp_extract(t_zone, {text(_OFFSET)}, ['sign', 'h', 'min', 's'])",
-        z_name=f"CASE WHEN t_zone IN ({', '.join(map(text, zones))}) THEN t_zone "
+        relation, t_z=f"regexp_extract(t_zone, {text(_OFFSET)}, ['sign', 'h', 'min', 's'])",
+        t_z_name=f"CASE WHEN t_zone IN ({_KNOWN_ZONES} WHERE name LIKE '%/%') THEN t_zone "
                f"WHEN t_zone IS NULL THEN {text(form.zone) if form.zone else _NO_TEXT} END",
     )  # fmt: skip
-    seconds = " + ".join(f"{size} * coalesce(try_cast(z.{part} AS INTEGER), 0)" for part, size in
+    seconds = " + ".join(f"{size} * coalesce(try_cast(t_z.{part} AS INTEGER), 0)" for part, size in
                          (("h", 3600), ("min", 60), ("s", 1)))  # fmt: skip
     offset = (
         "CASE WHEN upper(t_zone) IN ('Z', 'UTC', 'GMT') THEN 0 "
-        f"WHEN z.h <> '' AND z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN z.sign = '-' THEN -1000000 ELSE 1000000 END "
+        f"WHEN t_z.h <> '' AND t_z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN t_z.sign = '-' THEN -1000000 ELSE 1000000 END "
         + ("" if form.zone else "WHEN t_zone IS NULL THEN 0 ")
         + "END"
     )
-    relation = _stage(relation, z_offset=offset, l="epoch_us(t_local)")
+    relation = _stage(relation, t_z_offset=offset, t_l="epoch_us(t_local)")
     day = 86_400_000_000
-    shown = "epoch_us(timezone(z_name, make_timestamptz({})))"
+    shown = "epoch_us(timezone(t_z_name, make_timestamptz({})))"
     relation = _stage(relation, **{
-        f"z_{side}": f"CASE WHEN z_name IS NOT NULL THEN l - ({shown.format(f'l {sign} {day}')} - (l {sign} {day})) END"
+        f"t_z_{side}": f"CASE WHEN t_z_name IS NOT NULL THEN t_l - ({shown.format(f't_l {sign} {day}')} - (t_l {sign} {day})) END"
         for side, sign in (("before", "-"), ("after", "+"))
     })  # fmt: skip
     relation = _stage(relation, **{
-        f"ok_{side}": f"coalesce({shown.format(f'z_{side}')} = l, false)" for side in ("before", "after")
+        f"t_ok_{side}": f"coalesce({shown.format(f't_z_{side}')} = t_l, false)" for side in ("before", "after")
     })  # fmt: skip
-    named = "CASE WHEN ok_before AND ok_after THEN least(z_before, z_after) WHEN ok_before THEN z_before WHEN ok_after THEN z_after END"
-    utc = f"coalesce(t_utc, CASE WHEN z_offset IS NOT NULL THEN l - z_offset ELSE {named} END + t_us)"
-    relation = _stage(relation, u=utc)
-    fits = f"u >= {FIRST} AND u < {LAST}"
+    named = "CASE WHEN t_ok_before AND t_ok_after THEN least(t_z_before, t_z_after) WHEN t_ok_before THEN t_z_before WHEN t_ok_after THEN t_z_after END"
+    utc = f"coalesce(t_utc, CASE WHEN t_z_offset IS NOT NULL THEN t_l - t_z_offset ELSE {named} END + t_us)"
+    relation = _stage(relation, t_u=utc)
+    fits = f"t_u >= {FIRST} AND t_u < {LAST}"
     kind = (
         "CASE WHEN t_utc IS NOT NULL AND t_zone IS NULL THEN 'number' WHEN t_zone IS NULL THEN 'local' ELSE 'zoned' END"
     )
-    known = "(z_offset IS NOT NULL OR z_name IS NOT NULL)"
+    known = "(t_z_offset IS NOT NULL OR t_z_name IS NOT NULL)"
     problem = (
-        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "
+        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN t_u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "
         f"WHEN NOT {known} THEN 'zone' ELSE 'gap' END"
     )
     found = _stage(
-        relation, time=f"CASE WHEN {fits} THEN CAST(u AS BIGINT) END", time_kind=f"CASE WHEN {fits} THEN {kind} END",
+        relation, time=f"CASE WHEN {fits} THEN CAST(t_u AS BIGINT) END", time_kind=f"CASE WHEN {fits} THEN {kind} END",
         time_cut=f"coalesce(t_cut AND ({fits}), false)",
-        time_twice="t_utc IS NULL AND z_offset IS NULL AND ok_before AND ok_after AND z_before <> z_after",
+        time_twice="t_utc IS NULL AND t_z_offset IS NULL AND t_ok_before AND t_ok_after AND t_z_before <> t_z_after",
         time_problem=problem,
     )  # fmt: skip
     return found

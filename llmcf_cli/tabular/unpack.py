@@ -27,7 +27,7 @@ def opened(path: Path) -> BinaryIO:
         import pyarrow as pa
 
         packed = pa.PythonFile(pa.CompressedInputStream(str(path), "zstd"), mode="r")
-        return io.BufferedReader(packed)  # type: ignore[arg-type]
+        return io.BufferedReader(packed)
     return path.open("rb")
 
 

@@ -166,10 +166,13 @@ def check_samples(con):
     late = """
         SELECT count(*) FROM (SELECT user_row, time, unnest(history) AS item_row FROM sample) s
         WHERE NOT EXISTS (SELECT 1 FROM interaction i
-            WHERE i.user_row = s.user_row AND i.item_row = s.item_row AND i.time < s.time)
+            WHERE i.user_row = s.user_row AND i.item_row = s.item_row AND i.time * 1000000 < s.time)
     """
     assert con.execute(late).fetchone()[0] == 0
-    unlike = "SELECT count(*) FROM sample s SEMI JOIN interaction i USING (user_row, item_row, time)"
+    unlike = (
+        "SELECT count(*) FROM sample s SEMI JOIN interaction i ON s.user_row = i.user_row AND s.item_row = i.item_row "
+        "AND s.time = i.time * 1000000"
+    )
     assert con.execute(unlike).fetchone()[0] == len(EVENTS)
     con.close()
 
@@ -190,7 +193,7 @@ def test_negatives(tmp_path, kind):
     _, con = run(tmp_path, label=label)
     own = """
         SELECT count(*) FROM sample s WHERE s.label = 0 AND EXISTS (FROM interaction i
-            WHERE i.user_row = s.user_row AND i.item_row = s.item_row AND i.time <= s.time)
+            WHERE i.user_row = s.user_row AND i.item_row = s.item_row AND i.time * 1000000 <= s.time)
     """
     assert con.execute(own).fetchone()[0] == 0
     check_samples(con)

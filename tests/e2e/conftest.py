@@ -78,7 +78,7 @@ def offline_requests() -> Callable[[Path, Path], pa.Table]:
             return connection.sql(
                 """
                 WITH ids AS (SELECT list(item_id ORDER BY item_row) AS by_row FROM item)
-                SELECT u.user_id, i.item_id, s.time, p.logit,
+                SELECT u.user_id, i.item_id, make_timestamptz(s.time) AS time, p.logit,
                        list_transform(s.history, lambda h: ids.by_row[h]) AS history
                 FROM sample s JOIN "user" u USING (user_row) JOIN item i USING (item_row)
                      JOIN read_parquet(?) p ON p.sample_id = s.sample_id, ids

@@ -14,6 +14,10 @@ from llmcf_cli.tabular.table import Table
 from llmcf_cli.tabular.times import TimeFormat
 
 
+_LONG = ("reviewText", "text", "summary", "images", "image")
+"""Of a review: what it says and shows, which no expression asks for and most of the file is."""
+
+
 @dataclass(frozen=True)
 class _Layout:
     """What the fields of a release are called.
@@ -52,13 +56,14 @@ class AmazonSource:
     def __init__(self, config: AmazonConfig | Amazon2014Config) -> None:
         self._config = config
         self._layout = _LAYOUTS[config.year if isinstance(config, AmazonConfig) else 2014]
+        self.times = TimeFormat(self._layout.unit)
 
     def load(self, con: Any, locate: Locate, rows: int | None = None) -> RawData:
         """See `Source.load`."""
         layout, config = self._layout, self._config
         reviews = require_file(locate(config.reviews), "reviews", "correct dataset.source.reviews")
         tables: dict[Role, Table] = {"interactions": read_json(
-            con, reviews, "file_interactions", rows, only=(layout.user, layout.item, layout.rating, layout.time)
+            con, reviews, "file_interactions", rows, without=_LONG
         )}  # fmt: skip
         if config.metadata is not None:
             metadata = require_file(locate(config.metadata), "metadata", "correct dataset.source.metadata")
@@ -66,6 +71,6 @@ class AmazonSource:
                 con, metadata, "file_items", rows, layout.parse, only=(layout.key, *layout.described)
             )  # fmt: skip
         return RawData(tables, Meaning(
-            layout.user, layout.item, layout.rating, layout.time, times=TimeFormat(layout.unit),
+            layout.user, layout.item, layout.rating, layout.time, times=self.times,
             keys={"item": layout.key, "user": layout.user},
         ))  # fmt: skip

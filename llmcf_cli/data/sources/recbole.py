@@ -24,6 +24,7 @@ class RecBoleSource:
 
     def __init__(self, config: RecBoleConfig) -> None:
         self._config = config
+        self.times = TimeFormat(config.columns.time_format, config.columns.time_zone)
         self._dialect = Dialect("\t", encoding=config.encoding, settings="dataset.source")
 
     def load(self, con: Any, locate: Locate, rows: int | None = None) -> RawData:
@@ -40,7 +41,7 @@ class RecBoleSource:
             rating = None
         return RawData(tables, Meaning(
             columns.user, columns.item, rating, columns.time,
-            times=TimeFormat(columns.time_format, columns.time_zone), keys={"item": columns.item, "user": columns.user},
+            times=self.times, keys={"item": columns.item, "user": columns.user},
             multi=self._config.multi, separator=self._config.separator, settings="dataset.source.columns",
         ))  # fmt: skip
 

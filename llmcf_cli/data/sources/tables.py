@@ -23,6 +23,7 @@ class TableSource:
 
     def __init__(self, config: ParquetConfig | CsvConfig | JsonlConfig) -> None:
         self._config = config
+        self.times = TimeFormat(config.columns.time_format, config.columns.time_zone)
 
     def load(self, con: Any, locate: Locate, rows: int | None = None) -> RawData:
         """See `Source.load`."""
@@ -35,7 +36,7 @@ class TableSource:
                 tables[role] = self._read(con, path, role, rows)
         return RawData(tables, Meaning(
             columns.user, columns.item, columns.rating, columns.time, columns.position,
-            TimeFormat(columns.time_format, columns.time_zone),
+            self.times,
             {"item": config.item_key or columns.item, "user": config.user_key or columns.user},
             config.multi, config.separator, "dataset.source.columns",
         ))  # fmt: skip

@@ -50,16 +50,18 @@ def test_missing_column(run_rows):
     ("line", "problem"),
     [
         (",a,3,9", "no user id"), ("  ,a,3,9", "no user id"), ("u9,,3,9", "no item id"),
-        ("u9,a,great,9", "the rating is not a number"), ("u9,a,nan,9", "the rating is not a number"),
-        ("u9,a,,9", "no rating"), ("u9,a,3,", "no time"), ("u9,a,3,yesterday", "the time is not a number"),
-        ("u9,a,3,inf", "the time is not a number"),
+        ("u9,a,great,9", "the rating is not a number"), ("u9,a,nan,9", "no rating"),
+        ("u9,a,,9", "no rating"), ("u9,a,3,", "no time"), ("u9,a,3,yesterday", "the time is not of the format"),
+        ("u9,a,3,inf", "the time is not of the format"), ("nan,a,3,9", "no user id"),
+        ("u9,\u00a0,3,9", "no item id"), ("u9,a,3,1e13", "the time is not of the years 1900 to 2199"),
+        ("u9,a,inf,9", "the rating is not a number"), ("u9,a,3,2020-01-01 EST", "the time names no zone"),
     ],
 )  # fmt: skip
 def test_bad_values_are_dropped_and_shown(run, tmp_path, line, problem):
     path = write(tmp_path, [*GOOD_LINES, line])
     result = run(section(path, max_bad_rows=0.2))
     step = result.step("check values")
-    assert (step.kept, step.dropped, step.reason) == (5, 1, f"{problem}: 1")
+    assert (step.kept, step.dropped, step.reason.endswith(": 1")) == (5, 1, True)
     assert step.samples[0].startswith(problem)
     assert len(result["interaction"]) == 5
     with pytest.raises(DataError) as caught:

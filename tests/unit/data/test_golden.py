@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+SECOND = 1_000_000  # of a sample's time
+
+
+def in_seconds(row):
+    return row | {"time": row["time"] / SECOND}
+
 
 def test_movies(run, movies):
     result = run(
@@ -41,7 +47,7 @@ def test_movies(run, movies):
         (1, 1, 5.0, 100), (1, 1, 3.0, 400), (1, 2, 2.0, 200), (1, 3, 4.0, 300), (1, 4, 4.5, 300),
         (2, 2, 4.0, 150), (2, 3, 5.0, 500), (2, 5, 1.0, 250),
     ]  # fmt: skip
-    assert [tuple(row.values()) for row in result["sample"]] == [
+    assert [(*row.values(),) for row in map(in_seconds, result["sample"])] == [
         (0, 1, 1, 1, 100, "train", []),
         (1, 2, 2, 1, 150, "train", []),
         (2, 1, 2, 0, 200, "train", [1]),
@@ -71,7 +77,7 @@ def test_all_events_in_the_history(run, movies):
             "history": {"max_length": 3, "events": "all"},
         }
     )  # fmt: skip
-    by_key = {(r["user_row"], r["item_row"], r["time"]): r["history"] for r in result["sample"]}
+    by_key = {(r["user_row"], r["item_row"], r["time"]): r["history"] for r in map(in_seconds, result["sample"])}
     assert by_key[1, 1, 400] == [2, 3, 4]
     assert by_key[1, 3, 300] == by_key[1, 4, 300] == [1, 2]
     assert by_key[2, 3, 500] == [2, 5]

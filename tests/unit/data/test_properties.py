@@ -13,6 +13,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data import ingest as ingest_module
 
+SECOND = 1_000_000  # of a sample's time
 few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 rows_of = st.lists(
     st.tuples(
@@ -47,7 +48,7 @@ def test_history_is_the_users_own_past(run_rows, rows, length, events):
     for u, i, rating, time in sorted(rows, key=place):
         if events == "all" or rating >= 4:
             past[u].append((time, i))
-    expected = {(u, i, time): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows}
+    expected = {(u, i, time * SECOND): ([j for t, j in past[u] if t < time])[-length:] for u, i, _, time in rows}
     found = {
         (user[s["user_row"]], item[s["item_row"]], s["time"]): [item[j] for j in s["history"]] for s in result["sample"]
     }
@@ -104,7 +105,7 @@ def test_negatives_are_as_of_their_time(run_rows, rows, per_positive, kind, repe
         reject()  # no user with three events is left, or nothing to draw; test_checks.py has those cases
     taken = defaultdict(set)
     for row in result["interaction"]:
-        taken[row["user_row"]].add((row["item_row"], row["time"]))
+        taken[row["user_row"]].add((row["item_row"], int(row["time"] * SECOND)))
     everything = set(range(1, len(result["item"]) + 1))
 
     def drawable(user, time):

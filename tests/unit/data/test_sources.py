@@ -48,7 +48,7 @@ def test_csv_without_header_gzipped(run, tmp_path):
     path.write_bytes(gzip.compress(csv_text(header=False).encode()))
     names = {"interactions": ["user_id", "item_id", "rating", "time"]}
     assert stored(run(csv_section(path, names=names))) == EVENTS
-    with pytest.raises(DataError, match=r"has 4 columns, but dataset\.source\.names\.interactions names 3"):
+    with pytest.raises(DataError, match="has 4 columns, but 3 are named"):
         run(csv_section(path, names={"interactions": ["user_id", "item_id", "rating"]}))
 
 
@@ -64,8 +64,6 @@ def test_csv_features(run, tmp_path):
         {"item_row": 2, "item_id": "b", "text": "", "name": None, "kinds": [], "text_": None},
         {"item_row": 3, "item_id": "c", "text": "", "name": None, "kinds": [], "text_": None},
     ]  # fmt: skip
-    chosen = run(csv_section(events, items=str(items), item_key="id", item_features=["name"], encoding="latin-1"))
-    assert list(chosen["item"][0]) == ["item_row", "item_id", "text", "name"]
 
 
 def test_csv_with_byte_order_mark(run, tmp_path):
@@ -99,19 +97,6 @@ def test_parquet_types(run, tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("time", "expected"),
-    [
-        ("100", 100), (" 7 ", 7), ("100.9", 100), ("-1.5", -2), ("8.8e8", 880_000_000),
-        ("1700000000123456789", 1_700_000_000_123_456_789), ("1970-01-01 00:01:00.5", 60), ("1970-01-02", 86_400),
-    ],
-)  # fmt: skip
-def test_times_in_text(run, tmp_path, time, expected):
-    path = tmp_path / "r.csv"
-    path.write_text(f"user_id,item_id,rating,time\nu,a,5,{time}\nu,b,1,900\nu,c,1,901\n")
-    assert next(t for _, item, _, t in stored(run(csv_section(path))) if item == "a") == expected
-
-
 REVIEWS = [
     {"reviewerID": "u1", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "reviewText": 'say "hi"\tthere'},
     {"reviewerID": "u1", "asin": "B", "overall": 2.0, "unixReviewTime": 20, "reviewText": "{}"},
@@ -138,10 +123,11 @@ def test_amazon2014(run, tmp_path, suffix):
     assert stored(result) == [("u1", "A", 5.0, 10), ("u1", "B", 2.0, 20), ("u1", "C", 4.0, 30)]
     assert result["item"] == [
         {"item_row": 1, "item_id": "A", "text": "Mum's soap, Suds, Beauty > Bath, Gifts", "title": "Mum's soap",
-         "brand": "Suds", "categories": ["Beauty > Bath", "Gifts"]},
+         "brand": "Suds", "categories": ["Beauty > Bath", "Gifts"], "price": None},
         {"item_row": 2, "item_id": "B", "text": "Comb &amp; brush, Beauty", "title": "Comb &amp; brush",
-         "brand": None, "categories": ["Beauty"]},
-        {"item_row": 3, "item_id": "C", "text": "", "title": None, "brand": None, "categories": []},
+         "brand": None, "categories": ["Beauty"], "price": None},
+        {"item_row": 3, "item_id": "C", "text": "", "title": None, "brand": None, "categories": [],
+         "price": None},
     ]  # fmt: skip
     assert "{broken" in result.step("read interactions").samples[0]
     assert "meta" in result.step("read items").samples[0]
@@ -206,6 +192,3 @@ def test_recbole_names_are_checked(run, movies):
         run({"source": source | {"multi": ["clas"]}, **section})
     with pytest.raises(DataError, match=r'"ratings" \(did you mean "rating"\?\)'):
         run({"source": source | {"columns": {"rating": "ratings"}}, **section, "label": "implicit"})
-    chosen = run({"source": source | {"item_features": ["movie_title"], "user_features": []}, **section})
-    assert list(chosen["item"][0]) == ["item_row", "item_id", "text", "movie_title"]
-    assert list(chosen["user"][0]) == ["user_row", "user_id", "text"]

@@ -33,6 +33,7 @@ def ingested(events: list[tuple[int, ...]], section: HistorySection) -> Any:
     con.executemany("INSERT INTO labelled VALUES (?, ?, ?, ?, 'train')", events)
     con.execute("CREATE VIEW event AS FROM labelled")
     con.execute("CREATE VIEW interaction AS FROM labelled")
+    con.execute("CREATE TABLE meta AS SELECT 'clock' AS key, 'per_user' AS value")
     build_samples(con, section)
     return con
 

@@ -119,7 +119,11 @@ def test_ordinary_text_has_exactly_the_tokenizers_own_tokens(tokenizer: Any, tex
     text = text.strip() or "x"
     if chats.control.meets(text):
         return
-    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "no"}, {"role": "user", "content": text}]
+    chat = [
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": "no"},
+        {"role": "user", "content": text},
+    ]
     rendered = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert chats.prompts([chat])[0] == tokenizer(rendered, add_special_tokens=False)["input_ids"]
 

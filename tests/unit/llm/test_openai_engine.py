@@ -377,7 +377,9 @@ def test_an_odd_answer_is_one_failure_and_the_others_are_kept(server: ChatServer
 
 
 def test_what_no_text_can_hold_is_replaced(server: ChatServer) -> None:
-    server.reply = lambda request: Reply(b'{"choices": [{"message": {"content": "a \\ud83d b \\u0000c \\ud83d\\ude00"}}]}')
+    server.reply = lambda request: Reply(
+        b'{"choices": [{"message": {"content": "a \\ud83d b \\u0000c \\ud83d\\ude00"}}]}'
+    )
     engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url=server.url, retries=0))
     (found,) = engine.generate(chats("a"), [1])
     assert found.text == "a \ufffd b c \U0001f600"

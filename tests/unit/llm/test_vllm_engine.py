@@ -32,9 +32,7 @@ class _LLM:
         self.asked.append((prompts, sampling_params))
         reasons = ("stop", "length")
         return [
-            SimpleNamespace(
-                outputs=[SimpleNamespace(token_ids=self.answers[i % 2], finish_reason=reasons[i % 2])]
-            )
+            SimpleNamespace(outputs=[SimpleNamespace(token_ids=self.answers[i % 2], finish_reason=reasons[i % 2])])
             for i in range(len(prompts))
         ]
 

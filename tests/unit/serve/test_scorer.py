@@ -55,7 +55,12 @@ def requests(world, split, *, time=True):
     users = [f"u{u}" for u in rows.user_row_N]
     history = [[f"i{i}" for i in h if i] for h in rows.history_row_NL]
     table = {"user_id": users, "item_id": [f"i{i}" for i in rows.item_row_N], "history": history}
-    return pa.table(table | ({"time": rows.time_N} if time else {}))
+    return pa.table(table | ({"time": times(rows.time_N)} if time else {}))
+
+
+def times(time_N):
+    """Times of samples as requests have them."""
+    return pa.array(time_N).cast(pa.timestamp("us", "UTC"))
 
 
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
@@ -141,7 +146,7 @@ def test_without_a_time_every_example_is_past(world, served):
     _, scorer = served
     timed, now = (scorer.score(requests(world, "train", time=t))["logit"].to_numpy() for t in (True, False))
     assert np.abs(timed - now).max() > 1e-4
-    late = requests(world, "train").set_column(3, "time", pa.array(np.full(len(now), 10**9)))
+    late = requests(world, "train").set_column(3, "time", times(np.full(len(now), 10**9)))
     np.testing.assert_allclose(scorer.score(late)["logit"].to_numpy(), now)
 
 
@@ -187,7 +192,7 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     users = scorer.model.resources.knowledge.users
     as_of = int(users.as_of_N[users.slot_R[1]])
     ask = pa.table({
-        "user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": [as_of - 1, as_of, as_of + 1, as_of + 99],
+        "user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": times([as_of - 1, as_of, as_of + 1, as_of + 99]),
         "history": [["i5"]] * 4,
     })  # fmt: skip
     logits = scorer.score(ask)["logit"].to_numpy()
@@ -204,9 +209,9 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     ("table", "message"),
     [
         ({"user_id": ["u1"]}, "item_id"),
-        ({"user_id": [0.5], "item_id": ["i1"]}, "user_id holds double"),
-        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "history holds string, e.g. 'i1 i2'"),
-        ({"user_id": ["u1"], "item_id": ["i1"], "time": ["soon"]}, "time holds string that is no int64"),
+        ({"user_id": [["u1"]], "item_id": ["i1"]}, "the user_id .* is no id"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "the history 'i1 i2' is no list of item ids"),
+        ({"user_id": ["u1"], "item_id": ["i1"], "time": ["soon"]}, "the time 'soon' is not of the format"),
     ],
 )
 def test_bad_requests_are_explained(served, table, message):

@@ -88,7 +88,7 @@ def test_ids_that_are_none_are_refused(world, tmp_path, ids):
 
 def test_a_time_that_is_no_number_is_named(world, tmp_path):
     scorer = scorer_of(world, tmp_path / "b")
-    asked = requests(world).slice(0, 3).append_column("time", pa.array([1.0, float("nan"), None]))
+    asked = requests(world).slice(0, 3).append_column("time", pa.array([1.0, float("inf"), None]))
     with pytest.raises(DataError, match="request 2"):
         scorer.score(asked)
 

@@ -61,7 +61,6 @@ def test_all_is_well(folder):
         ("{{title}}", "{{titel}}", 'r.yaml:11: dataset.text.item: unknown variable "titel"; did you mean "title"?'),
         ("a {{job}}", "a {{jop}}", 'r.yaml:14: dataset.text.user: unknown variable "jop"; did you mean "job"?'),
         ("    users: users.csv\n", "", 'r.yaml:12: dataset.text.user: unknown variable "age"'),
-        ("    columns:", "    item_features: [title]\n    columns:", 'dataset.text.item: unknown variable "year"'),
     ],
 )
 def test_texts_know_the_columns_of_the_data_set(folder, old, new, problem):
@@ -74,7 +73,7 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
     found = checked(folder, text)
     assert found.wrong == []
     assert shown(found.unchecked) == [
-        "r.yaml:3: dataset.text: its variables are not checked, as asset:movielens-100k is not fetched yet"
+        "r.yaml:3: dataset: its columns are not checked, as asset:movielens-100k is not fetched yet"
     ]
     assert found.unchecked[0].hint == "llmcf assets fetch movielens-100k"
 
@@ -84,11 +83,7 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
     [
         ("{time: time}", "{time: tiem}", 'events.csv: has no column "tiem" (did you mean "time"?)'),
         ("{time: time}", "{time: time, rating: stars}", 'events.csv: has no column "stars"'),
-        (
-            "    columns:",
-            "    user_features: [jobs]\n    columns:",
-            'users.csv: has no column "jobs" (did you mean "job"?)',
-        ),
+        ("    columns:", "    multi: [jobs]\n    columns:", 'has no column "jobs" (did you mean "job"?)'),
         ("    columns:", "    item_key: id\n    columns:", 'items.csv: has no column "id"'),
     ],
 )

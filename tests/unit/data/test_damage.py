@@ -51,7 +51,6 @@ def section(path, **source):
 @pytest.mark.parametrize(
     ("content", "line", "said", "hint"),
     [
-        ((HEADER + "".join(ROWS) + "".join(ROWS).replace("\n", "\r\n")).encode(), 202, "lines end in", "sed -i"),
         (("".join([HEADER, *ROWS])).encode("utf-16"), 1, "is utf-16", "dataset.source.encoding"),
         (HEADER.replace("time", "timé").encode("latin-1"), 1, "is not utf-8: the byte 0xe9", "dataset.source.encoding"),
         ("".join([HEADER, *ROWS]).replace(",", ";").encode(), 1, "has one column", 'dataset.source.delimiter: ";"'),
@@ -66,6 +65,14 @@ def test_an_ingest_says_what_to_change(run, tmp_path, content, line, said, hint)
     assert said in caught.value.what
     assert hint in caught.value.hint
     assert "Error:" not in str(caught.value)
+
+
+def test_lines_that_end_in_two_ways_are_read_alike(run, tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_bytes((HEADER + "".join(ROWS) + "".join(ROWS).replace("\n", "\r\n")).encode())
+    report = run(section(path)).report
+    assert report.steps[0].kept == 2 * len(ROWS)
+    assert [note.message for note in report.notes if "lines end" in note.message]
 
 
 @pytest.mark.parametrize(
