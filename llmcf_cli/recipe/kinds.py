@@ -1,0 +1,325 @@
+"""Which values go together in an expression: the kind of every part, or what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal as Either
+
+from llmcf_cli.core.errors import closest
+from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, ExpressionError, Literal, Tree
+
+Kind = Either["text", "number", "boolean", "time", "texts", "other", "null", "any"]
+"""`texts` is a list of texts, `other` what no expression reads (structures, bytes), `null` the kind of the value null
+alone, `any` what is not known yet."""
+
+TIME_UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
+"""Unit of a number that is a time since 1970 → microseconds."""
+
+_SHOWN = {
+    "text": "text", "number": "a number", "boolean": "a condition", "time": "a time", "texts": "a list of texts",
+    "other": "a structure", "null": "null", "any": "anything",
+}  # fmt: skip
+_DIRECTIVE = re.compile(r"%(-?.?)", re.DOTALL)
+_DIRECTIVES = (*"YymdHMSfpbBaAjzIgn", *(f"-{c}" for c in "mdHMSIjy"), "%")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a function takes in one place.
+
+    Attributes:
+        name: For errors and the documentation.
+        kinds: Kinds that it may be of.
+        constant: Whether it must stand in the expression as a value.
+        optional: Whether it may be left out.
+    """
+
+    name: str
+    kinds: tuple[Kind, ...]
+    constant: bool = False
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of the language.
+
+    Attributes:
+        takes: Its parameters.
+        gives: Kind of its value.
+        meaning: One line of documentation.
+    """
+
+    takes: tuple[Parameter, ...]
+    gives: Kind
+    meaning: str
+
+
+def _text(name: str = "x") -> Parameter:
+    return Parameter(name, ("text",))
+
+
+def _of(*kinds: Kind) -> tuple[Parameter, ...]:
+    return (Parameter("x", kinds),)
+
+
+_SEPARATOR = Parameter("separator", ("text",), constant=True)
+
+FUNCTIONS: Mapping[str, Function] = {
+    "lower": Function(_of("text"), "text", "in lower case"),
+    "upper": Function(_of("text"), "text", "in upper case"),
+    "trim": Function(_of("text"), "text", "without white space at both ends"),
+    "length": Function(_of("text", "texts"), "number", "characters of a text, entries of a list"),
+    "starts_with": Function((_text(), _text("beginning")), "boolean", "whether a text begins so"),
+    "ends_with": Function((_text(), _text("end")), "boolean", "whether a text ends so"),
+    "contains": Function(
+        (Parameter("x", ("text", "texts")), _text("part")), "boolean",
+        "whether a text has that part, or a list that entry",
+    ),
+    "replace": Function((_text(), _text("old"), _text("new")), "text", "every `old` as `new`"),
+    "split": Function(
+        (_text(), _SEPARATOR, Parameter("n", ("number",), constant=True)), "text",
+        "the n-th part between separators, from 1, or from the end by -1; null where there are fewer",
+    ),
+    "parts": Function((_text(), _SEPARATOR), "texts", "all parts between separators, as a list"),
+    "coalesce": Function((), "any", "the first argument that is not null"),
+    "if": Function((), "any", "if(condition, a, b): a where the condition holds, else b"),
+    "number": Function(_of("text", "number", "boolean"), "number", "text as a number; counted where it is none"),
+    "text": Function(_of("text", "number", "boolean", "time"), "text", "as text; whole numbers without a point"),
+    "time": Function(
+        (Parameter("x", ("text", "number", "time")), Parameter("format", ("text",), constant=True, optional=True)),
+        "time",
+        'text as a time by a format like "%d/%m/%Y %H:%M", ISO 8601 without one, UTC where it names no zone; '
+        f"a number since 1970 in {', '.join(TIME_UNITS)}; counted where it is none",
+    ),
+    "floor": Function(_of("number"), "number", "the whole number at or below"),
+    "round": Function(
+        (Parameter("x", ("number",)), Parameter("digits", ("number",), constant=True, optional=True)), "number",
+        "to so many digits behind the point (0), halves away from zero",
+    ),
+    "abs": Function(_of("number"), "number", "without its sign"),
+    "log": Function(_of("number"), "number", "natural logarithm; counted where there is none"),
+    "year": Function(_of("time"), "number", "year of a time, in UTC like the following"),
+    "month": Function(_of("time"), "number", "1 to 12"),
+    "day": Function(_of("time"), "number", "day of the month"),
+    "hour": Function(_of("time"), "number", "0 to 23"),
+    "weekday": Function(_of("time"), "number", "1 (Monday) to 7"),
+}  # fmt: skip
+"""Every function by name."""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """A part of an expression with its kind and its arguments."""
+
+    tree: Tree
+    kind: Kind
+    args: tuple[Typed, ...] = ()
+
+
+def typed(tree: Tree, source: str, columns: Mapping[str, Kind] | None) -> Typed:
+    """The kind of every part of an expression.
+
+    Args:
+        tree: The expression.
+        source: Its text, for errors.
+        columns: Column → kind; None: not known yet, so that columns may be anything.
+
+    Raises:
+        ExpressionError: A column or function does not exist, or values do not go together; says what to write.
+    """
+    return _Checker(source, columns).check(tree)
+
+
+class _Checker:
+    def __init__(self, source: str, columns: Mapping[str, Kind] | None) -> None:
+        self._source, self._columns = source, columns
+
+    def check(self, tree: Tree) -> Typed:
+        if isinstance(tree, Literal):
+            return Typed(tree, _kind_of(tree.value))
+        if isinstance(tree, Column):
+            return Typed(tree, self._column(tree))
+        args = tuple(map(self.check, tree.args))
+        return Typed(tree, self._call(tree, args), args)
+
+    def _column(self, tree: Column) -> Kind:
+        if self._columns is None:
+            return "any"
+        if tree.name not in self._columns:
+            near = closest(tree.name, self._columns)
+            what = f"there is no column {tree.name!r}" + (f"; did you mean {near!r}?" if near else "")
+            raise self._error(what, tree, tuple(self._columns))
+        kind = self._columns[tree.name]
+        if kind == "other":
+            raise self._error(f"the values of {tree.name!r} are structures or bytes, which no expression reads", tree)
+        return kind
+
+    def _call(self, tree: Call, args: Sequence[Typed]) -> Kind:
+        name = tree.function
+        if name in ("and", "or", "not"):
+            for part in args:
+                self._need(part, ("boolean",), f"`{name}` takes conditions")
+            return "boolean"
+        if name in COMPARISONS or name == "in":
+            return self._comparison(tree, args)
+        if name == "is null":
+            return "boolean"
+        if name in ("+", "-", "*", "/", "%", "negative"):
+            for part in args:
+                self._need(part, ("number",), f"`{'-' if name == 'negative' else name}` takes numbers")
+            return "number"
+        if name not in FUNCTIONS:
+            near = closest(name, FUNCTIONS)
+            what = f"there is no function {name!r}" + (f"; did you mean {near!r}?" if near else "")
+            raise self._error(what, tree, tuple(FUNCTIONS))
+        if name in ("coalesce", "if"):
+            return self._choice(tree, args)
+        return self._function(tree, FUNCTIONS[name], args)
+
+    def _comparison(self, tree: Call, args: Sequence[Typed]) -> Kind:
+        if len(args) == 1:
+            raise self._error("the list is empty, so nothing is in it", tree)
+        for part in args:
+            if part.kind == "null":
+                raise self._error("nothing equals null; write `is null` or `is not null`", part.tree)
+            if part.kind == "texts":
+                raise self._error(f"{self._shown(part)} is a list; ask contains(list, text)", part.tree)
+            if isinstance(part.tree, Literal) and part.tree.value == "":
+                raise self._error("blank values are null; write `is null` or `is not null`", part.tree)
+        if tree.function == "in":
+            for part in args[1:]:
+                if not isinstance(part.tree, Literal):
+                    raise self._error("a list holds texts or numbers as they are", part.tree)
+        elif tree.function not in ("=", "!="):
+            for part in args:
+                self._need(part, ("text", "number", "time"), f"`{tree.function}` takes numbers, times or texts")
+        self._same(args, "are compared")
+        return "boolean"
+
+    def _choice(self, tree: Call, args: Sequence[Typed]) -> Kind:
+        if tree.function == "if":
+            if len(args) != 3:
+                raise self._error(f"if(condition, a, b) takes 3 arguments, not {len(args)}", tree)
+            self._need(args[0], ("boolean",), "the first argument of `if` is a condition")
+            args = args[1:]
+        elif len(args) < 2:
+            raise self._error(f"coalesce takes 2 or more arguments, not {len(args)}", tree)
+        return self._same(args, "stand for one value")
+
+    def _same(self, args: Sequence[Typed], together: str) -> Kind:
+        """The kind that all arguments have in common."""
+        known = [part for part in args if part.kind not in ("any", "null")]
+        for part in known[1:]:
+            if part.kind != known[0].kind:
+                first, kinds = known[0], {known[0].kind, part.kind}
+                text = first if first.kind == "text" else part
+                remedy = ""
+                if kinds == {"text", "number"} or kinds == {"text", "time"}:
+                    other = "number" if "number" in kinds else "time"
+                    remedy = f"; write {self._as(other, text)}"
+                what = f"{self._shown(first)} is {_SHOWN[first.kind]} and {self._shown(part)} is {_SHOWN[part.kind]}"
+                raise self._error(f"{what}, but they {together}{remedy}", part.tree)
+        if known:
+            return known[0].kind
+        return "null" if all(part.kind == "null" for part in args) else "any"
+
+    def _function(self, tree: Call, function: Function, args: Sequence[Typed]) -> Kind:
+        least = sum(not parameter.optional for parameter in function.takes)
+        if not least <= len(args) <= len(function.takes):
+            wanted = ", ".join(p.name + "?" * p.optional for p in function.takes)
+            many = f"{len(args)} argument{'s' * (len(args) != 1)}"
+            raise self._error(f"{tree.function}({wanted}) has {many} here", tree)
+        for part, parameter in zip(args, function.takes, strict=False):
+            self._need(part, parameter.kinds, f"`{parameter.name}` of {tree.function} is {_one_of(parameter.kinds)}")
+            if parameter.constant and not isinstance(part.tree, Literal):
+                raise self._error(f"`{parameter.name}` of {tree.function} is written out, not computed", part.tree)
+        if tree.function == "time":
+            self._time(args)
+        for place, whole in (("split", 2), ("round", 1)):
+            if tree.function == place and len(args) > whole:
+                value = args[whole].tree
+                assert isinstance(value, Literal)
+                if (
+                    not isinstance(value.value, int)
+                    or (place == "split" and not value.value)
+                    or abs(value.value) > 1000
+                ):
+                    raise self._error("must be a whole number, 1, 2, … or -1, -2, …" * (place == "split")
+                                      or "must be a whole number", value)  # fmt: skip
+        for part, parameter in zip(args, function.takes, strict=False):
+            if parameter.name in ("separator", "old") and isinstance(part.tree, Literal) and part.tree.value == "":
+                raise self._error(f"`{parameter.name}` of {tree.function} is empty", part.tree)
+        return function.gives
+
+    def _time(self, args: Sequence[Typed]) -> None:
+        kind = args[0].kind
+        if len(args) == 1:
+            if kind == "number":
+                raise self._error(
+                    "a number is a time since 1970 in some unit; name it", args[0].tree, tuple(TIME_UNITS)
+                )
+            return
+        form = args[1].tree
+        assert isinstance(form, Literal)
+        if kind == "time":
+            raise self._error(f"{self._shown(args[0])} is a time already; leave out the format", form)
+        if kind == "number" or (kind == "any" and form.value in TIME_UNITS):
+            if form.value not in TIME_UNITS:
+                raise self._error(f"{form.value!r} is no unit of a number", form, tuple(TIME_UNITS))
+            return
+        found = _DIRECTIVE.findall(str(form.value))
+        unknown = [name for name in found if name not in _DIRECTIVES]
+        if unknown or not found:
+            what = f"%{unknown[0]} means nothing in a time format" if unknown else "the time format has no %"
+            raise self._error(what, form, tuple(f"%{name}" for name in _DIRECTIVES))
+
+    def _need(self, part: Typed, kinds: Sequence[Kind], rule: str) -> None:
+        if part.kind in (*kinds, "any", "null"):
+            return
+        remedy = ""
+        if part.kind == "text" and kinds == ("number",):
+            remedy = f"; write {self._as('number', part)}"
+        elif part.kind == "text" and kinds == ("time",):
+            remedy = f"; write {self._as('time', part)}"
+        elif part.kind in ("number", "time") and "text" in kinds:
+            remedy = f"; write {self._as('text', part)}"
+        raise self._error(f"{rule}; {self._shown(part)} is {_SHOWN[part.kind]}{remedy}", part.tree)
+
+    def _as(self, kind: str, part: Typed) -> str:
+        """How to make a value of another kind of a part."""
+        tree = part.tree
+        if kind == "number" and isinstance(tree, Literal):
+            return (
+                f"{tree.value} without quotes" if _is_number(str(tree.value)) else f"a number instead of {tree.value!r}"
+            )
+        form = ', "%Y-%m-%d"' if kind == "time" else ""
+        return f"{kind}({self._shown(part)}{form})"
+
+    def _shown(self, part: Typed) -> str:
+        return self._source[part.tree.start : part.tree.end]
+
+    def _error(self, what: str, tree: Tree, allowed: Sequence[str] = ()) -> ExpressionError:
+        return ExpressionError(what, self._source, tree.start, allowed)
+
+
+def _kind_of(value: object) -> Kind:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    return "text" if isinstance(value, str) else "number"
+
+
+def _one_of(kinds: Sequence[Kind]) -> str:
+    return " or ".join(_SHOWN[kind] for kind in kinds)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,312 @@
+"""Random expressions: a plain Python evaluator against DuckDB, failures counted alike."""
+
+import datetime as dt
+import math
+from collections import Counter
+
+import duckdb
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcf_cli.data.shape import shape
+from llmcf_cli.recipe.expression import Call, Column, Literal, parse
+from llmcf_cli.recipe.shaping import check_shaping
+
+COLUMNS = {"t": "text", "u": "text", "n": "number", "w": "number", "b": "boolean", "d": "time", "l": "texts"}
+_words = st.sampled_from(["a", "B b", "ab", "7", "-2.5", "1e3", "nan", "x-y", " é ", "", "\u00a0", "2020-02-03 04:05"])
+_reals = st.one_of(st.none(), st.sampled_from([0.0, 1.0, -2.5, 3.25, 1e12, math.nan, 0.1]))
+_rows = st.lists(
+    st.fixed_dictionaries({
+        "t": st.one_of(st.none(), _words), "u": st.one_of(st.none(), _words), "n": _reals,
+        "w": st.one_of(st.none(), st.integers(-5, 5), st.just(2**60 + 1)), "b": st.one_of(st.none(), st.booleans()),
+        "d": st.one_of(st.none(), st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2100, 1, 1))),
+        "l": st.one_of(st.none(), st.lists(st.one_of(st.none(), _words), max_size=3)),
+    }),
+    min_size=1, max_size=4,
+)  # fmt: skip
+SCHEMA = pa.schema([
+    ("t", pa.string()), ("u", pa.string()), ("n", pa.float64()), ("w", pa.int64()), ("b", pa.bool_()),
+    ("d", pa.timestamp("us")), ("l", pa.list_(pa.string())),
+])  # fmt: skip
+
+
+def _exprs(kind, depth):
+    leaf = {
+        "text": st.sampled_from(["t", "u", '"a"', '"7"', "'x-y'"]), "number": st.sampled_from(["n", "w", "2", "0.5", "-3"]),
+        "boolean": st.sampled_from(["b", "true", "false"]), "time": st.sampled_from(["d"]),
+        "texts": st.sampled_from(["l", 'parts(t, "-")']),
+    }[kind]  # fmt: skip
+    if depth == 0:
+        return leaf
+    deeper = {k: _exprs(k, depth - 1) for k in ("text", "number", "boolean", "time", "texts")}
+
+    def form(template, *kinds):
+        return st.tuples(*(deeper[k] for k in kinds)).map(lambda args: template.format(*args))
+
+    same = st.sampled_from(["text", "number", "time"]).flatmap(
+        lambda k: st.tuples(deeper[k], deeper[k], st.sampled_from(["=", "!=", "<", "<=", ">", ">="]))
+    )
+    own = {
+        "text": [
+            form("lower({})", "text"), form("trim({})", "text"), form('replace({}, "a", {})', "text", "text"),
+            form('split({}, "-", 2)', "text"), form('split({}, " ", -1)', "text"), form("text({})", "number"),
+            form("text({})", "boolean"),
+        ],
+        "number": [
+            form("({} + {})", "number", "number"), form("({} - {})", "number", "number"),
+            form("({} * {})", "number", "number"), form("({} / {})", "number", "number"),
+            form("({} % {})", "number", "number"), form("number({})", "text"), form("number({})", "boolean"),
+            form("floor({})", "number"), form("abs({})", "number"), form("log({})", "number"), form("(-{})", "number"),
+            form("length({})", "text"), form("length({})", "texts"), form("year({})", "time"), form("hour({})", "time"),
+            form("weekday({})", "time"),
+        ],
+        "boolean": [
+            form("({} and {} and {})", "boolean", "boolean", "boolean"), form("({} or {})", "boolean", "boolean"),
+            form("(not {})", "boolean"), same.map(lambda f: f"({f[0]} {f[2]} {f[1]})"), form("({} is null)", "text"),
+            form("({} is not null)", "number"), form('({} in ["a", "7"])', "text"), form("({} not in [0, 1.5])", "number"),
+            form("contains({}, {})", "text", "text"), form("contains({}, {})", "texts", "text"),
+            form("starts_with({}, {})", "text", "text"), form("ends_with({}, {})", "text", "text"),
+        ],
+        "time": [form("time({})", "text"), form('time({}, "%Y-%m-%d %H:%M")', "text"), form("time({}, 'seconds')", "number")],
+        "texts": [],
+    }[kind]  # fmt: skip
+    any_kind = [form(f"if({{}}, {{}}, {{}})", "boolean", kind, kind), form("coalesce({}, {})", kind, kind)]
+    return st.one_of(leaf, *own, *any_kind)
+
+
+_BLANK = " \t\n\r\x0b\x0c\xa0"
+
+
+def _clean(text):
+    return text.strip() or None
+
+
+class Python:
+    """One row's values, computed as the documentation says."""
+
+    def __init__(self, row, source):
+        self.row, self.source, self.failed = row, source, Counter()
+
+    def value(self, tree):
+        if isinstance(tree, Literal):
+            return tree.value
+        if isinstance(tree, Column):
+            value = self.row[tree.name]
+            if isinstance(value, str):
+                return _clean(value)
+            if isinstance(value, list):
+                return [c for v in value if v is not None and (c := _clean(v)) is not None]
+            return None if isinstance(value, float) and math.isnan(value) else value
+        name = tree.function
+        if name == "and" or name == "or":
+            decisive, unknown = name == "or", False
+            for arg in tree.args:
+                found = self.value(arg)
+                if found is decisive:
+                    return decisive
+                unknown |= found is None
+            return None if unknown else not decisive
+        if name == "if":
+            return self.value(tree.args[1] if self.value(tree.args[0]) else tree.args[2])
+        if name == "coalesce":
+            return next((v for arg in tree.args if (v := self.value(arg)) is not None), None)
+        args = [self.value(arg) for arg in tree.args]
+        if name == "is null":
+            return args[0] is None
+        if any(arg is None for arg in args):
+            return None
+        found = getattr(self, "f_" + NAMES.get(name, name))(*args)
+        if found is None and name in ("+", "-", "*", "/", "%", "log", "number", "time"):
+            if not (name == "number" and args[0].lower() == "nan"):
+                self.failed[tree.start, tree.end] += 1
+        return found
+
+    def f_eq(self, a, b): return a == b
+    def f_ne(self, a, b): return a != b
+    def f_lt(self, a, b): return a < b
+    def f_le(self, a, b): return a <= b
+    def f_gt(self, a, b): return a > b
+    def f_ge(self, a, b): return a >= b
+    def f_in(self, a, *rest): return a in rest
+    def f_not(self, a): return not a
+    def f_negative(self, a): return -a
+    def f_add(self, a, b): return _finite(float(a) + float(b))
+    def f_sub(self, a, b): return _finite(float(a) - float(b))
+    def f_mul(self, a, b): return _finite(float(a) * float(b))
+    def f_div(self, a, b): return _finite(float(a) / float(b)) if b else None
+    def f_mod(self, a, b): return math.fmod(float(a), float(b)) if b else None
+    def f_lower(self, a): return a.lower()
+    def f_trim(self, a): return _clean(a)
+    def f_replace(self, a, b, c): return _clean(a.replace(b, c))
+    def f_split(self, a, s, n):
+        parts = a.split(s)
+        place = n - 1 if n > 0 else len(parts) + n
+        return _clean(parts[place]) if 0 <= place < len(parts) else None
+    def f_parts(self, a, s): return [c for part in a.split(s) if (c := _clean(part)) is not None]
+    def f_text(self, a):
+        if isinstance(a, bool):
+            return str(a).lower()
+        return str(int(a)) if float(a).is_integer() and (isinstance(a, int) or abs(a) <= 2**53) else ("real", a)
+    def f_number(self, a):
+        if isinstance(a, bool | int | float):
+            return a
+        try:
+            value = float(a)
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+    def f_floor(self, a): return float(math.floor(a))
+    def f_abs(self, a): return abs(a)
+    def f_log(self, a): return math.log(a) if a > 0 else None
+    def f_length(self, a): return len(a)
+    def f_contains(self, a, b): return b in a
+    def f_starts_with(self, a, b): return a.startswith(b)
+    def f_ends_with(self, a, b): return a.endswith(b)
+    def f_year(self, a): return a.year
+    def f_hour(self, a): return a.hour
+    def f_weekday(self, a): return a.isoweekday()
+    def f_time(self, a, form=None):
+        if isinstance(a, dt.datetime):
+            return a
+        if form == "seconds":
+            if abs(a) > 253402300799:
+                return None
+            try:
+                return dt.datetime(1970, 1, 1) + dt.timedelta(microseconds=round(a * 1_000_000))
+            except OverflowError:
+                return ("far", a)
+        try:
+            return dt.datetime.strptime(a, form or "%Y-%m-%d %H:%M")
+        except ValueError:
+            return None
+
+
+NAMES = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "+": "add", "-": "sub", "*": "mul",
+         "/": "div", "%": "mod"}  # fmt: skip
+
+
+def _finite(value):
+    return value if math.isfinite(value) else None
+
+
+def _run(rows, derive, where):
+    with duckdb.connect() as con:
+        con.register("rows", pa.Table.from_pylist(rows, SCHEMA))
+        con.execute("CREATE TABLE t AS SELECT row_number() OVER () AS row_number, * FROM rows")
+        relation, count = shape(con, "t", derive, where, into="shaped", table="interactions")
+        found = con.sql(f"SELECT * FROM {relation} ORDER BY row_number").to_arrow_table().to_pylist()
+    return found, count
+
+
+def _simple(expression):
+    """Whether Python's values mean the same: no text of a fraction, no time before year 1 or of half microseconds."""
+    return "text(" not in expression and "'seconds'" not in expression
+
+
+@settings(max_examples=80, deadline=None)
+@given(_rows, st.data())
+def test_every_expression_gives_what_python_gives(rows, data):
+    kind = data.draw(st.sampled_from(["text", "number", "boolean", "time"]))
+    expression = data.draw(_exprs(kind, 3).filter(_simple))
+    found, count = _run(rows, {"result": expression}, None)
+    tree, failed = parse(expression), Counter()
+    for row, given_row in zip(found, rows, strict=True):
+        python = Python(given_row, expression)
+        wanted = python.value(tree)
+        failed += python.failed
+        if isinstance(wanted, float) and wanted is not True:
+            assert row["result"] == pytest.approx(wanted, rel=1e-12, nan_ok=True), expression
+        else:
+            assert row["result"] == wanted, expression
+    by_operation = Counter()
+    for one in count.failed:
+        by_operation[one.operation] += one.count
+    wanted_by = Counter()
+    for (start, end), number in failed.items():
+        wanted_by[expression[start:end]] += number
+    assert by_operation == wanted_by
+
+
+@settings(max_examples=40, deadline=None)
+@given(_rows, st.data())
+def test_a_filter_keeps_what_python_keeps_and_counts_the_rest_once(rows, data):
+    parts = data.draw(st.lists(_exprs("boolean", 2).filter(_simple), min_size=1, max_size=3))
+    kept, count = _run(rows, {}, " and ".join(f"({part})" for part in parts))
+    wanted = []
+    for number, row in enumerate(rows, 1):
+        values = []
+        for part in parts:
+            values.append(Python(row, part).value(parse(part)))
+            if values[-1] is not True:
+                break
+        if all(value is True for value in values):
+            wanted.append(number)
+    assert [row["row_number"] for row in kept] == wanted
+    assert count.rows == len(rows)
+    assert count.kept == len(wanted)
+    assert sum(one.false + one.unknown for one in count.filtered) == len(rows) - len(wanted)
+
+
+def test_a_number_that_is_none_is_counted_only_where_it_is_needed():
+    rows = [{"t": t, "u": None, "n": None, "w": None, "b": None, "d": None, "l": None} for t in ("free", "3", "x", "")]
+    found, count = _run(rows, {"p": 'if(t = "free", 0, number(t))'}, None)
+    assert [row["p"] for row in found] == [0, 3, None, None]
+    assert [(one.column, one.operation, one.count, one.examples) for one in count.failed] == [
+        ("p", "number(t)", 1, ("x",))
+    ]
+
+
+def test_filter_parts_are_counted_apart_and_nulls_apart_from_them():
+    rows = [{"t": t, "u": u, "n": None, "w": None, "b": None, "d": None, "l": None}
+            for t, u in [("6", "UK"), ("-1", "UK"), ("abc", "UK"), ("5", None), ("", "UK"), ("7", "FR")]]  # fmt: skip
+    kept, count = _run(rows, {}, 'number(t) > 0 and u = "UK"')
+    assert [row["t"] for row in kept] == ["6"]
+    assert [(one.condition, one.false, one.unknown) for one in count.filtered] == [
+        ("number(t) > 0", 1, 2), ('u = "UK"', 1, 1),
+    ]  # fmt: skip
+
+
+def test_derived_columns_read_each_other_in_any_order_and_themselves_as_the_column():
+    rows = [{"t": " 7 ", "u": "x", "n": 2.0, "w": 3, "b": True, "d": None, "l": None}]
+    (row,), _ = _run(rows, {"total": "t * w", "t": "number(t) + 1"}, "total = 24")
+    assert (row["t"], row["total"]) == (8.0, 24.0)
+    problems = check_shaping({"a": "b", "b": "a", "c": "c"}, "a = 1 and zz = 2", {"t": "text"}).problems
+    assert {column for column, _ in problems} == {"a", "b", "c", None}
+
+
+def test_whole_numbers_beyond_doubles_stay_exact():
+    rows = [{"t": None, "u": None, "n": None, "w": w, "b": None, "d": None, "l": None} for w in (2**53, 2**53 + 1)]
+    kept, _ = _run(rows, {"s": "text(w)"}, f"w = {2**53 + 1}")
+    assert [row["s"] for row in kept] == [str(2**53 + 1)]
+
+
+@pytest.mark.parametrize(
+    ("written", "form", "wanted"),
+    [
+        ("2020-01-02T03:04:05.25+02:00", None, dt.datetime(2020, 1, 2, 1, 4, 5, 250000)),
+        ("2020-01-02 03:04Z", None, dt.datetime(2020, 1, 2, 3, 4)),
+        ("2020-01-02", None, dt.datetime(2020, 1, 2)),
+        ("02/01/2009 12:52", "%d/%m/%Y %H:%M", dt.datetime(2009, 1, 2, 12, 52)),
+        ("02/01/2009 12:52", "%m/%d/%Y %H:%M", dt.datetime(2009, 2, 1, 12, 52)),
+        ("2009-01-02 12:52 -0300", "%Y-%m-%d %H:%M %z", dt.datetime(2009, 1, 2, 15, 52)),
+        ("31/02/2009", "%d/%m/%Y", None),
+        ("1230898320", None, None),
+    ],
+)
+def test_times(written, form, wanted):
+    rows = [{"t": written, "u": None, "n": None, "w": None, "b": None, "d": None, "l": None}]
+    expression = f'time(t, "{form}")' if form else "time(t)"
+    (row,), count = _run(rows, {"at": expression}, None)
+    assert row["at"] == wanted
+    assert len(count.failed) == (wanted is None)
+
+
+def test_text_in_yaml_never_becomes_sql():
+    hostile = "x'); DROP TABLE t; --"
+    rows = [{"t": hostile, "u": None, "n": None, "w": None, "b": None, "d": None, "l": None}]
+    kept, _ = _run(rows, {'a"b': "t", "c'": f'"{hostile}"'}, f'`t` = "{hostile}"')
+    assert kept[0]['a"b'] == kept[0]["c'"] == hostile
+    assert isinstance(parse("`a b`"), Column)
+    assert isinstance(parse("lower(`a b`)"), Call)
