@@ -1,4 +1,4 @@
-"""`dataset.derive` and `dataset.filter`: new columns and fewer rows of a table as it was read, before it gets a meaning."""
+"""`dataset.derive` and `dataset.filter`: new columns and fewer rows of a table, before its columns get a meaning."""
 
 from __future__ import annotations
 
