@@ -81,6 +81,11 @@ def clean_text(sql: str) -> str:
     return f"nullif(trim({sql}, {text(BLANKS)}), '')"
 
 
+def number_of_text(sql: str) -> str:
+    """SQL of a text as a number (DOUBLE), NULL where it is written in no decimal notation; may be infinite."""
+    return f"CASE WHEN regexp_full_match({sql}, {text(_NUMBER)}) THEN try_cast({sql} AS DOUBLE) END"
+
+
 class Compiler:
     """Compiles expressions over the columns of one relation.
 
@@ -281,7 +286,7 @@ def _attempt(tree: Call, args: Sequence[Value], parts: Sequence[Typed]) -> str:
     if tree.function == "log":
         return f"CASE WHEN {first} > 0 THEN ln(CAST({first} AS DOUBLE)) END"
     if tree.function == "number":
-        return f"CASE WHEN regexp_full_match({first}, {text(_NUMBER)}) THEN try_cast({first} AS DOUBLE) END"
+        return number_of_text(first)
     form = parts[1].tree.value if len(parts) > 1 else None  # type: ignore[union-attr]
     if args[0].kind == "number":
         factor = TIME_UNITS[str(form)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from llmcf_cli.data import measure
 from llmcf_cli.data.alarms import find_alarms, stop_at_limits
 from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, sample_users
 from llmcf_cli.data.entities import clean_entity, require_multi
+from llmcf_cli.data.features import chosen_features, feature_counts, feature_sql, stored_type
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.negatives_audit import drawn_audit
 from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, columns_of, first_sentence, name, scalar, text
@@ -23,10 +24,11 @@ from llmcf_cli.data.repeats import drop_repeats
 from llmcf_cli.data.report import Clock, IngestReport, StepLog
 from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
+from llmcf_cli.features.spec import Choice
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_write
-from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
+from llmcf_cli.store.tables import FEATURE, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 
 _ENTITIES: tuple[Entity, ...] = ("item", "user")
 _PHASES = 8
@@ -40,7 +42,7 @@ def ingest(
 ) -> IngestReport:
     """Read a data set, check and filter it, make samples, and write them all to one DuckDB file.
 
-    Writes the tables `user`, `item`, `interaction`, `sample`, `ingest_step` and `meta` of `store/tables.py`; the
+    Writes the tables `user`, `item`, `feature`, `interaction`, `sample`, `ingest_step` and `meta` of `store/tables.py`; the
     features follow the fixed columns of `user` and `item`. The rows depend on the data, the section and the seed, and
     on nothing else: neither the order of the input rows nor the number of threads.
 
@@ -69,7 +71,7 @@ def ingest(
         task.advance()
         task.note("write")
         complete = Path(folder) / "out.duckdb"
-        _write(con, section, report, complete)
+        _write(con, section, report, found.features, complete)
         complete.replace(out)
         task.advance()
     return report
@@ -83,6 +85,7 @@ class _Found:
     log: StepLog
     repeats: int
     tied_events: int
+    features: tuple[Choice, ...]
 
 
 def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task) -> _Found:
@@ -98,6 +101,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     for entity in _ENTITIES:
         conflicts = {"item": section.conflicts.items, "user": section.conflicts.users}[entity]
         clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=log)
+    features = chosen_features(con, section)
     repeats = drop_repeats(con, section.repeats, log)
     sample_users(con, section.max_users, derive_seed(seed, "users"), log)
     k_core(con, section.k_core.user, section.k_core.item, log)
@@ -120,7 +124,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.note("histories")
     build_samples(con, section.history)
     task.advance()
-    return _Found(raw, log, repeats, tied)
+    return _Found(raw, log, repeats, tied, features)
 
 
 @contextmanager
@@ -173,17 +177,23 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
         negatives=drawn_audit(con, section, derive_seed(seed, "audit")),
         times=found.log.times,
         notes=tuple(found.log.notes),
+        features=feature_counts(con, found.features, section.max_bad_rows),
     )
     return replace(report, alarms=tuple(find_alarms(report, section)))
 
 
-def _write(con: Any, section: DatasetSection, report: IngestReport, path: Path) -> None:
+def _write(
+    con: Any, section: DatasetSection, report: IngestReport, features: Sequence[Choice], path: Path
+) -> None:  # fmt: skip
     """Copy the scratch tables into a new database at `path`, in the order of their keys."""
     con.execute(f"ATTACH {text(str(path))} AS result")
-    for table in (USER, ITEM, INTERACTION, SAMPLE, INGEST_STEP, META):
+    for table in (USER, ITEM, FEATURE, INTERACTION, SAMPLE, INGEST_STEP, META):
         con.execute(table.ddl().replace("CREATE TABLE ", "CREATE TABLE result.", 1))
-    _write_entity(con, "user")
-    _write_entity(con, "item")
+    for entity in ("user", "item"):
+        _write_entity(con, entity, [choice for choice in features if choice.entity == entity])
+    rows = [(c.entity, c.name, c.kind, c.max_values, c.transform, c.buckets) for c in features]
+    if rows:
+        con.executemany("INSERT INTO result.feature VALUES (?, ?, ?, ?, ?, ?)", rows)
     con.execute(
         f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)} FROM interaction "
         "ORDER BY user_row, item_row, time"
@@ -208,13 +218,15 @@ def _seconds(clock: Clock) -> str:
     return "time::DECIMAL(18,0) * 0.000001::DECIMAL(7,6)" if clock == "global" else "time::DECIMAL(18,6)"
 
 
-def _write_entity(con: Any, entity: Entity) -> None:
+def _write_entity(con: Any, entity: Entity, choices: Sequence[Choice]) -> None:
     """Fill `user` or `item`. A row that the entity's table does not have gets NULL, or an empty list."""
-    kinds = {c: kind for c, kind in columns_of(con, f"{entity}_feature").items() if c != f"{entity}_id"}
+    types, chosen = columns_of(con, f"{entity}_feature"), {choice.name: choice for choice in choices}
     values = [f"{entity}_row", f"{entity}_id", "text"]
-    for column, kind in kinds.items():
-        con.execute(f"ALTER TABLE result.{name(entity)} ADD COLUMN {name(column)} {kind}")
-        values.append(f"coalesce({name(column)}, [])" if kind.endswith("[]") else name(column))
+    for column in types:  # in the order of the data, whatever the recipe's
+        if column in chosen:
+            kind = stored_type(chosen[column])
+            con.execute(f"ALTER TABLE result.{name(entity)} ADD COLUMN {name(column)} {kind}")
+            values.append(feature_sql(chosen[column], types[column]))
     con.execute(
         f"INSERT INTO result.{name(entity)} SELECT {', '.join(values)} FROM {entity}_number "
         f"JOIN {entity}_text USING ({entity}_row) LEFT JOIN {entity}_feature USING ({entity}_id) ORDER BY {entity}_row"

@@ -32,6 +32,37 @@ class IngestStep:
 
 
 @dataclass(frozen=True)
+class FeatureCount:
+    """A feature of the users or items that have interactions.
+
+    Attributes:
+        entity: `user` or `item`.
+        name: Column.
+        kind: `categorical`, `multi` or `numeric`.
+        distinct: Different values.
+        missing: Share of users or items without a value, in [0, 1].
+        most_frequent: The value that most have, least of equals; empty: there is none.
+        most_frequent_share: Share of users or items that have it.
+        cut: Values beyond `max_values`, which are not read.
+        not_numbers: Values of a numeric feature that are none; they count as missing.
+        examples: Up to `MAX_BAD_SAMPLES` of these.
+        warnings: What may be wrong with it.
+    """
+
+    entity: str
+    name: str
+    kind: str
+    distinct: int
+    missing: float
+    most_frequent: str
+    most_frequent_share: float
+    cut: int
+    not_numbers: int
+    examples: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SplitCount:
     """Samples of one split, by label.
 
@@ -179,6 +210,7 @@ class IngestReport:
         alarms: What the user should know before going on.
         times: How times were read; None where there are positions only.
         notes: What else reading did.
+        features: What models read beside the ids.
     """
 
     steps: tuple[IngestStep, ...]
@@ -200,6 +232,7 @@ class IngestReport:
     alarms: tuple[Alarm, ...] = ()
     times: Reading | None = None
     notes: tuple[Note, ...] = ()
+    features: tuple[FeatureCount, ...] = ()
 
 
 class StepLog:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.features.spec import UNKNOWN, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
+from llmcf_cli.features.spec import FIRST_ID, PADDING, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
 
 if TYPE_CHECKING:
     import torch
@@ -27,18 +28,17 @@ class EntityTable:
     Attributes:
         entity: Which of the two.
         ids: Original ids; `ids[r - 1]` belongs to row r.
-        columns: Field name → ids of its values, int32 [R + 1] or, for several values, [R + 1, M] padded with 0.
+        columns: Field name → ids of its values, int32 [R + 1] or, for several values, [R + 1, M] padded with 0; of a
+            numeric field its standardised numbers, float32 [R + 1], NaN where one is missing.
             Row 0 is padding in a history, and an entity nobody knows as a target.
     """
 
     entity: Entity
     ids: pa.StringArray
-    columns: Mapping[str, NDArray[np.int32]]
+    columns: Mapping[str, NDArray[np.int32] | NDArray[np.float32]]
 
     def rows(self, ids: pa.Array) -> NDArray[np.int32]:
         """Row numbers of original ids, int32 [n]; 0 where the id is unknown or null."""
-        import pyarrow.compute as pc
-
         found = pc.index_in(ids.cast(pa.string()), value_set=self.ids, skip_nulls=True)
         rows: NDArray[np.int32] = pc.fill_null(pc.add(found, 1), 0).to_numpy(zero_copy_only=False).astype(np.int32)
         return rows
@@ -167,16 +167,16 @@ def to_batch(
 
 
 def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: Vocab) -> EntityTable:
-    """Features of users or items as ids; rows in the table's order become rows 1 … R.
+    """Features of users or items as ids and numbers; rows in the table's order become rows 1 … R.
 
     Args:
-        table: Has `user_id` or `item_id`; a missing feature column counts as no value.
+        table: Has `user_id` or `item_id`; a missing feature column counts as no value. Numbers may be written as text.
         entity: Whose table it is.
         spec: The fields to encode.
         vocab: Their ids.
 
     Raises:
-        DataError: The id column is missing or holds the same id twice.
+        DataError: The id column is missing or holds the same id twice, or a number is none.
     """
     name = f"{entity}_id"
     if name not in table.column_names:
@@ -232,19 +232,49 @@ def _last(values: NDArray[Any], length_N: NDArray[np.int64], width: int) -> NDAr
     return np.where(inside_NL, values[np.where(inside_NL, position_NL, 0)], 0).astype(np.int32)
 
 
-def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[np.int32]:
-    shape = (table.num_rows + 1,) if field.kind == "categorical" else (table.num_rows + 1, field.width)
-    out = np.zeros(shape, np.int32)
-    if field.kind == "categorical":
-        out[0] = UNKNOWN
-        if field.name in table.column_names:
-            out[1:] = vocab.encode(field, table[field.name].combine_chunks().cast(pa.string()))
+def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[Any]:
+    shape = (table.num_rows + 1, field.width) if field.kind == "multi" else (table.num_rows + 1,)
+    out = np.full(shape, field.blank, np.float32 if field.kind == "numeric" else np.int32)
+    if field.name not in table.column_names:
+        if field.kind == "categorical" and not field.is_number:
+            out[1:] = PADDING
         return out
-    if field.name in table.column_names:
-        values, length_R = list_parts(table[field.name].combine_chunks())
+    column = table[field.name].combine_chunks()
+    if field.is_number:
+        out[1:] = _encode_numbers(_numbers(column, field.key), field)
+    elif field.kind == "categorical":
+        out[1:] = vocab.encode(field, column.cast(pa.string()))
+    else:
+        values, length_R = list_parts(column)
         ids = vocab.encode(field, values.cast(pa.string()))
         position_RM = np.cumsum(length_R)[:, None] - length_R[:, None] + np.arange(field.width)
         inside_RM = np.arange(field.width) < length_R[:, None]
         if len(ids):
             out[1:] = np.where(inside_RM, ids[np.where(inside_RM, position_RM, 0)], 0)
     return out
+
+
+def _encode_numbers(value_R: NDArray[np.float64], field: FieldSpec) -> NDArray[Any]:
+    """Standardised numbers, or the ids of their buckets."""
+    if field.edges is not None:
+        bucket_R = np.searchsorted(np.asarray(field.edges), value_R, side="right")
+        return np.where(np.isnan(value_R), field.blank, bucket_R + FIRST_ID).astype(np.int32)
+    assert field.scale is not None
+    limit = float(np.finfo(np.float32).max)
+    return np.clip((value_R - field.scale.mean) / field.scale.deviation, -limit, limit).astype(np.float32)
+
+
+def _numbers(column: pa.Array, where: str) -> NDArray[np.float64]:
+    """A column as numbers, float64, NaN where there is none.
+
+    Raises:
+        DataError: A text is no number.
+    """
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        texts = pc.utf8_trim_whitespace(column)
+        column = pc.if_else(pc.is_in(pc.utf8_lower(texts), pa.array(["", "nan"])), pa.scalar(None, texts.type), texts)
+    try:
+        values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(f"holds {column.type} that is no number ({error})", where=where) from error
+    return np.where(np.isfinite(values), values, np.nan)

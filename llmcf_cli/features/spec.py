@@ -1,4 +1,4 @@
-"""Which features there are and which values they know."""
+"""Which features there are, which values they know and on which scale they are."""
 
 from __future__ import annotations
 
@@ -19,12 +19,41 @@ ENTITIES: tuple[Entity, Entity] = ("user", "item")
 PADDING = 0
 """Id of "no value"; its embedding is zero and stays zero."""
 UNKNOWN = 1
-"""Id of a value that training never saw."""
+"""Id of a value that training never saw; of a numeric field on its own scale, of a missing number."""
 FIRST_ID = 2
-"""Id of a vocabulary's first value."""
+"""Id of a vocabulary's first value; of a numeric field on its own scale, of the number itself."""
 
-MAX_VALUES = 16
-"""Values kept of a field that may have several."""
+MAX_VALUES = 128
+"""Values kept of a field that may have several, where the recipe does not say how many."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A column that is a feature, as the recipe has it.
+
+    Attributes:
+        entity: Whose column it is.
+        name: The column.
+        kind: One value, several values, or a number.
+        max_values: Of `multi`: values kept per entity, the first of the list.
+        transform: Of `numeric`: `standard` keeps it a number, `quantile` makes a categorical field of it.
+        buckets: Of `quantile`: buckets of about as many entities each.
+    """
+
+    entity: Entity
+    name: str
+    kind: Literal["categorical", "multi", "numeric"]
+    max_values: int = MAX_VALUES
+    transform: Literal["standard", "quantile"] = "standard"
+    buckets: int = 10
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Statistics of a number over the entities of the train split: (value - mean) / deviation is what models read."""
+
+    mean: float
+    deviation: float
 
 
 @dataclass(frozen=True)
@@ -34,21 +63,40 @@ class FieldSpec:
     Attributes:
         name: Column of the entity's table.
         entity: Whose feature it is.
-        kind: One value (`categorical`) or several (`multi`).
+        kind: One value (`categorical`), several (`multi`), or a number on its own scale (`numeric`).
         size: Ids in use, padding and unknown included.
-        width: Values per entity in arrays; 1 for a categorical field.
+        width: Values per entity in arrays; 1 unless it is `multi`.
+        scale: Of a `numeric` field.
+        edges: Of a number in buckets, which is a `categorical` field: bucket b holds edges[b - 1] ≤ value < edges[b],
+            has id b + 2, and the last id is that of a missing number.
     """
 
     name: str
     entity: Entity
-    kind: Literal["categorical", "multi"]
+    kind: Literal["categorical", "multi", "numeric"]
     size: int
     width: int = 1
+    scale: Scale | None = None
+    edges: tuple[float, ...] | None = None
 
     @property
     def key(self) -> str:
         """Name that is unique over both entities, e.g. `item.class`."""
         return f"{self.entity}.{self.name}"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its column holds numbers; such a field has no vocabulary."""
+        return self.scale is not None or self.edges is not None
+
+    @property
+    def blank(self) -> int | float:
+        """What stands in arrays for an entity that nobody knows."""
+        if self.scale is not None:
+            return float("nan")
+        if self.edges is not None:
+            return self.size - 1
+        return PADDING if self.kind == "multi" else UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -74,12 +122,18 @@ class FeatureSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> FeatureSpec:
         """The spec that `to_json` described."""
-        return cls(tuple(FieldSpec(**f) for f in data["fields"]), int(data["history_length"]))
+        return cls(tuple(map(_field_from_json, data["fields"])), int(data["history_length"]))
+
+
+def _field_from_json(data: Mapping[str, Any]) -> FieldSpec:
+    scale, edges = data["scale"], data["edges"]
+    read = {"scale": None if scale is None else Scale(**scale), "edges": None if edges is None else tuple(edges)}
+    return FieldSpec(**{**data, **read})
 
 
 @dataclass(frozen=True)
 class Vocab:
-    """Value → id of every field: id = position + 2; 0 is padding, 1 unknown.
+    """Value → id of every field of texts: id = position + 2; 0 is padding, 1 unknown.
 
     Attributes:
         values: Field key → its known values, in id order, as a string array.
@@ -105,42 +159,47 @@ class Vocab:
     @classmethod
     def from_arrow(cls, table: pa.Table, spec: FeatureSpec) -> Vocab:
         """The vocabulary that `to_arrow` wrote, for the fields of `spec`."""
-        values = {f.key: _flat(table.filter(pc.equal(table["field"], f.key))["value"]) for f in spec.fields}
-        return cls(values)
+        fields = [f for f in spec.fields if not f.is_number]
+        return cls({f.key: _flat(table.filter(pc.equal(table["field"], f.key))["value"]) for f in fields})
 
 
 def fit_features(
-    users: pa.Table, items: pa.Table, counts: Mapping[Entity, NDArray[np.int64]], history_length: int,
-    min_count: int = 1,
+    users: pa.Table, items: pa.Table, choices: Sequence[Choice], counts: Mapping[Entity, NDArray[np.int64]],
+    history_length: int, min_count: int = 1,
 ) -> tuple[FeatureSpec, Vocab]:  # fmt: skip
-    """Choose the fields and fit their vocabularies.
+    """Fit the vocabularies and scales of the ids and the chosen columns.
 
-    Fields are the id and every further column except `*_row` and `text`. A single-valued column in which no two
-    entities share a value only repeats the id and is left out. A value gets an id if the train samples show it at
-    least `min_count` times, so nothing of an entity that only validation or test knows enters the model.
+    A value gets an id if the train samples show it at least `min_count` times, and a scale is that of the entities
+    that train samples show, so nothing of an entity that only validation or test knows enters the model.
 
     Args:
         users: Table `user`, by user_row.
         items: Table `item`, by item_row.
+        choices: The features beside the ids. Fields come in the order of the tables' columns.
         counts: How often each row occurs in train samples (as target or in a history), int64 [R + 1], by entity.
         history_length: Length of history arrays.
         min_count: Least train occurrences of a value.
 
     Raises:
-        DataError: A column holds neither strings nor lists of strings.
+        DataError: A chosen column is missing, or of another type than its kind needs.
     """
     fields: list[FieldSpec] = []
     values: dict[str, pa.StringArray] = {}
     for entity, table in zip(ENTITIES, (users, items), strict=True):
-        count_R = counts[entity][1:]
-        for name in _feature_columns(table, entity):
-            column = _flat(table[name])
-            known, kind, width = _fit_column(column, count_R, min_count, f"{entity}.{name}")
-            if kind == "categorical" and name != f"{entity}_id" and _repeats_id(column):
+        chosen = {choice.name: choice for choice in choices if choice.entity == entity}
+        missing = sorted(chosen.keys() - set(table.column_names))
+        if missing:
+            what = f"the {entity} table has no column {missing[0]!r}"
+            raise DataError(what, where="features", hint="run the recipe again with --force ingest")
+        ordered = [chosen[name] for name in table.column_names if name in chosen]
+        for choice in [Choice(entity, f"{entity}_id", "categorical"), *ordered]:
+            column, count_R = _flat(table[choice.name]), counts[entity][1:]
+            if choice.kind == "numeric":
+                fields.append(_fit_number(column, count_R, choice))
                 continue
-            field = FieldSpec(name, entity, kind, len(known) + FIRST_ID, width)
-            fields.append(field)
-            values[field.key] = known
+            known, width = _fit_texts(column, count_R, min_count, choice)
+            fields.append(FieldSpec(choice.name, entity, choice.kind, len(known) + FIRST_ID, width))
+            values[fields[-1].key] = known
     return FeatureSpec(tuple(fields), history_length), Vocab(values)
 
 
@@ -155,34 +214,58 @@ def list_parts(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
     return column.flatten(), lengths.astype(np.int64)
 
 
-def _feature_columns(table: pa.Table, entity: Entity) -> Sequence[str]:
-    rest = [n for n in table.column_names if n not in (f"{entity}_id", f"{entity}_row", "text")]
-    return [f"{entity}_id", *rest]
-
-
-def _fit_column(
-    column: pa.Array, count_R: NDArray[np.int64], min_count: int, where: str
-) -> tuple[pa.StringArray, Literal["categorical", "multi"], int]:
-    kind: Literal["categorical", "multi"] = "categorical"
-    width = 1
-    values, weight_n = column, count_R
-    if _is_list(column.type):
-        kind = "multi"
+def _fit_texts(
+    column: pa.Array, count_R: NDArray[np.int64], min_count: int, choice: Choice
+) -> tuple[pa.StringArray, int]:  # fmt: skip
+    """The values that get an id, and how many an entity has at most."""
+    width, values, weight_n = 1, column, count_R
+    if (choice.kind == "multi") != _is_list(column.type):
+        raise _wrong_type(column, choice)
+    if choice.kind == "multi":
         values, length_R = list_parts(column)
-        weight_n = np.repeat(count_R, length_R)
-        width = int(min(max(length_R.max(initial=1), 1), MAX_VALUES))
+        kept_n = _position_in_list(length_R) < choice.max_values
+        values, weight_n = values.filter(pa.array(kept_n)), np.repeat(count_R, length_R)[kept_n]
+        width = int(np.clip(length_R.max(initial=1), 1, choice.max_values))
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise DataError(f"features are strings or lists of strings, this is {column.type}", where=where)
+        raise _wrong_type(column, choice)
     seen = pa.table({"value": values.cast(pa.string()), "count": pa.array(weight_n)}).drop_null()
     totals = seen.group_by("value").aggregate([("count", "sum")])
     known = totals.filter(pc.greater_equal(totals["count_sum"], max(min_count, 1)))
     # Sorted, so that ids do not depend on the order of rows.
-    return _flat(known["value"].combine_chunks().sort()), kind, width
+    return _flat(known["value"].combine_chunks().sort()), width
 
 
-def _repeats_id(column: pa.Array) -> bool:
-    present = column.drop_null()
-    return len(present) > 0 and pc.count_distinct(present).as_py() == len(present)
+def _fit_number(column: pa.Array, count_R: NDArray[np.int64], choice: Choice) -> FieldSpec:
+    """The scale or the buckets of a number, by the entities of the train split that have one, each counted once."""
+    if not pa.types.is_float64(column.type):
+        raise _wrong_type(column, choice)
+    value_R = column.to_numpy(zero_copy_only=False)
+    known_n = value_R[(count_R > 0) & np.isfinite(value_R)]
+    if choice.transform == "quantile":
+        inner = np.arange(1, choice.buckets) / choice.buckets
+        edges = np.unique(np.quantile(known_n, inner)) if len(known_n) else np.zeros(0)
+        if len(edges) and len(known_n) and edges[0] <= known_n.min():
+            edges = edges[1:]  # a bucket below the least value would stay empty
+        size = FIRST_ID + len(edges) + 2
+        return FieldSpec(choice.name, choice.entity, "categorical", size, edges=tuple(map(float, edges)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = (float(f(known_n)) if len(known_n) else 0.0 for f in (np.mean, np.std))
+    if not (np.isfinite(mean) and np.isfinite(deviation)):
+        what = "the numbers are too large to be standardised"
+        raise DataError(what, where=f"{choice.entity}.{choice.name}", hint="use `transform: quantile`")
+    return FieldSpec(choice.name, choice.entity, "numeric", FIRST_ID + 1, scale=Scale(mean, deviation or 1.0))
+
+
+def _position_in_list(length_R: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Place of each value in its own list, int64 [sum of lengths]."""
+    start_R = np.cumsum(length_R) - length_R
+    return np.arange(length_R.sum()) - np.repeat(start_R, length_R)
+
+
+def _wrong_type(column: pa.Array, choice: Choice) -> DataError:
+    wanted = {"categorical": "strings", "multi": "lists of strings", "numeric": "numbers (double)"}[choice.kind]
+    what = f"a {choice.kind} feature holds {wanted}, this column holds {column.type}"
+    return DataError(what, where=f"{choice.entity}.{choice.name}")
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -40,7 +40,7 @@ from llmcf_cli.rec.sound import (
     wholesome,
 )
 
-FORMAT = 2
+FORMAT = 3
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
 WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES = (
@@ -194,7 +194,7 @@ def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
     check_spec(spec, path / MANIFEST)
     vocab = Vocab.from_arrow(open_table(path / VOCAB), spec)
     for field in spec.fields:
-        if field.size != len(vocab.values[field.key]) + 2:
+        if not field.is_number and field.size != len(vocab.values[field.key]) + 2:
             raise ModelError(f"vocabulary of {field.key} does not fit the spec", where=str(path / VOCAB))
     catalog = Catalog(*(_load_entities(path, entity, spec) for entity in ("user", "item")))
     text_IT = load_arrays(path / TEXT)["item_text_IT"] if TEXT in files else None
@@ -247,10 +247,9 @@ def _load_entities(path: Path, entity: Entity, spec: FeatureSpec) -> EntityTable
         if field.entity != entity:
             continue
         column = table[f"field.{field.name}"].combine_chunks()
-        shape = (len(column),) if field.kind == "categorical" else (len(column), field.width)
-        values = column.to_numpy() if field.kind == "categorical" else column.flatten().to_numpy()
-        # Row 0: an unknown entity has unknown values, and no list of them.
-        first = np.full((1, *shape[1:]), 1 if field.kind == "categorical" else 0, np.int32)
+        shape = (len(column), field.width) if field.kind == "multi" else (len(column),)
+        values = column.flatten().to_numpy() if field.kind == "multi" else column.to_numpy()
+        first = np.full((1, *shape[1:]), field.blank, values.dtype)
         columns[field.name] = np.concatenate([first, values.reshape(shape)])
     return EntityTable(entity, table[f"{entity}_id"].combine_chunks(), columns)
 

@@ -27,11 +27,12 @@ from llmcf_cli.features.batch import (
     to_batch,
 )
 from llmcf_cli.features.collaborative import Collaborative
-from llmcf_cli.features.spec import ENTITIES, FeatureSpec, Vocab, fit_features
+from llmcf_cli.features.spec import ENTITIES, Choice, FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.store.open import connect_read
+from llmcf_cli.store.tables import FEATURE
 
 SPLITS = ("train", "validation", "test")
 ROWS_AT_ONCE = 1 << 17
@@ -154,7 +155,7 @@ def load_ranking_data(
     """Read what the stages before made.
 
     Args:
-        database: DuckDB file with the tables user, item and sample.
+        database: DuckDB file with the tables user, item, feature and sample.
         history_length: Events of a history that the models see.
         item_text: LanceDB table `item_text`.
         examples: LanceDB table `cot_example`; needs `item_text` and `matches`.
@@ -170,9 +171,11 @@ def load_ranking_data(
     """
     with connect_read(database) as connection:
         users, items = (connection.sql(f'SELECT * FROM "{e}" ORDER BY {e}_row').to_arrow_table() for e in ENTITIES)
+        columns = ", ".join(FEATURE.schema.names)
+        choices = [Choice(*row) for row in connection.sql(f"SELECT {columns} FROM feature ORDER BY ALL").fetchall()]
         splits = {split: _samples(connection, split, history_length) for split in SPLITS}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
-    spec, vocab = fit_features(users, items, counts, history_length, min_count)
+    spec, vocab = fit_features(users, items, choices, counts, history_length, min_count)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = None if item_text is None else item_text_array(item_text, items.num_rows)
     if collaborative is not None:

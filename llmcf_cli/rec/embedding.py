@@ -1,7 +1,7 @@
 """Ids → embeddings of fields.
 
 Legend: B batch, F fields, D embedding, L history, M values of a field, V ids of all vocabularies, R entity rows,
-S single-valued fields, P fields with several values, X all ids of a row.
+S single-valued fields, N numeric fields, P fields with several values, X all ids of a row.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.features.batch import Catalog, EntityTable
-from llmcf_cli.features.spec import UNKNOWN, FeatureSpec, FieldSpec
+from llmcf_cli.features.spec import FIRST_ID, UNKNOWN, FeatureSpec, FieldSpec
 from llmcf_cli.rec.kernels import gather
 
 FIRST_ORDER = "first_order"
@@ -25,8 +25,9 @@ class FieldEmbeddings:
     """The embedded features of a batch.
 
     Attributes:
-        fields_BFD: One vector per field: single-valued fields, fields with several values (mean over the values), and
-            last the history (mean over its items).
+        fields_BFD: One vector per field: single-valued fields, numeric fields (the number times the field's vector, or
+            the vector of a missing number), fields with several values (mean over the values), and last the history
+            (mean over its items).
         target_BD: Embedding of the target's item id.
         history_BLD: Item-id embeddings of the history, most recent last.
         history_mask_BL: True at positions of `history_BLD` that hold an item.
@@ -96,6 +97,9 @@ class FieldEmbedding(nn.Module):
         offsets, _ = _offsets(self.spec)
         for entity, table in (("user", catalog.users), ("item", catalog.items)):
             single, multi = self.spec.of(entity, "categorical"), self.spec.of(entity, "multi")
+            number_RN = _stack_numbers(table, self.spec.of(entity, "numeric"))
+            self._keep(f"{entity}_number_RN", np.nan_to_num(number_RN, nan=1.0))  # a missing one: its vector, once
+            self._keep(f"{entity}_number_id_RN", _number_ids(number_RN, self.spec.of(entity, "numeric"), offsets))
             width = max((f.width for f in self.spec.fields if f.kind == "multi"), default=1)
             self._keep(f"{entity}_single_RS", _stack(table, single, offsets))
             self._keep(f"{entity}_multi_RPM", _stack_multi(table, multi, offsets, width))
@@ -109,19 +113,21 @@ class FieldEmbedding(nn.Module):
         single_BS = torch.cat([self.user_single_RS[user_row_B], self.item_single_RS[item_row_B]], 1)
         multi_BPM = torch.cat([self.user_multi_RPM[user_row_B], self.item_multi_RPM[item_row_B]], 1)
         history_BL = self.history_id_R[history_row_BL]
+        number_BN = torch.cat([self.user_number_RN[user_row_B], self.item_number_RN[item_row_B]], 1)
+        number_id_BN = torch.cat([self.user_number_id_RN[user_row_B], self.item_number_id_RN[item_row_B]], 1)
         num_single, (num_multi, width) = single_BS.shape[1], multi_BPM.shape[1:]
         # All ids of a row side by side: one gather, and one gradient of the table's size, whatever the fields.
-        ids_BX = torch.cat([single_BS, multi_BPM.flatten(1), history_BL], 1)
-        sizes = (num_single, num_multi * width, history_BL.shape[1])
-        single_BSD, multi_BXD, history_BLD = gather(self.table_VD, ids_BX).split(sizes, 1)
+        ids_BX = torch.cat([single_BS, number_id_BN, multi_BPM.flatten(1), history_BL], 1)
+        sizes = (num_single, number_BN.shape[1], num_multi * width, history_BL.shape[1])
+        single_BSD, number_BND, multi_BXD, history_BLD = gather(self.table_VD, ids_BX).split(sizes, 1)
         # Padding embeds to zeros, so a plain sum over M or L and the mean differ by a factor only.
         multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
         multi_BPD = multi_BXD.unflatten(1, (num_multi, width)).sum(2) * multi_share_BPM.amax(2, keepdim=True)
         history_BD = history_BLD.sum(1) * history_share_BL.amax(1, keepdim=True)
-        fields_BFD = torch.cat([single_BSD, multi_BPD, history_BD[:, None]], 1)
+        fields_BFD = torch.cat([single_BSD, number_BND * number_BN[..., None], multi_BPD, history_BD[:, None]], 1)
         first_order_B = None
         if FIRST_ORDER in self.reads:
-            share_BX = torch.cat([(single_BS > 0).float(), multi_share_BPM.flatten(1), history_share_BL], 1)
+            share_BX = torch.cat([(single_BS > 0).float(), number_BN, multi_share_BPM.flatten(1), history_share_BL], 1)
             weight_BX = self.weight_V1[:, 0].index_select(0, ids_BX.flatten()).view_as(share_BX)
             first_order_B = (weight_BX * share_BX).sum(1) + self.bias
         target_BD = single_BSD[:, self.user_single_RS.shape[1]]  # item_id is the first of the item's fields
@@ -153,6 +159,18 @@ def _shift(ids: np.ndarray, offset: int) -> np.ndarray:
 
 def _stack(table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int]) -> np.ndarray:
     return np.stack([_shift(table.columns[f.name], offsets[f.key]) for f in fields], 1)
+
+
+def _stack_numbers(table: EntityTable, fields: tuple[FieldSpec, ...]) -> np.ndarray:
+    """float32 [R + 1, N]."""
+    columns = [np.asarray(table.columns[f.name], np.float32) for f in fields]
+    return np.stack(columns, 1) if columns else np.zeros((len(table.ids) + 1, 0), np.float32)
+
+
+def _number_ids(number_RN: np.ndarray, fields: tuple[FieldSpec, ...], offsets: dict[str, int]) -> np.ndarray:
+    """What each number is multiplied with: the field's vector, or that of a missing number."""
+    offset_N = np.array([offsets[f.key] for f in fields], np.int64)
+    return np.where(np.isnan(number_RN), UNKNOWN, FIRST_ID) + offset_N
 
 
 def _stack_multi(table: EntityTable, fields: tuple[FieldSpec, ...], offsets: dict[str, int], width: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from llmcf_cli.core.types import (
     rule,
 )  # fmt: skip
 from llmcf_cli.recipe.component import ComponentOf
+from llmcf_cli.recipe.features import DeriveSection, FeaturesSection, FilterSection
 from llmcf_cli.recipe.template import Template
 
 Source = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("source")]
@@ -105,6 +106,12 @@ class DatasetSection(Config):
     """What counts as a positive sample, and where negatives come from."""
     split: Split
     """Which samples are for training, validation and test."""
+    derive: DeriveSection = DeriveSection()
+    """Columns computed from others as the tables are read."""
+    filter: FilterSection = FilterSection()
+    """Rows that are read."""
+    features: FeaturesSection | None = None
+    """What models know of items and users beside their ids; none: the columns in the source's `multi`."""
     history: HistorySection = HistorySection()
     """The events before a sample that the models see."""
     repeats: Repeats = "first"

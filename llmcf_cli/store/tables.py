@@ -67,15 +67,23 @@ USER = Table(
     "a user that has at least one sample or interaction",
     pa.schema([_required("user_row", pa.int32()), _required("user_id", pa.string()), _required("text", pa.string())]),
     ("user_row",),
-    open_columns="user features: VARCHAR (one value) or VARCHAR[] (several values)",
+    open_columns="user features, as `feature` lists them: VARCHAR (categorical), VARCHAR[] (multi) or DOUBLE (numeric)",
 )
 ITEM = Table(
     "item",
     "an item of the catalogue",
     pa.schema([_required("item_row", pa.int32()), _required("item_id", pa.string()), _required("text", pa.string())]),
     ("item_row",),
-    open_columns="item features: VARCHAR (one value) or VARCHAR[] (several values)",
+    open_columns="item features, as `feature` lists them: VARCHAR (categorical), VARCHAR[] (multi) or DOUBLE (numeric)",
 )
+FEATURE = Table(
+    "feature", "a column of `user` or `item` that models read, and how",
+    pa.schema([
+        _required("entity", pa.string()), _required("name", pa.string()), _required("kind", pa.string()),
+        _required("max_values", pa.int32()), _required("transform", pa.string()), _required("buckets", pa.int32()),
+    ]),
+    ("entity", "name"),
+)  # fmt: skip
 INTERACTION = Table(
     "interaction", "an event that passed the checks and filters; time: seconds since 1970 in UTC, or the position",
     pa.schema([

@@ -1,0 +1,188 @@
+"""`dataset.features`: which columns of items and users become features, in which type, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
+from llmcf_cli.data.entities import RESERVED
+from llmcf_cli.data.expression_sql import number_of_text
+from llmcf_cli.data.raw import Entity, columns_of, name, text
+from llmcf_cli.data.report import MAX_BAD_SAMPLES, FeatureCount
+from llmcf_cli.features.spec import MAX_VALUES, Choice
+from llmcf_cli.recipe.features import FeatureSection
+from llmcf_cli.recipe.sections import DatasetSection
+
+_ENTITIES: tuple[Entity, ...] = ("item", "user")
+
+
+def chosen_features(con: Any, section: DatasetSection) -> tuple[Choice, ...]:
+    """The features of a data set, checked against the columns of `item_feature` and `user_feature`.
+
+    Without `dataset.features` they are the columns that the source declares to hold several values.
+
+    Raises:
+        RecipeError: A feature is no column, or holds lists and is not `multi`, or is `multi` and holds none; all of them.
+    """
+    problems: list[LlmcfError] = []
+    found: list[Choice] = []
+    for entity in _ENTITIES:
+        columns = {c: kind for c, kind in columns_of(con, f"{entity}_feature").items() if c != f"{entity}_id"}
+        if section.features is None:
+            declared = getattr(section.source, "multi", ())
+            found += [Choice(entity, column, "multi") for column in columns if column in declared]
+            continue
+        features = section.features.item if entity == "item" else section.features.user
+        for column, feature in features.items():
+            column = f"{column}_" if column.lower() in RESERVED[entity] and f"{column}_" in columns else column
+            problem = _problem(entity, column, feature, columns)
+            if problem is not None:
+                problems.append(problem)
+            else:
+                found.append(_choice(entity, column, feature))
+    if problems:
+        raise RecipeError(problems)
+    return tuple(found)
+
+
+def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: str) -> LlmcfError | None:
+    """That a feature is no column of its table; None: it is one."""
+    if column in columns:
+        return None
+    if not columns:
+        return LlmcfError(f"the data set has no columns of {entity}s", where=where)
+    near = closest(column, columns)
+    what = f"there is no {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
+    return LlmcfError(what, where=where, allowed=tuple(columns), hint="name a column of the table, or derive one")
+
+
+def feature_sql(choice: Choice, sql_type: str) -> str:
+    """SQL of a feature's value, of the type that its kind has in the tables `item` and `user`.
+
+    Args:
+        choice: The feature.
+        sql_type: DuckDB type of its column.
+    """
+    column = name(choice.name)
+    if choice.kind == "multi":
+        return f"coalesce(CAST({column} AS VARCHAR[]), [])"
+    if choice.kind == "categorical":
+        return f"CAST({column} AS VARCHAR)"
+    number = number_of_text(column) if sql_type == "VARCHAR" else f"CAST({column} AS DOUBLE)"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
+def stored_type(choice: Choice) -> str:
+    """DuckDB type of a feature in the tables `item` and `user`."""
+    return {"multi": "VARCHAR[]", "categorical": "VARCHAR", "numeric": "DOUBLE"}[choice.kind]
+
+
+def feature_counts(
+    con: Any, choices: Sequence[Choice], max_bad_rows: float
+) -> tuple[FeatureCount, ...]:  # fmt: skip
+    """What the features look like over the items and users that have interactions.
+
+    Args:
+        con: Connection with `item_number`, `item_feature`, `user_number` and `user_feature`.
+        choices: The features.
+        max_bad_rows: Share of the values of a numeric feature that may be no numbers.
+
+    Raises:
+        DataError: More of them are none.
+    """
+    return tuple(_count(con, choice, max_bad_rows) for choice in choices)
+
+
+def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
+    entity, column = choice.entity, name(choice.name)
+    sql_type = columns_of(con, f"{entity}_feature")[choice.name]
+    rows = (
+        f"(SELECT {column} AS raw, {feature_sql(choice, sql_type)} AS value FROM {entity}_number "
+        f"LEFT JOIN {entity}_feature USING ({entity}_id))"
+    )
+    cut, bad, examples = 0, 0, ()
+    if choice.kind == "multi":
+        empty, kept = "len(value) = 0", f"value[:{choice.max_values}]"
+        cut = con.execute(f"SELECT coalesce(sum(greatest(len(value) - {choice.max_values}, 0)), 0) FROM {rows}").fetchone()[0]
+        values = f"(SELECT DISTINCT rowid, value FROM (SELECT rowid, unnest(value) AS value FROM " \
+                 f"(SELECT row_number() OVER () AS rowid, {kept} AS value FROM {rows})))"  # fmt: skip
+    else:
+        empty, values = "value IS NULL", f"(SELECT value FROM {rows} WHERE value IS NOT NULL)"
+    total, missing = con.execute(f"SELECT count(*), count(*) FILTER ({empty}) FROM {rows}").fetchone()
+    if choice.kind == "numeric":
+        bad, examples = _not_numbers(con, choice, rows, sql_type)
+        _stop_if_too_many(choice, bad, examples, total - missing + bad, max_bad_rows)
+    (distinct,) = con.execute(f"SELECT count(DISTINCT value) FROM {values}").fetchone()
+    top = con.execute(
+        f"SELECT value, count(*) AS n FROM {values} GROUP BY value ORDER BY n DESC, value LIMIT 1"
+    ).fetchone()
+    most, times = (_shown(top[0]), top[1]) if top else ("", 0)
+    present = total - missing
+    return FeatureCount(
+        entity, choice.name, choice.kind, distinct, missing / max(total, 1), most, times / max(total, 1), int(cut), bad,
+        examples, tuple(_warnings(choice, distinct, present, cut, bad)),
+    )  # fmt: skip
+
+
+def _not_numbers(con: Any, choice: Choice, rows: str, sql_type: str) -> tuple[int, tuple[str, ...]]:
+    blank = "lower(raw) = 'nan'" if sql_type == "VARCHAR" else "isnan(CAST(raw AS DOUBLE))"
+    bad = f"raw IS NOT NULL AND value IS NULL AND NOT ({blank})"
+    found = con.execute(
+        f"SELECT CAST(raw AS VARCHAR), count(*), sum(count(*)) OVER () FROM {rows} WHERE {bad} "
+        f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_BAD_SAMPLES}"
+    ).fetchall()
+    return (int(found[0][2]) if found else 0), tuple(value for value, *_ in found)
+
+
+def _stop_if_too_many(choice: Choice, bad: int, examples: tuple[str, ...], given: int, limit: float) -> None:
+    if bad <= limit * given:
+        return
+    table = f"{choice.entity}s"
+    raise DataError(
+        f"{bad:,} of {given:,} values are no numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
+        f"allows {limit:.1%}", where=f"dataset.features.{choice.entity}.{choice.name}",
+        hint=f"derive a number in dataset.derive.{table}, e.g. {choice.name}: number(replace({choice.name}, \"$\", \"\")), "
+        "make the feature categorical, or raise dataset.max_bad_rows",
+    )  # fmt: skip
+
+
+def _warnings(choice: Choice, distinct: int, present: int, cut: int, bad: int) -> list[str]:
+    found = []
+    if present == 0:
+        found.append("no values")
+    elif distinct == 1 and (choice.kind != "multi"):
+        found.append("the same value everywhere")
+    elif choice.kind == "categorical" and distinct == present and present > 1:
+        found.append("every value is unique, so it says no more than the id")
+    if cut:
+        found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are not read")
+    if bad:
+        found.append(f"{bad:,} values are no numbers and count as missing")
+    return found
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _choice(entity: Entity, column: str, feature: FeatureSection) -> Choice:
+    return Choice(
+        entity, column, feature.kind, feature.max_values or MAX_VALUES, feature.transform or "standard",
+        feature.buckets or 10,
+    )  # fmt: skip
+
+
+def _problem(entity: Entity, column: str, feature: FeatureSection, columns: dict[str, str]) -> LlmcfError | None:
+    where = f"dataset.features.{entity}.{column}"
+    problem = feature_problem(column, list(columns), entity, where)
+    if problem is not None:
+        return problem
+    is_list = columns[column].endswith("[]")
+    if is_list and feature.kind != "multi":
+        hint = f"make it multi, or derive one value of it in dataset.derive.{entity}s"
+        return LlmcfError(f"holds lists, so it cannot be {feature.kind}", where=where, allowed=("multi",), hint=hint)
+    if not is_list and feature.kind == "multi":
+        hint = f"name it in dataset.source.multi, or derive a list: parts({column}, {text('|')})"
+        return LlmcfError("holds one text each, no lists", where=where, hint=hint)
+    return None
