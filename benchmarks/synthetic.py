@@ -11,10 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.features.batch import Catalog, Samples, encode_entities
-from llmcf_cli.features.spec import fit_features
+from llmcf_cli.features.spec import Choice, fit_features
 from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
 
 LENGTH, TEXT, K = 20, 384, 4
+FEATURES = (
+    Choice("user", "age", "categorical"), Choice("user", "gender", "categorical"),
+    Choice("user", "occupation", "categorical"), Choice("item", "year", "categorical"), Choice("item", "genres", "multi"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ def ranking_data(size: Size, seed: int = 20240) -> RankingData:
     train = samples(rng, size.train, size)
     validation = samples(rng, size.train // 10, size)
     counts = {"user": np.ones(size.users + 1, np.int64), "item": np.ones(size.items + 1, np.int64)}
-    spec, vocab = fit_features(users, items, counts, LENGTH)
+    spec, vocab = fit_features(users, items, FEATURES, counts, LENGTH)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = np.concatenate([np.zeros((1, TEXT), np.float32), unit(rng, size.items)])
     chosen_E = np.sort(rng.choice(size.train, size.examples, replace=False))

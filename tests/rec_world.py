@@ -14,15 +14,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmcf_cli.features.batch import encode_rows
+from llmcf_cli.features.spec import Choice
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.rec.dataset import RankingData, load_ranking_data
-from llmcf_cli.store.tables import SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
+from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
 USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
+CHOICES = (
+    Choice("user", "group", "categorical"), Choice("user", "age", "numeric"), Choice("item", "brand", "categorical"),
+    Choice("item", "tags", "multi"), Choice("item", "price", "numeric"),
+    Choice("item", "year", "numeric", transform="quantile", buckets=4),
+)  # fmt: skip
 MATCH_SECTION = {
     "space": {"type": "text", "encoder": "asset:any", "history_weight": 0.5, "item_weight": 0.5},
     "search": {"type": "exact"}, "k": K, "balance": "labels",
@@ -50,11 +56,14 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
     users = pa.table({
         "user_row": pa.array(range(1, USERS + 1), pa.int32()), "user_id": [f"u{u}" for u in range(1, USERS + 1)],
         "text": ["" for _ in range(USERS)], "group": [f"g{u % 3}" for u in range(1, USERS + 1)],
+        "age": pa.array([None if u % 7 == 0 else 20.0 + u for u in range(1, USERS + 1)], pa.float64()),
     })  # fmt: skip
     items = pa.table({
         "item_row": pa.array(range(1, ITEMS + 1), pa.int32()), "item_id": [f"i{i}" for i in range(1, ITEMS + 1)],
         "text": [f"item {i}" for i in range(1, ITEMS + 1)], "brand": [f"b{i % 4}" for i in range(1, ITEMS + 1)],
         "tags": [[f"t{i % 3}", f"s{i % 5}"][: i % 3] for i in range(1, ITEMS + 1)],
+        "price": pa.array([None if i % 9 == 0 else i**2 / 3 for i in range(1, ITEMS + 1)], pa.float64()),
+        "year": pa.array([None if i % 8 == 0 else 1990.0 + i % 11 for i in range(1, ITEMS + 1)], pa.float64()),
     })  # fmt: skip
     samples = _samples(rng, per_user)
     text_IT = _unit(rng.standard_normal((ITEMS + 1, T)))
@@ -76,6 +85,9 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         connection.execute('CREATE TABLE "user" AS FROM arrow_user')
         connection.execute('CREATE TABLE "item" AS FROM arrow_item')
         connection.execute("INSERT INTO sample FROM arrow_rows")
+        connection.execute(FEATURE.ddl())
+        for choice in CHOICES:
+            connection.execute("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?)", list(vars(choice).values()))
     teacher, known = _teacher(rng, train), _knowledge(rng)
     liked = train.filter(pc.equal(train["label"], 1))
     collaborative = fit_collaborative(

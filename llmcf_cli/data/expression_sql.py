@@ -4,31 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from llmcf_cli.data.raw import name, text
 from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, Literal
-from llmcf_cli.recipe.kinds import TIME_UNITS, Kind, Typed
-
-BLANKS = "".join(map(chr, [*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029,
-                           0x202F, 0x205F, 0x3000, 0xFEFF]))  # fmt: skip
-"""White space of any kind."""
-_NUMBER = r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"
-_ISO = r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?)?"
-_ZONE = r" ?(Z|[+-]\d{2}(:?\d{2})?)"
-_WHOLE = (
-    "TINYINT",
-    "SMALLINT",
-    "INTEGER",
-    "BIGINT",
-    "HUGEINT",
-    "UTINYINT",
-    "USMALLINT",
-    "UINTEGER",
-    "UBIGINT",
-    "UHUGEINT",
+from llmcf_cli.recipe.kinds import Kind, Typed
+from llmcf_cli.tabular.sql import name, text
+from llmcf_cli.tabular.times import TimeFormat, with_times
+from llmcf_cli.tabular.values import (
+    WHITE,
+    as_number,
+    as_text,
+    as_varchar,
+    is_float,
+    is_list,
+    is_number,
+    is_structure,
+    is_text,
+    is_whole,
+    present,
 )
-_MAX_WHOLE = 1 << 53
-_LAST_SECOND = 253402300799  # of the year 9999
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,14 @@ class Fallible:
 
 def kind_of(sql_type: str) -> Kind:
     """What an expression takes the values of a DuckDB type for."""
-    if sql_type.endswith("[]"):
-        return "texts" if kind_of(sql_type[:-2]) in ("text", "number", "boolean", "time") else "other"
-    if sql_type in ("VARCHAR", "UUID", "JSON") or sql_type.startswith("ENUM"):
+    if is_list(sql_type):
+        inner = kind_of(sql_type[: sql_type.rindex("[")])
+        return "texts" if inner in ("text", "number", "boolean", "time") else "other"
+    if is_structure(sql_type):
+        return "other"
+    if is_text(sql_type) or sql_type == "UUID":
         return "text"
-    if sql_type in (*_WHOLE, "FLOAT", "DOUBLE") or sql_type.startswith("DECIMAL"):
+    if is_number(sql_type):
         return "number"
     if sql_type == "BOOLEAN":
         return "boolean"
@@ -78,16 +75,33 @@ def kind_of(sql_type: str) -> Kind:
 
 def clean_text(sql: str) -> str:
     """SQL of a text without white space around it, NULL where nothing is left."""
-    return f"nullif(trim({sql}, {text(BLANKS)}), '')"
+    return f"nullif(trim({sql}, {text(WHITE)}), '')"
 
 
-def number_of_text(sql: str) -> str:
-    """SQL of a text as a number (DOUBLE), NULL where it is written in no decimal notation; may be infinite."""
-    return f"CASE WHEN regexp_full_match({sql}, {text(_NUMBER)}) THEN try_cast({sql} AS DOUBLE) END"
+@dataclass(frozen=True)
+class _Stage:
+    """What is computed of the columns of the stages before.
+
+    Attributes:
+        columns: SQL with its name.
+        times: (column, DuckDB type, how times are written, name of the result).
+    """
+
+    columns: list[str]
+    times: list[tuple[str, str, TimeFormat, str]]
+
+
+def time_format(call: Typed) -> TimeFormat:
+    """How a call of `time` says that times are written."""
+    values = [part.tree.value for part in call.args[1:] if isinstance(part.tree, Literal)]
+    form, zone = (None if value is None else str(value) for value in [*values, None, None][:2])
+    return TimeFormat(form, zone)
 
 
 class Compiler:
     """Compiles expressions over the columns of one relation.
+
+    Within `relation` every column has a name that begins with `_`: `raw` those of the relation, others what was computed.
 
     Args:
         columns: Column → DuckDB type.
@@ -95,18 +109,17 @@ class Compiler:
 
     def __init__(self, columns: Mapping[str, str]) -> None:
         self._types = dict(columns)
-        self._stages: list[list[str]] = []
+        self._stages: list[_Stage] = []
         self._values: dict[str, Value] = {}
-        self._prefix = "_"
-        while any(column.lower().startswith(self._prefix) for column in columns):
-            self._prefix += "_"
+        self._defined: set[str] = set()
         self._count = 0
+        self.raw = {column: f"_c{number}" for number, column in enumerate(columns)}
         self.fallible: list[Fallible] = []
 
     def value(self, column: str) -> Value:
         """A column as expressions read it: of a file, or as it was defined."""
         if column not in self._values:
-            self._values[column] = self.bind(_read(column, self._types[column]))
+            self._values[column] = self.bind(_read(self.raw[column], self._types[column]))
         return self._values[column]
 
     def define(self, column: str, value: Value) -> Value:
@@ -114,6 +127,7 @@ class Compiler:
         if value.kind == "null":
             value = Value("CAST(NULL AS VARCHAR)", "text", value.stage)
         self._values[column] = found = self.bind(value)
+        self._defined.add(column)
         return found
 
     def compile(self, part: Typed, source: str, needed: Value | None = None) -> Value:
@@ -144,18 +158,38 @@ class Compiler:
         """The value as a column of the next stage, so that it may be named often."""
         if value.kind == "null":
             return value
-        while len(self._stages) <= value.stage:
-            self._stages.append([])
-        self._count += 1
-        column = f"{self._prefix}{self._count}"
-        self._stages[value.stage].append(f"{value.sql} AS {column}")
+        column = self._new()
+        self._stage(value.stage).columns.append(f"{value.sql} AS {column}")
         return Value(column, value.kind, value.stage + 1, value.whole)
 
-    def relation(self, relation: str) -> str:
-        """SQL of the relation with all that was compiled as further columns."""
+    def relation(self, con: Any, relation: str) -> str:
+        """SQL of the relation's columns and all that was compiled.
+
+        Args:
+            con: A connection, asked for time zones.
+            relation: SQL of the relation.
+
+        Raises:
+            DataError: A time zone is unknown.
+        """
+        named = ", ".join(f"{name(column)} AS {raw}" for column, raw in self.raw.items())
+        relation = f"(SELECT {named} FROM {relation})"
         for stage in self._stages:
-            relation = f"(SELECT *, {', '.join(stage)} FROM {relation})"
+            if stage.columns:
+                relation = f"(SELECT *, {', '.join(stage.columns)} FROM {relation})"
+            for column, sql_type, form, into in stage.times:
+                timed = with_times(con, relation, column, sql_type, form)
+                relation = f"(SELECT COLUMNS('^_'), make_timestamp(time) AS {into} FROM {timed})"
         return relation
+
+    def _stage(self, number: int) -> _Stage:
+        while len(self._stages) <= number:
+            self._stages.append(_Stage([], []))
+        return self._stages[number]
+
+    def _new(self) -> str:
+        self._count += 1
+        return f"_{self._count}"
 
     def _lazy(self, part: Typed, source: str, needed: Value | None) -> Value:
         """What does not need all its arguments: they count as needed only where those before decide nothing."""
@@ -191,7 +225,9 @@ class Compiler:
         tree = part.tree
         assert isinstance(tree, Call)
         stage = max(arg.stage for arg in args)
-        if tree.function in _ARITHMETIC or tree.function in ("log", "number", "time"):
+        if tree.function == "time":
+            return self._time(part, args[0], source, needed)
+        if tree.function in _ARITHMETIC or tree.function in ("log", "number"):
             return self._fallible(part, args, stage, source, needed)
         if tree.function == "text":
             return self._as_text(args[0], stage)
@@ -209,39 +245,61 @@ class Compiler:
         """An operation that may have no result: it gives NULL, and whether it failed is kept."""
         tree, of = part.tree, args[0]
         assert isinstance(tree, Call)
-        if tree.function in ("number", "time") and of.kind in (tree.function, "null"):
-            return Value(of.sql if of.kind != "null" else "CAST(NULL AS VARCHAR)", part.kind, stage, of.whole)
+        if tree.function == "number" and of.kind in ("number", "null"):
+            return Value(of.sql if of.kind != "null" else "CAST(NULL AS DOUBLE)", "number", stage, of.whole)
         if tree.function == "number" and of.kind == "boolean":
             return Value(f"CAST({of.sql} AS BIGINT)", "number", stage, whole=True)
         bound = [self.bind(Value(arg.sql, arg.kind, stage, arg.whole)) for arg in args]
+        raw = self.bind(Value(_attempt(tree, bound), "number", stage + 1))
+        result = self.bind(Value(f"CASE WHEN isfinite({raw.sql}) THEN {raw.sql} END", "number", raw.stage))
         inputs = [arg.sql for arg in bound]
-        sql = _attempt(tree, bound, part.args)
-        if part.kind == "number":
-            raw = self.bind(Value(sql, "number", stage + 1))
-            sql, stage = f"CASE WHEN isfinite({raw.sql}) THEN {raw.sql} END", raw.stage
-        else:
-            stage += 1
-        result = self.bind(Value(sql, part.kind, stage))
-        given = [f"{sql} IS NOT NULL" for sql in inputs]
-        if tree.function == "number":
-            given.append(f"lower({inputs[0]}) <> 'nan'")  # how tables write that there is none
-        guard = [f"{needed.sql}"] if needed else []
-        shown = inputs[:1] if tree.function in ("number", "time", "log") else inputs
-        self.fallible.append(Fallible(
-            source[tree.start : tree.end], " AND ".join([*guard, *given, f"{result.sql} IS NULL"]),
-            f" || ' {tree.function} ' || ".join(f"CAST({sql} AS VARCHAR)" for sql in shown),
-        ))  # fmt: skip
+        given = [present(inputs[0], "VARCHAR")] if tree.function == "number" else inputs
+        self._may_fail(tree, source, needed, given, inputs, result)
         return result
+
+    def _time(self, part: Typed, of: Value, source: str, needed: Value | None) -> Value:
+        tree, argument = part.tree, part.args[0].tree
+        assert isinstance(tree, Call)
+        if of.kind == "null":
+            return Value("CAST(NULL AS TIMESTAMP)", "time", of.stage)
+        form = time_format(part)
+        if of.kind == "time" and form.zone is None:
+            return of
+        if (
+            isinstance(argument, Column) and argument.name not in self._defined
+        ):  # a file's column is read as it stands there, as the times of interactions are
+            column, sql_type, stage = self.raw[argument.name], self._types[argument.name], of.stage
+        else:
+            bound = self.bind(of)
+            column, stage = bound.sql, bound.stage
+            sql_type = {"text": "VARCHAR", "time": "TIMESTAMP"}.get(of.kind, "HUGEINT" if of.whole else "DOUBLE")
+        into = self._new()
+        self._stage(stage).times.append((column, sql_type, form, into))
+        result = Value(into, "time", stage + 1)
+        self._may_fail(tree, source, needed, [present(column, sql_type)], [column], result)
+        return result
+
+    def _may_fail(
+        self, tree: Call, source: str, needed: Value | None, given: Sequence[str], shown: Sequence[str], result: Value
+    ) -> None:  # fmt: skip
+        """Keep an operation whose result is NULL where it fails.
+
+        Args:
+            needed: Whether the row needs the result.
+            given: What is not NULL where there is something to work on.
+            shown: What it failed on.
+        """
+        conditions = [*([needed.sql] if needed else []), *(f"{sql} IS NOT NULL" for sql in given)]
+        failed = " AND ".join([*conditions, f"{result.sql} IS NULL"])
+        value = f" || ' {tree.function} ' || ".join(f"CAST({sql} AS VARCHAR)" for sql in shown)
+        self.fallible.append(Fallible(source[tree.start : tree.end], failed, value))
 
     def _as_text(self, value: Value, stage: int) -> Value:
         if value.kind == "text":
             return value
-        if value.kind != "number" or value.whole:
-            return Value(f"CAST({value.sql} AS VARCHAR)", "text", stage)
-        number = self.bind(value).sql
-        whole = f"{number} = trunc({number}) AND abs({number}) <= {_MAX_WHOLE}"
-        sql = f"CASE WHEN {whole} THEN CAST(CAST({number} AS BIGINT) AS VARCHAR) ELSE CAST({number} AS VARCHAR) END"
-        return Value(sql, "text", stage + 1)
+        bound = self.bind(value)
+        kind = "DOUBLE" if value.kind == "number" and not value.whole else "BIGINT"
+        return Value(as_text(bound.sql, kind), "text", stage + 1)
 
 
 _ARITHMETIC = ("+", "-", "*", "/", "%")
@@ -260,47 +318,36 @@ def _literal(tree: Literal, kind: Kind) -> Value:
     return Value(f"CAST({text(repr(value))} AS DOUBLE)", kind, 0)
 
 
-def _read(column: str, sql_type: str) -> Value:
+def _read(found: str, sql_type: str) -> Value:
     """A column of a file: texts trimmed, blanks and NaN as NULL, times in UTC."""
-    found, kind = name(column), kind_of(sql_type)
+    kind = kind_of(sql_type)
+    if kind == "time":
+        zoned = (
+            f"make_timestamp(epoch_us({found}))"
+            if sql_type == "TIMESTAMP WITH TIME ZONE"
+            else f"CAST({found} AS TIMESTAMP)"
+        )
+        return Value(f"CASE WHEN isfinite({found}) THEN {zoned} END", kind, 0)
     if kind == "text":
-        return Value(clean_text(f"CAST({found} AS VARCHAR)"), kind, 0)
+        written = as_varchar(found, sql_type) if is_text(sql_type) else f"CAST({found} AS VARCHAR)"
+        return Value(present(written, "VARCHAR"), kind, 0)
     if kind == "texts":
         trimmed = f"list_transform(CAST({found} AS VARCHAR[]), lambda v: {clean_text('v')})"
         return Value(f"list_filter({trimmed}, lambda v: v IS NOT NULL)", kind, 0)
-    if kind == "time":
-        zone = sql_type == "TIMESTAMP WITH TIME ZONE"
-        return Value(f"make_timestamp(epoch_us({found}))" if zone else f"CAST({found} AS TIMESTAMP)", kind, 0)
     if kind == "number":
-        real = sql_type in ("FLOAT", "DOUBLE")
-        sql = f"CASE WHEN NOT isnan({found}) THEN {found} END" if real else found
-        return Value(sql, kind, 0, whole=sql_type in _WHOLE)
+        sql = f"CASE WHEN isfinite({found}) THEN {found} END" if is_float(sql_type) else found
+        return Value(sql, kind, 0, whole=is_whole(sql_type))
     return Value(found, kind, 0)
 
 
-def _attempt(tree: Call, args: Sequence[Value], parts: Sequence[Typed]) -> str:
-    """SQL of an operation, NULL or not finite where it has no result."""
+def _attempt(tree: Call, args: Sequence[Value]) -> str:
+    """SQL of an operation on numbers, or to a number; NULL or not finite where it has no result."""
     first = args[0].sql
     if tree.function in _ARITHMETIC:
         return f"CAST({first} AS DOUBLE) {tree.function} CAST({args[1].sql} AS DOUBLE)"
     if tree.function == "log":
         return f"CASE WHEN {first} > 0 THEN ln(CAST({first} AS DOUBLE)) END"
-    if tree.function == "number":
-        return number_of_text(first)
-    form = parts[1].tree.value if len(parts) > 1 else None  # type: ignore[union-attr]
-    if args[0].kind == "number":
-        factor = TIME_UNITS[str(form)]
-        micros = f"CAST({first} AS HUGEINT) * {factor}" if args[0].whole else f"round({first} * {factor})"
-        inside = f"{first} BETWEEN {-_LAST_SECOND * 1_000_000 // factor} AND {_LAST_SECOND * 1_000_000 // factor}"
-        return f"CASE WHEN {inside} THEN make_timestamp(CAST({micros} AS BIGINT)) END"
-    if form is None:
-        zoned = f"regexp_full_match({first}, {text(_ISO + _ZONE)})"
-        plain = f"regexp_full_match({first}, {text(_ISO)})"
-        return (
-            f"CASE WHEN {zoned} THEN make_timestamp(epoch_us(try_cast({first} AS TIMESTAMPTZ))) "
-            f"WHEN {plain} THEN try_cast({first} AS TIMESTAMP) END"
-        )
-    return f"make_timestamp(epoch_us(try_strptime({first}, {text(str(form))})))"
+    return as_number(first, "VARCHAR")
 
 
 def _plain(tree: Call, args: Sequence[Value]) -> str:

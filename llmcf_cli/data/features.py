@@ -7,12 +7,13 @@ from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
 from llmcf_cli.data.entities import RESERVED
-from llmcf_cli.data.expression_sql import number_of_text
 from llmcf_cli.data.raw import Entity, columns_of, name, text
-from llmcf_cli.data.report import MAX_BAD_SAMPLES, FeatureCount
+from llmcf_cli.data.report import FeatureCount
 from llmcf_cli.features.spec import MAX_VALUES, Choice
 from llmcf_cli.recipe.features import FeatureSection
 from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.tabular.table import MAX_BAD_SAMPLES
+from llmcf_cli.tabular.values import as_number, present
 
 _ENTITIES: tuple[Entity, ...] = ("item", "user")
 
@@ -69,8 +70,7 @@ def feature_sql(choice: Choice, sql_type: str) -> str:
         return f"coalesce(CAST({column} AS VARCHAR[]), [])"
     if choice.kind == "categorical":
         return f"CAST({column} AS VARCHAR)"
-    number = number_of_text(column) if sql_type == "VARCHAR" else f"CAST({column} AS DOUBLE)"
-    return f"CASE WHEN isfinite({number}) THEN {number} END"
+    return as_number(column, sql_type)
 
 
 def stored_type(choice: Choice) -> str:
@@ -104,7 +104,9 @@ def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
     cut, bad, examples = 0, 0, ()
     if choice.kind == "multi":
         empty, kept = "len(value) = 0", f"value[:{choice.max_values}]"
-        cut = con.execute(f"SELECT coalesce(sum(greatest(len(value) - {choice.max_values}, 0)), 0) FROM {rows}").fetchone()[0]
+        cut = con.execute(
+            f"SELECT coalesce(sum(greatest(len(value) - {choice.max_values}, 0)), 0) FROM {rows}"
+        ).fetchone()[0]
         values = f"(SELECT DISTINCT rowid, value FROM (SELECT rowid, unnest(value) AS value FROM " \
                  f"(SELECT row_number() OVER () AS rowid, {kept} AS value FROM {rows})))"  # fmt: skip
     else:
@@ -126,8 +128,7 @@ def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
 
 
 def _not_numbers(con: Any, choice: Choice, rows: str, sql_type: str) -> tuple[int, tuple[str, ...]]:
-    blank = "lower(raw) = 'nan'" if sql_type == "VARCHAR" else "isnan(CAST(raw AS DOUBLE))"
-    bad = f"raw IS NOT NULL AND value IS NULL AND NOT ({blank})"
+    bad = f"{present('raw', sql_type)} IS NOT NULL AND value IS NULL"
     found = con.execute(
         f"SELECT CAST(raw AS VARCHAR), count(*), sum(count(*)) OVER () FROM {rows} WHERE {bad} "
         f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {MAX_BAD_SAMPLES}"

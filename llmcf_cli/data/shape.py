@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
-from llmcf_cli.data.expression_sql import Compiler, Value, kind_of
-from llmcf_cli.data.raw import columns_of, name
-from llmcf_cli.data.report import MAX_BAD_SAMPLES
-from llmcf_cli.recipe.expression import Call
+from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
+from llmcf_cli.recipe.expression import Call, ExpressionError
 from llmcf_cli.recipe.kinds import Typed
 from llmcf_cli.recipe.shaping import Definition, Shaping, check_shaping
+from llmcf_cli.tabular.sql import columns_of, name
+from llmcf_cli.tabular.table import MAX_BAD_SAMPLES
+from llmcf_cli.tabular.times import ORDERS, UNITS, format_problem, zone_problem
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def shape(
         return relation, None
     types = columns_of(con, relation)
     shaping = check_shaping(derive, where, {column: kind_of(kind) for column, kind in types.items()})
+    shaping = replace(shaping, problems=(*shaping.problems, *_time_problems(shaping)))
     if shaping.problems:
         raise RecipeError([
             LlmcfError(error.what, where=place_of(table, column), allowed=error.allowed)
@@ -101,13 +103,36 @@ def shape(
     owners = _define(compiler, shaping)
     parts = _conditions(compiler, shaping.condition)
     owners += [""] * (len(compiler.fallible) - len(owners))
-    staged = compiler.relation(relation)
+    staged = compiler.relation(con, relation)
     count = _count(con, staged, compiler, owners, parts, tuple(derive))
-    values = {column: compiler.value(column).sql for column in derive}
-    columns = [f"{values.get(c, name(c))} AS {name(c)}" for c in dict.fromkeys([*types, *derive])]
+    values = compiler.raw | {column: compiler.value(column).sql for column in derive}
+    columns = [f"{values[column]} AS {name(column)}" for column in [*types, *(c for c in derive if c not in types)]]
     kept = f" WHERE {parts[-1].held.sql}" if parts else ""
     con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT {', '.join(columns)} FROM {staged}{kept}")
     return name(into), count
+
+
+def _time_problems(shaping: Shaping) -> Iterator[tuple[str | None, ExpressionError]]:
+    """Formats and zones of times that mean nothing."""
+    definitions: dict[str | None, Definition] = dict(shaping.derived)
+    if shaping.condition is not None:
+        definitions[None] = shaping.condition
+    for column, definition in definitions.items():
+        for call in _calls(definition.typed, "time"):
+            form = time_format(call)
+            problem = form.format is not None and format_problem(form.format)
+            place = call.args[1].tree if problem else call.args[-1].tree
+            problem = problem or (form.zone is not None and zone_problem(form.zone))
+            if problem:
+                allowed = (*UNITS, *ORDERS, "a pattern like %d/%m/%Y %H:%M") if place is call.args[1].tree else ()
+                yield column, ExpressionError(problem, definition.source, place.start, allowed)
+
+
+def _calls(part: Typed, function: str) -> Iterator[Typed]:
+    if isinstance(part.tree, Call) and part.tree.function == function:
+        yield part
+    for argument in part.args:
+        yield from _calls(argument, function)
 
 
 def place_of(table: str, column: str | None) -> str:

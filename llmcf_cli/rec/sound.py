@@ -17,7 +17,7 @@ import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, PackageError, StoreError, UnknownNameError
 from llmcf_cli.features.batch import EntityTable, Samples, to_batch
-from llmcf_cli.features.spec import ENTITIES, FeatureSpec, FieldSpec
+from llmcf_cli.features.spec import ENTITIES, FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.model import RecModel
@@ -101,6 +101,21 @@ def check_spec(spec: FeatureSpec, path: Path) -> None:
     sizes = [size for field in spec.fields for size in (field.size, field.width)]
     _demand(all(isinstance(size, int) for size in sizes), path, "sizes of fields")
     _demand(all(1 <= field.width <= MAX_WIDTH for field in spec.fields), path, "widths of fields")
+    _demand(all(map(_is_scaled_as_its_kind, spec.fields)), path, "scales of fields")
+
+
+def _is_scaled_as_its_kind(field: FieldSpec) -> bool:
+    """Whether a field has the statistics that its kind needs, and no others."""
+    if field.kind == "numeric":
+        scale = field.scale
+        return scale is not None and field.edges is None and field.size == FIRST_ID + 1 and bool(
+            np.isfinite([scale.mean, scale.deviation]).all() and scale.deviation > 0
+        )  # fmt: skip
+    if field.scale is not None or (field.edges is not None and field.kind != "categorical"):
+        return False
+    edges = np.asarray(field.edges or (), np.float64)
+    sorted_edges = bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all())
+    return field.edges is None or (sorted_edges and field.size == FIRST_ID + len(edges) + 2)
 
 
 def check_resources(found: Resources, path: Path) -> None:
@@ -151,8 +166,12 @@ def check_answer(model: RecModel, path: Path) -> None:
 def _check_columns(table: EntityTable, found: Resources, path: Path) -> None:
     for field in found.spec.fields:
         if field.entity == table.entity:
-            ids = table.columns[field.name]
-            _demand(len(ids) == len(table.ids) + 1 and _within(ids, field.size), path, f"values of {field.key}")
+            values = table.columns[field.name]
+            if field.kind == "numeric":
+                fits = values.dtype == np.float32 and not np.isinf(values).any()
+            else:
+                fits = _within(values, field.size)
+            _demand(len(values) == len(table.ids) + 1 and fits, path, f"values of {field.key}")
 
 
 def _check_bank(bank: ExampleBank, users: int, items: int, path: Path) -> None:

@@ -79,5 +79,3 @@ class FilterSection(Config):
     """Likewise for the item table."""
     users: Condition = None
     """Likewise for the user table."""
-
-

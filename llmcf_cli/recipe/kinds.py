@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal as Either
@@ -14,15 +13,10 @@ Kind = Either["text", "number", "boolean", "time", "texts", "other", "null", "an
 """`texts` is a list of texts, `other` what no expression reads (structures, bytes), `null` the kind of the value null
 alone, `any` what is not known yet."""
 
-TIME_UNITS = {"seconds": 1_000_000, "milliseconds": 1_000, "microseconds": 1}
-"""Unit of a number that is a time since 1970 → microseconds."""
-
 _SHOWN = {
     "text": "text", "number": "a number", "boolean": "a condition", "time": "a time", "texts": "a list of texts",
     "other": "a structure", "null": "null", "any": "anything",
 }  # fmt: skip
-_DIRECTIVE = re.compile(r"%(-?.?)", re.DOTALL)
-_DIRECTIVES = (*"YymdHMSfpbBaAjzIgn", *(f"-{c}" for c in "mdHMSIjy"), "%")
 
 
 @dataclass(frozen=True)
@@ -89,10 +83,10 @@ FUNCTIONS: Mapping[str, Function] = {
     "number": Function(_of("text", "number", "boolean"), "number", "text as a number; counted where it is none"),
     "text": Function(_of("text", "number", "boolean", "time"), "text", "as text; whole numbers without a point"),
     "time": Function(
-        (Parameter("x", ("text", "number", "time")), Parameter("format", ("text",), constant=True, optional=True)),
+        (Parameter("x", ("text", "number", "time")), Parameter("format", ("text",), constant=True, optional=True),
+         Parameter("zone", ("text",), constant=True, optional=True)),
         "time",
-        'text as a time by a format like "%d/%m/%Y %H:%M", ISO 8601 without one, UTC where it names no zone; '
-        f"a number since 1970 in {', '.join(TIME_UNITS)}; counted where it is none",
+        "as a time, read as `columns.time_format` and `columns.time_zone` of a source say; counted where it is none",
     ),
     "floor": Function(_of("number"), "number", "the whole number at or below"),
     "round": Function(
@@ -236,8 +230,6 @@ class _Checker:
             self._need(part, parameter.kinds, f"`{parameter.name}` of {tree.function} is {_one_of(parameter.kinds)}")
             if parameter.constant and not isinstance(part.tree, Literal):
                 raise self._error(f"`{parameter.name}` of {tree.function} is written out, not computed", part.tree)
-        if tree.function == "time":
-            self._time(args)
         for place, whole in (("split", 2), ("round", 1)):
             if tree.function == place and len(args) > whole:
                 value = args[whole].tree
@@ -253,28 +245,6 @@ class _Checker:
             if parameter.name in ("separator", "old") and isinstance(part.tree, Literal) and part.tree.value == "":
                 raise self._error(f"`{parameter.name}` of {tree.function} is empty", part.tree)
         return function.gives
-
-    def _time(self, args: Sequence[Typed]) -> None:
-        kind = args[0].kind
-        if len(args) == 1:
-            if kind == "number":
-                raise self._error(
-                    "a number is a time since 1970 in some unit; name it", args[0].tree, tuple(TIME_UNITS)
-                )
-            return
-        form = args[1].tree
-        assert isinstance(form, Literal)
-        if kind == "time":
-            raise self._error(f"{self._shown(args[0])} is a time already; leave out the format", form)
-        if kind == "number" or (kind == "any" and form.value in TIME_UNITS):
-            if form.value not in TIME_UNITS:
-                raise self._error(f"{form.value!r} is no unit of a number", form, tuple(TIME_UNITS))
-            return
-        found = _DIRECTIVE.findall(str(form.value))
-        unknown = [name for name in found if name not in _DIRECTIVES]
-        if unknown or not found:
-            what = f"%{unknown[0]} means nothing in a time format" if unknown else "the time format has no %"
-            raise self._error(what, form, tuple(f"%{name}" for name in _DIRECTIVES))
 
     def _need(self, part: Typed, kinds: Sequence[Kind], rule: str) -> None:
         if part.kind in (*kinds, "any", "null"):

@@ -4,6 +4,7 @@ import datetime as dt
 import functools
 import itertools
 import math
+import re
 from collections import Counter
 
 import duckdb
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llmcf_cli.core.errors import RecipeError
 from llmcf_cli.data.shape import shape
 from llmcf_cli.recipe.expression import Call, Column, Literal, parse
 from llmcf_cli.recipe.shaping import check_shaping
@@ -22,7 +24,7 @@ _reals = st.one_of(st.none(), st.sampled_from([0.0, 1.0, -2.5, 3.25, 1e12, math.
 _rows = st.lists(
     st.fixed_dictionaries({
         "t": st.one_of(st.none(), _words), "u": st.one_of(st.none(), _words), "n": _reals,
-        "w": st.one_of(st.none(), st.integers(-5, 5), st.just(2**60 + 1)), "b": st.one_of(st.none(), st.booleans()),
+        "w": st.one_of(st.none(), st.integers(-5, 5), st.just(2**52 + 1)), "b": st.one_of(st.none(), st.booleans()),
         "d": st.one_of(st.none(), st.datetimes(dt.datetime(1900, 1, 1), dt.datetime(2100, 1, 1))),
         "l": st.one_of(st.none(), st.lists(st.one_of(st.none(), _words), max_size=3)),
     }),
@@ -57,7 +59,7 @@ OPERATIONS = {
         *((f"({{}} {sign} {{}})", kind, kind) for sign in ("=", "!=", "<", "<=", ">", ">=")
           for kind in ("text", "number", "time")),
     ],
-    "time": [("time({})", "text"), ('time({}, "%Y-%m-%d %H:%M")', "text")],
+    "time": [("time({})", "text"), ('time({}, "%Y-%m-%d %H:%M")', "text"), ("time({})", "time")],
     "texts": [],
 }  # fmt: skip
 for _kind, _forms in OPERATIONS.items():
@@ -83,6 +85,10 @@ def _clean(text):
     return text.strip() or None
 
 
+def _present(text):
+    return None if text.strip() in ("nan", "NaN") else _clean(text)
+
+
 class Python:
     """One row's values, computed as the documentation says."""
 
@@ -95,7 +101,7 @@ class Python:
         if isinstance(tree, Column):
             value = self.row[tree.name]
             if isinstance(value, str):
-                return _clean(value)
+                return _present(value)
             if isinstance(value, list):
                 return [c for v in value if v is not None and (c := _clean(v)) is not None]
             return None if isinstance(value, float) and math.isnan(value) else value
@@ -119,8 +125,7 @@ class Python:
             return None
         found = getattr(self, "f_" + NAMES.get(name, name))(*args)
         if found is None and name in ("+", "-", "*", "/", "%", "log", "number", "time"):
-            if not (name == "number" and args[0].lower() == "nan"):
-                self.failed[tree.start, tree.end] += 1
+            self.failed[tree.start, tree.end] += 1
         return found
 
     def f_eq(self, a, b): return a == b
@@ -173,11 +178,16 @@ class Python:
         if isinstance(a, dt.datetime):
             return a
         try:
-            return dt.datetime.strptime(a, form or "%Y-%m-%d %H:%M")
-        except ValueError:
+            if form is None and (isinstance(a, int | float) or NUMERAL.fullmatch(a)):
+                found = dt.datetime(1970, 1, 1) + dt.timedelta(seconds=float(a))
+            else:
+                found = dt.datetime.strptime(a, form or "%Y-%m-%d %H:%M")
+        except (ValueError, OverflowError):
             return None
+        return found if dt.datetime(1900, 1, 1) <= found < dt.datetime(2200, 1, 1) else None
 
 
+NUMERAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 NAMES = {"=": "eq", "!=": "ne", "<": "lt", "<=": "le", ">": "gt", ">=": "ge", "+": "add", "-": "sub", "*": "mul",
          "/": "div", "%": "mod"}  # fmt: skip
 
@@ -189,6 +199,7 @@ def _finite(value):
 def _run(rows, derive, where):
     with duckdb.connect() as con:
         con.register("rows", pa.Table.from_pylist(rows, SCHEMA))
+        con.execute("SET TimeZone = 'UTC'")
         con.execute("CREATE TABLE t AS SELECT row_number() OVER () AS row_number, * FROM rows")
         relation, count = shape(con, "t", derive, where, into="shaped", table="interactions")
         found = con.sql(f"SELECT * FROM {relation} ORDER BY row_number").to_arrow_table().to_pylist()
@@ -304,7 +315,10 @@ def test_whole_numbers_beyond_doubles_stay_exact():
         ("02/01/2009 12:52", "%m/%d/%Y %H:%M", dt.datetime(2009, 2, 1, 12, 52)),
         ("2009-01-02 12:52 -0300", "%Y-%m-%d %H:%M %z", dt.datetime(2009, 1, 2, 15, 52)),
         ("31/02/2009", "%d/%m/%Y", None),
-        ("1230898320", None, None),
+        ("1230898320", None, dt.datetime(2009, 1, 2, 12, 12)),
+        ("1230898320250", "milliseconds", dt.datetime(2009, 1, 2, 12, 12, 0, 250000)),
+        ("2/1/2009 1:05 PM", "day_first", dt.datetime(2009, 1, 2, 13, 5)),
+        ("1500-01-01", None, None),
     ],
 )
 def test_times(written, form, wanted):
@@ -325,13 +339,44 @@ def test_text_in_yaml_never_becomes_sql():
 
 
 def test_texts_of_numbers_and_times_since_1970():
-    rows = [{"t": None, "u": None, "n": n, "w": w, "b": None, "d": None, "l": None}
-            for n, w in [(12.0, 86_400), (2.5, -1), (1e20, None), (None, 2**62)]]  # fmt: skip
-    derive = {"s": "text(n)", "at": 'time(w, "seconds")', "ms": 'time(n, "milliseconds")', "i": 'text(time(w, "seconds"))'}
+    rows = [{"t": t, "u": None, "n": n, "w": w, "b": None, "d": d, "l": None}
+            for t, n, w, d in [("0.000001", 12.0, 86_400, dt.datetime(2020, 7, 1, 12)), ("1e3", 2.5, -1, None),
+                               (None, 1e20, None, None), (None, None, 2**62, None)]]  # fmt: skip
+    derive = {
+        "s": "text(n)", "at": "time(w)", "ms": 'time(n, "milliseconds")', "exact": "time(t)", "two": "time(w + 0.5)",
+        "berlin": 'time(d, null, "Europe/Berlin")', "time": "hour(time(w))",
+    }  # fmt: skip
     found, count = _run(rows, derive, None)
+    epoch = dt.datetime(1970, 1, 1)
     assert [row["s"] for row in found] == ["12", "2.5", "1e+20", None]
-    assert [row["at"] for row in found] == [dt.datetime(1970, 1, 2), dt.datetime(1969, 12, 31, 23, 59, 59), None, None]
-    assert [row["ms"] for row in found][:2] == [dt.datetime(1970, 1, 1, 0, 0, 0, ms) for ms in (12_000, 2_500)]
-    assert {(one.column, one.count) for one in count.failed} == {("at", 1), ("ms", 1), ("i", 1)}
+    assert [row["at"] for row in found] == [dt.datetime(1970, 1, 2), epoch - dt.timedelta(seconds=1), None, None]
+    assert [row["ms"] for row in found][:2] == [epoch + dt.timedelta(microseconds=us) for us in (12_000, 2_500)]
+    assert [row["exact"] for row in found][:2] == [epoch + dt.timedelta(microseconds=1), epoch + dt.timedelta(seconds=1000)]
+    assert found[0]["two"] == dt.datetime(1970, 1, 2, 0, 0, 0, 500_000)
+    assert found[0]["berlin"] == dt.datetime(2020, 7, 1, 10)
+    assert found[0]["time"] == 0
+    assert {(one.column, one.count) for one in count.failed} == {("at", 1), ("ms", 1), ("two", 1), ("time", 1)}
     rounded, _ = _run(rows, {"r": "round(n)", "q": "round(n / 3, 2)"}, "n < 100")
     assert [(row["r"], row["q"]) for row in rounded] == [(12, 4), (3, 0.83)]
+
+
+@pytest.mark.parametrize(
+    ("derive", "where", "said"),
+    [
+        ({"x": "lowr(t)"}, None, "did you mean 'lower'"), ({"x": "lower(tt)"}, None, "no column 'tt'"),
+        ({}, "t > 3", r"write number\(t\)"), ({}, "number(t)", "no condition"), ({}, 't = ""', "is null"),
+        ({}, "w = null", "is null"), ({"x": "time(t, '%Q')"}, None, "directive %Q"), ({"x": "1 < 2 < 3"}, None, "chain"),
+        ({"x": 'time(t, null, "Mars")'}, None, "Mars"), ({}, "t", "no condition"), ({"x": "year(t)"}, None, r"time\(t"),
+        ({"x": "((((t"}, None, "expected"), ({"x": "t +"}, None, "the end"), ({"x": 'split(t, "", 1)'}, None, "empty"),
+        ({"x": 'split(t, "a", 0)'}, None, "whole number"), ({"x": "if(t, 1, 2)"}, None, "condition"),
+        ({"x": 'if(b, 1, "a")'}, None, "one value"), ({"x": "lower(t, u)"}, None, "2 arguments"),
+        ({"x": "(" * 100 + "w" + ")" * 100}, None, "deep"), ({"x": "w" + "+w" * 100}, None, "deep"),
+        ({"x": "w" + " " * 3000}, None, "characters"), ({"x": r'"\q"'}, None, "backslash"), ({"x": "a & b"}, None, "and"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_said_with_place_and_remedy(derive, where, said):
+    with pytest.raises(RecipeError, match=said) as error:
+        _run([dict.fromkeys(COLUMNS)], derive, where)
+    (problem,) = error.value.problems
+    assert problem.where == ("dataset.derive.interactions.x" if derive else "dataset.filter.interactions")
+    assert "at character" in problem.what

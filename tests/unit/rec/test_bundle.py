@@ -134,7 +134,7 @@ def test_no_bundle_and_another_format_are_refused(bundle, tmp_path):
     with pytest.raises(StoreError, match=r"no bundle\.json"):
         load_bundle(tmp_path)
     rewrite(bundle, lambda m: m.update(format=99))
-    with pytest.raises(StoreError, match="format 99, this version reads 2"):
+    with pytest.raises(StoreError, match="format 99, this version reads 3"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text("{")
     with pytest.raises(StoreError, match="no JSON"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -34,18 +35,19 @@ def test_fields_history_and_first_order(world, embedding):
     resources, split = world.data.resources, world.data.splits["test"]
     batch = world.data.batch("test")
     found = embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
-    fields = [f for e in ("user", "item") for f in resources.spec.of(e, "categorical")]
-    fields += [f for e in ("user", "item") for f in resources.spec.of(e, "multi")]
+    fields = [f for kind in ("categorical", "numeric", "multi") for e in ("user", "item") for f in resources.spec.of(e, kind)]
     item_id = next(f for f in fields if f.name == "item_id")
-    for n in (0, 5, 17):
+    for n in (0, 5, 17, 20):
         vectors, weights = [], []
         for field in fields:
             table = resources.catalog.users if field.entity == "user" else resources.catalog.items
             row = (split.user_row_N if field.entity == "user" else split.item_row_N)[n]
-            ids = table.columns[field.name][row].reshape(-1)
-            vector, weight = lookup(embedding, field, ids)
-            vectors.append(vector)
-            weights.append(weight)
+            value, times = table.columns[field.name][row].reshape(-1), 1.0
+            if field.kind == "numeric":  # id 1: a missing number, id 2: what the number is multiplied with
+                value, times = ([1], 1.0) if np.isnan(value[0]) else ([2], float(value[0]))
+            vector, weight = lookup(embedding, field, value)
+            vectors.append(vector * times)
+            weights.append(weight * times)
         history = [resources.catalog.items.columns["item_id"][r] for r in split.history_row_NL[n] if r]
         vector, weight = lookup(embedding, item_id, history)
         torch.testing.assert_close(found.fields_BFD[n], torch.stack([*vectors, vector]))
@@ -59,8 +61,22 @@ def test_unknown_entities_and_padding_are_neutral(world):
     module = FieldEmbedding(resources.spec, resources.catalog, 4, {"first_order"})
     zero = torch.zeros(1, dtype=torch.int64)
     found = module(zero, zero, torch.zeros(1, 5, dtype=torch.int64))
-    assert not found.fields_BFD.any()
+    neutral = [f.edges is None for kind in ("categorical", "numeric", "multi") for e in ("user", "item")
+               for f in resources.spec.of(e, kind)]  # fmt: skip
+    assert not found.fields_BFD[:, [*neutral, True]].any()  # a missing number in buckets is a value like any other
     assert not found.history_mask_BL.any()
+
+
+def test_numbers_and_missing_numbers_learn(world, embedding):
+    batch = world.data.batch("train")
+    embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL).fields_BFD.sum().backward()
+    offset = 1
+    for field in embedding.spec.fields:
+        if field.kind == "numeric":
+            grad = embedding.table_VD.grad[offset : offset + 2]  # missing, number
+            assert grad[0].any()
+            assert grad[1].any()
+        offset += field.size - 1
 
 
 def test_padding_never_learns(world, embedding):
