@@ -133,6 +133,9 @@ class Compiler:
     def compile(self, part: Typed, source: str, needed: Value | None = None) -> Value:
         """SQL of an expression.
 
+        Where an expression asks whether a value is null, or says what to take instead of null, failures are foreseen and
+        do not count.
+
         Args:
             part: The expression with its kinds.
             source: Its text.
@@ -145,7 +148,9 @@ class Compiler:
             return self.value(tree.name)
         if tree.function in ("and", "or", "coalesce", "if"):
             return self._lazy(part, source, needed)
+        foreseen = len(self.fallible) if tree.function == "is null" else None
         args = [self.compile(argument, source, needed) for argument in part.args]
+        del self.fallible[foreseen if foreseen is not None else len(self.fallible) :]
         return self._eager(part, args, source, needed)
 
     def holds(self, condition: Value, needed: Value | None) -> Value:
@@ -196,7 +201,10 @@ class Compiler:
         assert isinstance(part.tree, Call)
         function, args, whole = part.tree.function, list[Value](), True
         for place, argument in enumerate(part.args):
+            before = len(self.fallible)
             found = self.bind(self.compile(argument, source, needed))
+            if function == "coalesce" and argument is not part.args[-1]:
+                del self.fallible[before:]
             args.append(found)
             if function == "if" and place == 0:
                 needed, other = self.holds(found, needed), self._unless(f"{found.sql} IS TRUE", found, needed)

@@ -22,6 +22,7 @@ from llmcf_cli.data.negatives_audit import drawn_audit
 from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, columns_of, first_sentence, name, scalar, text
 from llmcf_cli.data.repeats import drop_repeats
 from llmcf_cli.data.report import Clock, IngestReport, StepLog
+from llmcf_cli.data.shape import reshape
 from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.features.spec import Choice
@@ -94,6 +95,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     label = registry().build("label", section.label)
     task.note("read")
     raw = registry().build("source", section.source).load(con, locate)
+    raw = reshape(con, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=log)
     task.advance()
     task.note("check")
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)

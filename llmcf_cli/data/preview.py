@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
 from llmcf_cli.data.cast import WORDS, cast_interactions, problem_counts
 from llmcf_cli.data.entities import cast_entity, require_multi
 from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, scalar
@@ -50,7 +50,12 @@ def look(
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
         try:
-            raw = reshape(con, registry().build("source", config).load(con, locate, ROWS))
+            read = registry().build("source", config).load(con, locate, ROWS)
+            raw = reshape(con, read)
+        except RecipeError as error:
+            whole = all(table.whole for table in read.tables.values())
+            (found.wrong if whole else found.notes).extend(error.problems)
+            return found
         except LlmcfError as error:
             found.wrong.append(error)
             return found

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, get_args
 
-from llmcf_cli.core.errors import LlmcfError, RecipeError
-from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
+from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
+from llmcf_cli.data.expression_sql import Compiler, Fallible, Value, kind_of, time_format
+from llmcf_cli.data.raw import RawData, Role, reading
+from llmcf_cli.data.report import StepLog
 from llmcf_cli.recipe.expression import Call, ExpressionError
+from llmcf_cli.recipe.features import DeriveSection, FilterSection
 from llmcf_cli.recipe.kinds import Typed
 from llmcf_cli.recipe.shaping import Definition, Shaping, check_shaping
 from llmcf_cli.tabular.sql import columns_of, name
-from llmcf_cli.tabular.table import MAX_BAD_SAMPLES
+from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, Table
 from llmcf_cli.tabular.times import ORDERS, UNITS, format_problem, zone_problem
+
+Place = Callable[[Role, "str | None"], str]
+_LONGEST = 80  # characters of a value
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class FailedValues:
     """Values that an operation of an expression had no result for, where it was needed; they count as null.
 
     Attributes:
-        column: The derived column; empty: the filter.
+        column: The derived column; None: the filter.
         operation: The operation as written, e.g. `number(price)`.
         count: Rows.
         examples: Up to `MAX_BAD_SAMPLES` different values.
     """
 
-    column: str
+    column: str | None
     operation: str
     count: int
     examples: tuple[str, ...]
@@ -67,9 +73,60 @@ class ShapeCount:
     filtered: tuple[FilterCount, ...]
 
 
+def reshape(
+    con: Any, raw: RawData, derive: DeriveSection, where: FilterSection, *, max_bad_rows: float = 1.0,
+    log: StepLog | None = None, place: Place | None = None,
+) -> RawData:  # fmt: skip
+    """A data set whose tables have the derived columns, and the rows that the filter keeps.
+
+    Args:
+        con: DuckDB connection of the tables.
+        raw: The tables as they were read.
+        derive: The recipe's `dataset.derive`.
+        where: The recipe's `dataset.filter`.
+        max_bad_rows: Share of a table's rows for which an operation may have no result.
+        log: Gets the steps `derive` and `filter` of each table.
+        place: Where the expression of a derived column, or of the filter (None), of a table stands.
+
+    Raises:
+        RecipeError: Expressions do not fit the columns, or are about a table that there is not; all of them.
+        DataError: Too many values are unusable, or no row is left.
+    """
+    problems: list[LlmcfError] = []
+    place = place or place_of
+    for role in get_args(Role):
+        if role not in raw.tables and (getattr(derive, role) or getattr(where, role) is not None):
+            what = f"the data set has no table of {role}"
+            at = next(iter(getattr(derive, role)), None)
+            problems.append(LlmcfError(what, where=place(role, at), allowed=tuple(raw.tables)))
+
+    def change(role: Role, table: Table) -> Table:
+        try:
+            with reading(table.origin):
+                relation, count = shape(
+                    con, table.relation, getattr(derive, role), getattr(where, role), into=f"shaped_{role}", table=role,
+                    place=place,
+                )  # fmt: skip
+        except RecipeError as error:
+            problems.extend(error.problems)
+            return table
+        if count is None:
+            return table
+        _stop_at_failures(count, role, max_bad_rows, place)
+        if log is not None and count.rows:
+            _log(log, role, count)
+        return replace(table, relation=relation, notes=(*table.notes, *map(_note, count.failed)))
+
+    found = raw.reshaped(change)
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
 def shape(
-    con: Any, relation: str, derive: Mapping[str, str], where: str | None, *, into: str, table: str
-) -> tuple[str, ShapeCount | None]:
+    con: Any, relation: str, derive: Mapping[str, str], where: str | None, *, into: str, table: Role,
+    place: Place | None = None,
+) -> tuple[str, ShapeCount | None]:  # fmt: skip
     """Create the view `into` over a relation: its columns, the derived ones, and the rows that the filter keeps.
 
     The relation is read once for the counts. Expressions read texts without white space around them, and blanks and
@@ -81,7 +138,8 @@ def shape(
         derive: New column → expression.
         where: Condition of the rows to keep; None: all.
         into: Name of the view.
-        table: Key of the table below `dataset.derive` and `dataset.filter`, for errors.
+        table: Which table it is.
+        place: See `reshape`.
 
     Returns:
         The relation to go on with, and what was done; the relation itself and None where there is nothing to do.
@@ -93,23 +151,57 @@ def shape(
         return relation, None
     types = columns_of(con, relation)
     shaping = check_shaping(derive, where, {column: kind_of(kind) for column, kind in types.items()})
-    shaping = replace(shaping, problems=(*shaping.problems, *_time_problems(shaping)))
-    if shaping.problems:
+    problems = [*shaping.problems, *_time_problems(shaping)]
+    if problems:
+        where_at = place or place_of
         raise RecipeError([
-            LlmcfError(error.what, where=place_of(table, column), allowed=error.allowed)
-            for column, error in shaping.problems
+            LlmcfError(error.what, where=where_at(table, column), allowed=error.allowed) for column, error in problems
         ])  # fmt: skip
     compiler = Compiler(types)
-    owners = _define(compiler, shaping)
+    owners: list[str | None] = list(_define(compiler, shaping))
     parts = _conditions(compiler, shaping.condition)
-    owners += [""] * (len(compiler.fallible) - len(owners))
+    owners += [None] * (len(compiler.fallible) - len(owners))
     staged = compiler.relation(con, relation)
-    count = _count(con, staged, compiler, owners, parts, tuple(derive))
+    count = _count(con, staged, compiler.fallible, owners, parts, tuple(derive))
     values = compiler.raw | {column: compiler.value(column).sql for column in derive}
     columns = [f"{values[column]} AS {name(column)}" for column in [*types, *(c for c in derive if c not in types)]]
     kept = f" WHERE {parts[-1].held.sql}" if parts else ""
     con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT {', '.join(columns)} FROM {staged}{kept}")
     return name(into), count
+
+
+def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place) -> None:
+    for failed in count.failed:
+        if failed.count > limit * count.rows:
+            raise DataError(
+                f"{failed.operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
+                f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
+                where=place(role, failed.column),
+                hint=f"leave these rows out by beginning dataset.filter.{role} with `{failed.operation} is not null and`, "
+                f"say what to take instead by `coalesce({failed.operation}, …)`, or raise dataset.max_bad_rows",
+            )  # fmt: skip
+
+
+def _log(log: StepLog, role: Role, count: ShapeCount) -> None:
+    if count.derived:
+        failed = [_note(one) for one in count.failed if one.column is not None]
+        log.add(f"derive {role}", count.rows, 0, "; ".join([f"columns: {', '.join(count.derived)}", *failed]))
+    if count.filtered:
+        parts = [
+            f"{part.condition}: false for {part.false:,}" + (f", unknown for {part.unknown:,}" if part.unknown else "")
+            for part in count.filtered
+        ]
+        failed = [_note(one) for one in count.failed if one.column is None]
+        log.add(f"filter {role}", count.kept, count.rows - count.kept, "; ".join([*parts, *failed]))
+
+
+def _note(failed: FailedValues) -> str:
+    rows = f"{failed.count:,} row{'s' * (failed.count != 1)}"
+    return f"{failed.operation} has no result for {rows}: {_shown(failed.examples)}"
+
+
+def _shown(examples: Sequence[str]) -> str:
+    return ", ".join(repr(value[:_LONGEST]) for value in examples)
 
 
 def _time_problems(shaping: Shaping) -> Iterator[tuple[str | None, ExpressionError]]:
@@ -136,7 +228,7 @@ def _calls(part: Typed, function: str) -> Iterator[Typed]:
 
 
 def place_of(table: str, column: str | None) -> str:
-    """Where the expression of a derived column, or of the filter, stands in a recipe."""
+    """Where the expression of a derived column, or of the filter, is in a recipe."""
     return f"dataset.filter.{table}" if column is None else f"dataset.derive.{table}.{column}"
 
 
@@ -176,25 +268,31 @@ def _parts(condition: Typed) -> tuple[Typed, ...]:
 
 
 def _count(
-    con: Any, staged: str, compiler: Compiler, owners: list[str], parts: list[_Part], derived: tuple[str, ...]
+    con: Any, staged: str, fallible: Sequence[Fallible], owners: Sequence[str | None], parts: Sequence[_Part],
+    derived: tuple[str, ...],
 ) -> ShapeCount:  # fmt: skip
-    asked = ["true", *(one.failed for one in compiler.fallible)]
-    before = "true"
+    """Count what fails in rows that are kept, or dropped as a condition is unknown; a row that is dropped as a condition
+    is false needs no values."""
+    falses, unknowns, before = [], [], "true"
     for part in parts:
-        asked += [f"{before} AND {part.value.sql} IS FALSE", f"{before} AND {part.value.sql} IS NULL"]
+        falses.append(f"{before} AND {part.value.sql} IS FALSE")
+        unknowns.append(f"{before} AND {part.value.sql} IS NULL")
         before = part.held.sql
-    sums = ", ".join(f"count(*) FILTER ({condition})" for condition in asked)
-    rows, *counts = con.execute(f"SELECT {sums} FROM {staged}").fetchone()
+    out = " OR ".join(f"({condition})" for condition in falses) or "false"
+    rows_of = f"(SELECT *, {out} AS _out FROM {staged})"
+    failures = [f"{one.failed} AND NOT _out" for one in fallible]
+    sums = ", ".join(f"count(*) FILTER ({condition})" for condition in ["true", *failures, *falses, *unknowns])
+    rows, *counts = con.execute(f"SELECT {sums} FROM {rows_of}").fetchone()
     failed = []
-    for one, owner, count in zip(compiler.fallible, owners, counts, strict=False):
+    for one, owner, condition, count in zip(fallible, owners, failures, counts, strict=False):
         if count:
             examples = con.execute(
-                f"SELECT DISTINCT {one.value} FROM {staged} WHERE {one.failed} ORDER BY ALL LIMIT {MAX_BAD_SAMPLES}"
+                f"SELECT DISTINCT {one.value} FROM {rows_of} WHERE {condition} ORDER BY ALL LIMIT {MAX_BAD_SAMPLES}"
             ).fetchall()
             failed.append(FailedValues(owner, one.source, count, tuple(value for (value,) in examples)))
-    pairs = counts[len(compiler.fallible) :]
+    rest = counts[len(fallible) :]
     filtered = tuple(
-        FilterCount(part.source, pairs[2 * n], pairs[2 * n + 1]) for n, part in enumerate(parts)
-    )  # fmt: skip
-    kept = rows - sum(one.false + one.unknown for one in filtered)
-    return ShapeCount(rows, kept, derived, tuple(failed), filtered)
+        FilterCount(part.source, false, unknown)
+        for part, false, unknown in zip(parts, rest[: len(parts)], rest[len(parts) :], strict=True)
+    )
+    return ShapeCount(rows, rows - sum(one.false + one.unknown for one in filtered), derived, tuple(failed), filtered)

@@ -10,13 +10,16 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
+from llmcf_cli.data.features import feature_problem
 from llmcf_cli.data.preview import look
 from llmcf_cli.data.raw import Entity
+from llmcf_cli.data.shape import reshape
 from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.features import DeriveSection, FilterSection
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.recipe.template import template_problems
-from llmcf_cli.recipe.tree import Node, nearest, plain, text_origin
+from llmcf_cli.recipe.tree import Node, dotted, nearest, plain, text_origin
 from llmcf_cli.store.assets import Locator
 
 
@@ -92,12 +95,23 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, where=where, hint=hint))
         return
-    seen = look(config, locate.path)
+    try:
+        derive = DeriveSection.model_validate(written.get("derive") or {})
+        where = FilterSection.model_validate(written.get("filter") or {})
+    except ValidationError:
+        return  # of which the recipe's own check tells
+
+    def place(role: str, column: str | None) -> str:
+        path = ("dataset", "filter", role) if column is None else ("dataset", "derive", role, column)
+        return f"{nearest(root, path).origin}: {dotted(path)}"
+
+    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, where, place=place))
     found.wrong += seen.wrong
     found.unchecked += seen.notes
     for entity, columns in seen.columns.items():
         if seen.whole[entity]:
             found.wrong += _text_problems(root, entity, texts.get(entity), columns)
+            found.wrong += _feature_problems(root, entity, written.get("features"), columns)
 
 
 def _source(written: Any) -> ComponentConfig | None:
@@ -120,3 +134,13 @@ def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[
             where = f"{text_origin(origin, template, problem.line)}: dataset.text.{entity}"
             hint = "" if columns else f"the data set has no columns of {entity}s"
             yield LlmcfError(problem.what, where=where, allowed=problem.allowed, hint=hint)
+
+
+def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
+    """Features that are no columns."""
+    chosen = features.get(entity) if isinstance(features, dict) else None
+    for column in chosen if isinstance(chosen, dict) else ():
+        path = ("dataset", "features", entity, column)
+        problem = feature_problem(str(column), columns, entity, f"{nearest(root, path).origin}: {dotted(path)}")
+        if problem is not None:
+            yield problem

@@ -380,3 +380,19 @@ def test_what_is_wrong_is_said_with_place_and_remedy(derive, where, said):
     (problem,) = error.value.problems
     assert problem.where == ("dataset.derive.interactions.x" if derive else "dataset.filter.interactions")
     assert "at character" in problem.what
+
+
+def test_failures_that_are_foreseen_or_of_rows_that_go_do_not_count():
+    texts = ["1", "x", "y", "3", ""]
+    rows = [{**dict.fromkeys(COLUMNS), "t": t, "u": u} for t, u in zip(texts, "aabba", strict=True)]
+    _, count = _run(rows, {"p": "number(t)"}, None)
+    assert [(one.column, one.count, one.examples) for one in count.failed] == [("p", 2, ("x", "y"))]
+    for derive, where in [
+        ({"p": "coalesce(number(t), 0)"}, None), ({}, "number(t) is not null"), ({"p": "number(t)"}, "p is not null"),
+        ({"p": "number(t)"}, "number(t) is not null and number(t) > 2"), ({"p": "if(number(t) is null, 0, number(t))"}, None),
+    ]:  # fmt: skip
+        assert _run(rows, derive, where)[1].failed == (), (derive, where)
+    _, count = _run(rows, {"p": "number(t)"}, 'u = "b"')
+    assert [(one.column, one.count, one.examples) for one in count.failed] == [("p", 1, ("y",))]
+    _, count = _run(rows, {"p": "number(t)"}, "p > 2")  # the condition is unknown for want of the number
+    assert [(one.column, one.count, one.examples) for one in count.failed] == [("p", 2, ("x", "y"))]
