@@ -111,7 +111,8 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.advance()
     task.note("texts")
     for entity, template in (("item", section.text.item), ("user", section.text.user)):
-        render_texts(con, entity, template)
+        numeric = [choice.name for choice in features if choice.entity == entity and choice.kind == "numeric"]
+        render_texts(con, entity, template, numeric)
     task.advance()
     task.note("split")
     interactions = scalar(con, "SELECT count(*) FROM interaction")

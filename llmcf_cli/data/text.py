@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -67,16 +67,24 @@ def _tidy(text: str) -> str:
     return text.strip()
 
 
-def render_texts(con: Any, entity: Entity, template: str) -> None:
+def render_texts(con: Any, entity: Entity, template: str, numeric: Collection[str] = ()) -> None:
     """Create `item_text(item_row, text)` or `user_text(user_row, text)` for every numbered item or user.
 
     Rows are streamed, so memory is bounded by the batch.
+
+    Args:
+        con: DuckDB connection.
+        entity: Which of the two.
+        template: Mustache; empty: all columns, joined by ", ".
+        numeric: Columns that are no part of the text of an empty template.
 
     Raises:
         RecipeError: See `compile_template`.
     """
     key = f"{entity}_id"
     kinds = {c: kind for c, kind in columns_of(con, f"{entity}_feature").items() if c != key}
+    if not template:
+        kinds = {c: kind for c, kind in kinds.items() if c not in numeric}
     render = compile_template(template, list(kinds), f"dataset.text.{entity}")
     con.execute(f"CREATE OR REPLACE TABLE {entity}_text ({entity}_row INTEGER, text VARCHAR)")
     reader = con.cursor()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -13,10 +13,13 @@ from llmcf_cli.recipe.expression import Expression
 _OF_KIND = {"multi": ("max_values",), "numeric": ("transform", "buckets"), "categorical": ()}
 
 
+Kind = Literal["categorical", "multi", "numeric"]
+
+
 class FeatureSection(Config):
     """A column as a feature. Its kind alone may be written for it: `year: categorical`."""
 
-    kind: Literal["categorical", "multi", "numeric"]
+    kind: Kind
     """`categorical`: one value out of some; `multi`: a list of them; `numeric`: a number."""
     max_values: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Of `multi`: values kept per user or item, the first of its list; none: 128. What is cut is counted."""
@@ -40,15 +43,25 @@ def _by_kind(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-Feature = Annotated[FeatureSection, BeforeValidator(_by_kind, json_schema_input_type=FeatureSection | str)]
+def _declared(value: Any) -> Any:
+    return {column: kind for column, kind in value.items() if kind is not None} if isinstance(value, Mapping) else value
+
+
+Feature = Annotated[FeatureSection, BeforeValidator(_by_kind, json_schema_input_type=FeatureSection | Kind)]
+Features = Annotated[
+    dict[str, Feature], BeforeValidator(_declared, json_schema_input_type=dict[str, FeatureSection | Kind | None])
+]
 
 
 class FeaturesSection(Config):
-    """Columns that models read beside the ids: column → kind, or `{kind: …}` with settings."""
+    """Columns that models read beside the ids: column → kind, or `{kind: …}` with settings.
 
-    item: dict[str, Feature] = Field(default_factory=dict)
+    `null` takes away what an extended recipe declares.
+    """
+
+    item: Features = Field(default_factory=dict)
     """Item columns, e.g. `{brand: categorical, genres: multi, price: {kind: numeric, transform: quantile}}`."""
-    user: dict[str, Feature] = Field(default_factory=dict)
+    user: Features = Field(default_factory=dict)
     """User columns."""
 
 

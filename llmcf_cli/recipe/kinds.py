@@ -13,7 +13,7 @@ Kind = Either["text", "number", "boolean", "time", "texts", "other", "null", "an
 """`texts` is a list of texts, `other` what no expression reads (structures, bytes), `null` the kind of the value null
 alone, `any` what is not known yet."""
 
-_SHOWN = {
+SHOWN = {
     "text": "text", "number": "a number", "boolean": "a condition", "time": "a time", "texts": "a list of texts",
     "other": "a structure", "null": "null", "any": "anything",
 }  # fmt: skip
@@ -78,8 +78,13 @@ FUNCTIONS: Mapping[str, Function] = {
         "the n-th part between separators, from 1, or from the end by -1; null where there are fewer",
     ),
     "parts": Function((_text(), _SEPARATOR), "texts", "all parts between separators, as a list"),
-    "coalesce": Function((), "any", "the first argument that is not null"),
-    "if": Function((), "any", "if(condition, a, b): a where the condition holds, else b"),
+    "coalesce": Function(
+        (Parameter("a", ()), Parameter("b", ()), Parameter("…", ())), "any", "the first that is not null"
+    ),
+    "if": Function(
+        (Parameter("condition", ("boolean",)), Parameter("a", ()), Parameter("b", ())), "any",
+        "a where the condition holds, else b",
+    ),
     "number": Function(_of("text", "number", "boolean"), "number", "text as a number; counted where it is none"),
     "text": Function(_of("text", "number", "boolean", "time"), "text", "as text; whole numbers without a point"),
     "time": Function(
@@ -102,6 +107,11 @@ FUNCTIONS: Mapping[str, Function] = {
     "weekday": Function(_of("time"), "number", "1 (Monday) to 7"),
 }  # fmt: skip
 """Every function by name."""
+
+
+def signature(name: str, function: Function) -> str:
+    """A function with its parameters; `?` marks those that may be left out."""
+    return f"{name}({', '.join(p.name + '?' * p.optional for p in function.takes)})"
 
 
 @dataclass(frozen=True)
@@ -214,7 +224,7 @@ class _Checker:
                 if kinds == {"text", "number"} or kinds == {"text", "time"}:
                     other = "number" if "number" in kinds else "time"
                     remedy = f"; write {self._as(other, text)}"
-                what = f"{self._shown(first)} is {_SHOWN[first.kind]} and {self._shown(part)} is {_SHOWN[part.kind]}"
+                what = f"{self._shown(first)} is {SHOWN[first.kind]} and {self._shown(part)} is {SHOWN[part.kind]}"
                 raise self._error(f"{what}, but they {together}{remedy}", part.tree)
         if known:
             return known[0].kind
@@ -223,9 +233,8 @@ class _Checker:
     def _function(self, tree: Call, function: Function, args: Sequence[Typed]) -> Kind:
         least = sum(not parameter.optional for parameter in function.takes)
         if not least <= len(args) <= len(function.takes):
-            wanted = ", ".join(p.name + "?" * p.optional for p in function.takes)
             many = f"{len(args)} argument{'s' * (len(args) != 1)}"
-            raise self._error(f"{tree.function}({wanted}) has {many} here", tree)
+            raise self._error(f"{signature(tree.function, function)} has {many} here", tree)
         for part, parameter in zip(args, function.takes, strict=False):
             self._need(part, parameter.kinds, f"`{parameter.name}` of {tree.function} is {_one_of(parameter.kinds)}")
             if parameter.constant and not isinstance(part.tree, Literal):
@@ -256,7 +265,7 @@ class _Checker:
             remedy = f"; write {self._as('time', part)}"
         elif part.kind in ("number", "time") and "text" in kinds:
             remedy = f"; write {self._as('text', part)}"
-        raise self._error(f"{rule}; {self._shown(part)} is {_SHOWN[part.kind]}{remedy}", part.tree)
+        raise self._error(f"{rule}; {self._shown(part)} is {SHOWN[part.kind]}{remedy}", part.tree)
 
     def _as(self, kind: str, part: Typed) -> str:
         """How to make a value of another kind of a part."""
@@ -284,7 +293,7 @@ def _kind_of(value: object) -> Kind:
 
 
 def _one_of(kinds: Sequence[Kind]) -> str:
-    return " or ".join(_SHOWN[kind] for kind in kinds)
+    return " or ".join(SHOWN[kind] for kind in kinds)
 
 
 def _is_number(text: str) -> bool:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime
 from llmcf_cli.plugin import KINDS, Component, Registry
 from llmcf_cli.recipe.jsonschema import schema_text
+from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.walk import Slot, field_slot
 from llmcf_cli.recipe.yamlfile import dump_yaml
@@ -32,6 +33,19 @@ so changing them reuses what is cached. A *file* is a path relative to the recip
 `asset:NAME`, or `asset:NAME/FILE`. A *component* is written as its name (`backbone: deepfm`) or as a mapping with
 `type:` and its settings. `extends: FILE_OR_NAME` takes everything from another recipe: mappings merge key by key, lists
 and components of another `type` replace.
+"""
+
+
+_EXPRESSIONS = """
+## Expressions
+
+`dataset.derive` and `dataset.filter` hold expressions over the columns of one row; [data.md](data.md) explains them. They
+have `and`, `or`, `not`, `= != < <= > >=`, `in [a, b]`, `is null`, `is not null`, `+ - * / %`, brackets, texts in either
+quotes, numbers, `true`, `false` and `null`. A column whose name has other signs than letters, digits and `_` stands in
+backticks.
+
+| Function | Gives | Meaning |
+|---|---|---|
 """
 
 
@@ -60,6 +74,7 @@ def reference_page(components: Registry | None = None) -> str:
     for path, model in sections():
         title = f"`{path}`" if path else "The recipe itself"
         parts.append(f"\n### {title}\n\n{summary(model)}\n\n{_table(model)}")
+    parts.append(_expressions())
     parts.append("\n## Components\n")
     for kind, meaning in KINDS.items():
         members = [component for component in found.all() if component.kind == kind]
@@ -93,6 +108,15 @@ def summary(model: type[BaseModel]) -> str:
     """The class docstring as one paragraph; empty when it has none of its own."""
     own = model.__doc__ if model.__doc__ not in (ComponentConfig.__doc__, BaseModel.__doc__) else ""
     return " ".join(inspect.cleandoc(own or "").split())
+
+
+def _expressions() -> str:
+    """The functions of expressions."""
+    rows = [
+        f"| `{signature(name, function)}` | {SHOWN[function.gives]} | {_cell(function.meaning)} |\n"
+        for name, function in FUNCTIONS.items()
+    ]
+    return _EXPRESSIONS + "".join(rows)
 
 
 def _component(component: Component) -> str:

@@ -68,9 +68,11 @@ class TextSection(Config):
     """How an item and a user read in prompts and to the text encoder: Mustache templates over their columns."""
 
     item: Annotated[str, Template()] = ""
-    """e.g. `{{movie_title}} ({{release_year}})`. Empty: all item columns, joined by commas."""
+    """e.g. `{{movie_title}} ({{release_year}})`. Empty: all item columns but numeric features, joined by
+    commas."""
     user: Annotated[str, Template()] = ""
-    """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns, joined by commas."""
+    """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns but numeric features, joined by
+    commas."""
 
 
 class LimitsSection(Config):

@@ -117,15 +117,24 @@ class Python:
         if name == "if":
             return self.value(tree.args[1] if self.value(tree.args[0]) else tree.args[2])
         if name == "coalesce":
-            return next((v for arg in tree.args if (v := self.value(arg)) is not None), None)
-        args = [self.value(arg) for arg in tree.args]
+            *first, last = tree.args
+            found = next((v for arg in first if (v := self.foreseen(arg)) is not None), None)
+            return self.value(last) if found is None else found
         if name == "is null":
-            return args[0] is None
+            return self.foreseen(tree.args[0]) is None
+        args = [self.value(arg) for arg in tree.args]
         if any(arg is None for arg in args):
             return None
         found = getattr(self, "f_" + NAMES.get(name, name))(*args)
         if found is None and name in ("+", "-", "*", "/", "%", "log", "number", "time"):
             self.failed[tree.start, tree.end] += 1
+        return found
+
+    def foreseen(self, tree):
+        """A value that may be null: failures do not count."""
+        failed = self.failed.copy()
+        found = self.value(tree)
+        self.failed = failed
         return found
 
     def f_eq(self, a, b):
