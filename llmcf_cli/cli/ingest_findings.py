@@ -11,12 +11,18 @@ from llmcf_cli.cli.tables import escaped, plain_table
 
 def show(report: Mapping[str, Any]) -> None:
     """Print a report of ingest."""
+    _notes(report)
     _steps(report)
     _samples(report)
     _rules(report)
     for alarm in report["alarms"]:
         remedy = f" → {alarm['remedy']}" if alarm["remedy"] else ""
         console().print(f"! {alarm['message']}{remedy}", style="yellow", markup=False)
+
+
+def _notes(report: Mapping[str, Any]) -> None:
+    for note in report["notes"]:
+        console().print(f"{note['table']}: {note['message']}", style="dim", markup=False)
 
 
 def _steps(report: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.config import GlobalTimeConfig, LeaveOneOutConfig
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.data.report import Clock
+from llmcf_cli.tabular.times import shown_time
 
 _ORDER = "ORDER BY user_row, place"
 
@@ -74,7 +75,7 @@ class GlobalTimeSplit:
             f"CREATE OR REPLACE TABLE event AS SELECT *, CASE WHEN time <= {first} THEN 'train' "
             f"WHEN time <= {second} THEN 'validation' ELSE 'test' END AS split FROM placed {_ORDER}"
         )
-        return f"train up to time {first}, validation up to {second}, test after it"
+        return f"train up to {shown_time(first)}, validation up to {shown_time(second)} (UTC), test after it"
 
 
 def _nearest(con: Any, target: float, after: int, last: int) -> tuple[int, int]:
