@@ -6,13 +6,13 @@ by a seeded hash, once: splits and histories read that one order.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.config import GlobalTimeConfig, LeaveOneOutConfig
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.data.report import Clock
+from llmcf_cli.tabular.times import shown_time
 
 _ORDER = "ORDER BY user_row, place"
 
@@ -75,15 +75,7 @@ class GlobalTimeSplit:
             f"CREATE OR REPLACE TABLE event AS SELECT *, CASE WHEN time <= {first} THEN 'train' "
             f"WHEN time <= {second} THEN 'validation' ELSE 'test' END AS split FROM placed {_ORDER}"
         )
-        return f"train up to {_date(first)}, validation up to {_date(second)}, test after it"
-
-
-def _date(time: int) -> str:
-    """Microseconds since 1970 as a date for people; the number itself where the calendar ends."""
-    try:
-        return f"{datetime.fromtimestamp(time / 1e6, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return str(time)
+        return f"train up to {shown_time(first)}, validation up to {shown_time(second)} (UTC), test after it"
 
 
 def _nearest(con: Any, target: float, after: int, last: int) -> tuple[int, int]:

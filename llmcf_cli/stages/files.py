@@ -97,15 +97,15 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
         return
     try:
         derive = DeriveSection.model_validate(written.get("derive") or {})
-        where = FilterSection.model_validate(written.get("filter") or {})
+        kept = FilterSection.model_validate(written.get("filter") or {})
     except ValidationError:
         return  # of which the recipe's own check tells
 
-    def place(role: str, column: str | None) -> str:
+    def named(role: str, column: str | None) -> str:
         path = ("dataset", "filter", role) if column is None else ("dataset", "derive", role, column)
         return f"{nearest(root, path).origin}: {dotted(path)}"
 
-    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, where, place=place))
+    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=named))
     found.wrong += seen.wrong
     found.unchecked += seen.notes
     for entity, columns in seen.columns.items():

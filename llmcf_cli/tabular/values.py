@@ -72,8 +72,8 @@ def stripped(sql: str, kind: str) -> str:
 def present(sql: str, kind: str) -> str:
     """The value as text where there is one: neither NULL, blank nor NaN."""
     shown = stripped(sql, kind)
-    if kind in _FLOATS:
-        return f"CASE WHEN NOT isnan({sql}) THEN {shown} END"
+    if kind in _FLOATS:  # as text: over a Parquet file whose statistics leave NaN out, isnan() is false for NaN
+        return f"nullif({shown}, 'nan')"
     if not is_text(kind):
         return shown
     return f"CASE WHEN {shown} NOT IN ({', '.join(map(text, MISSING))}) THEN {shown} END"

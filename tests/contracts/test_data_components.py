@@ -112,6 +112,7 @@ def run(folder: Path, source: str = "recbole", label: dict | str = "rating", spl
             "label": label,
             "split": split,
             "limits": {"per_class": 0},
+            "features": {"item": {"title": "categorical", "categories": "multi"}},
         }
     )
     out = folder / "out.duckdb"
