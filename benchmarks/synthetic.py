@@ -17,7 +17,8 @@ from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
 LENGTH, TEXT, K = 20, 384, 4
 FEATURES = (
     Choice("user", "age", "categorical"), Choice("user", "gender", "categorical"),
-    Choice("user", "occupation", "categorical"), Choice("item", "year", "categorical"), Choice("item", "genres", "multi"),
+    Choice("user", "occupation", "categorical"), Choice("item", "year", "categorical"),
+    Choice("item", "genres", "multi"),
 )  # fmt: skip
 
 

@@ -101,7 +101,7 @@ def time_format(call: Typed) -> TimeFormat:
 class Compiler:
     """Compiles expressions over the columns of one relation.
 
-    Within `relation` every column has a name that begins with `_`: `raw` those of the relation, others what was computed.
+    Within `relation` every name begins with `_`: `raw` has those of the relation's columns, the others were computed.
 
     Args:
         columns: Column → DuckDB type.
@@ -133,8 +133,8 @@ class Compiler:
     def compile(self, part: Typed, source: str, needed: Value | None = None) -> Value:
         """SQL of an expression.
 
-        Where an expression asks whether a value is null, or says what to take instead of null, failures are foreseen and
-        do not count.
+        Where an expression asks whether a value is null, or says what to take instead of null, failures are foreseen
+        and do not count.
 
         Args:
             part: The expression with its kinds.

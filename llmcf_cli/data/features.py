@@ -8,6 +8,7 @@ from typing import Any
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
 from llmcf_cli.data.entities import RESERVED
 from llmcf_cli.data.raw import Entity, columns_of, name, text
+from llmcf_cli.data.remedies import in_expression
 from llmcf_cli.data.report import FeatureCount
 from llmcf_cli.features.spec import MAX_VALUES, Choice
 from llmcf_cli.recipe.features import FeatureSection
@@ -24,7 +25,7 @@ def chosen_features(con: Any, section: DatasetSection) -> tuple[Choice, ...]:
     Without `dataset.features` they are the columns that the source declares to hold several values.
 
     Raises:
-        RecipeError: A feature is no column, or holds lists and is not `multi`, or is `multi` and holds none; all of them.
+        RecipeError: A feature is no column, holds lists and is not `multi`, or is `multi` and holds none; all of them.
     """
     problems: list[LlmcfError] = []
     found: list[Choice] = []
@@ -143,8 +144,9 @@ def _stop_if_too_many(choice: Choice, bad: int, examples: tuple[str, ...], given
     raise DataError(
         f"{bad:,} of {given:,} values are no numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
         f"allows {limit:.1%}", where=f"dataset.features.{choice.entity}.{choice.name}",
-        hint=f"derive a number in dataset.derive.{table}, e.g. {choice.name}: number(replace({choice.name}, \"$\", \"\")), "
-        "make the feature categorical, or raise dataset.max_bad_rows",
+        hint=f"derive a number in dataset.derive.{table}, as in {choice.name}: "
+        f"number(replace({in_expression(choice.name)}, \"$\", \"\")), make the feature categorical, or raise "
+        "dataset.max_bad_rows",
     )  # fmt: skip
 
 

@@ -43,9 +43,9 @@ def ingest(
 ) -> IngestReport:
     """Read a data set, check and filter it, make samples, and write them all to one DuckDB file.
 
-    Writes the tables `user`, `item`, `feature`, `interaction`, `sample`, `ingest_step` and `meta` of `store/tables.py`; the
-    features follow the fixed columns of `user` and `item`. The rows depend on the data, the section and the seed, and
-    on nothing else: neither the order of the input rows nor the number of threads.
+    Writes the tables `user`, `item`, `feature`, `interaction`, `sample`, `ingest_step` and `meta` of `store/tables.py`;
+    the features follow the fixed columns of `user` and `item`. The rows depend on the data, the section and the seed,
+    and on nothing else: neither the order of the input rows nor the number of threads.
 
     Args:
         section: The recipe's `dataset`.

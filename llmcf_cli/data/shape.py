@@ -177,8 +177,9 @@ def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place)
                 f"{failed.operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
                 f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
                 where=place(role, failed.column),
-                hint=f"leave these rows out by beginning dataset.filter.{role} with `{failed.operation} is not null and`, "
-                f"say what to take instead by `coalesce({failed.operation}, …)`, or raise dataset.max_bad_rows",
+                hint=f"leave these rows out by dataset.filter.{role}: `{failed.operation} is not null` (and whatever "
+                f"else it asks, after `and`, in brackets), say what to take instead by `coalesce({failed.operation}, …)`, "
+                "or raise dataset.max_bad_rows",
             )  # fmt: skip
 
 
@@ -271,8 +272,10 @@ def _count(
     con: Any, staged: str, fallible: Sequence[Fallible], owners: Sequence[str | None], parts: Sequence[_Part],
     derived: tuple[str, ...],
 ) -> ShapeCount:  # fmt: skip
-    """Count what fails in rows that are kept, or dropped as a condition is unknown; a row that is dropped as a condition
-    is false needs no values."""
+    """Count what fails in rows that are kept, or dropped as a condition is unknown.
+
+    A row that is dropped as a condition is false needs no values.
+    """
     falses, unknowns, before = [], [], "true"
     for part in parts:
         falses.append(f"{before} AND {part.value.sql} IS FALSE")

@@ -101,11 +101,10 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     except ValidationError:
         return  # of which the recipe's own check tells
 
-    def named(role: str, column: str | None) -> str:
-        path = ("dataset", "filter", role) if column is None else ("dataset", "derive", role, column)
-        return f"{nearest(root, path).origin}: {dotted(path)}"
+    def of_expression(role: str, column: str | None) -> str:
+        return _place(root, "filter", role) if column is None else _place(root, "derive", role, column)
 
-    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=named))
+    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=of_expression))
     found.wrong += seen.wrong
     found.unchecked += seen.notes
     for entity, columns in seen.columns.items():
@@ -140,7 +139,11 @@ def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequen
     """Features that are no columns."""
     chosen = features.get(entity) if isinstance(features, dict) else None
     for column in chosen if isinstance(chosen, dict) else ():
-        path = ("dataset", "features", entity, column)
-        problem = feature_problem(str(column), columns, entity, f"{nearest(root, path).origin}: {dotted(path)}")
+        problem = feature_problem(str(column), columns, entity, _place(root, "features", entity, column))
         if problem is not None:
             yield problem
+
+
+def _place(root: Node, *path: str) -> str:
+    """File, line and key path of a setting of the data set."""
+    return f"{nearest(root, ('dataset', *path)).origin}: {dotted(('dataset', *path))}"

@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.entities import cast_entity
+from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.preview import look
 from llmcf_cli.data.report import SPLITS
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_read, connect_write
-from llmcf_cli.store.tables import INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER, sql_type
+from llmcf_cli.store.tables import FEATURE, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER, sql_type
 
 USERS, ITEMS = 6, 9
 EVENTS = [
@@ -133,7 +133,7 @@ def test_sources_agree(tmp_path, source):
         'SELECT user_id, item_id, rating, time FROM interaction JOIN "user" USING (user_row) JOIN item USING (item_row)'
     ).fetchall()
     assert sorted(events) == sorted(EVENTS)
-    for table in (USER, ITEM, INTERACTION, SAMPLE, INGEST_STEP, META):
+    for table in (USER, ITEM, FEATURE, INTERACTION, SAMPLE, INGEST_STEP, META):
         described = {row[0]: row[1] for row in con.execute(f'DESCRIBE "{table.name}"').fetchall()}
         fixed = {field.name: sql_type(field.type) for field in table.schema}
         assert dict(list(described.items())[: len(fixed)]) == fixed

@@ -173,7 +173,8 @@ def test_unknown_template_variable(run_rows):
 
 def test_hostile_names(run_rows):
     items = [{"item_id": "a", 'x"; DROP TABLE clean; --': "v'", "it's": ["p", "q"], "Item_Row": "7"}]
-    result = run_rows(GOOD, items=items)
+    hostile = {'x"; DROP TABLE clean; --': "categorical", "it's": "multi", "Item_Row": "categorical"}
+    result = run_rows(GOOD, items=items, features={"item": hostile})
     assert result["item"][0]["text"] == "v', p, q, 7"
     assert list(result["item"][0])[3:] == ['x"; DROP TABLE clean; --', "it's", "Item_Row_"]
 

@@ -13,7 +13,9 @@ from llmcf_cli.store.open import connect_read
 
 ITEMS = [
     {"id": f"i{n}", "title": f"Item {n}", "brand": "ab"[n % 2], "price": price, "tags": tags, "same": "x"}
-    for n, (price, tags) in enumerate([("$1.5", "u|v|w"), ("2", ""), ("", "u"), ("$4", "v|v"), ("nan", "w|u"), ("8", " u | ")])
+    for n, (price, tags) in enumerate(
+        [("$1.5", "u|v|w"), ("2", ""), ("", "u"), ("$4", "v|v"), ("nan", "w|u"), ("8", " u | ")]
+    )
 ]  # fmt: skip
 EVENTS = [
     {"invoice": f"{'C' if n % 7 == 0 else ''}{n}", "u": f"{n % 5}.0", "i": f"i{n * 7 % 6}", "qty": str(n % 4 - 1),
@@ -46,9 +48,8 @@ def run(tmp_path, items=ITEMS, events=EVENTS, source=None, **settings):
 
 def columns(con, table):
     found = {row[0]: row[1] for row in con.execute(f'DESCRIBE "{table}"').fetchall()}
-    return {
-        name: kind for name, kind in found.items() if name not in ("item_row", "item_id", "user_row", "user_id", "text")
-    }
+    fixed = ("item_row", "item_id", "user_row", "user_id", "text")
+    return {name: kind for name, kind in found.items() if name not in fixed}
 
 
 FEATURES = {"item": {"brand": "categorical", "tags": {"kind": "multi", "max_values": 2}, "cost": "numeric"}}
@@ -70,9 +71,8 @@ def test_features_have_the_types_of_their_kinds_and_are_counted(tmp_path):
     assert columns(con, "item") == {"brand": "VARCHAR", "tags": "VARCHAR[]", "cost": "DOUBLE"}
     costs = dict(con.execute("SELECT item_id, cost FROM item").fetchall())
     assert costs == {"i0": 1.5, "i1": 2, "i2": None, "i3": 4, "i4": None, "i5": 8}
-    assert (
-        con.execute("SELECT text FROM item WHERE item_id = 'i5'").fetchone()[0] == "Item 5, b, 8, u, x"
-    )  # price, not cost
+    text = con.execute("SELECT text FROM item WHERE item_id = 'i5'").fetchone()[0]
+    assert text == "Item 5, b, 8, u, x"  # the column price, not the feature cost
     brand, tags, cost = sorted(report.features, key=lambda f: ["brand", "tags", "cost"].index(f.name))
     assert (brand.distinct, brand.missing, brand.most_frequent, brand.most_frequent_share) == (2, 0, "a", 0.5)
     assert (tags.distinct, tags.missing, tags.cut) == (3, 1 / 6, 1)

@@ -20,6 +20,10 @@ def test_movies(run, movies):
                 "item": "{{movie_title}} ({{release_year}}): {{class}}",
                 "user": "a {{age}}-year-old {{occupation}}",
             },
+            "features": {
+                "item": {"movie_title": "categorical", "release_year": "categorical", "class": "multi"},
+                "user": {"age": "categorical", "occupation": "categorical"},
+            },
         }
     )
     assert result["item"] == [

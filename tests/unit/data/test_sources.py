@@ -57,7 +57,9 @@ def test_csv_features(run, tmp_path):
     events.write_text(csv_text(), encoding="utf-8")
     items.write_bytes('id,name,kinds,text\na,"Café, ""Noir""",x|y,hello\nb,,|,\n'.encode("latin-1"))
     events.write_text(csv_text(), encoding="latin-1")
-    result = run(csv_section(events, items=str(items), item_key="id", multi=["kinds"], encoding="latin-1"))
+    section = csv_section(events, items=str(items), item_key="id", multi=["kinds"], encoding="latin-1")
+    features = {"name": "categorical", "kinds": "multi", "text": "categorical"}
+    result = run(section | {"features": {"item": features}})
     assert result["item"] == [
         {"item_row": 1, "item_id": "a", "text": 'Café, "Noir", x, y, hello', "name": 'Café, "Noir"',
          "kinds": ["x", "y"], "text_": "hello"},
@@ -86,7 +88,8 @@ def test_parquet_types(run, tmp_path):
         "type": "parquet", "interactions": str(folder), "items": str(tmp_path / "items.parquet"),
         "columns": {"user": "who", "item": "what", "rating": "stars", "time": "at"},
     }  # fmt: skip
-    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    features = {"item": {"tags": "multi", "price": "categorical"}}
+    result = run({"source": source, "label": "rating", "split": "leave_one_out", "features": features})
     assert stored(result) == [(u[1:], i, r, t) for u, i, r, t in EVENTS]
     assert result["item"][0] == {
         "item_row": 1,
@@ -118,7 +121,10 @@ def test_amazon2014(run, tmp_path, suffix):
     reviews.write_bytes(pack("\n".join(map(json.dumps, REVIEWS)).encode() + b"\n{broken\n"))
     metadata.write_bytes(pack("\n".join(METADATA).encode()))
     source = {"type": "amazon2014", "reviews": str(reviews), "metadata": str(metadata)}
-    section = {"source": source, "label": "rating", "split": "leave_one_out", "max_bad_rows": 0.3}
+    kinds = {"title": "categorical", "brand": "categorical", "categories": "multi", "price": "numeric"}
+    section = {
+        "source": source, "label": "rating", "split": "leave_one_out", "max_bad_rows": 0.3, "features": {"item": kinds}
+    }  # fmt: skip
     result = run(section)
     assert stored(result) == [("u1", "A", 5.0, 10), ("u1", "B", 2.0, 20), ("u1", "C", 4.0, 30)]
     assert result["item"] == [

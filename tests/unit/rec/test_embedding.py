@@ -10,6 +10,9 @@ import torch
 
 from llmcf_cli.rec.embedding import FieldEmbedding
 
+KINDS = ("categorical", "numeric", "multi")
+"""In the order of a backbone's fields."""
+
 
 @pytest.fixture
 def embedding(world):
@@ -35,9 +38,7 @@ def test_fields_history_and_first_order(world, embedding):
     resources, split = world.data.resources, world.data.splits["test"]
     batch = world.data.batch("test")
     found = embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
-    fields = [
-        f for kind in ("categorical", "numeric", "multi") for e in ("user", "item") for f in resources.spec.of(e, kind)
-    ]
+    fields = [f for kind in KINDS for e in ("user", "item") for f in resources.spec.of(e, kind)]
     item_id = next(f for f in fields if f.name == "item_id")
     for n in (0, 5, 17, 20):
         vectors, weights = [], []
@@ -63,8 +64,7 @@ def test_unknown_entities_and_padding_are_neutral(world):
     module = FieldEmbedding(resources.spec, resources.catalog, 4, {"first_order"})
     zero = torch.zeros(1, dtype=torch.int64)
     found = module(zero, zero, torch.zeros(1, 5, dtype=torch.int64))
-    neutral = [f.edges is None for kind in ("categorical", "numeric", "multi") for e in ("user", "item")
-               for f in resources.spec.of(e, kind)]  # fmt: skip
+    neutral = [f.edges is None for kind in KINDS for e in ("user", "item") for f in resources.spec.of(e, kind)]
     assert not found.fields_BFD[:, [*neutral, True]].any()  # a missing number in buckets is a value like any other
     assert not found.history_mask_BL.any()
 

@@ -81,7 +81,7 @@ def wrong_at_each_leaf(value, at=()):
     """(key path of a leaf, the data with something of no use there)."""
     items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
     if not items:
-        yield at, {"no": "thing"}
+        yield at, {"no": {"no": "thing"}}
     for key, below in items:
         for path, changed in wrong_at_each_leaf(below, (*at, key)):
             copy = dict(value) if isinstance(value, dict) else list(value)

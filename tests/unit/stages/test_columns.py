@@ -34,6 +34,7 @@ dataset:
       year: categorical
   text: {item: "{{title}} {{cost}}", user: ""}
 """
+COST = "r.yaml:12: dataset.derive.items.cost: "
 
 
 @pytest.fixture
@@ -59,10 +60,10 @@ def test_derived_columns_are_columns(checked):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("number(price)", "number(prize)", "r.yaml:12: dataset.derive.items.cost: there is no column 'prize'; did you mean 'price'?"),
-        ("number(price)", "price + 1", "r.yaml:12: dataset.derive.items.cost: `+` takes numbers; price is text; write number(price)"),
+        ("number(price)", "number(prize)", COST + "there is no column 'prize'; did you mean 'price'?"),
+        ("number(price)", "price + 1", COST + "`+` takes numbers; price is text; write number(price)"),
         ('who != "nobody"', "who > 3", "r.yaml:14: dataset.filter.interactions: who is text and 3 is a number"),
-        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: there is no item column 'yaer'; did you mean 'year'?"),
+        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: there is no item column 'yaer'"),
         ("lower(user_id)", "lower(user_id)}\n    users: {x: lower(y)", "the data set has no table of users"),
         ("{{cost}}", "{{price_}}", 'unknown variable "price_"; did you mean "price"?'),
     ],
