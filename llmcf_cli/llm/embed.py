@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,7 @@ class TextEncoder:
             self._model = SentenceTransformer(str(path), device=str(best_device()), local_files_only=True)
         except Exception as error:  # the library raises whatever its parsers raise
             raise ModelError(f"the text encoder cannot be loaded: {error}", where=str(path)) from error
+        _read_marks_as_text(self._model.tokenizer)
         dim = self._model.get_embedding_dimension()
         if not dim:
             raise ModelError("the model gives no sentence vectors", where=str(path))
@@ -101,6 +103,13 @@ class TextEncoder:
             rows = [row for rows in rows_of.values() for row in rows]
             vectors_NT[rows] = np.repeat(encoded, [len(rows) for rows in rows_of.values()], axis=0)
         return vectors_NT
+
+
+def _read_marks_as_text(tokenizer: Any) -> None:
+    """Have a tokenizer of transformers or tokenizers take `[SEP]` in a title for the text that it is."""
+    for setting in ("split_special_tokens", "encode_special_tokens"):
+        if hasattr(tokenizer, setting):
+            setattr(tokenizer, setting, True)
 
 
 def _strings(texts: Sequence[str] | pa.ChunkedArray) -> Sequence[str]:

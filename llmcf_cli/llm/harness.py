@@ -102,7 +102,8 @@ class _ReadingLM(TemplateLM):
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        return self.tokenizer(string, add_special_tokens=add_special_tokens is not False)["input_ids"]
+        how = {"add_special_tokens": add_special_tokens is not False, "split_special_tokens": True}  # questions are text
+        return self.tokenizer(string, **how)["input_ids"]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         return super().loglikelihood(requests, disable_tqdm=disable_tqdm)

@@ -203,8 +203,9 @@ def _last_answer(conversation: Sequence[Any]) -> tuple[Messages, str]:
         role = _ROLES.get(str(speaker).strip().lower())
         if role is None:
             raise UnreadableError(f"turn {number} is said by {speaker!r}, not by one of {', '.join(_ROLES)}")
+        content = turn.get("content", turn.get("value"))
         try:
-            said = text_of(turn.get("content", turn.get("value")))
+            said = "" if content == [] else text_of(content)
         except UnreadableError as error:
             raise UnreadableError(f"turn {number}: {error}") from error
         if said or role != "system":  # a system turn that says nothing is none

@@ -30,7 +30,7 @@ class Embed(Stage):
     """Encodes item texts once; matching, training and serving read the vectors."""
 
     name = "embed"
-    version = 2
+    version = 3
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Examples(Stage):
     """Encodes the chains of thought and joins them with their samples: the examples that `match` searches."""
 
     name = "examples"
-    version = 1
+    version = 2
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match.space": recipe.match.space}

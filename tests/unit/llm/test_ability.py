@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.ability import Estimate, Measured, choose, differences, measures, recommendation_answers
-from llmcf_cli.llm.ability_tables import balance_rows, markdown, model_rows, verdict
+from llmcf_cli.llm.ability_tables import balance_rows, markdown, mass_alarms, model_rows, verdict
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.recipe.sections import AbilitySection
@@ -25,19 +25,22 @@ def measured(name: str, seed: int, shift: float = 0.0) -> Measured:
         ("piqa", "acc"): accuracy, ("piqa", "acc_norm"): 1 - accuracy, ("lambada_openai", "acc"): accuracy[:50],
         ("lambada_openai", "perplexity"): -chance.random(50),
     }  # fmt: skip
-    return Measured(name, label_N, chance.normal(size=N).astype(np.float32), items)
+    return Measured(
+        name, label_N, chance.normal(size=N).astype(np.float32), np.full(N, 0.25, np.float32) * (seed + shift), items
+    )
 
 
 def test_measures_are_means_over_samples_and_questions():
     model = measured("base", 1)
     found = measures(model, Estimate(0.6, 0.02, N))
-    assert list(found) == ["auc", "logloss", "general", "piqa", "lambada_openai", "perplexity"]
+    assert list(found) == ["auc", "logloss", "mass", "general", "piqa", "lambada_openai", "perplexity"]
     probability_N = 1 / (1 + np.exp(-model.logit_N.astype(np.float64)))
     assert found["logloss"].value == pytest.approx(log_loss(model.label_N, probability_N))
     piqa, lambada = model.items["piqa", "acc"], model.items["lambada_openai", "acc"]
     assert found["piqa"].standard_error == pytest.approx(np.std(piqa, ddof=1) / N**0.5)
     assert found["general"].value == pytest.approx((piqa.mean() + lambada.mean()) / 2)
     assert found["general"].n == N + 50
+    assert found["mass"].value == pytest.approx(0.25)
     nats = model.items["lambada_openai", "perplexity"]
     assert found["perplexity"].value == pytest.approx(np.exp(-nats.mean()))
 
@@ -87,6 +90,7 @@ def sweep(*rows: dict, tolerance: float = 1.0) -> dict:
         "tolerance": tolerance,
         "chosen": choose(rows, tolerance),
         "failed": {},
+        "alarms": [],
     }
 
 
@@ -110,6 +114,15 @@ def test_tables_show_errors_units_and_the_choice():
     titles, cells = model_rows({"split": "test", "rows": report["rows"]})
     assert titles[2:4] == ["base", "balanced"]
     assert cells[1][1:4] == ["%", "40.0 ± 3.0", "39.1 ± 3.0"]
+
+
+def test_a_model_that_hardly_ever_answers_raises_an_alarm():
+    rows = [{"name": name, "measures": {"mass": {"value": mass}}} for name, mass in (("base", 0.0004), ("tuned", 0.9))]
+    (alarm,) = mass_alarms(rows, 0.1)
+    assert alarm.startswith("base: P(yes) + P(no) is 0.0004 ")
+    assert mass_alarms(rows, 0.0) == []
+    report = sweep(row("balanced", 0.7, -0.009) | {"recommendation": 1200, "general": 1200}) | {"alarms": [alarm]}
+    assert alarm in markdown(report)
 
 
 def test_no_point_is_chosen_where_general_ability_is_not_measured():

@@ -31,6 +31,11 @@ def ingested(events: list[tuple[int, ...]], section: HistorySection) -> Any:
     con.executemany("INSERT INTO item VALUES (?, ?, ?)", [(i, f"i{i}", f"item {i}") for i in range(1, ITEMS + 1)])
     con.execute("CREATE TABLE labelled (user_row INT, item_row INT, time BIGINT, label TINYINT, split VARCHAR)")
     con.executemany("INSERT INTO labelled VALUES (?, ?, ?, ?, 'train')", events)
+    con.execute(
+        "CREATE OR REPLACE TABLE labelled AS SELECT *, row_number() OVER (ORDER BY user_row, time, item_row) AS place "
+        "FROM labelled"
+    )
+    con.execute('CREATE VIEW user_number AS SELECT user_row FROM "user"')
     con.execute("CREATE VIEW event AS FROM labelled")
     con.execute("CREATE VIEW interaction AS FROM labelled")
     con.execute("CREATE TABLE meta AS SELECT 'clock' AS key, 'per_user' AS value")

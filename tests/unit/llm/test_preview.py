@@ -3,9 +3,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 
-from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.llm.preview import Preview, preview_prompts
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
@@ -68,3 +69,38 @@ def test_a_model_without_a_chat_template_is_refused(tiny_data: Path, tokenizer_o
         file.unlink()
     with pytest.raises(ModelError, match="no chat template"):
         look(tiny_data, tokenizer_only, SINGLE)
+
+
+def test_prompts_about_nothing_are_refused(tiny_data: Path, tokenizer_only: Path, tmp_path: Path) -> None:
+    blank = tmp_path / "blank.duckdb"
+    blank.write_bytes(tiny_data.read_bytes())
+    with duckdb.connect(str(blank)) as connection:
+        connection.execute("UPDATE item SET text = '' WHERE item_row > 5")
+    assert 0 < look(blank, tokenizer_only, SINGLE).blank < 30
+    with duckdb.connect(str(blank)) as connection:
+        connection.execute("UPDATE item SET text = ' '")
+    with pytest.raises(LlmcfError, match="has no text"):
+        look(blank, tokenizer_only, SINGLE)
+
+
+def _turns(*roles: str) -> Prompt:
+    messages = [{"role": role, "content": f"{role} says {{{{item}}}}"} for role in roles]
+    return Prompt.model_validate({
+        "name": "turns", "steps": [{"name": "answer", "variables": ["item"], "messages": messages}],
+    })  # fmt: skip
+
+
+def test_prompts_are_shown_as_the_model_gets_them(tiny_data: Path, tokenizer_only: Path) -> None:
+    (template,) = tokenizer_only.glob("chat_template*")
+    template.write_text(
+        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}"
+        "{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    )
+    found = look(tiny_data, tokenizer_only, _turns("system", "user"))
+    for one in found.prompts:
+        assert [m["role"] for m in one.messages] == ["user"]
+        assert one.messages[0]["content"].startswith("system says ")
+        assert one.changed
+    with pytest.raises(ModelError, match="in turn") as error:
+        look(tiny_data, tokenizer_only, _turns("user", "user"))
+    assert error.value.where == "cot.prompt p"

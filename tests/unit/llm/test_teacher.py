@@ -12,6 +12,7 @@ import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.progress import SilentProgress
+from llmcf_cli.data.config import ImplicitLabelConfig
 from llmcf_cli.llm.answers import AnswerScorer, surface_forms
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.mixture import MixContext, RecommendationSource
@@ -19,6 +20,7 @@ from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.teacher import ask_teacher
 from llmcf_cli.recipe.sections import TeacherSection
+from llmcf_cli.recipe.words import Words, words_of
 from llmcf_cli.store.tables import TEACHER_SCORE
 
 TEXTS = [f"the user liked a film about {' '.join(['space travel'] * n)}. Answer with Yes or No." for n in (1, 5, 2, 9)]
@@ -31,12 +33,15 @@ def scorer(tiny_model: Path) -> AnswerScorer:
 
 @pytest.fixture
 def ask(tmp_path: Path, tiny_data: Path, tiny_model: Path):
-    def run(question: RecommendationMixConfig | None = None, *, seed: int = 1, progress=None, **section: object):
-        section = {"precision": "fp32", **section}
+    def run(
+        question: RecommendationMixConfig | None = None, *, seed: int = 1, progress=None, words: Words = Words(),
+        **section: object,
+    ):  # fmt: skip
+        section = {"precision": "fp32", "min_mass": 0, **section}
         report = ask_teacher(
             TeacherSection.model_validate(section), question or RecommendationMixConfig(), data=tiny_data,
             model=tiny_model, model_digest="m", cache=tmp_path / "answers.duckdb", out=tmp_path / "scores.parquet",
-            seed=seed, progress=progress or SilentProgress(),
+            seed=seed, words=words, progress=progress or SilentProgress(),
         )  # fmt: skip
         return report, pq.read_table(tmp_path / "scores.parquet")
 
@@ -175,3 +180,18 @@ def test_an_interrupted_run_asks_only_what_is_missing_and_ends_the_same(ask, tmp
     assert whole.asked == 60
     assert scores["sample_id"] == expected["sample_id"]
     np.testing.assert_allclose(scores["logit"].to_numpy(), expected["logit"].to_numpy(), atol=1e-4)
+
+
+def test_a_teacher_that_hardly_ever_answers_is_refused(ask) -> None:
+    report, _ = ask()
+    with pytest.raises(ModelError) as error:
+        ask(min_mass=min(1.0, 1.01 * report.mass))
+    assert "teacher.min_mass" in error.value.hint
+    assert ask(min_mass=0.99 * report.mass)[0].asked == 0, "the answers are kept"
+
+
+def test_words_of_the_label_are_asked(ask) -> None:
+    texts = {words: ask(words=words)[0].examples[0]["question"] for words in (Words(), words_of(ImplicitLabelConfig()))}
+    liked, chose = texts.values()
+    assert "Will the user like it?" in liked
+    assert chose == liked.replace("Will the user like it?", "Will the user choose it?")
