@@ -1,4 +1,5 @@
-"""Interactions as they were read → `checked`: ids, ratings and times that are exact or NULL, and what is wrong with a row."""
+"""Interactions as they were read → `checked`: ids, ratings and times that are exact or NULL, and what is wrong with a
+row."""
 
 from __future__ import annotations
 
@@ -24,9 +25,9 @@ _VALUES = ("user", "item", "rating", "order")
 def cast_interactions(con: Any, table: Table, meaning: Meaning, *, needs_rating: bool) -> None:
     """Create `checked(user_id, item_id, rating, time, …)` of the interactions.
 
-    `problem` is a key of `WORDS`, NULL for a usable row; `value_user`, `value_item`, `value_rating` and `value_order` are
-    what stood in an unusable one; `user_whole` and `item_whole` say whether the id was a whole float. The rest is as in
-    `with_times`.
+    `problem` is a key of `WORDS`, NULL for a usable row; `value_user`, `value_item`, `value_rating` and `value_order`
+    are what stood in an unusable one; `user_whole` and `item_whole` say whether the id was a whole float. The rest is
+    as in `with_times`.
 
     Raises:
         DataError: A column is missing, or holds objects.

@@ -164,7 +164,8 @@ Contrast = Callable[[NDArray[np.float32], NDArray[np.float32], NDArray[np.float3
 
 
 def measures(model: Measured, auc: Estimate) -> dict[str, Estimate]:
-    """Every measure of a model by name: `auc`, `logloss`, `mass`, `general`, each benchmark, `perplexity` if there is one.
+    """Every measure of a model by name: `auc`, `logloss`, `mass`, `general`, each benchmark, `perplexity` if there is
+    one.
 
     Args:
         model: The answers.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAMES = {
-    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑", "general": "general ability ↑",
+    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑", "general": "general ability ↑",  # noqa: E501
     "lambada_openai": "LAMBADA ↑", "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
     "arc_easy": "ARC-easy ↑", "hellaswag": "HellaSwag ↑", "sciq": "SciQ ↑",
 }  # fmt: skip
@@ -38,7 +38,7 @@ def mass_alarms(rows: Sequence[Mapping[str, Any]], least: float) -> list[str]:
 def mass_alarm(model: str, mass: float, least: float) -> str:
     """That a model hardly ever gives one of the two answers."""
     return (
-        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so its "
+        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so its "  # noqa: E501
         "AUC and logloss say nothing about what it knows"
     )
 

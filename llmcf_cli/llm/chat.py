@@ -25,7 +25,8 @@ _PLACE = re.compile(r"llmcfturn(\d+)here")
 
 
 class TemplateRefusal(ModelError):
-    """A model's chat template does not take a chat: turns in an order that it forbids, or a role that it does not know."""
+    """A model's chat template does not take a chat: turns in an order that it forbids, or a role that it does not
+    know."""
 
 
 @dataclass(frozen=True)

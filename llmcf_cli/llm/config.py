@@ -27,8 +27,8 @@ class RecommendationMixConfig(ComponentConfig):
     type: Literal["recommendation"] = "recommendation"
     """Registered name."""
     template: Question = RECOMMENDATION_TEMPLATE
-    """The question: a Mustache template over `history` (earlier items, oldest first), `item`, `user` and the label's words
-    `verb`, `verbs` and `choices`."""
+    """The question: a Mustache template over `history` (earlier items, oldest first), `item`, `user` and the label's
+    words `verb`, `verbs` and `choices`."""
     templates: Annotated[tuple[Question, ...], Distinct()] = ()
     """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
@@ -54,8 +54,8 @@ class _FileMixConfig(ComponentConfig):
     """Column of a conversation in place of the three: a list of {role, content}, or of {from, value} (ShareGPT). Its
     last answer is learned, what was said before is the prompt."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of rows that cannot be read, or that the model's chat template refuses, past which `train-llm` stops instead
-    of leaving them out."""
+    """Share of rows that cannot be read, or that the model's chat template refuses, past which `train-llm` stops
+    instead of leaving them out."""
 
 
 class ParquetMixConfig(_FileMixConfig):

@@ -1,11 +1,11 @@
 """Tokens of a text in which only what a chat template wrote can be a control token.
 
-A tokenizer finds its added tokens (`<|im_end|>`, `</s>`, `[INST]`, `<tool_call>`) anywhere in a text, in a title as well
-as in the template's own marks. Here each of them has a private name that no data can hold: the template's marks are
-written by these names, and a title that reads `<|im_end|>` is a text like any other, kept to the last character.
+A tokenizer finds its added tokens (`<|im_end|>`, `</s>`, `[INST]`, `<tool_call>`) anywhere in a text, in a title as
+well as in the template's own marks. Here each of them has a private name that no data can hold: the template's marks
+are written by these names, and a title that reads `<|im_end|>` is a text like any other, kept to the last character.
 
-transformers has `sanitize_control_tokens` for it since 5.20. That one encodes a chat piece by piece, finds neither what a
-normaliser turns into a control token nor what a vocabulary spells out, and does not say where an answer begins.
+transformers has `sanitize_control_tokens` for it since 5.20. That one encodes a chat piece by piece, finds neither
+what a normaliser turns into a control token nor what a vocabulary spells out, and does not say where an answer begins.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class ControlTokens:
         return self._written.search(text) is not None
 
     def broken_up(self, text: str) -> str:
-        """A text with a blank after the first character of what reads like a control token, for who would read it so."""
+        """A text with a blank after the first character of what reads like a control token, for who would read it
+        so."""
         return broken_up(text, self._written)
 
     def encode(self, texts: Sequence[Pieces]) -> list[list[int]]:

@@ -102,7 +102,10 @@ class _ReadingLM(TemplateLM):
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        how = {"add_special_tokens": add_special_tokens is not False, "split_special_tokens": True}  # questions are text
+        how = {
+            "add_special_tokens": add_special_tokens is not False,
+            "split_special_tokens": True,
+        }  # questions are text  # noqa: E501
         return self.tokenizer(string, **how)["input_ids"]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:

@@ -149,8 +149,9 @@ def relevance(words: Sequence[str], history: Sequence[str], item: str) -> float:
 def consistency(text: str, item: str, decision: int | None, words: Words = Words()) -> float:
     """Share of approving (or, for a rejected item, disapproving) words in the sentences about the target.
 
-    The label's own words (bought, buys) approve too. Words after a negation count for the other side. Sentences are about the target when they name it; where none
-    does, the whole text counts. 0.5 without such words or without a known decision.
+    The label's own words (bought, buys) approve too. Words after a negation count for the other side. Sentences are
+    about the target when they name it; where none does, the whole text counts. 0.5 without such words or without a
+    known decision.
     """
     if decision is None:
         return 0.5

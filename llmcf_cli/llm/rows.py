@@ -163,7 +163,7 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
 
 def blank_items(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> int:
     """How many of some samples have a target item without text."""
-    query = "SELECT count(*) FROM sample JOIN item USING (item_row) WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))"
+    query = "SELECT count(*) FROM sample JOIN item USING (item_row) WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))"  # noqa: E501
     return connection.execute(query, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
 
 
@@ -182,7 +182,7 @@ def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:
     if samples and blank > most * samples:
         raise LlmcfError(
             f"the item has no text in {blank:,} of {samples:,} samples, so there is nothing to ask about", where=where,
-            hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts texts); "
+            hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts texts); "  # noqa: E501
             f"or raise dataset.limits.blank_texts ({most:g})",
         )  # fmt: skip
 

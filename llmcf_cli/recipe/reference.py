@@ -45,7 +45,7 @@ numbers, `true`, `false` and `null`. A column whose name has other signs than le
 
 | Function | Gives | Meaning |
 |---|---|---|
-"""
+"""  # noqa: E501
 
 
 def builtin_registry() -> Registry:

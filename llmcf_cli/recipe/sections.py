@@ -91,7 +91,8 @@ class LimitsSection(Config):
 
 
 class ConflictsSection(Config):
-    """Which row stays where several rows of one id differ: `stop` (none: ingest stops), `first` or `last` of the file."""
+    """Which row stays where several rows of one id differ: `stop` (none: ingest stops), `first` or `last` of the
+    file."""
 
     items: Conflicts = "stop"
     """Of the item table."""

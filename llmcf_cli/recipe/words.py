@@ -77,7 +77,8 @@ class Words:
 
     @cached_property
     def approving(self) -> frozenset[str]:
-        """Words that say that an item was taken, lower case: those of `positive`, `verb` and `verbs`, first ones only."""
+        """Words that say that an item was taken, lower case: those of `positive`, `verb` and `verbs`, first ones
+        only."""
         return frozenset(found[0] for text in (self.positive, self.verb, self.verbs)
                          if (found := _WORD.match(text.lower())))  # fmt: skip
 

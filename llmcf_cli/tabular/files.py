@@ -1,4 +1,5 @@
-"""Files as they come: exact paths, packed or not, in any of some encodings, and what is said when they cannot be read."""
+"""Files as they come: exact paths, packed or not, in any of some encodings, and what is said when they cannot be
+read."""
 
 from __future__ import annotations
 

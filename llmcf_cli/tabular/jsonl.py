@@ -79,8 +79,8 @@ def read_json(
 ) -> Table:  # fmt: skip
     """Read JSON lines, or an array of objects, into the table `into`.
 
-    A column is VARCHAR, or VARCHAR[] if a value in it is a list; lists within lists are joined by ` > `, objects are kept
-    as JSON. A key that appears late makes a column that is NULL before. Lines that are no JSON object are counted.
+    A column is VARCHAR, or VARCHAR[] if a value in it is a list; lists within lists are joined by ` > `, objects are
+    kept as JSON. A key that appears late makes a column that is NULL before. Lines that are no JSON object are counted.
 
     Args:
         con: DuckDB connection.

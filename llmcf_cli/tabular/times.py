@@ -1,8 +1,8 @@
 """Times as whole microseconds since 1970 in UTC, exactly or not at all.
 
 A time is a typed timestamp or date, a number in a unit, or a text: ISO 8601, or as a format says. Nothing is guessed: a
-number is of the unit that the format names, seconds if it names none; a time without a zone is of the zone that the recipe
-names, UTC if it names none; what may be read in two ways is not read.
+number is of the unit that the format names, seconds if it names none; a time without a zone is of the zone that the
+recipe names, UTC if it names none; what may be read in two ways is not read.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
     """SQL of a relation with the times of a column.
 
     Adds five columns: `time` (BIGINT, microseconds since 1970 in UTC; NULL: none), `time_kind` (`number`, `local` or
-    `zoned`), `time_cut` (whether digits below the microsecond were cut off), `time_twice` (whether it is a local time that
-    the clocks showed twice; it is read as the first) and `time_problem` (a key of `PROBLEMS`; NULL where there is a time,
-    or none is given).
+    `zoned`), `time_cut` (whether digits below the microsecond were cut off), `time_twice` (whether it is a local time
+    that the clocks showed twice; it is read as the first) and `time_problem` (a key of `PROBLEMS`; NULL where there
+    is a time, or none is given).
 
     Args:
         con: A connection, asked for the zones that it knows.
@@ -213,7 +213,7 @@ def _written(relation: str, form: TimeFormat) -> str:
             for part in (*_ISO_PARTS, "half")
         )
         relation = f"(SELECT * REPLACE ({chosen}) FROM {relation})"
-    year = "CASE WHEN len(t_p_y) = 2 THEN CASE WHEN t_p_y < '69' THEN '20' ELSE '19' END ELSE '' END || t_p_y"  # as strptime does
+    year = "CASE WHEN len(t_p_y) = 2 THEN CASE WHEN t_p_y < '69' THEN '20' ELSE '19' END ELSE '' END || t_p_y"  # as strptime does  # noqa: E501
     late = "(CASE WHEN upper(t_p_half[1]) = 'P' THEN 12 ELSE 0 END)"
     hour = "try_cast(t_p_h AS INTEGER)"
     hour = (
@@ -225,7 +225,7 @@ def _written(relation: str, form: TimeFormat) -> str:
     local = f"CASE WHEN t_p_y <> '' THEN try_cast({date} || ' ' || {clocks} AS TIMESTAMP) END"
     return _stage(
         relation, t_local=local, t_us="CAST(rpad(t_p_f[:6], 6, '0') AS INTEGER)",
-        t_cut="coalesce(t_n_cut OR regexp_matches(t_p_f[7:], '[1-9]'), false)", t_zone="nullif(t_p_z, '')", t_utc="t_n_utc",
+        t_cut="coalesce(t_n_cut OR regexp_matches(t_p_f[7:], '[1-9]'), false)", t_zone="nullif(t_p_z, '')", t_utc="t_n_utc",  # noqa: E501
     )  # fmt: skip
 
 
@@ -244,7 +244,7 @@ def _number(relation: str, unit: str | None) -> str:
     """Add `t_n_utc` (HUGEINT, NULL for what is no number) and `t_n_cut`, digit by digit: no float comes in between."""
     if unit is None:
         return _stage(relation, t_n_utc=_NO_NUMBER, t_n_cut="CAST(NULL AS BOOLEAN)")
-    plain = "CASE WHEN t_text SIMILAR TO '.*[eE].*' THEN CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR) ELSE t_text END"
+    plain = "CASE WHEN t_text SIMILAR TO '.*[eE].*' THEN CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR) ELSE t_text END"  # noqa: E501
     relation = _stage(relation, t_n_text=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) THEN {plain} END")
     relation = _stage(relation, t_n=f"regexp_extract(t_n_text, {text(f'^{_DIGITS}$')}, ['sign', 'whole', 'part'])")
     kept = UNITS[unit]
@@ -259,7 +259,7 @@ def _number(relation: str, unit: str | None) -> str:
     # Cut towards the past, so that no time passes another.
     signed = "CASE WHEN t_n.sign = '-' THEN -t_n_size - CAST(t_n_cut AS INTEGER) ELSE t_n_size END"
     huge = f"CASE WHEN t_n_text IS NOT NULL AND t_n_size IS NULL THEN {LAST} ELSE {signed} END"  # out of the range
-    return _stage(relation, t_n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND t_n_text IS NULL THEN {LAST} "
+    return _stage(relation, t_n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND t_n_text IS NULL THEN {LAST} "  # noqa: E501
                                   f"ELSE {huge} END")  # fmt: skip
 
 
@@ -274,7 +274,7 @@ def _in_zone(relation: str, form: TimeFormat) -> str:
                          (("h", 3600), ("min", 60), ("s", 1)))  # fmt: skip
     offset = (
         "CASE WHEN upper(t_zone) IN ('Z', 'UTC', 'GMT') THEN 0 "
-        f"WHEN t_z.h <> '' AND t_z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN t_z.sign = '-' THEN -1000000 ELSE 1000000 END "
+        f"WHEN t_z.h <> '' AND t_z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN t_z.sign = '-' THEN -1000000 ELSE 1000000 END "  # noqa: E501
         + ("" if form.zone else "WHEN t_zone IS NULL THEN 0 ")
         + "END"
     )
@@ -282,13 +282,13 @@ def _in_zone(relation: str, form: TimeFormat) -> str:
     day = 86_400_000_000
     shown = "epoch_us(timezone(t_z_name, make_timestamptz({})))"
     relation = _stage(relation, **{
-        f"t_z_{side}": f"CASE WHEN t_z_name IS NOT NULL THEN t_l - ({shown.format(f't_l {sign} {day}')} - (t_l {sign} {day})) END"
+        f"t_z_{side}": f"CASE WHEN t_z_name IS NOT NULL THEN t_l - ({shown.format(f't_l {sign} {day}')} - (t_l {sign} {day})) END"  # noqa: E501
         for side, sign in (("before", "-"), ("after", "+"))
     })  # fmt: skip
     relation = _stage(relation, **{
         f"t_ok_{side}": f"coalesce({shown.format(f't_z_{side}')} = t_l, false)" for side in ("before", "after")
     })  # fmt: skip
-    named = "CASE WHEN t_ok_before AND t_ok_after THEN least(t_z_before, t_z_after) WHEN t_ok_before THEN t_z_before WHEN t_ok_after THEN t_z_after END"
+    named = "CASE WHEN t_ok_before AND t_ok_after THEN least(t_z_before, t_z_after) WHEN t_ok_before THEN t_z_before WHEN t_ok_after THEN t_z_after END"  # noqa: E501
     utc = f"coalesce(t_utc, CASE WHEN t_z_offset IS NOT NULL THEN t_l - t_z_offset ELSE {named} END + t_us)"
     relation = _stage(relation, t_u=utc)
     fits = f"t_u >= {FIRST} AND t_u < {LAST}"
@@ -297,16 +297,15 @@ def _in_zone(relation: str, form: TimeFormat) -> str:
     )
     known = "(t_z_offset IS NOT NULL OR t_z_name IS NOT NULL)"
     problem = (
-        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN t_u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "
+        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN t_u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "  # noqa: E501
         f"WHEN NOT {known} THEN 'zone' ELSE 'gap' END"
     )
-    found = _stage(
+    return _stage(
         relation, time=f"CASE WHEN {fits} THEN CAST(t_u AS BIGINT) END", time_kind=f"CASE WHEN {fits} THEN {kind} END",
         time_cut=f"coalesce(t_cut AND ({fits}), false)",
         time_twice="t_utc IS NULL AND t_z_offset IS NULL AND t_ok_before AND t_ok_after AND t_z_before <> t_z_after",
         time_problem=problem,
     )  # fmt: skip
-    return found
 
 
 def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:

@@ -1,7 +1,8 @@
 """Texts, ids and numbers out of values of any type: SQL that is exact or NULL, and SQL that says what is to be counted.
 
-White space of every kind around a value is no part of it; what is left of a blank one is NULL. So is NaN, be it a number
-or written out. Readers of different formats agree: a whole number in a column of floats (`12.0`) is that number (`12`).
+White space of every kind around a value is no part of it; what is left of a blank one is NULL. So is NaN, be it a
+number or written out. Readers of different formats agree: a whole number in a column of floats (`12.0`) is that
+number (`12`).
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def present(sql: str, kind: str) -> str:
 def as_id(sql: str, kind: str) -> str:
     """A value as an id: text, in which a whole float is the whole number.
 
-    NULL for what is missing, for lists and structures, and for floats that are not finite, or so large that they may not
-    be the number that was meant.
+    NULL for what is missing, for lists and structures, and for floats that are not finite, or so large that they may
+    not be the number that was meant.
     """
     if is_list(kind) or is_structure(kind):
         return "CAST(NULL AS VARCHAR)"

@@ -9,10 +9,8 @@ from llmcf_cli.data.raw import Locate, Meaning, RawData, Role
 from llmcf_cli.data.sources.config import Amazon2014Config, AmazonConfig
 from llmcf_cli.tabular.files import require_file
 from llmcf_cli.tabular.jsonl import Parse, exact_json, literal_or_json, read_json
-from llmcf_cli.tabular.sql import columns_of, name
 from llmcf_cli.tabular.table import Table
 from llmcf_cli.tabular.times import TimeFormat
-
 
 _LONG = ("reviewText", "text", "summary", "images", "image")
 """Of a review: what it says and shows, which no expression asks for and most of the file is."""

@@ -2,8 +2,8 @@
 
 The `openai` package does the requests and their retries (408, 409, 429, 5xx, no connection, too slow; after the
 server's `Retry-After` or an exponential wait with jitter). What is here: many requests at a time, a limit per minute
-that counts retries too, telling what ends the run (wrong key, model or address) from what one row failed of, and reading
-whatever a server sends: an odd answer is one `Failure`.
+that counts retries too, telling what ends the run (wrong key, model or address) from what one row failed of, and
+reading whatever a server sends: an odd answer is one `Failure`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class OpenAIEngine(Adjustable):
         return self.config.max_prompt_tokens
 
     def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-        """See `Engine.as_sent`: a server reads control tokens wherever they stand, so what looks like one is broken up."""
+        """See `Engine.as_sent`: a server reads control tokens wherever they stand, so what looks like one is broken
+        up."""
         read = [dict(m) for m in chat] if self._tokenizer is None else chats_of(self._tokenizer).as_read(chat)
         sent = [{**m, "content": self._plain(storable(m["content"]))} for m in read]
         broken = any(after["content"] != before["content"] for after, before in zip(sent, read, strict=True))

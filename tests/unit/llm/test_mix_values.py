@@ -60,7 +60,7 @@ def talk(*turns: tuple[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("output", "learned"),
     [
-        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (0.5, "0.5"), ({"a": 1, "ok": True}, '{"a": 1, "ok": true}'),
+        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (0.5, "0.5"), ({"a": 1, "ok": True}, '{"a": 1, "ok": true}'),  # noqa: E501
         ([1, "é"], '[1, "é"]'), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb"),
         ({"type": "text", "text": "a"}, "a"), ([{"type": "circle", "r": 1}], '[{"type": "circle", "r": 1}]'),
         ("a\ud83d", "a�"), (10**30, str(10**30)), ({}, "{}"), ([], "[]"),
@@ -139,7 +139,8 @@ def test_a_row_that_cannot_be_read_is_named_and_counted(read: Read, line: bytes)
     source, pairs = read(content, max_bad_rows=0.2)
     assert len(pairs) == 8
     assert source.counts[UNREADABLE] == 1
-    assert "pairs.jsonl:9" in source.bad[0] and BAD[line] in source.bad[0]
+    assert "pairs.jsonl:9" in source.bad[0]
+    assert BAD[line] in source.bad[0]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_a_row_that_cannot_be_read_is_named_and_counted(read: Read, line: bytes)
     [
         ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is said by 'tool'"),
         (["a", "b"], "turn 1 is no object"), ("[half", "no list"), ({"role": "user"}, "no list"),
-        ([("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")], "turn 1: a part of type 'image_url'"),
+        ([("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")], "turn 1: a part of type 'image_url'"),  # noqa: E501
     ],
 )  # fmt: skip
 def test_a_conversation_that_cannot_be_read_is_counted(read: Read, turns: Any, why: str) -> None:

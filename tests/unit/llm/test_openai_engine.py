@@ -326,7 +326,7 @@ def message(content: Any, **more: Any) -> dict[str, Any]:
 
 SAID = "It fits."
 USABLE = {
-    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]),
+    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]),  # noqa: E501
     "plain parts": message([SAID]),
     "think block": message(f"<think>\nhm\n</think>\n\n{SAID}"),
     "end of a think block": message(f"hm\n</think>\n{SAID}"),
@@ -339,15 +339,15 @@ USABLE = {
     "no finish reason": {"choices": [{"message": {"content": SAID}}]},
 }  # fmt: skip
 ODD = {
-    "nothing": message(None), "blank": message(" \n"), "only reasoning": message(None, reasoning_content="long thought"),
+    "nothing": message(None), "blank": message(" \n"), "only reasoning": message(None, reasoning_content="long thought"),  # noqa: E501
     "only a think block": message("<think>hm</think>"), "cut off in a think block": message("<think>hm, I should"),
-    "refusal": message(None, refusal="I can't."), "a number": message(3), "odd parts": message([None, 3, {"type": "image_url"}]),
+    "refusal": message(None, refusal="I can't."), "a number": message(3), "odd parts": message([None, 3, {"type": "image_url"}]),  # noqa: E501
     "no choices": {"choices": []}, "null choices": {"choices": None}, "a null choice": {"choices": [None]},
     "choices of texts": {"choices": ["a"]}, "an object of choices": {"choices": {"0": "a"}},
     "null message": {"choices": [{"message": None}]}, "a text message": {"choices": [{"message": "a"}]},
     "an error": {"error": {"message": "overloaded", "code": 529}}, "a text error": {"error": "overloaded"},
     "an error of anything": {"error": {"message": ["x"], "code": None}},
-    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>", "empty": b"",
+    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>", "empty": b"",  # noqa: E501
     "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
 }  # fmt: skip
 
@@ -359,8 +359,10 @@ def test_an_answer_in_an_odd_form_is_read(server: ChatServer, kind: str) -> None
     (found,) = engine.generate(chats("a"), [1])
     assert isinstance(found, Completion)
     assert (found.text, found.finish_reason) == (SAID, "stop")
-    assert isinstance(found.prompt_tokens, int) and isinstance(found.new_tokens, int)
-    assert found.prompt_tokens > 0 and found.new_tokens > 0
+    assert isinstance(found.prompt_tokens, int)
+    assert isinstance(found.new_tokens, int)
+    assert found.prompt_tokens > 0
+    assert found.new_tokens > 0
 
 
 @pytest.mark.parametrize("kind", ODD)

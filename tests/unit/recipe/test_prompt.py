@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.words import WORDS
 from llmcf_cli.recipe.template import render_template, template_problems
+from llmcf_cli.recipe.words import WORDS
 
 GOOD = """\
 name: mine

@@ -43,7 +43,7 @@ def con():
         yield connection
 
 
-def read(con, values, form=TimeFormat(), kind="VARCHAR"):  # noqa: B008
+def read(con, values, form=TimeFormat(), kind="VARCHAR"):
     """(time, kind, cut, twice, problem) of each value."""
     con.execute(f"CREATE OR REPLACE TABLE given (number INTEGER, v {kind})")
     con.executemany("INSERT INTO given VALUES (?, ?)", list(enumerate(values)))
@@ -118,10 +118,14 @@ def test_numbers_keep_all_digits(con, cases, unit):
 def test_floats_are_read_as_python_writes_them(con, values):
     for value, (time, *_, problem) in zip(values, read(con, values, kind="DOUBLE"), strict=True):
         assert (time, problem) == (math.floor(Fraction(repr(value)) * 10**6), None)
-    assert [row[0] for row in read(con, list(map(repr, values)))] == [row[0] for row in read(con, values, kind="DOUBLE")]
+    assert [row[0] for row in read(con, list(map(repr, values)))] == [
+        row[0] for row in read(con, values, kind="DOUBLE")
+    ]  # noqa: E501
 
 
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=10), st.sampled_from([None, "day_first", "%Y%m%d", "seconds"]))
+@given(
+    st.lists(st.text(max_size=20), min_size=1, max_size=10), st.sampled_from([None, "day_first", "%Y%m%d", "seconds"])
+)  # noqa: E501
 def test_any_text_is_a_time_or_a_problem_or_missing(con, values, form):
     for value, (time, kind, _, _, problem) in zip(values, read(con, values, TimeFormat(form)), strict=True):
         missing = value.strip().strip("\ufeff").strip() in ("", "nan", "NaN")
@@ -175,7 +179,7 @@ def test_types_and_formats(con, kind, value, form, expected):
 @pytest.mark.parametrize(
     ("value", "kind", "problem"),
     [
-        ("12/01/2009", "VARCHAR", "format"), ("2020-01-01 00:00 EST", "VARCHAR", "zone"), ("2020-02-30", "VARCHAR", "format"),
+        ("12/01/2009", "VARCHAR", "format"), ("2020-01-01 00:00 EST", "VARCHAR", "zone"), ("2020-02-30", "VARCHAR", "format"),  # noqa: E501
         ("2020-01-01 24:00", "VARCHAR", "format"), ("0001-01-01", "VARCHAR", "range"), ("inf", "VARCHAR", "format"),
         ("2020-01-01T00:00 Nowhere/Land", "VARCHAR", "zone"), ("2020-01-01+25:00", "VARCHAR", "zone"),
         (1600000000123, "BIGINT", "range"), (math.inf, "DOUBLE", "format"), (True, "BOOLEAN", "format"),

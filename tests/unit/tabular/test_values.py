@@ -50,7 +50,9 @@ def test_texts_lose_the_white_space_around_them(con, parts):
 
 @given(st.lists(st.floats(), min_size=1, max_size=8))
 def test_ids_of_floats(con, values):
-    found = convert(con, values, "DOUBLE", as_id("v", "DOUBLE"), was_whole_float("v", "DOUBLE"), as_number("v", "DOUBLE"))
+    found = convert(
+        con, values, "DOUBLE", as_id("v", "DOUBLE"), was_whole_float("v", "DOUBLE"), as_number("v", "DOUBLE")
+    )  # noqa: E501
     for value, (identifier, whole, number) in zip(values, found, strict=True):
         if not math.isfinite(value):
             assert (identifier, whole, number) == (None, False, None)
@@ -104,7 +106,9 @@ def test_other_types(con, kind, value, identifier, text):
     assert convert(con, [value], kind, as_id("v", kind), as_text("v", kind)) == [(identifier, text)]
 
 
-parts_of_lists = st.lists(st.one_of(texts, st.integers(), st.none(), st.booleans(), st.floats(allow_nan=False)), max_size=5)
+parts_of_lists = st.lists(
+    st.one_of(texts, st.integers(), st.none(), st.booleans(), st.floats(allow_nan=False)), max_size=5
+)  # noqa: E501
 
 
 @given(parts_of_lists, st.sampled_from([repr, json.dumps, lambda v: json.dumps(v, ensure_ascii=False)]))
@@ -130,14 +134,14 @@ def test_lists_of_texts(con):
     parse_lists(con, "given", "v", "parsed")
     found = con.execute(f"SELECT {as_list('v', 'VARCHAR', ',', 'parsed')} FROM given ORDER BY n").fetchall()
     assert [row[0] for row in found] == [
-        ["Drama", "Comedy"], ["a", "b", "12"], ["Drama", "Comedy"], None, [], [], [], [], ["a > b", "c"], ["one"], ["a"],
+        ["Drama", "Comedy"], ["a", "b", "12"], ["Drama", "Comedy"], None, [], [], [], [], ["a > b", "c"], ["one"], ["a"],  # noqa: E501
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
-        ("VARCHAR[]", [" a ", "", None, "12.0", "nan", "\u00a0"], ["a", "12"]), ("DOUBLE[]", [1.0, 2.5, math.nan], ["1", "2.5"]),
+        ("VARCHAR[]", [" a ", "", None, "12.0", "nan", "\u00a0"], ["a", "12"]), ("DOUBLE[]", [1.0, 2.5, math.nan], ["1", "2.5"]),  # noqa: E501
         ("BIGINT[]", [7, None], ["7"]), ("VARCHAR[][]", [["a", "b"], ["c"]], ["a > b", "c"]), ("VARCHAR[]", None, []),
         ("INTEGER[2]", [1, 2], ["1", "2"]), ("BIGINT", 7, None), ("BIGINT", None, []),
     ],
