@@ -105,7 +105,7 @@ class _ReadingLM(TemplateLM):
         how = {
             "add_special_tokens": add_special_tokens is not False,
             "split_special_tokens": True,
-        }  # questions are text  # noqa: E501
+        }  # questions are text
         return self.tokenizer(string, **how)["input_ids"]
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:

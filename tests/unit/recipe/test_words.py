@@ -25,7 +25,7 @@ def test_rating_data_say_liked_and_implicit_data_chose() -> None:
     assert words_of(ComponentConfig(type="other")) == words_of(ImplicitLabelConfig())
     assert words_of(RatingLabelConfig(), "all").choices == "items", (
         "a history of every event holds more than favourites"
-    )  # noqa: E501
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_shipped_prompts_have_no_verb_of_their_own(file) -> None:
     for step in prompt.steps:
         said = "\n".join(
             m["content"] for m in step.render({**values, "decision": words.decision(0), **words.variables})
-        )  # noqa: E501
+        )
         assert not LIKE.search(said)
 
 

@@ -120,12 +120,12 @@ def test_floats_are_read_as_python_writes_them(con, values):
         assert (time, problem) == (math.floor(Fraction(repr(value)) * 10**6), None)
     assert [row[0] for row in read(con, list(map(repr, values)))] == [
         row[0] for row in read(con, values, kind="DOUBLE")
-    ]  # noqa: E501
+    ]
 
 
 @given(
     st.lists(st.text(max_size=20), min_size=1, max_size=10), st.sampled_from([None, "day_first", "%Y%m%d", "seconds"])
-)  # noqa: E501
+)
 def test_any_text_is_a_time_or_a_problem_or_missing(con, values, form):
     for value, (time, kind, _, _, problem) in zip(values, read(con, values, TimeFormat(form)), strict=True):
         missing = value.strip().strip("\ufeff").strip() in ("", "nan", "NaN")
