@@ -178,8 +178,8 @@ def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place)
                 f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
                 where=place(role, failed.column),
                 hint=f"leave these rows out by dataset.filter.{role}: `{failed.operation} is not null` (and whatever "
-                f"else it asks, after `and`, in brackets), say what to take instead by `coalesce({failed.operation}, …)`, "  # noqa: E501
-                "or raise dataset.max_bad_rows",
+                "else it asks, after `and`, in brackets), say what to take instead by "
+                f"`coalesce({failed.operation}, …)`, or raise dataset.max_bad_rows",
             )  # fmt: skip
 
 

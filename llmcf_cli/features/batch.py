@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.features.spec import FIRST_ID, PADDING, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
+from llmcf_cli.features.spec import FARTHEST, FIRST_ID, PADDING, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
 
 if TYPE_CHECKING:
     import torch
@@ -260,8 +260,9 @@ def _encode_numbers(value_R: NDArray[np.float64], field: FieldSpec) -> NDArray[A
         bucket_R = np.searchsorted(np.asarray(field.edges), value_R, side="right")
         return np.where(np.isnan(value_R), field.blank, bucket_R + FIRST_ID).astype(np.int32)
     assert field.scale is not None
-    limit = float(np.finfo(np.float32).max)
-    return np.clip((value_R - field.scale.mean) / field.scale.deviation, -limit, limit).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled_R = (value_R - field.scale.mean) / field.scale.deviation
+    return np.clip(scaled_R, -FARTHEST, FARTHEST).astype(np.float32)
 
 
 def _numbers(column: pa.Array, where: str) -> NDArray[np.float64]:

@@ -27,6 +27,11 @@ MAX_VALUES = 128
 """Values kept of a field that may have several, where the recipe does not say how many."""
 
 
+FARTHEST = 1e4
+"""Numbers farther from the mean, in standard deviations, count as that far; of n train entities none is beyond √n."""
+_SAME = 1e-9  # of the largest number: a spread below it is rounding
+
+
 @dataclass(frozen=True)
 class Choice:
     """A column that is a feature, as the recipe has it.
@@ -253,7 +258,9 @@ def _fit_number(column: pa.Array, count_R: NDArray[np.int64], choice: Choice) ->
     if not (np.isfinite(mean) and np.isfinite(deviation)):
         what = "the numbers are too large to be standardised"
         raise DataError(what, where=f"{choice.entity}.{choice.name}", hint="use `transform: quantile`")
-    return FieldSpec(choice.name, choice.entity, "numeric", FIRST_ID + 1, scale=Scale(mean, deviation or 1.0))
+    if deviation <= _SAME * np.abs(known_n).max(initial=0):
+        deviation = 1.0  # all the same
+    return FieldSpec(choice.name, choice.entity, "numeric", FIRST_ID + 1, scale=Scale(mean, deviation))
 
 
 def _position_in_list(length_R: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -39,9 +39,10 @@ and components of another `type` replace.
 _EXPRESSIONS = """
 ## Expressions
 
-`dataset.derive` and `dataset.filter` hold expressions over the columns of one row; see [data.md](data.md). They have
-`and`, `or`, `not`, `= != < <= > >=`, `in [a, b]`, `is null`, `is not null`, `+ - * / %`, brackets, texts in either quotes,
-numbers, `true`, `false` and `null`. A column whose name has other signs than letters, digits and `_` stands in backticks.
+`dataset.derive` and `dataset.filter` hold expressions over the columns of one row; see [data.md](data.md). They
+have `and`, `or`, `not`, `= != < <= > >=`, `in [a, b]`, `is null`, `is not null`, `+ - * / %`, brackets, texts in
+either quotes, numbers, `true`, `false` and `null`. A column whose name has other signs than letters, digits and `_`
+stands in backticks.
 
 | Function | Gives | Meaning |
 |---|---|---|
