@@ -57,12 +57,10 @@ class Header:
     Attributes:
         cells: Its columns, without white space around them.
         line: Its number, from 1.
-        lines: How many lines it takes, more than one if a quoted cell has line ends.
     """
 
     cells: tuple[str, ...]
     line: int
-    lines: int
 
 
 def first_line(path: Path, dialect: Dialect) -> Header:
@@ -92,10 +90,10 @@ def _blank_lines(path: Path, dialect: Dialect) -> int:
 
 def _header(line: str, rest: io.TextIOWrapper, number: int, dialect: Dialect) -> Header:
     if len(dialect.delimiter) > 1 or not dialect.quote:
-        return Header(tuple(cell.strip(WHITE) for cell in line.rstrip("\r\n").split(dialect.delimiter)), number, 1)
+        return Header(tuple(cell.strip(WHITE) for cell in line.rstrip("\r\n").split(dialect.delimiter)), number)
     reader = csv.reader(itertools.chain([line], rest), delimiter=dialect.delimiter, quotechar=dialect.quote)
     cells = tuple(cell.strip(WHITE) for cell in next(reader))
-    return Header(cells, number, reader.line_num)
+    return Header(cells, number)
 
 
 def read_csv(
@@ -119,7 +117,7 @@ def read_csv(
     """
     header = first_line(path, dialect)
     _check_names(path, dialect, header, names)
-    below = 0 if names else header.lines
+    below = 0 if names else 1
     return read_body(con, path, into, dialect, names or header.cells, header.line - 1 + below, rows)
 
 
@@ -131,7 +129,7 @@ def read_body(
     Args:
         con, path, into, dialect, rows: As there.
         cells: The columns' names, in order; empty: a column without a name.
-        skip: Leading lines that are no data.
+        skip: Leading lines that are no data; one whose quotes hold line ends is one.
     """
     columns, notes = distinct_names(cells)
     blank = _blank_lines(path, dialect)

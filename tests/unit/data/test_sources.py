@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from datetime import datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -188,7 +189,7 @@ def test_bad_recbole(run, tmp_path, files, message):
         (tmp_path / file).write_text(content)
     with pytest.raises(DataError, match=message):
         run({"source": {"type": "recbole", "path": str(tmp_path)},
-             "label": "implicit" if "rows" in message else "rating", "split": "leave_one_out"})  # fmt: skip
+             "label": "rating" if "ratings" in message else "implicit", "split": "leave_one_out"})  # fmt: skip
 
 
 def test_recbole_names_are_checked(run, movies):
@@ -198,3 +199,90 @@ def test_recbole_names_are_checked(run, movies):
         run({"source": source | {"multi": ["clas"]}, **section})
     with pytest.raises(DataError, match=r'"ratings" \(did you mean "rating"\?\)'):
         run({"source": source | {"columns": {"rating": "ratings"}}, **section, "label": "implicit"})
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_ids_and_texts_agree_whatever_their_type(run_rows, missing):
+    rows = [(float(n % 3) if n % 7 else missing, n % 4, 5.0 - n % 5, n) for n in range(40)]
+    items = [{"item_id": float(n), "title": f"T{n}", "year": 1990.0 + n if n else missing} for n in range(4)]
+    result = run_rows(rows, items=items, text={"item": "{{title}} ({{year}})"}, max_bad_rows=0.2)
+    assert set(result.ids("user").values()) == {"0", "1", "2"}
+    assert [row["text"] for row in result["item"]] == ["T0", "T1 (1991)", "T2 (1992)", "T3 (1993)"]
+    assert result.step("check values").reason == "no user id: 6"
+    notes = [note.message for note in result.report.notes]
+    assert "34 user ids were whole floats, e.g. 0.0 → 0" in notes
+    assert "4 item ids were whole floats, e.g. 0.0 → 0" in notes
+    assert "3 values of year were whole floats, e.g. 1991.0 → 1991" in notes
+
+
+def test_times_keep_their_full_precision(run_rows):
+    first = datetime(2001, 9, 9, 1, 46, 40)
+    rows = [(f"u{n % 2}", f"i{n}", 5.0 - n % 5, first + timedelta(microseconds=n)) for n in range(40)]
+    result = run_rows(rows)
+    assert sorted(row["time"] for row in result["sample"]) == [10**15 + n for n in range(40)]
+    assert sorted(row["time"] * 10**6 for row in result["interaction"]) == [10**15 + n for n in range(40)]
+    assert (result.report.times.first, result.report.times.local) == ("2001-09-09 01:46:40", 40)
+
+
+def test_multi_valued_columns(run, tmp_path):
+    events, items = tmp_path / "r.csv", tmp_path / "i.csv"
+    events.write_text(csv_text())
+    items.write_text("item_id,kinds\na,\"Drama, Comedy\"\nb,\"['Drama', 'Comedy']\"\nc,\"[\"\"Drama\"\", 7.0, null]\"\n")
+    result = run(csv_section(events, items=str(items), multi=["kinds"], separator=","))
+    assert [row["kinds"] for row in result["item"]] == [["Drama", "Comedy"], ["Drama", "Comedy"], ["Drama", "7"]]
+    items.write_text("item_id,kinds\na,\"[{'id': 1}]\"\nb,x\nc,x\n")
+    with pytest.raises(DataError, match="1 of 3 values of kinds are no lists"):
+        run(csv_section(events, items=str(items), multi=["kinds"]))
+    kept = run(csv_section(events, items=str(items), multi=["kinds"]) | {"max_bad_rows": 0.5})
+    assert kept["item"][0]["kinds"] == []
+    assert any("1 values of kinds are no lists" in note.message for note in kept.report.notes)
+
+
+def test_positions_are_whole_numbers(run_rows):
+    rows = [(f"u{n % 2}", f"i{n}", 5.0 - n % 5, float(n)) for n in range(20)]
+    result = run_rows(rows, order="position")
+    assert sorted(row["time"] for row in result["sample"]) == list(range(20))
+    assert sorted(row["time"] for row in result["interaction"]) == list(range(20))
+    with pytest.raises(DataError, match="the position is not a whole number"):
+        run_rows([*rows[:-1], ("u0", "i9", 1.0, 0.5)], order="position")
+
+
+AMAZON = {
+    2018: ({"reviewerID": "u", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "verified": True, "reviewText": "long"},
+           {"asin": "A", "title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "also": ["x"]},
+           {"title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "price": None}),
+    2023: ({"user_id": "u", "parent_asin": "A", "asin": "a", "rating": 5.0, "timestamp": 10_000, "text": "long"},
+           {"parent_asin": "A", "title": "Soap", "store": "Suds", "main_category": "All", "categories": ["Bath"],
+            "price": 1.5, "details": {"x": 1}},
+           {"title": "Soap", "store": "Suds", "main_category": "All", "categories": ["Bath"], "price": "1.5"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("year", AMAZON)
+def test_later_amazon_reviews(run, tmp_path, year):
+    review, item, expected = AMAZON[year]
+    user, key = ("reviewerID", "asin") if year == 2018 else ("user_id", "parent_asin")
+    stars = "overall" if year == 2018 else "rating"
+    (tmp_path / "r.jsonl").write_text("\n".join(
+        json.dumps(review | {user: f"u{n % 2}", key: "ABC"[n % 3], stars: float(n % 5 + 1)}) for n in range(6)
+    ))  # fmt: skip
+    (tmp_path / "m.jsonl").write_text(json.dumps(item))
+    source = {"type": "amazon", "year": year, "reviews": str(tmp_path / "r.jsonl"), "metadata": str(tmp_path / "m.jsonl")}
+    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    assert {row["time"] for row in result["interaction"]} == {10}
+    found = {column: value for column, value in result["item"][0].items() if column not in ("item_row", "text")}
+    assert found == {"item_id": "A", **expected}
+
+
+def test_json_tables_lose_no_late_column_and_no_zero(run, tmp_path):
+    events = [{"user_id": u, "item_id": i, "rating": r, "time": t} for u, i, r, t in EVENTS]
+    (tmp_path / "r.jsonl").write_text("\n\n".join(map(json.dumps, events)), encoding="utf-8-sig")
+    items = [{"item_id": "a", "n": 0}, {"item_id": "b", "n": 1.0, "tags": ["x"]}, {"item_id": "c", "late": "2020-01-01"}]
+    (tmp_path / "i.json").write_text(json.dumps(items))
+    source = {"type": "jsonl", "interactions": str(tmp_path / "r.jsonl"), "items": str(tmp_path / "i.json"),
+              "columns": {"rating": "rating", "time": "time"}}  # fmt: skip
+    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    assert stored(result) == EVENTS
+    assert [(row["n"], row["tags"], row["late"]) for row in result["item"]] == [
+        ("0", [], None), ("1", ["x"], None), (None, [], "2020-01-01"),
+    ]  # fmt: skip
