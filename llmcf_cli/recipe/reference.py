@@ -46,7 +46,7 @@ stands in backticks.
 
 | Function | Gives | Meaning |
 |---|---|---|
-"""  # noqa: E501
+"""
 
 
 def builtin_registry() -> Registry:

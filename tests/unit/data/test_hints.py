@@ -98,7 +98,11 @@ def test_rows_of_one_item_that_differ(run, tmp_path, kind, stays, title):
                 pq.write_table(rows, tmp_path / f"{file}.parquet")
             else:
                 (tmp_path / f"{file}.jsonl").write_text("\n".join(map(json.dumps, rows.to_pylist())))
-        settings["source"] |= {"type": kind, "interactions": str(tmp_path / f"r.{kind}"), "items": str(tmp_path / f"i.{kind}")}
+        settings["source"] |= {
+            "type": kind,
+            "interactions": str(tmp_path / f"r.{kind}"),
+            "items": str(tmp_path / f"i.{kind}"),
+        }
     elif kind == "amazon2014":
         names = ("reviewerID", "asin", "overall", "unixReviewTime")
         (tmp_path / "r.json").write_text("\n".join(json.dumps(dict(zip(names, row, strict=True))) for row in ROWS))

@@ -64,7 +64,13 @@ def written(folder: Path, rows, ending: str) -> Path:
 
 
 def arrow(rows):
-    kinds = {"id": pa.int64(), "name": pa.string(), "score": pa.float64(), "at": pa.int64(), "tags": pa.list_(pa.string())}
+    kinds = {
+        "id": pa.int64(),
+        "name": pa.string(),
+        "score": pa.float64(),
+        "at": pa.int64(),
+        "tags": pa.list_(pa.string()),
+    }
     return pa.Table.from_pylist(rows, schema=pa.schema(list(kinds.items())))
 
 
@@ -134,7 +140,10 @@ def test_a_folder_of_parquet_files_is_one_table(con, tmp_path):
     pq.write_table(pa.table({"x": [1], "y": ["a"]}), folder / "1.parquet")
     pq.write_table(pa.table({"y": ["b"], "z": [2.5]}), folder / "2.parquet")
     table = read_parquet(con, tmp_path, "v")
-    assert con.execute(f"SELECT x, y, z FROM {table.relation} ORDER BY y").fetchall() == [(1, "a", None), (None, "b", 2.5)]
+    assert con.execute(f"SELECT x, y, z FROM {table.relation} ORDER BY y").fetchall() == [
+        (1, "a", None),
+        (None, "b", 2.5),
+    ]
     with pytest.raises(DataError, match=r"no \.parquet file"):
         read_parquet(con, Path(tempfile.mkdtemp(dir=tmp_path)), "w")
 
@@ -212,7 +221,13 @@ LINES = [
 def test_json_is_kept_as_it_stands(con, tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(LINES), encoding="utf-8")
     table = read_json(con, tmp_path / "t.jsonl", "t")
-    assert columns_of(con, "t") == {"a": "VARCHAR", "b": "VARCHAR", "n": "VARCHAR", "late": "VARCHAR[]", "A_2": "VARCHAR"}
+    assert columns_of(con, "t") == {
+        "a": "VARCHAR",
+        "b": "VARCHAR",
+        "n": "VARCHAR",
+        "late": "VARCHAR[]",
+        "A_2": "VARCHAR",
+    }
     assert con.execute("SELECT a, b, n, late, A_2 FROM t").fetchall() == [
         ("12.0", "2020-01-01", "100", None, None), ("7", None, None, ["1", "2 > 3", None], None),
         (None, None, None, None, "true"), ("12345678901234567890.125", None, None, None, None),
@@ -250,7 +265,11 @@ def test_an_array_is_read_in_pieces(con, tmp_path, monkeypatch, size):
     values = [{"n": n, "t": "é\n" * (n % 3), "l": [n]} for n in range(size)]
     (tmp_path / "t.json").write_text("\ufeff \n" + json.dumps(values, indent=1), encoding="utf-8")
     read_json(con, tmp_path / "t.json", "t")
-    assert con.execute("SELECT count(*), max(CAST(n AS INTEGER)), sum(len(l)) FROM t").fetchone() == (size, size - 1, size)
+    assert con.execute("SELECT count(*), max(CAST(n AS INTEGER)), sum(len(l)) FROM t").fetchone() == (
+        size,
+        size - 1,
+        size,
+    )
     found = list(records(tmp_path / "t.json"))
     assert [number for number, _ in found] == [3 + 7 * n for n in range(size)]
 
@@ -279,11 +298,17 @@ def test_literals_of_python_are_read_and_run_nothing():
 def test_a_look_reads_the_beginning(con, tmp_path):
     (tmp_path / "t.csv").write_text("x\n" + "1\n" * 5_000)
     (tmp_path / "t.jsonl").write_text('{"x": 1}\n' * 5_000)
-    assert con.execute(f"SELECT count(*) FROM {read_csv(con, tmp_path / 't.csv', 't', COMMA, rows=10).relation}").fetchone() == (10,)
+    assert con.execute(
+        f"SELECT count(*) FROM {read_csv(con, tmp_path / 't.csv', 't', COMMA, rows=10).relation}"
+    ).fetchone() == (10,)
     table = read_json(con, tmp_path / "t.jsonl", "u", rows=10)
     assert (con.execute("SELECT count(*) FROM u").fetchone(), table.whole) == ((10,), False)
 
 
 def test_a_column_of_numbers_is_known_by_all_its_values(con):
-    con.execute("CREATE TABLE n AS SELECT unnest(['1995.0', NULL, ' ', 'nan', '-2.5e3']) AS a, unnest(['1', 'x', '', '', '']) AS b")
-    assert con.execute(f"SELECT bool_and({is_number_text('a')}), bool_and({is_number_text('b')}) FROM n").fetchone() == (True, False)
+    con.execute(
+        "CREATE TABLE n AS SELECT unnest(['1995.0', NULL, ' ', 'nan', '-2.5e3']) AS a, unnest(['1', 'x', '', '', '']) AS b"
+    )
+    assert con.execute(
+        f"SELECT bool_and({is_number_text('a')}), bool_and({is_number_text('b')}) FROM n"
+    ).fetchone() == (True, False)
