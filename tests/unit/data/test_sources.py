@@ -248,8 +248,8 @@ def test_positions_are_whole_numbers(run_rows):
 
 
 AMAZON = {
-    2018: ({"reviewerID": "u", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "verified": True, "reviewText": "long"},
-           {"asin": "A", "title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "also": ["x"]},
+    2018: ({"reviewerID": "u", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "verified": True, "reviewText": "long"},  # noqa: E501
+           {"asin": "A", "title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "also": ["x"]},  # noqa: E501
            {"title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "price": None}),
     2023: ({"user_id": "u", "parent_asin": "A", "asin": "a", "rating": 5.0, "timestamp": 10_000, "text": "long"},
            {"parent_asin": "A", "title": "Soap", "store": "Suds", "main_category": "All", "categories": ["Bath"],
