@@ -14,7 +14,7 @@ from llmcf_cli.stages.base import Context, Job
 from llmcf_cli.stages.collab import COLLABORATIVE, Collab
 from llmcf_cli.stages.ranking_data import ranking_data
 from llmcf_cli.store.artifacts import ArtifactStore
-from llmcf_cli.store.tables import SAMPLE
+from llmcf_cli.store.tables import FEATURE, SAMPLE
 
 ROWS = """
     SELECT row_number() OVER () - 1, u, i, ((u + i) % 2)::TINYINT, row_number() OVER (),
@@ -35,6 +35,7 @@ def job(tmp_path):
         for kind, count in (("user", 12), ("item", 7)):
             rows = f"SELECT r::INTEGER AS {kind}_row, 'x' || r AS {kind}_id, '' AS text FROM range(1, {count + 1}) t(r)"
             connection.execute(f'CREATE TABLE "{kind}" AS {rows}')
+        connection.execute(FEATURE.ddl())
         connection.execute(
             "CREATE TABLE history AS SELECT r::INTEGER AS user_row, []::INTEGER[] AS items, []::BIGINT[] AS times "
             "FROM range(1, 13) t(r)"
