@@ -61,10 +61,11 @@ def _gen_cot(report: Mapping[str, Any]) -> None:
     )
     for what, count in report["changed"].items():
         console().print(f"{count:,} prompts: {what}", style="yellow", markup=False)
-    if any(said := {
+    said = {
         "prompts lost their oldest history": report["histories_shortened"],
         "texts end in mid-sentence": report["cut_off"], "samples have an item without text": report["blank"],
-    }.values()):  # fmt: skip
+    }  # fmt: skip
+    if any(said.values()):
         console().print(_counted(said), style="yellow", markup=False)
     for reason, count in report["set_aside"].items():
         console().print(f"{count:,} set aside: {reason}", style="yellow", markup=False)
