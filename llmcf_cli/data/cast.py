@@ -1,5 +1,4 @@
-"""Interactions as they were read → `checked`: ids, ratings and times that are exact or NULL, and what is wrong with a
-row."""
+"""Interactions as they were read → `checked`: ids, ratings and times, exact or NULL, and what is wrong with a row."""
 
 from __future__ import annotations
 
