@@ -1,4 +1,4 @@
-"""A hint that is followed to the letter leads to a right result: the setting that it names is set, and ingest runs again."""  # noqa: E501
+"""A hint that is followed to the letter leads to a right result: what it names is set, and ingest runs again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROWS = [(f"u{n % 4}", f"i{n}", n % 5 + 1, 1_577_836_800 + 100_000 * n) for n in 
 def section(folder, **source):
     columns = {"rating": "rating", "time": "time"}
     return {
-        "source": {"type": "csv", "interactions": str(folder / "r.csv"), "columns": columns, **source}, "label": "rating",  # noqa: E501
-        "split": "leave_one_out",
+        "source": {"type": "csv", "interactions": str(folder / "r.csv"), "columns": columns, **source},
+        "label": "rating", "split": "leave_one_out",
     }  # fmt: skip
 
 
