@@ -1,5 +1,4 @@
-"""Interactions as they were read → `checked`: ids, ratings and times that are exact or NULL, and what is wrong with a
-row."""
+"""Interactions as they were read → `checked`: ids, ratings and times, exact or NULL, and what is wrong with a row."""
 
 from __future__ import annotations
 
@@ -136,6 +135,22 @@ def time_notes(reading: Reading) -> list[str]:
     if reading.first is not None:
         notes.append(f"times lie between {reading.first} and {reading.last} UTC")
     return notes
+
+
+def time_warnings(con: Any, table: Table, meaning: Meaning, reading: Reading) -> list[str]:
+    """What makes it doubtful that times of `checked` were meant as they were read."""
+    found = []
+    if columns_of(con, table.relation)[meaning.order] == "FLOAT":
+        found.append("times are 32-bit floats, which are 128 seconds apart in our age: write them as 64-bit numbers")
+    if reading.unit == "seconds" and reading.numbers:
+        digits = "CAST(time // 1000000 AS VARCHAR)"
+        date = f"time % 1000000 = 0 AND len({digits}) = 8 AND try_strptime({digits}, '%Y%m%d') IS NOT NULL"
+        dates, example = con.execute(
+            f"SELECT bool_and({date}), min({digits}) FROM checked WHERE time_kind = 'number' AND problem IS NULL"
+        ).fetchone()
+        if dates:
+            found.append(f"all numbers of seconds look like dates, e.g. {example}; if they are, time_format is %Y%m%d")
+    return found
 
 
 def too_many(lost: BadRows, bad: BadRows, total: int, limit: float, where: str, hint: str) -> DataError:

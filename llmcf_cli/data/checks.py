@@ -14,6 +14,7 @@ from llmcf_cli.data.cast import (
     cast_interactions,
     problem_counts,
     time_notes,
+    time_warnings,
     too_many,
     whole_float_notes,
 )  # fmt: skip
@@ -62,7 +63,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     notes += whole_float_notes(con, "checked", ids)
     if meaning.time is not None:
         log.times = count_reading(con, "(FROM checked WHERE problem IS NULL)", meaning.times)
-        notes += time_notes(log.times)
+        notes += [*time_notes(log.times), *time_warnings(con, table, meaning, log.times)]
     log.notes += [Note("interactions", note) for note in notes]
     con.execute(
         "CREATE OR REPLACE TABLE clean AS SELECT user_id, item_id, max(rating) AS rating, time FROM checked "

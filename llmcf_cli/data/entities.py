@@ -104,8 +104,8 @@ def cast_entity(con: Any, raw: RawData, entity: Entity) -> EntityCast:
     """Cast a table of items or users.
 
     Lists become lists of ids, other values text. A column of texts that are all numbers is read as numbers are, so that
-    1995.0 is 1995. A column called like one of the entity's own (`text`) gets a trailing underscore; vectors and
-    bytes are left out, unless the recipe says that they are lists.
+    1995.0 is 1995. A column called like one of the entity's own (`text`) gets a trailing underscore; vectors and bytes
+    are left out, unless the recipe says that they are lists.
 
     Raises:
         DataError: The id column is missing, or holds objects.

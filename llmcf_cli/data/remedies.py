@@ -35,7 +35,8 @@ def remedy(con: Any, problem: str, table: Table, meaning: Meaning) -> str:
     if problem.startswith("no "):
         column = in_expression(columns[problem.removeprefix("no ")])
         other = ", or use `label: implicit`, which needs no ratings" if problem == "no rating" else ""
-        return f"rows without it are left out by dataset.filter: {{interactions: {json.dumps(column + ' is not null')}}}{other}"  # noqa: E501
+        kept = json.dumps(f"{column} is not null")
+        return f"rows without it are left out by dataset.filter: {{interactions: {kept}}}{other}"
     if problem == "rating":
         return _rating(con, columns["rating"])
     if problem == "format":
@@ -57,7 +58,8 @@ def _correct(column: str) -> str:
 
 def _rating(con: Any, column: str) -> str:
     commas = con.execute(
-        "SELECT count(*) FILTER (NOT regexp_full_match(value_rating, '[+-]?\\d+,\\d+')) FROM checked WHERE problem = 'rating'"  # noqa: E501
+        "SELECT count(*) FILTER (NOT regexp_full_match(value_rating, '[+-]?\\d+,\\d+')) FROM checked "
+        "WHERE problem = 'rating'"
     ).fetchone()[0]
     source = in_expression(column)
     if not commas:

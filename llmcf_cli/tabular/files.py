@@ -1,5 +1,4 @@
-"""Files as they come: exact paths, packed or not, in any of some encodings, and what is said when they cannot be
-read."""
+"""Files as they come: exact paths, packed or not, in some encoding, and what is said when they cannot be read."""
 
 from __future__ import annotations
 

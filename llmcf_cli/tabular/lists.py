@@ -160,5 +160,6 @@ def _ids(sql: str, kind: str) -> str:
         made = f"list_transform(coalesce({sql}, []), lambda v: {as_id('v', kind)})"
     else:  # one step after the other: a lambda computes what it names twice, twice
         made = f"list_transform(coalesce({sql}, []), lambda v: trim({as_varchar('v', kind)}, {text(WHITE)}))"
-        made = f"list_transform(list_filter({made}, lambda v: v NOT IN ('', {', '.join(map(text, MISSING))})), lambda v: {whole_text('v')})"  # noqa: E501
+        missing = ", ".join(map(text, ("", *MISSING)))
+        made = f"list_transform(list_filter({made}, lambda v: v NOT IN ({missing})), lambda v: {whole_text('v')})"
     return f"list_filter({made}, lambda v: v IS NOT NULL)"

@@ -135,8 +135,8 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
 
     Adds five columns: `time` (BIGINT, microseconds since 1970 in UTC; NULL: none), `time_kind` (`number`, `local` or
     `zoned`), `time_cut` (whether digits below the microsecond were cut off), `time_twice` (whether it is a local time
-    that the clocks showed twice; it is read as the first) and `time_problem` (a key of `PROBLEMS`; NULL where there
-    is a time, or none is given).
+    that the clocks showed twice; it is read as the first) and `time_problem` (a key of `PROBLEMS`; NULL where there is
+    a time, or none is given).
 
     Args:
         con: A connection, asked for the zones that it knows.
@@ -150,7 +150,7 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
     """
     _check_zone(con, form)
     value = name(column)
-    staged = f"(SELECT *, {present(value, kind)} AS t_text FROM {relation})"
+    staged = _stage(relation, t_text=present(value, kind))
     if is_list(kind) or is_structure(kind) or kind in ("TIME", "INTERVAL", "BOOLEAN"):
         staged = _stage(staged, t_local=_NO_TIME, t_us="0", t_cut="false", t_zone=_NO_TEXT, t_utc=_NO_NUMBER)
     elif kind == "TIMESTAMP WITH TIME ZONE":
@@ -166,13 +166,14 @@ def with_times(con: Any, relation: str, column: str, kind: str, form: TimeFormat
 
 
 _NO_TIME, _NO_TEXT, _NO_NUMBER = "CAST(NULL AS TIMESTAMP)", "CAST(NULL AS VARCHAR)", "CAST(NULL AS HUGEINT)"
+_KNOWN_ZONES = "SELECT name FROM pg_timezone_names()"
+_IS_UTC = "upper(t_zone) IN ('Z', 'UTC', 'GMT')"
+_DAY = 86_400_000_000
 
 
 def _stage(relation: str, **columns: str) -> str:
+    """SQL of a relation with more columns, which later stages may name as often as they like."""
     return f"(SELECT *, {', '.join(f'{sql} AS {column}' for column, sql in columns.items())} FROM {relation})"
-
-
-_KNOWN_ZONES = "SELECT name FROM pg_timezone_names()"
 
 
 def _check_zone(con: Any, form: TimeFormat) -> None:
@@ -185,11 +186,11 @@ def _check_zone(con: Any, form: TimeFormat) -> None:
 
 def _typed(relation: str, value: str, kind: str) -> str:
     if kind == "TIMESTAMP_NS":
-        local, cut = f"make_timestamp(epoch_ns({value}) // 1000)", f"epoch_ns({value}) % 1000 <> 0"
-        floor = f"make_timestamp((epoch_ns({value}) - ((epoch_ns({value}) % 1000) + 1000) % 1000) // 1000)"
-        local = f"CASE WHEN isfinite({value}) THEN {floor} END"
+        rest = f"((epoch_ns({value}) % 1000) + 1000) % 1000"
+        moment, cut = f"make_timestamp((epoch_ns({value}) - {rest}) // 1000)", f"epoch_ns({value}) % 1000 <> 0"
     else:
-        local, cut = f"CASE WHEN isfinite({value}) THEN CAST({value} AS TIMESTAMP) END", "false"
+        moment, cut = f"CAST({value} AS TIMESTAMP)", "false"
+    local = f"CASE WHEN isfinite({value}) THEN {moment} END"
     return _stage(relation, t_local=local, t_us="0", t_cut=cut, t_zone=_NO_TEXT, t_utc=_NO_NUMBER)
 
 
@@ -197,12 +198,7 @@ def _written(relation: str, form: TimeFormat) -> str:
     """Numbers and texts: `t_utc` of a number, or `t_local`, `t_us` and `t_zone`."""
     relation = _number(relation, form.unit)
     if form.format is not None and "%" in form.format:
-        # A pattern with %z gives an instant, others a local time.
-        zoned = "%z" in form.format.replace("%%", "")
-        found = f"try_strptime(t_text, {text(form.format)})"
-        local = f"make_timestamp(epoch_us({found}))" if zoned else found
-        zone = "'Z'" if zoned else _NO_TEXT
-        return _stage(relation, t_local=local, t_us="0", t_cut="coalesce(t_n_cut, false)", t_zone=zone, t_utc="t_n_utc")
+        return _by_pattern(relation, form.format)
     relation = _stage(relation, t_iso=f"regexp_extract(t_text, {text(f'^{_ISO}$')}, {_names(_ISO_PARTS)})")
     relation = _stage(relation, **{f"t_p_{part}": f"t_iso.{part}" for part in _ISO_PARTS}, t_p_half="''")
     if form.format in ORDERS:
@@ -213,19 +209,11 @@ def _written(relation: str, form: TimeFormat) -> str:
             for part in (*_ISO_PARTS, "half")
         )
         relation = f"(SELECT * REPLACE ({chosen}) FROM {relation})"
-    year = "CASE WHEN len(t_p_y) = 2 THEN CASE WHEN t_p_y < '69' THEN '20' ELSE '19' END ELSE '' END || t_p_y"  # as strptime does  # noqa: E501
-    late = "(CASE WHEN upper(t_p_half[1]) = 'P' THEN 12 ELSE 0 END)"
-    hour = "try_cast(t_p_h AS INTEGER)"
-    hour = (
-        f"CASE WHEN t_p_h = '' THEN '00' WHEN t_p_half = '' THEN lpad(t_p_h, 2, '0') "
-        f"WHEN {hour} BETWEEN 1 AND 12 THEN lpad(CAST({hour} % 12 + {late} AS VARCHAR), 2, '0') ELSE '99' END"
-    )
-    date = f"{year} || '-' || lpad(t_p_m, 2, '0') || '-' || lpad(t_p_d, 2, '0')"
-    clocks = f"{hour} || ':' || lpad(t_p_min, 2, '0') || ':' || lpad(t_p_s, 2, '0')"
-    local = f"CASE WHEN t_p_y <> '' THEN try_cast({date} || ' ' || {clocks} AS TIMESTAMP) END"
     return _stage(
-        relation, t_local=local, t_us="CAST(rpad(t_p_f[:6], 6, '0') AS INTEGER)",
-        t_cut="coalesce(t_n_cut OR regexp_matches(t_p_f[7:], '[1-9]'), false)", t_zone="nullif(t_p_z, '')", t_utc="t_n_utc",  # noqa: E501
+        relation, t_local=f"CASE WHEN t_p_y <> '' THEN try_cast({_DATE} || ' ' || {_HOURS} AS TIMESTAMP) END",
+        t_us="CAST(rpad(t_p_f[:6], 6, '0') AS INTEGER)",
+        t_cut="coalesce(t_n_cut OR regexp_matches(t_p_f[7:], '[1-9]'), false)", t_zone="nullif(t_p_z, '')",
+        t_utc="t_n_utc",
     )  # fmt: skip
 
 
@@ -234,78 +222,104 @@ _SLASHED_PARTS = {
     "day_first": ("d", "m", "y", "h", "min", "s", "f", "half", "z"),
     "month_first": ("m", "d", "y", "h", "min", "s", "f", "half", "z"),
 }
+_CENTURY = "CASE WHEN len(t_p_y) > 2 THEN '' WHEN t_p_y < '69' THEN '20' ELSE '19' END"  # as strptime has it
+_DATE = f"{_CENTURY} || t_p_y || '-' || lpad(t_p_m, 2, '0') || '-' || lpad(t_p_d, 2, '0')"
+_LATE = "CASE WHEN upper(t_p_half[1]) = 'P' THEN 12 ELSE 0 END"
+_OF_TWELVE = f"lpad(CAST(try_cast(t_p_h AS INTEGER) % 12 + {_LATE} AS VARCHAR), 2, '0')"
+_HOUR = (
+    "CASE WHEN t_p_h = '' THEN '00' WHEN t_p_half = '' THEN lpad(t_p_h, 2, '0') "
+    f"WHEN try_cast(t_p_h AS INTEGER) BETWEEN 1 AND 12 THEN {_OF_TWELVE} ELSE '99' END"
+)
+_HOURS = f"{_HOUR} || ':' || lpad(t_p_min, 2, '0') || ':' || lpad(t_p_s, 2, '0')"
 
 
 def _names(parts: Sequence[str]) -> str:
     return f"[{', '.join(map(text, parts))}]"
 
 
+def _by_pattern(relation: str, pattern: str) -> str:
+    """A pattern with `%z` gives an instant, others a local time."""
+    found = f"try_strptime(t_text, {text(pattern)})"
+    zoned = "%z" in pattern.replace("%%", "")
+    local, zone = (f"make_timestamp(epoch_us({found}))", "'Z'") if zoned else (found, _NO_TEXT)
+    return _stage(relation, t_local=local, t_us="0", t_cut="false", t_zone=zone, t_utc="t_n_utc")
+
+
 def _number(relation: str, unit: str | None) -> str:
-    """Add `t_n_utc` (HUGEINT, NULL for what is no number) and `t_n_cut`, digit by digit: no float comes in between."""
+    """Add `t_n_utc` (HUGEINT, NULL for what is no number) and `t_n_cut`, by digits: no float comes in between."""
     if unit is None:
         return _stage(relation, t_n_utc=_NO_NUMBER, t_n_cut="CAST(NULL AS BOOLEAN)")
-    plain = "CASE WHEN t_text SIMILAR TO '.*[eE].*' THEN CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR) ELSE t_text END"  # noqa: E501
-    relation = _stage(relation, t_n_text=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) THEN {plain} END")
+    relation = _stage(relation, t_is_number=f"regexp_full_match(t_text, {text(NUMBER)})")
+    plain = "CAST(try_cast(t_text AS DECIMAL(38,15)) AS VARCHAR)"
+    plain = f"CASE WHEN contains(t_text, 'e') OR contains(t_text, 'E') THEN {plain} ELSE t_text END"
+    relation = _stage(relation, t_n_text=f"CASE WHEN t_is_number THEN {plain} END")
     relation = _stage(relation, t_n=f"regexp_extract(t_n_text, {text(f'^{_DIGITS}$')}, ['sign', 'whole', 'part'])")
     kept = UNITS[unit]
     if kept >= 0:
-        digits = f"CASE WHEN t_n_text IS NOT NULL THEN '0' || t_n.whole || rpad(t_n.part[:{kept}], {kept}, '0') END"
-        size, rest = f"try_cast({digits} AS HUGEINT)", f"t_n.part[{kept + 1}:]"
+        digits, rest = f"'0' || t_n.whole || rpad(t_n.part[:{kept}], {kept}, '0')", f"t_n.part[{kept + 1}:]"
     else:
-        digits = "CASE WHEN t_n_text IS NOT NULL THEN lpad('0' || t_n.whole, 40, '0') END"
-        size, rest = f"try_cast(({digits})[:{40 + kept}] AS HUGEINT)", f"({digits})[{41 + kept}:] || t_n.part"
-        size = f"CASE WHEN len(t_n.whole) < 39 THEN {size} END"
-    relation = _stage(relation, t_n_size=size, t_n_cut=f"regexp_matches({rest}, '[1-9]')")
-    # Cut towards the past, so that no time passes another.
+        whole = "lpad('0' || t_n.whole, 40, '0')"
+        digits, rest = f"({whole})[:{40 + kept}]", f"({whole})[{41 + kept}:] || t_n.part"
+    fits = f"t_n_text IS NOT NULL AND len(t_n.whole) < {39 - max(kept, 0)}"
+    relation = _stage(
+        relation, t_n_size=f"CASE WHEN {fits} THEN try_cast({digits} AS HUGEINT) END",
+        t_n_cut=f"regexp_matches({rest}, '[1-9]')",
+    )  # fmt: skip
+    # Cut towards the past, so that no time passes another; what is too large to be told is out of the range.
     signed = "CASE WHEN t_n.sign = '-' THEN -t_n_size - CAST(t_n_cut AS INTEGER) ELSE t_n_size END"
-    huge = f"CASE WHEN t_n_text IS NOT NULL AND t_n_size IS NULL THEN {LAST} ELSE {signed} END"  # out of the range
-    return _stage(relation, t_n_utc=f"CASE WHEN regexp_full_match(t_text, {text(NUMBER)}) AND t_n_text IS NULL THEN {LAST} "  # noqa: E501
-                                  f"ELSE {huge} END")  # fmt: skip
+    return _stage(relation, t_n_utc=f"CASE WHEN t_is_number THEN coalesce({signed}, {LAST}) END")
 
 
 def _in_zone(relation: str, form: TimeFormat) -> str:
     """From `t_local`, `t_us`, `t_zone` and `t_utc` to the columns of `with_times`."""
+    own = text(form.zone) if form.zone else _NO_TEXT
     relation = _stage(
-        relation, t_z=f"regexp_extract(t_zone, {text(_OFFSET)}, ['sign', 'h', 'min', 's'])",
-        t_z_name=f"CASE WHEN t_zone IN ({_KNOWN_ZONES} WHERE name LIKE '%/%') THEN t_zone "
-               f"WHEN t_zone IS NULL THEN {text(form.zone) if form.zone else _NO_TEXT} END",
+        relation, t_l="epoch_us(t_local)", t_z=f"regexp_extract(t_zone, {text(_OFFSET)}, ['sign', 'h', 'min', 's'])",
+        t_z_name=f"CASE WHEN t_zone IN ({_KNOWN_ZONES} WHERE name LIKE '%/%') THEN t_zone WHEN t_zone IS NULL "
+                 f"THEN {own} END",
     )  # fmt: skip
-    seconds = " + ".join(f"{size} * coalesce(try_cast(t_z.{part} AS INTEGER), 0)" for part, size in
-                         (("h", 3600), ("min", 60), ("s", 1)))  # fmt: skip
-    offset = (
-        "CASE WHEN upper(t_zone) IN ('Z', 'UTC', 'GMT') THEN 0 "
-        f"WHEN t_z.h <> '' AND t_z.h < '24' THEN CAST({seconds} AS BIGINT) * CASE WHEN t_z.sign = '-' THEN -1000000 ELSE 1000000 END "  # noqa: E501
-        + ("" if form.zone else "WHEN t_zone IS NULL THEN 0 ")
-        + "END"
-    )
-    relation = _stage(relation, t_z_offset=offset, t_l="epoch_us(t_local)")
-    day = 86_400_000_000
-    shown = "epoch_us(timezone(t_z_name, make_timestamptz({})))"
+    relation = _stage(relation, t_z_offset=_offset(form))
+    # A local time is one of two instants, by the offset of the day before and that of the day after. It is both if the
+    # clocks were put back in between, none if they were put forward.
+    sides = {"before": f"t_l - {_DAY}", "after": f"t_l + {_DAY}"}
     relation = _stage(relation, **{
-        f"t_z_{side}": f"CASE WHEN t_z_name IS NOT NULL THEN t_l - ({shown.format(f't_l {sign} {day}')} - (t_l {sign} {day})) END"  # noqa: E501
-        for side, sign in (("before", "-"), ("after", "+"))
+        f"t_z_{side}": f"CASE WHEN t_z_name IS NOT NULL THEN t_l - ({_shown(near)} - ({near})) END"
+        for side, near in sides.items()
     })  # fmt: skip
     relation = _stage(relation, **{
-        f"t_ok_{side}": f"coalesce({shown.format(f't_z_{side}')} = t_l, false)" for side in ("before", "after")
+        f"t_ok_{side}": f"coalesce({_shown(f't_z_{side}')} = t_l, false)" for side in sides
     })  # fmt: skip
-    named = "CASE WHEN t_ok_before AND t_ok_after THEN least(t_z_before, t_z_after) WHEN t_ok_before THEN t_z_before WHEN t_ok_after THEN t_z_after END"  # noqa: E501
-    utc = f"coalesce(t_utc, CASE WHEN t_z_offset IS NOT NULL THEN t_l - t_z_offset ELSE {named} END + t_us)"
-    relation = _stage(relation, t_u=utc)
-    fits = f"t_u >= {FIRST} AND t_u < {LAST}"
-    kind = (
-        "CASE WHEN t_utc IS NOT NULL AND t_zone IS NULL THEN 'number' WHEN t_zone IS NULL THEN 'local' ELSE 'zoned' END"
+    named = (
+        "CASE WHEN t_ok_before AND t_ok_after THEN least(t_z_before, t_z_after) WHEN t_ok_before THEN t_z_before "
+        "WHEN t_ok_after THEN t_z_after END"
     )
-    known = "(t_z_offset IS NOT NULL OR t_z_name IS NOT NULL)"
-    problem = (
-        f"CASE WHEN t_text IS NULL OR ({fits}) THEN NULL WHEN t_u IS NOT NULL THEN 'range' WHEN t_local IS NULL THEN 'format' "  # noqa: E501
-        f"WHEN NOT {known} THEN 'zone' ELSE 'gap' END"
-    )
+    instant = f"CASE WHEN t_z_offset IS NOT NULL THEN t_l - t_z_offset ELSE {named} END"
+    relation = _stage(relation, t_u=f"coalesce(t_utc, {instant} + t_us)")
+    relation = _stage(relation, t_fits=f"coalesce(t_u >= {FIRST} AND t_u < {LAST}, false)")
     return _stage(
-        relation, time=f"CASE WHEN {fits} THEN CAST(t_u AS BIGINT) END", time_kind=f"CASE WHEN {fits} THEN {kind} END",
-        time_cut=f"coalesce(t_cut AND ({fits}), false)",
+        relation, time="CASE WHEN t_fits THEN CAST(t_u AS BIGINT) END",
+        time_kind="CASE WHEN NOT t_fits THEN NULL WHEN t_zone IS NOT NULL THEN 'zoned' WHEN t_utc IS NOT NULL "
+                  "THEN 'number' ELSE 'local' END",
+        time_cut="coalesce(t_cut AND t_fits, false)",
         time_twice="t_utc IS NULL AND t_z_offset IS NULL AND t_ok_before AND t_ok_after AND t_z_before <> t_z_after",
-        time_problem=problem,
+        time_problem="CASE WHEN t_text IS NULL OR t_fits THEN NULL WHEN t_u IS NOT NULL THEN 'range' "
+                     "WHEN t_local IS NULL THEN 'format' WHEN t_z_offset IS NULL AND t_z_name IS NULL THEN 'zone' "
+                     "ELSE 'gap' END",
     )  # fmt: skip
+
+
+def _offset(form: TimeFormat) -> str:
+    """Microseconds that a zone without a name is ahead of UTC; NULL for one with a name."""
+    parts = (("h", 3600), ("min", 60), ("s", 1))
+    seconds = " + ".join(f"{size} * coalesce(try_cast(t_z.{part} AS INTEGER), 0)" for part, size in parts)
+    sign = "CASE WHEN t_z.sign = '-' THEN -1000000 ELSE 1000000 END"
+    written = f"WHEN t_z.h <> '' AND t_z.h < '24' THEN CAST({seconds} AS BIGINT) * {sign}"
+    return f"CASE WHEN {_IS_UTC} THEN 0 {written} {'' if form.zone else 'WHEN t_zone IS NULL THEN 0'} END"
+
+
+def _shown(instant: str) -> str:
+    """What the clocks of `t_z_name` show at an instant, both in microseconds."""
+    return f"epoch_us(timezone(t_z_name, make_timestamptz({instant})))"
 
 
 def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:

@@ -1,8 +1,8 @@
 """Texts, ids and numbers out of values of any type: SQL that is exact or NULL, and SQL that says what is to be counted.
 
 White space of every kind around a value is no part of it; what is left of a blank one is NULL. So is NaN, be it a
-number or written out. Readers of different formats agree: a whole number in a column of floats (`12.0`) is that
-number (`12`).
+number or written out. Readers of different formats agree: a whole number in a column of floats (`12.0`) is that number
+(`12`).
 """
 
 from __future__ import annotations

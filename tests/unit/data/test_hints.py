@@ -1,4 +1,4 @@
-"""A hint that is followed to the letter leads to a right result: the setting that it names is set, and ingest runs again."""  # noqa: E501
+"""A hint that is followed to the letter leads to a right result: what it names is set, and ingest runs again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ ROWS = [(f"u{n % 4}", f"i{n}", n % 5 + 1, 1_577_836_800 + 100_000 * n) for n in 
 def section(folder, **source):
     columns = {"rating": "rating", "time": "time"}
     return {
-        "source": {"type": "csv", "interactions": str(folder / "r.csv"), "columns": columns, **source}, "label": "rating",  # noqa: E501
-        "split": "leave_one_out",
+        "source": {"type": "csv", "interactions": str(folder / "r.csv"), "columns": columns, **source},
+        "label": "rating", "split": "leave_one_out",
     }  # fmt: skip
 
 
@@ -132,23 +132,20 @@ def test_a_blank_first_line_is_skipped_and_told(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "setting"),
+    ("spoil", "kept"),
     [
-        (lambda line: "," + line.partition(",")[2], 'dataset.filter: {interactions: "user_id is not null"}'),
-        (lambda line: line.replace('"4"', '""'), 'dataset.filter: {interactions: "rating is not null"}'),
-        (lambda line: line.replace('"4"', '"four"'), 'dataset.filter: {interactions: "number(rating) is not null"}'),
-        (lambda line: re.sub('"(.)"', r'"\1,5"', line),
-         """dataset.derive: {interactions: {"rating": 'number(replace(rating, ",", "."))'}}"""),
+        (lambda line: "," + line.partition(",")[2], 20), (lambda line: line.replace('"4"', '""'), 36),
+        (lambda line: line.replace('"4"', '"four"'), 36), (lambda line: re.sub('"(.)"', r'"\1,5"', line), 40),
     ],
 )  # fmt: skip
-def test_rows_that_are_unusable_for_one_cause(run, tmp_path, spoil, setting):
-    """The cause is named, and what leaves such rows out or mends them; never to allow more of them first of all."""
+def test_rows_that_are_unusable_for_one_cause(run, tmp_path, spoil, kept):
+    """The cause is named, and what leaves such rows out or mends them; never to allow more of them."""
     write(tmp_path)
     path = tmp_path / "r.csv"
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([head, *(spoil(line) if n % 2 else line for n, line in enumerate(lines))]))
+    settings = section(tmp_path)
     with pytest.raises(DataError, match="unusable") as caught:
-        run(section(tmp_path))
-    assert setting in caught.value.hint
-    assert yaml.safe_load(setting)
+        run(settings)
     assert "max_bad_rows" not in caught.value.hint
+    assert run(followed(caught.value.hint, settings)).report.interactions == kept

@@ -227,7 +227,8 @@ def test_times_keep_their_full_precision(run_rows):
 def test_multi_valued_columns(run, tmp_path):
     events, items = tmp_path / "r.csv", tmp_path / "i.csv"
     events.write_text(csv_text())
-    items.write_text('item_id,kinds\na,"Drama, Comedy"\nb,"[\'Drama\', \'Comedy\']"\nc,"[""Drama"", 7.0, null]"\n')
+    kinds = ('"Drama, Comedy"', "\"['Drama', 'Comedy']\"", '"[""Drama"", 7.0, null]"')
+    items.write_text("\n".join(["item_id,kinds", *map("{},{}".format, "abc", kinds)]))
     result = run(csv_section(events, items=str(items), multi=["kinds"], separator=","))
     assert [row["kinds"] for row in result["item"]] == [["Drama", "Comedy"], ["Drama", "Comedy"], ["Drama", "7"]]
     items.write_text("item_id,kinds\na,\"[{'id': 1}]\"\nb,x\nc,x\n")
@@ -248,8 +249,8 @@ def test_positions_are_whole_numbers(run_rows):
 
 
 AMAZON = {
-    2018: ({"reviewerID": "u", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "verified": True, "reviewText": "long"},  # noqa: E501
-           {"asin": "A", "title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "also": ["x"]},  # noqa: E501
+    2018: ({"reviewerID": "u", "asin": "A", "overall": 5.0, "unixReviewTime": 10, "verified": True, "summary": "s"},
+           {"asin": "A", "title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "r": 1},
            {"title": "Soap", "brand": "Suds", "category": ["Beauty", "Bath"], "main_cat": "All", "price": None}),
     2023: ({"user_id": "u", "parent_asin": "A", "asin": "a", "rating": 5.0, "timestamp": 10_000, "text": "long"},
            {"parent_asin": "A", "title": "Soap", "store": "Suds", "main_category": "All", "categories": ["Bath"],
@@ -267,13 +268,10 @@ def test_later_amazon_reviews(run, tmp_path, year):
         json.dumps(review | {user: f"u{n % 2}", key: "ABC"[n % 3], stars: float(n % 5 + 1)}) for n in range(6)
     ))  # fmt: skip
     (tmp_path / "m.jsonl").write_text(json.dumps(item))
-    source = {
-        "type": "amazon",
-        "year": year,
-        "reviews": str(tmp_path / "r.jsonl"),
-        "metadata": str(tmp_path / "m.jsonl"),
-    }
-    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    files = {"reviews": str(tmp_path / "r.jsonl"), "metadata": str(tmp_path / "m.jsonl")}
+    source = {"type": "amazon", "year": year, **files}
+    features = {column: "multi" if isinstance(value, list) else "categorical" for column, value in expected.items()}
+    result = run({"source": source, "label": "rating", "split": "leave_one_out", "features": {"item": features}})
     assert {row["time"] for row in result["interaction"]} == {10}
     found = {column: value for column, value in result["item"][0].items() if column not in ("item_row", "text")}
     assert found == {"item_id": "A", **expected}
@@ -282,16 +280,24 @@ def test_later_amazon_reviews(run, tmp_path, year):
 def test_json_tables_lose_no_late_column_and_no_zero(run, tmp_path):
     events = [{"user_id": u, "item_id": i, "rating": r, "time": t} for u, i, r, t in EVENTS]
     (tmp_path / "r.jsonl").write_text("\n\n".join(map(json.dumps, events)), encoding="utf-8-sig")
-    items = [
-        {"item_id": "a", "n": 0},
-        {"item_id": "b", "n": 1.0, "tags": ["x"]},
-        {"item_id": "c", "late": "2020-01-01"},
-    ]
+    items = [{"item_id": "a", "n": 0}, {"item_id": "b", "n": 1.0, "tags": ["x"]}]
+    items.append({"item_id": "c", "late": "2020-01-01"})
     (tmp_path / "i.json").write_text(json.dumps(items))
     source = {"type": "jsonl", "interactions": str(tmp_path / "r.jsonl"), "items": str(tmp_path / "i.json"),
               "columns": {"rating": "rating", "time": "time"}}  # fmt: skip
-    result = run({"source": source, "label": "rating", "split": "leave_one_out"})
+    features = {"n": "categorical", "tags": "multi", "late": "categorical"}
+    result = run({"source": source, "label": "rating", "split": "leave_one_out", "features": {"item": features}})
     assert stored(result) == EVENTS
     assert [(row["n"], row["tags"], row["late"]) for row in result["item"]] == [
         ("0", [], None), ("1", ["x"], None), (None, [], "2020-01-01"),
     ]  # fmt: skip
+
+
+def test_doubtful_times_are_told(run_rows):
+    days = [20200101 + n for n in range(20)]
+    rows = [(f"u{n % 2}", f"i{n}", 5.0 - n % 5, day) for n, day in enumerate(days)]
+    messages = [note.message for note in run_rows(rows).report.notes]
+    assert any("look like dates, e.g. 20200101" in message for message in messages)
+    dated = run_rows(rows, source={"columns": {"rating": "rating", "time": "t", "time_format": "%Y%m%d"}}).report
+    assert (dated.times.first, dated.times.last) == ("2020-01-01 00:00:00", "2020-01-20 00:00:00")
+    assert not any("look like dates" in note.message for note in dated.notes)

@@ -153,7 +153,8 @@ ACCENTS = "id,title\n1,Café “é”\n2,naïve\n"
 
 @pytest.mark.parametrize(
     ("encoding", "text"),
-    [("utf-8", ACCENTS), ("cp1252", ACCENTS), ("utf-16", ACCENTS), ("utf-16-le", ACCENTS), ("latin-1", "id,title\n1,é\n"),  # noqa: E501
+    [("utf-8", ACCENTS), ("cp1252", ACCENTS), ("utf-16", ACCENTS), ("utf-16-le", ACCENTS),
+     ("latin-1", "id,title\n1,é\n"),
      ("cp1251", "id,title\n1,Привет\n"), ("gb18030", "id,title\n1,你好\n"), ("shift_jis", "id,title\n1,日本\n")],
 )  # fmt: skip
 @pytest.mark.parametrize("packed", [False, True])
@@ -191,8 +192,10 @@ def test_lines_in_another_encoding_are_counted_and_the_remedy_reads_them(con, tm
     [
         (",id,t\n0,a,b\n1,c,d\n", ["column_1", "id", "t"], 1), ("id,t,\na,b,\nc,d,\n", ["id", "t"], 2),
         ("id,title,Title\na,b,c\n", ["id", "title", "Title_2"], 1), ("\n \n\nid,t\na,b\n", ["id", "t"], 1),
-        (' id , "t" \na,b\n', ["id", '"t"'], 0), ("id,,\na,,\n", ["id"], 4), ("id,column_3,\na,b,c\n", ["id", "column_3", "column_3_2"], 1),  # noqa: E501
-        ('"a\nb",t\n1,2\n3,4\n', ["a\nb", "t"], 0), ("\ufeffid,t\na,b\n", ["id", "t"], 0), ("id,t\r\na,b\nc,d\r\n", ["id", "t"], 1),  # noqa: E501
+        (' id , "t" \na,b\n', ["id", '"t"'], 0), ("id,,\na,,\n", ["id"], 4),
+        ("id,column_3,\na,b,c\n", ["id", "column_3", "column_3_2"], 1),
+        ('"a\nb",t\n1,2\n3,4\n', ["a\nb", "t"], 0), ("\ufeffid,t\na,b\n", ["id", "t"], 0),
+        ("id,t\r\na,b\nc,d\r\n", ["id", "t"], 1),
     ],
 )  # fmt: skip
 def test_odd_first_lines(con, tmp_path, text, columns, notes):
@@ -213,7 +216,8 @@ def test_names_are_kept_apart():
 
 
 LINES = [
-    '\ufeff{"a": 12.0, "b": "2020-01-01", "n": 1e2}', "", '{"a": "7", "late": [1, [2, 3], null]}', '{"a": NaN, "A": true}',  # noqa: E501
+    '\ufeff{"a": 12.0, "b": "2020-01-01", "n": 1e2}', "", '{"a": "7", "late": [1, [2, 3], null]}',
+    '{"a": NaN, "A": true}',
     '{"a": 12345678901234567890.125}',
 ]  # fmt: skip
 
@@ -307,7 +311,8 @@ def test_a_look_reads_the_beginning(con, tmp_path):
 
 def test_a_column_of_numbers_is_known_by_all_its_values(con):
     con.execute(
-        "CREATE TABLE n AS SELECT unnest(['1995.0', NULL, ' ', 'nan', '-2.5e3']) AS a, unnest(['1', 'x', '', '', '']) AS b"  # noqa: E501
+        "CREATE TABLE n AS SELECT unnest(['1995.0', NULL, ' ', 'nan', '-2.5e3']) AS a, "
+        "unnest(['1', 'x', '', '', '']) AS b"
     )
     assert con.execute(
         f"SELECT bool_and({is_number_text('a')}), bool_and({is_number_text('b')}) FROM n"

@@ -179,7 +179,8 @@ def test_types_and_formats(con, kind, value, form, expected):
 @pytest.mark.parametrize(
     ("value", "kind", "problem"),
     [
-        ("12/01/2009", "VARCHAR", "format"), ("2020-01-01 00:00 EST", "VARCHAR", "zone"), ("2020-02-30", "VARCHAR", "format"),  # noqa: E501
+        ("12/01/2009", "VARCHAR", "format"), ("2020-01-01 00:00 EST", "VARCHAR", "zone"),
+        ("2020-02-30", "VARCHAR", "format"),
         ("2020-01-01 24:00", "VARCHAR", "format"), ("0001-01-01", "VARCHAR", "range"), ("inf", "VARCHAR", "format"),
         ("2020-01-01T00:00 Nowhere/Land", "VARCHAR", "zone"), ("2020-01-01+25:00", "VARCHAR", "zone"),
         (1600000000123, "BIGINT", "range"), (math.inf, "DOUBLE", "format"), (True, "BOOLEAN", "format"),

@@ -88,7 +88,7 @@ def test_numbers_of_texts_are_the_nearest_or_none(con, values):
         if number is not None:
             assert number == float(value.strip(WHITE)), value
             continue
-        with contextlib.suppress(ValueError):  # what Python takes and we do not: digits of other scripts, 1_000
+        with contextlib.suppress(ValueError):  # Python reads digits of other scripts, and 1_000: we do not
             assert not math.isfinite(float(value)) or not value.strip(WHITE).isascii() or "_" in value, value
 
 
@@ -133,14 +133,16 @@ def test_lists_of_texts(con):
     parse_lists(con, "given", "v", "parsed")
     found = con.execute(f"SELECT {as_list('v', 'VARCHAR', ',', 'parsed')} FROM given ORDER BY n").fetchall()
     assert [row[0] for row in found] == [
-        ["Drama", "Comedy"], ["a", "b", "12"], ["Drama", "Comedy"], None, [], [], [], [], ["a > b", "c"], ["one"], ["a"],  # noqa: E501
+        ["Drama", "Comedy"], ["a", "b", "12"], ["Drama", "Comedy"], None, [], [], [], [], ["a > b", "c"], ["one"],
+        ["a"],
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("kind", "value", "expected"),
     [
-        ("VARCHAR[]", [" a ", "", None, "12.0", "nan", "\u00a0"], ["a", "12"]), ("DOUBLE[]", [1.0, 2.5, math.nan], ["1", "2.5"]),  # noqa: E501
+        ("VARCHAR[]", [" a ", "", None, "12.0", "nan", "\u00a0"], ["a", "12"]),
+        ("DOUBLE[]", [1.0, 2.5, math.nan], ["1", "2.5"]),
         ("BIGINT[]", [7, None], ["7"]), ("VARCHAR[][]", [["a", "b"], ["c"]], ["a > b", "c"]), ("VARCHAR[]", None, []),
         ("INTEGER[2]", [1, 2], ["1", "2"]), ("BIGINT", 7, None), ("BIGINT", None, []),
     ],
