@@ -59,6 +59,10 @@ history AS (
 SELECT chosen.sample_id, chosen.label, item.text, "user".text, history.texts, user_row, item_row
 FROM chosen JOIN item USING (item_row) JOIN "user" USING (user_row) LEFT JOIN history USING (sample_id)
 """
+_BLANK = """
+SELECT count(*) FROM sample JOIN item USING (item_row)
+WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))
+"""
 
 
 @dataclass(frozen=True)
