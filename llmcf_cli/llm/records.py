@@ -1,7 +1,6 @@
 """Records of a mix's file, one by one, and the texts in their values: what cannot be read is said, never guessed.
 
-JSON lines may begin with a byte-order mark and have blank lines anywhere; a file whose first character is `[` is one
-array. Values are written as JSON writes them: 0, false and objects are answers like any other.
+Values are written as JSON writes them: 0, false and objects are answers like any other.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.llm.spoken import storable
+from llmcf_cli.tabular.jsonl import each_record
 
 _BLOCK = 1024
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -144,39 +144,6 @@ def _parquet(path: Path) -> Iterator[Record]:
 
 
 def _json(path: Path) -> Iterator[Record]:
-    with path.open("rb") as handle:
-        begin = handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        handle.seek(0)
-        if begin.startswith(b"["):
-            yield from _array(handle.read(), path)
-            return
-        for number, line in enumerate(handle, 1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            yield _record(f"{path}:{number}", line)
-
-
-def _array(content: bytes, path: Path) -> Iterator[Record]:
-    try:
-        found = json.loads(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"is no UTF-8: {error.reason}", where=str(path)) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"begins as a JSON array and is none: {error}", where=str(path)) from error
-    for number, value in enumerate(found, 1):
-        place = f"{path}: element {number}"
-        yield Record(place, value) if isinstance(value, dict) else Record(place, problem="is no JSON object")
-
-
-def _record(place: str, line: bytes) -> Record:
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return Record(place, problem=f"is no UTF-8: {error.reason}")
-    except RecursionError:
-        return Record(place, problem="is nested too deep")
-    except ValueError as error:
-        return Record(place, problem=f"is no JSON: {error}")
-    return Record(place, value) if isinstance(value, dict) else Record(place, problem="is no JSON object")
+    for line, value, problem in each_record(path):
+        place = f"{path}:{line}"
+        yield Record(place, value) if problem is None else Record(place, problem=problem)

@@ -59,6 +59,10 @@ history AS (
 SELECT chosen.sample_id, chosen.label, item.text, "user".text, history.texts, user_row, item_row
 FROM chosen JOIN item USING (item_row) JOIN "user" USING (user_row) LEFT JOIN history USING (sample_id)
 """
+_BLANK = """
+SELECT count(*) FROM sample JOIN item USING (item_row)
+WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))
+"""
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,7 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
 
 def blank_items(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> int:
     """How many of some samples have a target item without text."""
-    query = "SELECT count(*) FROM sample JOIN item USING (item_row) WHERE trim(text) = '' AND sample_id IN (SELECT unnest($ids))"  # noqa: E501
-    return connection.execute(query, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
+    return connection.execute(_BLANK, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
 
 
 def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:

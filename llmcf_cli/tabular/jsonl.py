@@ -32,24 +32,42 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 Parse = Callable[[str], Any]
 
 
-class _NotJson(Exception):
-    """A line or an element that is no record; its message says why."""
+_PLAIN = json.JSONDecoder()
 
 
-def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, object) of every line that is not blank, or of every element of the one array that the file is.
+def each_record(
+    path: Path, parse: Parse = json.loads, decoder: json.JSONDecoder = _PLAIN
+) -> Iterator[tuple[int, Any, str | None]]:
+    """(line, object, None), or (line, text, why it is none), of every line that is not blank.
 
-    Values are those of `json.loads`.
+    A file that begins with `[` is one array, and its elements are the records.
+
+    Args:
+        path: The file; `.gz` and `.zst` are unpacked. UTF-8, with or without a byte order mark.
+        parse: How a line is read.
+        decoder: How an element of an array is read.
 
     Raises:
-        DataError: The file cannot be read, or a line or an element is no JSON object.
+        DataError: The file cannot be read, or begins as an array and is none.
     """
-    for line, value, problem in _records(path, json.loads):
-        if problem is not None:
-            raise DataError(
-                f"is no JSON object: {problem}", where=f"{path}:{line}", hint=f"one object a line: {EXAMPLE}"
-            )
-        yield line, value
+    try:
+        with opened(path) as handle:
+            start = handle.read(2)
+            if start in _UTF16:
+                raise DataError("is utf-16, JSON is utf-8", where=f"{path}:1", hint="save the file as utf-8")
+        if _is_array(path):
+            yield from _elements(path, decoder)
+            return
+        with opened(path) as handle:
+            for number, line in enumerate(iter(lambda: handle.readline(LONGEST + 1), b""), 1):
+                text, problem = _text(line)
+                if problem is None and not text:
+                    continue
+                yield (number, *(_record(text, parse) if problem is None else (text, problem)))
+    except BROKEN as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError("no such file", where=str(path)) from error
+        raise unreadable(path, error) from error
 
 
 def literal_or_json(line: str) -> Any:
@@ -96,7 +114,7 @@ def read_json(
     """
     table = RecordTable(con, into, only)
     bad, samples = 0, list[str]()
-    found = _records(path, parse)
+    found = each_record(path, parse, _EXACT)
     taken = 0
     while batch := list(islice(found, _BATCH if rows is None else min(_BATCH, rows - taken))):
         taken += len(batch)
@@ -130,28 +148,6 @@ def _number(digits: str) -> str | None:
 
 
 _EXACT = json.JSONDecoder(parse_float=_number, parse_int=str, parse_constant=lambda _: None)
-
-
-def _records(path: Path, parse: Parse) -> Iterator[tuple[int, Any, str | None]]:
-    """(line, record, None), or (line, text, why it is no record)."""
-    try:
-        with opened(path) as handle:
-            start = handle.read(2)
-            if start in _UTF16:
-                raise DataError("is utf-16, JSON is utf-8", where=f"{path}:1", hint="save the file as utf-8")
-        if _is_array(path):
-            yield from _elements(path)
-            return
-        with opened(path) as handle:
-            for number, line in enumerate(iter(lambda: handle.readline(LONGEST + 1), b""), 1):
-                text, problem = _text(line)
-                if problem is None and not text:
-                    continue
-                yield (number, *(_record(text, parse) if problem is None else (text, problem)))
-    except BROKEN as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError("no such file", where=str(path)) from error
-        raise unreadable(path, error) from error
 
 
 def _text(line: bytes) -> tuple[str, str | None]:
@@ -195,11 +191,11 @@ def _is_array(path: Path) -> bool:
     return False
 
 
-def _elements(path: Path) -> Iterator[tuple[int, Any, str | None]]:
+def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any, str | None]]:
     """The elements of an array, of which no more than one and a piece of the file are in memory."""
     import codecs
 
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    characters = codecs.getincrementaldecoder("utf-8-sig")()
     with opened(path) as handle:
         buffer, line, place, ended = "", 1, 0, False
         opening = True
@@ -210,7 +206,7 @@ def _elements(path: Path) -> Iterator[tuple[int, Any, str | None]]:
                 return False
             chunk = handle.read(_CHUNK)
             ended = not chunk
-            buffer, place = buffer[place:] + decoder.decode(chunk, final=ended), 0
+            buffer, place = buffer[place:] + characters.decode(chunk, final=ended), 0
             return True
 
         while True:
@@ -219,8 +215,7 @@ def _elements(path: Path) -> Iterator[tuple[int, Any, str | None]]:
                 place += 1
             if place >= len(buffer):
                 if not more() or (ended and place >= len(buffer)):
-                    yield line, "", "an array that is not closed"
-                    return
+                    raise _broken(path, line, "the array is not closed")
                 continue
             if opening:
                 opening, place = False, place + 1
@@ -228,15 +223,22 @@ def _elements(path: Path) -> Iterator[tuple[int, Any, str | None]]:
             if buffer[place] == "]":
                 return
             try:
-                value, end = _EXACT.raw_decode(buffer, place)
+                value, end = decoder.raw_decode(buffer, place)
             except (ValueError, RecursionError) as error:
                 if more():
                     continue
-                yield line, buffer[place : place + _SHOWN], f"no JSON ({getattr(error, 'msg', 'nested too deeply')})"
-                return
+                raise _broken(path, line, getattr(error, "msg", "nested too deeply")) from error
             if end == len(buffer) and more():
                 continue
             source = buffer[place:end]
             yield (line, *_checked(value, source))
             line += source.count("\n")
             place = end
+
+
+def _broken(path: Path, line: int, why: str) -> DataError:
+    """An array that breaks off: what comes after cannot be told apart, so it is not left out either."""
+    return DataError(
+        f"begins as a JSON array and is none: {why}", where=f"{path}:{line}",
+        hint=f"write the file again, or as one object a line: {EXAMPLE}",
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.tabular.csv import Dialect, read_csv
-from llmcf_cli.tabular.jsonl import exact_json, literal_or_json, read_json, records
+from llmcf_cli.tabular.jsonl import each_record, exact_json, literal_or_json, read_json
 from llmcf_cli.tabular.lists import as_list, parse_lists
 from llmcf_cli.tabular.parquet import read_parquet
 from llmcf_cli.tabular.records import read_arrow, read_records
@@ -252,9 +252,9 @@ def test_lines_that_are_no_objects_are_counted_with_their_number(con, tmp_path, 
     assert table.bad.count == 1
     assert table.bad.samples[0].startswith("t.jsonl:3: ")
     assert said in table.bad.samples[0]
-    with pytest.raises(DataError) as caught:
-        list(records(tmp_path / "t.jsonl"))
-    assert caught.value.where == f"{tmp_path / 't.jsonl'}:3"
+    problems = {number: problem for number, _, problem in each_record(tmp_path / "t.jsonl") if problem}
+    assert list(problems) == [3]
+    assert said in problems[3]
 
 
 def test_objects_are_named_with_their_line(con, tmp_path):
@@ -274,8 +274,15 @@ def test_an_array_is_read_in_pieces(con, tmp_path, monkeypatch, size):
         size - 1,
         size,
     )
-    found = list(records(tmp_path / "t.json"))
-    assert [number for number, _ in found] == [3 + 7 * n for n in range(size)]
+    found = list(each_record(tmp_path / "t.json"))
+    assert [(number, value) for number, value, _ in found] == [(3 + 7 * n, value) for n, value in enumerate(values)]
+
+
+@pytest.mark.parametrize("content", ['[{"a": 1}', '[{"a": 1},\n{"a" 2},\n{"a": 3}]', '[{"a": 1}, [half'])
+def test_an_array_that_breaks_off_is_refused_whole(con, tmp_path, content):
+    (tmp_path / "t.json").write_text(content)
+    with pytest.raises(DataError, match="begins as a JSON array and is none"):
+        read_json(con, tmp_path / "t.json", "t")
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "[]", "[{}", "{", "nothing"])
@@ -283,13 +290,14 @@ def test_files_without_a_record_are_refused(con, tmp_path, content):
     (tmp_path / "t.jsonl").write_text(content)
     with pytest.raises(DataError):
         read_json(con, tmp_path / "t.jsonl", "t")
-        if content == "[{}":
-            raise DataError("an array that is not closed has a record before it")
 
 
 def test_records_keep_what_json_says(tmp_path):
     (tmp_path / "t.jsonl").write_bytes(b'\xef\xbb\xbf\n\n{"a": 0, "b": false, "c": 1.5, "d": {"e": null}}\n')
-    assert list(records(tmp_path / "t.jsonl")) == [(3, {"a": 0, "b": False, "c": 1.5, "d": {"e": None}})]
+    found = {"a": 0, "b": False, "c": 1.5, "d": {"e": None}}
+    assert list(each_record(tmp_path / "t.jsonl")) == [(3, found, None)]
+    (tmp_path / "t.json").write_text(f"[{json.dumps(found)}]")
+    assert list(each_record(tmp_path / "t.json")) == [(1, found, None)]
 
 
 def test_literals_of_python_are_read_and_run_nothing():
