@@ -189,7 +189,7 @@ def test_what_cannot_be_audited_is_one_message(folder, audited, tmp_path):
     with pytest.raises(LlmcfError, match="no matches yet"):
         invoke(app, "audit", folder / "recipe.yaml", "--artifacts", tmp_path)
     alone = ["rec.augment=none", "rec.compare=[]", "rec.variants=[]", "rec.references=[]"]
-    with pytest.raises(LlmcfError, match="nothing to audit"):
+    with pytest.raises(LlmcfError, match="no samples yet"):
         invoke(app, "audit", folder / "recipe.yaml", "--artifacts", tmp_path, *(f"--set={a}" for a in alone))
 
 
