@@ -145,9 +145,10 @@ def conditions(tree: Tree) -> tuple[Tree, ...]:
 def _place(source: str, start: int) -> str:
     """Where in an expression: the position, and the text around it if the expression is long."""
     if len(source) <= 2 * _SHOWN:
-        return f", at character {start + 1} of: {source.strip()}"
+        return f" (at character {start + 1} of: {source.strip()})"
     low, high = max(start - _SHOWN, 0), min(start + _SHOWN, len(source))
-    return f", at character {start + 1}: {'…' * (low > 0)}{source[low:high].strip()}{'…' * (high < len(source))}"
+    shown = f"{'…' * (low > 0)}{source[low:high].strip()}{'…' * (high < len(source))}"
+    return f" (at character {start + 1}: {shown})"
 
 
 @dataclass(frozen=True)
