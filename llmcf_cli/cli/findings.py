@@ -139,7 +139,8 @@ def _teacher(report: Mapping[str, Any]) -> None:
         f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them), {report['too_long']:,} "
         f"questions too long, {report['histories_shortened']:,} without their oldest history; "
         f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
-        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2f} on average"
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average",
+        soft_wrap=True,
     )
 
 
@@ -155,7 +156,8 @@ def _ability(report: Mapping[str, Any]) -> None:
     )
     console().print(
         f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
-        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average"
+        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average",
+        soft_wrap=True,
     )
     if report["alarm"]:
         console().print(f"! {report['alarm']}", style="bold red", markup=False, soft_wrap=True)

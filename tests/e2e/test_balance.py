@@ -80,7 +80,7 @@ def test_the_sweep_measures_every_point_and_the_base_model(workplace):
         ("mixed 0.5, 50 % of the data", 4, 8),
     ]  # fmt: skip
     for row in report["rows"]:
-        assert set(row["measures"]) == {"auc", "logloss", "general", "arc_easy", "lambada_openai", "perplexity"}
+        assert set(row["measures"]) == {"auc", "logloss", "mass", "general", "arc_easy", "lambada_openai", "perplexity"}
         assert row["measures"]["auc"]["n"] == 19
         assert row["measures"]["arc_easy"]["n"] == 12
         assert all(estimate["standard_error"] is not None for estimate in row["measures"].values())
