@@ -25,13 +25,13 @@ import torch
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.chat import DECISIONS
 from llmcf_cli.llm.engines.transformers import TransformersEngine
 from llmcf_cli.llm.models import hf_folder, load_causal_lm, load_tokenizer
 from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
 from llmcf_cli.llm.texts import Ask, Fault, fit_asks
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
+from llmcf_cli.recipe.words import Words, words_of
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.run import execute, plan
@@ -105,17 +105,23 @@ def prepare(precision: str, rounds: int, size: int) -> tuple[TransformersEngine,
             starts = [len(ids) * i // rounds for i in range(rounds)]
             rows = [sample_texts(reader, ids[start : start + size]) for start in starts]
     prompt = load_prompt(context.locate.path(recipe.cot.prompt))
-    return engine, Plain(model, precision, config.max_new_tokens), [prompts(some, prompt, engine) for some in rows]
+    words = words_of(recipe.dataset.label, recipe.dataset.history.events)
+    return (
+        engine,
+        Plain(model, precision, config.max_new_tokens),
+        [prompts(some, prompt, engine, words) for some in rows],
+    )
 
 
-def prompts(rows: Sequence[SampleTexts], prompt: Prompt, engine: TransformersEngine) -> list[Ask]:
+def prompts(rows: Sequence[SampleTexts], prompt: Prompt, engine: TransformersEngine, words: Words) -> list[Ask]:
     """What `gen-cot` asks about some rows."""
 
     def render(index: int, history: list[str]) -> list[dict[str, str]]:
         row = rows[index]
-        return prompt.last.render(
-            {"history": history, "item": row.item, "user": row.user, "decision": DECISIONS[row.label]}
-        )
+        return prompt.last.render({
+            "history": history, "item": row.item, "user": row.user, "decision": words.decision(row.label),
+            **words.variables,
+        })  # fmt: skip
 
     fault = Fault(lambda index: f"sample {rows[index].sample_id}", "benchmark", "")
     return fit_asks(engine, [row.history for row in rows], render, fault)

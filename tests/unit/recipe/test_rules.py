@@ -3,6 +3,7 @@
 import pytest
 
 from llmcf_cli.recipe.load import check_recipe, load_recipe
+from llmcf_cli.recipe.words import WORDS
 from llmcf_cli.recipe.yamlfile import dump_yaml
 
 BROKEN = """\
@@ -196,4 +197,4 @@ def test_the_question_of_a_mix_knows_its_variables():
     assert [problem.what for problem in found] == [
         'unknown variable "itme"; did you mean "item"?', "{{#user}} is never closed"
     ]  # fmt: skip
-    assert found[0].allowed == ("history", "item", "user")
+    assert found[0].allowed == ("history", "item", "user", *WORDS)
