@@ -113,7 +113,7 @@ def test_validate_of_a_missing_file_and_of_nothing():
 
 
 def test_validate_is_quick(mine):
-    """CPU time, as wall time on a busy machine says little; the promise is half a second."""
+    """CPU time, as wall time on a busy machine says little; the promise is a second, with the tables' beginnings read."""
     best = 9.0
     for _ in range(3):
         before = os.times()
@@ -121,10 +121,10 @@ def test_validate_is_quick(mine):
         after = os.times()
         used = after.children_user + after.children_system - before.children_user - before.children_system
         best = min(best, used)
-        if best < 0.5:
+        if best < 1.0:
             return
         time.sleep(0.2)
-    assert best < 1.0, f"{best:.2f} s"
+    assert best < 2.0, f"{best:.2f} s"
 
 
 def test_schema_is_json():
