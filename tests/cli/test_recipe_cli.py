@@ -113,7 +113,7 @@ def test_validate_of_a_missing_file_and_of_nothing():
 
 
 def test_validate_is_quick(mine):
-    """CPU time, as wall time on a busy machine says little; the promise is a second, with the tables' beginnings read."""
+    """CPU time, as wall time on a busy machine says little; the promise is a second, tables looked at."""
     best = 9.0
     for _ in range(3):
         before = os.times()

@@ -32,6 +32,7 @@ def test_amazon(run_to, name, users, items, interactions):
             },
             "label": {"type": "implicit", "negatives": "popularity"},
             "split": "leave_one_out",
+            "repeats": "first",
             "k_core": {"user": 5, "item": 5},
             "features": {"item": {"categories": "multi"}},
         }
