@@ -35,7 +35,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
