@@ -31,9 +31,6 @@ def _steps(report: Mapping[str, Any]) -> None:
 
 
 def _notes(report: Mapping[str, Any]) -> None:
-    times = report["times"]
-    if times is not None and times["first"] is not None:
-        console().print(f"times from {times['first']} to {times['last']}, UTC", markup=False)
     for note in report["notes"]:
         console().print(f"{note['table']}: {note['message']}", style="dim", markup=False)
 
