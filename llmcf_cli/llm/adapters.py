@@ -10,6 +10,7 @@ import torch
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.llm.config import AdapterTuneConfig, QLoraTuneConfig
 from llmcf_cli.llm.models import load_causal_lm
+from llmcf_cli.llm.trusted import WEIGHTS
 
 
 def with_adapters(folder: Path, config: AdapterTuneConfig) -> Any:
@@ -68,7 +69,6 @@ def _in_four_bits(folder: Path) -> Any:
         bnb_4bit_compute_dtype=torch.bfloat16,
     )  # fmt: skip
     network = AutoModelForCausalLM.from_pretrained(
-        str(folder), quantization_config=bits, device_map={"": torch.cuda.current_device()}, local_files_only=True,
-        use_safetensors=True,
+        str(folder), quantization_config=bits, device_map={"": torch.cuda.current_device()}, **WEIGHTS,
     )  # fmt: skip
     return prepare_model_for_kbit_training(network, use_gradient_checkpointing=False)

@@ -17,6 +17,7 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.llm.models import best_device, quiet_libraries
 from llmcf_cli.llm.packed import pack_linears
+from llmcf_cli.llm.trusted import LOCAL, check_encoder
 
 _BATCHES_PER_BLOCK = 16
 
@@ -38,11 +39,14 @@ class TextEncoder:
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise ModelError("a text encoder is a folder in sentence-transformers format", where=str(path))
+        check_encoder(path)
         quiet_libraries()
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(str(path), device=str(best_device()), local_files_only=True)
+            self._model = SentenceTransformer(
+                str(path), device=str(best_device()), **LOCAL, model_kwargs={"use_safetensors": True}
+            )
         except Exception as error:  # the library raises whatever its parsers raise
             raise ModelError(f"the text encoder cannot be loaded: {error}", where=str(path)) from error
         _read_marks_as_text(self._model.tokenizer)

@@ -26,6 +26,7 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.config import AdapterTuneConfig, QLoraTuneConfig, TuneConfig
 from llmcf_cli.llm.models import best_device
 from llmcf_cli.llm.tokens import TokenisedMix
+from llmcf_cli.llm.trusted import LOCAL
 
 _REACHED = 0.6  # share of a matrix product's speed that whole steps reach
 _CPU_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -120,9 +121,9 @@ def model_shape(folder: Path, config: TuneConfig) -> Shape:
     """The shape of a folder's model, without loading its weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+    settings = AutoConfig.from_pretrained(str(folder), **LOCAL)
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(settings)
+        network = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
     text = settings.get_text_config()
     heads = text.num_attention_heads
     head = getattr(text, "head_dim", None) or text.hidden_size // heads

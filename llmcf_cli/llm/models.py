@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.llm.trusted import LOCAL, WEIGHTS
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +101,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"the tokenizer cannot be loaded: {_brief(error)}", where=str(folder)) from error
     if not tokenizer.chat_template:
@@ -118,7 +119,7 @@ def context_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
     """Most tokens, prompt and answer together, that the model of a folder is made for."""
     from transformers import AutoConfig
 
-    shape = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+    shape = AutoConfig.from_pretrained(str(folder), **LOCAL).get_text_config()
     return int(getattr(shape, "max_position_embeddings", None) or tokenizer.model_max_length)
 
 
@@ -138,7 +139,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(folder), dtype=dtype, output_loading_info=True, **WEIGHTS
         )
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"the model cannot be loaded: {_brief(error)}", where=str(folder)) from error
@@ -250,7 +251,7 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, **LOCAL}
         tokenizer = AutoTokenizer.from_pretrained(**source)
         with _no_gguf_bar():
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)

@@ -1,0 +1,106 @@
+"""What a folder with a model or an encoder may say. Folders come from strangers: nothing in them runs.
+
+Weights are safetensors, or a GGUF file that is converted. `auto_map` and custom modules are never followed. Of an
+encoder's own files only keys and modules that are known are accepted, since the library passes the others on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import ModelError
+
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""Arguments of every `from_pretrained`: nothing is fetched, and no code of the folder runs."""
+WEIGHTS = {**LOCAL, "use_safetensors": True}
+"""Those of one that loads weights."""
+
+_MODULES = ("Transformer", "Pooling", "Normalize", "Dense")
+_PACKAGE = "sentence_transformers."
+_ACTIVATIONS = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")
+_TRANSFORMER_KEYS = frozenset({"max_seq_length", "do_lower_case", "transformer_task", "modality_config",
+                               "module_output_name"})  # fmt: skip
+_DENSE_KEYS = frozenset({"in_features", "out_features", "bias", "activation_function", "module_input_name",
+                         "module_output_name"})  # fmt: skip
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+MAX_JSON_BYTES = 1 << 20
+
+
+def check_encoder(folder: Path) -> None:
+    """Check a folder in sentence-transformers format before the library reads it.
+
+    Raises:
+        ModelError: It names a module, a key or an activation that is not known, or keeps weights in pickles.
+    """
+    types = dict(_modules(folder))
+    for place, kind in types.items():
+        if kind == "Transformer":
+            for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlnet_config.json"):
+                _refuse_keys(place / name, _TRANSFORMER_KEYS)
+        if kind == "Dense":
+            settings = _refuse_keys(place / "config.json", _DENSE_KEYS)
+            activation = str(settings.get("activation_function", _ACTIVATIONS[1]))
+            if not activation.startswith(_ACTIVATIONS):
+                what = f"names the activation {activation!r:.80}, which is none of PyTorch's"
+                raise ModelError(what, where=str(place / "config.json"), hint="take another encoder")
+        if kind in ("Transformer", "Dense"):
+            refuse_pickles(place)
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Check that a folder keeps its weights as safetensors.
+
+    Raises:
+        ModelError: It has files of pickles and no safetensors.
+    """
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    pickled = [name for name in files if name.endswith(_PICKLED)]
+    if pickled and not any(name.endswith(".safetensors") for name in files):
+        raise ModelError(
+            f"keeps its weights in {pickled[0]}, a pickle, which may run code when it is read", where=str(folder),
+            hint="convert them to safetensors where you trust them, or take another model",
+        )  # fmt: skip
+
+
+def _modules(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Folder and known name of each module; of a folder without `modules.json` its one transformer."""
+    listed = folder / "modules.json"
+    if not listed.is_file():
+        yield folder, "Transformer"
+        return
+    modules = _json(listed)
+    for module in modules if isinstance(modules, list) else [modules]:
+        kind, path = (str(module.get(key, "")) if isinstance(module, dict) else "" for key in ("type", "path"))
+        name = kind.rpartition(".")[2]
+        if not kind.startswith(_PACKAGE) or name not in _MODULES:
+            raise ModelError(f"names the module {kind!r:.80}", where=str(listed), allowed=_MODULES)
+        place = (folder / path).resolve()
+        if not place.is_relative_to(folder.resolve()) or (name != "Normalize" and not place.is_dir()):
+            raise ModelError(f"names the folder {path!r:.80}, which is none of its own", where=str(listed))
+        yield place, name
+
+
+def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
+    """The settings of a file, all known; none where there is no such file."""
+    if not file.is_file():
+        return {}
+    settings = _json(file)
+    if not isinstance(settings, dict):
+        raise ModelError("is no JSON object", where=str(file))
+    strange = sorted(set(settings) - known)
+    if strange:
+        what = f"has the key {strange[0]!r:.80}, which says how files are loaded or is not known"
+        raise ModelError(what, where=str(file), allowed=sorted(known), hint="remove it, if the encoder does without")
+    return settings
+
+
+def _json(file: Path) -> Any:
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise ModelError(f"has more than {MAX_JSON_BYTES:,} bytes", where=str(file))
+    try:
+        return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"is no JSON: {error}", where=str(file)) from error
