@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,11 @@ from pydantic_core import CoreSchema, core_schema
 from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import Broken, refusal
 
-_TAG = re.compile(r"\{\{\s*([#^/&>!={]?)\s*(.*?)\s*[=}]?\}\}", re.DOTALL)
+MAX_LENGTH = 10_000
+"""Characters of a template."""
+MAX_BLANKS = 400
+"""Blanks and tabs in a row that are too many."""
+_SIGNS = "#^/&>!={"
 _FORBIDDEN = {">": "partials", "=": "changed delimiters"}
 _OPENING = ("#", "^")
 _SHOWN = 30
@@ -75,6 +78,10 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
         Problems by line; empty for a sound template. Allowed are `{{x}}`, `{{{x}}}`, `{{&x}}`, `{{#x}}`, `{{^x}}`,
         `{{/x}}`, `{{.}}` inside a section and comments; partials and changed delimiters are refused.
     """
+    if len(template) > MAX_LENGTH:
+        return [TemplateProblem(1, f"has {len(template):,} characters, more than {MAX_LENGTH:,}")]
+    if " " * MAX_BLANKS in template.replace("\t", " "):  # the library that fills templates in goes back over them
+        return [TemplateProblem(1, f"has {MAX_BLANKS} blanks in a row")]
     problems: list[TemplateProblem] = []
     open_sections: list[tuple[str, int]] = []
     for sign, name, line in tags(template):
@@ -104,9 +111,10 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
             what = f'unknown variable "{name}"{suggestion(name, variables)}'
             problems.append(TemplateProblem(line, what, tuple(variables), name))
     problems += [TemplateProblem(line, f"{{{{#{name}}}}} is never closed") for name, line in open_sections]
-    rest = _TAG.sub(lambda tag: "\n" * tag[0].count("\n"), template)
-    if "{{" in rest:
-        problems.append(TemplateProblem(_line(rest, rest.index("{{")), "a tag begins with {{ and is never closed"))
+    open_tag = template.find("{{", template.rfind("}}") + 1)
+    if open_tag >= 0:
+        line = template.count("\n", 0, open_tag) + 1
+        problems.append(TemplateProblem(line, "a tag begins with {{ and is never closed"))
     return sorted(problems, key=lambda problem: problem.line)
 
 
@@ -137,13 +145,16 @@ def suggestion(name: str, known: Sequence[str]) -> str:
 
 
 def tags(template: str) -> Iterator[tuple[str, str, int]]:
-    """(sign, name, line) of every tag."""
-    for match in _TAG.finditer(template):
-        yield match.group(1), match.group(2), _line(template, match.start())
-
-
-def _line(text: str, place: int) -> int:
-    return text.count("\n", 0, place) + 1
+    """(sign, name, line) of every tag that is closed, in one pass: no pattern that goes back."""
+    line, done = 1, 0
+    while (start := template.find("{{", done)) >= 0 and (stop := template.find("}}", start + 2)) >= 0:
+        line += template.count("\n", done, start)
+        inner = template[start + 2 : stop].lstrip()
+        sign = inner[:1] if inner[:1] in _SIGNS else ""
+        yield sign, inner[len(sign) :].removesuffix("=").strip(), line
+        end = stop + 3 if sign == "{" and template[stop + 2 : stop + 3] == "}" else stop + 2
+        line += template.count("\n", start, end)
+        done = end
 
 
 def _verbatim(text: str) -> str:
