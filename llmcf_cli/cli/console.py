@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.progress import Pace, PlainProgress, Progress, Task
+from llmcf_cli.core.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
 
 @cache
 def console() -> Console:
-    """The console for results (standard output)."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
+    """The console for results (standard output). Control characters in what it is given are written out."""
+    return _console(stderr=False, soft_wrap=False)
 
 
 @cache
 def error_console() -> Console:
     """The console for errors (standard error)."""
-    from rich.console import Console
+    return _console(stderr=True, soft_wrap=True)
 
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+def _console(*, stderr: bool, soft_wrap: bool) -> Console:
+    from rich.console import Console
+    from rich.text import Text
+
+    class CleanConsole(Console):
+        """Every text that is printed, in a cell of a table too, comes by here before it gets its own codes."""
+
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(visible(text), **options)
+
+    return CleanConsole(stderr=stderr, highlight=False, soft_wrap=soft_wrap)
 
 
 class _RichTask:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from llmcf_cli.core.text import visible
+
 
 class Task(Protocol):
     """One running piece of work."""
@@ -118,7 +120,8 @@ class _PlainTask:
         total = f"/{pace.total:,.0f}" if pace.total is not None else ""
         left = f", {pace.left:,.0f} s left" if pace.left is not None else ""
         note = f" · {self._note}" if self._note else ""
-        print(f"{self._name}: {pace.done:,.0f}{total} {self._unit}, {pace.words(self._unit)}{left}{note}", flush=True)
+        line = f"{self._name}: {pace.done:,.0f}{total} {self._unit}, {pace.words(self._unit)}{left}{note}"
+        print(visible(line), flush=True)
 
 
 class PlainProgress:
@@ -138,7 +141,7 @@ class PlainProgress:
         task.line()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print(visible(text), flush=True)
 
 
 SILENT: Progress = SilentProgress()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmcf_cli.core.text import markdown as md
+
 NAMES = {
     "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑", "general": "general ability ↑",  # noqa: E501
     "lambada_openai": "LAMBADA ↑", "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
@@ -88,7 +90,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The table of `eval-llm` or `balance` with its notes."""
     sweep = "chosen" in report
     titles, cells = balance_rows(report) if sweep else model_rows(report)
-    lines = [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *cells)]
+    lines = [f"| {' | '.join(map(md, row))} |" for row in (titles, ["---"] * len(titles), *cells)]
     notes = [f"**{alarm}.**" for alarm in report["alarms"]]
     notes += [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
     if sweep:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcf_cli.core.text import markdown as md
 from llmcf_cli.rec.significance import auc_standard_error, delong, paired_p_value
 
 LEVEL = 0.05
@@ -170,12 +171,12 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The comparison as a Markdown document."""
     lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
     lines += _table(*rows(report))
-    lines += ["", *(f"- {arm['arm']} = {arm['meaning']}" for arm in report["arms"])]
+    lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
     if report["differences"]:
         lines += ["", "Differences of AUC, with 95 % intervals over the test samples:", ""]
         lines += [*_table(*difference_rows(report)), "", *(f"- {line}" for line in report["notes"])]
     if report["failed"]:
-        lines += ["", "Arms that failed:", "", *(f"- {name}: {why}" for name, why in report["failed"].items())]
+        lines += ["", "Arms that failed:", "", *(md(f"- {name}: {why}") for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)
     if len(titles) > 1:
         lines += ["", "Test AUC on slices:", "", *_table(titles, cells)]
@@ -191,7 +192,7 @@ def _filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[
 
 
 def _table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *cells)]
+    return [f"| {' | '.join(map(md, row))} |" for row in (titles, ["---"] * len(titles), *cells)]
 
 
 def _significant(difference: Mapping[str, Any]) -> bool:

@@ -1,0 +1,25 @@
+"""Text of others made fit to be shown: on a terminal, in Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+
+# C0 but tab and line feed, DEL, C1; marks that turn the direction of what follows; lone surrogates.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MARKDOWN = re.compile(r"([\\`\[\]|])")
+
+
+def visible(text: str) -> str:
+    r"""The text with control characters written out (`\x1b`): a title moves no cursor and hides no line."""
+    return _UNSEEN.sub(_written, text)
+
+
+def markdown(text: str) -> str:
+    """The text for one line of Markdown: no HTML, no link, no code, no end of a table's cell."""
+    return _MARKDOWN.sub(r"\\\1", html.escape(visible(" ".join(text.split())), quote=False))
+
+
+def _written(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
