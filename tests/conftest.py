@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,10 @@ from llmcf_cli.core.errors import AssetError
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.store.assets import Locator, open_assets
 from llmcf_cli.store.fetch import MismatchError
+
+# Recipes of tests name files all over the test's own folders; the user's own permissions stay out of it.
+os.environ["LLMCF_CONFIG"] = tempfile.mkdtemp(prefix="llmcf-config-")
+os.environ["LLMCF_ALLOW_READ"] = os.pathsep.join([tempfile.gettempdir(), str(Path(__file__).parents[1])])
 
 # A shell that starts the tests in the background makes them, and what they start, deaf to Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcf_cli.cli.groups import remember
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def audit(
     chance: Annotated[
         bool, typer.Option("--chance/--no-chance", help="Also say how far AUC moves with random examples.")
     ] = True,
+    allow_read: AllowReadOption = None,
 ) -> None:
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.cli.ingest_findings import negatives_line
@@ -51,7 +53,7 @@ def audit(
     from llmcf_cli.stages.audit import audit_run, chance_effects, negatives_audits
     from llmcf_cli.store.artifacts import KEY_LENGTH
 
-    found = _find(run, set_ or (), artifacts)
+    found = _find(run, set_, artifacts, allow_read)
     audits = []
     for checked in audit_run(found):
         _show(checked)
@@ -79,14 +81,12 @@ def audit(
         raise typer.Exit(1)
 
 
-def _find(run: str, overrides: Sequence[str], artifacts: Path | None) -> Run:
-    from llmcf_cli.recipe.load import load_recipe
+def _find(run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None) -> Run:
     from llmcf_cli.stages.made import run_of_folder, run_of_recipe
-    from llmcf_cli.stages.pipeline import open_context
 
     if Path(run).is_dir():
         return run_of_folder(Path(run))
-    return run_of_recipe(open_context(load_recipe(run, overrides), artifacts))
+    return run_of_recipe(opened(run, overrides, artifacts, allow_read))
 
 
 def _show(checked: MatchAudit) -> None:

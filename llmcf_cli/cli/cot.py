@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 from llmcf_cli.core.errors import LlmcfError
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.preview import Preview
     from llmcf_cli.recipe.words import Words
-    from llmcf_cli.stages.base import Context
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,12 +25,13 @@ def preview(
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples whose prompts are shown.")] = 3,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     """Print the prompts of a few real samples, step by step, with their tokens. Loads no weights."""
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.stages import cot
 
-    _print_preview(cot.preview(_context(recipe, set_, artifacts), count, make_progress()))
+    _print_preview(cot.preview(opened(recipe, set_, artifacts, allow_read), count, make_progress()))
 
 
 @app.command()
@@ -43,6 +44,7 @@ def show(
     worst: Annotated[int | None, typer.Option(min=1, metavar="N", help="The N of the lowest score.")] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     """Print chains of thought with their parts and scores; without an option, the three best."""
     from llmcf_cli.stages import cot
@@ -51,7 +53,7 @@ def show(
     given = [f"--{name}" for name, value in chosen if value is not None]
     if len(given) > 1:
         raise LlmcfError(f"{' and '.join(given)} cannot stand together", where="cot show", hint="give one of them")
-    found = cot.written(_context(recipe, set_, artifacts))
+    found = cot.written(opened(recipe, set_, artifacts, allow_read))
     if sample is not None or user is not None or item is not None:
         rows = found.of(sample_id=sample, user_id=user, item_id=item)
     else:
@@ -66,20 +68,14 @@ def export(
     form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Of the file.")] = "jsonl",
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     """Write all chains of thought, with samples, prompts, parts and scores, to one file."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages import cot
 
-    count = cot.written(_context(recipe, set_, artifacts)).export(out, form)
+    count = cot.written(opened(recipe, set_, artifacts, allow_read)).export(out, form)
     console().print(f"{count:,} chains of thought in {out}", markup=False)
-
-
-def _context(recipe: str, overrides: Sequence[str] | None, artifacts: Path | None) -> Context:
-    from llmcf_cli.recipe.load import load_recipe
-    from llmcf_cli.stages.pipeline import open_context
-
-    return open_context(load_recipe(recipe, overrides or ()), artifacts)
 
 
 def _print_preview(found: Preview) -> None:

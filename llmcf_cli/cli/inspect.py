@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 
@@ -21,6 +22,7 @@ def status(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     from llmcf_cli.cli import report
 
@@ -30,18 +32,18 @@ def status(
 
         report.artifacts(ArtifactStore(artifact_root(artifacts)))
         return
-    from llmcf_cli.recipe.load import load_recipe
-    from llmcf_cli.stages.pipeline import open_context, targets
+    from llmcf_cli.stages.pipeline import targets
     from llmcf_cli.stages.run import plan
 
-    loaded = load_recipe(recipe, set_ or ())
-    report.plan(plan(open_context(loaded, artifacts), targets(loaded.recipe, "evaluate")))
+    context = opened(recipe, set_, artifacts, allow_read)
+    report.plan(plan(context, targets(context.recipe, "evaluate")))
 
 
 def verify(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
@@ -54,10 +56,7 @@ def verify(
 
         found = list(verify_all(ArtifactStore(artifact_root(artifacts)), progress))
     else:
-        from llmcf_cli.recipe.load import load_recipe
-        from llmcf_cli.stages.pipeline import open_context
-
-        found = list(verify_recipe(open_context(load_recipe(recipe, set_ or ()), artifacts), progress))
+        found = list(verify_recipe(opened(recipe, set_, artifacts, allow_read), progress))
     report.verified(found, recipe or "RECIPE")
     if any(one.found.faults for one in found):
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ import typer
 
 from llmcf_cli.cli import match_show
 from llmcf_cli.cli.groups import FallThroughGroup
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, scaled_command
 
 app = typer.Typer(no_args_is_help=True, cls=FallThroughGroup, subcommand_metavar="RECIPE | COMMAND ...")
@@ -24,19 +25,18 @@ def tune(
     ] = 0.95,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     """Find the cheapest setting of approximate search (`match.search: ann`) that finds enough, and print its lines."""
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
-    from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.match import Match
     from llmcf_cli.stages.match import tune as tune_match
-    from llmcf_cli.stages.pipeline import open_context, run_steps
+    from llmcf_cli.stages.pipeline import run_steps
     from llmcf_cli.stages.run import plan
 
-    loaded = load_recipe(recipe, set_ or ())
     progress = make_progress()
-    context = open_context(loaded, artifacts, progress)
+    context = opened(recipe, set_, artifacts, allow_read, progress)
     steps = plan(context, Match().needs(context.recipe))
     steps = run_steps(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step

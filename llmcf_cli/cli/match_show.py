@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 from llmcf_cli.tabular.times import shown_time
 
@@ -31,17 +32,16 @@ def show(
     arm: Annotated[str | None, typer.Option(metavar="NAME", help="The matches of this arm of the comparison.")] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
 ) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.match.explain import find_samples
-    from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.explain import explain_match, matched_node
-    from llmcf_cli.stages.pipeline import open_context
 
     if (sample is None) == (user is None or item is None):
         raise LlmcfError("give --user and --item, or --sample alone", where="match show")
-    node = matched_node(open_context(load_recipe(recipe, set_ or ()), artifacts), arm)
+    node = matched_node(opened(recipe, set_, artifacts, allow_read), arm)
     if sample is None:
         samples = find_samples(node.needs["ingest"].folder / "data.duckdb", str(user), str(item), split)
         sample = samples[-1]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli.opening import AllowReadOption, allow
+from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 
 if TYPE_CHECKING:
@@ -56,10 +58,11 @@ def show(
 
 
 @app.command()
-def validate(recipes: RecipeNames, set_: Overrides = None) -> None:
+def validate(recipes: RecipeNames, set_: Overrides = None, allow_read: AllowReadOption = None) -> None:
     """Check recipes and the assets they name; every problem is reported, with its place."""
     problems: list[LlmcfError] = []
     for name in recipes:
+        allow(name, allow_read)
         try:
             wrong, notes = _check(name, set_ or ())
         except RecipeError as error:
@@ -70,6 +73,20 @@ def validate(recipes: RecipeNames, set_: Overrides = None) -> None:
             typer.echo("  note: " + "\n  ".join(str(note).splitlines()))
     if problems:
         raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
+
+
+@app.command()
+def inspect(recipe: RecipeName, set_: Overrides = None, artifacts: ArtifactsOption = None) -> None:
+    """Say what a recipe would read, fetch, send, write and run, before anything does."""
+    from llmcf_cli.cli.recipe_inspect import print_access
+    from llmcf_cli.recipe.load import check_recipe
+    from llmcf_cli.stages.access import access_of
+    from llmcf_cli.stages.pipeline import artifact_root
+
+    found = check_recipe(recipe, set_ or ())
+    print_access(access_of(found, artifact_root(artifacts)), recipe)
+    if found.problems:
+        raise RecipeError(found.problems, hint="what is wrong may reach further than is shown; correct it first")
 
 
 @app.command()
@@ -95,15 +112,12 @@ def reference(
 
 def _check(name: str, overrides: Sequence[str]) -> tuple[list[LlmcfError], list[LlmcfError]]:
     """What is wrong with a recipe and what it names, and notes on what is not here."""
-    from llmcf_cli.recipe.library import library_dir
     from llmcf_cli.recipe.load import check_recipe
     from llmcf_cli.recipe.problems import in_order
-    from llmcf_cli.stages.files import file_problems
-    from llmcf_cli.store.assets import Locator, open_assets
+    from llmcf_cli.stages.files import file_problems, locator_of
 
     recipe = check_recipe(name, overrides)
-    locate = Locator(recipe.base, open_assets(library_dir(), recipe.base), recipe.roots)
-    found = file_problems(recipe.root, locate)
+    found = file_problems(recipe.root, locator_of(recipe))
     return in_order([*recipe.problems, *found.wrong]), [*found.missing, *found.unchecked]
 
 

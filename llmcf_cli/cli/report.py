@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.cli.console import console
@@ -14,7 +15,6 @@ from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices
-from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
 from llmcf_cli.stages.verify import Verified
@@ -50,10 +50,10 @@ def costs(steps: Sequence[Step]) -> None:
             console().print(table)
 
 
-def begin(loaded: LoadedRecipe, context: Context) -> None:
-    """The first lines of a run."""
-    console().print(f"[bold]{loaded.recipe.name}[/]: {escaped(loaded.recipe.description)}")
-    console().print(f"recipe {loaded.path}, artifacts {context.store.root}", style="dim", markup=False)
+def begin(path: Path, context: Context) -> None:
+    """The first lines of a run of the recipe at `path`."""
+    console().print(f"[bold]{context.recipe.name}[/]: {escaped(context.recipe.description)}")
+    console().print(f"recipe {path}, artifacts {context.store.root}", style="dim", markup=False)
 
 
 def start_step(step: Step) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from llmcf_cli.cli.groups import remember, same_run
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.core.errors import LlmcfError
 
 RecipeArgument = Annotated[
@@ -136,8 +137,9 @@ def stage_command(stage: str) -> Callable[..., None]:
         artifacts: ArtifactsOption = None,
         dry_run: DryRunOption = False,
         force: ForceOption = None,
+        allow_read: AllowReadOption = None,
     ) -> None:
-        _run(stage, recipe, set_ or (), artifacts, dry_run, force or ())
+        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read)
 
     return command
 
@@ -151,6 +153,7 @@ def scaled_command(stage: str) -> Callable[..., None]:
         artifacts: ArtifactsOption = None,
         dry_run: DryRunOption = False,
         force: ForceOption = None,
+        allow_read: AllowReadOption = None,
         on: OnOption = "local",
         address: AddressOption = None,
         workers: WorkersOption = None,
@@ -164,7 +167,7 @@ def scaled_command(stage: str) -> Callable[..., None]:
             changes = {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
         elif any(option is not None for option in (address, workers, share)):
             raise LlmcfError("are of a Ray cluster", where="--address, --workers and --share", hint="add --on ray")
-        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), changes)
+        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
     return command
 
@@ -175,12 +178,13 @@ def _train_llm(
     artifacts: ArtifactsOption = None,
     dry_run: DryRunOption = False,
     force: ForceOption = None,
+    allow_read: AllowReadOption = None,
     launch: LaunchOption = None,
 ) -> None:
     from llmcf_cli.recipe.library import launch_file
 
     changes = {} if launch is None else {"launch": launch_file(launch)}
-    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), changes)
+    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
 
 def _run(
@@ -190,6 +194,7 @@ def _run(
     artifacts: Path | None,
     dry_run: bool,
     force: Sequence[str],
+    allow_read: Sequence[Path] | None,
     changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Run a stage and what it needs; `changes` are to the context."""
@@ -198,23 +203,22 @@ def _run(
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.core.errors import UnknownNameError
-    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.recipe.load import find_recipe
     from llmcf_cli.stages.lock import write_lock
-    from llmcf_cli.stages.pipeline import open_context, run_steps, stage_names, targets
+    from llmcf_cli.stages.pipeline import run_steps, stage_names, targets
     from llmcf_cli.stages.run import plan
 
     for name in force:
         if name not in stage_names():
             raise UnknownNameError("stage", name, stage_names(), where="--force")
-    loaded = load_recipe(recipe, overrides)
     progress = make_progress()
-    context = replace(open_context(loaded, artifacts, progress), **changes)
-    steps = plan(context, targets(loaded.recipe, stage), force)
+    context = replace(opened(recipe, overrides, artifacts, allow_read, progress), **changes)
+    steps = plan(context, targets(context.recipe, stage), force)
     if dry_run:
         report.plan(steps)
         report.costs(steps)
         return
-    report.begin(loaded, context)
+    report.begin(find_recipe(recipe), context)
     steps = run_steps(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
     )

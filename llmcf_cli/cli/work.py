@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 
 
@@ -14,14 +15,17 @@ def add_to(app: typer.Typer) -> None:
     )
 
 
-def work(recipe: RecipeArgument, set_: SetOption = None, artifacts: ArtifactsOption = None) -> None:
+def work(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
+) -> None:
     from llmcf_cli.cli.console import console, make_progress
-    from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.gen_cot import help_generate
-    from llmcf_cli.stages.pipeline import open_context
 
     progress = make_progress()
-    context = open_context(load_recipe(recipe, set_ or ()), artifacts, progress)
+    context = opened(recipe, set_, artifacts, allow_read, progress)
     made = help_generate(context, progress)
     where = f"gen-cot of {context.recipe.name!r} in {context.store.root}"
     if made is None:

@@ -120,6 +120,12 @@ class StoreError(LlmcfError):
     exit_code = 6
 
 
+class AccessError(LlmcfError):
+    """A recipe asks for what the user has not allowed on this machine: a host, or a file outside its folder."""
+
+    exit_code = 7
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, or None when nothing is near."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

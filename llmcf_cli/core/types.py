@@ -137,6 +137,14 @@ class PromptRef(FileRef):
     knows: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Sends:
+    """Annotation for a field that names a server which prompts are sent to: `Annotated[str, Sends()]`.
+
+    The user's permission is asked for its host (`core.permissions`), and `llmcf recipe inspect` shows it.
+    """
+
+
 FilePath = Annotated[str, FileRef()]
 PromptPath = Annotated[str, PromptRef()]
 
@@ -210,7 +218,21 @@ def file_refs(value: Any) -> Iterator[str]:
             yield from file_refs(item)
 
 
-def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef]) -> bool:
+def servers(value: Any) -> Iterator[str]:
+    """Every server that a `Config` names in its `Sends` fields, at any depth."""
+    if isinstance(value, BaseModel):
+        for name, info in type(value).model_fields.items():
+            item = getattr(value, name)
+            yield from _texts(item) if is_marked(info, Sends) else servers(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from servers(item)
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for item in value:
+            yield from servers(item)
+
+
+def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef] | type[Sends]) -> bool:
     """Whether a field carries an annotation, itself or inside its type (`FilePath | None`, `tuple[FilePath, ...]`)."""
     return any(isinstance(found, mark) for found in (*info.metadata, *_inner_marks(info.annotation)))
 

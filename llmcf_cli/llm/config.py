@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
-from llmcf_cli.core.types import ComponentConfig, Distinct, FilePath, Runtime
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.permissions import Host
+from llmcf_cli.core.types import ComponentConfig, Distinct, FilePath, Runtime, Sends
 from llmcf_cli.recipe.template import Template
 from llmcf_cli.recipe.words import WORDS
 
@@ -191,19 +193,17 @@ class TransformersEngineConfig(LocalEngineConfig):
 class OpenAIEngineConfig(ComponentConfig):
     """Asks a server that speaks OpenAI's chat completions, instead of the tuned model; `train-llm` does not run for it.
 
-    Servers that do: vLLM, llama.cpp, Ollama, `transformers serve` and paid ones. The key comes from the environment
-    alone and is written nowhere.
+    Servers that do: vLLM, llama.cpp, Ollama, `transformers serve` and paid ones. A server on another machine gets
+    nothing before `llmcf keys allow HOST --env VARIABLE` says, on this machine, that it may, and which key is its own.
     """
 
     type: Literal["openai"] = "openai"
     """Registered name."""
     model: str = Field(min_length=1)
     """Name the server knows the model by."""
-    base_url: Annotated[str, Field(pattern=r"^https?://[^\s/]")]
+    base_url: Annotated[str, Sends(), Field(pattern=r"^https?://[^\s/]", max_length=2000)]
     """Address up to the version, e.g. `http://localhost:8000/v1`. It determines the result, too: another server's
     model of the same name may be another one."""
-    api_key_env: Annotated[str, Runtime()] = "OPENAI_API_KEY"
-    """Environment variable that holds the key; not set: none is needed."""
     max_new_tokens: Positive = 256
     """Most tokens of an answer (the paper: 256)."""
     limit_option: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -232,6 +232,15 @@ class OpenAIEngineConfig(ComponentConfig):
     """Answers that are committed together; a killed run loses at most these."""
 
     _samples_differ = field_validator("samples")(_need_a_temperature)
+
+    @field_validator("base_url")
+    @classmethod
+    def _names_a_host(cls, base_url: str) -> str:
+        try:
+            Host.of(base_url)
+        except LlmcfError as error:
+            raise ValueError(error.what) from error
+        return base_url
 
     @field_validator("extra")
     @classmethod

@@ -11,9 +11,11 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.permissions import Permissions
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import in_order, problems_of
+from llmcf_cli.recipe.references import references_of
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant_problems
@@ -49,10 +51,16 @@ class WrittenRecipe:
     @property
     def roots(self) -> tuple[Path, ...]:
         """Where relative references are looked for next: beside the extended files, in `LLMCF_DATA`, in the library."""
-        data = os.environ.get(DATA_VARIABLE)
-        own = [Path(data).expanduser().absolute()] if data else []
-        folders = dict.fromkeys([*(file.parent for file in self.files[1:]), *own, library_dir()])
+        folders = dict.fromkeys([*(file.parent for file in self.files[1:]), *_data_folder(), library_dir()])
         return tuple(folder for folder in folders if folder != self.base)
+
+    @property
+    def readable(self) -> tuple[Path, ...]:
+        """What its references may lead to: its folder, the library's, `LLMCF_DATA`, what the user allowed or named."""
+        given = (reference.name for reference in references_of(self.root) if reference.given)
+        named = (folder / name for name in map(_expanded, given) for folder in (self.base, *self.roots))
+        allowed = Permissions().folders(self.base)
+        return (self.base, library_dir(), *_data_folder(), *allowed, *(path for path in named if _is_there(path)))
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,25 @@ class CheckedRecipe(WrittenRecipe):
 
     recipe: Recipe | None
     problems: tuple[LlmcfError, ...]
+
+
+def _data_folder() -> list[Path]:
+    data = os.environ.get(DATA_VARIABLE)
+    return [Path(data).expanduser().absolute()] if data else []
+
+
+def _expanded(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # no such user; told where the file is looked for
+        return Path(name)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # told where the file is looked for
+        return False
 
 
 def load_recipe(path_or_name: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe:

@@ -20,11 +20,13 @@ class Reference:
         name: `asset:NAME`, or a path.
         where: Its file, line and key path.
         prompt: What kind of prompt file it is; None: it is no prompt.
+        given: Whether the user named it, by `--set`, rather than the recipe.
     """
 
     name: str
     where: str
     prompt: PromptRef | None
+    given: bool = False
 
 
 def references_of(root: Node) -> list[Reference]:
@@ -42,7 +44,7 @@ def _below(node: Node, slot: Slot, path: KeyPath) -> Iterator[Reference]:
     if isinstance(node.value, str) and any(isinstance(mark, FileRef) for mark in slot.metadata):
         if node.value:
             prompt = next((mark for mark in slot.metadata if isinstance(mark, PromptRef)), None)
-            yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt)
+            yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt, bool(node.origin.override))
         return
     if slot.kind is not None:
         node = long_form(node)

@@ -217,7 +217,7 @@ class Node:
             "stage_version": self.stage.version,
             **{path: key_view(value, self.context.locate.digest) for path, value in sections.items()},
             "inputs": {role: node.key for role, node in self.needs.items()},
-            "plugins": dict(_plugins(list(sections.values()))),
+            "plugins": dict(plugins_of(list(sections.values()))),
         }
 
     @cached_property
@@ -265,7 +265,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plugins(value: Any) -> Iterator[tuple[str, str]]:
+def plugins_of(value: Any) -> Iterator[tuple[str, str]]:
     """Component → origin, for every component in `value` that is not built in."""
     if isinstance(value, ComponentConfig):
         for component in registry().all():
@@ -273,7 +273,7 @@ def _plugins(value: Any) -> Iterator[tuple[str, str]]:
                 yield f"{component.kind} {component.name}", component.origin
     if isinstance(value, Config):
         for name in type(value).model_fields:
-            yield from _plugins(getattr(value, name))
+            yield from plugins_of(getattr(value, name))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _plugins(item)
+            yield from plugins_of(item)

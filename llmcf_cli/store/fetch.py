@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from llmcf_cli.core.errors import AssetError, LlmcfError, StoreError
+from llmcf_cli.core.errors import AccessError, AssetError, LlmcfError, StoreError
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import CHUNK_BYTES, digest_file
+from llmcf_cli.core.permissions import Host, Permissions, is_public
 from llmcf_cli.core.progress import Progress, Task
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile
 
@@ -62,7 +64,9 @@ class Fetcher:
         elif match := HUB.fullmatch(file.source):
             self._from_hub(match["repo"], match["revision"], match["file"], bool(match["data"]), file, target)
         elif file.source.startswith("file:"):
-            with Path(file.source.removeprefix("file:")).open("rb") as stream:
+            path = Path(file.source.removeprefix("file:"))
+            kind_of(path)  # what is no regular file might never end
+            with path.open("rb") as stream:
                 copy_verified(stream, file, target, self._task)
         else:
             self._from_web(file, target)
@@ -106,19 +110,13 @@ class Fetcher:
 
     def _from_web(self, file: AssetFile, target: Path) -> None:
         """Download over HTTP, going on where an earlier attempt stopped."""
-        import pooch
-
         part = self._work / f"{file.sha256[:16]}.part"
         done = part.stat().st_size if part.is_file() else 0
-        if done > file.size:  # the server sent the whole file when asked for the rest of it, or another file
+        if done > file.size:  # of another file
             part.unlink()
             done = 0
         if done < file.size:
-            # Compressed transfers count other bytes than the file has, which a range request could not resume.
-            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-            download = pooch.HTTPDownloader(chunk_size=CHUNK_BYTES, headers=headers, timeout=_HTTP_TIMEOUT)
-            with part.open("ab") as handle:
-                download(file.source, _Bounded(handle, file, self._task), None)
+            self._download(file, part, done)
         try:
             with part.open("rb") as stream:
                 copy_verified(stream, file, target, self._task)
@@ -126,23 +124,41 @@ class Fetcher:
             if not part.is_file() or part.stat().st_size >= file.size:
                 part.unlink(missing_ok=True)
 
+    def _download(self, file: AssetFile, part: Path, done: int) -> None:
+        """Append what is missing to `part`; no more than the catalogue declares."""
+        import httpx2
 
-class _Bounded:
-    """A file to write to that refuses more bytes than the catalogue declares."""
+        # Compressed transfers count other bytes than the file has, which a range request could not resume.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+        hooks = {"request": [lambda request: check_source(str(request.url))]}  # of every redirect, too
+        with (
+            httpx2.Client(timeout=_HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
+            client.stream("GET", file.source, headers=headers) as reply,
+        ):
+            reply.raise_for_status()
+            whole = reply.status_code != httpx2.codes.PARTIAL_CONTENT
+            with part.open("wb" if whole else "ab") as out:
+                for chunk in reply.iter_raw(CHUNK_BYTES):
+                    self._task.advance(len(chunk))
+                    out.write(chunk)
+                    if out.tell() > file.size:
+                        out.flush()
+                        raise MismatchError(f"{file.source} is larger than the {file.size:,} bytes declared")
 
-    def __init__(self, handle: IO[bytes], file: AssetFile, task: Task) -> None:
-        self._handle, self._file, self._task = handle, file, task
 
-    def write(self, chunk: bytes) -> int:
-        self._task.advance(len(chunk))
-        written = self._handle.write(chunk)
-        if self._handle.tell() > self._file.size:
-            self._handle.flush()
-            raise MismatchError(f"{self._file.source} is larger than the {self._file.size:,} bytes declared")
-        return written
+def check_source(address: str) -> None:
+    """Check that a catalogue may have this address fetched: over https, and none of this machine or its network.
 
-    def flush(self) -> None:
-        self._handle.flush()
+    Raises:
+        AccessError: It may not, and the user has not allowed the host.
+    """
+    host = Host.of(address)
+    if host in Permissions().hosts():
+        return
+    if host.scheme != "https" or not is_public(host.name):
+        what = "is this machine or its own network" if host.scheme == "https" else "is not asked over https"
+        raise AccessError(f"{what}; no catalogue may have it fetched unless you allow it", where=str(host),
+                          hint=f"if you meant it: llmcf keys allow {host} --no-key")  # fmt: skip
 
 
 def copy_verified(stream: IO[bytes], file: AssetFile, target: Path, task: Task) -> None:

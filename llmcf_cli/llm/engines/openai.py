@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ import openai
 from openai import DefaultHttpxClient, OpenAI
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
+from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.chat import SYSTEM_JOINED, chats_of
 from llmcf_cli.llm.config import OpenAIEngineConfig
@@ -35,6 +35,7 @@ _CHARACTERS_PER_TOKEN = 3  # cautious for English, where a token is about four; 
 _TOKENS_PER_MESSAGE = 8  # role and separators
 _NOT_DECODING = ("samples", "max_prompt_tokens", "tokenizer")
 _SEEDS = 2**31  # servers take a signed 32-bit seed at least
+_REDIRECTS = (301, 302, 303, 307, 308)
 _SHOWN = 200  # characters of a server's answer in a message
 _THOUGHT = ("reasoning_content", "reasoning")
 _TEXT_PARTS = ("text", "output_text")
@@ -48,13 +49,18 @@ class OpenAIEngine(Adjustable):
 
     def __init__(self, config: OpenAIEngineConfig) -> None:
         super().__init__(config)
-        self._key = os.environ.get(config.api_key_env, "")
+        self._variable, self._key = Permissions().key_for(config.base_url)
         self._tokenizer: Any = None
         pace = Pace(config.requests_per_minute)
         self._client = OpenAI(
             api_key=self._key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=config.retries,
-            http_client=DefaultHttpxClient(event_hooks={"request": [lambda request: pace.wait()]}),
+            # A redirect would take the prompts to a host that nobody allowed.
+            http_client=DefaultHttpxClient(
+                event_hooks={"request": [lambda request: pace.wait()]}, follow_redirects=False
+            ),
         )  # fmt: skip
+        # The library sends these of the user's environment to whatever server it talks to.
+        self._client.organization = self._client.project = self._client.admin_api_key = None
 
     def open(self, model: Path | None) -> None:
         """Load the tokenizer, where there is one; the server's model needs nothing from `model`.
@@ -186,15 +192,22 @@ class OpenAIEngine(Adjustable):
         said = self._shown(_said(error))
         stop = None
         if status in (401, 403):
-            state = "is refused" if self._key else "is not set"
+            host, name = Host.of(config.base_url), self._variable
             stop = ModelError(
-                f"the server answers {status}: the key in {config.api_key_env} {state}", where=config.base_url,
-                hint=f"export {config.api_key_env}=… with a key of this server",
+                f"the server answers {status}: {_state(name, self._key)}", where=config.base_url,
+                hint=f"export {name}=… with a key of this server" if name
+                else f"llmcf keys allow {host} --env VARIABLE_WITH_ITS_KEY",
             )  # fmt: skip
         elif status == 404:
             stop = ModelError(
                 f"the server answers 404 for the model {config.model!r}: {said}", where=config.base_url,
                 hint="correct model or base_url (most servers' ends in /v1) of the engine",
+            )  # fmt: skip
+        elif status in _REDIRECTS:
+            target = getattr(error, "response").headers.get("location", "nowhere")  # noqa: B009
+            stop = ModelError(
+                f"the server answers {status} and sends on to {self._shown(target)}; prompts are not sent on",
+                where=config.base_url, hint="name the address itself in base_url of the engine",
             )  # fmt: skip
         elif status == 429 and getattr(error, "code", None) == "insufficient_quota":
             stop = ModelError("the account has no quota left", where=config.base_url, hint="add some, or wait")
@@ -220,6 +233,13 @@ class OpenAIEngine(Adjustable):
         if self._key:
             text = text.replace(self._key, "***")
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _state(variable: str | None, key: str) -> str:
+    """What is the matter with a key, in words."""
+    if variable is None:
+        return "it wants a key, and you allowed it none"
+    return f"the key in {variable} is {'refused' if key else 'not set'}"
 
 
 class Pace:

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.errors import AccessError, ModelError
+from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.llm.config import OpenAIEngineConfig, TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.engines.openai import OpenAIEngine
@@ -113,6 +114,7 @@ def chats(*texts: str) -> list[list[dict[str, str]]]:
 def ask(server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Completion | Failure]]:
     """Ask the server some texts, with settings of the engine."""
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    Permissions().allow_host(Host.of(server.url), "OPENAI_API_KEY")
 
     def generate(*texts: str, **settings: Any) -> list[Completion | Failure]:
         config = OpenAIEngineConfig(**{"model": "m", "base_url": server.url, "retries": 0, **settings})
@@ -216,8 +218,43 @@ def test_what_no_row_can_get_past_ends_the_run(ask, server: ChatServer, status: 
 def test_a_missing_key_is_named(ask, server: ChatServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.reply = lambda request: Reply({}, 401)
     monkeypatch.delenv("OTHER_KEY", raising=False)
+    Permissions().allow_host(Host.of(server.url), "OTHER_KEY")
     with pytest.raises(ModelError, match="the key in OTHER_KEY is not set"):
-        ask("a", api_key_env="OTHER_KEY")
+        ask("a")
+    Permissions().forget_host(Host.of(server.url))
+    with pytest.raises(ModelError) as error:
+        ask("a")
+    assert error.value.hint == f"llmcf keys allow {Host.of(server.url)} --env VARIABLE_WITH_ITS_KEY"
+
+
+def test_a_server_gets_only_the_key_that_was_allowed_it(ask, server: ChatServer, monkeypatch) -> None:
+    for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "SECRET"):
+        monkeypatch.setenv(name, f"private-{name}")
+    ask("a")
+    Permissions().forget_host(Host.of(server.url))
+    ask("b")
+    with_key, without = (str(request["headers"]) for request in server.requests)
+    assert KEY in with_key
+    assert KEY not in without
+    assert "private-" not in with_key + without
+
+
+def test_a_host_elsewhere_gets_nothing_unless_it_is_allowed(monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for address in ("https://api.example.com/v1", "http://192.0.2.7:8000/v1", "http://localhost.example.com/v1"):
+        with pytest.raises(AccessError) as error:
+            OpenAIEngine(OpenAIEngineConfig(model="m", base_url=address))
+        assert str(Host.of(address)) in error.value.hint
+    Permissions().allow_host(Host.of("api.example.com"), None)
+    OpenAIEngine(OpenAIEngineConfig(model="m", base_url="https://API.example.com:443/v1"))
+
+
+def test_prompts_do_not_follow_a_redirect(ask, server: ChatServer) -> None:
+    elsewhere = f"http://127.0.0.1:{Host.of(server.url).port}/other/v1/chat/completions"
+    server.reply = lambda request: Reply({}, 307, {"Location": elsewhere})
+    with pytest.raises(ModelError, match="sends on to"):
+        ask("a")
+    assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("how", ["nobody listens", "hangs up"])
@@ -240,21 +277,21 @@ def test_the_cache_knows_the_model_and_its_server(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
 
     def settings(**changes: Any) -> dict[str, Any]:
-        config = OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **changes})
+        config = OpenAIEngineConfig(**{"model": "m", "base_url": "http://localhost:1/v1", **changes})
         return OpenAIEngine(config).decode_settings(1)
 
-    assert settings() == settings(concurrency=2, api_key_env="OTHER", max_prompt_tokens=99)
-    assert settings() != settings(base_url="http://b/v1")
+    assert settings() == settings(concurrency=2, max_prompt_tokens=99)
+    assert settings() != settings(base_url="http://localhost:2/v1")
     assert settings() != settings(model="n")
     assert settings() != settings(extra={"top_p": 0.9})
     assert KEY not in str(settings())
 
 
 def test_prompts_are_counted_by_a_local_tokenizer(tiny_model: Path) -> None:
-    engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://a/v1", tokenizer=str(tiny_model)))
+    engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1", tokenizer=str(tiny_model)))
     engine.open(None)
     (found,) = engine.count_tokens(chats("why did the user like it"))
-    assert found != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://a/v1")).count_tokens(chats("why"))[0]
+    assert found != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1")).count_tokens(chats("why"))[0]
     assert found == len(engine._tokenizer.apply_chat_template(
         chats("why did the user like it")[0], add_generation_prompt=True)["input_ids"])  # fmt: skip
 

@@ -1,0 +1,55 @@
+"""A recipe as a command line names it: what is allowed it, the recipe itself, and the context that it runs in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcf_cli.core.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from llmcf_cli.stages.base import Context
+
+AllowReadOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--allow-read",
+        metavar="PATH",
+        help="Let the recipes of this folder read a file or folder outside it, from now on. Repeatable.",
+    ),
+]
+
+
+def allow(recipe: str, paths: Sequence[Path] | None) -> None:
+    """Note what recipes beside this one may read from now on, and say so."""
+    from llmcf_cli.core.permissions import Permissions
+    from llmcf_cli.recipe.load import find_recipe
+
+    if not paths:
+        return
+    folder = find_recipe(recipe).parent.resolve()
+    for path in paths:
+        Permissions().allow_read(folder, path)
+        typer.echo(f"recipes in {folder} may read {path.expanduser().resolve()} from now on", err=True)
+
+
+def opened(
+    recipe: str,
+    overrides: Sequence[str] | None = None,
+    artifacts: Path | None = None,
+    allow_read: Sequence[Path] | None = None,
+    progress: Progress = SILENT,
+) -> Context:
+    """The context that a recipe runs in.
+
+    Raises:
+        RecipeError: With everything that is wrong with it or missing.
+    """
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.pipeline import open_context
+
+    allow(recipe, allow_read)
+    return open_context(load_recipe(recipe, overrides or ()), artifacts, progress)
