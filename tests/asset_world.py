@@ -41,5 +41,8 @@ class Lines:
     def advance(self, amount=1):
         self.moved += amount
 
+    def skip(self, amount):
+        pass
+
     def note(self, text):
         pass

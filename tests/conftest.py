@@ -48,6 +48,12 @@ class Assets:
             pytest.skip(f"{ref} cannot be fetched: {error.what}")
 
 
+@pytest.fixture(autouse=True)
+def own_permissions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test allows, no other one may do."""
+    monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path_factory.mktemp("config")))
+
+
 @pytest.fixture(scope="session")
 def assets() -> Assets:
     return Assets()

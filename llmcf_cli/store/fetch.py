@@ -19,7 +19,7 @@ from llmcf_cli.core.errors import AccessError, AssetError, LlmcfError, StoreErro
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import CHUNK_BYTES, digest_file
 from llmcf_cli.core.permissions import Host, Permissions, is_public
-from llmcf_cli.core.progress import Progress, Task
+from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile
 
 _POLL_SECONDS = 0.2
@@ -118,8 +118,8 @@ class Fetcher:
         if done < file.size:
             self._download(file, part, done)
         try:
-            with part.open("rb") as stream:
-                copy_verified(stream, file, target, self._task)
+            with part.open("rb") as stream, SILENT.task("check", file.size, "B") as check:
+                copy_verified(stream, file, target, check)
         finally:
             if not part.is_file() or part.stat().st_size >= file.size:
                 part.unlink(missing_ok=True)
@@ -137,6 +137,7 @@ class Fetcher:
         ):
             reply.raise_for_status()
             whole = reply.status_code != httpx2.codes.PARTIAL_CONTENT
+            self._task.skip(0 if whole else done)
             with part.open("wb" if whole else "ab") as out:
                 for chunk in reply.iter_raw(CHUNK_BYTES):
                     self._task.advance(len(chunk))

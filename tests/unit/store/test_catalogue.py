@@ -82,13 +82,39 @@ def test_no_yaml_and_no_mapping(tmp_path):
     assert load_catalogue(path, tmp_path / "none.yaml") == {}
 
 
-def test_a_catalogue_beside_the_recipe_wins(tmp_path):
+def test_a_catalogue_beside_the_recipe_adds_to_the_librarys(tmp_path):
     ours = write(tmp_path / "library", {"x": entry(), "y": entry()})
-    theirs = write(tmp_path / "mine", {"x": {**entry(source="file:data/a.txt"), "licence": "mine"}, "z": entry()})
+    theirs = write(tmp_path / "mine", {"x": {**entry(source="file:data/a.txt"), "licence": "theirs"}, "z": entry()})
     merged = load_catalogue(ours, theirs)
     assert sorted(merged) == ["x", "y", "z"]
-    assert merged["x"].licence == "mine"
-    assert merged["x"].files[0].source == f"file:{tmp_path / 'mine' / 'data' / 'a.txt'}"
+    assert (merged["x"].licence, merged["x"].files[0].source) == ("CC0", "https://example.org/a.txt")
+    alone = load_catalogue(theirs)
+    assert alone["x"].files[0].source == f"file:{tmp_path / 'mine' / 'data' / 'a.txt'}"
+
+
+def test_a_name_of_the_librarys_stands_for_its_bytes(tmp_path):
+    ours = write(tmp_path / "library", {"x": entry(), "y": entry()})
+    theirs = write(tmp_path / "mine", {"x": entry(sha256="1" * 64), "y": entry(size=2), "z": entry()})
+    with pytest.raises(RecipeError) as caught:
+        load_catalogue(ours, theirs)
+    # Another size is the same name for the same digest, which no file has: it fails when it is fetched.
+    assert [problem.where for problem in caught.value.problems] == [f"{theirs}: x"]
+
+
+@pytest.mark.parametrize("source", ["file:../a.txt", "file:/etc/passwd", "file:link", "file:folder/../../a.txt"])
+def test_files_of_a_catalogue_lie_below_it(tmp_path, source):
+    folder = tmp_path / "mine"
+    path = write(folder, {"x": entry(source=source)})
+    (folder / "link").symlink_to("/etc/passwd")
+    with pytest.raises(RecipeError, match="outside the catalogue's folder"):
+        load_catalogue(path)
+
+
+def test_a_catalogue_of_any_size_is_refused_past_a_mebibyte(tmp_path):
+    path = tmp_path / "assets.yaml"
+    path.write_text("#" * (1 << 20) + "\n")
+    with pytest.raises(RecipeError, match="is larger than"):
+        load_catalogue(path)
 
 
 def test_digest_is_that_of_the_folder_it_becomes(tmp_path):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from asset_world import Lines, asset, sha
 
-from llmcf_cli.core.errors import AssetError
+from llmcf_cli.core.errors import AccessError, AssetError, DataError
+from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.store.fetch import MismatchError
 
 # ---- wheels
@@ -112,11 +113,22 @@ class Server(http.server.BaseHTTPRequestHandler):
     content = b""
     ranges = True
     cut_after: int | None = None
+    stalls: threading.Event | None = None
+    sends_to = ""
     asked: list = []  # noqa: RUF012
 
     def do_GET(self):
         kind, start = type(self), 0
         kind.asked.append(self.headers.get("Range"))
+        if kind.stalls:
+            kind.stalls.wait(30)
+            return
+        if kind.sends_to:
+            self.send_response(302)
+            self.send_header("Location", kind.sends_to)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if kind.ranges and (wanted := self.headers.get("Range")):
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
         body = kind.content[start:]
@@ -137,7 +149,9 @@ def web():
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     kind.url = f"http://127.0.0.1:{server.server_port}/a.bin"
+    Permissions().allow_host(Host.of(kind.url), None)
     yield kind
+    Permissions().forget_host(Host.of(kind.url))
     server.shutdown()
     server.server_close()
 
@@ -165,14 +179,13 @@ def test_a_download_cut_short_goes_on_where_it_stopped(store, web):
     assert int(web.asked[1].removeprefix("bytes=").removesuffix("-")) >= 1 << 20
 
 
-def test_a_server_without_ranges_is_asked_again_for_the_whole(store, web):
+def test_a_server_without_ranges_sends_the_whole_again(store, web):
     web.content, web.cut_after, web.ranges = CONTENT, 2_500_000, False
     x = store(asset("x", {"a.bin": (web.url, CONTENT)}))
     with pytest.raises(AssetError):
         x.fetch("x")
     web.cut_after = None
     assert (x.fetch("x") / "a.bin").read_bytes() == CONTENT
-    assert web.asked[-1] is None
 
 
 def test_a_download_with_other_bytes(store, web):
@@ -193,9 +206,45 @@ def test_an_endless_download_stops_at_the_declared_size(store, web):
 
 
 def test_no_server(store, web):
-    x = store(asset("x", {"a.bin": ("http://127.0.0.1:9/a", b"a")}))
+    Permissions().allow_host(Host.of("localhost:9"), None)
+    x = store(asset("x", {"a.bin": ("http://localhost:9/a", b"a")}))
     with pytest.raises(AssetError, match="cannot be fetched"):
         x.fetch("x")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/a", "https://localhost/a", "https://127.0.0.1/a", "https://10.0.0.1/a",
+                "https://169.254.169.254/latest/meta-data", "https://[::1]/a", "https://[fe80::1]/a"],
+)  # fmt: skip
+def test_this_machine_and_its_network_are_not_asked(store, address):
+    with pytest.raises(AccessError) as error:
+        store(asset("x", {"a.bin": (address, b"a")})).fetch("x")
+    assert f"llmcf keys allow {Host.of(address)} --no-key" in error.value.hint
+
+
+@pytest.mark.parametrize("target", ["http://localhost:9/private", "https://192.168.0.1/", "http://example.org/a"])
+def test_a_redirect_leads_to_no_such_place_either(store, web, target):
+    web.sends_to = target
+    with pytest.raises(AccessError) as error:
+        store(asset("x", {"a.bin": (web.url, CONTENT)})).fetch("x")
+    assert error.value.hint.endswith(f"{Host.of(target)} --no-key")
+
+
+def test_a_redirect_to_an_allowed_host_is_followed(store, web):
+    web.content = CONTENT
+    front = type("Front", (Server,), {"asked": [], "sends_to": web.url})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), front) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/a.bin"
+        Permissions().allow_host(Host.of(address), None)
+        assert (store(asset("x", {"a.bin": (address, CONTENT)})).fetch("x") / "a.bin").read_bytes() == CONTENT
+        server.shutdown()
+
+
+def test_a_named_pipe_is_no_file(store, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="named pipe"):
+        store(asset("x", {"a.bin": (f"file:{tmp_path / 'pipe'}", b"a")})).fetch("x")
 
 
 # ---- processes
@@ -217,11 +266,10 @@ def start_fetch(made, store, tmp_path):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_killed_fetch_resumes_with_what_it_finished(store, source, tmp_path):
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)  # its reader waits: the fetch is caught between its first and its second file
+def test_a_killed_fetch_resumes_with_what_it_finished(store, source, web, tmp_path):
+    web.stalls = threading.Event()  # the fetch is caught between its first and its second file
     first = source("a", b"alpha")
-    made = asset("x", {"a.txt": (first, b"alpha"), "b.txt": (f"file:{pipe}", b"beta")})
+    made = asset("x", {"a.txt": (first, b"alpha"), "b.txt": (web.url, b"beta")})
     x = store(made)
     process = start_fetch(made, x, tmp_path)
     finished = x.folder("x").with_name(x.folder("x").name + ".partial") / "files" / "a.txt"
@@ -232,8 +280,8 @@ def test_a_killed_fetch_resumes_with_what_it_finished(store, source, tmp_path):
     process.communicate()
     assert x.status("x") == "partial"
     Path(first.removeprefix("file:")).unlink()
-    pipe.unlink()
-    pipe.write_bytes(b"beta")
+    web.stalls.set()
+    web.stalls, web.content = None, b"beta"
     progress = Lines()
     folder = x.fetch("x", progress)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
