@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.tables import escaped, plain_table
+from llmcf_cli.cli.tables import escaped
 from llmcf_cli.core.permissions import Host
 from llmcf_cli.stages.access import Access, Fetch, Read, Send
 
 
 def print_access(found: Access, recipe: str) -> None:
     """Print what a recipe would do, a table for each kind of it, and what is to be allowed first."""
-    table = plain_table("reads", "named at", "")
+    table = _table("reads", "named at", "")
     for read in found.reads:
         table.add_row(escaped(str(read.path or read.name)), escaped(read.where), _readable(read))
     console().print(table)
     if found.fetches:
-        table = plain_table("fetches", "MB", "from", "licence", "")
+        table = _table("fetches", "MB", "from", "licence", "")
         for fetch in found.fetches:
             size, licence = f"{fetch.asset.size / 1e6:,.1f}", escaped(fetch.asset.licence)
             table.add_row(escaped(fetch.asset.name), size, _sources(fetch), licence, _state(fetch))
         console().print(table)
     if found.sends:
-        table = plain_table("sends prompts, made of your data, to", "with the key in", "")
+        table = _table("sends prompts, made of your data, to", "with the key in", "")
         for send in found.sends:
             table.add_row(escaped(str(send.host)), send.variable or "no key", _sendable(send))
         console().print(table)
-    table = plain_table("writes below", "")
+    table = _table("writes below", "")
     for folder, what in found.writes:
         table.add_row(escaped(str(folder)), what)
     console().print(table)
     if found.plugins:
-        table = plain_table("runs code of plugins", "from")
+        table = _table("runs code of plugins", "from")
         for component, origin in found.plugins:
             table.add_row(escaped(component), escaped(origin))
         console().print(table)
@@ -44,6 +46,14 @@ def print_access(found: Access, recipe: str) -> None:
                             markup=False, soft_wrap=True)  # fmt: skip
     if not found.refused:
         console().print(f"next: llmcf run {recipe}", markup=False, soft_wrap=True)
+
+
+def _table(*columns: str) -> Table:
+    """A table that folds what is too long: a path that is cut off could hide where it leads."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _readable(read: Read) -> str:

@@ -161,3 +161,22 @@ def test_a_wrong_prompt_is_found_before_anything_runs(mine, command):
     assert 'told.yaml:5: messages.0.content: unknown variable "itme"; did you mean "item"?' in done.stderr
     assert "allowed: history, item, user" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_inspect_shows_whole_paths_and_what_is_to_be_allowed(tmp_path, monkeypatch):
+    monkeypatch.delenv("LLMCF_ALLOW_READ")
+    deep = tmp_path / ("a" * 60) / ("b" * 60)
+    deep.mkdir(parents=True)
+    (deep / "clicks.csv").write_text("u,i,t\n")
+    (tmp_path / "r").mkdir()
+    recipe = tmp_path / "r" / "recipe.yaml"
+    source = f"{{type: csv, interactions: {deep / 'clicks.csv'}, columns: {{user: u, item: i, time: t}}}}"
+    recipe.write_text(f"extends: quickstart\nname: theirs\ndataset: {{source: {source}}}\n")
+    found = llmcf("inspect", recipe)
+    assert found.returncode == 0
+    first = [line.split(" ")[0] for line in found.stdout.splitlines()]
+    assert str(deep / "clicks.csv") in "".join(first)
+    assert f"--allow-read '{deep / 'clicks.csv'}'" in found.stdout
+    allowed = llmcf("validate", recipe, "--allow-read", deep / "clicks.csv")
+    assert allowed.returncode == 2, "the columns are another data set's, which is seen now"
+    assert f"next: llmcf run {recipe}" in llmcf("inspect", recipe).stdout
