@@ -198,8 +198,8 @@ def _write(
     if rows:
         con.executemany("INSERT INTO result.feature VALUES (?, ?, ?, ?, ?, ?)", rows)
     con.execute(
-        f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)} FROM interaction "
-        "ORDER BY user_row, item_row, time"
+        f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)}, place "
+        "FROM placed ORDER BY user_row, item_row, time"
     )
     columns = ", ".join(SAMPLE.schema.names)
     con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample ORDER BY sample_id")
