@@ -92,7 +92,7 @@ FUNCTIONS: Mapping[str, Function] = {
          Parameter("zone", ("text",), constant=True, optional=True)),
         "time",
         "as a time, read as `columns.time_format` and `columns.time_zone` of a source say; counted where it is none. "
-        "Without a zone, a time that names none is of `columns.time_zone` in interactions, and of UTC in items and users",
+        "Without a zone, a time that names none is of `columns.time_zone` in interactions, of UTC in items and users",
     ),
     "floor": Function(_of("number"), "number", "the whole number at or below"),
     "round": Function(

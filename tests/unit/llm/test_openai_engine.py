@@ -363,7 +363,9 @@ def message(content: Any, **more: Any) -> dict[str, Any]:
 
 SAID = "It fits."
 USABLE = {
-    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]),  # noqa: E501
+    "parts": message(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]
+    ),
     "plain parts": message([SAID]),
     "think block": message(f"<think>\nhm\n</think>\n\n{SAID}"),
     "end of a think block": message(f"hm\n</think>\n{SAID}"),
@@ -376,16 +378,18 @@ USABLE = {
     "no finish reason": {"choices": [{"message": {"content": SAID}}]},
 }  # fmt: skip
 ODD = {
-    "nothing": message(None), "blank": message(" \n"), "only reasoning": message(None, reasoning_content="long thought"),  # noqa: E501
+    "nothing": message(None), "blank": message(" \n"),
+    "only reasoning": message(None, reasoning_content="long thought"),
     "only a think block": message("<think>hm</think>"), "cut off in a think block": message("<think>hm, I should"),
-    "refusal": message(None, refusal="I can't."), "a number": message(3), "odd parts": message([None, 3, {"type": "image_url"}]),  # noqa: E501
+    "refusal": message(None, refusal="I can't."), "a number": message(3),
+    "odd parts": message([None, 3, {"type": "image_url"}]),
     "no choices": {"choices": []}, "null choices": {"choices": None}, "a null choice": {"choices": [None]},
     "choices of texts": {"choices": ["a"]}, "an object of choices": {"choices": {"0": "a"}},
     "null message": {"choices": [{"message": None}]}, "a text message": {"choices": [{"message": "a"}]},
     "an error": {"error": {"message": "overloaded", "code": 529}}, "a text error": {"error": "overloaded"},
     "an error of anything": {"error": {"message": ["x"], "code": None}},
-    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>", "empty": b"",  # noqa: E501
-    "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
+    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>",
+    "empty": b"", "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
 }  # fmt: skip
 
 
