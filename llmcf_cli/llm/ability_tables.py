@@ -9,7 +9,8 @@ from llmcf_cli.core.text import markdown as md
 
 NAMES = {
     "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑",
-    "general": "general ability ↑", "lambada_openai": "LAMBADA ↑", "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
+    "general": "general ability ↑", "lambada_openai": "LAMBADA ↑",
+    "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
     "arc_easy": "ARC-easy ↑", "hellaswag": "HellaSwag ↑", "sciq": "SciQ ↑",
 }  # fmt: skip
 """Measure → its name, with the direction that is better."""

@@ -94,7 +94,8 @@ def test_prompts_are_shown_as_the_model_gets_them(tiny_data: Path, tokenizer_onl
     (template,) = tokenizer_only.glob("chat_template*")
     template.write_text(
         "{% for m in messages %}"
-        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}{% endif %}"
+        "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     )
     found = look(tiny_data, tokenizer_only, _turns("system", "user"))
     for one in found.prompts:
