@@ -25,7 +25,7 @@ from llmcf_cli.data.report import Clock, IngestReport, StepLog
 from llmcf_cli.data.shape import reshape
 from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
-from llmcf_cli.features.spec import Choice
+from llmcf_cli.features.choice import Choice
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_write
