@@ -291,7 +291,10 @@ def test_prompts_are_counted_by_a_local_tokenizer(tiny_model: Path) -> None:
     engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1", tokenizer=str(tiny_model)))
     engine.open(None)
     (found,) = engine.count_tokens(chats("why did the user like it"))
-    assert found != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1")).count_tokens(chats("why"))[0]
+    assert (
+        found
+        != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1")).count_tokens(chats("why"))[0]
+    )
     assert found == len(engine._tokenizer.apply_chat_template(
         chats("why did the user like it")[0], add_generation_prompt=True)["input_ids"])  # fmt: skip
 
