@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.features.batch import Catalog, Samples, encode_entities
-from llmcf_cli.features.spec import Choice, fit_features
+from llmcf_cli.features.choice import Choice
+from llmcf_cli.features.spec import fit_features
 from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
 
 LENGTH, TEXT, K = 20, 384, 4

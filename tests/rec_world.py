@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmcf_cli.features.batch import encode_rows
-from llmcf_cli.features.spec import Choice
+from llmcf_cli.features.choice import Choice
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.exact import ExactSearcher

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 
-from llmcf_cli.store.tables import ITEM, SAMPLE, USER
+from llmcf_cli.store.tables import INTERACTION, ITEM, META, SAMPLE, USER
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -52,7 +52,7 @@ def save_tiny_data(file: Path, *, users: int = 6, items: int = 20, samples: int 
     """A DuckDB file as ingest leaves it: every third sample negative, the last quarter not train."""
     chance = random.Random(7)
     with duckdb.connect(str(file)) as connection:
-        for table in (USER, ITEM, SAMPLE):
+        for table in (USER, ITEM, SAMPLE, INTERACTION, META):
             connection.execute(table.ddl())
         connection.executemany(
             'INSERT INTO "user" VALUES (?, ?, ?)',
@@ -69,4 +69,9 @@ def save_tiny_data(file: Path, *, users: int = 6, items: int = 20, samples: int 
             split = "train" if n < samples * 3 // 4 else "validation" if n % 2 else "test"
             rows.append((n, n % users + 1, n % items + 1, int(n % 3 > 0), 1000 + n, split, history))
         connection.executemany("INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        connection.execute(
+            "INSERT INTO interaction SELECT user_row, item_row, NULL, time, "
+            "row_number() OVER (PARTITION BY user_row ORDER BY time) FROM sample"
+        )
+        connection.execute("INSERT INTO meta VALUES ('clock', 'per_user')")
     return file

@@ -93,6 +93,17 @@ def _collab(report: Mapping[str, Any]) -> None:
 def _embed(report: Mapping[str, Any]) -> None:
     what = f"{report['items']:,} items" if "items" in report else f"{report['examples']:,} examples"
     console().print(f"{what} as vectors of {report['dim']} numbers, {report['seconds']:.1f} s of encoding")
+    _read(report["read"])
+
+
+def _read(read: Mapping[str, Any]) -> None:
+    """The texts that the encoder cut."""
+    if read["cut"]:
+        console().print(
+            f"! {read['cut']:,} of {read['texts']:,} texts ({read['cut_share']:.1%}) are longer than the "
+            f"{read['longest']:,} tokens that the encoder reads: their ends are in no vector",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _match(report: Mapping[str, Any]) -> None:
@@ -126,6 +137,7 @@ def _knowledge(report: Mapping[str, Any]) -> None:
             "users and items without text are left out": report["blank"], **report["changed"]}  # fmt: skip
     if any(left.values()):
         console().print(_counted(left), style="yellow", markup=False)
+    _read(report["read"])
     reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report["reach"].items()]
     console().print(f"samples with a text about their user and item: {', '.join(reach)}")
     for example in report["examples"][:: max(1, len(report["examples"]) - 1)]:

@@ -84,7 +84,8 @@ class _Stage:
 
     Attributes:
         columns: SQL with its name.
-        times: (column, DuckDB type, how times are written, name of the result).
+        times: (column, DuckDB type, how times are written, name of the result). Beside it, in columns whose names end
+            in `_cut` and `_twice`, stands what `with_times` says of it.
     """
 
     columns: list[str]
@@ -103,23 +104,39 @@ class Compiler:
 
     Within `relation` every name begins with `_`: `raw` has those of the relation's columns, the others were computed.
 
+    Values of kind `time` are instants in UTC.
+
     Args:
         columns: Column → DuckDB type.
+        zone: Of times that name none; None: UTC.
+
+    Attributes:
+        raw: Column → its name within `relation`.
+        fallible: Operations that may fail, in the order in which they were compiled.
+        times: (text, column of the result) of all that reads times, see `_Stage`.
     """
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    def __init__(self, columns: Mapping[str, str], zone: str | None = None) -> None:
         self._types = dict(columns)
+        self._zone = zone
         self._stages: list[_Stage] = []
         self._values: dict[str, Value] = {}
         self._defined: set[str] = set()
         self._count = 0
         self.raw = {column: f"_c{number}" for number, column in enumerate(columns)}
         self.fallible: list[Fallible] = []
+        self.times: list[tuple[str, str]] = []
 
     def value(self, column: str) -> Value:
         """A column as expressions read it: of a file, or as it was defined."""
         if column not in self._values:
-            self._values[column] = self.bind(_read(self.raw[column], self._types[column]))
+            raw, sql_type = self.raw[column], self._types[column]
+            if self._zone is not None and kind_of(sql_type) == "time":
+                self._values[column] = found = self._in_zone(raw, sql_type, TimeFormat(zone=self._zone), 0, column)
+                failed = f"{present(raw, sql_type)} IS NOT NULL AND {found.sql} IS NULL"
+                self.fallible.append(Fallible(column, failed, f"CAST({raw} AS VARCHAR)"))
+            else:
+                self._values[column] = self.bind(_read(raw, sql_type))
         return self._values[column]
 
     def define(self, column: str, value: Value) -> Value:
@@ -184,7 +201,8 @@ class Compiler:
                 relation = f"(SELECT *, {', '.join(stage.columns)} FROM {relation})"
             for column, sql_type, form, into in stage.times:
                 timed = with_times(con, relation, column, sql_type, form)
-                relation = f"(SELECT COLUMNS('^_'), make_timestamp(time) AS {into} FROM {timed})"
+                flags = f"time_cut AS {into}_cut, time_twice AS {into}_twice"
+                relation = f"(SELECT COLUMNS('^_'), make_timestamp(time) AS {into}, {flags} FROM {timed})"
         return relation
 
     def _stage(self, number: int) -> _Stage:
@@ -273,6 +291,7 @@ class Compiler:
         form = time_format(part)
         if of.kind == "time" and form.zone is None:
             return of
+        form = TimeFormat(form.format, form.zone or self._zone)
         if (
             isinstance(argument, Column) and argument.name not in self._defined
         ):  # a file's column is read as it stands there, as the times of interactions are
@@ -281,11 +300,15 @@ class Compiler:
             bound = self.bind(of)
             column, stage = bound.sql, bound.stage
             sql_type = {"text": "VARCHAR", "time": "TIMESTAMP"}.get(of.kind, "HUGEINT" if of.whole else "DOUBLE")
-        into = self._new()
-        self._stage(stage).times.append((column, sql_type, form, into))
-        result = Value(into, "time", stage + 1)
+        result = self._in_zone(column, sql_type, form, stage, source[tree.start : tree.end])
         self._may_fail(tree, source, needed, [present(column, sql_type)], [column], result)
         return result
+
+    def _in_zone(self, column: str, sql_type: str, form: TimeFormat, stage: int, source: str) -> Value:
+        into = self._new()
+        self._stage(stage).times.append((column, sql_type, form, into))
+        self.times.append((source, into))
+        return Value(into, "time", stage + 1)
 
     def _may_fail(
         self, tree: Call, source: str, needed: Value | None, given: Sequence[str], shown: Sequence[str], result: Value

@@ -10,7 +10,7 @@ from llmcf_cli.data.entities import RESERVED
 from llmcf_cli.data.raw import Entity, columns_of, name, text
 from llmcf_cli.data.remedies import in_expression
 from llmcf_cli.data.report import FeatureCount
-from llmcf_cli.features.spec import MAX_VALUES, Choice
+from llmcf_cli.features.choice import MAX_VALUES, Choice
 from llmcf_cli.recipe.features import FeatureSection
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES

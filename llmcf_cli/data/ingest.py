@@ -25,7 +25,7 @@ from llmcf_cli.data.report import Clock, IngestReport, StepLog
 from llmcf_cli.data.shape import reshape
 from llmcf_cli.data.split import place_events
 from llmcf_cli.data.text import render_texts
-from llmcf_cli.features.spec import Choice
+from llmcf_cli.features.choice import Choice
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import connect_write
@@ -198,8 +198,8 @@ def _write(
     if rows:
         con.executemany("INSERT INTO result.feature VALUES (?, ?, ?, ?, ?, ?)", rows)
     con.execute(
-        f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)} FROM interaction "
-        "ORDER BY user_row, item_row, time"
+        f"INSERT INTO result.interaction SELECT user_row, item_row, rating, {_seconds(report.clock)}, place "
+        "FROM placed ORDER BY user_row, item_row, time"
     )
     columns = ", ".join(SAMPLE.schema.names)
     con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample ORDER BY sample_id")

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
-from llmcf_cli.data.expression_sql import Compiler, Fallible, Value, kind_of, time_format
+from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
 from llmcf_cli.data.raw import RawData, Role, reading
 from llmcf_cli.data.report import StepLog
-from llmcf_cli.recipe.expression import Call, ExpressionError
+from llmcf_cli.recipe.expression import Call, Column, ExpressionError
 from llmcf_cli.recipe.features import DeriveSection, FilterSection
 from llmcf_cli.recipe.kinds import Typed
 from llmcf_cli.recipe.shaping import Definition, Shaping, check_shaping
@@ -40,6 +40,21 @@ class FailedValues:
 
 
 @dataclass(frozen=True)
+class InexactTimes:
+    """Times that an expression read, and not wholly as they were written.
+
+    Attributes:
+        operation: The operation as written, or the column.
+        cut: Values with digits below the microsecond, which were cut off.
+        twice: Local times that the clocks of their zone showed twice, read as the first.
+    """
+
+    operation: str
+    cut: int
+    twice: int
+
+
+@dataclass(frozen=True)
 class FilterCount:
     """What a part of a filter dropped: rows that all parts before it keep.
 
@@ -64,6 +79,7 @@ class ShapeCount:
         derived: New columns, or new values of columns.
         failed: Operations without a result.
         filtered: The parts of the filter, in order.
+        times: Times that were not read wholly as they were written.
     """
 
     rows: int
@@ -71,6 +87,7 @@ class ShapeCount:
     derived: tuple[str, ...]
     failed: tuple[FailedValues, ...]
     filtered: tuple[FilterCount, ...]
+    times: tuple[InexactTimes, ...]
 
 
 def reshape(
@@ -105,7 +122,7 @@ def reshape(
             with reading(table.origin):
                 relation, count = shape(
                     con, table.relation, getattr(derive, role), getattr(where, role), into=f"shaped_{role}", table=role,
-                    place=place,
+                    place=place, zone=raw.meaning.times.zone if role == "interactions" else None,
                 )  # fmt: skip
         except RecipeError as error:
             problems.extend(error.problems)
@@ -115,7 +132,8 @@ def reshape(
         _stop_at_failures(count, role, max_bad_rows, place)
         if log is not None and count.rows:
             _log(log, role, count)
-        return replace(table, relation=relation, notes=(*table.notes, *map(_note, count.failed)))
+        notes = (*map(_note, count.failed), *_time_notes(count.times))
+        return replace(table, relation=relation, notes=(*table.notes, *notes))
 
     found = raw.reshaped(change)
     if problems:
@@ -125,12 +143,12 @@ def reshape(
 
 def shape(
     con: Any, relation: str, derive: Mapping[str, str], where: str | None, *, into: str, table: Role,
-    place: Place | None = None,
+    place: Place | None = None, zone: str | None = None,
 ) -> tuple[str, ShapeCount | None]:  # fmt: skip
     """Create the view `into` over a relation: its columns, the derived ones, and the rows that the filter keeps.
 
     The relation is read once for the counts. Expressions read texts without white space around them, and blanks and
-    NaN as null.
+    NaN as null. Derived times of interactions have a zone, so that whoever reads them next shifts none twice.
 
     Args:
         con: DuckDB connection.
@@ -140,6 +158,7 @@ def shape(
         into: Name of the view.
         table: Which table it is.
         place: See `reshape`.
+        zone: Of times that name none; None: UTC.
 
     Returns:
         The relation to go on with, and what was done; the relation itself and None where there is nothing to do.
@@ -157,17 +176,24 @@ def shape(
         raise RecipeError([
             LlmcfError(error.what, where=where_at(table, column), allowed=error.allowed) for column, error in problems
         ])  # fmt: skip
-    compiler = Compiler(types)
+    compiler = Compiler(types, zone)
     owners: list[str | None] = list(_define(compiler, shaping))
     parts = _conditions(compiler, shaping.condition)
     owners += [None] * (len(compiler.fallible) - len(owners))
     staged = compiler.relation(con, relation)
-    count = _count(con, staged, compiler.fallible, owners, parts, tuple(derive))
-    values = compiler.raw | {column: compiler.value(column).sql for column in derive}
+    count = _count(con, staged, compiler, owners, parts, tuple(derive))
+    values = compiler.raw | {column: _derived(compiler.value(column), table) for column in derive}
     columns = [f"{values[column]} AS {name(column)}" for column in [*types, *(c for c in derive if c not in types)]]
     kept = f" WHERE {parts[-1].held.sql}" if parts else ""
     con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT {', '.join(columns)} FROM {staged}{kept}")
     return name(into), count
+
+
+def _derived(value: Value, table: Role) -> str:
+    """SQL of a derived column."""
+    if value.kind == "time" and table == "interactions":
+        return f"make_timestamptz(epoch_us({value.sql}))"
+    return value.sql
 
 
 def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place) -> None:
@@ -185,7 +211,7 @@ def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place)
 
 def _log(log: StepLog, role: Role, count: ShapeCount) -> None:
     if count.derived:
-        failed = [_note(one) for one in count.failed if one.column is not None]
+        failed = [_note(one) for one in count.failed if one.column is not None] + [*_time_notes(count.times)]
         log.add(f"derive {role}", count.rows, 0, "; ".join([f"columns: {', '.join(count.derived)}", *failed]))
     if count.filtered:
         parts = [
@@ -201,6 +227,14 @@ def _note(failed: FailedValues) -> str:
     return f"{failed.operation} has no result for {rows}: {_shown(failed.examples)}"
 
 
+def _time_notes(times: Sequence[InexactTimes]) -> Iterator[str]:
+    for one in times:
+        if one.cut:
+            yield f"{one.operation}: {one.cut:,} times had digits below the microsecond, which are cut off"
+        if one.twice:
+            yield f"{one.operation}: {one.twice:,} times were shown twice by their zone's clocks, read as the first"
+
+
 def _shown(examples: Sequence[str]) -> str:
     return ", ".join(repr(value[:_LONGEST]) for value in examples)
 
@@ -210,15 +244,23 @@ def _time_problems(shaping: Shaping) -> Iterator[tuple[str | None, ExpressionErr
     definitions: dict[str | None, Definition] = dict(shaping.derived)
     if shaping.condition is not None:
         definitions[None] = shaping.condition
+    made: set[str] = set()  # what is derived before
     for column, definition in definitions.items():
         for call in _calls(definition.typed, "time"):
-            form = time_format(call)
+            form, of = time_format(call), call.args[0]
+            of_file = isinstance(of.tree, Column) and of.tree.name not in made
+            if form.zone is not None and of.kind == "time" and not of_file:
+                what = "these times have a zone already; name it where they are read, in `time` of the text"
+                yield column, ExpressionError(what, definition.source, call.args[-1].tree.start)
+                continue
             problem = form.format is not None and format_problem(form.format)
             place = call.args[1].tree if problem else call.args[-1].tree
             problem = problem or (form.zone is not None and zone_problem(form.zone))
             if problem:
                 allowed = (*UNITS, *ORDERS, "a pattern like %d/%m/%Y %H:%M") if place is call.args[1].tree else ()
                 yield column, ExpressionError(problem, definition.source, place.start, allowed)
+        if column is not None:
+            made.add(column)
 
 
 def _calls(part: Typed, function: str) -> Iterator[Typed]:
@@ -269,7 +311,7 @@ def _parts(condition: Typed) -> tuple[Typed, ...]:
 
 
 def _count(
-    con: Any, staged: str, fallible: Sequence[Fallible], owners: Sequence[str | None], parts: Sequence[_Part],
+    con: Any, staged: str, compiler: Compiler, owners: Sequence[str | None], parts: Sequence[_Part],
     derived: tuple[str, ...],
 ) -> ShapeCount:  # fmt: skip
     """Count what fails in rows that are kept, or dropped as a condition is unknown.
@@ -283,9 +325,17 @@ def _count(
         before = part.held.sql
     out = " OR ".join(f"({condition})" for condition in falses) or "false"
     rows_of = f"(SELECT *, {out} AS _out FROM {staged})"
+    fallible = compiler.fallible
     failures = [f"{one.failed} AND NOT _out" for one in fallible]
-    sums = ", ".join(f"count(*) FILTER ({condition})" for condition in ["true", *failures, *falses, *unknowns])
+    inexact = [f"{into}_{flag} AND NOT _out" for _, into in compiler.times for flag in ("cut", "twice")]
+    counted = ["true", *inexact, *failures, *falses, *unknowns]
+    sums = ", ".join(f"count(*) FILTER ({condition})" for condition in counted)
     rows, *counts = con.execute(f"SELECT {sums} FROM {rows_of}").fetchone()
+    pairs = zip(counts[: len(inexact) : 2], counts[1 : len(inexact) : 2], strict=True)
+    times = tuple(
+        InexactTimes(source, *pair) for (source, _), pair in zip(compiler.times, pairs, strict=True) if any(pair)
+    )
+    counts = counts[len(inexact) :]
     failed = []
     for one, owner, condition, count in zip(fallible, owners, failures, counts, strict=False):
         if count:
@@ -298,4 +348,5 @@ def _count(
         FilterCount(part.source, false, unknown)
         for part, false, unknown in zip(parts, rest[: len(parts)], rest[len(parts) :], strict=True)
     )
-    return ShapeCount(rows, rows - sum(one.false + one.unknown for one in filtered), derived, tuple(failed), filtered)
+    kept = rows - sum(one.false + one.unknown for one in filtered)
+    return ShapeCount(rows, kept, derived, tuple(failed), filtered, times)

@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.features.spec import FARTHEST, FIRST_ID, PADDING, Entity, FeatureSpec, FieldSpec, Vocab, list_parts
+from llmcf_cli.features.choice import Entity
+from llmcf_cli.features.spec import FARTHEST, FIRST_ID, PADDING, FeatureSpec, FieldSpec, Vocab, list_parts
 
 if TYPE_CHECKING:
     import torch

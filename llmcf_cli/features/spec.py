@@ -12,9 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-
-Entity = Literal["user", "item"]
-ENTITIES: tuple[Entity, Entity] = ("user", "item")
+from llmcf_cli.features.choice import ENTITIES, Choice, Entity
 
 PADDING = 0
 """Id of "no value"; its embedding is zero and stays zero."""
@@ -23,34 +21,10 @@ UNKNOWN = 1
 FIRST_ID = 2
 """Id of a vocabulary's first value; of a numeric field on its own scale, of the number itself."""
 
-MAX_VALUES = 128
-"""Values kept of a field that may have several, where the recipe does not say how many."""
-
 
 FARTHEST = 1e4
 """Numbers farther from the mean, in standard deviations, count as that far; of n train entities none is beyond √n."""
 _SAME = 1e-9  # of the largest number: a spread below it is rounding
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A column that is a feature, as the recipe has it.
-
-    Attributes:
-        entity: Whose column it is.
-        name: The column.
-        kind: One value, several values, or a number.
-        max_values: Of `multi`: values kept per entity, the first of the list.
-        transform: Of `numeric`: `standard` keeps it a number, `quantile` makes a categorical field of it.
-        buckets: Of `quantile`: buckets of about as many entities each.
-    """
-
-    entity: Entity
-    name: str
-    kind: Literal["categorical", "multi", "numeric"]
-    max_values: int = MAX_VALUES
-    transform: Literal["standard", "quantile"] = "standard"
-    buckets: int = 10
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 from llmcf_cli.core.text import markdown as md
 
 NAMES = {
-    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑", "general": "general ability ↑",  # noqa: E501
-    "lambada_openai": "LAMBADA ↑", "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
+    "auc": "recommendation AUC ↑", "logloss": "recommendation logloss ↓", "mass": "P(yes) + P(no) ↑",
+    "general": "general ability ↑", "lambada_openai": "LAMBADA ↑",
+    "perplexity": "LAMBADA perplexity ↓", "mmlu": "MMLU ↑", "piqa": "PIQA ↑",
     "arc_easy": "ARC-easy ↑", "hellaswag": "HellaSwag ↑", "sciq": "SciQ ↑",
 }  # fmt: skip
 """Measure → its name, with the direction that is better."""
@@ -40,8 +41,8 @@ def mass_alarms(rows: Sequence[Mapping[str, Any]], least: float) -> list[str]:
 def mass_alarm(model: str, mass: float, least: float) -> str:
     """That a model hardly ever gives one of the two answers."""
     return (
-        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so its "  # noqa: E501
-        "AUC and logloss say nothing about what it knows"
+        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so "
+        "its AUC and logloss say nothing about what it knows"
     )
 
 

@@ -1,8 +1,9 @@
 """Blocks of a user's history: what a text about the user may be written from, and which samples may read it.
 
-A user's events in order of time are cut into blocks of n. A sample that comes after p of them lies in block p // n, and
-reads what was written from the first n · (p // n) events, its `basis`. These are among the p events strictly before the
-sample, whatever other samples there are, so the same text serves every sample of the block and none sees its own time.
+A user's events in the order of histories are cut into blocks of n. A sample that comes after p of them lies in block
+p // n, and reads what was written from the first n · (p // n) events, its `basis`. These are among the p events
+strictly before the sample, whatever other samples there are, so the same text serves every sample of the block and none
+sees its own time.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Any
 from llmcf_cli.recipe.sections import HistorySection
 from llmcf_cli.store.tables import SAMPLE_TIME
 
+_ALL = f"SELECT user_row, item_row, {SAMPLE_TIME} AS time, place FROM interaction"
 _EVENTS = {
-    "positive": "SELECT user_row, item_row, time FROM sample WHERE label = 1",
-    "all": f"SELECT user_row, item_row, {SAMPLE_TIME} AS time FROM interaction",
+    "positive": f"SELECT i.* FROM ({_ALL}) i SEMI JOIN (FROM sample WHERE label = 1) USING (user_row, item_row, time)",
+    "all": _ALL,
 }
-# In the order in which ingest builds histories.
+# In the order of histories: that of `interaction.place`.
 _PLACES = """
 CREATE OR REPLACE TEMP TABLE event_place AS
-SELECT *, row_number() OVER (PARTITION BY user_row ORDER BY time, item_row) AS place FROM ({events})
+SELECT user_row, item_row, time, row_number() OVER (PARTITION BY user_row ORDER BY place) AS place FROM ({events})
 """
 _SEEN = """
 CREATE OR REPLACE TEMP TABLE event_seen AS SELECT user_row, time, max(place) AS seen FROM event_place GROUP BY ALL

@@ -20,6 +20,7 @@ from llmcf_cli.llm.packed import pack_linears
 from llmcf_cli.llm.trusted import LOCAL, check_encoder
 
 _BATCHES_PER_BLOCK = 16
+_NO_LIMIT = 10**9  # tokenizers say 10³⁰ where they know none
 
 
 class TextEncoder:
@@ -33,7 +34,10 @@ class TextEncoder:
 
     Attributes:
         dim: Numbers of a vector.
+        longest: Tokens that it reads of a text; None: all.
         seconds: Time spent encoding so far.
+        texts: Texts encoded so far, without those of white space alone.
+        cut: Those of them with more tokens than `longest`, of which the vector knows the beginning only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +60,17 @@ class TextEncoder:
         if self._model.device.type == "cpu":
             pack_linears(self._model)
         self.dim = int(dim)
-        self.seconds = 0.0
+        longest = self._model.max_seq_length
+        self.longest = int(longest) if longest is not None and longest < _NO_LIMIT else None
+        prompts = self._model.prompts or {}
+        self._prompt = prompts.get(self._model.default_prompt_name) or ""
+        self.seconds, self.texts, self.cut = 0.0, 0, 0
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a report says of the texts encoded so far: `texts`, `cut`, `cut_share` of them, and `longest`."""
+        share = self.cut / self.texts if self.texts else 0.0
+        return {"texts": self.texts, "cut": self.cut, "cut_share": share, "longest": self.longest}
 
     def encode(
         self, texts: Sequence[str] | pa.ChunkedArray, *, progress: Progress = SILENT, what: str = "texts",
@@ -69,7 +83,7 @@ class TextEncoder:
         the other texts only through floating-point rounding.
 
         Args:
-            texts: What to encode; longer ones than the model reads are cut by it.
+            texts: What to encode; longer ones than the model reads are cut by it, and counted.
             progress: Where to report.
             what: Name of the work in the progress display.
             batch: Texts per forward pass.
@@ -99,6 +113,8 @@ class TextEncoder:
             if text.strip():
                 rows_of.setdefault(text, []).append(row)
         vectors_NT = np.zeros((len(texts), self.dim), dtype=np.float32)
+        self.texts += sum(map(len, rows_of.values()))
+        self.cut += sum(len(rows_of[text]) for text in self._too_long(rows_of))
         if rows_of:
             encoded = self._model.encode(
                 list(rows_of), batch_size=batch, show_progress_bar=False, convert_to_numpy=True,
@@ -107,6 +123,19 @@ class TextEncoder:
             rows = [row for rows in rows_of.values() for row in rows]
             vectors_NT[rows] = np.repeat(encoded, [len(rows) for rows in rows_of.values()], axis=0)
         return vectors_NT
+
+    def _too_long(self, texts: Iterable[str]) -> Iterator[str]:
+        """Those with more tokens than are read."""
+        if self.longest is None:
+            return
+        tokenizer = self._model.tokenizer
+        own = tokenizer.num_special_tokens_to_add()
+        # No token is shorter than a character of ASCII, which no normalisation makes longer.
+        asked = [t for t in texts if not t.isascii() or len(self._prompt) + len(t) + own > self.longest]
+        if not asked:
+            return
+        tokens = tokenizer([self._prompt + text for text in asked], truncation=False, verbose=False)["input_ids"]
+        yield from (text for text, ids in zip(asked, tokens, strict=True) if len(ids) > self.longest)
 
 
 def _read_marks_as_text(tokenizer: Any) -> None:

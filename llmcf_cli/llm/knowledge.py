@@ -155,7 +155,8 @@ def write_knowledge(
         )  # fmt: skip
     return KnowledgeReport(
         users=work.kept["user"], items=work.kept["item"], empty=work.empty, generated=texts.generated,
-        cached=texts.cached, histories_shortened=work.shortened, blank=work.blank, changed=dict(work.changed), new_tokens=texts.new_tokens, seconds=texts.seconds,  # noqa: E501
+        cached=texts.cached, histories_shortened=work.shortened, blank=work.blank, changed=dict(work.changed),
+        new_tokens=texts.new_tokens, seconds=texts.seconds,
         tokens_per_second=texts.tokens_per_second, examples=work.examples,
     )  # fmt: skip
 

@@ -112,8 +112,8 @@ def _previewed(
     tokens = ask.tokens + sum(engines[name].config.max_new_tokens for name in read)
     engine = engines[step.name]
     return Previewed(
-        step.name, _about(step, subject), ask.messages, tokens, engine.config.max_new_tokens, ask.shortened, ask.changed,  # noqa: E501
-        ask.tokens <= engine.max_prompt_tokens(),
+        step.name, _about(step, subject), ask.messages, tokens, engine.config.max_new_tokens, ask.shortened,
+        ask.changed, ask.tokens <= engine.max_prompt_tokens(),
     )  # fmt: skip
 
 

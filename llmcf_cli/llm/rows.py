@@ -185,8 +185,8 @@ def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:
     if samples and blank > most * samples:
         raise LlmcfError(
             f"the item has no text in {blank:,} of {samples:,} samples, so there is nothing to ask about", where=where,
-            hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts texts); "  # noqa: E501
-            f"or raise dataset.limits.blank_texts ({most:g})",
+            hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts "
+            f"texts); or raise dataset.limits.blank_texts ({most:g})",
         )  # fmt: skip
 
 

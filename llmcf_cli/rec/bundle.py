@@ -24,9 +24,10 @@ from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
+from llmcf_cli.features.choice import Entity
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
 from llmcf_cli.features.histories import Histories
-from llmcf_cli.features.spec import Entity, FeatureSpec, Vocab
+from llmcf_cli.features.spec import FeatureSpec, Vocab
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge

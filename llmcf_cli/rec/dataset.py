@@ -26,9 +26,10 @@ from llmcf_cli.features.batch import (
     encode_rows,
     to_batch,
 )
+from llmcf_cli.features.choice import ENTITIES, Choice
 from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.histories import Histories
-from llmcf_cli.features.spec import ENTITIES, Choice, FeatureSpec, Vocab, fit_features
+from llmcf_cli.features.spec import FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
 from llmcf_cli.rec.signals import signals_of

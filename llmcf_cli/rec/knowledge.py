@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.features.spec import ENTITIES
+from llmcf_cli.features.choice import ENTITIES
 from llmcf_cli.features.vectors import vectors
 
 

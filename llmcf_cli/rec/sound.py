@@ -17,7 +17,8 @@ import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, PackageError, StoreError, UnknownNameError
 from llmcf_cli.features.batch import EntityTable, Samples, to_batch
-from llmcf_cli.features.spec import ENTITIES, FIRST_ID, FeatureSpec, FieldSpec
+from llmcf_cli.features.choice import ENTITIES
+from llmcf_cli.features.spec import FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
 from llmcf_cli.rec.dataset import ExampleBank, Resources
 from llmcf_cli.rec.model import RecModel

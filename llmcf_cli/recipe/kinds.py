@@ -91,7 +91,8 @@ FUNCTIONS: Mapping[str, Function] = {
         (Parameter("x", ("text", "number", "time")), Parameter("format", ("text",), constant=True, optional=True),
          Parameter("zone", ("text",), constant=True, optional=True)),
         "time",
-        "as a time, read as `columns.time_format` and `columns.time_zone` of a source say; counted where it is none",
+        "as a time, read as `columns.time_format` and `columns.time_zone` of a source say; counted where it is none. "
+        "Without a zone, a time that names none is of `columns.time_zone` in interactions, of UTC in items and users",
     ),
     "floor": Function(_of("number"), "number", "the whole number at or below"),
     "round": Function(

@@ -45,7 +45,7 @@ class Embed(Stage):
         item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
         _write(job.out / "lance", item_text(encoder.dim), columns)
-        return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds}
+        return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds, "read": encoder.counts}
 
 
 class Examples(Stage):
@@ -81,6 +81,7 @@ class Examples(Stage):
             open_lance(job.out / "lance").create_table(spec.name, batches(), schema=spec.schema)
         return {
             "examples": examples.num_rows, "dim": encoder.dim, "parts": list(parts.steps), "seconds": encoder.seconds,
+            "read": encoder.counts,
         }  # fmt: skip
 
 

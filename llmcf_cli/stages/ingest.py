@@ -14,7 +14,7 @@ class Ingest(Stage):
     """Reads the data set and makes samples, as SQL in DuckDB."""
 
     name = "ingest"
-    version = 2
+    version = 3
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "dataset": recipe.dataset}

@@ -48,8 +48,8 @@ class Knowledge(Stage):
             cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed,
             words=words_of(job.recipe.dataset.label), progress=job.progress,
         )  # fmt: skip
-        dim = _encode(job, read_parquet(job.out / TEXTS))
-        return {**asdict(report), "dim": dim, "reach": _reach(job.database, job.out / TEXTS)}
+        encoded = _encode(job, read_parquet(job.out / TEXTS))
+        return {**asdict(report), **encoded, "reach": _reach(job.database, job.out / TEXTS)}
 
 
 def _section(recipe: Recipe) -> KnowledgeSection:
@@ -61,8 +61,8 @@ def _section(recipe: Recipe) -> KnowledgeSection:
     return recipe.knowledge
 
 
-def _encode(job: Job, texts: pa.Table) -> int:
-    """Write the vectors; their length."""
+def _encode(job: Job, texts: pa.Table) -> dict[str, Any]:
+    """Write the vectors; their length, and what the encoder read."""
     from llmcf_cli.llm.embed import TextEncoder
 
     encoder = TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
@@ -71,7 +71,7 @@ def _encode(job: Job, texts: pa.Table) -> int:
     spec = knowledge(encoder.dim)
     data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)
     open_lance(job.out / "lance").create_table(spec.name, data)
-    return encoder.dim
+    return {"dim": encoder.dim, "read": encoder.counts}
 
 
 def _reach(database: Path, texts: Path) -> dict[str, dict[str, float]]:

@@ -44,7 +44,8 @@ class TrainLLM(Stage):
         mix = build_mix(
             section, data=job.database, locate=job.context.locate.path, tokenizer=tokenizer,
             seed=job.recipe.seed, out=mix_file, words=recipe_words(job.recipe),
-            blank_texts=job.recipe.dataset.limits.blank_texts, context=context_length(base, tokenizer), progress=job.progress,  # noqa: E501
+            blank_texts=job.recipe.dataset.limits.blank_texts, context=context_length(base, tokenizer),
+            progress=job.progress,
         )  # fmt: skip
         tune = registry().get("tuner", section.tune.type).load()
         tuned = tune(

@@ -85,10 +85,12 @@ FEATURE = Table(
     ("entity", "name"),
 )  # fmt: skip
 INTERACTION = Table(
-    "interaction", "an event that passed the checks and filters; time: seconds since 1970 in UTC, or the position",
+    "interaction",
+    "an event that passed the checks and filters; time: seconds since 1970 in UTC, or the position; place: its number, "
+    "from 1, among its user's events by time, ties in the seeded order of splits and histories",
     pa.schema([
         _required("user_row", pa.int32()), _required("item_row", pa.int32()), pa.field("rating", pa.float64()),
-        _required("time", pa.decimal128(18, 6)),
+        _required("time", pa.decimal128(18, 6)), _required("place", pa.int32()),
     ]),
     ("user_row", "item_row", "time"),
 )  # fmt: skip

@@ -7,8 +7,6 @@ import json
 import re
 from typing import Any
 
-import pyarrow as pa
-
 from llmcf_cli.tabular.sql import name, text
 from llmcf_cli.tabular.values import (
     MISSING,
@@ -107,6 +105,8 @@ def parse_lists(con: Any, relation: str, column: str, into: str) -> None:
     while batch := con.execute(
         f"SELECT written FROM {name(into + '_written')} WHERE number > {start} AND number <= {start + _BATCH}"
     ).fetchall():
+        import pyarrow as pa  # takes long, and few data sets have such texts
+
         parts = pa.array([parse_list(value) for (value,) in batch], pa.list_(pa.string()))
         con.register("list_batch", pa.table({"written": [value for (value,) in batch], "parts": parts}))
         con.execute(f"INSERT INTO {name(into)} SELECT written, parts FROM list_batch")

@@ -23,6 +23,7 @@ UNITS = {"seconds": 6, "milliseconds": 3, "microseconds": 0, "nanoseconds": -3}
 ORDERS = ("day_first", "month_first")
 """Formats of dates that begin with neither year nor zone: 31/12/2009 and 12/31/2009."""
 _DIRECTIVES = "YymdHIMSfpbBaAjzgn%"
+_UNPADDED = "ymdHIMSj"  # what `-` may stand before
 FIRST, LAST = -2_208_988_800_000_000, 7_258_118_400_000_000
 """A time lies from 1900 until before 2200."""
 LARGEST_POSITION = 10**12
@@ -44,8 +45,16 @@ def format_problem(written: str) -> str | None:
         return None
     if "%" not in written:
         return f"unknown format {written!r}"
-    unknown = [d for d in re.findall(r"%(-?.?)", written, re.DOTALL) if d.lstrip("-") not in tuple(_DIRECTIVES)]
-    return f"unknown directive %{unknown[0]}" if unknown else None
+    known = (*_DIRECTIVES, *(f"-{directive}" for directive in _UNPADDED))
+    for directive in re.findall(r"%(-?.?)", written, re.DOTALL):
+        if directive == "Z":
+            return (
+                "%Z is not read, as abbreviations like EST mean several zones; leave time_format out for ISO 8601 with "
+                "an IANA name, write offsets as %z, or name the one zone of all times in time_zone"
+            )
+        if directive not in known:
+            return f"unknown directive %{directive}"
+    return None
 
 
 def zone_problem(written: str) -> str | None:
@@ -238,11 +247,17 @@ def _names(parts: Sequence[str]) -> str:
 
 
 def _by_pattern(relation: str, pattern: str) -> str:
-    """A pattern with `%z` gives an instant, others a local time."""
-    found = f"try_strptime(t_text, {text(pattern)})"
-    zoned = "%z" in pattern.replace("%%", "")
-    local, zone = (f"make_timestamp(epoch_us({found}))", "'Z'") if zoned else (found, _NO_TEXT)
-    return _stage(relation, t_local=local, t_us="0", t_cut="false", t_zone=zone, t_utc="t_n_utc")
+    """A pattern with `%z` gives an instant, others a local time; of the digits of `%n` the last three are cut off."""
+    directives = pattern.replace("%%", "")
+    found = _stage(relation, t_found=f"try_strptime(t_text, {text(pattern)})")
+    if "%n" in directives:  # cut towards the past
+        found = _stage(found, t_ns="epoch_ns(t_found)")
+        found = _stage(found, t_below="((t_ns % 1000) + 1000) % 1000")
+        local, cut = "make_timestamp((t_ns - t_below) // 1000)", "coalesce(t_below <> 0, false)"
+    else:
+        local, cut = "make_timestamp(epoch_us(t_found))", "false"
+    zone = "'Z'" if "%z" in directives else _NO_TEXT
+    return _stage(found, t_local=local, t_us="0", t_cut=cut, t_zone=zone, t_utc="t_n_utc")
 
 
 def _number(relation: str, unit: str | None) -> str:

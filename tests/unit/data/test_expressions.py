@@ -277,7 +277,11 @@ def _run(rows, derive, where):
         con.execute("CREATE TABLE t AS SELECT row_number() OVER () AS row_number, * FROM rows")
         relation, count = shape(con, "t", derive, where, into="shaped", table="interactions")
         found = con.sql(f"SELECT * FROM {relation} ORDER BY row_number").to_arrow_table().to_pylist()
-    return found, count
+    return [{column: _in_utc(value) for column, value in row.items()} for row in found], count
+
+
+def _in_utc(value):
+    return value.astimezone(dt.UTC).replace(tzinfo=None) if isinstance(value, dt.datetime) and value.tzinfo else value
 
 
 def _check(rows, expressions):

@@ -48,8 +48,8 @@ def test_movies(run, movies):
         {"user_row": 2, "user_id": "u2", "text": "a -year-old", "age": None, "occupation": None},
     ]
     assert [tuple(row.values()) for row in result["interaction"]] == [
-        (1, 1, 5.0, 100), (1, 1, 3.0, 400), (1, 2, 2.0, 200), (1, 3, 4.0, 300), (1, 4, 4.5, 300),
-        (2, 2, 4.0, 150), (2, 3, 5.0, 500), (2, 5, 1.0, 250),
+        (1, 1, 5.0, 100, 1), (1, 1, 3.0, 400, 5), (1, 2, 2.0, 200, 2), (1, 3, 4.0, 300, 3), (1, 4, 4.5, 300, 4),
+        (2, 2, 4.0, 150, 1), (2, 3, 5.0, 500, 3), (2, 5, 1.0, 250, 2),
     ]  # fmt: skip
     assert [(*row.values(),) for row in map(in_seconds, result["sample"])] == [
         (0, 1, 1, 1, 100, "train", []),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import encode_entities
-from llmcf_cli.features.spec import Choice, FeatureSpec, Vocab, fit_features
+from llmcf_cli.features.choice import Choice
+from llmcf_cli.features.spec import FeatureSpec, Vocab, fit_features
 
 USERS = pa.table({"user_row": [1, 2], "user_id": ["a", "b"], "text": ["", ""], "job": ["x", "x"]})
 ITEMS = pa.table({

@@ -89,3 +89,28 @@ def test_folders_without_an_encoder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(ModelError):
             TextEncoder(path)
+
+
+def test_texts_longer_than_the_encoder_reads_are_counted(encoder: TextEncoder) -> None:
+    """It reads 64 tokens; each letter, and each word that it does not know, is one."""
+    fits, long = " ".join("a" * 64), " ".join("a" * 65)
+    texts = [fits, long, long, "é " * 64, "é " * 65, "x" * 500, "", "  "]
+    before = (encoder.texts, encoder.cut)
+    vectors_NT = encoder.encode(texts)
+    assert (encoder.texts - before[0], encoder.cut - before[1]) == (6, 3)
+    assert encoder.longest == 64
+    assert encoder.counts["cut_share"] == encoder.cut / encoder.texts
+    assert vectors_NT[1] == pytest.approx(vectors_NT[0], abs=1e-5), "the 65th word is not read"
+
+
+def test_what_was_cut_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmcf_cli.cli.findings import FINDINGS
+
+    read = {"texts": 4_000, "cut": 1_000, "cut_share": 0.25, "longest": 256}
+    FINDINGS["embed"]({"items": 4_000, "dim": 3, "seconds": 1.0, "read": read})
+    said = capsys.readouterr().out
+    assert "1,000 of 4,000" in said
+    assert "25.0%" in said
+    assert "256" in said
+    FINDINGS["embed"]({"items": 4_000, "dim": 3, "seconds": 1.0, "read": read | {"cut": 0, "cut_share": 0.0}})
+    assert "256" not in capsys.readouterr().out

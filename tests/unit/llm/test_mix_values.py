@@ -60,7 +60,8 @@ def talk(*turns: tuple[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("output", "learned"),
     [
-        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (0.5, "0.5"), ({"a": 1, "ok": True}, '{"a": 1, "ok": true}'),  # noqa: E501
+        (0, "0"), (1, "1"), (False, "false"), (True, "true"), (0.5, "0.5"),
+        ({"a": 1, "ok": True}, '{"a": 1, "ok": true}'),
         ([1, "é"], '[1, "é"]'), ([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "a\nb"),
         ({"type": "text", "text": "a"}, "a"), ([{"type": "circle", "r": 1}], '[{"type": "circle", "r": 1}]'),
         (10**30, str(10**30)), ({}, "{}"), ([], "[]"),
@@ -149,7 +150,10 @@ def test_a_row_that_cannot_be_read_is_named_and_counted(read: Read, line: bytes)
     [
         ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is said by 'tool'"),
         (["a", "b"], "turn 1 is no object"), ("[half", "no list"), ({"role": "user"}, "no list"),
-        ([("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")], "turn 1: a part of type 'image_url'"),  # noqa: E501
+        (
+            [("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")],
+            "turn 1: a part of type 'image_url'",
+        ),
     ],
 )  # fmt: skip
 def test_a_conversation_that_cannot_be_read_is_counted(read: Read, turns: Any, why: str) -> None:

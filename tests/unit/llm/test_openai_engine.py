@@ -291,7 +291,10 @@ def test_prompts_are_counted_by_a_local_tokenizer(tiny_model: Path) -> None:
     engine = OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1", tokenizer=str(tiny_model)))
     engine.open(None)
     (found,) = engine.count_tokens(chats("why did the user like it"))
-    assert found != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1")).count_tokens(chats("why"))[0]
+    assert (
+        found
+        != OpenAIEngine(OpenAIEngineConfig(model="m", base_url="http://localhost:1/v1")).count_tokens(chats("why"))[0]
+    )
     assert found == len(engine._tokenizer.apply_chat_template(
         chats("why did the user like it")[0], add_generation_prompt=True)["input_ids"])  # fmt: skip
 
@@ -363,7 +366,9 @@ def message(content: Any, **more: Any) -> dict[str, Any]:
 
 SAID = "It fits."
 USABLE = {
-    "parts": message([{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]),  # noqa: E501
+    "parts": message(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": SAID}]
+    ),
     "plain parts": message([SAID]),
     "think block": message(f"<think>\nhm\n</think>\n\n{SAID}"),
     "end of a think block": message(f"hm\n</think>\n{SAID}"),
@@ -376,16 +381,18 @@ USABLE = {
     "no finish reason": {"choices": [{"message": {"content": SAID}}]},
 }  # fmt: skip
 ODD = {
-    "nothing": message(None), "blank": message(" \n"), "only reasoning": message(None, reasoning_content="long thought"),  # noqa: E501
+    "nothing": message(None), "blank": message(" \n"),
+    "only reasoning": message(None, reasoning_content="long thought"),
     "only a think block": message("<think>hm</think>"), "cut off in a think block": message("<think>hm, I should"),
-    "refusal": message(None, refusal="I can't."), "a number": message(3), "odd parts": message([None, 3, {"type": "image_url"}]),  # noqa: E501
+    "refusal": message(None, refusal="I can't."), "a number": message(3),
+    "odd parts": message([None, 3, {"type": "image_url"}]),
     "no choices": {"choices": []}, "null choices": {"choices": None}, "a null choice": {"choices": [None]},
     "choices of texts": {"choices": ["a"]}, "an object of choices": {"choices": {"0": "a"}},
     "null message": {"choices": [{"message": None}]}, "a text message": {"choices": [{"message": "a"}]},
     "an error": {"error": {"message": "overloaded", "code": 529}}, "a text error": {"error": "overloaded"},
     "an error of anything": {"error": {"message": ["x"], "code": None}},
-    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>", "empty": b"",  # noqa: E501
-    "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
+    "text": "just text", "array": [message(SAID)], "null": None, "number": 3, "html": b"<html>busy</html>",
+    "empty": b"", "no UTF-8": b"\xff\xfe{", "deep": b"[" * 100_000, "half": b'{"choices": [{"mess', "NaN": b"NaN",
 }  # fmt: skip
 
 

@@ -93,8 +93,9 @@ def _turns(*roles: str) -> Prompt:
 def test_prompts_are_shown_as_the_model_gets_them(tiny_data: Path, tokenizer_only: Path) -> None:
     (template,) = tokenizer_only.glob("chat_template*")
     template.write_text(
-        "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}"  # noqa: E501
-        "{% endif %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+        "{% for m in messages %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('in turn') }}{% endif %}"
+        "<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     )
     found = look(tiny_data, tokenizer_only, _turns("system", "user"))
     for one in found.prompts:

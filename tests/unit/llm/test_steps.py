@@ -152,8 +152,6 @@ def test_no_prompt_of_a_shared_step_or_without_label_knows_the_decision(tiny_dat
     turned = tmp_path / "turned.duckdb"
     turned.write_bytes(tiny_data.read_bytes())
     with duckdb.connect(str(turned)) as connection:
-        connection.execute("CREATE TABLE interaction AS SELECT user_row, item_row, time FROM sample")
-        connection.execute("CREATE OR REPLACE TABLE meta AS SELECT 'clock' AS key, 'per_user' AS value")
         told = [prompts(connection, prompt) for prompt in (DECOMPOSED, NO_LABEL)]
         connection.execute("UPDATE sample SET label = 1 - label")
         other = [prompts(connection, prompt) for prompt in (DECOMPOSED, NO_LABEL)]

@@ -192,6 +192,31 @@ def test_what_is_no_time_says_why(con, value, kind, problem):
     assert read(con, [value], kind=kind) == [(None, None, False, False, problem)]
 
 
+@given(st.lists(st.tuples(recent, st.integers(0, 999)), min_size=1, max_size=8), st.sampled_from([6, 9]), st.booleans())
+def test_fractions_of_patterns_are_exact_or_counted(con, cases, digits, zoned):
+    """`%f` has up to 6 digits, `%n` up to 9; with `%n` what is below the microsecond is cut off and counted."""
+    offset = dt.timezone(dt.timedelta(hours=5, minutes=45))
+    written = []
+    for moment, below in cases:
+        fraction = f"{moment.microsecond:06d}{below:03d}"[:digits]
+        written.append(f"{moment:%Y-%m-%d %H:%M:%S}.{fraction}" + (" +0545" if zoned else ""))
+    form = TimeFormat("%Y-%m-%d %H:%M:%S." + {6: "%f", 9: "%n"}[digits] + (" %z" if zoned else ""))
+    for (moment, below), (time, kind, cut, _, problem) in zip(cases, read(con, written, form), strict=True):
+        assert time == since(moment.replace(tzinfo=offset if zoned else dt.UTC))
+        assert (kind, cut, problem) == ("zoned" if zoned else "local", digits == 9 and below > 0, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        ("2020-01-01 00:00:00.1234567", "%Y-%m-%d %H:%M:%S.%f"), ("2020-01-01 00:00:00.1234", "%Y-%m-%d %H:%M:%S.%g"),
+        ("2020-01-01 00:00:00.1234567891", "%Y-%m-%d %H:%M:%S.%n"), ("2020-01-01 00:00 EST", "%Y-%m-%d %H:%M %z"),
+    ],
+)  # fmt: skip
+def test_what_a_pattern_does_not_hold_is_no_time(con, value, form):
+    assert read(con, [value], TimeFormat(form)) == [(None, None, False, False, "format")]
+
+
 def test_readings_are_counted(con):
     values = ["1600000000", "1600000000.1234567", "2020-10-25 02:30", "2020-10-25 02:30Z", "soon", None]
     con.execute("CREATE OR REPLACE TABLE given AS SELECT unnest($values) AS v", {"values": values})
@@ -227,7 +252,18 @@ def test_a_value_that_decides_between_day_and_month_is_shown(con, dates, said):
 
 @pytest.mark.parametrize(
     ("form", "fine"),
-    [("seconds", True), ("day_first", True), ("%Y-%m-%d", True), ("%q", False), ("hours", False), ("", False)],
+    [
+        ("seconds", True),
+        ("day_first", True),
+        ("%Y-%m-%d", True),
+        ("%q", False),
+        ("hours", False),
+        ("", False),
+        ("%Y %Z", False),
+        ("%-d.%-m.%Y %-H:%M:%S.%n %z", True),
+        ("%Y %-n", False),
+        ("%Y %%Z", True),
+    ],
 )
 def test_formats_and_zones_are_checked(con, form, fine):
     assert (format_problem(form) is None) == fine
