@@ -8,7 +8,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, audit, cot, inspect, keys, match, recipe, serve, stages, work
+from llmcf_cli.cli import assets, audit, bundle, cot, inspect, keys, match, recipe, serve, stages, work
 from llmcf_cli.cli.groups import listed
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
@@ -31,6 +31,7 @@ inspect.add_to(app)
 app.add_typer(match.app, name="match", help=stages.help_of("match"), rich_help_panel=stages.PANEL)
 app.add_typer(recipe.app, name="recipe", help="List, show, check, inspect and describe recipes.")
 app.add_typer(cot.app, name="cot", help="Preview prompts; show and export chains of thought.")
+app.add_typer(bundle.app, name="bundle", help="Who made a bundle, and whether it is what they made.")
 app.add_typer(keys.app, name="keys", help="Hosts and files that recipes may use on this machine.")
 app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.bundle import SignersOption
+
 SHOWN = 10
 WRITTEN = (".parquet", ".csv")
 _TREATED = {
@@ -33,6 +35,7 @@ def score(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the scores: .parquet or .csv.")
     ] = None,
+    signers: SignersOption = None,
 ) -> None:
     import pyarrow.csv as pc
     import pyarrow.parquet as pq
@@ -45,7 +48,7 @@ def score(
 
     if out is not None and out.suffix not in WRITTEN:
         raise DataError(f"cannot write {out.suffix or 'this kind of'} file", where=str(out), allowed=WRITTEN)
-    scorer = Scorer.load(bundle)
+    scorer = Scorer.load(bundle, signers=signers)
     asked = read_requests(requests, scorer.form)
     scores = scorer.score(asked)
     table = Table(box=None, pad_edge=False)

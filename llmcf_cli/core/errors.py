@@ -108,7 +108,7 @@ class PackageError(LlmcfError):
     """A library of an optional extra is not installed."""
 
     def __init__(self, package: str, *, where: str) -> None:
-        own = {"lm_eval": "ability", "openai": "openai", "ray": "ray", "vllm": "vllm"}
+        own = {"cryptography": "sign", "lm_eval": "ability", "openai": "openai", "ray": "ray", "vllm": "vllm"}
         extras = own.get(package, "baselines,llm,plot,search")
         hint = "" if package.startswith("llmcf") else f"pip install 'llmcf[{extras}]'"
         super().__init__(f"needs the package {package!r}", where=where, hint=hint)

@@ -19,11 +19,12 @@ from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entit
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.bundle import Bundle, load_bundle
+from llmcf_cli.rec.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.metrics import sigmoid
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
+from llmcf_cli.rec.signature import check_signer
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.serve.requests import NEEDED, RequestForm, Rows, to_requests
 
@@ -97,13 +98,19 @@ class Scorer:
         )
 
     @classmethod
-    def load(cls, bundle: str | Path) -> Scorer:
+    def load(cls, bundle: str | Path, *, signers: Path | None = None) -> Scorer:
         """The scorer of a bundle, which holds everything it needs.
 
+        Args:
+            bundle: Its folder.
+            signers: File of public keys in OpenSSH's form, one of which must have signed the bundle; None: anybody.
+
         Raises:
-            StoreError: The folder is no complete bundle.
+            StoreError: The folder is no complete bundle, or is not signed by any of them.
             ModelError: Its parts do not fit together.
         """
+        if signers is not None:
+            check_signer(Path(bundle), MANIFEST, signers)
         return cls(load_bundle(Path(bundle)))
 
     def score(self, requests: Rows) -> pa.Table:

@@ -1,0 +1,140 @@
+"""Who made a bundle: an Ed25519 signature of its manifest, whose digests cover every other file.
+
+Keys are OpenSSH's, so that nobody needs a new one: `ssh-keygen -t ed25519` makes one, and a list of whom you trust is a
+file in the form of `authorized_keys`, a public key a line. Signatures by RFC 8032, done by the library `cryptography`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.errors import DataError, PackageError, StoreError
+
+SIGNATURE = "bundle.sig"
+_FORMAT = 1
+_MOST_BYTES = 1 << 16
+_PURPOSE = b"llmcf bundle 1\n"
+"""Begins what is signed, so that a signature made for something else is none of a bundle's."""
+
+
+def sign(bundle: Path, manifest: str, key_file: Path, password: Callable[[], str]) -> str:
+    """Write `bundle.sig`, a signature of the bundle as it stands; an earlier one is replaced.
+
+    Args:
+        bundle: The folder.
+        manifest: Name of the file in it that covers all others.
+        key_file: An Ed25519 private key in OpenSSH's form.
+        password: Asked only if the key has one.
+
+    Returns:
+        The key's fingerprint, as `ssh-keygen -l` shows it.
+
+    Raises:
+        DataError: The file holds no such key, or the password is wrong.
+    """
+    serialization, ed25519 = _library()
+    data = _small(key_file)
+    try:
+        try:
+            key = serialization.load_ssh_private_key(data, None)
+        except TypeError:  # it has a password
+            key = serialization.load_ssh_private_key(data, password().encode())
+    except Exception as error:  # the library's own, of several kinds
+        raise DataError(f"is no private key in OpenSSH's form: {error}", where=str(key_file),
+                        hint="ssh-keygen -t ed25519") from error  # fmt: skip
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise DataError("is no Ed25519 key", where=str(key_file), hint="ssh-keygen -t ed25519")
+    public = _line(key.public_key())
+    signature = base64.b64encode(key.sign(_signed(bundle / manifest))).decode()
+    content = {"format": _FORMAT, "public_key": public, "signature": signature}
+    fresh = bundle / f".{SIGNATURE}.new"
+    fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    fresh.replace(bundle / SIGNATURE)
+    return fingerprint(public)
+
+
+def signer(bundle: Path, manifest: str) -> str | None:
+    """The public key that a bundle is signed with, as a line in OpenSSH's form; None where it is not signed.
+
+    Raises:
+        StoreError: There is a signature, and it is none of this bundle as it stands.
+    """
+    file = bundle / SIGNATURE
+    if not file.is_file():
+        return None
+    serialization, ed25519 = _library()
+    try:
+        content: Any = json.loads(_small(file))
+        public, signature = content["public_key"], base64.b64decode(content["signature"], validate=True)
+        key = serialization.load_ssh_public_key(public.encode())
+        if content["format"] != _FORMAT or not isinstance(key, ed25519.Ed25519PublicKey):
+            raise ValueError("another format or kind of key")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        raise StoreError(f"is no signature: {error}", where=str(file), hint="llmcf bundle sign") from error
+    try:
+        key.verify(signature, _signed(bundle / manifest))
+    except Exception as error:
+        raise StoreError("the signature is none of this bundle: it was changed, or signed by somebody else",
+                         where=str(file), hint="copy the bundle again, or ask who made it") from error  # fmt: skip
+    return _line(key)
+
+
+def check_signer(bundle: Path, manifest: str, trusted: Path) -> str:
+    """Check that a bundle is signed by one of the keys in a file; the fingerprint of the one.
+
+    Raises:
+        StoreError: It is not signed, by somebody else, or changed since.
+        DataError: The file lists no key.
+    """
+    listed = {" ".join(line.split()[:2]): line for line in _small(trusted).decode("utf-8", "replace").splitlines()
+              if line.strip() and not line.startswith("#")}  # fmt: skip
+    if not listed:
+        raise DataError("lists no public key", where=str(trusted), hint="put public keys in it, a line each")
+    found = signer(bundle, manifest)
+    if found is None:
+        raise StoreError("is not signed", where=str(bundle), hint="ask who made it, or load it without --signers")
+    if found not in listed:
+        raise StoreError(f"is signed by {fingerprint(found)}, who is not among the signers in {trusted}",
+                         where=str(bundle), hint="add its public key to the file if you trust it")  # fmt: skip
+    return fingerprint(found)
+
+
+def fingerprint(public: str) -> str:
+    """`SHA256:…` of a public key's line, as `ssh-keygen -l` shows it."""
+    digest = hashlib.sha256(base64.b64decode(public.split()[1])).digest()
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
+
+
+def _signed(manifest: Path) -> bytes:
+    return _PURPOSE + hashlib.sha256(manifest.read_bytes()).hexdigest().encode()
+
+
+def _line(key: Any) -> str:
+    serialization, _ = _library()
+    form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    line: bytes = key.public_bytes(*form)
+    return " ".join(line.decode().split()[:2])
+
+
+def _small(file: Path) -> bytes:
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise DataError(f"has more than {_MOST_BYTES:,} bytes", where=str(file))
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(file)) from error
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise PackageError("cryptography", where=SIGNATURE) from error
+    return serialization, ed25519
