@@ -11,6 +11,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import signal
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -52,6 +53,14 @@ class Assets:
 def own_permissions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test allows, no other one may do."""
     monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path_factory.mktemp("config")))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The small world of `tests/rec_world.py`, made once."""
+    import rec_world
+
+    return rec_world.make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -41,10 +40,9 @@ match:
 @pytest.fixture(scope="session")
 def tiny_llm() -> ModuleType:
     """The module `tests/tiny_llm.py`."""
-    spec = importlib.util.spec_from_file_location("tiny_llm", Path(__file__).parents[1] / "tiny_llm.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import tiny_llm
+
+    return tiny_llm
 
 
 @pytest.fixture(scope="session")

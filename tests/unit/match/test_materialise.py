@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 import random
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,15 +21,6 @@ from llmcf_cli.store.open import open_lance
 from llmcf_cli.store.tables import META
 
 SPACE = {"type": "text", "encoder": "asset:any", "history_weight": 0.3, "item_weight": 0.7}
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    spec = importlib.util.spec_from_file_location("rec_world", Path(__file__).parents[2] / "rec_world.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["rec_world"] = module
-    spec.loader.exec_module(module)
-    return module.make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

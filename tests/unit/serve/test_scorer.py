@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import rec_world
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.plugin import registry
@@ -128,7 +128,7 @@ def test_new_users_and_items_have_signals(world, tmp_path):
 
 def test_a_bundle_of_approximate_search_serves_what_exact_search_does(world, tmp_path):
     """With all partitions looked into, they find the same; the scorer builds the index when it loads the bundle."""
-    larger = sys.modules["rec_world"].make_world(tmp_path, per_user=24, num_examples=200)
+    larger = rec_world.make_world(tmp_path, per_user=24, num_examples=200)
     model, exact = make(larger, tmp_path / "exact")
     search = {"type": "ann", "index": "ivf_flat", "partition_rows": 16, "probes": 1000, "time_block": 16}
     recipe = {"match": RECIPE["match"] | {"search": search}}

@@ -1,18 +1,8 @@
 """Stores of assets in the test's own cache, and files to fetch."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 
 from llmcf_cli.store.assets import AssetStore
-
-if "asset_world" not in sys.modules:
-    spec = importlib.util.spec_from_file_location("asset_world", Path(__file__).parents[2] / "asset_world.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["asset_world"] = module
-    spec.loader.exec_module(module)
 
 
 @pytest.fixture
