@@ -18,7 +18,8 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from llmcf_cli.rec.metrics import auc, gauc
+from llmcf_cli.rec.measure.base import Truth
+from llmcf_cli.rec.measure.ranking import AUC, GroupAUC
 
 TARGET, SECONDS_TARGET, USERS = 1.0, 5.0, 100_000
 
@@ -34,11 +35,11 @@ def main() -> None:
     label_N = rng.integers(0, 2, count).astype(np.float32)
     logit_N = rng.standard_normal(count, dtype=np.float32) + 0.5 * label_N
     logit_N[: count // 4] = np.round(logit_N[: count // 4], 2)
-    user_N = rng.integers(1, USERS + 1, count, dtype=np.int32)
+    truth = Truth(label_N, rng.integers(1, USERS + 1, count, dtype=np.int32))
 
     sides = {
-        "auc": lambda: auc(label_N, logit_N), "roc_auc_score": lambda: roc_auc_score(label_N, logit_N),
-        "gauc": lambda: gauc(user_N, label_N, logit_N),
+        "auc": lambda: AUC().value(logit_N, truth), "roc_auc_score": lambda: roc_auc_score(label_N, logit_N),
+        "gauc": lambda: GroupAUC().value(logit_N, truth),
     }  # fmt: skip
     seconds, values = measure(sides, time.perf_counter if options.wall else time.process_time)
     difference = abs(values["auc"] - values["roc_auc_score"])

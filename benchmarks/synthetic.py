@@ -13,7 +13,9 @@ import pyarrow as pa
 from llmcf_cli.features.batch import Catalog, Samples, encode_entities
 from llmcf_cli.features.choice import Choice
 from llmcf_cli.features.spec import fit_features
+from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
+from llmcf_cli.rec.tasks.ranking import Ranking
 
 LENGTH, TEXT, K = 20, 384, 4
 FEATURES = (
@@ -57,7 +59,9 @@ def ranking_data(size: Size, seed: int = 20240) -> RankingData:
     bank = ExampleBank(train.take(chosen_E), unit(rng, size.examples))
     splits = {"train": train, "validation": validation}
     matches = {name: _matches(rng, rows, size.examples) for name, rows in splits.items()}
-    return RankingData(Resources(spec, vocab, catalog, text_IT, bank, K), splits, matches)
+    targets = {name: rows.label_N for name, rows in splits.items()}
+    task = Ranking(RankingConfig())
+    return RankingData(Resources(spec, vocab, catalog, text_IT, bank, K), task, splits, targets, matches)
 
 
 def samples(rng: np.random.Generator, count: int, size: Size) -> Samples:

@@ -20,7 +20,9 @@ from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
+from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.dataset import RankingData, load_ranking_data
+from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
 USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
@@ -98,8 +100,8 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), USERS, ITEMS, dim=6, folds=5, seed=seed
     )
     data = load_ranking_data(
-        database, history_length=LENGTH, item_text=texts, examples=examples, matches=matches, teacher=teacher,
-        knowledge=known, collaborative=collaborative,
+        database, Ranking(RankingConfig()), history_length=LENGTH, item_text=texts, examples=examples,
+        matches=matches, teacher=teacher, knowledge=known, collaborative=collaborative,
     )  # fmt: skip
     return World(database, items, samples, texts, examples, matches, teacher, known, data)
 

@@ -1,4 +1,4 @@
-"""`llmcf audit`: a run's stored matches checked again, and what random examples would do to its AUC."""
+"""`llmcf audit`: a run's stored matches checked again, and what random examples would do to its predictions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def audit(
         ),
     ] = None,
     chance: Annotated[
-        bool, typer.Option("--chance/--no-chance", help="Also say how far AUC moves with random examples.")
+        bool, typer.Option("--chance/--no-chance", help="Also say how far the test measure moves with random examples.")
     ] = True,
     allow_read: AllowReadOption = None,
 ) -> None:
@@ -143,18 +143,19 @@ def _show_effects(effects: Sequence[ChanceEffect], run: Run) -> None:
 
     if not effects:
         why = "no predictions to compare" if not run.predicted else "no arm with matched examples was asked about"
-        console().print(f"AUC with random examples: {why}", style="dim")
+        console().print(f"random examples: {why}", style="dim")
         return
+    measure, test = effects[0].measure, effects[0].test  # arms of a comparison have one task
     table = Table(
-        box=None, pad_edge=False, header_style="bold", title="Test AUC when examples are drawn at random",
+        box=None, pad_edge=False, header_style="bold", title=f"Test {measure} when examples are drawn at random",
         title_justify="left",
     )  # fmt: skip
-    for column in ("arm", "how", "AUC", "random", "difference", "95 % interval", "p (DeLong)"):
+    for column in ("arm", "how", measure, "random", "difference", "95 % interval", f"p ({test})"):
         table.add_column(column, justify="left" if column in ("arm", "how") else "right")
     for effect in effects:
         low, high = effect.difference.interval
         table.add_row(
-            f"{effect.arm} seed {effect.seed}", effect.how, f"{effect.auc:.4f}", f"{effect.random_auc:.4f}",
+            f"{effect.arm} seed {effect.seed}", effect.how, f"{effect.value:.4f}", f"{effect.random_value:.4f}",
             f"{effect.difference.difference:+.4f}", f"[{low:+.4f}, {high:+.4f}]".replace("[", r"\["),
             p_text(effect.difference.p_value),
         )  # fmt: skip

@@ -186,13 +186,18 @@ def _search(report: Mapping[str, Any]) -> None:
 
 def _train_rec(report: Mapping[str, Any]) -> None:
     console().print(
-        f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation AUC {report['best']['auc']:.4f}, "
+        f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation {_monitored(report)}, "
         f"{report['num_parameters']:,} parameters, {report['samples_per_second']:,.0f} samples/s"
     )
 
 
 def _baseline(report: Mapping[str, Any]) -> None:
-    console().print(f"validation AUC {report['best']['auc']:.4f}, fitted in {report['seconds']:.1f} s")
+    console().print(f"validation {_monitored(report)}, fitted in {report['seconds']:.1f} s")
+
+
+def _monitored(report: Mapping[str, Any]) -> str:
+    """The measure that choices went by, at its best."""
+    return f"{report['monitor_title']} {report['best'][report['monitor']]:.4f}"
 
 
 FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {

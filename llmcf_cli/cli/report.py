@@ -14,7 +14,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices
+from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices, title_of
 from llmcf_cli.stages.base import Context
 from llmcf_cli.stages.run import Step
 from llmcf_cli.stages.verify import Verified
@@ -119,11 +119,12 @@ def comparison(report: Mapping[str, Any]) -> None:
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
     titles, cells = slice_rows(report)
     if len(titles) > 1:
-        text_table(titles, cells, title="Test AUC on slices")
+        text_table(titles, cells, title=f"Test {title_of(report)} on slices")
     if report["small_slices"]:
         console().print(small_slices(report), style="dim", markup=False)
     if report["differences"]:
-        text_table(*difference_rows(report), title="Differences of AUC, with 95 % intervals over the test samples")
+        title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
+        text_table(*difference_rows(report), title=title)
         for note in report["notes"]:
             console().print(note, style="dim", markup=False)
     for arm, why in report["failed"].items():

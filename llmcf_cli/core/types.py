@@ -106,8 +106,20 @@ class ComponentConfig(Config):
     about users and items, for objectives a `teacher`'s scores, for engines the tuned language `model`.
     """
 
+    targets: ClassVar[frozenset[str]] = frozenset()
+    """Targets that it predicts or is trained on, as `TaskConfig.target` names them; empty: whatever a task has."""
+
     type: str
     """Registered name of the component."""
+
+
+class TaskConfig(ComponentConfig):
+    """Base of a task's settings: what is predicted, and what may choose among epochs and settings."""
+
+    target: ClassVar[str]
+    """What is predicted, in a word, e.g. `label`; objectives, backbones and baselines say which they are for."""
+    monitors: ClassVar[tuple[str, ...]]
+    """Measures that `rec.fit.monitor` may name, the default first."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +205,8 @@ def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
             if is_marked(info, Runtime):
                 continue
             view[name] = _digests(item, digest_of) if is_marked(info, FileRef) else key_view(item, digest_of)
-        return view
+        # Keys know a task without settings by its name alone, as they did when a task was no more than that.
+        return view["type"] if isinstance(value, TaskConfig) and len(view) == 1 else view
     if isinstance(value, Mapping):
         return {str(k): key_view(v, digest_of) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):

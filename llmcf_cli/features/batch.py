@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.choice import Entity
 from llmcf_cli.features.spec import FARTHEST, FIRST_ID, PADDING, FeatureSpec, FieldSpec, Vocab, list_parts
 
@@ -99,11 +99,11 @@ class Targets:
     """What losses compare predictions with; never an input of a model.
 
     Attributes:
-        label_B: float32, 0 or 1.
+        target_B: float32, as the task says.
         teacher_B: float32, the language model's log(P(Yes) / P(No)), NaN where it was not asked; None without any.
     """
 
-    label_B: torch.Tensor
+    target_B: torch.Tensor
     teacher_B: torch.Tensor | None = None
 
 
@@ -116,7 +116,7 @@ class Batch:
         item_row_B: Rows of the item table.
         history_row_BL: Item rows, left-padded with 0.
         time_B: When the label was or would be known (int64); what is later than that is not for this row.
-        label_B: float32.
+        target_B: See `Targets`; None where nothing is to be learned.
         example_BK: Positions in the example bank, -1 where there is none; None without examples.
         teacher_B: See `Targets`.
         signals_BS: float32, matching signals; None where nothing reads them.
@@ -126,15 +126,21 @@ class Batch:
     item_row_B: torch.Tensor
     history_row_BL: torch.Tensor
     time_B: torch.Tensor
-    label_B: torch.Tensor
+    target_B: torch.Tensor | None = None
     example_BK: torch.Tensor | None = None
     teacher_B: torch.Tensor | None = None
     signals_BS: torch.Tensor | None = None
 
     @property
     def targets(self) -> Targets:
-        """The part that only losses read."""
-        return Targets(self.label_B, self.teacher_B)
+        """The part that only losses read.
+
+        Raises:
+            ModelError: The batch was made without targets.
+        """
+        if self.target_B is None:
+            raise ModelError("the batch has no targets", where="rec model")
+        return Targets(self.target_B, self.teacher_B)
 
     def __len__(self) -> int:
         return len(self.user_row_B)
@@ -151,7 +157,8 @@ def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
 
 
 def to_batch(
-    samples: Samples, device: Any = "cpu", *, example_NK: NDArray[np.int32] | None = None,
+    samples: Samples, device: Any = "cpu", *, target_N: NDArray[np.float32] | None = None,
+    example_NK: NDArray[np.int32] | None = None,
     teacher_N: NDArray[np.float32] | None = None, signal_NS: NDArray[np.float32] | None = None,
 ) -> Batch:  # fmt: skip
     """Samples and what belongs to them as tensors on `device`, integers as int32. On a CPU nothing is copied."""
@@ -162,7 +169,7 @@ def to_batch(
 
     return Batch(
         tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
-        tensor(samples.time_N), tensor(samples.label_N), tensor(example_NK), tensor(teacher_N),
+        tensor(samples.time_N), tensor(target_N), tensor(example_NK), tensor(teacher_N),
         tensor(signal_NS),
     )  # fmt: skip
 

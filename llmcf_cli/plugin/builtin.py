@@ -78,6 +78,10 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
         ("random", "match.config:RandomSearchConfig", "match.random:RandomSearcher",
          "control: random examples under the same guards"),
     ),
+    "task": (
+        ("ranking", "rec.config:RankingConfig", "rec.tasks.ranking:Ranking",
+         "the label of a (user, item) pair, measured by AUC"),
+    ),
     "backbone": (
         ("deepfm", "rec.config:DeepFMConfig", "rec.ranking.deepfm:DeepFM",
          "factorisation machine + MLP (Guo et al., 2017)"),

@@ -33,10 +33,11 @@ KINDS: dict[str, str] = {
     "judge": "scores generated chains of thought",
     "space": "turns queries and examples into vectors for matching",
     "searcher": "finds the top-K examples under the guards",
-    "backbone": "ranks: field embeddings and context to logits",
+    "task": "says what is predicted, and how predictions are measured and compared",
+    "backbone": "turns field embeddings and context into a score",
     "augmenter": "turns retrieved examples into a context feature",
     "objective": "a training loss",
-    "baseline": "ranks without any of that: a simple model from another library, for comparison",
+    "baseline": "predicts without any of that: a simple model from another library, for comparison",
 }
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import save_file as save_tensors
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_json
+from llmcf_cli.core.types import TaskConfig
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
 from llmcf_cli.features.choice import Entity
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
@@ -41,8 +42,11 @@ from llmcf_cli.rec.sound import (
     open_table,
     wholesome,
 )
+from llmcf_cli.rec.tasks.base import Task
 
 FORMAT = 3
+OLDER_TASK = {"type": "ranking"}
+"""Of bundles that name no task, from when there was no other."""
 MAX_MANIFEST_BYTES = 4 << 20
 MANIFEST, RECIPE, VOCAB = "bundle.json", "recipe.json", "vocab.parquet"
 WEIGHTS, TEXT, COLLABORATIVE, KNOWLEDGE, VECTORS, EXAMPLES, HISTORY = (
@@ -65,21 +69,26 @@ class Bundle:
 
     Attributes:
         model: In evaluation mode, with everything it looks things up in.
+        task: What it predicts.
         recipe: The resolved recipe it was made by, as JSON data.
         clock: `global` or `per_user`: how times of examples and requests compare.
     """
 
     model: RecModel
+    task: Task
     recipe: Mapping[str, Any]
     clock: str
 
 
-def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock: str) -> None:
+def save_bundle(
+    path: Path, model: RecModel, *, task: TaskConfig, recipe: Mapping[str, Any], clock: str
+) -> None:  # fmt: skip
     """Write a bundle. The same model and recipe give the same bytes.
 
     Args:
         path: Folder to make; must not hold anything yet.
         model: A trained model.
+        task: Settings of what it predicts.
         recipe: The resolved recipe as JSON data.
         clock: `global` or `per_user`.
 
@@ -108,7 +117,7 @@ def save_bundle(path: Path, model: RecModel, *, recipe: Mapping[str, Any], clock
     files = {f.name: {"sha256": digest_file(f), "bytes": f.stat().st_size} for f in sorted(path.iterdir())}
     manifest = {
         "format": FORMAT, "llmcf": __version__, "clock": clock, "num_examples": resources.num_examples,
-        "features": resources.spec.to_json(),
+        "features": resources.spec.to_json(), "task": task.model_dump(mode="json"),
         "backbone": configs["backbone"].model_dump(mode="json"), "augment": configs["augment"].model_dump(mode="json"),
         "objectives": [config.model_dump(mode="json") for config in configs["objectives"]], "files": files,
     }  # fmt: skip
@@ -149,7 +158,8 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         recipe = json.loads((path / RECIPE).read_bytes())
         if not isinstance(recipe, dict):
             raise StoreError("is no recipe", where=str(path / RECIPE))
-        return Bundle(model.eval(), recipe, manifest["clock"])
+        task = registry().build("task", _config("task", manifest.get("task", OLDER_TASK)))
+        return Bundle(model.eval(), task, recipe, manifest["clock"])
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _save_moments(optimizer: torch.optim.Optimizer, path: Path) -> None:
 
 
 def fingerprint(model: RecModel, data: RankingData, section: FitSection, seed: int) -> str:
-    """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by their sizes and label sums."""
+    """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by sizes and sums of targets."""
     configs = model.configs
     return digest_json({
         "seed": seed,
@@ -124,5 +124,6 @@ def fingerprint(model: RecModel, data: RankingData, section: FitSection, seed: i
         "objectives": [config.model_dump() for config in configs["objectives"]],
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
         "teacher": None if data.teacher_N is None else float(np.nansum(data.teacher_N)),
-        "splits": {split: [len(s), float(s.label_N.sum())] for split, s in data.splits.items()},
+        "task": data.task.config.model_dump(),
+        "splits": {split: [len(target_N), float(target_N.sum())] for split, target_N in data.targets.items()},
     })  # fmt: skip

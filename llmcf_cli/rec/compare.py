@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcf_cli.core.text import markdown as md
-from llmcf_cli.rec.significance import auc_standard_error, delong, paired_p_value
+from llmcf_cli.rec.measure.base import Measure, Truth, Values
+from llmcf_cli.rec.significance import NORMAL_95, paired_p_value
 
 LEVEL = 0.05
 """Significance level of the notes."""
@@ -27,14 +28,14 @@ class ArmRun:
         arm: Name of the arm.
         meaning: What the arm is, in a few words.
         seed: Its seed.
-        metrics: Test metrics by name.
-        validation: Validation metrics by name, at the best epoch.
-        logit_N: Test logits, float32.
-        curve: Validation metric that early stopping went by, after each epoch; empty where there are no epochs.
+        metrics: Measures on test by name.
+        validation: Measures on validation by name, at the best epoch.
+        prediction_N: Predictions of the test samples, float32.
+        curve: Validation measure that early stopping went by, after each epoch; empty where there are no epochs.
         seconds_per_epoch: Mean training time of an epoch; None where there are none.
         parameters: Learned parameters; None where they are not counted.
         peak_memory: Bytes that training added to the process at most; None where it was not measured.
-        slices: Test AUC by name of a slice.
+        slices: The main measure by name of a slice.
     """
 
     arm: str
@@ -42,7 +43,7 @@ class ArmRun:
     seed: int
     metrics: Mapping[str, float]
     validation: Mapping[str, float]
-    logit_N: NDArray[np.float32]
+    prediction_N: NDArray[np.float32]
     curve: Sequence[float] = ()
     seconds_per_epoch: float | None = None
     parameters: int | None = None
@@ -50,21 +51,25 @@ class ArmRun:
     slices: Mapping[str, float] = field(default_factory=dict)
 
 
-def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32], references: Sequence[str]) -> dict[str, Any]:
-    """Per arm: mean and standard deviation over seeds; per pair with a reference arm: two tests.
+def summarise(
+    runs: Sequence[ArmRun], truth: Truth, measures: Sequence[Measure], references: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
+    """Per arm: mean and standard deviation over seeds; per pair with a reference arm: two tests of the first measure.
 
-    DeLong's test compares each arm's logits averaged over its seeds, on the same samples; the paired t-test compares
-    the AUCs of the same seeds.
+    The measure's own test compares what an arm's seeds predict together, on the same samples; the paired t-test
+    compares the values of the same seeds.
 
     Args:
         runs: Every arm and seed, in the order of the tables.
-        label_N: Test labels.
+        truth: What the predictions are measured against.
+        measures: In the order of the tables; arms are compared by the first.
         references: Arms that the others are tested against; those that did not run are left out.
     """
     grouped: dict[str, list[ArmRun]] = {}
     for run in runs:
         grouped.setdefault(run.arm, []).append(run)
-    pooled = {name: np.mean([run.logit_N for run in group], axis=0) for name, group in grouped.items()}
+    main = measures[0]
+    pooled = {name: main.pooled([run.prediction_N for run in group], truth) for name, group in grouped.items()}
     references = [name for name in references if name in grouped]
     pairs = [
         (reference, name)
@@ -73,30 +78,39 @@ def summarise(runs: Sequence[ArmRun], label_N: NDArray[np.float32], references: 
         if name not in references[: place + 1]
     ]
     arms = [
-        {**_arm(name, group), "auc_standard_error": auc_standard_error(label_N, pooled[name])}
+        {**_arm(name, group, main), "standard_error": main.standard_error(pooled[name])}
         for name, group in grouped.items()
     ]
     base = next((arm for arm in arms if references and arm["arm"] == references[0]), None)
     for arm in arms:
-        arm["relative_improvement"] = None if base is None else _relative_improvement(arm["auc"]["mean"], base)
+        arm["relative_improvement"] = None if base is None else _relative_improvement(arm, base, main)
     return {
+        "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures],
+        "test": main.test_title,
         "arms": arms,
         "references": references,
-        "differences": [_difference(grouped[a], grouped[b], label_N, pooled) for a, b in pairs],
+        "differences": [_difference(grouped[a], grouped[b], main, pooled) for a, b in pairs],
         "seeds": len({run.seed for run in runs}),
     }
 
 
+def title_of(report: Mapping[str, Any], name: str = "") -> str:
+    """What tables call the measure of that name, or the one that arms are compared by."""
+    found = {measure["name"]: str(measure["title"]) for measure in report["measures"]}
+    return found[name or report["measures"][0]["name"]]
+
+
 def notes(report: Mapping[str, Any]) -> list[str]:
     """How to read the differences, in sentences."""
+    significant = f"significant: p < {LEVEL} over the test samples ({report['test']})"
     if report["seeds"] == 1:
         return [
             "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that",
-            f"significant: p < {LEVEL} in DeLong's test over the test samples",
+            significant,
         ]
     return [
-        "differences are of logits averaged over an arm's seeds, so they are not those of the mean AUCs above",
-        f"significant: p < {LEVEL} in DeLong's test over the test samples and in a paired t-test over the seeds",
+        "differences are of an arm's seeds together, so they are not those of the means above",
+        f"{significant} and over the seeds (paired t-test)",
     ]
 
 
@@ -108,7 +122,7 @@ def p_text(value: float | None) -> str:
 
 
 def mean_text(value: Mapping[str, Any] | None, digits: int = 4) -> str:
-    """`mean`, or `mean ± sd` where there are several seeds; a dash for a metric that is not defined on these data."""
+    """`mean`, or `mean ± sd` where there are several seeds; a dash for a measure that is not defined on these data."""
     if value is None:
         return "–"
     spread = f" ± {value['sd']:.{digits}f}" if value["n"] > 1 and value["sd"] > 0 else ""
@@ -118,12 +132,12 @@ def mean_text(value: Mapping[str, Any] | None, digits: int = 4) -> str:
 def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table as text: titles with units, and a row per arm. Columns that no arm fills are left out."""
     columns: dict[str, list[str]] = {"arm": [arm["arm"] for arm in report["arms"]]}
-    for title, name in (("AUC ↑", "auc"), ("logloss ↓", "logloss"), ("gAUC ↑", "gauc"), ("ECE ↓", "ece")):
-        columns[title] = [mean_text(arm.get(name)) for arm in report["arms"]]
+    for measure in report["measures"]:
+        columns[measure["heading"]] = [mean_text(arm["measures"].get(measure["name"])) for arm in report["arms"]]
     reference = report["references"][0] if report["references"] else "–"
     for title, name, form in (
         (f"RelaImpr over {reference}", "relative_improvement", "{:+.1%}"),
-        ("validation AUC", "validation_auc", ""),
+        (f"validation {title_of(report)}", "validation", ""),
         ("epochs", "epochs", "{:.1f}"),
         ("s/epoch", "seconds_per_epoch", "{:.2f}"),
         ("parameters", "parameters", "{:,.0f}"),
@@ -140,7 +154,8 @@ def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def difference_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table of differences as text: a row per reference and arm, with what both tests say."""
     columns: dict[str, list[str]] = {
-        title: [] for title in ("arms", "difference", "95 % interval", "p (DeLong)", "p (seeds)", "significant")
+        title: []
+        for title in ("arms", "difference", "95 % interval", f"p ({report['test']})", "p (seeds)", "significant")
     }
     for d in report["differences"]:
         low, high = d["interval"]
@@ -162,9 +177,12 @@ def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def small_slices(report: Mapping[str, Any]) -> str:
     """Which slices are left out of the table, and why; empty where none is."""
-    found = [f"{name} ({both[0]:,} + {both[1]:,})" for name, both in report["small_slices"].items()]
-    least = report["least_per_label"]
-    return f"left out, fewer than {least} positive or negative samples: {', '.join(found)}" if found else ""
+    small: Mapping[str, Mapping[str, int]] = report["small_slices"]
+    if not small:
+        return ""
+    found = [f"{name} ({' + '.join(f'{count:,}' for count in counts.values())})" for name, counts in small.items()]
+    kinds = " or ".join(filter(None, next(iter(small.values()))))
+    return f"left out, fewer than {report['least']} {kinds} samples: {', '.join(found)}".replace("  ", " ")
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -173,13 +191,13 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += _table(*rows(report))
     lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
     if report["differences"]:
-        lines += ["", "Differences of AUC, with 95 % intervals over the test samples:", ""]
+        lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
         lines += [*_table(*difference_rows(report)), "", *(f"- {line}" for line in report["notes"])]
     if report["failed"]:
         lines += ["", "Arms that failed:", "", *(md(f"- {name}: {why}") for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)
     if len(titles) > 1:
-        lines += ["", "Test AUC on slices:", "", *_table(titles, cells)]
+        lines += ["", f"Test {title_of(report)} on slices:", "", *_table(titles, cells)]
     if report["small_slices"]:
         lines += ["", small_slices(report)]
     return "\n".join([*lines, ""])
@@ -200,21 +218,26 @@ def _significant(difference: Mapping[str, Any]) -> bool:
     return difference["p_value"] < LEVEL and (seeds is None or seeds < LEVEL)
 
 
-def _relative_improvement(auc: float, base: Mapping[str, Any]) -> float | None:
-    """(AUC − ½) / (base's AUC − ½) − 1 (Yan et al., 2014); None where the base's 95 % interval reaches chance."""
-    above = base["auc"]["mean"] - 0.5
-    return (auc - 0.5) / above - 1 if above > 1.96 * base["auc_standard_error"] else None
+def _relative_improvement(arm: Mapping[str, Any], base: Mapping[str, Any], measure: Measure) -> float | None:
+    """(value − chance) / (base's value − chance) − 1 (Yan et al., 2014).
+
+    None for a measure without chance level, and where the base's 95 % interval reaches it.
+    """
+    if measure.chance is None:
+        return None
+    value, above = (float(one["measures"][measure.name]["mean"]) - measure.chance for one in (arm, base))
+    return value / above - 1 if measure.sign * above > NORMAL_95 * base["standard_error"] else None
 
 
-def _arm(name: str, group: Sequence[ArmRun]) -> dict[str, Any]:
+def _arm(name: str, group: Sequence[ArmRun], main: Measure) -> dict[str, Any]:
     first = group[0]
     seconds = [run.seconds_per_epoch for run in group if run.seconds_per_epoch is not None]
     memory = [run.peak_memory for run in group if run.peak_memory is not None]
     return {
         "arm": name,
         "meaning": first.meaning,
-        **{metric: _spread([run.metrics[metric] for run in group]) for metric in first.metrics},
-        "validation_auc": _spread([run.validation["auc"] for run in group]),
+        "measures": {metric: _spread([run.metrics[metric] for run in group]) for metric in first.metrics},
+        "validation": _spread([run.validation[main.name] for run in group]),
         "epochs": float(np.mean([len(run.curve) for run in group])) if first.curve else None,
         "seconds_per_epoch": float(np.mean(seconds)) if seconds else None,
         "parameters": first.parameters,
@@ -231,16 +254,16 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 def _difference(
     reference: Sequence[ArmRun],
     arm: Sequence[ArmRun],
-    label_N: NDArray[np.float32],
-    pooled: Mapping[str, NDArray[np.float32]],
+    measure: Measure,
+    pooled: Mapping[str, Values],
 ) -> dict[str, Any]:
     first, second = reference[0].arm, arm[0].arm
-    found = delong(label_N, pooled[first], pooled[second])
-    by_seed = [{run.seed: run.metrics["auc"] for run in group} for group in (reference, arm)]
+    found = measure.test(pooled[first], pooled[second])
+    by_seed = [{run.seed: run.metrics[measure.name] for run in group} for group in (reference, arm)]
     seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
-    aucs = [[group[seed] for seed in seeds] for group in by_seed]
+    values = [[group[seed] for seed in seeds] for group in by_seed]
     return {
         "reference": first, "arm": second, "difference": found.difference, "standard_error": found.standard_error,
-        "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*aucs),
+        "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*values),
         "mean_difference": float(np.mean([*by_seed[1].values()]) - np.mean([*by_seed[0].values()])),
     }  # fmt: skip

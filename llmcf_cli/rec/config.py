@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, TaskConfig, rule
 
 MAX_EXAMPLES = 1024
 """Most examples of a sample."""
@@ -18,6 +18,8 @@ Count = Annotated[int, Field(ge=1, le=256)]
 Widths = Annotated[tuple[Width, ...], Field(max_length=64)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+LABEL = "label"
+"""Target of tasks that predict whether a user likes an item: 0 or 1."""
 
 
 def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
@@ -26,6 +28,15 @@ def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
     if list(tokens) != order:
         raise ValueError(f"tokens are {list(tokens)}; write {order}: each once, in this order")
     return tokens
+
+
+class RankingConfig(TaskConfig):
+    """Predict the label of a (user, item) pair."""
+
+    target: ClassVar[str] = LABEL
+    monitors: ClassVar[tuple[str, ...]] = ("auc", "logloss", "gauc")
+
+    type: Literal["ranking"] = "ranking"
 
 
 class BackboneConfig(ComponentConfig):
@@ -211,6 +222,8 @@ class KARConfig(ComponentConfig):
 class BCEConfig(ComponentConfig):
     """Binary cross-entropy between label and logit."""
 
+    targets: ClassVar[frozenset[str]] = frozenset({LABEL})
+
     type: Literal["bce"] = "bce"
     weight: Weight = 1.0
     """Factor in the sum of losses."""
@@ -220,6 +233,7 @@ class DistillConfig(ComponentConfig):
     """Knowledge distillation: the model's probability is drawn towards the language model's (Hinton et al., 2015)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
+    targets: ClassVar[frozenset[str]] = frozenset({LABEL})
 
     type: Literal["distill"] = "distill"
     weight: Weight = 1.0

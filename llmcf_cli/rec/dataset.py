@@ -1,4 +1,4 @@
-"""Everything a ranking model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
+"""Everything a model is trained on, in memory: a catalogue, samples as row numbers, vectors, examples.
 
 Legend: N samples, L history, K examples, E examples in the bank, I items, T text, S search space, G signals.
 """
@@ -32,7 +32,9 @@ from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import FeatureSpec, Vocab, fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.rec.knowledge import Knowledge, read_knowledge
+from llmcf_cli.rec.measure.base import Truth
 from llmcf_cli.rec.signals import signals_of
+from llmcf_cli.rec.tasks.base import Task
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import FEATURE
 
@@ -90,18 +92,22 @@ class Resources:
 
 @dataclass(frozen=True)
 class RankingData:
-    """Resources, and the samples of each split with their examples.
+    """Resources, and the samples of each split with their targets and examples.
 
     Attributes:
         resources: What models look things up in.
+        task: What is predicted.
         splits: `train`, `validation` and `test`.
+        targets: By split, what is to be predicted of its samples: float32 [N].
         matches: By split, the examples retrieved for its samples, best first: int32 [N, K] positions in the bank, -1
             where there are fewer than K; empty without examples.
         teacher_N: float32, the language model's logit of each train sample, NaN where it was not asked; None without.
     """
 
     resources: Resources
+    task: Task
     splits: Mapping[str, Samples]
+    targets: Mapping[str, np.ndarray]
     matches: Mapping[str, np.ndarray] = field(default_factory=dict)
     teacher_N: np.ndarray | None = None
 
@@ -115,7 +121,19 @@ class RankingData:
         example_NK = self.matches.get(split) if examples else None
         signal_NG = self.signals(split) if signals else None
         teacher_N = self.teacher_N if split == "train" else None
-        return to_batch(samples, device, example_NK=example_NK, teacher_N=teacher_N, signal_NS=signal_NG)
+        return to_batch(
+            samples, device, target_N=self.targets[split], example_NK=example_NK, teacher_N=teacher_N,
+            signal_NS=signal_NG,
+        )  # fmt: skip
+
+    def truth(self, split: str) -> Truth:
+        """What predictions of a split are measured against.
+
+        Raises:
+            DataError: There is no such split.
+        """
+        samples = self._split(split)
+        return Truth(self.targets[split], samples.user_row_N)
 
     def signals(self, split: str) -> np.ndarray:
         """Matching signals of a split's samples, float32 [N, G], computed once; train rows out of their user's fold.
@@ -152,14 +170,15 @@ class RankingData:
 
 
 def load_ranking_data(
-    database: Path, *, history_length: int, item_text: pa.Table | None = None, examples: pa.Table | None = None,
-    matches: pa.Table | None = None, teacher: pa.Table | None = None, knowledge: pa.Table | None = None,
-    collaborative: Collaborative | None = None, min_count: int = 1,
+    database: Path, task: Task, *, history_length: int, item_text: pa.Table | None = None,
+    examples: pa.Table | None = None, matches: pa.Table | None = None, teacher: pa.Table | None = None,
+    knowledge: pa.Table | None = None, collaborative: Collaborative | None = None, min_count: int = 1,
 ) -> RankingData:  # fmt: skip
     """Read what the stages before made.
 
     Args:
         database: DuckDB file with the tables user, item, feature and sample.
+        task: Says what is to be predicted of each sample.
         history_length: Events of a history that the models see.
         item_text: LanceDB table `item_text`.
         examples: LanceDB table `cot_example`; needs `item_text` and `matches`.
@@ -179,6 +198,7 @@ def load_ranking_data(
         columns = ", ".join(FEATURE.schema.names)
         choices = [Choice(*row) for row in connection.sql(f"SELECT {columns} FROM feature ORDER BY ALL").fetchall()]
         splits = {split: _samples(connection, split, history_length) for split in SPLITS}
+        targets = {split: task.target(connection, samples) for split, samples in splits.items()}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, choices, counts, history_length, min_count)
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
@@ -190,7 +210,7 @@ def load_ranking_data(
         resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
     teacher_N = None if teacher is None else _teacher(teacher, splits["train"])
     if examples is None:
-        return RankingData(resources, splits, teacher_N=teacher_N)
+        return RankingData(resources, task, splits, targets, teacher_N=teacher_N)
     if matches is None:
         raise DataError("examples without matches", where=str(database), hint="llmcf match")
     bank = _bank(examples, splits["train"])
@@ -199,7 +219,7 @@ def load_ranking_data(
         bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].shape[1]
-    return RankingData(replace(resources, bank=bank, num_examples=k), splits, found, teacher_N)
+    return RankingData(replace(resources, bank=bank, num_examples=k), task, splits, targets, found, teacher_N)
 
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:

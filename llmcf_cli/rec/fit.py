@@ -1,4 +1,4 @@
-"""One training loop for every ranking model, on one device or many.
+"""One training loop for every model, on one device or many.
 
 Legend: N samples, B batch.
 """
@@ -24,12 +24,11 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.checkpoint import Checkpoint, fingerprint
 from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.metrics import check_labels, ranking_metrics
+from llmcf_cli.rec.measure.base import Measure, measured
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.recipe.sections import FitSection
 
-HIGHER_IS_BETTER = {"auc": True, "gauc": True, "logloss": False}
 UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where the optimiser steps as it would alone."""
 
@@ -41,7 +40,7 @@ class Epoch:
     Attributes:
         number: 1-based.
         loss: Mean train loss, all objectives together.
-        validation: Metrics on the validation split.
+        validation: The task's measures on the validation split.
         seconds: Training time, evaluation excluded.
     """
 
@@ -60,20 +59,22 @@ class FitReport:
         best_epoch: Number of the epoch whose weights were kept.
         num_parameters: Learned numbers of the model.
         num_samples: Size of the train split.
-        monitor: Validation metric that chose the best epoch.
+        monitor: Name of the validation measure that chose the best epoch.
+        monitor_title: What tables call it.
         peak_memory: Most bytes that the process held during training beyond what it held before the model's first step.
     """
 
+    monitor: str
+    monitor_title: str
     epochs: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     num_parameters: int = 0
     num_samples: int = 0
-    monitor: str = "auc"
     peak_memory: int = 0
 
     @property
     def best(self) -> dict[str, float]:
-        """Validation metrics of the best epoch."""
+        """Validation measures of the best epoch."""
         return self.epochs[self.best_epoch - 1].validation
 
     @property
@@ -102,8 +103,8 @@ def fit(
 
     Batches are slices of a permutation of the train rows, drawn anew each epoch from `seed`. Every epoch leaves a
     checkpoint in `work`, so the same call after an interruption goes on where it was and ends with the same weights.
-    Works alone or under `accelerate launch`: each process takes its part of every batch and the metrics are computed on
-    the gathered scores.
+    Works alone or under `accelerate launch`: each process takes its part of every batch and the measures are computed
+    on the gathered predictions.
 
     Args:
         model: What to train.
@@ -114,26 +115,27 @@ def fit(
         progress: Where to report.
 
     Raises:
-        DataError: A split is empty or holds one label only, or the monitored metric does not exist on it.
+        DataError: The task refuses a split, or the monitored measure is not defined on validation.
         ModelError: The loss or a validation score is no longer finite; the checkpoint of the last good epoch stays.
     """
     for split in ("train", "validation"):
-        check_labels(data.splits[split].label_N, split)
+        data.task.check(data.truth(split), split)
+    monitor = data.task.monitor(section.monitor)
     # Tuning a language model in the same process leaves a process-wide setting of bf16 behind.
     accelerator = Accelerator(kwargs_handlers=[AutocastKwargs(enabled=False)])
-    run = _Run(accelerator, model.to(accelerator.device), data, section, seed)
+    run = _Run(accelerator, model.to(accelerator.device), data, section, monitor, seed)
     checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
     report = FitReport(
-        num_parameters=model.num_parameters, num_samples=len(data.splits["train"]), monitor=section.monitor
+        monitor.name, monitor.title, num_parameters=model.num_parameters, num_samples=len(data.splits["train"])
     )
     report.epochs = [Epoch(**epoch) for epoch in checkpoint.restore(model, run.optimizer)]
-    report.best_epoch = _best_epoch(report.epochs, section.monitor)
+    report.best_epoch = _best_epoch(report.epochs, monitor)
     total, done = section.epochs * report.num_samples, len(report.epochs) * report.num_samples
     with progress.task("fit", total, "samples", done) as task:
         while not _finished(report, section):
             report.epochs.append(run.epoch(len(report.epochs) + 1, task))
             report.peak_memory = max(report.peak_memory, run.memory.peak)
-            report.best_epoch = _best_epoch(report.epochs, section.monitor)
+            report.best_epoch = _best_epoch(report.epochs, monitor)
             is_best = report.best_epoch == len(report.epochs)
             checkpoint.save(model, run.optimizer, [asdict(e) for e in report.epochs], best=is_best)
             accelerator.wait_for_everyone()
@@ -145,17 +147,18 @@ class _Run:
     """Model, optimiser and data of one process during a fit."""
 
     def __init__(
-        self, accelerator: Accelerator, model: RecModel, data: RankingData, section: FitSection, seed: int
-    ) -> None:
+        self, accelerator: Accelerator, model: RecModel, data: RankingData, section: FitSection, monitor: Measure,
+        seed: int,
+    ) -> None:  # fmt: skip
         self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed
+        self.monitor, self.measures = monitor, data.task.measures
         self.memory = _Memory()
         self.train, self.validation = (
             data.batch(split, accelerator.device, **model.inputs) for split in ("train", "validation")
         )
         if model.standardise is not None:
             model.standardise.fit(self.train.signals_BS)
-        self.user_N = data.splits["validation"].user_row_N
-        self.label_N = data.splits["validation"].label_N
+        self.truth = data.truth("validation")
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
         self.lasting = model.state_dict().keys()
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
@@ -175,7 +178,7 @@ class _Run:
         loss = self._train(number, task)
         seconds = time.perf_counter() - started
         validation = self._evaluate(number)
-        task.note(f"epoch {number}: loss {loss:.4f}, {self.section.monitor} {validation[self.section.monitor]:.4f}")
+        task.note(f"epoch {number}: loss {loss:.4f}, {self.monitor.title} {validation[self.monitor.name]:.4f}")
         return Epoch(number, loss, validation, round(seconds, 4))
 
     def _train(self, number: int, task: Task) -> float:
@@ -213,13 +216,13 @@ class _Run:
         share = math.ceil(size / parts)
         index = torch.arange(share, device=self.accelerator.device) + share * self.accelerator.process_index
         mine = score(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
-        logit_N = self.accelerator.gather(mine)[:size].cpu().numpy()
-        if not np.isfinite(logit_N).all():
+        score_N = self.accelerator.gather(mine)[:size].cpu().numpy()
+        if not np.isfinite(score_N).all():
             raise _not_finite(f"a validation score is not finite after epoch {number}")
-        found = ranking_metrics(self.label_N, logit_N, self.user_N)
-        if self.section.monitor not in found:
+        found = measured(self.measures, score_N, self.truth)
+        if self.monitor.name not in found:
             raise DataError(
-                f"cannot monitor {self.section.monitor}: no validation user has samples of both labels",
+                f"cannot monitor {self.monitor.name}, which is not defined on the validation split",
                 where="rec.fit.monitor", allowed=tuple(found),
             )  # fmt: skip
         return found
@@ -252,7 +255,8 @@ def _finished(report: FitReport, section: FitSection) -> bool:
     return len(report.epochs) >= section.epochs or (bool(report.epochs) and past > 0 and past >= section.patience)
 
 
-def _best_epoch(epochs: list[Epoch], monitor: str) -> int:
+def _best_epoch(epochs: list[Epoch], monitor: Measure) -> int:
     """Number of the best epoch, the earliest of equals; 0 if there is none."""
-    sign = 1 if HIGHER_IS_BETTER[monitor] else -1
-    return max(epochs, key=lambda e: (sign * e.validation[monitor], -e.number)).number if epochs else 0
+    if not epochs:
+        return 0
+    return max(epochs, key=lambda e: (monitor.sign * e.validation[monitor.name], -e.number)).number

@@ -40,11 +40,11 @@ class Output:
     """What a forward pass gives.
 
     Attributes:
-        logits_B: float32; the loss owns the sigmoid.
+        score_B: float32, what is predicted of each row; of labels their logits, as the loss owns the sigmoid.
         aux: Auxiliary outputs for objectives.
     """
 
-    logits_B: Tensor
+    score_B: Tensor
     aux: Mapping[str, CoTPrediction]
 
 
@@ -86,7 +86,7 @@ class RecModel(nn.Module):
         self._set_knowledge(self.resources.knowledge)
 
     def forward(self, batch: Batch) -> Output:
-        """Logits of a batch of rows."""
+        """Predictions for a batch of rows."""
         fields = self.embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
         query = self._rows(fields, batch.item_row_B, batch.history_row_BL, batch.signals_BS)
         augmentation = self.augmenter(AugmentInput(query, self._examples(batch), self._known(batch)))
@@ -94,7 +94,7 @@ class RecModel(nn.Module):
 
     def loss(self, output: Output, targets: Targets) -> Tensor:
         """Weighted sum of the objectives that apply, a scalar."""
-        return total_loss(self.objectives, output.logits_B, targets, output.aux)
+        return total_loss(self.objectives, output.score_B, targets, output.aux)
 
     @property
     def device(self) -> torch.device:

@@ -32,16 +32,22 @@ class Objective(ABC):
         self.weight: float = config.weight
 
     @abstractmethod
-    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
-        """The unweighted loss, a scalar: a mean over the batch."""
+    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+        """The unweighted loss, a scalar: a mean over the batch.
+
+        Args:
+            score_B: What the model predicts; of labels, their logits.
+            targets: What is so.
+            aux: The augmenter's auxiliary outputs.
+        """
 
 
 class BCE(Objective):
     """−mean(y log σ(z) + (1 − y) log(1 − σ(z)))."""
 
-    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch."""
-        return functional.binary_cross_entropy_with_logits(logits_B, targets.label_B)
+        return functional.binary_cross_entropy_with_logits(score_B, targets.target_B)
 
 
 class Distill(Objective):
@@ -59,12 +65,12 @@ class Distill(Objective):
         super().__init__(config)
         self.temperature = config.temperature
 
-    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's scored rows; 0 if there are none."""
         if targets.teacher_B is None:
             raise ModelError("needs the language model's scores", where="objective distill", hint="llmcf teacher")
         scored_B = ~targets.teacher_B.isnan()
-        model_B, teacher_B = logits_B / self.temperature, targets.teacher_B.nan_to_num() / self.temperature
+        model_B, teacher_B = score_B / self.temperature, targets.teacher_B.nan_to_num() / self.temperature
         # KL of Bernoullis by their logits: p·(t − z) + softplus(z) − softplus(t), finite for any t and z.
         gap_B = functional.softplus(model_B) - functional.softplus(teacher_B)
         divergence_B = gap_B + teacher_B.sigmoid() * (teacher_B - model_B)
@@ -76,15 +82,15 @@ class CoTReconstruction(Objective):
 
     reads = frozenset({COT_AUX})
 
-    def __call__(self, logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's existing examples; 0 if there are none."""
         cot = aux[COT_AUX]
         return ((1 - cot.cosine_BK()) * cot.mask_BK).sum() / cot.mask_BK.sum().clamp_min(1)
 
 
 def total_loss(
-    objectives: Sequence[Objective], logits_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]
+    objectives: Sequence[Objective], score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]
 ) -> Tensor:
     """Weighted sum of the objectives whose auxiliary outputs exist."""
-    parts = [o.weight * o(logits_B, targets, aux) for o in objectives if o.reads <= aux.keys()]
-    return sum(parts, start=logits_B.new_zeros(()))
+    parts = [o.weight * o(score_B, targets, aux) for o in objectives if o.reads <= aux.keys()]
+    return sum(parts, start=score_B.new_zeros(()))

@@ -1,4 +1,4 @@
-"""Logits of many rows: the one path that evaluation, prediction and serving take.
+"""Predictions for many rows: the one path that evaluation, prediction and serving take.
 
 Legend: N rows, B batch.
 """
@@ -14,7 +14,7 @@ from llmcf_cli.rec.model import RecModel
 
 
 def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int = 4096) -> np.ndarray:
-    """Logits of a split's samples, float32 [N], in their order.
+    """Predictions for a split's samples, float32 [N], in their order.
 
     Args:
         model: A trained model; put into evaluation mode.
@@ -28,9 +28,9 @@ def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int =
 
 @torch.inference_mode()
 def score(model: RecModel, batch: Batch, batch_size: int) -> torch.Tensor:
-    """Logits of any number of rows in bounded memory, float32 [N] on the model's device. The one way to evaluate."""
+    """Predictions for any rows in bounded memory, float32 [N] on the model's device; the one way to evaluate."""
     model.eval()
     if not len(batch):
         return torch.zeros(0, device=model.device)
     positions_N = torch.arange(len(batch), device=model.device)
-    return torch.cat([model(batch.take(index_B)).logits_B for index_B in positions_N.split(batch_size)])
+    return torch.cat([model(batch.take(index_B)).score_B for index_B in positions_N.split(batch_size)])

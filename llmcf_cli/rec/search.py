@@ -12,7 +12,7 @@ from typing import Any
 from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.rec.fit import HIGHER_IS_BETTER
+from llmcf_cli.rec.measure.base import Measure
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.store.artifacts import write_atomic
 
@@ -24,9 +24,9 @@ class Trials:
     """What a search tried.
 
     Attributes:
-        rows: Per trial `settings` (key path → value), `value` (validation metric) and, where it failed, `error`.
+        rows: Per trial `settings` (key path → value), `value` (validation measure) and, where it failed, `error`.
         best: Settings of the best trial, the earliest of equals.
-        value: Its metric.
+        value: Its measure.
     """
 
     rows: list[dict[str, Any]]
@@ -40,23 +40,23 @@ def search(
     *,
     trials: int,
     start: Mapping[str, Any],
-    monitor: str,
+    monitor: Measure,
     seed: int,
     work: Path,
     progress: Progress = SILENT,
 ) -> Trials:
-    """Try settings and keep the best by a validation metric.
+    """Try settings and keep the best by a validation measure.
 
     Trial 0 takes `start`; the others are drawn by the tree-structured Parzen estimator (Bergstra et al., 2011). Every
     finished trial is written down, so the same call after an interruption goes on with the next, and since each trial
     has a seed of its own it draws what an unbroken search would have drawn.
 
     Args:
-        judge: Settings and a folder for checkpoints → validation metric.
+        judge: Settings and a folder for checkpoints → the monitored validation measure.
         space: Key path → range.
         trials: How many, the first included.
         start: Settings of trial 0; a path that starts with a whole number takes whole numbers only.
-        monitor: `auc`, `gauc` or `logloss`; says whether more is better.
+        monitor: What the judge measures.
         seed: Seed of the draws.
         work: Folder for what is finished.
         progress: Told of every trial.
@@ -78,13 +78,12 @@ def search(
             shutil.rmtree(work / f"trial-{number}", ignore_errors=True)
             rows.append(row)
             write_atomic(work / TRIALS, json.dumps(rows))
-            task.note(f"{monitor} {row['value']:.4f}" if row["value"] is not None else "failed")
+            task.note(f"{monitor.title} {row['value']:.4f}" if row["value"] is not None else "failed")
             task.advance()
     finished = [row for row in rows if row["value"] is not None]
     if not finished:
         raise LlmcfError(f"every trial failed, the first with: {rows[0]['error']}", where="search")
-    sign = 1 if HIGHER_IS_BETTER[monitor] else -1
-    best = max(finished, key=lambda row: sign * row["value"])
+    best = max(finished, key=lambda row: monitor.sign * row["value"])
     return Trials(rows, best["settings"], best["value"])
 
 
@@ -96,13 +95,13 @@ def _finished(file: Path) -> list[dict[str, Any]]:
         raise StoreError("the list of finished trials is damaged", where=str(file), hint=f"rm {file}") from error
 
 
-def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor: str, seed: int) -> dict[str, Any]:
+def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor: Measure, seed: int) -> dict[str, Any]:
     """The next settings, given what was tried."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        direction="maximize" if HIGHER_IS_BETTER[monitor] else "minimize",
+        direction="maximize" if monitor.higher_is_better else "minimize",
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(3, len(distributions))),
     )
     for row in rows:

@@ -6,18 +6,20 @@ Legend: N test samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcf_cli.features.batch import Samples
-from llmcf_cli.rec.metrics import auc
+from llmcf_cli.rec.measure.base import Measure, Truth
 
 RARE, SHORT = 5, 3
 LEAST = 50
-"""Samples of each label that a slice must have for its AUC to mean something."""
+"""Samples of each kind that a measure needs in a slice to mean something."""
 
 
-def cold_start_slices(train: Samples, test: Samples) -> dict[str, np.ndarray]:
+def cold_start_slices(train: Samples, test: Samples) -> dict[str, NDArray[np.bool_]]:
     """Name → bool mask [N], the slices that hold any test sample.
 
     An item's train count is that of its positive train samples, since negatives may be drawn at random. Pairs are split
@@ -39,7 +41,7 @@ def cold_start_slices(train: Samples, test: Samples) -> dict[str, np.ndarray]:
     return {name: mask for name, mask in found.items() if mask.any()}
 
 
-def _taken_in(train: Samples, test: Samples) -> np.ndarray:
+def _taken_in(train: Samples, test: Samples) -> NDArray[np.bool_]:
     """Whether each test sample's user took its item in train, bool [N]."""
     stride = 1 + max(int(part.item_row_N.max(initial=0)) for part in (train, test))
     taken = train.label_N > 0
@@ -47,13 +49,19 @@ def _taken_in(train: Samples, test: Samples) -> np.ndarray:
     return np.isin(test.user_row_N.astype(np.int64) * stride + test.item_row_N, pairs)
 
 
-def too_small(label_N: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """Name → positive and negative samples of each slice that has too few for `slice_auc`."""
-    counts = {name: (int(label_N[mask].sum()), int((1 - label_N[mask]).sum())) for name, mask in slices.items()}
-    return {name: both for name, both in counts.items() if min(both) < LEAST}
+def too_small(
+    measure: Measure, truth: Truth, slices: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, dict[str, int]]:  # fmt: skip
+    """Name → what `Measure.counts` finds in each slice that has too little for `slice_values`."""
+    counts = {name: dict(measure.counts(truth.take(mask))) for name, mask in slices.items()}
+    return {name: found for name, found in counts.items() if min(found.values()) < LEAST}
 
 
-def slice_auc(label_N: np.ndarray, logit_N: np.ndarray, slices: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """AUC of each slice that has at least `LEAST` samples of each label."""
-    small = too_small(label_N, slices)
-    return {name: auc(label_N[mask], logit_N[mask]) for name, mask in slices.items() if name not in small}
+def slice_values(
+    measure: Measure, prediction: NDArray[Any], truth: Truth, slices: Mapping[str, NDArray[np.bool_]]
+) -> dict[str, float]:
+    """The measure on each slice that has at least `LEAST` samples of every kind that it needs."""
+    small = too_small(measure, truth, slices)
+    return {
+        name: measure.value(prediction[mask], truth.take(mask)) for name, mask in slices.items() if name not in small
+    }

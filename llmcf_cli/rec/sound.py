@@ -167,8 +167,8 @@ def check_answer(model: RecModel, path: Path) -> None:
     signal_NS = None
     if model.inputs["signals"]:
         signal_NS = signals_of(resources, asked, resources.collaborative.later_folds(1))
-    logit_N = score(model, to_batch(asked, model.device, example_NK=example_NK, signal_NS=signal_NS), 1)
-    _demand(torch.isfinite(logit_N).all(), path, "scores")
+    score_N = score(model, to_batch(asked, model.device, example_NK=example_NK, signal_NS=signal_NS), 1)
+    _demand(torch.isfinite(score_N).all(), path, "scores")
 
 
 def _check_columns(table: EntityTable, found: Resources, path: Path) -> None:

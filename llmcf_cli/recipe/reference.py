@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime
+from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime, TaskConfig
 from llmcf_cli.plugin import KINDS, Component, Registry
 from llmcf_cli.recipe.jsonschema import schema_text
 from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
@@ -122,6 +122,9 @@ def _expressions() -> str:
 def _component(component: Component) -> str:
     config = component.config()
     text = f"\n#### {component.kind} `{component.name}`\n\n{component.summary[:1].upper()}{component.summary[1:]}.\n"
+    if issubclass(config, TaskConfig):
+        first, *others = config.monitors
+        text += f"\n`rec.fit.monitor` is `{first}` (default){''.join(f', `{name}`' for name in others)}.\n"
     table = _table(config, leave_out=("type",))
     return text + (f"\n{table}" if table else "\nIt has no settings.\n") + _nested(config)
 

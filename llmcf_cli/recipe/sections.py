@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny
 
+from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import (
     Broken,
     ComponentConfig,
@@ -16,6 +17,7 @@ from llmcf_cli.core.types import (
     PromptPath,
     PromptRef,
     Runtime,
+    TaskConfig,
     rule,
 )  # fmt: skip
 from llmcf_cli.recipe.component import ComponentOf
@@ -31,6 +33,7 @@ Engine = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("engine")]
 Judge = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("judge")]
 Space = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("space")]
 Searcher = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("searcher")]
+Predicted = Annotated[SerializeAsAny[TaskConfig], ComponentOf("task")]
 Backbone = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("backbone")]
 Augmenter = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("augmenter")]
 Objective = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("objective")]
@@ -353,8 +356,9 @@ class FitSection(Config):
     """Most passes over the train split."""
     patience: Annotated[int, Field(ge=0)] = 2
     """Epochs without a better validation score before stopping; the best epoch's weights are kept."""
-    monitor: Literal["auc", "logloss", "gauc"] = "auc"
-    """Validation metric that early stopping and every choice go by."""
+    monitor: str | None = None
+    """Validation measure that early stopping and every choice go by, one of those that the task names; None: its
+    first."""
     evaluation_batch_size: Annotated[Positive, Runtime()] = 4096
     """Samples per forward pass in evaluation."""
 
@@ -373,8 +377,8 @@ class VariantSection(Config):
 class RecSection(Config):
     """The recommender (`train-rec` and `evaluate`)."""
 
-    task: Literal["ranking"] = "ranking"
-    """`ranking`: predict the label of a (user, item) pair."""
+    task: Predicted = Field(default="ranking", validate_default=True)
+    """What is predicted, and how predictions are measured; the same for all arms."""
     backbone: Backbone
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
@@ -397,6 +401,29 @@ class RecSection(Config):
     """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1), Distinct()] | None = None
     """One run per arm and seed; None: one, with the recipe's own seed."""
+
+    @property
+    def monitor(self) -> str:
+        """Name of the validation measure that every choice goes by."""
+        return self.fit.monitor or self.task.monitors[0]
+
+    @rule("task", "fit.monitor")
+    def _task_has_the_monitor(self) -> Iterator[Broken]:
+        if self.monitor not in self.task.monitors:
+            near = closest(self.monitor, self.task.monitors)
+            suggestion = f"; did you mean `{near}`?" if near else ""
+            yield Broken(f'cannot be "{self.monitor}"{suggestion}', ("fit", "monitor"), self.task.monitors)
+
+    @rule("task", "backbone", "objectives", "baselines")
+    def _parts_are_for_the_task(self) -> Iterator[Broken]:
+        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = [(("backbone",), self.backbone)]
+        places += [(("objectives", place), config) for place, config in enumerate(self.objectives)]
+        places += [(("baselines", place), config) for place, config in enumerate(self.baselines)]
+        for at, config in places:
+            if config.targets and self.task.target not in config.targets:
+                of = " or ".join(sorted(config.targets))
+                yield Broken(f"`{config.type}` is for the target {of}, but `{self.task.type}` predicts the "
+                             f"{self.task.target}", at)  # fmt: skip
 
 
 class SearchRange(Config):

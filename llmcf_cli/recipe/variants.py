@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -66,8 +67,11 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
     """
     told = {(problem.where, problem.what) for problem in known}
     problems = []
+    task = _task_of(root)
     for variant in variants_of(root):
         found = list(variant.problems)
+        if _task_of(variant.root) != task:
+            found.append(LlmcfError("all arms of a comparison have one task", where="rec.task"))
         try:
             Recipe.model_validate(plain(variant.root))
         except ValidationError as error:
@@ -77,6 +81,12 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
                 problem.where = variant.placed(problem.where)
                 problems.append(problem)
     return problems
+
+
+def _task_of(root: Node) -> Any:
+    rec = plain(root).get("rec")
+    task = rec.get("task", RecSection.model_fields["task"].default) if isinstance(rec, dict) else None
+    return {"type": task} if isinstance(task, str) else task
 
 
 def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:

@@ -20,7 +20,6 @@ from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import MANIFEST, Bundle, load_bundle
-from llmcf_cli.rec.metrics import sigmoid
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
@@ -69,6 +68,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
+        self.task = bundle.task
         self.form = RequestForm.of(bundle.recipe, bundle.clock)
         self._adding = Lock()
         self._index: Any = None
@@ -127,7 +127,8 @@ class Scorer:
                 are left out.
 
         Returns:
-            Columns user_id, item_id, logit (float32) and probability (float64), in the order of the requests.
+            Columns user_id, item_id, and the task's answer, in the order of the requests: of `ranking` logit (float32)
+            and probability (float64).
 
         Raises:
             DataError: A column is missing, or a value cannot be read.
@@ -135,18 +136,15 @@ class Scorer:
         model = self.model
         asked = to_requests(requests, self.form)
         samples = self._encode(model, asked)
-        logit_N = np.empty(len(samples), np.float32)
+        score_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
             block = slice(start, start + BATCH)
             part = samples.take(block)
             batch = to_batch(
                 part, model.device, example_NK=self._examples(model, part), signal_NS=_signals(model, part)
             )
-            logit_N[block] = score(model, batch, BATCH).cpu().numpy()
-        return pa.table({
-            "user_id": asked["user_id"], "item_id": asked["item_id"], "logit": logit_N,
-            "probability": sigmoid(logit_N),
-        })  # fmt: skip
+            score_N[block] = score(model, batch, BATCH).cpu().numpy()
+        return pa.table({"user_id": asked["user_id"], "item_id": asked["item_id"], **self.task.answer(score_N)})
 
     def unknown(self, requests: Rows) -> dict[str, Unknown]:
         """What the bundle does not know of the users, the items, and the items of histories in requests.

@@ -176,9 +176,9 @@ def measures_of(model: Measured) -> dict[str, Any]:
     from sklearn.metrics import roc_auc_score
 
     from llmcf_cli.llm.ability import Estimate, measures
-    from llmcf_cli.rec.significance import auc_standard_error
+    from llmcf_cli.rec.significance import auc_standard_error, placements
 
-    error = auc_standard_error(model.label_N, model.logit_N)
+    error = auc_standard_error(model.label_N, placements(model.label_N, model.logit_N))
     return measures(model, Estimate(float(roc_auc_score(model.label_N, model.logit_N)), error, len(model.label_N)))
 
 

@@ -1,4 +1,4 @@
-"""What `llmcf audit` says of a run: where its matches break a guard, and what chance would do to its AUC.
+"""What `llmcf audit` says of a run: where its matches break a guard, and what chance would do to its predictions.
 
 Legend: N test samples, K examples, S search space.
 """
@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import Progress
+from llmcf_cli.plugin import registry
 from llmcf_cli.stages.made import Made, Predicted, Run, arms_of
 from llmcf_cli.stages.match import Match
 from llmcf_cli.stages.predict import PREDICTIONS
-from llmcf_cli.stages.redraw import drawn_logits
+from llmcf_cli.stages.redraw import drawn_predictions
 from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
 from llmcf_cli.store.open import read_meta, read_parquet
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from llmcf_cli.data.report import NegativesAudit
     from llmcf_cli.match.audit import AuditReport, Violation
-    from llmcf_cli.rec.significance import AUCDifference
+    from llmcf_cli.rec.significance import Paired
+    from llmcf_cli.rec.tasks.base import Task
 
 TRAINED, REDRAWN = "trained with random examples", "the same model, given random examples"
 
@@ -77,21 +81,25 @@ class ChanceEffect:
         arm: The arm, with the examples that matching found.
         seed: Its seed.
         how: `TRAINED` or `REDRAWN`.
-        auc: Its test AUC.
-        random_auc: That with random examples.
-        difference: AUC with random examples minus AUC, by DeLong's test.
+        measure: What tables call the measure below, the task's main one.
+        test: What tables call the test of its difference.
+        value: On the test split.
+        random_value: That with random examples.
+        difference: With random examples minus without.
     """
 
     arm: str
     seed: int
     how: str
-    auc: float
-    random_auc: float
-    difference: AUCDifference
+    measure: str
+    test: str
+    value: float
+    random_value: float
+    difference: Paired
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {**asdict(self), "interval": self.difference.interval}
+        return asdict(self)
 
 
 def audit_run(run: Run) -> Iterator[MatchAudit]:
@@ -127,7 +135,7 @@ def negatives_audits(run: Run) -> Iterator[tuple[Made, NegativesAudit]]:
 
 
 def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
-    """How far the test AUC of every arm with examples moves when they are drawn at random, for its first seed.
+    """How far the main measure of every arm with examples moves on test when they are drawn at random, for one seed.
 
     Where the run has an arm that differs in `match.search: random` alone, the two are compared. Otherwise the trained
     model scores the test split again with random examples, under the same guards and balance.
@@ -141,26 +149,36 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
         if arm in by_chance:
             continue
         twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
-        scores = read_parquet(first[arm].made.folder / PREDICTIONS, ["sample_id", "label", "logit"])
+        task = _task(first[arm].made.need(TrainRec.name))
+        stored = read_parquet(first[arm].made.folder / PREDICTIONS)
         if twin is not None:
-            found_N = read_parquet(first[twin].made.folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
+            found_N = task.read(read_parquet(first[twin].made.folder / PREDICTIONS))
             how = f"{TRAINED}: {twin}"
         else:
             bundle = first[arm].made.need(TrainRec.name).folder / BUNDLE
-            found_N = drawn_logits(bundle, match.need("ingest").folder / "data.duckdb", scores["sample_id"], progress)
+            database = match.need("ingest").folder / "data.duckdb"
+            found_N = drawn_predictions(bundle, database, task, stored["sample_id"], progress)
             how = REDRAWN
-        yield _effect(first[arm], how, scores["label"].to_numpy(), scores["logit"].to_numpy(), found_N)
+        yield _effect(first[arm], how, task, stored, found_N)
 
 
-def _effect(predicted: Predicted, how: str, label_N: Any, logit_N: Any, random_N: Any) -> ChanceEffect:
-    from llmcf_cli.rec.metrics import auc
-    from llmcf_cli.rec.significance import delong
+def _task(trained: Made) -> Task:
+    """The task that a model was trained for."""
+    settings = trained.manifest.material["rec.task"]
+    component = registry().get("task", settings if isinstance(settings, str) else settings["type"])
+    settings = {"type": settings} if isinstance(settings, str) else settings
+    task: Task = component.load()(component.config().model_validate(settings))
+    return task
 
-    if len(random_N) != len(label_N):
+
+def _effect(predicted: Predicted, how: str, task: Task, stored: pa.Table, random_N: Any) -> ChanceEffect:
+    if len(random_N) != stored.num_rows:
         raise StoreError("two arms predict different samples", where=predicted.arm, hint="llmcf run RECIPE")
+    truth, measure = task.read_truth(stored), task.main
+    found, by_chance = (measure.values(prediction_N, truth) for prediction_N in (task.read(stored), random_N))
     return ChanceEffect(
-        predicted.arm, predicted.seed, how, auc(label_N, logit_N), auc(label_N, random_N),
-        delong(label_N, logit_N, random_N),
+        predicted.arm, predicted.seed, how, measure.title, measure.test_title, found.total, by_chance.total,
+        measure.test(found, by_chance),
     )  # fmt: skip
 
 

@@ -48,13 +48,13 @@ class FitBaseline(Stage):
         return self.label
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": self.seed, "baseline": self.config}
+        return {"seed": self.seed, "baseline": self.config, "rec.task": recipe.rec.task}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return component_stages(self.config.needs)
 
     def run(self, job: Job) -> dict[str, Any]:
-        from llmcf_cli.rec.metrics import ranking_metrics
+        from llmcf_cli.rec.measure.base import measured
 
         data = ranking_data(job.recipe, job.inputs)
         component = registry().get("baseline", self.config.type)
@@ -64,10 +64,10 @@ class FitBaseline(Stage):
             model.fit(data, seed=self.seed)
             seconds = time.perf_counter() - started
             task.advance()
-            rows = data.splits["validation"]
-            validation = ranking_metrics(rows.label_N, model.score(data, "validation"), rows.user_row_N)
+            validation = measured(data.task.measures, model.score(data, "validation"), data.truth("validation"))
             task.advance()
             write_predictions(data, model.score(data, "test"), job.out / PREDICTIONS)
             task.advance()
+        main = data.task.main
         return {"arm": self.arm, "seed": self.seed, "meaning": component.summary, "best": validation,
-                "seconds": seconds}  # fmt: skip
+                "monitor": main.name, "monitor_title": main.title, "seconds": seconds}  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,12 @@ from llmcf_cli.store.open import read_parquet, write_parquet
 from llmcf_cli.store.tables import METRIC
 
 if TYPE_CHECKING:
-    from llmcf_cli.features.batch import Samples
+    import numpy as np
+    from numpy.typing import NDArray
+
     from llmcf_cli.rec.compare import ArmRun
+    from llmcf_cli.rec.measure.base import Measure, Truth
+    from llmcf_cli.rec.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,13 @@ class Evaluate(Stage):
     failed: tuple[tuple[str, str], ...] = ()
 
     name = "evaluate"
-    version = 5
+    version = 6
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
         return {
             "rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed),
-            "serve.arm": recipe.serve.arm,
+            "serve.arm": recipe.serve.arm, "rec.task": recipe.rec.task,
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -54,23 +58,24 @@ class Evaluate(Stage):
 
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.compare import markdown, notes, summarise
-        from llmcf_cli.rec.metrics import check_labels
         from llmcf_cli.rec.plots import plot
-        from llmcf_cli.rec.slices import LEAST, cold_start_slices, too_small
+        from llmcf_cli.rec.slices import LEAST, too_small
 
         recipe, lost = job.recipe, dict(self.failed)
-        splits = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]}).splits
-        check_labels(splits["test"].label_N, "test")
-        test, slices = splits["test"], cold_start_slices(splits["train"], splits["test"])
+        data = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]})
+        task, truth = data.task, data.truth("test")
+        task.check(truth, "test")
+        slices = task.slices(data.splits["train"], data.splits["test"])
         (job.out / "predictions").mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
-        runs = [_measure(stage, job, test, slices) for stage in stages]
+        runs = [_measure(stage, job, task, truth, slices) for stage in stages]
         report = {
-            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.fit.monitor,
-            "test_samples": len(test),
+            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.monitor,
+            "test_samples": len(truth),
             "slices": {name: int(mask.sum()) for name, mask in slices.items()},
-            "small_slices": too_small(test.label_N, slices), "least_per_label": LEAST, "failed": lost,
-            **summarise(runs, test.label_N, recipe.rec.references), "served": _served(job, runs),
+            "small_slices": too_small(task.main, truth, slices), "least": LEAST, "failed": lost,
+            **summarise(runs, truth, task.measures, recipe.rec.references),
+            "served": _served(job, runs, task.measure(recipe.rec.monitor)),
         }  # fmt: skip
         report["notes"] = notes(report)
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, job.out / "metric.parquet")
@@ -91,23 +96,25 @@ def trained_stages(recipe: Recipe) -> list[TrainRec]:
     return [TrainRec(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
 
 
-def _measure(stage: FitBaseline | Predict, job: Job, test: Samples, slices: dict[str, Any]) -> ArmRun:
-    """Metrics from a stage's predictions, which are copied beside the tables."""
+def _measure(
+    stage: FitBaseline | Predict, job: Job, task: Task, truth: Truth, slices: Mapping[str, NDArray[np.bool_]]
+) -> ArmRun:  # fmt: skip
+    """Measures from a stage's predictions, which are copied beside the tables."""
     from llmcf_cli.rec.compare import ArmRun
-    from llmcf_cli.rec.metrics import ranking_metrics
-    from llmcf_cli.rec.slices import slice_auc
+    from llmcf_cli.rec.measure.base import measured
+    from llmcf_cli.rec.slices import slice_values
 
     folder = job.inputs[stage.role]
     shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
-    logit_N = read_parquet(folder / PREDICTIONS, ["logit"])["logit"].to_numpy()
+    prediction_N = task.read(read_parquet(folder / PREDICTIONS))
     found = read_manifest(folder / MANIFEST).report
     meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
     return ArmRun(
-        arm=stage.arm, meaning=meanings.get(stage.arm, found["meaning"]), seed=stage.seed, logit_N=logit_N,
-        metrics=ranking_metrics(test.label_N, logit_N, test.user_row_N), validation=found["best"],
+        arm=stage.arm, meaning=meanings.get(stage.arm, found["meaning"]), seed=stage.seed,
+        prediction_N=prediction_N, metrics=measured(task.measures, prediction_N, truth), validation=found["best"],
         curve=[epoch["validation"][found["monitor"]] for epoch in found.get("epochs", ())],
         seconds_per_epoch=found.get("seconds_per_epoch"), parameters=found.get("num_parameters"),
-        peak_memory=found.get("peak_memory"), slices=slice_auc(test.label_N, logit_N, slices),
+        peak_memory=found.get("peak_memory"), slices=slice_values(task.main, prediction_N, truth, slices),
     )  # fmt: skip
 
 
@@ -117,18 +124,17 @@ def _meaning(variant: VariantSection) -> str:
     return variant.meaning or flow.strip()[1:-1]
 
 
-def _served(job: Job, runs: Sequence[ArmRun]) -> dict[str, Any] | None:
+def _served(job: Job, runs: Sequence[ArmRun], monitor: Measure) -> dict[str, Any] | None:
     """The bundle to serve: of the arm that `serve.arm` names, else of the one that is best on validation.
 
     Means over the seeds are compared; of the arm's seeds the best one on validation is served. An arm whose guard leaks
     on purpose is no candidate, nor is a baseline, which leaves no bundle. None if the arm failed.
     """
-    from llmcf_cli.rec.fit import HIGHER_IS_BETTER
-
-    recipe, monitor = job.recipe, job.recipe.rec.fit.monitor
+    recipe, sign = job.recipe, monitor.sign
     honest = [arm for arm, own in recipe.arms.items() if own.match.exclude != "reference"]
-    sign = 1.0 if HIGHER_IS_BETTER[monitor] else -1.0
-    found = {arm: [(sign * run.validation[monitor], -run.seed) for run in runs if run.arm == arm] for arm in honest}
+    found = {
+        arm: [(sign * run.validation[monitor.name], -run.seed) for run in runs if run.arm == arm] for arm in honest
+    }
     means = {arm: sum(value for value, _ in group) / len(group) for arm, group in found.items() if group}
     named = recipe.serve.arm
     if not means or (named and named not in means):
@@ -137,7 +143,7 @@ def _served(job: Job, runs: Sequence[ArmRun]) -> dict[str, Any] | None:
     seed = -max(found[arm])[1]
     bundle = read_manifest(job.inputs[Predict(arm, seed).role] / MANIFEST).report["bundle"]
     validation = {name: sign * value for name, value in means.items()}
-    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor,
+    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor.title,
             "validation": validation}  # fmt: skip
 
 

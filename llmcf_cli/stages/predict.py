@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,7 +15,6 @@ from llmcf_cli.stages.ranking_data import arm_stages, ranking_data
 from llmcf_cli.stages.train_rec import BUNDLE, TrainRec
 from llmcf_cli.store.artifacts import MANIFEST, read_manifest
 from llmcf_cli.store.open import write_parquet
-from llmcf_cli.store.tables import PREDICTION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,21 +49,20 @@ class Predict(SeededArmStage):
         data = ranking_data(job.recipe, job.inputs)
         model = load_bundle(folder / BUNDLE).model
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
-            logit_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
-            task.advance(len(logit_N))
-        write_predictions(data, logit_N, job.out / PREDICTIONS)
+            prediction_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
+            task.advance(len(prediction_N))
+        write_predictions(data, prediction_N, job.out / PREDICTIONS)
         return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
 
 
-def write_predictions(data: RankingData, logit_N: np.ndarray, path: Any) -> None:
-    """Write the table `prediction` of the test split, with the user's own ids."""
-    import numpy as np
-
-    test, catalog = data.splits["test"], data.resources.catalog
+def write_predictions(data: RankingData, prediction_N: np.ndarray, path: Path) -> None:
+    """Write the task's table of predictions of the test split, with the user's own ids."""
+    test, catalog, task = data.splits["test"], data.resources.catalog, data.task
     columns = {
         "sample_id": test.sample_id_N, "user_row": test.user_row_N, "item_row": test.item_row_N,
         "user_id": catalog.users.ids.take(pa.array(test.user_row_N - 1)),
         "item_id": catalog.items.ids.take(pa.array(test.item_row_N - 1)), "time": test.time_N,
-        "label": test.label_N.astype(np.int8), "split": ["test"] * len(test), "logit": logit_N,
+        task.truth.name: pa.array(data.targets["test"]).cast(task.truth.type), "split": ["test"] * len(test),
+        task.output.name: pa.array(prediction_N).cast(task.output.type),
     }  # fmt: skip
-    write_parquet(pa.table(columns), PREDICTION, path)
+    write_parquet(pa.table(columns), task.stored, path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.base import Stage
 from llmcf_cli.stages.collab import Collab, read_collaborative
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from llmcf_cli.rec.config import BackboneConfig
     from llmcf_cli.rec.dataset import RankingData
     from llmcf_cli.rec.model import RecModel
+    from llmcf_cli.rec.tasks.base import Task
 
 MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
     "text": (Embed,),
@@ -67,7 +69,7 @@ def trained_sections(recipe: Recipe) -> dict[str, Any]:
     rec = recipe.rec
     return {
         "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": rec.augment,
-        "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit,
+        "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit.model_copy(update={"monitor": rec.monitor}),
         "rec.cot": rec.cot if "examples" in rec.augment.needs else "own",
     }  # fmt: skip
 
@@ -80,11 +82,17 @@ def arm_model(recipe: Recipe, data: RankingData, seed: int) -> RecModel:
     return RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=seed)
 
 
+def task_of(recipe: Recipe) -> Task:
+    """The recipe's task."""
+    task: Task = registry().build("task", recipe.rec.task)
+    return task
+
+
 def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
     """Samples, catalogue and whatever else the stages among the folders made.
 
     Args:
-        recipe: For the history's length.
+        recipe: For the task and the history's length.
         folders: Stage → folder; those of `component_stages`.
     """
     from llmcf_cli.rec.dataset import load_ranking_data, shuffle_cot
@@ -103,6 +111,7 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         teacher = read_parquet(folders[Teacher.name] / "teacher_score.parquet")
     return load_ranking_data(
         folders[Ingest.name] / "data.duckdb",
+        task_of(recipe),
         history_length=recipe.dataset.history.max_length,
         item_text=item_text,
         examples=examples,

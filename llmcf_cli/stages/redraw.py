@@ -1,4 +1,4 @@
-"""Test logits of a trained model that is given random examples instead of the ones that matching finds.
+"""Test predictions of a trained model that is given random examples instead of the ones that matching finds.
 
 Legend: N test samples, K examples, S signals.
 """
@@ -16,16 +16,20 @@ from llmcf_cli.core.progress import Progress
 if TYPE_CHECKING:
     from llmcf_cli.features.batch import Samples
     from llmcf_cli.rec.bundle import Bundle
+    from llmcf_cli.rec.tasks.base import Task
 
 BLOCK = 4096
 
 
-def drawn_logits(folder: Path, database: Path, sample_id: Any, progress: Progress, *, seed: int = 0) -> np.ndarray:
+def drawn_predictions(
+    folder: Path, database: Path, task: Task, sample_id: Any, progress: Progress, *, seed: int = 0
+) -> np.ndarray:  # fmt: skip
     """Score the test split with examples drawn at random under the recipe's guards, balance and limits.
 
     Args:
         folder: The trained model's bundle.
         database: DuckDB file of ingest.
+        task: What the model predicts.
         sample_id: Ids of the samples that were predicted, in their order.
         progress: Told of samples done.
         seed: Of the draw.
@@ -40,18 +44,18 @@ def drawn_logits(folder: Path, database: Path, sample_id: Any, progress: Progres
     from llmcf_cli.rec.dataset import load_ranking_data
 
     bundle = load_bundle(folder)
-    data = load_ranking_data(database, history_length=bundle.model.resources.spec.history_length)
+    data = load_ranking_data(database, task, history_length=bundle.model.resources.spec.history_length)
     test = data.splits["test"]
     if not np.array_equal(test.sample_id_N, np.asarray(sample_id)):
         raise StoreError("the predictions are of other samples", where=str(folder), hint="llmcf run RECIPE")
     draw = _Draw(bundle, seed)
-    logit_N = np.empty(len(test), np.float32)
-    with progress.task("random examples", len(test), "samples") as task:
+    prediction_N = np.empty(len(test), np.float32)
+    with progress.task("random examples", len(test), "samples") as told:
         for start in range(0, len(test), BLOCK):
             block = slice(start, min(start + BLOCK, len(test)))
-            logit_N[block] = draw.logits(test.take(block))
-            task.advance(block.stop - block.start)
-    return logit_N
+            prediction_N[block] = draw.predictions(test.take(block))
+            told.advance(block.stop - block.start)
+    return prediction_N
 
 
 class _Draw:
@@ -74,8 +78,8 @@ class _Draw:
             guard=guard_of(section, bundle.clock),  # type: ignore[arg-type]
         )  # fmt: skip
 
-    def logits(self, samples: Samples) -> np.ndarray:
-        """Logits of samples outside the train split."""
+    def predictions(self, samples: Samples) -> np.ndarray:
+        """Predictions for samples outside the train split."""
         from llmcf_cli.features.batch import to_batch
         from llmcf_cli.match.guard import Keys
         from llmcf_cli.rec.predict import score

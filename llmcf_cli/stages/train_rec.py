@@ -44,6 +44,6 @@ class TrainRec(SeededArmStage):
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         clock = read_meta(job.database)["clock"]
-        save_bundle(job.out / BUNDLE, model, recipe=recipe.model_dump(mode="json"), clock=clock)
+        save_bundle(job.out / BUNDLE, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock)
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary
         return {"arm": self.arm, "seed": self.seed, "meaning": meaning, **report.to_json()}

@@ -275,17 +275,21 @@ def example_match(k: int) -> Table:
     )  # fmt: skip
 
 
-PREDICTION = Table(
-    "prediction", "a model's output for a validation or test sample",
-    pa.schema([
-        _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
-        _required("user_id", pa.string()), _required("item_id", pa.string()), _required("time", pa.int64()),
-        _required("label", pa.int8()), _required("split", pa.string()), _required("logit", pa.float32()),
-    ]),
-    ("sample_id",),
-)  # fmt: skip
+def prediction(truth: pa.Field, output: pa.Field) -> Table:
+    """A task's stored predictions: the target in the column `truth`, the prediction in the column `output`."""
+    return Table(
+        "prediction", "a model's output for a sample of the test split",
+        pa.schema([
+            _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
+            _required("user_id", pa.string()), _required("item_id", pa.string()), _required("time", pa.int64()),
+            truth, _required("split", pa.string()), output,
+        ]),
+        ("sample_id",),
+    )  # fmt: skip
+
+
 METRIC = Table(
-    "metric", "a metric of one arm and seed on one split",
+    "metric", "a measure of one arm and seed on one split",
     pa.schema([
         _required("arm", pa.string()), _required("seed", pa.int64()), _required("split", pa.string()),
         _required("metric", pa.string()), _required("value", pa.float64()),

@@ -43,9 +43,9 @@ def test_show_notes_the_origin_of_each_value(mine):
     origin = {line.split("#")[0].strip(): line.split("# ")[-1] for line in done.stdout.splitlines()}
     assert origin["epochs: 2"] == "mine.yaml:4"
     assert origin["k: 6"] == "--set match.k=6"
-    assert origin["monitor: auc"] == "default"
+    assert origin["monitor: null"] == "default"
     assert origin["name: mine"] == "mine.yaml:2"
-    assert "quickstart.yaml:" in origin["task: ranking"]
+    assert "quickstart.yaml:" in origin["type: ranking"]
 
 
 @pytest.mark.parametrize("form", ["yaml", "origins"])

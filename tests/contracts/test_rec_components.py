@@ -39,10 +39,10 @@ class TestEveryPair:
     def test_logits_are_finite_and_one_per_row(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter)
         for mode in (True, False):
-            logits_B = model.train(mode)(rows(world, model)).logits_B
-            assert logits_B.shape == (32,)
-            assert logits_B.dtype == torch.float32
-            assert torch.isfinite(logits_B).all()
+            score_B = model.train(mode)(rows(world, model)).score_B
+            assert score_B.shape == (32,)
+            assert score_B.dtype == torch.float32
+            assert torch.isfinite(score_B).all()
 
     @pytest.mark.parametrize("extra", [(), tuple(o for o in OBJECTIVES if o != "bce")])
     def test_a_gradient_reaches_every_parameter(self, world, backbone, augmenter, extra):
@@ -66,17 +66,17 @@ class TestEveryPair:
     def test_a_row_depends_on_no_other_row(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter).eval()
         batch = rows(world, model)
-        whole = model(batch).logits_B
+        whole = model(batch).score_B
         order = torch.randperm(len(batch), generator=torch.Generator().manual_seed(3))
-        torch.testing.assert_close(model(batch.take(order)).logits_B, whole[order], rtol=1e-5, atol=1e-6)
-        alone = torch.cat([model(batch.take(torch.tensor([n]))).logits_B for n in range(6)])
+        torch.testing.assert_close(model(batch.take(order)).score_B, whole[order], rtol=1e-5, atol=1e-6)
+        alone = torch.cat([model(batch.take(torch.tensor([n]))).score_B for n in range(6)])
         torch.testing.assert_close(alone, whole[:6], rtol=1e-5, atol=1e-6)
 
     def test_a_target_is_no_input(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter).eval()
         batch = rows(world, model)
-        other = dataclasses.replace(batch, label_B=1 - batch.label_B, teacher_B=-batch.teacher_B)
-        assert torch.equal(model(batch).logits_B, model(other).logits_B)
+        other = dataclasses.replace(batch, target_B=1 - batch.target_B, teacher_B=-batch.teacher_B)
+        assert torch.equal(model(batch).score_B, model(other).score_B)
 
     def test_weights_and_statistics_alone_are_saved(self, world, backbone, augmenter):
         model = build(world, backbone, augmenter)
@@ -99,9 +99,9 @@ def test_a_backbone_takes_a_context_of_any_size(world, backbone, context_dim):
         assert module(fields, None).shape == (16,)
         return
     context_BC = torch.randn(16, context_dim, requires_grad=True)
-    logits_B = module(fields, context_BC)
-    logits_B.sum().backward()
-    assert logits_B.shape == (16,)
+    score_B = module(fields, context_BC)
+    score_B.sum().backward()
+    assert score_B.shape == (16,)
     assert (context_BC.grad.abs().sum(1) > 0).all()
 
 
@@ -131,7 +131,7 @@ def test_an_objective_is_a_finite_scalar_or_does_not_apply(world, name, augmente
     batch = rows(world, model)
     output = model(batch)
     objective = registry().build("objective", default("objective", name))
-    loss = total_loss([objective], output.logits_B, batch.targets, output.aux)
+    loss = total_loss([objective], output.score_B, batch.targets, output.aux)
     assert loss.shape == ()
     assert torch.isfinite(loss)
     if not objective.reads <= output.aux.keys():

@@ -119,15 +119,15 @@ def test_auc_moves_by_the_arm_with_random_examples_or_by_scoring_again(folder, a
     for arm, other in (("ict", "random ict"), ("mean", None), ("leaking", None)):
         rows = pq.read_table(evaluated / "predictions" / f"{arm}-seed1.parquet")
         label = rows["label"].to_numpy()
-        assert effects[arm]["auc"] == pytest.approx(roc_auc_score(label, rows["logit"].to_numpy()))
+        assert effects[arm]["value"] == pytest.approx(roc_auc_score(label, rows["logit"].to_numpy()))
         if other:
             logit = pq.read_table(evaluated / "predictions" / f"{other}-seed1.parquet")["logit"].to_numpy()
-            assert effects[arm]["random_auc"] == pytest.approx(roc_auc_score(label, logit))
+            assert effects[arm]["random_value"] == pytest.approx(roc_auc_score(label, logit))
         difference = effects[arm]["difference"]["difference"]
-        assert difference == pytest.approx(effects[arm]["random_auc"] - effects[arm]["auc"])
-        low, high = effects[arm]["interval"]
+        assert difference == pytest.approx(effects[arm]["random_value"] - effects[arm]["value"])
+        low, high = effects[arm]["difference"]["interval"]
         assert low <= difference <= high
-    assert effects["mean"]["random_auc"] != effects["mean"]["auc"]
+    assert effects["mean"]["random_value"] != effects["mean"]["value"]
 
 
 def test_folders_of_artifacts_are_runs_too(folder, audited):

@@ -72,7 +72,7 @@ def test_an_arm_reads_what_it_needs_and_no_more(steps):
 def test_every_arm_is_measured(steps):
     report = steps["evaluate"][1].report
     assert {entry["arm"] for entry in report["arms"]} == {"none", "mean", "kar"}
-    assert all(0 < entry["auc"]["mean"] < 1 for entry in report["arms"])
+    assert all(0 < entry["measures"]["auc"]["mean"] < 1 for entry in report["arms"])
 
 
 def test_the_teacher_scored_its_share_of_the_train_samples(steps):

@@ -87,8 +87,8 @@ def test_the_printed_metrics_are_those_of_the_stored_predictions(workplace):
         rows = pq.read_table(folder / "predictions" / f"{arm['arm']}-seed2024.parquet")
         label, logit = rows["label"].to_numpy(), rows["logit"].to_numpy().astype(np.float64)
         assert set(rows["split"].to_pylist()) == {"test"}
-        assert arm["auc"]["mean"] == pytest.approx(roc_auc_score(label, logit), abs=1e-9)
-        assert arm["logloss"]["mean"] == pytest.approx(log_loss(label, 1 / (1 + np.exp(-logit))), abs=1e-6)
+        assert arm["measures"]["auc"]["mean"] == pytest.approx(roc_auc_score(label, logit), abs=1e-9)
+        assert arm["measures"]["logloss"]["mean"] == pytest.approx(log_loss(label, 1 / (1 + np.exp(-logit))), abs=1e-6)
 
 
 def test_tables_and_plots_are_saved(workplace):

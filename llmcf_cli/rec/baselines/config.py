@@ -7,23 +7,30 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.rec.config import LABEL
 
 Positive = Annotated[int, Field(ge=1)]
 
 
-class PopularityConfig(ComponentConfig):
+class LabelBaselineConfig(ComponentConfig):
+    """What baselines that predict a label have in common."""
+
+    targets: ClassVar[frozenset[str]] = frozenset({LABEL})
+
+
+class PopularityConfig(LabelBaselineConfig):
     """How often the item was taken in train; the user plays no part."""
 
     type: Literal["popularity"] = "popularity"
 
 
-class ItemRateConfig(ComponentConfig):
+class ItemRateConfig(LabelBaselineConfig):
     """How often the item was taken in train against how often it was not (log odds); the user plays no part."""
 
     type: Literal["item_rate"] = "item_rate"
 
 
-class ItemKNNConfig(ComponentConfig):
+class ItemKNNConfig(LabelBaselineConfig):
     """Item-based nearest neighbours: cosines of items by their users (Sarwar et al., 2001)."""
 
     type: Literal["item_knn"] = "item_knn"
@@ -31,7 +38,7 @@ class ItemKNNConfig(ComponentConfig):
     """Nearest items kept per item, itself included."""
 
 
-class ALSConfig(ComponentConfig):
+class ALSConfig(LabelBaselineConfig):
     """Matrix factorisation of implicit feedback by alternating least squares (Hu, Koren and Volinsky, 2008)."""
 
     type: Literal["als"] = "als"
@@ -45,7 +52,7 @@ class ALSConfig(ComponentConfig):
     """Confidence in a positive, where an absence has 1 (the paper: 40)."""
 
 
-class GBMConfig(ComponentConfig):
+class GBMConfig(LabelBaselineConfig):
     """Gradient-boosted trees over the matching signals."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"signals"})

@@ -27,6 +27,7 @@ from llmcf_cli.rec.config import (
     ICTConfig,
     KARConfig,
     NoneConfig,
+    RankingConfig,
     SignalsConfig,
 )
 from llmcf_cli.rec.model import RecModel
@@ -42,7 +43,7 @@ def build(world, augment=None, backbone=None):
 @pytest.fixture(scope="module")
 def saved(world, tmp_path_factory):
     path = tmp_path_factory.mktemp("bundle") / "b"
-    save_bundle(path, build(world), recipe={"name": "x"}, clock="global")
+    save_bundle(path, build(world), task=RankingConfig(), recipe={"name": "x"}, clock="global")
     return path
 
 
@@ -73,7 +74,7 @@ def seal(bundle, manifest):
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
     model = build(world, augment, registry().get("backbone", backbone).config()())
-    save_bundle(tmp_path / "b", model, recipe={"name": "x"}, clock="per_user")
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe={"name": "x"}, clock="per_user")
     found = load_bundle(tmp_path / "b")
     assert (found.recipe, found.clock) == ({"name": "x"}, "per_user")
     assert (predict(found.model, world.data, "test") == predict(model, world.data, "test")).all()
@@ -81,12 +82,12 @@ def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone
 
 
 def test_the_same_model_gives_the_same_bytes(world, saved, tmp_path):
-    save_bundle(tmp_path / "again", build(world), recipe={"name": "x"}, clock="global")
+    save_bundle(tmp_path / "again", build(world), task=RankingConfig(), recipe={"name": "x"}, clock="global")
     assert digest_path(tmp_path / "again") == digest_path(saved)
 
 
 def test_only_what_the_arm_needs_is_stored(world, tmp_path):
-    save_bundle(tmp_path / "b", build(world, NoneConfig()), recipe={}, clock="global")
+    save_bundle(tmp_path / "b", build(world, NoneConfig()), task=RankingConfig(), recipe={}, clock="global")
     names = {f.name for f in (tmp_path / "b").iterdir()}
     assert names == {
         "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors",
@@ -95,7 +96,7 @@ def test_only_what_the_arm_needs_is_stored(world, tmp_path):
 
 
 def test_knowledge_of_another_catalogue_is_refused(world, tmp_path):
-    save_bundle(tmp_path / "b", build(world, KARConfig()), recipe={}, clock="global")
+    save_bundle(tmp_path / "b", build(world, KARConfig()), task=RankingConfig(), recipe={}, clock="global")
     assert (tmp_path / "b" / "knowledge.safetensors").is_file()
     arrays = load_file(tmp_path / "b" / "knowledge.safetensors")
     save_file({**arrays, "items.slot_R": arrays["items.slot_R"][:-1]}, tmp_path / "b" / "knowledge.safetensors")
@@ -105,7 +106,7 @@ def test_knowledge_of_another_catalogue_is_refused(world, tmp_path):
 
 
 def test_a_bundle_holds_collaborative_vectors_of_all_users_only(world, tmp_path):
-    save_bundle(tmp_path / "b", build(world, SignalsConfig()), recipe={}, clock="global")
+    save_bundle(tmp_path / "b", build(world, SignalsConfig()), task=RankingConfig(), recipe={}, clock="global")
     found = load_bundle(tmp_path / "b").model.resources.collaborative
     assert found.item_FID.shape[0] == 1
     assert (found.item_FID[0] == world.data.resources.collaborative.item_FID[-1]).all()
@@ -115,7 +116,7 @@ def test_a_bundle_holds_collaborative_vectors_of_all_users_only(world, tmp_path)
 
 def test_a_folder_with_something_in_it_is_not_overwritten(world, saved):
     with pytest.raises(StoreError, match="not empty"):
-        save_bundle(saved, build(world), recipe={}, clock="global")
+        save_bundle(saved, build(world), task=RankingConfig(), recipe={}, clock="global")
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "examples.parquet", "vocab.parquet", "recipe.json"])

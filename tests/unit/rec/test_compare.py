@@ -7,17 +7,19 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.rec.compare import ArmRun, difference_rows, markdown, mean_text, notes, rows, slice_rows, summarise
-from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.measure.base import Truth, measured
+from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
 from llmcf_cli.rec.plots import plot
 
 LABEL = (np.random.default_rng(0).random(400) < 0.5).astype(np.float32)
-USER = np.arange(400) % 20
+TRUTH = Truth(LABEL, np.arange(400) % 20)
+MEASURES = (AUC(), LogLoss(), GroupAUC(), CalibrationError())
 
 
 def run(arm: str, seed: int, strength: float) -> ArmRun:
     rng = np.random.default_rng([seed, len(arm)])
     logit = (strength * (LABEL - 0.5) + rng.normal(size=400)).astype(np.float32)
-    metrics = ranking_metrics(LABEL, logit, USER)
+    metrics = measured(MEASURES, logit, TRUTH)
     return ArmRun(
         arm=arm,
         meaning=f"what {arm} is",
@@ -29,7 +31,7 @@ def run(arm: str, seed: int, strength: float) -> ArmRun:
         parameters=10,
         peak_memory=int(5e6),
         slices={"new users": 0.5 + seed / 100},
-        logit_N=logit,
+        prediction_N=logit,
     )
 
 
@@ -43,22 +45,22 @@ def report(runs):
     found = {
         "recipe": "r", "backbone": "deepfm", "monitor": "auc", "test_samples": 400,
         "slices": {"new users": 7, "unmeasured": 3}, "failed": {"broken": "it broke"},
-        "small_slices": {"unmeasured": (1, 2)}, "least_per_label": 50,
-        **summarise(runs, LABEL, ("none", "text", "absent")),
+        "small_slices": {"unmeasured": {"positive": 1, "negative": 2}}, "least": 50,
+        **summarise(runs, TRUTH, MEASURES, ("none", "text", "absent")),
     }  # fmt: skip
     return {**found, "notes": notes(found)}
 
 
 def test_means_and_spread_are_over_seeds(runs, report):
     values = [r.metrics["auc"] for r in runs if r.arm == "text"]
-    assert report["arms"][1]["auc"] == {"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 3}
-    assert mean_text(report["arms"][1]["auc"]) == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
+    assert report["arms"][1]["measures"]["auc"] == {"mean": np.mean(values), "sd": np.std(values, ddof=1), "n": 3}
+    assert mean_text(report["arms"][1]["measures"]["auc"]) == f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}"
 
 
 def test_every_arm_is_tested_against_both_references_on_pooled_logits(runs, report):
     pairs = [(d["reference"], d["arm"]) for d in report["differences"]]
     assert pairs == [("none", "text"), ("none", "ict"), ("text", "ict")]
-    pooled = {a: np.mean([r.logit_N for r in runs if r.arm == a], axis=0) for a in ("none", "ict")}
+    pooled = {a: np.mean([r.prediction_N for r in runs if r.arm == a], axis=0) for a in ("none", "ict")}
     expected = roc_auc_score(LABEL, pooled["ict"]) - roc_auc_score(LABEL, pooled["none"])
     assert report["differences"][1]["difference"] == pytest.approx(expected)
 
@@ -70,16 +72,16 @@ def test_differences_are_significant_only_by_every_test_that_was_made(runs, repo
         assert row[:2] == [f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}"]
         assert row[-1] == ("yes" if d["p_value"] < 0.05 and d["p_value_seeds"] < 0.05 else "no")
     by_one_test = {**report["differences"][0], "p_value": 0.001, "p_value_seeds": 0.2}
-    assert difference_rows({"differences": [by_one_test]})[1][0][-3:] == ["0.001", "0.200", "no"]
-    one = summarise([r for r in runs if r.seed == 1], LABEL, ("none", "text"))
+    assert difference_rows({**report, "differences": [by_one_test]})[1][0][-3:] == ["0.001", "0.200", "no"]
+    one = summarise([r for r in runs if r.seed == 1], TRUTH, MEASURES, ("none", "text"))
     assert "p (seeds)" not in difference_rows(one)[0]
     certain = {**one["differences"][0], "p_value": 1e-9}
-    assert difference_rows({"differences": [certain]})[1][0][-2:] == ["< 0.001", "yes"]
+    assert difference_rows({**one, "differences": [certain]})[1][0][-2:] == ["< 0.001", "yes"]
 
 
 def test_notes_warn_about_one_seed(runs, report):
     assert not any("one seed" in note for note in notes(report))
-    assert any("one seed" in note for note in notes(summarise(runs[::3], LABEL, ("none",))))
+    assert any("one seed" in note for note in notes(summarise(runs[::3], TRUTH, MEASURES, ("none",))))
 
 
 def test_differences_are_tested_over_seeds_too(runs, report):
@@ -94,28 +96,28 @@ def test_differences_are_tested_over_seeds_too(runs, report):
 def test_an_arm_without_seeds_is_compared_with_the_mean_of_the_others(runs):
     fixed = next(r for r in runs if r.arm == "ict")
     others = [r for r in runs if r.arm == "none"]
-    found = summarise([*others, fixed], LABEL, ("none",))["differences"][0]
+    found = summarise([*others, fixed], TRUTH, MEASURES, ("none",))["differences"][0]
     assert found["mean_difference"] == pytest.approx(fixed.metrics["auc"] - np.mean([r.metrics["auc"] for r in others]))
 
 
 def test_relative_improvement_is_over_the_first_reference(report):
     none, text, _ = report["arms"]
     assert none["relative_improvement"] == 0
-    expected = (text["auc"]["mean"] - 0.5) / (none["auc"]["mean"] - 0.5) - 1
+    expected = (text["measures"]["auc"]["mean"] - 0.5) / (none["measures"]["auc"]["mean"] - 0.5) - 1
     assert text["relative_improvement"] == pytest.approx(expected)
 
 
 def test_there_is_no_relative_improvement_over_chance(runs):
     turned = [replace(r, metrics={**r.metrics, "auc": 1 - r.metrics["auc"]}) for r in runs]
-    found = summarise(turned, LABEL, ("none",))
-    assert found["arms"][0]["auc"]["mean"] < 0.5
+    found = summarise(turned, TRUTH, MEASURES, ("none",))
+    assert found["arms"][0]["measures"]["auc"]["mean"] < 0.5
     assert all(arm["relative_improvement"] is None for arm in found["arms"])
 
 
 def test_there_is_no_relative_improvement_over_what_may_be_chance(runs):
     near = [replace(r, metrics={**r.metrics, "auc": 0.5 + 1e-4}) if r.arm == "none" else r for r in runs]
-    found = summarise(near, LABEL, ("none",))
-    assert found["arms"][0]["auc"]["mean"] > 0.5
+    found = summarise(near, TRUTH, MEASURES, ("none",))
+    assert found["arms"][0]["measures"]["auc"]["mean"] > 0.5
     assert all(arm["relative_improvement"] is None for arm in found["arms"])
 
 
@@ -146,8 +148,9 @@ def test_markdown_has_a_row_per_arm(report):
 
 
 def test_a_metric_that_is_undefined_is_a_dash(report):
-    arm = {key: value for key, value in report["arms"][0].items() if key != "gauc"}
-    assert mean_text(arm.get("gauc")) == "–"
+    measures = {name: value for name, value in report["arms"][0]["measures"].items() if name != "gauc"}
+    assert mean_text(measures.get("gauc")) == "–"
+    arm = {**report["arms"][0], "measures": measures}
     assert "| – |" in markdown({**report, "arms": [arm, *report["arms"][1:]]})
 
 

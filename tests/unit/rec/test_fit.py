@@ -18,7 +18,7 @@ from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, DINConfig, ICTConfig, NoneConfig
 from llmcf_cli.rec.fit import fit
-from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.measure.base import measured
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
 from llmcf_cli.recipe.sections import FitSection
@@ -37,10 +37,9 @@ def test_it_learns_what_there_is_to_learn(world, tmp_path):
     model = build(world)
     report = fit(model, world.data, FitSection(batch_size=64, learning_rate=0.01, epochs=15), seed=1, work=tmp_path)
     assert report.best["auc"] > 0.8
-    test = world.data.splits["test"]
     logits = predict(model, world.data, "test")
     assert logits.dtype == np.float32
-    assert ranking_metrics(test.label_N, logits, test.user_row_N)["auc"] > 0.75
+    assert measured(world.data.task.measures, logits, world.data.truth("test"))["auc"] > 0.75
 
 
 def test_the_best_epochs_weights_are_kept(world, tmp_path):
@@ -50,9 +49,8 @@ def test_the_best_epochs_weights_are_kept(world, tmp_path):
     aucs = [e.validation["auc"] for e in report.epochs]
     assert report.best_epoch == int(np.argmax(aucs)) + 1
     assert len(aucs) == 12 or len(aucs) == report.best_epoch + 3
-    validation = world.data.splits["validation"]
     logits = predict(model, world.data, "validation", batch_size=7)
-    found = ranking_metrics(validation.label_N, logits, validation.user_row_N)
+    found = measured(world.data.task.measures, logits, world.data.truth("validation"))
     assert found["auc"] == pytest.approx(max(aucs), abs=1e-9)
     assert report.to_json()["best"] == report.best
 
@@ -154,7 +152,9 @@ def test_scores_that_are_not_finite_stop_the_fit_before_they_are_kept(world, tmp
 def test_one_label_only_or_no_rows_is_refused(world, tmp_path, split):
     samples = world.data.splits[split]
     for mask, message in ((samples.label_N == 1, "only the label 1"), (samples.label_N > 1, "is empty")):
-        data = dataclasses.replace(world.data, splits={**world.data.splits, split: samples.take(mask)})
+        kept = samples.take(mask)
+        splits, targets = {**world.data.splits, split: kept}, {**world.data.targets, split: kept.label_N}
+        data = dataclasses.replace(world.data, splits=splits, targets=targets)
         with pytest.raises(DataError, match=f"{split} split .*{message}"):
             fit(build(world), data, SECTION, seed=1, work=tmp_path)
 
@@ -163,7 +163,10 @@ def test_the_test_split_is_never_read(world, tmp_path):
     splits = {name: samples for name, samples in world.data.splits.items() if name != "test"}
     first, second = build(world), build(world)
     fit(first, world.data, SECTION, seed=1, work=tmp_path / "a")
-    changed = dataclasses.replace(world.data, splits={**splits, "test": world.data.splits["test"].take(slice(0, 3))})
+    few = world.data.splits["test"].take(slice(0, 3))
+    changed = dataclasses.replace(
+        world.data, splits={**splits, "test": few}, targets={**world.data.targets, "test": few.label_N}
+    )
     fit(second, changed, SECTION, seed=1, work=tmp_path / "b")
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
@@ -179,12 +182,11 @@ from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfi
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import predict
-from llmcf_cli.rec.metrics import ranking_metrics
+from llmcf_cli.rec.measure.base import measured
 from llmcf_cli.recipe.sections import FitSection
 state, out = Accelerator(), Path(sys.argv[2])
 folder = out / f"world{state.process_index}"; folder.mkdir()
 data = module.make_world(folder).data
-rows = data.splits["validation"]
 for name, backbone, augment, losses, batch_size, epochs in (
     ("even", DeepFMConfig(), NoneConfig(), (BCEConfig(),), 48, 4),
     ("uneven", DINConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig()), 63, 8),
@@ -192,7 +194,7 @@ for name, backbone, augment, losses, batch_size, epochs in (
     model = RecModel(data.resources, backbone, augment, losses, seed=1)
     section = FitSection(batch_size=batch_size, learning_rate=0.01, epochs=epochs, patience=epochs)
     report = fit(model, data, section, seed=1, work=out / name)
-    alone = ranking_metrics(rows.label_N, predict(model, data, "validation"), rows.user_row_N)
+    alone = measured(data.task.measures, predict(model, data, "validation"), data.truth("validation"))
     weights = float(sum(p.double().sum() for p in model.parameters()))
     found = {"processes": state.num_processes, "epochs": [[e.loss, e.validation] for e in report.epochs]}
     found |= {"gathered": report.best, "alone": alone, "weights": weights}

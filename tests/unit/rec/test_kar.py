@@ -96,13 +96,13 @@ def test_a_users_text_reaches_no_sample_that_it_may_tell_about(world):
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     batch = world.data.batch("train")
-    before = model(batch).logits_B
+    before = model(batch).score_B
     user = 5
     slot = model.user_knowledge.slot_R[user]
     as_of = model.user_knowledge.as_of_N[slot]
     model.user_knowledge.vector_NT = model.user_knowledge.vector_NT.clone()  # the world's own stays as it is
     model.user_knowledge.vector_NT[slot] *= -1
-    changed = (model(batch).logits_B - before).abs() > 1e-6
+    changed = (model(batch).score_B - before).abs() > 1e-6
     theirs = batch.user_row_B == user
     assert torch.equal(changed, theirs & (batch.time_B > as_of))
     assert changed.any()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
+from llmcf_cli.rec.measure.ranking import AUC, LogLoss
 from llmcf_cli.rec.search import search
 from llmcf_cli.recipe.sections import SearchRange
 
@@ -23,8 +24,8 @@ def judge(settings, work: Path) -> float:
     return 0.8 - 0.1 * distance - (0.05 if settings["rec.fit.batch_size"] == 512 else 0)
 
 
-def run(tmp_path, judge=judge, trials=12, monitor="auc"):
-    return search(judge, SPACE, trials=trials, start=START, monitor=monitor, seed=3, work=tmp_path)
+def run(tmp_path, judge=judge, trials=12, monitor=None):
+    return search(judge, SPACE, trials=trials, start=START, monitor=monitor or AUC(), seed=3, work=tmp_path)
 
 
 def test_the_first_trial_is_the_recipe_and_the_best_is_kept(tmp_path):
@@ -38,7 +39,7 @@ def test_the_first_trial_is_the_recipe_and_the_best_is_kept(tmp_path):
 
 
 def test_a_metric_of_which_less_is_better_is_minimised(tmp_path):
-    found = run(tmp_path, monitor="logloss")
+    found = run(tmp_path, monitor=LogLoss())
     assert found.value == min(row["value"] for row in found.rows)
 
 
@@ -50,7 +51,7 @@ def test_whole_numbers_stay_whole_and_the_recipes_own_may_lie_outside(tmp_path):
     }
     start = {"rec.fit.batch_size": 512, "rec.backbone.dropout": 0.0, "rec.backbone.activation": "other"}
     found = search(
-        lambda settings, work: settings["rec.backbone.dropout"], space, trials=8, start=start, monitor="auc", seed=1,
+        lambda settings, work: settings["rec.backbone.dropout"], space, trials=8, start=start, monitor=AUC(), seed=1,
         work=tmp_path,
     )  # fmt: skip
     assert found.rows[0]["settings"] == start

@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec import signals
 from llmcf_cli.rec.bundle import save_bundle
-from llmcf_cli.rec.config import DeepFMConfig, ICTConfig, SignalsConfig
+from llmcf_cli.rec.config import DeepFMConfig, ICTConfig, RankingConfig, SignalsConfig
 from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.signals import SIGNAL_NAMES, Standardise, signal_names, signals_of
@@ -156,7 +156,13 @@ def test_queries_and_examples_reach_the_augmenter_with_standardised_signals(worl
 
 def test_a_bundle_keeps_the_signals_of_examples_where_they_are_read(world, tmp_path):
     for name, config in (("both", BOTH), ("plain", ICTConfig())):
-        save_bundle(tmp_path / name, RecModel(world.data.resources, DeepFMConfig(), config), recipe={}, clock="global")
+        save_bundle(
+            tmp_path / name,
+            RecModel(world.data.resources, DeepFMConfig(), config),
+            task=RankingConfig(),
+            recipe={},
+            clock="global",
+        )
     both, plain = (load_file(tmp_path / name / "examples.safetensors") for name in ("both", "plain"))
     np.testing.assert_array_equal(both["signal_EG"], world.data.resources.bank.signal_EG)
     assert "signal_EG" not in plain

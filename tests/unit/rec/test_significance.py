@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from llmcf_cli.rec.significance import auc_standard_error, delong
+from llmcf_cli.rec.significance import auc_standard_error, delong, placements
 
 
 def scores(rng, label_N, strength):
@@ -31,7 +31,7 @@ def test_difference_and_error_follow_the_definition_with_ties():
     covariance = brute_covariance(label_N, [first, second])
     expected = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     assert found.standard_error == pytest.approx(expected)
-    assert auc_standard_error(label_N, first) == pytest.approx(np.sqrt(covariance[0, 0]))
+    assert auc_standard_error(label_N, placements(label_N, first)) == pytest.approx(np.sqrt(covariance[0, 0]))
     low, high = found.interval
     assert low < found.difference < high
 

@@ -5,7 +5,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.features.batch import Samples
-from llmcf_cli.rec.slices import LEAST, cold_start_slices, slice_auc, too_small
+from llmcf_cli.rec.measure.base import Truth
+from llmcf_cli.rec.measure.ranking import AUC
+from llmcf_cli.rec.slices import LEAST, cold_start_slices, slice_values, too_small
 
 
 def samples(user, item, label, lengths) -> Samples:
@@ -50,6 +52,8 @@ def test_auc_of_a_slice_needs_enough_of_both_labels():
     label = (np.arange(400) % 2).astype(np.float32)
     logit = (label + rng.normal(size=400)).astype(np.float32)
     half, few = np.arange(400) < 200, np.arange(400) < 2 * LEAST - 1
-    found = slice_auc(label, logit, {"half": half, "few": few})
-    assert too_small(label, {"half": half, "few": few}) == {"few": (LEAST - 1, LEAST)}
+    truth = Truth(label, np.zeros(400, np.int32))
+    found = slice_values(AUC(), logit, truth, {"half": half, "few": few})
+    small = too_small(AUC(), truth, {"half": half, "few": few})
+    assert small == {"few": {"positive": LEAST - 1, "negative": LEAST}}
     assert found == {"half": pytest.approx(roc_auc_score(label[half], logit[half]))}

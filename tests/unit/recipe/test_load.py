@@ -235,8 +235,8 @@ def test_all_problems_at_once_in_the_order_of_the_file(write, minimal):
         ("13: cot.sample.cuont", "unknown key `cuont`; did you mean `count`?"),
         ("18: rec.backbone.hiden", "unknown key `hiden`; did you mean `hidden`?"),
         ("19: rec.fit.epochs", "must be at least 1, found 0"),
-        ("19: rec.fit.monitor", 'cannot be "acc"; did you mean `auc`?'),
         ("19: rec.fit.lerning_rate", "unknown key `lerning_rate`; did you mean `learning_rate`?"),
+        ("19: rec.fit.monitor", 'cannot be "acc"; did you mean `auc`?'),
         ("20: rec.compare", 'must be a list, found "text"'),
         ("21: extra", "unknown key `extra`"),
     ]

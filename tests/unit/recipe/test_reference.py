@@ -53,7 +53,7 @@ def test_types_defaults_and_bounds_read_well():
     page = reference_page()
     for row in (
         "| `seed` | whole number ≥ 0, < 2147483648 | `2024` |", "| `count` | whole number ≥ 1 | none | Number of train",
-        "| `backbone` | [backbone](#backbone) | **required** |", "| `monitor` | `auc` or `logloss` or `gauc` | `auc` |",
+        "| `backbone` | [backbone](#backbone) | **required** |", "| `monitor` | text | none |",
         "| `evaluation_batch_size` | whole number ≥ 1, *runtime* |", "| `model` | file | **required** |",
     ):  # fmt: skip
         assert row in page

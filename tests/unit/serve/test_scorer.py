@@ -20,6 +20,7 @@ from llmcf_cli.rec.config import (
     KARConfig,
     MeanConfig,
     NoneConfig,
+    RankingConfig,
     SignalsConfig,
     TextConfig,
 )
@@ -41,7 +42,7 @@ def make(world, folder, arm="ict", backbone=None):
     model = RecModel(world.data.resources, backbone or DeepFMConfig(), (ARMS | SIGNALS)[arm], objectives, seed=4)
     for parameter in model.parameters():
         parameter.data *= 3  # away from logits near 0
-    save_bundle(folder, model, recipe=RECIPE, clock="global")
+    save_bundle(folder, model, task=RankingConfig(), recipe=RECIPE, clock="global")
     return model, Scorer.load(folder)
 
 
@@ -96,7 +97,7 @@ def test_a_known_user_without_history_is_scored_by_the_kept_events(world, served
 def test_a_bundle_without_histories_says_that_there_are_none(world, tmp_path):
     resources = replace(world.data.resources, histories=None)
     model = RecModel(resources, DeepFMConfig(), NoneConfig(), (BCEConfig(),), seed=4)
-    save_bundle(tmp_path / "b", model, recipe=RECIPE, clock="global")
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe=RECIPE, clock="global")
     scorer = Scorer.load(tmp_path / "b")
     asked = requests(world, "test").select(["user_id", "item_id"])
     assert scorer.kept_histories(asked) == KeptHistories(asked.num_rows, 0)
@@ -132,7 +133,7 @@ def test_a_bundle_of_approximate_search_serves_what_exact_search_does(world, tmp
     model, exact = make(larger, tmp_path / "exact")
     search = {"type": "ann", "index": "ivf_flat", "partition_rows": 16, "probes": 1000, "time_block": 16}
     recipe = {"match": RECIPE["match"] | {"search": search}}
-    save_bundle(tmp_path / "approximate", model, recipe=recipe, clock="global")
+    save_bundle(tmp_path / "approximate", model, task=RankingConfig(), recipe=recipe, clock="global")
     approximate = Scorer.load(tmp_path / "approximate")
     assert {pool["kind"] for pool in approximate._index.kinds.values()} == {"ivf_flat"}
     for time in (True, False):

@@ -11,7 +11,7 @@ import pytest
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.rec.bundle import save_bundle
-from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, KARConfig, SignalsConfig
+from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, KARConfig, RankingConfig, SignalsConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.serve.scorer import Scorer
 
@@ -21,7 +21,7 @@ ARMS = {"ict with signals": ICTConfig(features=("text", "signals")), "kar": KARC
 
 def scorer_of(world, folder, arm="ict with signals", recipe=RECIPE):
     model = RecModel(world.data.resources, DeepFMConfig(), ARMS[arm], (BCEConfig(),), seed=4)
-    save_bundle(folder, model, recipe=recipe, clock="global")
+    save_bundle(folder, model, task=RankingConfig(), recipe=recipe, clock="global")
     return Scorer.load(folder)
 
 
@@ -103,6 +103,6 @@ def test_examples_of_another_space_are_refused(world, tmp_path):
     bank = world.data.resources.bank
     other = replace(world.data.resources, bank=replace(bank, vector_ES=bank.vector_ES[:, :-1]))
     model = RecModel(other, DeepFMConfig(), ICTConfig(), (BCEConfig(),))
-    save_bundle(tmp_path / "b", model, recipe=RECIPE, clock="global")
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe=RECIPE, clock="global")
     with pytest.raises(ModelError, match="numbers"):
         Scorer.load(tmp_path / "b")

@@ -1,0 +1,155 @@
+"""What a measure of predictions is: the only thing that training, search, comparison, plots and reports know of one.
+
+Legend: N samples, U units (samples, users or queries), S seeds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.rec.significance import Paired, paired_bootstrap, paired_t, resampled
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What predictions are measured against.
+
+    Attributes:
+        target_N: What is to be predicted, as the task says; float32.
+        user_row_N: Whose sample it is; int32.
+    """
+
+    target_N: NDArray[np.float32]
+    user_row_N: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.target_N)
+
+    def take(self, index: Any) -> Truth:
+        """The samples at the given positions or under a mask."""
+        return Truth(self.target_N[index], self.user_row_N[index])
+
+
+@dataclass(frozen=True)
+class Values:
+    """A measure of one prediction, and what each unit contributes to it.
+
+    Attributes:
+        total: The measure.
+        unit_U: Contributions, float64: the total is a function of their weighted mean. Two predictions of the same
+            samples have the same units in the same order.
+        weight_U: Weights, float64; None: all alike.
+        label_U: Classes of the units, where the total is a mean over each class apart; None without any.
+    """
+
+    total: float
+    unit_U: NDArray[np.float64]
+    weight_U: NDArray[np.float64] | None = None
+    label_U: NDArray[np.float32] | None = None
+
+
+class Measure(ABC):
+    """One measure. A subclass says what it is called and how it is computed; the tests below may be replaced.
+
+    Attributes:
+        name: In files and settings.
+        title: In tables and plots.
+        unit: Of the value; empty for a pure number.
+        higher_is_better: Whether more is better.
+        chance: What a prediction that knows nothing reaches, where relative improvement over it has a meaning.
+        test_title: Name of `test` in tables.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool
+    chance: float | None = None
+    test_title: str = "bootstrap"
+
+    @abstractmethod
+    def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
+        """The measure and the units' contributions.
+
+        Args:
+            prediction: What the task's models predict of the samples, [N] in their order.
+            truth: What is so.
+
+        Raises:
+            DataError: The measure is not defined on these samples.
+        """
+
+    def value(self, prediction: NDArray[Any], truth: Truth) -> float:
+        """The measure alone, by a shorter way where there is one. Raises as `values`."""
+        return self.values(prediction, truth).total
+
+    def pooled(self, predictions: Sequence[NDArray[Any]], truth: Truth) -> Values:
+        """The measure of what several seeds predict together: their mean prediction."""
+        return self.values(np.mean(predictions, axis=0), truth)
+
+    def total(self, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weighted means of the units' contributions → the measure, elementwise."""
+        return mean
+
+    def test(self, first: Values, second: Values) -> Paired:
+        """Whether two predictions of the same samples differ, by a paired bootstrap over the units."""
+        return paired_bootstrap(first.unit_U, second.unit_U, _weights(first), self.total)
+
+    def standard_error(self, values: Values) -> float:
+        """Standard error over the units."""
+        return float(resampled(values.unit_U[None], _weights(values), self.total)[0].std(ddof=1))
+
+    def counts(self, truth: Truth) -> Mapping[str, int]:
+        """How many there are of each kind of sample that the measure needs: too few of one, and it says nothing."""
+        return {"": len(truth)}
+
+    @property
+    def sign(self) -> float:
+        """Factor that makes more better."""
+        return 1.0 if self.higher_is_better else -1.0
+
+    @property
+    def heading(self) -> str:
+        """Title with its unit, and an arrow towards better values."""
+        return f"{self.axis} {'↑' if self.higher_is_better else '↓'}"
+
+    @property
+    def axis(self) -> str:
+        """Title with its unit."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+
+class MeanMeasure(Measure):
+    """A plain mean over the units: tested by a paired t-test."""
+
+    test_title = "t-test"
+
+    def test(self, first: Values, second: Values) -> Paired:
+        """Whether two predictions of the same samples differ, by a paired t-test over the units."""
+        return paired_t(first.unit_U, second.unit_U)
+
+    def standard_error(self, values: Values) -> float:
+        """Standard deviation of the units by the root of their number."""
+        return float(values.unit_U.std(ddof=1) / np.sqrt(len(values.unit_U)))
+
+
+def measured(measures: Sequence[Measure], prediction: NDArray[Any], truth: Truth) -> dict[str, float]:
+    """Name → value of each measure that is defined on these samples."""
+    found = {}
+    for measure in measures:
+        try:
+            found[measure.name] = measure.value(prediction, truth)
+        except DataError:
+            continue
+    return found
+
+
+def _weights(values: Values) -> NDArray[np.float64]:
+    return np.ones(len(values.unit_U)) if values.weight_U is None else values.weight_U

@@ -1,0 +1,105 @@
+"""What a task is: the target of every sample, how predictions are stored and answered, measured and compared.
+
+Legend: N samples.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from llmcf_cli.core.errors import UnknownNameError
+from llmcf_cli.core.types import TaskConfig
+from llmcf_cli.features.batch import Samples
+from llmcf_cli.rec.measure.base import Measure, Truth
+from llmcf_cli.rec.slices import cold_start_slices
+from llmcf_cli.store.tables import Table, prediction
+
+
+class Task(ABC):
+    """What models predict of a sample, and what becomes of their predictions. Built as `Class(config)`.
+
+    Attributes:
+        measures: What predictions are measured by, at least those that the configuration's `monitors` name. Arms are
+            compared by the first.
+        truth: Column of stored predictions that holds the target.
+        output: Column that holds the prediction.
+    """
+
+    measures: Sequence[Measure]
+    truth: pa.Field
+    output: pa.Field
+
+    def __init__(self, config: TaskConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    def target(self, con: Any, samples: Samples) -> NDArray[np.float32]:
+        """What is to be predicted of each sample, float32 [N].
+
+        Args:
+            con: Connection to the tables of ingest.
+            samples: Samples of one split.
+
+        Raises:
+            DataError: The tables lack what the task needs.
+        """
+
+    @abstractmethod
+    def check(self, truth: Truth, split: str) -> None:
+        """Refuse a split that no model can be trained or measured on.
+
+        Raises:
+            DataError: Says what is wrong with it.
+        """
+
+    @abstractmethod
+    def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """Columns that a request for scores is answered with, by name."""
+
+    def slices(self, train: Samples, test: Samples) -> dict[str, NDArray[np.bool_]]:
+        """Name → bool mask [N] of parts of the test split that are measured on their own."""
+        return cold_start_slices(train, test)
+
+    @property
+    def main(self) -> Measure:
+        """The measure that arms are compared by."""
+        return self.measures[0]
+
+    @property
+    def stored(self) -> Table:
+        """The table of stored predictions."""
+        return prediction(self.truth, self.output)
+
+    def monitor(self, name: str | None = None) -> Measure:
+        """The measure that choices go by: the named one, or the configuration's default.
+
+        Raises:
+            UnknownNameError: The task has no measure of that name.
+        """
+        return self.measure(name or self.config.monitors[0])
+
+    def measure(self, name: str) -> Measure:
+        """The measure of that name.
+
+        Raises:
+            UnknownNameError: The task has none.
+        """
+        found = {measure.name: measure for measure in self.measures}
+        if name not in found:
+            raise UnknownNameError("measure", name, found, where=f"task {self.config.type}")
+        return found[name]
+
+    def read(self, stored: pa.Table) -> NDArray[np.float32]:
+        """The predictions of a stored table."""
+        found: NDArray[np.float32] = stored[self.output.name].to_numpy()
+        return found
+
+    def read_truth(self, stored: pa.Table) -> Truth:
+        """What a stored table's predictions are measured against."""
+        return Truth(stored[self.truth.name].to_numpy().astype(np.float32), stored["user_row"].to_numpy())
