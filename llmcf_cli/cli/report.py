@@ -15,7 +15,7 @@ from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices, title_of
-from llmcf_cli.stages.base import Context
+from llmcf_cli.stages.base import Context, labelled
 from llmcf_cli.stages.run import Step
 from llmcf_cli.stages.verify import Verified
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
@@ -168,7 +168,7 @@ def artifacts(store: ArtifactStore) -> None:
         return
     table = plain_table("stage", "recipe", "key", "made (UTC)", "took", "MB")
     for m in found:
-        label = f"{m.stage}[{m.variant}]" if m.variant else m.stage
+        label = labelled(m.stage, m.variant)
         size = sum(record.size for record in m.files.values()) / 1e6
         table.add_row(
             escaped(label),

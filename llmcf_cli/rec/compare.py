@@ -181,8 +181,8 @@ def small_slices(report: Mapping[str, Any]) -> str:
     if not small:
         return ""
     found = [f"{name} ({' + '.join(f'{count:,}' for count in counts.values())})" for name, counts in small.items()]
-    kinds = " or ".join(filter(None, next(iter(small.values()))))
-    return f"left out, fewer than {report['least']} {kinds} samples: {', '.join(found)}".replace("  ", " ")
+    kinds = " or ".join(next(iter(small.values())))
+    return f"left out, fewer than {report['least']} {kinds}: {', '.join(found)}"
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -117,7 +117,7 @@ class Stage(ABC):
     @property
     def label(self) -> str:
         """`name` or `name[variant]`, for people."""
-        return f"{self.name}[{self.variant}]" if self.variant else self.name
+        return labelled(self.name, self.variant)
 
     @property
     def role(self) -> str:
@@ -199,14 +199,19 @@ class Node:
         stage: The stage.
         context: What it runs in, with the recipe it goes by.
         needs: Role → node of each stage it reads.
-        label: What it is called in this plan; differs from the stage's own label where an arm needs another result of
-            a stage that the recipe has too: `match[random examples]`.
+        variant: Which of the stage's results this is in this plan: the stage's own, or the arm where an arm needs
+            another result of a stage that the recipe has too.
     """
 
     stage: Stage
     context: Context
     needs: Mapping[str, Node]
-    label: str
+    variant: str
+
+    @property
+    def label(self) -> str:
+        """What it is called in this plan: `match`, `match[random examples]`."""
+        return labelled(self.stage.name, self.variant)
 
     @cached_property
     def material(self) -> dict[str, Any]:
@@ -231,11 +236,6 @@ class Node:
         return 1 + max((node.depth for node in self.needs.values()), default=-1)
 
     @property
-    def variant(self) -> str:
-        """The part of the label in brackets; empty where there is none."""
-        return self.label.removeprefix(self.stage.name).strip("[]")
-
-    @property
     def folder(self) -> Path:
         """Where the result is or will be."""
         return self.context.store.folder(self.stage.name, self.key)
@@ -252,6 +252,11 @@ class Node:
             StoreError: It is damaged.
         """
         self.context.store.manifest(self.stage.name, self.key)
+
+
+def labelled(stage: str, variant: str) -> str:
+    """A stage's result for people: `stage`, or `stage[variant]`."""
+    return f"{stage}[{variant}]" if variant else stage
 
 
 def versions() -> dict[str, str]:

@@ -76,6 +76,9 @@ class Evaluate(Stage):
             "small_slices": too_small(task.main, truth, slices), "least": LEAST, "failed": lost,
             **summarise(runs, truth, task.measures, recipe.rec.references),
             "served": _served(job, runs, task.measure(recipe.rec.monitor)),
+            "compared": [
+                {"stage": s.name, "arm": s.arm, "seed": s.seed, "key": job.keys[s.role]} for s in stages
+            ],
         }  # fmt: skip
         report["notes"] = notes(report)
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, job.out / "metric.parquet")

@@ -103,13 +103,13 @@ def run_of_recipe(context: Context) -> Run:
     last = steps[-1].node
     matches = [step.node for step in steps if isinstance(step.node.stage, Match)]
     ingests = [step.node for step in steps if isinstance(step.node.stage, Ingest)]
-    found = [made for node in matches if (made := _trace(context.store, Match.name, node.key))]
+    found = [made for node in matches if (made := _trace(context.store, node.key))]
     if matches and not found:
         raise StoreError("there are no matches yet", where=context.recipe.name, hint="llmcf match RECIPE")
-    ingested = [made for node in ingests if (made := _trace(context.store, Ingest.name, node.key))]
+    ingested = [made for node in ingests if (made := _trace(context.store, node.key))]
     if not ingested:
         raise StoreError("there are no samples yet", where=context.recipe.name, hint="llmcf ingest RECIPE")
-    arms = {role: node.key for role, node in last.needs.items()}
+    arms = [(n.stage.arm, n.stage.seed, n.key) for n in last.needs.values() if isinstance(n.stage, Predict)]
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
     predicted = _predicted(context.store, arms)
     return Run(context.recipe.name, last.key, context.store, tuple(ingested), tuple(found), predicted, tuple(missing))
@@ -125,48 +125,47 @@ def run_of_folder(folder: Path) -> Run:
         raise StoreError("is no complete artifact", where=str(folder), hint="llmcf status")
     manifest = read_manifest(folder / MANIFEST)
     store = ArtifactStore(folder.absolute().parent.parent)
-    last = _trace(store, manifest.stage, manifest.key)
+    last = _trace(store, manifest.key)
     if last is None:
         raise StoreError("does not lie in an artifact folder", where=str(folder), hint="llmcf status")
     matches = {made.manifest.key: made for made in last.below(Match.name)}
     ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
     if not ingests:
         raise StoreError(f"a result of {manifest.stage} that no samples went into", where=str(folder))
-    predicted = _predicted(store, manifest.material.get("inputs", {}))
+    compared = manifest.report.get("compared") if manifest.stage == Evaluate.name else []
+    if compared is None:
+        raise StoreError("is a comparison of an earlier version", where=str(folder), hint="llmcf run RECIPE")
+    arms = [(one["arm"], one["seed"], one["key"]) for one in compared if one["stage"] == Predict.name]
+    predicted = _predicted(store, arms)
     return Run(manifest.recipe, manifest.key, store, tuple(ingests.values()), tuple(matches.values()), predicted)
 
 
-def _trace(store: ArtifactStore, stage: str, key: str) -> Made | None:
+def _trace(store: ArtifactStore, key: str) -> Made | None:
     """An artifact with all that it was made from; None where it is not there."""
     known: dict[str, Made | None] = {}
 
-    def follow(stage: str, key: str) -> Made | None:
+    def follow(key: str) -> Made | None:
         if key not in known:
-            manifest = store.manifest(stage, key)
-            known[key] = (
-                None if manifest is None else Made(store.folder(stage, key), manifest, _needs(manifest, follow))
-            )
+            stage = store.stage_of(key)
+            manifest = store.manifest(stage, key) if stage else None
+            known[key] = None
+            if stage and manifest:
+                known[key] = Made(store.folder(stage, key), manifest, _needs(manifest, follow))
         return known[key]
 
-    return follow(stage, key)
+    return follow(key)
 
 
-def _needs(manifest: Manifest, follow: Callable[[str, str], Made | None]) -> dict[str, Made]:
+def _needs(manifest: Manifest, follow: Callable[[str], Made | None]) -> dict[str, Made]:
     inputs: Mapping[str, str] = manifest.material.get("inputs", {})
-    found = {role: follow(role.partition("[")[0], key) for role, key in inputs.items()}
+    found = {role: follow(key) for role, key in inputs.items()}
     return {role: made for role, made in found.items() if made is not None}
 
 
-def _predicted(store: ArtifactStore, inputs: Mapping[str, str]) -> tuple[Predicted, ...]:
-    """The predictions among a comparison's inputs, whose roles are `predict[ARM seed=N]`."""
-    found = []
-    for role, key in inputs.items():
-        stage, _, variant = role.partition("[")
-        made = _trace(store, stage, key) if stage == Predict.name else None
-        if made is not None:
-            arm, _, seed = variant.removesuffix("]").rpartition(" seed=")
-            found.append(Predicted(arm, int(seed), made))
-    return tuple(found)
+def _predicted(store: ArtifactStore, arms: Sequence[tuple[str, int, str]]) -> tuple[Predicted, ...]:
+    """The predictions of (arm, seed, key), as far as they are there."""
+    found = [(arm, seed, _trace(store, key)) for arm, seed, key in arms]
+    return tuple(Predicted(arm, seed, made) for arm, seed, made in found if made is not None)
 
 
 def arms_of(predicted: Sequence[Predicted]) -> list[str]:

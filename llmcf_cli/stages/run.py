@@ -154,12 +154,12 @@ class _Graph:
         context = replace(context, recipe=stage.view(context.recipe))
         arm = stage.owner or arm
         needs = {need.role: self.add(need, context, arm) for need in stage.needs(context.recipe)}
-        label = stage.label if stage.label not in self._labels else f"{stage.name}[{arm}]"
-        node = Node(stage, context, needs, label)
+        variant = stage.variant if stage.label not in self._labels else arm
+        node = Node(stage, context, needs, variant)
         known = self._by_key.get((stage.name, node.key))
         if known is not None:
             return known
-        self._labels.add(label)
+        self._labels.add(node.label)
         self._by_key[stage.name, node.key] = node
         return node
 
@@ -179,11 +179,12 @@ def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     earlier = store.latest(node.stage.name, node.variant, node.context.recipe.name)
     if earlier is None:
         return Step(node, True, "new")
-    changed = differences(earlier.material, node.material)
-    own = [line for line in changed if not line.startswith("inputs.")]
+    before, after = ({**material, "inputs": {}} for material in (earlier.material, node.material))
+    own = differences(before, after)
     if own:
         return Step(node, True, "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else ""))
-    inputs = sorted({line.removeprefix("inputs.").rsplit(" ", 3)[0] for line in changed})
+    old, new = earlier.material.get("inputs", {}), node.material["inputs"]
+    inputs = sorted(role for role in old.keys() | new.keys() if old.get(role) != new.get(role))
     return Step(node, True, f"{', '.join(inputs)} changed" if inputs else "incomplete")
 
 

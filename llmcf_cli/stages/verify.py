@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmcf_cli.core.progress import Progress
-from llmcf_cli.stages.base import Context
+from llmcf_cli.stages.base import Context, labelled
 from llmcf_cli.stages.evaluate import Evaluate
 from llmcf_cli.stages.run import plan
 from llmcf_cli.store.artifacts import ArtifactStore, Found
@@ -47,6 +47,6 @@ def verify_all(store: ArtifactStore, progress: Progress) -> Iterator[Verified]:
             manifest = found.manifest
             name = str(found.folder.relative_to(store.root))
             if manifest is not None:
-                name = f"{manifest.stage}[{manifest.variant}]" if manifest.variant else manifest.stage
+                name = labelled(manifest.stage, manifest.variant)
             yield Verified(name, found)
             task.advance()

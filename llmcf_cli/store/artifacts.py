@@ -155,6 +155,15 @@ class ArtifactStore:
                 faults = scrutinise(folder, manifest.files, apart=MANIFEST)
             yield Found(folder, manifest, tuple(faults))
 
+    def stage_of(self, key: str) -> str | None:
+        """The stage that has an artifact of that key; None where there is none."""
+        short = key[:KEY_LENGTH]
+        aside = f"*/.partial/{short}/old/{MANIFEST}"  # by a process that was killed as it replaced it
+        for place in (f"*/{short}/{MANIFEST}", aside):
+            for file in self.root.glob(place):
+                return file.relative_to(self.root).parts[0]
+        return None
+
     def manifests(self, stage: str | None = None) -> list[Manifest]:
         """Manifests of all artifacts, oldest first, of one stage if given; those that cannot be read are left out."""
         found = [manifest for folder in self.folders(stage) if (manifest := _parsed(folder)[0])]

@@ -108,7 +108,7 @@ class Measure(ABC):
 
     def counts(self, truth: Truth) -> Mapping[str, int]:
         """How many there are of each kind of sample that the measure needs: too few of one, and it says nothing."""
-        return {"": len(truth)}
+        return {"samples": len(truth)}
 
     @property
     def sign(self) -> float:

@@ -45,7 +45,7 @@ class AUC(Measure):
     def counts(self, truth: Truth) -> Mapping[str, int]:
         """Both labels are needed."""
         positive = int(np.count_nonzero(truth.target_N > 0.5))
-        return {"positive": positive, "negative": len(truth) - positive}
+        return {"positive samples": positive, "negative samples": len(truth) - positive}
 
 
 class LogLoss(MeanMeasure):

@@ -45,7 +45,7 @@ def report(runs):
     found = {
         "recipe": "r", "backbone": "deepfm", "monitor": "auc", "test_samples": 400,
         "slices": {"new users": 7, "unmeasured": 3}, "failed": {"broken": "it broke"},
-        "small_slices": {"unmeasured": {"positive": 1, "negative": 2}}, "least": 50,
+        "small_slices": {"unmeasured": {"positive samples": 1, "negative samples": 2}}, "least": 50,
         **summarise(runs, TRUTH, MEASURES, ("none", "text", "absent")),
     }  # fmt: skip
     return {**found, "notes": notes(found)}

@@ -55,5 +55,5 @@ def test_auc_of_a_slice_needs_enough_of_both_labels():
     truth = Truth(label, np.zeros(400, np.int32))
     found = slice_values(AUC(), logit, truth, {"half": half, "few": few})
     small = too_small(AUC(), truth, {"half": half, "few": few})
-    assert small == {"few": {"positive": LEAST - 1, "negative": LEAST}}
+    assert small == {"few": {"positive samples": LEAST - 1, "negative samples": LEAST}}
     assert found == {"half": pytest.approx(roc_auc_score(label[half], logit[half]))}
