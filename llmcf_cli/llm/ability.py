@@ -24,7 +24,7 @@ from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.rows import choose_held_out
 from llmcf_cli.llm.tasks import BENCHMARKS, questions_of
-from llmcf_cli.recipe.sections import AbilitySection
+from llmcf_cli.recipe.asking import AbilitySection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, read_parquet, write_parquet
 from llmcf_cli.store.tables import ABILITY_ITEM

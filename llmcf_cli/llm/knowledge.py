@@ -30,8 +30,8 @@ from llmcf_cli.llm.steps import check_turns
 from llmcf_cli.llm.texts import Fault, TextCache, fit_asks
 from llmcf_cli.llm.workers import SharedTexts
 from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.prompt import Prompt, check_knows
-from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT

@@ -18,7 +18,7 @@ from llmcf_cli.llm.asking import Asking, ask
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.rows import choose_train
-from llmcf_cli.recipe.sections import TeacherSection
+from llmcf_cli.recipe.asking import TeacherSection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, write_parquet
 from llmcf_cli.store.tables import TEACHER_SCORE

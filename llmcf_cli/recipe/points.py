@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.recipe.sections import BalanceSection, LLMSection
+from llmcf_cli.recipe.asking import BalanceSection
+from llmcf_cli.recipe.sections import LLMSection
 
 RECOMMENDATION = "recommendation"
 """The mix source of recommendation data."""

@@ -10,19 +10,16 @@ from pydantic import Field
 
 from llmcf_cli.core.errors import closest
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
+from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.sections import (
-    AbilitySection,
-    BalanceSection,
     CoTSection,
     DatasetSection,
-    KnowledgeSection,
     LLMSection,
     MatchSection,
     RecSection,
     SearchSection,
     ServeSection,
-    TeacherSection,
 )
 
 _COMPONENTS = ("rec.augment", "rec.compare", "rec.objectives")

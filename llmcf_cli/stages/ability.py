@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.recipe.asking import AbilitySection
 from llmcf_cli.recipe.points import recommendation_source
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import AbilitySection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.teacher import question_of

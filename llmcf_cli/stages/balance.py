@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.asking import BalanceSection
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import BalanceSection
 from llmcf_cli.stages.ability import BASE, TUNED, Ability, compare, read_measured, write_tables
 from llmcf_cli.stages.base import Job, Stage
 

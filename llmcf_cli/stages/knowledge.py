@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.recipe.words import words_of
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.asking import TeacherSection
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import TeacherSection
 from llmcf_cli.stages.base import Job, Stage
 from llmcf_cli.stages.ingest import Ingest
 from llmcf_cli.stages.train_llm import TrainLLM, recipe_words

@@ -49,7 +49,7 @@ if sys.argv[1] == "tune":
 elif sys.argv[1] == "teacher":
     from llmcf_cli.llm.config import RecommendationMixConfig
     from llmcf_cli.llm.teacher import ask_teacher
-    from llmcf_cli.recipe.sections import TeacherSection
+    from llmcf_cli.recipe.asking import TeacherSection
     report = ask_teacher(TeacherSection(max_batch=4, precision="fp32", min_mass=0), RecommendationMixConfig(),
                          data=where / "data.duckdb", model=where / "model", model_digest="m",
                          cache=run / "cache.duckdb", out=run / "teacher.parquet", seed=5, progress=Loud())

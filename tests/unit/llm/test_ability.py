@@ -12,7 +12,7 @@ from llmcf_cli.llm.ability import Estimate, Measured, choose, differences, measu
 from llmcf_cli.llm.ability_tables import balance_rows, markdown, mass_alarms, model_rows, verdict
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.reading import Reader
-from llmcf_cli.recipe.sections import AbilitySection
+from llmcf_cli.recipe.asking import AbilitySection
 
 N = 200
 

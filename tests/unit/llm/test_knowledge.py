@@ -13,9 +13,9 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.llm.engines.base import Completion
 from llmcf_cli.llm.engines.transformers import TransformersEngine
 from llmcf_cli.llm.knowledge import ALWAYS, write_knowledge
+from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.sections import KnowledgeSection
 from llmcf_cli.store.tables import ITEM, KNOWLEDGE_TEXT, SAMPLE, USER
 
 PROMPTS = {

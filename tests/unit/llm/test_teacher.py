@@ -19,7 +19,7 @@ from llmcf_cli.llm.mixture import MixContext, RecommendationSource
 from llmcf_cli.llm.models import load_tokenizer
 from llmcf_cli.llm.reading import Reader
 from llmcf_cli.llm.teacher import ask_teacher
-from llmcf_cli.recipe.sections import TeacherSection
+from llmcf_cli.recipe.asking import TeacherSection
 from llmcf_cli.recipe.words import Words, words_of
 from llmcf_cli.store.tables import TEACHER_SCORE
 
