@@ -178,7 +178,7 @@ def _ability(report: Mapping[str, Any]) -> None:
 def _search(report: Mapping[str, Any]) -> None:
     settings = ", ".join(f"{path} {number(value)}" for path, value in report["best"].items())
     console().print(
-        f"best of {report['trials']} trials: validation {report['monitor']} {report['value']:.4f} "
+        f"best of {report['trials']} trials: validation {report['monitor_title']} {report['value']:.4f} "
         f"(the recipe's own settings: {optional(report['start'])}) with {settings}",
         markup=False,
     )
@@ -197,7 +197,8 @@ def _baseline(report: Mapping[str, Any]) -> None:
 
 def _monitored(report: Mapping[str, Any]) -> str:
     """The measure that choices went by, at its best."""
-    return f"{report['monitor_title']} {report['best'][report['monitor']]:.4f}"
+    value = report["best"].get(report["monitor"])
+    return f"{report['monitor_title']} {'not defined' if value is None else f'{value:.4f}'}"
 
 
 FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {

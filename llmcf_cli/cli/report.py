@@ -97,7 +97,8 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
     served = manifest.report["served"]
     if served:
-        why = "named in serve.arm" if served["named"] else f"best {served['monitor']} on validation"
+        best = f"best {title_of(manifest.report, served['monitor'])} on validation"
+        why = "named in serve.arm" if served["named"] else best
         values = ", ".join(f"{arm} {value:.4f}" for arm, value in served["validation"].items())
         console().print(f"served: {served['arm']}, {why} ({values})", markup=False)
         console().print(f"model to serve: {served['bundle']}", markup=False, soft_wrap=True)

@@ -237,7 +237,7 @@ def _arm(name: str, group: Sequence[ArmRun], main: Measure) -> dict[str, Any]:
         "arm": name,
         "meaning": first.meaning,
         "measures": {metric: _spread([run.metrics[metric] for run in group]) for metric in first.metrics},
-        "validation": _spread([run.validation[main.name] for run in group]),
+        "validation": _spread([run.validation[main.name] for run in group]) if main.name in first.validation else None,
         "epochs": float(np.mean([len(run.curve) for run in group])) if first.curve else None,
         "seconds_per_epoch": float(np.mean(seconds)) if seconds else None,
         "parameters": first.parameters,

@@ -146,7 +146,7 @@ def _served(job: Job, runs: Sequence[ArmRun], monitor: Measure) -> dict[str, Any
     seed = -max(found[arm])[1]
     bundle = read_manifest(job.inputs[Predict(arm, seed).role] / MANIFEST).report["bundle"]
     validation = {name: sign * value for name, value in means.items()}
-    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor.title,
+    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor.name,
             "validation": validation}  # fmt: skip
 
 

@@ -36,23 +36,24 @@ class Search(ArmStage):
         recipe, section = job.recipe, job.recipe.search
         assert section is not None
         data = ranking_data(recipe, job.inputs)
+        monitor = data.task.measure(recipe.rec.monitor)
 
         def judge(settings: Mapping[str, Any], work: Path) -> float:
             tried = recipe.with_changes(settings)
             epochs = min(section.epochs or tried.rec.fit.epochs, tried.rec.fit.epochs)
             model = arm_model(tried, data, recipe.seed)
             limited = tried.rec.fit.model_copy(update={"epochs": epochs})
-            return fit(model, data, limited, seed=recipe.seed, work=work).best[recipe.rec.monitor]
+            return fit(model, data, limited, seed=recipe.seed, work=work).best[monitor.name]
 
         space = own_space(recipe, section.space)
         trials = search(
             judge, space, trials=section.trials if space else 1, start={path: recipe.value_at(path) for path in space},
-            monitor=data.task.measure(recipe.rec.monitor), seed=recipe.seed, work=job.work, progress=job.progress,
+            monitor=monitor, seed=recipe.seed, work=job.work, progress=job.progress,
         )  # fmt: skip
         (job.out / "trials.json").write_text(json.dumps(trials.rows, indent=1) + "\n")
         (job.out / BEST).write_text(json.dumps(trials.best, indent=1) + "\n")
         return {"arm": self.arm, "trials": len(trials.rows), "best": trials.best, "value": trials.value,
-                "start": trials.rows[0]["value"], "monitor": data.task.measure(recipe.rec.monitor).title}  # fmt: skip
+                "start": trials.rows[0]["value"], "monitor": monitor.name, "monitor_title": monitor.title}  # fmt: skip
 
 
 def best_settings(folder: Path) -> dict[str, Any]:

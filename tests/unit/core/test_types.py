@@ -1,11 +1,11 @@
 """Configuration base and the view of it that artifact keys are made from."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import ValidationError
 
-from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime, file_refs, key_view
+from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime, TaskConfig, file_refs, key_view
 
 
 class Inner(Config):
@@ -57,6 +57,23 @@ def test_configuration_is_frozen_strict_and_documented():
     assert Inner.model_fields["path"].description == "A file."
     with pytest.raises(ValidationError):
         type("Bad", (Config,), {"__annotations__": {"x": float}})(x=float("nan"))
+
+
+class Bare(TaskConfig):
+    target: ClassVar[str] = "label"
+    monitors: ClassVar[tuple[str, ...]] = ("auc",)
+
+    type: str = "bare"
+
+
+class Chosen(Bare):
+    type: str = "chosen"
+    cutoff: int = 10
+
+
+def test_keys_know_a_task_without_settings_by_its_name():
+    assert key_view({"rec.task": Bare()}, digest) == {"rec.task": "bare"}
+    assert key_view(Chosen(), digest) == {"type": "chosen", "cutoff": 10}
 
 
 def test_key_view_has_defaults_and_no_runtime_fields():

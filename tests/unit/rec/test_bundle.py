@@ -70,6 +70,16 @@ def seal(bundle, manifest):
     (bundle / "bundle.json").write_text(json.dumps(manifest))
 
 
+def test_a_bundle_answers_by_its_task_and_an_earlier_one_is_a_ranking(bundle):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    assert manifest["task"] == {"type": "ranking"}
+    rewrite(bundle, lambda manifest: manifest.pop("task"))
+    assert set(load_bundle(bundle).task.answer(np.zeros(2, np.float32))) == {"logit", "probability"}
+    rewrite(bundle, lambda manifest: manifest.update(task={"type": "divination"}))
+    with pytest.raises((StoreError, ModelError)):
+        load_bundle(bundle)
+
+
 @pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig(), KARConfig()], ids=["ict", "none", "kar"])
 @pytest.mark.parametrize("backbone", registry().names("backbone"))
 def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
