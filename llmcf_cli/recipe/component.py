@@ -56,3 +56,9 @@ class ComponentOf:
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         # A mark; `recipe.jsonschema` puts the registered components there.
         return {COMPONENT_MARK: self.kind}
+
+
+def names_for(kind: str, target: str) -> tuple[str, ...]:
+    """Names of the components of a kind that are for a task's target."""
+    configs = {name: registry().get(kind, name).config() for name in registry().names(kind)}
+    return tuple(name for name, config in configs.items() if not config.targets or target in config.targets)

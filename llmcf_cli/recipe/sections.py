@@ -19,7 +19,7 @@ from llmcf_cli.core.types import (
     TaskConfig,
     rule,
 )  # fmt: skip
-from llmcf_cli.recipe.component import ComponentOf
+from llmcf_cli.recipe.component import ComponentOf, names_for
 from llmcf_cli.recipe.features import DeriveSection, FeaturesSection, FilterSection
 from llmcf_cli.recipe.template import Template
 
@@ -327,14 +327,15 @@ class RecSection(Config):
 
     @rule("task", "backbone", "objectives", "baselines")
     def _parts_are_for_the_task(self) -> Iterator[Broken]:
-        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = [(("backbone",), self.backbone)]
-        places += [(("objectives", place), config) for place, config in enumerate(self.objectives)]
-        places += [(("baselines", place), config) for place, config in enumerate(self.baselines)]
-        for at, config in places:
-            if config.targets and self.task.target not in config.targets:
+        places: list[tuple[str, tuple[str | int, ...], ComponentConfig]] = [("backbone", ("backbone",), self.backbone)]
+        places += [("objective", ("objectives", place), config) for place, config in enumerate(self.objectives)]
+        places += [("baseline", ("baselines", place), config) for place, config in enumerate(self.baselines)]
+        target = self.task.target
+        for kind, at, config in places:
+            if config.targets and target not in config.targets:
                 of = " or ".join(sorted(config.targets))
-                yield Broken(f"`{config.type}` is for the target {of}, but `{self.task.type}` predicts the "
-                             f"{self.task.target}", at)  # fmt: skip
+                what = f"`{config.type}` is for the target {of}, but the task `{self.task.type}` predicts the {target}"
+                yield Broken(what, at, names_for(kind, target))
 
 
 class SearchRange(Config):

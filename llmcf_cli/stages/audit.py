@@ -150,9 +150,10 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
             continue
         twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
         task = _task(first[arm].made.need(TrainRec.name))
-        stored = read_parquet(first[arm].made.folder / PREDICTIONS)
+        columns = ["sample_id", "user_row", task.truth.name, task.output.name]
+        stored = read_parquet(first[arm].made.folder / PREDICTIONS, columns)
         if twin is not None:
-            found_N = task.read(read_parquet(first[twin].made.folder / PREDICTIONS))
+            found_N = task.read(read_parquet(first[twin].made.folder / PREDICTIONS, [task.output.name]))
             how = f"{TRAINED}: {twin}"
         else:
             bundle = first[arm].made.need(TrainRec.name).folder / BUNDLE

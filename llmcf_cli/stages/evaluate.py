@@ -109,7 +109,7 @@ def _measure(
 
     folder = job.inputs[stage.role]
     shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
-    prediction_N = task.read(read_parquet(folder / PREDICTIONS))
+    prediction_N = task.read(read_parquet(folder / PREDICTIONS, [task.output.name]))
     found = read_manifest(folder / MANIFEST).report
     meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
     return ArmRun(

@@ -96,10 +96,10 @@ class Task(ABC):
         return found[name]
 
     def read(self, stored: pa.Table) -> NDArray[np.float32]:
-        """The predictions of a stored table."""
+        """The predictions of a stored table, or of its column `output` alone."""
         found: NDArray[np.float32] = stored[self.output.name].to_numpy()
         return found
 
     def read_truth(self, stored: pa.Table) -> Truth:
-        """What a stored table's predictions are measured against."""
+        """What a stored table's predictions are measured against; reads `user_row` and the column `truth`."""
         return Truth(stored[self.truth.name].to_numpy().astype(np.float32), stored["user_row"].to_numpy())
