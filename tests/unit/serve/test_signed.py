@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from llmcf_cli.cli.app import app
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
 from llmcf_cli.rec.bundle import MANIFEST, save_bundle
-from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, TextConfig
+from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, RankingConfig, TextConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.signature import SIGNATURE, fingerprint, sign, signer
 from llmcf_cli.serve.scorer import Scorer
@@ -37,7 +37,7 @@ def key_pair(folder, name, private=None, encryption=OPEN):
 def made(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made") / "bundle"
     model = RecModel(world.data.resources, DeepFMConfig(), TextConfig(), (BCEConfig(),), seed=4)
-    save_bundle(folder, model, recipe={}, clock="global")
+    save_bundle(folder, model, task=RankingConfig(), recipe={}, clock="global")
     return folder
 
 
