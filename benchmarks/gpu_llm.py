@@ -1,0 +1,377 @@
+"""Checks of `gpu.py`: tuning, writing, asking and embedding on the card."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import yaml
+from gpu_check import Outcome, Setting
+
+from llmcf_cli.core.progress import SilentProgress, Task
+from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.llm.config import FullTuneConfig, RecommendationMixConfig, TransformersEngineConfig
+from llmcf_cli.llm.epochs import plan_batches
+from llmcf_cli.llm.estimate import model_shape, operations, planned_load
+from llmcf_cli.llm.mix import SCHEMA
+from llmcf_cli.llm.models import load_causal_lm, load_to_ask, load_tokenizer
+from llmcf_cli.llm.rows import SampleTexts
+from llmcf_cli.llm.tokens import TokenisedMix
+from llmcf_cli.llm.tune import TuneReport, tune
+from llmcf_cli.recipe.library import launch_file, library_dir
+
+LANGUAGE, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2"
+SEED = 2024
+UTILISATION = 0.40
+"""Least share of the card's peak that tuning must use."""
+PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
+         "A10G": 125e12, "4090": 165e12}  # fmt: skip
+"""Dense bfloat16 operations per second, from the data sheets (SXM where there are several)."""
+WORDS = """
+the user prefers films about action science fiction comedy drama romance thriller space war and family because earlier
+favourites share their genre story style characters while this one is different so it may offer some diversity not more
+of the same quiet warm bold slow classic modern director actor music adventure children animated mystery crime
+""".split()
+
+
+def tuning(setting: Setting) -> Outcome:
+    """Tokens per second and model FLOPs utilisation of tuning in bfloat16 on packed samples of about 1,024 tokens.
+
+    Steps are timed by `llm.tune.tune`'s own progress, the first fifth warms up. Operations are those of the estimate
+    that `train-llm` prints: the output layer on answers alone, attention within samples. The figure is utilisation, of
+    the data sheet's peak where the card is known, else of what a large matrix product reaches.
+    """
+    folder, weights = setting.model(LANGUAGE)
+    length, rows = setting.sized(1024, 64), setting.sized(32, 2)
+    config = FullTuneConfig(
+        batch_tokens=length * rows, max_length=length, max_steps=setting.sized(50, 6), learning_rate=1e-4,
+        schedule="constant", save_steps=10**6, precision="bf16",
+    )  # fmt: skip
+    work = setting.work / "tuning"
+    steps = Steps(setting)
+    report = _tuned(config, folder, work, steps)
+    samples = TokenisedMix(work / "run")
+    shape = model_shape(folder, config)
+    batches = plan_batches(samples.lengths_N, config, derive_seed(SEED, "train-llm"))
+    load = planned_load(samples, batches, config)
+    seconds = steps.median()
+    rate = operations(shape, load, config) / load.steps / seconds
+    sheet, product = _peak(setting), _product_rate(setting)
+    detail = {
+        "weights": weights, "tokens_per_second": load.tokens / load.steps / seconds, "tokens_a_step": load.batch_tokens,
+        "step_seconds": seconds, "steps": report.steps, "tflops": rate / 1e12, "of_product": rate / product,
+        "product_tflops": product / 1e12, "peak_tflops": sheet / 1e12 if sheet else None,
+        "loss": [report.loss[0][1], report.final_loss], "gpu_gb": _gpu_gb(setting), "card": _card(setting),
+    }  # fmt: skip
+    share = rate / (sheet or product)
+    faults = [] if report.final_loss < report.loss[0][1] else ["the loss did not fall"]
+    if setting.judged and share < UTILISATION:
+        faults.append(f"uses {share:.0%} of the peak, less than {UTILISATION:.0%}")
+    shutil.rmtree(work)
+    return Outcome(share, UTILISATION, detail, faults)
+
+
+def sharding(setting: Setting) -> Outcome:
+    """Tuning by one process of `accelerate launch` under FSDP and under ZeRO-2 has the loss curve of tuning without.
+
+    Without a card FSDP runs on the CPU, and the configuration `cpu` with one process takes the place of ZeRO-2. The
+    figure is the largest difference of a loss, of its bound.
+    """
+    folder, weights = setting.model(LANGUAGE)
+    length, bound = setting.sized(1024, 64), 1e-2
+    config = FullTuneConfig(
+        batch_tokens=length * setting.sized(8, 2), max_length=length, max_steps=setting.sized(12, 3),
+        learning_rate=1e-4, save_steps=10**6, precision="bf16" if setting.device == "cuda" else "fp32",
+    )  # fmt: skip
+    plain = _tuned(config, folder, setting.work / "sharding" / "plain", SilentProgress())
+    apart, rates, faults = {}, {"plain": plain.tokens_per_second}, []
+    for name in ("fsdp", "zero2" if setting.device == "cuda" else "cpu"):
+        work = setting.work / "sharding" / name
+        try:
+            report = _tuned(config, folder, work, SilentProgress(), launch=_for_one(name, setting))
+        except Exception as error:  # whatever accelerate, DeepSpeed or the card says; the other is tried all the same
+            faults.append(f"{name}: {error}")
+            continue
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        rates[name] = report.tokens_per_second
+        pairs = zip(plain.loss, report.loss, strict=True)
+        apart[name] = max(abs(one / other - 1) for (_, other), (_, one) in pairs)
+        if apart[name] > bound:
+            faults.append(f"{name}: a loss is {apart[name]:.1%} from that of tuning without it")
+    detail = {"weights": weights, "tokens_per_second": rates, "largest_difference": apart, "bound": bound}
+    return Outcome(max(apart.values(), default=float("inf")) / bound, 1.0, detail, faults)
+
+
+def generation(setting: Setting) -> Outcome:
+    """Rows per second of the engine `transformers` against the library's continuous batching, greedy, in bfloat16.
+
+    Prompts of `prompts/single.yaml`, at most 512 tokens and 72 of answer. The figure is engine to library: below 0.9
+    the library's way should be taken. On the CPU, in float32, the texts must be the same; in bfloat16 near ties fall
+    one way or the other, so there the share of equal texts is only told.
+    """
+    from generate import engine_texts, prompts
+    from transformers import ContinuousBatchingConfig, GenerationConfig
+
+    from llmcf_cli.llm.engines.transformers import TransformersEngine
+    from llmcf_cli.recipe.prompt import load_prompt
+    from llmcf_cli.recipe.words import Words
+
+    folder, weights = setting.model(LANGUAGE)
+    most = setting.sized(72, 6)
+    precision = "bf16" if setting.device == "cuda" else "fp32"
+    engine = TransformersEngine(
+        TransformersEngineConfig(temperature=0.0, max_new_tokens=most, max_prompt_tokens=512, precision=precision)
+    )
+    engine.open(folder)
+    rows = _rows(users=setting.sized(64, 3), each=setting.sized(8, 2))
+    asks = prompts(rows, load_prompt(library_dir() / "prompts" / "single.yaml"), engine, Words())
+    library, tokenizer = load_to_ask(folder, precision), load_tokenizer(folder)
+    ids = engine._encode([ask.messages for ask in asks])
+    decoding = GenerationConfig(
+        max_new_tokens=most, do_sample=False, eos_token_id=engine._end_tokens(), pad_token_id=tokenizer.pad_token_id
+    )
+    # Without a card the library does not know how much memory it may take.
+    limits = {"num_blocks": 64, "max_batch_tokens": 512} if setting.device == "cpu" else {}
+
+    def continuous(some: list[list[int]]) -> list[str]:
+        found = library.generate_batch(
+            some, generation_config=decoding, continuous_batching_config=ContinuousBatchingConfig(**limits)
+        )
+        if len(found) != len(some) or any(one.error for one in found.values()):
+            raise RuntimeError(f"continuous batching gave {len(found)} of {len(some)} answers, "
+                               f"errors: {[one.error for one in found.values() if one.error][:3]}")  # fmt: skip
+        in_order = sorted(found.items(), key=lambda pair: int(pair[0].rpartition("_")[2]))
+        return [text.strip() for text in tokenizer.batch_decode(
+            [one.generated_tokens for _, one in in_order], skip_special_tokens=True)]  # fmt: skip
+
+    sides: dict[str, Callable[[], list[str]]] = {
+        "engine": lambda: engine_texts(engine, asks), "continuous_batching": lambda: continuous(ids),
+    }  # fmt: skip
+    engine_texts(engine, asks[:2])
+    continuous(ids[:2])
+    seconds, texts = _alternating(sides, setting, rounds=2 if setting.judged else 1)
+    equal = sum(a == b for a, b in zip(*texts.values(), strict=True))
+    rates = {name: len(asks) / value for name, value in seconds.items()}
+    faults = [] if equal == len(asks) or precision == "bf16" else [f"{len(asks) - equal} of {len(asks)} texts differ"]
+    detail = {
+        "weights": weights, "rows": len(asks), "prompt_tokens": statistics.mean(map(len, ids)), "answer_tokens": most,
+        "precision": precision, "equal_texts": equal, "rows_per_second": rates,
+    }  # fmt: skip
+    return Outcome(rates["engine"] / rates["continuous_batching"], None, detail, faults)
+
+
+def teacher(setting: Setting) -> Outcome:
+    """Questions per second of the teacher, read as a tree and one by one, and its answers against the CPU's.
+
+    In float32 log(P(yes) / P(no)) must be that of a plain forward pass on the CPU within 0.01; rates are in bfloat16
+    on a card. The figure is tree to one by one.
+    """
+    from teacher import alone, tree
+
+    from llmcf_cli.llm.answers import AnswerScorer, yes_or_no
+    from llmcf_cli.llm.question import questions
+    from llmcf_cli.llm.reading import Reader
+    from llmcf_cli.recipe.words import Words
+
+    folder, weights = setting.model(LANGUAGE)
+    config, bound = RecommendationMixConfig(), 0.01
+    exact = AnswerScorer(Reader(folder, "fp32"), config.positive, config.negative)
+    rows = _rows(users=setting.sized(32, 2), each=setting.sized(24, 3))
+
+    def measure(indices: list[int], texts: list[str]) -> list[int]:
+        return list(map(len, exact.encode(texts)))
+
+    asked = exact.encode([q.text for q in questions(config, rows, exact.context, measure, Words())])
+    some = asked[:: max(1, len(asked) // 8)]
+    reference = load_causal_lm(folder, torch.float32)
+    with torch.inference_mode():
+        logits_BV = torch.cat([reference(torch.tensor([ids])).logits[:, -1] for ids in some])
+    expected_B = yes_or_no(logits_BV, exact.positive_Y, exact.negative_N)[0]
+    apart = float((tree(exact, some) - expected_B).abs().max())
+    precision = "bf16" if setting.device == "cuda" else "fp32"
+    scorer = AnswerScorer(Reader(folder, precision), config.positive, config.negative)
+    tree(scorer, some)
+    few = asked[:: setting.sized(4, 1)]
+    sides = {"tree": lambda: tree(scorer, asked), "alone": lambda: alone(scorer, few)}
+    seconds, _ = _alternating(sides, setting, rounds=2 if setting.judged else 1)
+    rates = {"tree": len(asked) / seconds["tree"], "alone": len(few) / seconds["alone"]}
+    short = float((tree(scorer, some) - expected_B).abs().max())
+    detail = {
+        "weights": weights, "questions": len(asked), "tokens": statistics.mean(map(len, asked)), "precision": precision,
+        "questions_per_second": rates, "largest_difference": {"fp32": apart, precision: short}, "bound": bound,
+    }  # fmt: skip
+    faults = [] if apart <= bound else [f"an answer in float32 is {apart:.3f} from the CPU's"]
+    return Outcome(rates["tree"] / rates["alone"], None, detail, faults)
+
+
+def embedding(setting: Setting) -> Outcome:
+    """Texts per second of the text encoder against sentence-transformers' `encode`, and its vectors against the CPU's.
+
+    The figure is ours to the library's; vectors must be within 1e-4.
+    """
+    from embed import make_texts
+    from sentence_transformers import SentenceTransformer
+
+    from llmcf_cli.llm.embed import TextEncoder
+
+    folder, weights = setting.model(ENCODER)
+    texts, bound = make_texts(setting.sized(50_000, 48)), 1e-4
+    ours, library = TextEncoder(folder), _sentences(SentenceTransformer, folder, setting.device)
+    few = texts[:256]
+    reference = _sentences(SentenceTransformer, folder, "cpu")
+    expected_NT = reference.encode(few, show_progress_bar=False, normalize_embeddings=True)
+    apart = float(np.abs(ours.encode(few) - expected_NT).max())
+    library.encode(few, show_progress_bar=False)
+    sides = {
+        "ours": lambda: ours.encode(texts),
+        "library": lambda: library.encode(texts, batch_size=64, show_progress_bar=False, normalize_embeddings=True),
+    }  # fmt: skip
+    seconds, _ = _alternating(sides, setting, rounds=2 if setting.judged else 1)
+    rates = {name: len(texts) / value for name, value in seconds.items()}
+    detail = {"weights": weights, "texts": len(texts), "texts_per_second": rates, "largest_difference": apart,
+              "bound": bound}  # fmt: skip
+    return Outcome(rates["ours"] / rates["library"], None, detail, [] if apart <= bound else ["vectors differ"])
+
+
+class Steps(SilentProgress):
+    """Notes when each step of tuning ends."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting, self._ends = setting, []
+
+    @contextmanager
+    def task(self, name: str, total: float | None, unit: str, done: float = 0) -> Iterator[Task]:
+        """A task, which is timed if its units are steps."""
+        with super().task(name, total, unit, done) as silent:
+            yield _Timed(self._setting, self._ends) if unit == "steps" else silent
+
+    def median(self) -> float:
+        """Seconds of a step, after a fifth to warm up."""
+        return statistics.median(np.diff(self._ends)[len(self._ends) // 5 :])
+
+
+@dataclass
+class _Timed:
+    """A task that notes when it advances."""
+
+    setting: Setting
+    ends: list[float]
+
+    def advance(self, amount: float = 1) -> None:
+        self.setting.synchronise()
+        self.ends.append(time.perf_counter())
+
+    def skip(self, amount: float) -> None:
+        """Nothing is resumed."""
+
+    def note(self, text: str) -> None:
+        """Nobody reads it."""
+
+
+def _tuned(config: FullTuneConfig, folder: Path, work: Path, progress: Any, launch: Path | None = None) -> TuneReport:
+    """Tune on a mix that is long enough for the steps."""
+    work.mkdir(parents=True)
+    mix = work / "mix.parquet"
+    _write_mix(mix, config, load_tokenizer(folder))
+    return tune(
+        config, model=folder, mix=mix, out=work / "out", work=work / "run", seed=SEED, progress=progress, launch=launch
+    )
+
+
+def _write_mix(file: Path, config: FullTuneConfig, tokenizer: Any) -> None:
+    """Samples of nearly `max_length` tokens, a quarter of them answer."""
+    chance = random.Random(SEED)
+    per_word = len(tokenizer(" ".join(WORDS))["input_ids"]) / len(WORDS)
+    # Less what the chat template adds, and three standard deviations of the words' tokens.
+    words = int((config.max_length - 24 - 3 * config.max_length**0.5) / per_word)
+    count = config.max_steps * config.batch_tokens // config.max_length + config.batch_tokens // config.max_length
+    rows = [
+        {"prompt": [{"role": "user", "content": " ".join(chance.choices(WORDS, k=max(words * 3 // 4, 1)))}],
+         "completion": [{"role": "assistant", "content": " ".join(chance.choices(WORDS, k=max(words // 4, 1)))}],
+         "source": "benchmark", "prompt_tokens": 0, "completion_tokens": 0}
+        for _ in range(count + count // 4)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
+
+
+def _for_one(name: str, setting: Setting) -> Path:
+    """The library's configuration of `accelerate launch` with one process, on the CPU where there is no card."""
+    found = yaml.safe_load(launch_file(name).read_text(encoding="utf-8"))
+    found |= {"num_processes": 1} | ({"use_cpu": True, "main_process_port": 0} if setting.device == "cpu" else {})
+    file = setting.work / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(found), encoding="utf-8")
+    return file
+
+
+def _rows(users: int, each: int) -> list[SampleTexts]:
+    """Samples in turn of every user: histories that grow up to 20 titles."""
+    chance = random.Random(SEED)
+    found = []
+    for user in range(users):
+        titles = [f"{' '.join(chance.choices(WORDS, k=3)).title()} ({chance.randint(1930, 1999)}), drama"
+                  for _ in range(each + 12)]  # fmt: skip
+        for number in range(each):
+            history = titles[: 12 + number][-20:]
+            found.append(SampleTexts(len(found), number % 2, titles[12 + number], f"{20 + user} years old", history,
+                                     user + 1, len(found) + 1))  # fmt: skip
+    return found
+
+
+def _alternating(
+    sides: dict[str, Callable[[], Any]], setting: Setting, rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median seconds of each side over some rounds, and what it gave last."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    results = {}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            setting.synchronise()
+            begun = time.perf_counter()
+            results[name] = side()
+            setting.synchronise()
+            seconds[name].append(time.perf_counter() - begun)
+    return {name: statistics.median(found) for name, found in seconds.items()}, results
+
+
+def _sentences(kind: Any, folder: Path, device: str) -> Any:
+    return kind(str(folder), device=device, local_files_only=True)
+
+
+def _card(setting: Setting) -> str | None:
+    return torch.cuda.get_device_name() if setting.device == "cuda" else None
+
+
+def _gpu_gb(setting: Setting) -> float | None:
+    return torch.cuda.max_memory_allocated() / 1e9 if setting.device == "cuda" else None
+
+
+def _peak(setting: Setting) -> float | None:
+    """The card's dense bfloat16 peak; None: it is not in the table."""
+    card = _card(setting) or ""
+    return next((peak for name, peak in PEAKS.items() if name in card), None)
+
+
+def _product_rate(setting: Setting) -> float:
+    """Operations per second that a large matrix product in bfloat16 reaches."""
+    size = setting.sized(8192, 256)
+    left, right = (torch.randn(size, size, device=setting.device, dtype=torch.bfloat16) for _ in range(2))
+    for _ in range(3):
+        left @ right
+    setting.synchronise()
+    begun = time.perf_counter()
+    for _ in range(10):
+        left @ right
+    setting.synchronise()
+    return 10 * 2.0 * size**3 / (time.perf_counter() - begun)
