@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import statistics
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import yaml
+from embed import SENTENCE, make_texts
 from gpu_check import Outcome, Setting
 
 from llmcf_cli.core.progress import SilentProgress, Task
@@ -38,11 +40,7 @@ UTILISATION = 0.40
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
          "A10G": 125e12, "4090": 165e12}  # fmt: skip
 """Dense bfloat16 operations per second, from the data sheets (SXM where there are several)."""
-WORDS = """
-the user prefers films about action science fiction comedy drama romance thriller space war and family because earlier
-favourites share their genre story style characters while this one is different so it may offer some diversity not more
-of the same quiet warm bold slow classic modern director actor music adventure children animated mystery crime
-""".split()
+WORDS = SENTENCE.split()
 
 
 def tuning(setting: Setting) -> Outcome:
@@ -55,8 +53,8 @@ def tuning(setting: Setting) -> Outcome:
     folder, weights = setting.model(LANGUAGE)
     length, rows = setting.sized(1024, 64), setting.sized(32, 2)
     config = FullTuneConfig(
-        batch_tokens=length * rows, max_length=length, max_steps=setting.sized(50, 6), learning_rate=1e-4,
-        schedule="constant", save_steps=10**6, precision="bf16",
+        batch_tokens=length * rows, max_length=length, max_steps=setting.sized(50, 6), schedule="constant",
+        learning_rate=1e-2 if setting.quick else 1e-4, save_steps=10**6, precision="bf16",
     )  # fmt: skip
     work = setting.work / "tuning"
     steps = Steps(setting)
@@ -221,7 +219,6 @@ def embedding(setting: Setting) -> Outcome:
 
     The figure is ours to the library's; vectors must be within 1e-4.
     """
-    from embed import make_texts
     from sentence_transformers import SentenceTransformer
 
     from llmcf_cli.llm.embed import TextEncoder
@@ -296,12 +293,12 @@ def _write_mix(file: Path, config: FullTuneConfig, tokenizer: Any) -> None:
     per_word = len(tokenizer(" ".join(WORDS))["input_ids"]) / len(WORDS)
     # Less what the chat template adds, and three standard deviations of the words' tokens.
     words = int((config.max_length - 24 - 3 * config.max_length**0.5) / per_word)
-    count = config.max_steps * config.batch_tokens // config.max_length + config.batch_tokens // config.max_length
+    count = math.ceil(1.5 * (config.max_steps + 1) * config.batch_tokens / (words * per_word))
     rows = [
         {"prompt": [{"role": "user", "content": " ".join(chance.choices(WORDS, k=max(words * 3 // 4, 1)))}],
          "completion": [{"role": "assistant", "content": " ".join(chance.choices(WORDS, k=max(words // 4, 1)))}],
          "source": "benchmark", "prompt_tokens": 0, "completion_tokens": 0}
-        for _ in range(count + count // 4)
+        for _ in range(count)
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
 
