@@ -33,10 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpu_check import Outcome, Setting
+from gpu_check import ENCODER, LANGUAGE, Outcome, Setting
 
 ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("smollm2-135m-instruct", "minilm-l6-v2")
 STARTING = 120.0  # seconds that a process may take to import what the checks need
 SLOWER = {"cuda": 1, "cpu": 5}  # limits are for a card; a CPU is given more for the reduced form
 _SHOWN = 8  # last lines of its log that a dead process leaves in its check's line
@@ -52,8 +51,8 @@ class Check:
 
 CHECKS = {
     "core": Check("gpu_rec", 90), "epoch": Check("gpu_rec", 90), "search": Check("gpu_match", 60),
-    "search_rate": Check("gpu_match", 60), "tuning": Check("gpu_llm", 120), "sharding": Check("gpu_llm", 180),
-    "generation": Check("gpu_llm", 120), "teacher": Check("gpu_llm", 60), "embedding": Check("gpu_llm", 60),
+    "search_rate": Check("gpu_match", 60), "tuning": Check("gpu_tune", 120), "sharding": Check("gpu_tune", 180),
+    "generation": Check("gpu_ask", 120), "teacher": Check("gpu_ask", 60), "embedding": Check("gpu_ask", 60),
 }  # fmt: skip
 
 
@@ -211,7 +210,7 @@ def collect(folder: Path, weights: bool) -> None:
 
     assets = open_assets(library_dir())
     locate = Locator(library_dir(), assets)
-    for name in MODELS:
+    for name in (LANGUAGE, ENCODER):
         source, target = locate.path(f"asset:{name}"), folder / "models" / name
         if any(source.glob("*.gguf")):
             source = hf_folder(source, assets.cache.parent / "models")

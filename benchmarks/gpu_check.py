@@ -8,6 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+LANGUAGE, ENCODER = "smollm2-135m-instruct", "minilm-l6-v2"
+SEED = 2024
+_TEXT = """
+the user prefers films about action science fiction comedy drama romance thriller space war and family because earlier
+favourites share their genre story style characters while this one is different so it may offer some diversity not more
+of the same quiet warm bold slow classic modern director actor music adventure children animated mystery crime
+"""
+WORDS = _TEXT.split()
+"""What texts of the checks are made of."""
+
 
 @dataclass(frozen=True)
 class Setting:
