@@ -120,7 +120,9 @@ def _computed(data: RankingData, backbone: str, augmenter: str, rows: int, devic
     train = data.batch("train", **model.inputs)
     if model.standardise is not None:
         model.standardise.fit(train.signals_BS)
-    model = model.to(device, dtype).train()
+    model = model.to(device).train()
+    if dtype is torch.float64:
+        model = model.double()  # what is complex stays, unlike with `to`
     batch = data.batch("train", device, **model.inputs).take(torch.arange(rows, device=device))
     real = {name: x.to(dtype) for name, x in vars(batch).items() if isinstance(x, Tensor) and x.is_floating_point()}
     batch = dataclasses.replace(batch, **real)

@@ -33,6 +33,8 @@ from llmcf_cli.recipe.library import launch_file
 
 UTILISATION = 0.40
 """Least share of the card's peak that tuning must use."""
+MEMORY = 2e9
+"""Bytes of the card for a sample of 1,024 tokens in a step."""
 PEAKS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
          "A10G": 125e12, "4090": 165e12}  # fmt: skip
 """Dense bfloat16 operations per second, from the data sheets (SXM where there are several)."""
@@ -47,6 +49,8 @@ def tuning(setting: Setting) -> Outcome:
     """
     folder, weights = setting.model(LANGUAGE)
     length, rows = setting.sized(1024, 64), setting.sized(32, 2)
+    if setting.device == "cuda":
+        rows = max(1, min(rows, int(torch.cuda.get_device_properties().total_memory / MEMORY)))
     config = FullTuneConfig(
         batch_tokens=length * rows, max_length=length, max_steps=setting.sized(50, 6), schedule="constant",
         learning_rate=1e-2 if setting.quick else 1e-4, save_steps=10**6, precision="bf16",
@@ -76,23 +80,25 @@ def tuning(setting: Setting) -> Outcome:
 
 
 def sharding(setting: Setting) -> Outcome:
-    """Tuning by one process of `accelerate launch` under FSDP and under ZeRO-2 has the loss curve of tuning without.
+    """Tuning by `accelerate launch` has the loss curve of tuning without: one process under FSDP and under ZeRO-2.
 
-    Without a card FSDP runs on the CPU, and the configuration `cpu` with one process takes the place of ZeRO-2. The
-    figure is the largest difference of a loss, of its bound.
+    accelerate shards on cards only; without one, two processes share the work by the configuration `cpu`. The figure is
+    the largest difference of a loss, of its bound.
     """
     folder, weights = setting.model(LANGUAGE)
     length, bound = setting.sized(1024, 64), 1e-2
+    launches = {"fsdp": "FSDP", "zero2": "DEEPSPEED"} if setting.device == "cuda" else {"cpu": "MULTI_CPU"}
     config = FullTuneConfig(
         batch_tokens=length * setting.sized(8, 2), max_length=length, max_steps=setting.sized(12, 3),
-        learning_rate=1e-4, save_steps=10**6, precision="bf16" if setting.device == "cuda" else "fp32",
+        gradient_accumulation=2, learning_rate=1e-4, save_steps=10**6,
+        precision="bf16" if setting.device == "cuda" else "fp32",
     )  # fmt: skip
     plain = _tuned(config, folder, setting.work / "sharding" / "plain", SilentProgress())
     apart, rates, faults = {}, {"plain": plain.tokens_per_second}, []
-    for name in ("fsdp", "zero2" if setting.device == "cuda" else "cpu"):
+    for name, kind in launches.items():
         work = setting.work / "sharding" / name
         try:
-            report = _tuned(config, folder, work, SilentProgress(), launch=_for_one(name, setting))
+            report = _tuned(config, folder, work, SilentProgress(), launch=_launch(name, setting))
         except Exception as error:  # whatever accelerate, DeepSpeed or the card says; the other is tried all the same
             faults.append(f"{name}: {error}")
             continue
@@ -103,6 +109,8 @@ def sharding(setting: Setting) -> Outcome:
         apart[name] = max(abs(one / other - 1) for (_, other), (_, one) in pairs)
         if apart[name] > bound:
             faults.append(f"{name}: a loss is {apart[name]:.1%} from that of tuning without it")
+        if report.distributed != kind:
+            faults.append(f"{name}: accelerate ran it as {report.distributed}, not as {kind}")
     detail = {"weights": weights, "tokens_per_second": rates, "largest_difference": apart, "bound": bound}
     return Outcome(max(apart.values(), default=float("inf")) / bound, 1.0, detail, faults)
 
@@ -158,7 +166,8 @@ def _write_mix(file: Path, config: FullTuneConfig, tokenizer: Any) -> None:
     per_word = len(tokenizer(" ".join(WORDS))["input_ids"]) / len(WORDS)
     # Less what the chat template adds, and three standard deviations of the words' tokens.
     words = int((config.max_length - 24 - 3 * config.max_length**0.5) / per_word)
-    count = math.ceil(1.5 * (config.max_steps + 1) * config.batch_tokens / (words * per_word))
+    tokens = config.batch_tokens * config.gradient_accumulation
+    count = math.ceil(1.5 * (config.max_steps + 1) * tokens / (words * per_word))
     rows = [
         {"prompt": [{"role": "user", "content": " ".join(chance.choices(WORDS, k=max(words * 3 // 4, 1)))}],
          "completion": [{"role": "assistant", "content": " ".join(chance.choices(WORDS, k=max(words // 4, 1)))}],
@@ -168,13 +177,15 @@ def _write_mix(file: Path, config: FullTuneConfig, tokenizer: Any) -> None:
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), file)
 
 
-def _for_one(name: str, setting: Setting) -> Path:
-    """The library's configuration of `accelerate launch` with one process, on the CPU where there is no card."""
-    found = yaml.safe_load(launch_file(name).read_text(encoding="utf-8"))
-    found |= {"num_processes": 1} | ({"use_cpu": True, "main_process_port": 0} if setting.device == "cpu" else {})
-    file = setting.work / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(found), encoding="utf-8")
-    return file
+def _launch(name: str, setting: Setting) -> Path:
+    """The library's configuration of `accelerate launch`; on a card, with one process."""
+    file = launch_file(name)
+    if setting.device == "cpu":
+        return file
+    found = yaml.safe_load(file.read_text(encoding="utf-8")) | {"num_processes": 1}
+    mine = setting.work / f"{name}.yaml"
+    mine.write_text(yaml.safe_dump(found), encoding="utf-8")
+    return mine
 
 
 def _card(setting: Setting) -> str | None:

@@ -1,7 +1,7 @@
 """Operations with backward passes of their own, where torch's are slow on CPUs at the sizes of a recommender.
 
 Over a dozen tokens of a few dozen numbers, time goes to passes over memory rather than to products. The tests check
-every gradient against finite differences. Together they gain 2 to 8 % of an epoch with `ict` (docs/benchmarks.md);
+every gradient against finite differences. Together they gain 2 to 8 % of a step with `ict` (docs/benchmarks.md);
 torch's own operations round otherwise, so taking them instead moves every number of an arm with a decoder.
 
 Legend: N rows, D model, I inner width, B batch, H heads, R read positions, S sequence, E head dimension.
