@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.limits import Limits
+from llmcf_cli.match.searcher import Matches
 
 EXAMPLES, DIM, K = 13_000, 768, 4
 TARGET, SORT_TARGET, MEMORY_TARGET = 0.60, 20.0, 2.0
@@ -73,11 +75,17 @@ def main() -> None:
 
 
 class World:
-    """Seeded unit vectors (history ⊕ item), 20,000 users and as many seconds; examples are spread over the time."""
+    """Seeded unit vectors (history ⊕ item), 20,000 users and as many seconds; examples are spread over the time.
 
-    def __init__(self, queries: int, clock: Callable[[], float]) -> None:
+    Args:
+        queries: How many.
+        clock: Seconds.
+        device: Where to search and to multiply.
+    """
+
+    def __init__(self, queries: int, clock: Callable[[], float], device: str = "cpu") -> None:
         self.rng = np.random.default_rng(20240)
-        self.count, self.clock = queries, clock
+        self.count, self.clock, self.device = queries, clock, device
         self.example_ED = self._vectors(EXAMPLES)
         self.query_BD = 0.5 * self._vectors(BASE)
         self.label_E = self.rng.integers(0, 2, EXAMPLES)
@@ -88,24 +96,29 @@ class World:
 
     def compare(self, layout: str, rounds: int) -> tuple[str, float, float]:
         """Median seconds of the search and of the bare product."""
+        search, product = [], []
+        for _ in range(rounds):
+            search.append(self.seconds(lambda: self.search(layout)))
+            product.append(self.seconds(self.product))
+        return layout, statistics.median(search), statistics.median(product)
+
+    def search(self, layout: str, device: str = "", **settings: Any) -> Matches:
+        """The matches of all queries in one of the layouts, on a device (none: this world's)."""
         keys = self.base_keys
         if layout.endswith("order"):
             keys = keys.take(np.argsort(self.time_N, kind="stable"))
         limits = Limits(1, True) if layout == LIMITED else Limits()
         guard = Guard("per_user" if layout.startswith("per-user") else "global", limits=limits)
-        config = ExactSearchConfig(product="bfloat16" if layout == SHORT else "float32")
-        search, product = [], []
-        for _ in range(rounds):
-            search.append(self._seconds(lambda: self._search(keys, guard, config)))
-            product.append(self._seconds(self._product))
-        return layout, statistics.median(search), statistics.median(product)
+        product = "bfloat16" if layout == SHORT else "float32"
+        config = ExactSearchConfig(product=product, device=device or self.device, **settings)
+        return self._search(keys, guard, config)
 
     def against_sort(self, count: int) -> tuple[float, bool]:
         """How many times slower, per query, sorting all scores of every query is; and whether the results agree."""
         guard = Guard("global")
         keys = self.base_keys.take(np.argsort(self.time_N, kind="stable"))
         start = self.clock()
-        found = self._search(keys, guard)
+        found = self._search(keys, guard, ExactSearchConfig(device=self.device))
         ours = (self.clock() - start) / self.count
         rows = np.linspace(0, self.count - 1, count).astype(int)
         start = self.clock()
@@ -116,7 +129,7 @@ class World:
     def _queries(self, block: slice) -> np.ndarray:
         return self.query_BD[np.arange(block.start, block.stop) % BASE]
 
-    def _search(self, keys: Keys, guard: Guard, config: ExactSearchConfig | None = None):
+    def _search(self, keys: Keys, guard: Guard, config: ExactSearchConfig) -> Matches:
         return ExactSearcher(config).search(
             self._queries,
             keys,
@@ -128,13 +141,17 @@ class World:
             guard=guard,
         )
 
-    def _product(self) -> None:
-        example_DE = torch.from_numpy(self.example_ED).T
+    def product(self, dtype: torch.dtype = torch.float32) -> None:
+        """The bare matrix product, block by block, the queries brought to the device as the search does."""
+        example_DE = torch.from_numpy(self.example_ED).to(self.device, dtype).T
         size = self.block
-        out = torch.empty(size, EXAMPLES)
+        out = torch.empty(size, EXAMPLES, device=self.device, dtype=dtype)
         for start in range(0, self.count, size):
             query_BD = torch.from_numpy(self._queries(slice(start, min(start + size, self.count))))
+            query_BD = query_BD.to(self.device, dtype)
             torch.mm(query_BD, example_DE, out=out[: len(query_BD)])
+        if self.device == "cuda":
+            torch.cuda.synchronize()
 
     def _sorted(self, row: int, keys: Keys, guard: Guard) -> list[int]:
         score_E = torch.mv(torch.from_numpy(self.example_ED), torch.from_numpy(self.query_BD[row % BASE])).numpy()
@@ -145,7 +162,8 @@ class World:
         found = sorted(np.concatenate(best), key=lambda example: (-score_E[example], example))
         return [int(example) for example in found] + [-1] * (K - len(found))
 
-    def _seconds(self, work: Callable[[], object]) -> float:
+    def seconds(self, work: Callable[[], object]) -> float:
+        """How long some work takes."""
         start = self.clock()
         work()
         return self.clock() - start

@@ -5,7 +5,7 @@ Legend: N samples, L history, E examples, K examples of a sample, I items, T tex
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,11 @@ import pyarrow as pa
 from llmcf_cli.features.batch import Catalog, Samples, encode_entities
 from llmcf_cli.features.choice import Choice
 from llmcf_cli.features.spec import fit_features
+from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
+from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge
+from llmcf_cli.rec.signals import signals_of
 from llmcf_cli.rec.tasks.ranking import Ranking
 
 LENGTH, TEXT, K = 20, 384, 4
@@ -62,6 +65,36 @@ def ranking_data(size: Size, seed: int = 20240) -> RankingData:
     targets = {name: rows.label_N for name, rows in splits.items()}
     task = Ranking(RankingConfig())
     return RankingData(Resources(spec, vocab, catalog, text_IT, bank, K), task, splits, targets, matches)
+
+
+def with_all_inputs(data: RankingData, seed: int = 20240) -> RankingData:
+    """The same data with all that an augmenter or an objective may read.
+
+    Collaborative vectors, and matching signals of examples; knowledge about two of three users and items, of a user up
+    to some time; a teacher's logits for half of the train samples.
+    """
+    rng = np.random.default_rng(seed)
+    resources, train = data.resources, data.splits["train"]
+    liked_N = train.label_N == 1
+    users, items = (len(table.ids) for table in (resources.catalog.users, resources.catalog.items))
+    collaborative = fit_collaborative(
+        train.user_row_N[liked_N], train.item_row_N[liked_N], users, items, dim=16, folds=5, seed=seed
+    )
+    known = Knowledge(_known(rng, users, len(train)), _known(rng, items, 0))
+    resources = replace(resources, collaborative=collaborative, knowledge=known)
+    bank, folds_E = resources.bank, collaborative.train_folds(resources.bank.samples.user_row_N)
+    bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
+    teacher_N = np.where(np.arange(len(train)) % 2, np.nan, rng.standard_normal(len(train))).astype(np.float32)
+    return replace(data, resources=replace(resources, bank=bank), teacher_N=teacher_N)
+
+
+def _known(rng: np.random.Generator, count: int, latest: int) -> EntityKnowledge:
+    """Vectors of two thirds of `count` rows, with times up to `latest`; 0: of all time."""
+    slot_R = np.zeros(count + 1, np.int64)
+    row_n = np.flatnonzero(np.arange(count + 1) % 3)
+    slot_R[row_n] = np.arange(1, len(row_n) + 1)
+    as_of_n = rng.integers(0, latest, len(row_n)) if latest else np.full(len(row_n), np.iinfo(np.int64).min)
+    return EntityKnowledge(slot_R, np.pad(unit(rng, len(row_n)), ((1, 0), (0, 0))), np.pad(as_of_n, (1, 0)))
 
 
 def samples(rng: np.random.Generator, count: int, size: Size) -> Samples:

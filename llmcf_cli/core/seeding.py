@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
+
+GOLDEN = -7046029254386353131
+"""2⁶⁴ divided by the golden ratio, as int64: SplitMix64's step from one state to the next."""
+_FACTORS = (-4658895280553007687, -7723592293110705685)
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -26,3 +31,22 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def mixed(state: Any) -> Any:
+    """SplitMix64's output of each state (Steele et al., 2014): a hash of 64 bits, of which all depend on all.
+
+    Args:
+        state: int64 array of NumPy or tensor of PyTorch; sums and products wrap around.
+
+    Returns:
+        Of the same kind, shape and type.
+    """
+    for shift, factor in zip((30, 27), _FACTORS, strict=True):
+        state = (state ^ shifted(state, shift)) * factor
+    return state ^ shifted(state, 31)
+
+
+def shifted(value: Any, bits: int) -> Any:
+    """Each int64 without its last bits, zeros in front; int64's own shift would copy the sign."""
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

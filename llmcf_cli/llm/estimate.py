@@ -248,7 +248,8 @@ def _available(device: torch.device) -> float:
     return min(free, limit)
 
 
-def _seconds(shape: Shape, load: Load, config: TuneConfig, precision: str, processes: int) -> float:
+def operations(shape: Shape, load: Load, config: TuneConfig) -> float:
+    """Floating-point operations of the planned batches; see the module's formula."""
     head = shape.vocabulary * shape.width
     body = shape.layers * shape.width * (2 * shape.attention + 2 * shape.keys + 3 * shape.inner)
     work = 6.0 * (body * load.tokens + head * load.answers) + 6.0 * shape.layers * shape.attention * load.squares
@@ -256,6 +257,11 @@ def _seconds(shape: Shape, load: Load, config: TuneConfig, precision: str, proce
         work *= 2 / 3  # the weights themselves have no gradient
     if config.gradient_checkpointing:
         work *= 4 / 3
+    return work
+
+
+def _seconds(shape: Shape, load: Load, config: TuneConfig, precision: str, processes: int) -> float:
+    work = operations(shape, load, config)
     return work / (_REACHED * _speed(shape, precision) * processes)
 
 

@@ -54,6 +54,7 @@ class TuneReport:
         loss: (step, loss) points, evenly thinned.
         processes: How many shared the work.
         expected: What was expected of memory and time, in words.
+        distributed: How accelerate joined them, in its word: `NO`, `MULTI_CPU`, `MULTI_GPU`, `FSDP` or `DEEPSPEED`.
     """
 
     samples: int
@@ -68,6 +69,7 @@ class TuneReport:
     loss: list[tuple[int, float]] = field(default_factory=list)
     processes: int = 1
     expected: str = ""
+    distributed: str = "NO"
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,7 @@ def _finish(run: TuneRun, trainer: Any, tokenizer: Any, checkpoint: Path | None,
         tokens_per_second=tokens / max(trainer.watch.seconds, 1e-9), seconds=time.monotonic() - begun,
         precision=run.precision, trained_parameters=trained, final_loss=sum(tail) / max(1, len(tail)),
         loss=curve[:: max(1, -(-len(curve) // _LOSS_POINTS))], processes=run.processes,
+        distributed=trainer.accelerator.distributed_type.value,
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.seeding import GOLDEN, derive_seed, mixed, shifted
 from llmcf_cli.match.config import RandomSearchConfig
 from llmcf_cli.match.exact import ExactIndex, ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
@@ -57,16 +57,8 @@ class RandomIndex:
 
 def random_vectors(keys: Keys, seed: int) -> np.ndarray:
     """float32 [N, D], uniform on [−1, 1): a hash of user, item, time and seed (SplitMix64; Steele et al., 2014)."""
-    with np.errstate(over="ignore"):
-        state_N = np.full(len(keys), seed, np.uint64)
-        for part_N in (keys.user_row_N, keys.item_row_N, keys.time_N):
-            state_N = _mixed(state_N ^ _mixed(part_N.astype(np.uint64)))
-        step_D = np.arange(1, DIM + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        bits_ND = _mixed(state_N[:, None] + step_D)
-    return ((bits_ND >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-23)) - np.float32(1)
-
-
-def _mixed(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    state_N = np.full(len(keys), seed, np.int64)
+    for part_N in (keys.user_row_N, keys.item_row_N, keys.time_N):
+        state_N = mixed(state_N ^ mixed(part_N.astype(np.int64)))
+    bits_ND = mixed(state_N[:, None] + np.arange(1, DIM + 1) * GOLDEN)
+    return shifted(bits_ND, 40).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llmcf_cli.features.batch import Catalog, EntityTable
 from llmcf_cli.features.spec import FIRST_ID, UNKNOWN, FeatureSpec, FieldSpec
-from llmcf_cli.rec.kernels import gather
 
 FIRST_ORDER = "first_order"
 
@@ -119,7 +119,8 @@ class FieldEmbedding(nn.Module):
         # All ids of a row side by side: one gather, and one gradient of the table's size, whatever the fields.
         ids_BX = torch.cat([single_BS, number_id_BN, multi_BPM.flatten(1), history_BL], 1)
         sizes = (num_single, number_BN.shape[1], num_multi * width, history_BL.shape[1])
-        single_BSD, number_BND, multi_BXD, history_BLD = gather(self.table_VD, ids_BX).split(sizes, 1)
+        rows_BXD = functional.embedding(ids_BX, self.table_VD, padding_idx=0)
+        single_BSD, number_BND, multi_BXD, history_BLD = rows_BXD.split(sizes, 1)
         # Padding embeds to zeros, so a plain sum over M or L and the mean differ by a factor only.
         multi_share_BPM, history_share_BL = _shares(multi_BPM), _shares(history_BL)
         multi_BPD = multi_BXD.unflatten(1, (num_multi, width)).sum(2) * multi_share_BPM.amax(2, keepdim=True)

@@ -1,9 +1,10 @@
 """Operations with backward passes of their own, where torch's are slow on CPUs at the sizes of a recommender.
 
 Over a dozen tokens of a few dozen numbers, time goes to passes over memory rather than to products. The tests check
-every gradient against finite differences.
+every gradient against finite differences. Together they gain 2 to 8 % of a step with `ict` (docs/benchmarks.md);
+torch's own operations round otherwise, so taking them instead moves every number of an arm with a decoder.
 
-Legend: N rows, D model, V table rows, I inner width, B batch, H heads, R read positions, S sequence, E head dimension.
+Legend: N rows, D model, I inner width, B batch, H heads, R read positions, S sequence, E head dimension.
 """
 
 from __future__ import annotations
@@ -14,11 +15,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-
-
-def gather(table_VD: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table, [*ids.shape, D]. Row 0 is padding and gets no gradient."""
-    return _Gather.apply(table_VD, ids)
 
 
 def unit_rms(x_ND: Tensor, eps: float) -> Tensor:
@@ -34,29 +30,6 @@ def swiglu(x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor) -> Tensor:
 def attend(query_BHRE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_BRS: Tensor) -> Tensor:
     """softmax(q·k/√E + bias)·v, [B, H, R, E]. Some bias of each query must be finite; biases get no gradient."""
     return _Attend.apply(query_BHRE, key_BHSE, value_BHSE, bias_BRS)
-
-
-def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
-    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product with exp(iθ)."""
-    return _Rotate.apply(x_BSHE, rope_SE)
-
-
-class _Gather(Function):
-    @staticmethod
-    def forward(ctx: Any, table_VD: Tensor, ids: Tensor) -> Tensor:
-        flat_N = ids.flatten()
-        ctx.save_for_backward(flat_N)
-        ctx.size = len(table_VD)
-        return table_VD.index_select(0, flat_N).view(*ids.shape, table_VD.shape[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (flat_N,) = ctx.saved_tensors
-        grad_VD = grad.new_zeros(ctx.size, grad.shape[-1])
-        grad_VD.index_add_(0, flat_N, grad.flatten(0, -2))
-        grad_VD[0] = 0
-        return grad_VD, None
 
 
 class _UnitRMS(Function):
@@ -118,21 +91,3 @@ class _Attend(Function):
         score_BHRS = (grad_BHRE @ value_BHSE.mT).sub_(along_BHR1).mul_(weight_BHRS)
         query_grad_BHRE = (score_BHRS @ key_BHSE).mul_(query_BHRE.shape[-1] ** -0.5)
         return query_grad_BHRE, score_BHRS.mT @ query_BHRE, weight_BHRS.mT @ grad_BHRE, None
-
-
-class _Rotate(Function):
-    @staticmethod
-    def forward(ctx: Any, x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
-        ctx.save_for_backward(rope_SE)
-        return _turn(x_BSHE, rope_SE)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_BSHE: Tensor) -> tuple[Tensor, None]:
-        """A rotation's gradient turns back."""
-        return _turn(grad_BSHE, ctx.saved_tensors[0].conj()), None
-
-
-def _turn(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)

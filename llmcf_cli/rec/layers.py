@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.kernels import attend, rotate, swiglu, unit_rms
+from llmcf_cli.rec.kernels import attend, swiglu, unit_rms
 
 
 class MLP(nn.Sequential):
@@ -170,3 +170,9 @@ def rotary(length: int, dim: int) -> Tensor:
     """exp(i·s·θ_e), complex64 [S, E/2], θ_e = 10000^(−2e/E) (Su et al., 2021, Eq. 15)."""
     angle_SE = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
     return torch.polar(torch.ones_like(angle_SE), angle_SE)
+
+
+def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
+    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product with exp(iθ)."""
+    pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)

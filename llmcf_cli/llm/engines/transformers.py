@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.seeding import GOLDEN, mixed, shifted
 from llmcf_cli.llm.batches import by_length, in_halves
 from llmcf_cli.llm.config import TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Failure, Messages
 from llmcf_cli.llm.engines.decode import Pick, decode, suits
 from llmcf_cli.llm.engines.local import LocalEngine
 from llmcf_cli.llm.models import load_to_ask
-
-_GOLDEN = -7046029254386353131  # splitmix64's increment, 0x9E3779B97F4A7C15 as int64
-_MIX = (-4658895280553007687, -7723592293110705685)  # its multipliers
 
 
 class TransformersEngine(LocalEngine):
@@ -156,7 +154,7 @@ class SeededSampling:
         size = logits_BV.shape[1]
         kept_BK, ids_BK = logits_BV.float().topk(min(self._top_k or size, size), dim=1)
         stream_B1 = _splitmix(self._seeds_B + answer_BL.shape[1])[:, None]
-        noisy_BK = kept_BK.double() / self._temperature + _gumbel(_splitmix(stream_B1 + ids_BK * _GOLDEN))
+        noisy_BK = kept_BK.double() / self._temperature + _gumbel(_splitmix(stream_B1 + ids_BK * GOLDEN))
         out_BV = torch.full_like(logits_BV, -torch.inf, dtype=torch.float32)
         return out_BV.scatter_(1, ids_BK, noisy_BK.float())
 
@@ -166,18 +164,10 @@ class SeededSampling:
 
 
 def _splitmix(state: Tensor) -> Tensor:
-    """splitmix64 (Steele et al., 2014) of each int64, wrapping around."""
-    mixed = state + _GOLDEN
-    for shift, factor in zip((30, 27), _MIX, strict=True):
-        mixed = (mixed ^ _shift_right(mixed, shift)) * factor
-    return mixed ^ _shift_right(mixed, 31)
-
-
-def _shift_right(value: Tensor, bits: int) -> Tensor:
-    """Logical right shift; int64's own shift would copy the sign."""
-    return (value >> bits) & ((1 << (64 - bits)) - 1)
+    """The number that SplitMix64 draws next in each int64 state."""
+    return mixed(state + GOLDEN)
 
 
 def _gumbel(random: Tensor) -> Tensor:
-    uniform = (_shift_right(random, 11).double() + 0.5) * 2.0**-53
+    uniform = (shifted(random, 11).double() + 0.5) * 2.0**-53
     return -torch.log(-torch.log(uniform))

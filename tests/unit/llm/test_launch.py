@@ -46,6 +46,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny_model: Path, mix: Path, t
                             work=tmp_path / name / "work", seed=3, progress=heard, launch=launch))  # fmt: skip
     one, two = reports
     assert (one.processes, two.processes) == (1, 2)
+    assert (one.distributed, two.distributed) == ("NO", "MULTI_CPU")
     assert one.steps == two.steps == 5
     assert [loss for _, loss in two.loss] == pytest.approx([loss for _, loss in one.loss], rel=1e-4)
     weights = [load_file(tmp_path / name / "out" / "model.safetensors") for name in ("one", "two")]

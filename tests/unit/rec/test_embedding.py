@@ -96,3 +96,11 @@ def test_there_may_be_no_field_with_several_values(world):
     batch = world.data.batch("test")
     found = module(batch.user_row_B, batch.item_row_B, batch.history_row_BL)
     assert found.fields_BFD.shape == (len(batch), len(spec.fields) + 1, 4)
+
+
+def test_padding_gets_no_gradient(world, embedding):
+    batch = world.data.batch("train")
+    assert (batch.history_row_BL == 0).any()
+    embedding(batch.user_row_B, batch.item_row_B, batch.history_row_BL).fields_BFD.sum().backward()
+    assert not embedding.table_VD.grad[0].any()
+    assert embedding.table_VD.grad[1:].any()

@@ -11,8 +11,7 @@ from torch.nn import functional
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import COT_AUX, CoTPrediction
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig
-from llmcf_cli.rec.kernels import rotate
-from llmcf_cli.rec.layers import CausalDecoder, causal_mask, rotary
+from llmcf_cli.rec.layers import CausalDecoder, causal_mask, rotary, rotate
 from llmcf_cli.rec.model import RecModel
 
 OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())

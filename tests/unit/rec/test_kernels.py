@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llmcf_cli.rec.kernels import attend, gather, rotate, swiglu, unit_rms
-from llmcf_cli.rec.layers import rotary
+from llmcf_cli.rec.kernels import attend, swiglu, unit_rms
 
 
 def numbers(*shape):
@@ -33,8 +32,6 @@ def test_values_are_those_of_torch(bias_BRS):
     query, key, value = numbers(2, 2, 3, 4), numbers(2, 2, 5, 4), numbers(2, 2, 5, 4)
     expected = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias_BRS[:, None])
     torch.testing.assert_close(attend(query, key, value, bias_BRS), expected)
-    ids = torch.tensor([[3, 0], [1, 3]])
-    torch.testing.assert_close(gather(x, ids), x[ids])
 
 
 def test_attention_survives_scores_of_any_size(bias_BRS):
@@ -48,11 +45,3 @@ def test_gradients_are_those_of_finite_differences(bias_BRS):
     assert torch.autograd.gradcheck(swiglu, (numbers(4, 6), numbers(8, 6), numbers(8, 6)))
     attention = (numbers(2, 2, 3, 4), numbers(2, 2, 5, 4), numbers(2, 2, 5, 4), bias_BRS)
     assert torch.autograd.gradcheck(attend, attention)
-    assert torch.autograd.gradcheck(rotate, (numbers(2, 5, 2, 4), rotary(5, 4).to(torch.complex128)))
-    assert torch.autograd.gradcheck(gather, (numbers(4, 3), torch.tensor([[3, 1], [1, 3]])))
-
-
-def test_padding_gets_no_gradient():
-    table = numbers(4, 3)
-    gather(table, torch.tensor([0, 2, 2, 0])).sum().backward()
-    assert table.grad.tolist() == [[0.0] * 3, [0.0] * 3, [2.0] * 3, [0.0] * 3]
