@@ -13,9 +13,7 @@ import numpy as np
 
 from llmcf_cli.data.raw import Entity, scalar
 from llmcf_cli.data.report import SPLITS, JoinCount, Rule, SliceCount, SplitCount, TextCount
-
-RARE, SHORT = 5, 3
-"""Most train positives of a rare item, and most events of a short history."""
+from llmcf_cli.features.slices import cold_start_slices
 
 # The first time that a user took an item: what lies strictly before a sample's time was taken before it.
 _TAKEN = """
@@ -43,12 +41,6 @@ _RULES = {
         "item_row FROM {sample} WHERE split = 'train' AND label = 0) n USING (user_row, item_row) WHERE split = $split "
         "AND NOT EXISTS (FROM taken t WHERE t.user_row = s.user_row AND t.item_row = s.item_row AND t.time < s.time)",
     ),
-}
-_SLICES = {
-    "new users": "NOT EXISTS (FROM {sample} t WHERE t.split = 'train' AND t.user_row = s.user_row)",
-    "new items": "coalesce(c.positives, 0) = 0",
-    "rare items": f"c.positives BETWEEN 1 AND {RARE}",
-    "short histories": f"len(s.history) <= {SHORT}",
 }
 
 
@@ -98,16 +90,19 @@ def _auc(con: Any, query: str, split: str) -> float | None:
 
 
 def cold_slices(con: Any, sample: str = "sample") -> tuple[SliceCount, ...]:
-    """Test samples of each slice that the comparison may show, by label."""
-    parts = ", ".join(
-        f"count(*) FILTER (s.label = {label} AND ({condition.format(sample=sample)}))"
-        for condition in _SLICES.values()
-        for label in (1, 0)
+    """Test samples of each slice that the comparison shows, by label."""
+    columns = "user_row, item_row, label, len(history) AS length"
+    train, test = (
+        con.execute(f"SELECT {columns} FROM {sample} WHERE split = $split", {"split": split}).fetchnumpy()
+        for split in ("train", "test")
     )
-    row = con.execute(
-        f"SELECT {parts} FROM {sample} s LEFT JOIN train_count c USING (item_row) WHERE s.split = 'test'"
-    ).fetchone()
-    return tuple(SliceCount(name, row[2 * i], row[2 * i + 1]) for i, name in enumerate(_SLICES))
+    taken = train["label"] > 0
+    masks = cold_start_slices(
+        train["user_row"], (train["user_row"][taken], train["item_row"][taken]),
+        (test["user_row"], test["item_row"]), test["length"],
+    )  # fmt: skip
+    label = test["label"] > 0
+    return tuple(SliceCount(name, int(label[mask].sum()), int((~label[mask]).sum())) for name, mask in masks.items())
 
 
 def text_counts(con: Any) -> Iterator[TextCount]:
