@@ -129,7 +129,7 @@ def _computed(data: RankingData, backbone: str, augmenter: str, rows: int, devic
     output = model(batch)
     model.loss(output, batch.targets).backward()
     gradients = {name: p.grad.double().cpu() for name, p in model.named_parameters() if p.grad is not None}
-    return output.logits_B.detach().double().cpu(), gradients
+    return output.score_B.detach().double().cpu(), gradients
 
 
 def _default(kind: str, name: str) -> Any:
