@@ -14,7 +14,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.rec.compare import difference_rows, rows, slice_rows, small_slices, title_of
+from llmcf_cli.rec.compare import FEW, difference_rows, main_differences, rows, title_of
 from llmcf_cli.stages.base import Context, labelled
 from llmcf_cli.stages.run import Step
 from llmcf_cli.stages.verify import Verified
@@ -94,7 +94,11 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
         )
     elif all(not step.runs for step in steps):
         console().print("every stage is cached; nothing was repeated", style="green")
-    console().print(f"tables, plots and predictions: {last.folder}", markup=False, soft_wrap=True)
+    rest = len(manifest.report["differences"]) - len(main_differences(manifest.report))
+    also = [f"{rest:,} more differences"] * (rest > 0) + ["slices", "what every arm means"]
+    console().print(f"{', '.join(also)}: {last.folder / 'comparison.md'}", markup=False, soft_wrap=True)
+    if (plot := last.folder / "comparison.html").is_file():
+        console().print(f"plot: {plot}", markup=False, soft_wrap=True)
     served = manifest.report["served"]
     if served:
         best = f"best {title_of(manifest.report, served['monitor'])} on validation"
@@ -114,20 +118,15 @@ def failed_step(step: Step, error: LlmcfError) -> None:
 
 
 def comparison(report: Mapping[str, Any]) -> None:
-    """The arms side by side on the test split."""
+    """The arms side by side on the test split, as much as a screen takes; all of it is in `comparison.md`."""
     text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
-    for row in report["arms"]:
+    for row in report["arms"] if len(report["arms"]) <= FEW else ():
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
-    titles, cells = slice_rows(report)
-    if len(titles) > 1:
-        text_table(titles, cells, title=f"Test {title_of(report)} on slices")
-    if report["small_slices"]:
-        console().print(small_slices(report), style="dim", markup=False)
-    if report["differences"]:
+    shown = main_differences(report)
+    if shown:
         title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
-        text_table(*difference_rows(report), title=title)
-        for note in report["notes"]:
-            console().print(note, style="dim", markup=False)
+        text_table(*difference_rows(report, shown), title=title)
+        console().print(report["notes"][0], style="dim", markup=False)
     for arm, why in report["failed"].items():
         console().print(f"{arm} failed: {why}", style="red", markup=False)
 

@@ -16,6 +16,8 @@ from llmcf_cli.core.text import markdown as md
 from llmcf_cli.rec.measure.base import Measure, Truth, Values
 from llmcf_cli.rec.significance import NORMAL_95, paired_p_value
 
+FEW = 6
+"""Most arms, and most differences, that are told in full on a screen; the rest is in `comparison.md`."""
 LEVEL = 0.05
 """Significance level of the notes."""
 
@@ -151,13 +153,23 @@ def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return _filled(columns)
 
 
-def difference_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table of differences as text: a row per reference and arm, with what both tests say."""
+def main_differences(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The differences that a screen has room for: all if they are few, else those from the last reference."""
+    found: Sequence[Mapping[str, Any]] = report["differences"]
+    if len(found) <= FEW:
+        return found
+    return [difference for difference in found if difference["reference"] == report["references"][-1]]
+
+
+def difference_rows(
+    report: Mapping[str, Any], differences: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """A table of differences as text: a row per reference and arm, with what both tests say."""
     columns: dict[str, list[str]] = {
         title: []
         for title in ("arms", "difference", "95 % interval", f"p ({report['test']})", "p (seeds)", "significant")
     }
-    for d in report["differences"]:
+    for d in differences:
         low, high = d["interval"]
         cells = [
             f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}", f"[{low:+.4f}, {high:+.4f}]",
@@ -192,7 +204,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
     if report["differences"]:
         lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
-        lines += [*_table(*difference_rows(report)), "", *(f"- {line}" for line in report["notes"])]
+        lines += [*_table(*difference_rows(report, report["differences"])), ""]
+        lines += [f"- {line}" for line in report["notes"]]
     if report["failed"]:
         lines += ["", "Arms that failed:", "", *(md(f"- {name}: {why}") for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from llmcf_cli.rec.compare import ArmRun, difference_rows, markdown, mean_text, notes, rows, slice_rows, summarise
+from llmcf_cli.rec.compare import (
+    ArmRun,
+    difference_rows,
+    main_differences,
+    markdown,
+    mean_text,
+    notes,
+    rows,
+    slice_rows,
+    summarise,
+)
 from llmcf_cli.rec.measure.base import Truth, measured
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
 from llmcf_cli.rec.plots import plot
@@ -66,17 +76,17 @@ def test_every_arm_is_tested_against_both_references_on_pooled_logits(runs, repo
 
 
 def test_differences_are_significant_only_by_every_test_that_was_made(runs, report):
-    titles, cells = difference_rows(report)
+    titles, cells = difference_rows(report, report["differences"])
     assert titles == ["arms", "difference", "95 % interval", "p (DeLong)", "p (seeds)", "significant"]
     for row, d in zip(cells, report["differences"], strict=True):
         assert row[:2] == [f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}"]
         assert row[-1] == ("yes" if d["p_value"] < 0.05 and d["p_value_seeds"] < 0.05 else "no")
     by_one_test = {**report["differences"][0], "p_value": 0.001, "p_value_seeds": 0.2}
-    assert difference_rows({**report, "differences": [by_one_test]})[1][0][-3:] == ["0.001", "0.200", "no"]
+    assert difference_rows(report, [by_one_test])[1][0][-3:] == ["0.001", "0.200", "no"]
     one = summarise([r for r in runs if r.seed == 1], TRUTH, MEASURES, ("none", "text"))
-    assert "p (seeds)" not in difference_rows(one)[0]
+    assert "p (seeds)" not in difference_rows(one, one["differences"])[0]
     certain = {**one["differences"][0], "p_value": 1e-9}
-    assert difference_rows({**one, "differences": [certain]})[1][0][-2:] == ["< 0.001", "yes"]
+    assert difference_rows(one, [certain])[1][0][-2:] == ["< 0.001", "yes"]
 
 
 def test_notes_warn_about_one_seed(runs, report):
@@ -162,3 +172,12 @@ def test_plots_are_a_picture_and_a_page_that_needs_no_network(runs, report, tmp_
     text = page.read_text()
     assert "seed 3" in text
     assert 'src="http' not in text
+
+
+def test_a_screen_shows_all_differences_or_those_from_the_last_reference():
+    pairs = [(reference, f"arm {n}") for reference in ("none", "text") for n in range(4)]
+    report = {"references": ["none", "text"], "differences": [{"reference": r, "arm": a} for r, a in pairs]}
+    assert [d["arm"] for d in main_differences(report)] == [f"arm {n}" for n in range(4)]
+    assert {d["reference"] for d in main_differences(report)} == {"text"}
+    few = {**report, "differences": report["differences"][1:7]}
+    assert main_differences(few) == few["differences"]
