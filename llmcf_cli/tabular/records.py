@@ -80,7 +80,9 @@ class RecordTable:
         check_count(len(self.columns) + len(keys), self._origin)
         found, _ = distinct_names([*self.columns.values(), *(key.strip(WHITE) for key in keys)])
         new = dict(zip(keys, found[len(self.columns) :], strict=True))
-        self.notes += tuple(f"the key {key!r} is called {column!r}" for key, column in new.items() if key and column != key)
+        self.notes += tuple(
+            f"the key {key!r} is called {column!r}" for key, column in new.items() if key and column != key
+        )
         if not self.columns:
             made = ", ".join(f"{name(column)} VARCHAR" for column in new.values())
             self._con.execute(f"CREATE OR REPLACE TABLE {name(self._into)} ({made})")
