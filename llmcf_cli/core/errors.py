@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-
 SHOWN_PROBLEMS = 100
 """Problems of a recipe that are told; the others are counted."""
 _LONGEST_NAME = 100

@@ -97,7 +97,7 @@ def _task_of(root: Node) -> Any:
 
 def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
     """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
-    problems = []
+    problems: list[LlmcfError] = []
     space = recipe.search.space if recipe.search else {}
     refused: dict[str, str] = {}
     count = 0

@@ -50,7 +50,8 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._count > 2 * MAX_VALUES or self._depth > MAX_DEPTH:  # keys are nodes, not values
             what = _TOO_MANY if self._depth <= MAX_DEPTH else _TOO_DEEP
-            raise yaml.composer.ComposerError(None, None, what, self.peek_event().start_mark)
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
