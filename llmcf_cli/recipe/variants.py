@@ -70,7 +70,7 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
         known: What is wrong with the recipe itself, which is not told again.
     """
     told = {(problem.where, problem.what) for problem in known}
-    problems = []
+    problems: list[LlmcfError] = []
     task = _task_of(root)
     for variant in variants_of(root):
         if len(problems) + len(known) > SHOWN_PROBLEMS:

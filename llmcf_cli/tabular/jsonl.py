@@ -66,6 +66,8 @@ def each_record(
                 if problem is None and not text:
                     continue
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
+    except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
+        raise DataError("is not utf-8", where=str(path), hint="save the file as utf-8") from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
             raise DataError("no such file", where=str(path)) from error
