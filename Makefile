@@ -3,12 +3,13 @@
 # make test   install what the tests need, and run them all
 # make lint   style, types and layer contracts
 # make faults kill runs 70 times and damage 5,000 bundles, more than `make test` does
+# make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues; under an hour
 # make docs   regenerate the reference pages
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo shop install test fast faults lint docs clean
+.PHONY: demo shop install test fast faults fuzz lint docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/llmcf assets fetch movielens-100k smollm2-135m-instruct minilm-l6-v2
@@ -42,6 +43,9 @@ fast: $(VENV)/.installed-dev
 
 faults: $(VENV)/.installed-dev
 	LLMCF_KILLS=50 LLMCF_FORCED_KILLS=20 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/e2e/test_faults.py tests/unit/rec/test_bundle.py
+
+fuzz: $(VENV)/.installed-dev
+	LLMCF_FUZZ=10000 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/fuzz tests/unit/rec/test_bundle.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+SHOWN_PROBLEMS = 100
+"""Problems of a recipe that are told; the others are counted."""
+_LONGEST_NAME = 100
+
 
 class LlmcfError(Exception):
     """Something the user can mend: says what, where, what is allowed, and what to run next.
@@ -46,7 +50,9 @@ class RecipeError(LlmcfError):
         super().__init__(f"{count} problem{'s' if count != 1 else ''} in the recipe", hint=hint)
 
     def __str__(self) -> str:
-        body = "\n".join(f"- {problem}" for problem in self.problems)
+        body = "\n".join(f"- {problem}" for problem in self.problems[:SHOWN_PROBLEMS])
+        if (more := len(self.problems) - SHOWN_PROBLEMS) > 0:
+            body += f"\n- and {more:,} more"
         tail = f"\nnext: {self.hint}" if self.hint else ""
         return f"{self.what}:\n{body}{tail}"
 
@@ -60,7 +66,8 @@ class UnknownNameError(LlmcfError):
         names = sorted(known)
         near = closest(name, names)
         suggestion = f'; did you mean "{near}"?' if near else ""
-        super().__init__(f'unknown {kind} "{name}"{suggestion}', where=where, allowed=names, hint=hint)
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        super().__init__(f'unknown {kind} "{shown}"{suggestion}', where=where, allowed=names, hint=hint)
         self.name = name
         self.closest = near
 
@@ -128,5 +135,7 @@ class AccessError(LlmcfError):
 
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name most similar to `name`, or None when nothing is near."""
+    if len(name) > _LONGEST_NAME:  # nobody mistypes that much, and comparing takes the square of it
+        return None
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -179,8 +180,12 @@ class Distinct:
 
     def _check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         values = [getattr(item, self._by) if self._by else item for item in items]
-        first = {place: values.index(value) for place, value in enumerate(values)}
-        found = [self._broken(values, place, other) for place, other in first.items() if other < place]
+        first: dict[Any, int] = {}
+        found = []
+        for place, value in enumerate(values):
+            other = first.setdefault(_known_by(value), place)
+            if other < place:
+                found.append(self._broken(values, place, other))
         if found:
             raise refusal("list", found, items)
         return items
@@ -189,6 +194,15 @@ class Distinct:
         if self._by:
             return Broken(f"has the same {self._by} as entry {other}, {values[place]!r}", (place, self._by))
         return Broken(f"is the same as entry {other}; name it once", (place,))
+
+
+def _known_by(value: Any) -> Any:
+    """Something hashable that equal values have in common."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, BaseModel):
+        return f"{type(value).__qualname__} {_known_by(value.model_dump(mode='json'))}"
+    return json.dumps(value, sort_keys=True, default=repr)
 
 
 def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:

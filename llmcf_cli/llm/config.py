@@ -31,7 +31,7 @@ class RecommendationMixConfig(ComponentConfig):
     template: Question = RECOMMENDATION_TEMPLATE
     """The question: a Mustache template over `history` (earlier items, oldest first), `item`, `user` and the label's
     words `verb`, `verbs` and `choices`."""
-    templates: Annotated[tuple[Question, ...], Distinct()] = ()
+    templates: Annotated[tuple[Question, ...], Field(max_length=100), Distinct()] = ()
     """Further phrasings; each sample is asked in one of them all, drawn by the seed. The teacher asks in `template`."""
     positive: str = Field(default="Yes", min_length=1)
     """Answer to a positive sample."""
@@ -130,7 +130,7 @@ class AdapterTuneConfig(TuneConfig):
     """Scale: an adapter is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on an adapter's input."""
-    modules: Annotated[tuple[str, ...], Distinct()] = ()
+    modules: Annotated[tuple[str, ...], Field(max_length=1000), Distinct()] = ()
     """Names of the linear layers to adapt; empty: all but the output layer."""
 
 

@@ -11,8 +11,8 @@ from llmcf_cli.recipe.sections import Engine, MixSource, Positive, Share, TrainS
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Task = Literal["mmlu", "lambada_openai", "piqa", "arc_easy", "hellaswag", "sciq"]
-Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), Distinct()]
-Parts = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1), Distinct()]
+Shares = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1, max_length=100), Distinct()]
+Parts = Annotated[tuple[Annotated[float, Field(gt=0, le=1)], ...], Field(min_length=1, max_length=100), Distinct()]
 
 
 class TeacherSection(Config):

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.permissions import Permissions
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
@@ -22,6 +23,8 @@ from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant
 from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
+MAX_FILES = 16
+"""Of a chain of `extends`."""
 DATA_VARIABLE = "LLMCF_DATA"
 """Environment variable: a folder of the user's own that relative references may lie in."""
 
@@ -155,17 +158,18 @@ def find_recipe(path_or_name: str | Path) -> Path:
         RecipeError: There is neither such a file nor such a library recipe.
     """
     path = Path(path_or_name)
-    if path.is_file():
+    kind = _kind(path, "")
+    if kind == "file":
         return path
     known = recipe_files(library_dir())
     found = known.get(str(path_or_name))
     if found is not None:
         return found
-    if path.suffix in (".yaml", ".yml") or path.is_dir():
-        problem = LlmcfError("is a folder" if path.is_dir() else "no such file", where=shown(path))
+    if path.suffix in (".yaml", ".yml") or kind == "folder":
+        problem = LlmcfError("is a folder" if kind == "folder" else "no such file", where=shown(path))
         raise RecipeError([problem], hint="llmcf recipe list")
-    written = path.with_name(f"{path.name}.yaml")
-    if written.is_file():
+    written = Path(f"{path}.yaml")
+    if _kind(written, "") == "file":
         raise RecipeError([LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?")])
     raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
 
@@ -186,6 +190,9 @@ def read_recipe(path: Path) -> WrittenRecipe:
         if extends is None:
             break
         path = _extended(path, extends)
+        if len(files) >= MAX_FILES:
+            what = f"extends more than {MAX_FILES} files, one another"
+            raise RecipeError([LlmcfError(what, where=str(extends.origin), hint="merge some of them")])
         if path.resolve() in {file.resolve() for file in files}:
             chain = " → ".join(shown(file) for file in [*files, path])
             raise RecipeError([LlmcfError(f"`extends` runs in a circle: {chain}", where=str(extends.origin))])
@@ -195,6 +202,15 @@ def read_recipe(path: Path) -> WrittenRecipe:
     return WrittenRecipe(root, tuple(files))
 
 
+def _kind(path: Path, where: str) -> str:
+    """What a path leads to; a path that cannot be one is a problem at `where`."""
+    try:
+        return kind_of(path)
+    except LlmcfError as error:
+        problem = LlmcfError(f"{error.where} {error.what}", where=where) if where else error
+        raise RecipeError([problem]) from error
+
+
 def _extended(file: Path, extends: Node) -> Path:
     """The file that `extends:` names: relative to its own file, or a library recipe."""
     where = f"{extends.origin}: {EXTENDS}"
@@ -202,7 +218,7 @@ def _extended(file: Path, extends: Node) -> Path:
     if not isinstance(name, str) or not name:
         raise RecipeError([LlmcfError("must be a file or the name of a library recipe", where=where)])
     beside = file.parent / name
-    if beside.is_file():
+    if _kind(beside, where) == "file":
         return beside
     known = recipe_files(library_dir())
     if name in known:

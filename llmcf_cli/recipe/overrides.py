@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
-from llmcf_cli.recipe.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge, plain
+from llmcf_cli.recipe.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge
 from llmcf_cli.recipe.walk import default_at, known_keys, slot_at
 from llmcf_cli.recipe.yamlfile import read_value
 
@@ -29,10 +30,14 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Ll
 def _apply(root: Node, text: str) -> Node:
     key, equals, value = text.partition("=")
     origin = Origin(override=text)
-    path: KeyPath = tuple(int(step) if step.isdecimal() else step for step in key.strip().split("."))
+    path: KeyPath = tuple(int(step) if _is_place(step) else step for step in key.strip().split("."))
     if not equals or not all(str(step) for step in path):
         raise LlmcfError("is no KEY=VALUE", where=str(origin), hint="e.g. --set rec.fit.epochs=3")
     return _set(root, path, 0, read_value(value, origin), root)
+
+
+def _is_place(step: str) -> bool:
+    return step.isascii() and step.isdecimal() and len(step) < 10
 
 
 def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node:
@@ -40,7 +45,7 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
     if depth == len(path):
         return merge(node, value)
     step, origin = path[depth], value.origin
-    slot = slot_at(path[:depth], plain(root))
+    slot = slot_at(path[:depth], _along(root, path))
     if slot is not None and slot.kind is not None:
         node = long_form(node)
     if isinstance(node.value, list):
@@ -51,7 +56,7 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
         return Node(items, node.origin)
     if not isinstance(node.value, dict):
         raise LlmcfError(f"`{dotted(path[:depth])}` is a value, it holds no keys", where=str(origin))
-    known = known_keys(path[:depth], plain(root))
+    known = known_keys(path[:depth], _along(root, path))
     if known and step not in known:
         raise _unknown(path[: depth + 1], known, origin)
     below = node.value.get(step)
@@ -62,10 +67,22 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
 
 def _default(path: KeyPath, root: Node) -> Node:
     """The default at `path` as nodes, so that one key of it can be changed; an empty mapping where it has none."""
-    default = default_at(path, plain(root))
+    default = default_at(path, _along(root, path))
     if isinstance(default, list):
         return Node([Node(item, DEFAULT) for item in default], DEFAULT)
     return Node(default if isinstance(default, str) else {}, DEFAULT)
+
+
+def _along(node: Node, path: KeyPath) -> Any:
+    """What of a recipe decides which keys are known on the way to `path`: the way itself, and the scalars beside it."""
+    if not isinstance(node.value, dict | list):
+        return node.value
+    found = {
+        key: _along(below, path[1:]) if path and key == path[0] else below.value
+        for key, below in (node.value.items() if isinstance(node.value, dict) else enumerate(node.value))
+        if (path and key == path[0]) or not isinstance(below.value, dict | list)
+    }
+    return found if isinstance(node.value, dict) else [found.get(place) for place in range(len(node.value))]
 
 
 def _unknown(path: KeyPath, known: list[str], origin: Origin) -> LlmcfError:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from llmcf_cli.core.errors import LlmcfError, closest
+from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError, closest
 from llmcf_cli.core.types import BROKEN
 from llmcf_cli.recipe.component import UNKNOWN_TYPE
 from llmcf_cli.recipe.rules import hidden_errors
@@ -52,12 +52,19 @@ def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
     Args:
         error: From validating `plain(written)` as a recipe.
         written: The recipe with the place of each value.
+
+    Returns:
+        At most `SHOWN_PROBLEMS`, and one that counts the others: a broken file may have any number.
     """
     data = plain(written)
     items = own_errors(error)
-    items += hidden_errors(Recipe, data, items)
+    if len(items) <= SHOWN_PROBLEMS:
+        items += hidden_errors(Recipe, data, items)
     items.sort(key=lambda item: nearest(written, tuple(item["loc"])).origin.line)
-    return [_problem(item, written, data) for item in items]
+    told, untold = items[:SHOWN_PROBLEMS], items[SHOWN_PROBLEMS:]
+    counted = [LlmcfError(f"and {len(untold):,} more problems, from here on", where=_where(untold[0], written))
+               for _ in range(bool(untold))]  # fmt: skip
+    return [*(_problem(item, written, data) for item in told), *counted]
 
 
 def own_errors(error: ValidationError) -> list[ErrorDetails]:
@@ -120,14 +127,19 @@ def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -
 
 def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
     path: KeyPath = tuple(item["loc"])
+    where = _where(item, written)
+    known = known_keys(path[:-1], data) if item["type"] == "extra_forbidden" else ()
+    explained = item["type"] in ("missing", "string_pattern_mismatch")
+    return worded(item, where, known, meaning_at(path, data) if explained else "")
+
+
+def _where(item: ErrorDetails, written: Node) -> str:
+    path: KeyPath = tuple(item["loc"])
     origin = nearest(written, path).origin
     line = (item.get("ctx") or {}).get("line") if item["type"] == BROKEN else None
     if line:
         origin = text_origin(origin, item["input"], line)
-    where = f"{origin}: {dotted(path)}" if path else str(origin)
-    known = known_keys(path[:-1], data) if item["type"] == "extra_forbidden" else ()
-    explained = item["type"] in ("missing", "string_pattern_mismatch")
-    return worded(item, where, known, meaning_at(path, data) if explained else "")
+    return f"{origin}: {dotted(path)}" if path else str(origin)
 
 
 def _not_allowed(found: Any, expected: str, where: str) -> LlmcfError:

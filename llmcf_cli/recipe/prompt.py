@@ -61,7 +61,7 @@ class PromptSection(Config):
 
     name: str = Field(min_length=1)
     """Name in reports, e.g. `diversity`."""
-    words: Annotated[tuple[str, ...], Distinct()] = Field(min_length=1)
+    words: Annotated[tuple[str, ...], Field(max_length=1000), Distinct()] = Field(min_length=1)
     """Word beginnings that show it was touched, lower case, e.g. `divers`."""
 
 
@@ -75,9 +75,9 @@ class PromptStep(Config):
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the engine's `max_new_tokens` that an answer may take; with shares that sum to 1 a chain of thought is
     never longer than an answer to a single question."""
-    variables: Annotated[tuple[str, ...], Distinct()] = ()
+    variables: Annotated[tuple[str, ...], Field(max_length=100), Distinct()] = ()
     """Variables the messages use: known ones, and names of earlier steps."""
-    messages: tuple[PromptMessage, ...] = Field(min_length=1)
+    messages: tuple[PromptMessage, ...] = Field(min_length=1, max_length=100)
     """The chat up to the model's answer; the last message is the user's."""
 
     def limit(self, max_new_tokens: int) -> int:
@@ -111,10 +111,10 @@ class Prompt(Config):
     """`forbidden`: no step may know the decision, so nothing that is written depends on it."""
     block: Annotated[int, Field(ge=1)] = 10
     """Events of a user after which a step per `user_block` is asked anew."""
-    steps: tuple[PromptStep, ...] = Field(min_length=1)
+    steps: tuple[PromptStep, ...] = Field(min_length=1, max_length=100)
     """What is asked, in order; the last step is per `interaction`. A file of one step may have its `variables` and
     `messages` instead."""
-    sections: tuple[PromptSection, ...] = ()
+    sections: Annotated[tuple[PromptSection, ...], Field(max_length=100)] = ()
     """What a complete chain of thought covers, for the judge."""
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from llmcf_cli.recipe.sections import (
     MatchSection,
     RecSection,
     SearchSection,
+    Seed,
     ServeSection,
 )
 
@@ -32,7 +33,7 @@ class Recipe(Config):
     """Name of the run; letters, digits, `_`, `.` and `-`."""
     description: str = ""
     """What the recipe is for, in a sentence."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 2024
+    seed: Seed = 2024
     """The number every random choice is derived from."""
     dataset: DatasetSection
     """Data set, labels, split and history."""
@@ -153,6 +154,18 @@ class Recipe(Config):
         for path, value in changes.items():
             _put(data, path.split("."), value)
         return Recipe.model_validate(data)
+
+    def try_value(self, path: str, value: Any) -> None:
+        """Check a value at a key path within `rec.fit`, `rec.backbone` or `rec.augment` by the rules of that part.
+
+        Raises:
+            ValidationError: It cannot stand there.
+        """
+        outer, name, *rest = path.split(".")
+        part = getattr(getattr(self, outer), name)
+        data = part.model_dump(mode="json")
+        _put(data, rest, value)
+        type(part).model_validate(data)
 
     def value_at(self, path: str) -> Any:
         """The value at a key path; None where the components have no such setting."""

@@ -41,13 +41,16 @@ Baseline = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("baseline")]
 Repeats = Literal["first", "keep"]
 Conflicts = Literal["stop", "first", "last"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**31)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+MAX_ARMS = 100
+"""Arms of one kind: of `compare`, `variants` and the like."""
 
 
 class HistorySection(Config):
     """Which of a user's earlier events a sample carries."""
 
-    max_length: Positive = 20
+    max_length: Annotated[int, Field(ge=1, le=10_000)] = 20
     """Most recent events kept, all strictly before the sample's own time."""
     events: Literal["positive", "all"] = "positive"
     """`positive`: only liked or clicked items (as in DIN); `all`: every earlier interaction."""
@@ -148,11 +151,11 @@ class LLMSection(Config):
 
     model: FilePath
     """`asset:NAME` or a folder in Hugging Face format holding a causal language model."""
-    mix: tuple[MixPart, ...] = Field(min_length=1)
+    mix: tuple[MixPart, ...] = Field(min_length=1, max_length=100)
     """Recommendation and general instruction data, by share."""
     count: Positive | None = None
     """Samples in the mix; None takes the most that the shares allow without repeating any."""
-    decontaminate: Annotated[tuple[FilePath, ...], Distinct()] = ()
+    decontaminate: Annotated[tuple[FilePath, ...], Field(max_length=1000), Distinct()] = ()
     """Files of evaluation texts: a general instruction that shares a run of 13 words with one stays out of the mix."""
     tune: Tuner
     """How the weights are updated."""
@@ -221,7 +224,7 @@ class CoTSection(Config):
 class CollaborativeSection(Config):
     """The collaborative space: item vectors from who took what in the train split (`collab`)."""
 
-    dim: Positive = 64
+    dim: Annotated[int, Field(ge=1, le=1 << 16)] = 64
     """Numbers per vector; fewer where users or items are fewer."""
     folds: Annotated[int, Field(ge=2, le=100)] = 10
     """Parts that users are dealt into; a train row is matched with vectors made without its part."""
@@ -279,7 +282,7 @@ class VariantSection(Config):
 
     name: str = Field(pattern=r"^[^\[\]/\\]+$", max_length=60)
     """Name of the arm in tables; no brackets or slashes."""
-    set: dict[str, Any] = Field(min_length=1)
+    set: dict[str, Any] = Field(min_length=1, max_length=100)
     """Key path → value, as with `--set`: `{match.search: random, rec.augment.heads: 4}`."""
     meaning: str = ""
     """What the arm shows, for the tables."""
@@ -294,7 +297,7 @@ class RecSection(Config):
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
     """Where the extra context feature comes from; the arm that is bundled for serving."""
-    objectives: Annotated[tuple[Objective, ...], Distinct()] = Field(
+    objectives: Annotated[tuple[Objective, ...], Field(max_length=32), Distinct()] = Field(
         default=("bce",), min_length=1, validate_default=True
     )
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
@@ -302,15 +305,15 @@ class RecSection(Config):
     """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
-    compare: Annotated[tuple[Augmenter, ...], Distinct()] = ()
+    compare: Annotated[tuple[Augmenter, ...], Field(max_length=MAX_ARMS), Distinct()] = ()
     """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
-    variants: Annotated[tuple[VariantSection, ...], Distinct("name")] = ()
+    variants: Annotated[tuple[VariantSection, ...], Field(max_length=MAX_ARMS), Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
-    baselines: Annotated[tuple[Baseline, ...], Distinct("type")] = ()
+    baselines: Annotated[tuple[Baseline, ...], Field(max_length=MAX_ARMS), Distinct("type")] = ()
     """Simple models from other libraries that stand in the comparison too."""
-    references: Annotated[tuple[str, ...], Distinct()] = ("none", "text")
+    references: Annotated[tuple[str, ...], Field(max_length=MAX_ARMS), Distinct()] = ("none", "text")
     """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), Distinct()] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100), Distinct()] | None = None
     """One run per arm and seed; None: one, with the recipe's own seed."""
 
     @property
@@ -347,7 +350,7 @@ class SearchRange(Config):
     """Greatest value of a range."""
     log: bool = False
     """Draw the logarithm evenly rather than the value; `low` must be positive."""
-    choices: Annotated[tuple[Any, ...], Distinct()] = ()
+    choices: Annotated[tuple[Any, ...], Field(max_length=100), Distinct()] = ()
     """Values to choose from, instead of a range."""
 
     @rule("low", "high", "log", "choices")
@@ -375,7 +378,7 @@ class SearchSection(Config):
 
     trials: Positive
     """Settings tried per arm; the first is the recipe's own."""
-    space: dict[str, SearchRange] = Field(min_length=1)
+    space: dict[str, SearchRange] = Field(min_length=1, max_length=100)
     """Key path below `rec` → its range, e.g. `rec.fit.learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}`."""
     epochs: Positive | None = None
     """Most epochs of a trial; None: those of `rec.fit`."""

@@ -9,14 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import problems_of
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import RecSection, SearchSection
+from llmcf_cli.recipe.sections import MAX_ARMS, RecSection, SearchSection
 from llmcf_cli.recipe.tree import Node, nearest, plain
 from llmcf_cli.recipe.walk import slot_at
 
+MAX_TRIED = 10_000
+"""Values of `search.space` that are checked, over all arms."""
 _NO_ARM = "no arm of the comparison has this setting"
 
 
@@ -47,7 +49,9 @@ def variants_of(root: Node) -> Iterator[Variant]:
     """Every entry of `rec.variants` that is written as one, whatever else is wrong with the recipe."""
     rec = plain(root).get("rec")
     entries = rec.get("variants") if isinstance(rec, dict) else None
-    for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+    if not isinstance(entries, list) or len(entries) > MAX_ARMS:
+        return
+    for place, entry in enumerate(entries):
         if not isinstance(entry, dict) or not isinstance(entry.get("set"), dict):
             continue
         changes = [f"{path}={json.dumps(value)}" for path, value in entry["set"].items()]
@@ -66,9 +70,11 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
         known: What is wrong with the recipe itself, which is not told again.
     """
     told = {(problem.where, problem.what) for problem in known}
-    problems = []
+    problems: list[LlmcfError] = []
     task = _task_of(root)
     for variant in variants_of(root):
+        if len(problems) + len(known) > SHOWN_PROBLEMS:
+            break
         found = list(variant.problems)
         if _task_of(variant.root) != task:
             found.append(LlmcfError("all arms of a comparison have one task", where="rec.task"))
@@ -91,20 +97,39 @@ def _task_of(root: Node) -> Any:
 
 def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
     """Paths of `search.space` that no arm has, and values there that an arm having it cannot take."""
-    problems = []
-    for path, values in (recipe.search.space if recipe.search else {}).items():
+    problems: list[LlmcfError] = []
+    space = recipe.search.space if recipe.search else {}
+    refused: dict[str, str] = {}
+    count = 0
+    for path, values in space.items():
         where = _searched(root, path)
         having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
         if not having:
             problems.append(LlmcfError(_NO_ARM, where=where))
+        section = path.rpartition(".")[0]
         for name, arm in having.items():
+            settings = repr(arm.value_at(section))
             for value in values.choices or (values.low, values.high):
-                try:
-                    arm.with_changes({path: value})
-                except ValidationError as error:
-                    found = error.errors()[0]["msg"]
-                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {found}", where=where))
+                count += 1
+                if count > MAX_TRIED:
+                    what = f"has more than {MAX_TRIED:,} values to try, counted over all arms"
+                    hint = "name fewer choices, or fewer arms"
+                    return [*problems, LlmcfError(what, where=where.rpartition(": ")[0], hint=hint)]
+                case = f"{path}={value!r} in {settings}"  # arms mostly differ elsewhere
+                if case not in refused:
+                    refused[case] = _refusal(arm, path, value)
+                if refused[case]:
+                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {refused[case]}", where=where))
     return problems
+
+
+def _refusal(arm: Recipe, path: str, value: Any) -> str:
+    """Why an arm cannot take a value; empty if it can."""
+    try:
+        arm.try_value(path, value)
+    except ValidationError as error:
+        return error.errors()[0]["msg"]
+    return ""
 
 
 def unknown_settings(root: Node) -> list[LlmcfError]:

@@ -1,7 +1,8 @@
 """YAML read strictly and safely: data only, every value with its line, every fault reported at once.
 
 The scalars are those of YAML 1.2 (`1e-5` is a number; `no`, `on` and `2024-01-01` are strings). Custom tags, repeated
-keys, files past 1 MiB and aliases that expand past 100,000 values are refused.
+keys, text that no file can hold (NUL, lone surrogates) and whatever is past the limits below, aliases expanded, are
+refused: reading takes a bounded time, whoever wrote the file.
 """
 
 from __future__ import annotations
@@ -13,12 +14,24 @@ from typing import Any
 import yaml
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.recipe.tree import Node, Origin, origins, shown
 
-MAX_BYTES = 1 << 20
-MAX_VALUES = 100_000
+MAX_BYTES = 1 << 19
+MAX_VALUES = 10_000
+"""Of a file, mappings and lists counted too."""
+MAX_ENTRIES = 2_000
+"""Of one list or mapping."""
 MAX_DEPTH = 64
+MAX_KEY = 256
+"""Characters of a key."""
+MAX_DIGITS = 100
+"""Characters of a number."""
+_UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+_SHOWN = 40
 _NO_FOLDING = 1 << 30
+_TOO_MANY = f"has too many values, more than {MAX_VALUES:,}"
+_TOO_DEEP = f"is nested too deeply, more than {MAX_DEPTH} levels"
 
 _CORE = "tag:yaml.org,2002:"
 _CONTAINERS = {_CORE + "map", _CORE + "seq"}
@@ -29,6 +42,19 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own class attribute)
+    _count = _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node and all below it; counted here, so that no more is parsed than is allowed."""
+        self._count += 1
+        self._depth += 1
+        if self._count > 2 * MAX_VALUES or self._depth > MAX_DEPTH:  # keys are nodes, not values
+            what = _TOO_MANY if self._depth <= MAX_DEPTH else _TOO_DEEP
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 for _tag, _pattern, _first in (
@@ -49,12 +75,18 @@ def read_yaml(file: Path) -> Node:
         RecipeError: The file is missing, too big, empty, no YAML, no mapping, or holds something refused.
     """
     where = shown(file)
-    if not file.is_file():
-        raise RecipeError([LlmcfError("is a folder" if file.is_dir() else "no such file", where=where)])
-    if file.stat().st_size > MAX_BYTES:
-        raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=where)])
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        kind = kind_of(file)
+    except LlmcfError as error:
+        raise RecipeError([error]) from error
+    if kind != "file":
+        raise RecipeError([LlmcfError("is a folder" if kind == "folder" else "no such file", where=where)])
+    try:
+        with file.open("rb") as handle:
+            content = handle.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=where)])
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError([LlmcfError(f"cannot be read: {error}", where=where)]) from error
     node = _parse(text, where, Origin(file, 1))
@@ -85,11 +117,13 @@ def _parse(text: str, where: str, origin: Origin) -> Node:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark and origin.file else ""
         what = " ".join(filter(None, [error.problem, error.context]))
+        if what in (_TOO_MANY, _TOO_DEEP):
+            raise RecipeError([LlmcfError(what, where=where + line)]) from error
         raise RecipeError([LlmcfError(f"is not valid YAML: {what}", where=where + line)]) from error
     except yaml.YAMLError as error:
         raise RecipeError([LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", where=where)]) from error
     except RecursionError as error:
-        raise RecipeError([LlmcfError("is nested too deeply", where=where)]) from error
+        raise RecipeError([LlmcfError(_TOO_DEEP, where=where)]) from error
     if root is None:
         return Node(None, origin)
     builder = _Builder(origin)
@@ -112,8 +146,11 @@ class _Builder:
         self._count += 1
         if self._count > MAX_VALUES or depth > MAX_DEPTH:
             # Counted where aliases expand, so a small file of nested aliases ends here as well.
-            what = "has too many values" if self._count > MAX_VALUES else "is nested too deeply"
+            what = _TOO_MANY if self._count > MAX_VALUES else _TOO_DEEP
             raise RecipeError([*self.problems, LlmcfError(what, where=str(origin))])
+        if isinstance(node, yaml.CollectionNode) and len(node.value) > MAX_ENTRIES:
+            self._problem(f"has {len(node.value):,} entries; at most {MAX_ENTRIES:,} are read", origin)
+            return Node(None, origin)
         if isinstance(node, yaml.MappingNode) and node.tag in _CONTAINERS:
             return Node(self._mapping(node, depth), origin)
         if isinstance(node, yaml.SequenceNode) and node.tag in _CONTAINERS:
@@ -139,6 +176,10 @@ class _Builder:
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
                 self._problem("a key must be a plain name", origin)
+            elif len(key) > MAX_KEY:
+                self._problem(f"a key has {len(key):,} characters; at most {MAX_KEY} are read", origin)
+            elif _UNWRITABLE.search(key):
+                self._problem(_unwritable("a key", key), origin)
             elif key in own:
                 self._problem(f"the key `{key}` is written twice; first at {own[key].origin}", origin)
             else:
@@ -148,6 +189,12 @@ class _Builder:
     def _scalar(self, node: yaml.ScalarNode, origin: Origin) -> Any:
         text: str = node.value
         kind = node.tag.removeprefix(_CORE)
+        if kind in ("int", "float") and len(text) > MAX_DIGITS:
+            self._problem(f"a number of {len(text):,} characters; at most {MAX_DIGITS} are read", origin)
+            return None
+        if _UNWRITABLE.search(text):
+            self._problem(_unwritable("a text", text), origin)
+            return None
         try:
             if kind == "int":
                 return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
@@ -155,7 +202,7 @@ class _Builder:
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             return self._scalars.construct_object(node)
         except (ValueError, KeyError, yaml.YAMLError):
-            self._problem(f"`{text}` is no {kind}", origin)
+            self._problem(f"`{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}` is no {kind}", origin)
             return None
 
     def _at(self, node: yaml.Node) -> Origin:
@@ -165,6 +212,13 @@ class _Builder:
 
     def _problem(self, what: str, origin: Origin) -> None:
         self.problems.append(LlmcfError(what, where=str(origin)))
+
+
+def _unwritable(what: str, text: str) -> str:
+    found = _UNWRITABLE.search(text)
+    assert found is not None
+    sign = "a NUL character" if found[0] == "\0" else f"half a character (U+{ord(found[0]):04X})"
+    return f"{what} holds {sign} at place {found.start() + 1}, which no file or table can; leave it out"
 
 
 def dump_yaml(data: Any) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.core.files import kind_of
 from llmcf_cli.data.report import Clock
 from llmcf_cli.plugin import registry
 from llmcf_cli.tabular.csv import DELIMITERS, Dialect, first_line, read_csv
@@ -30,6 +31,9 @@ NEEDED = ("user_id", "item_id")
 COLUMNS = (*NEEDED, "history (optional)", "time (optional)")
 HISTORIES = ('["242", "50"]', "[]")
 """What a history looks like."""
+MAX_HISTORY = 200_000
+"""Characters of a history that is written as a text."""
+_SHOWN = 120
 _JSON = (".jsonl", ".json", ".ndjson")
 _ENDINGS = (".csv", *_JSON, ".parquet", ".tsv")
 _TABLE, _LISTS = "request", "history_list"
@@ -79,7 +83,7 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
     if suffix not in _ENDINGS:
         what = f"cannot read {path.suffix or 'this kind of'} file"
         raise DataError(what, where=str(path), allowed=[*_ENDINGS, *(f"….jsonl{end}" for end in PACKED)])
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise DataError("no such file", where=str(path))
     with duckdb.connect() as con:
         if suffix == ".parquet":
@@ -165,6 +169,7 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
     parsed = None
     if is_text(kinds["history"]) and "history" in types:
         parsed = _LISTS
+        _check_length(con, table)
         parse_lists(con, table.relation, "history", parsed)
     values = {column: as_id(f"{column}_given", kinds[column]) for column in NEEDED}
     given = present("history_given", kinds["history"]) if is_text(kinds["history"]) else "history_given"
@@ -180,6 +185,23 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
     ).to_arrow_table()
     _check(found, table.origin, form)
     return found.select([*NEEDED, "history", "time"])
+
+
+def _check_length(con: Any, table: Table) -> None:
+    """Raise a `DataError` about the first history written as a text that is too long to take apart in time."""
+    long = f"length(history) > {MAX_HISTORY}"
+    found = con.execute(
+        f"SELECT request, length(history) FROM (SELECT row_number() OVER () AS request, history FROM {table.relation}) "
+        f"WHERE {long} ORDER BY request LIMIT 1"
+    ).fetchone()
+    if found is not None:
+        what = f"the history has {found[1]:,} characters; at most {MAX_HISTORY:,} are read"
+        hint = "give the latest events only: the model reads no more"
+        raise DataError(what, where=f"{table.origin}, request {found[0]:,}", hint=hint)
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= _SHOWN else f"{value[:_SHOWN]}…"
 
 
 def _require_columns(found: Sequence[str], where: str) -> None:
@@ -203,7 +225,7 @@ def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
         if len(bad) == 0:
             continue
         request = bad[0].as_py()
-        value, problem = shown[request].as_py(), found["time_problem"][request].as_py()
+        value, problem = _short(shown[request].as_py()), found["time_problem"][request].as_py()
         others = f" ({len(bad):,} are not)" if len(bad) > 1 else ""
         where = f"{origin}, request {request + 1:,}"
         if column == "history":

@@ -8,7 +8,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,14 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.tabular.damage import LINE_ENDS, LONGEST, find_damage
 from llmcf_cli.tabular.files import encoding_hint, exactly, scratch_folder, unreadable_text
 from llmcf_cli.tabular.sql import name, scalar, text
-from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, distinct_names
+from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, check_count, distinct_names
 from llmcf_cli.tabular.unpack import BROKEN, opened
 from llmcf_cli.tabular.values import WHITE
 
 DELIMITERS = (",", ";", "\t", "|")
+MAX_HEADER = 1 << 17
+"""Characters of the line that names the columns."""
+_TOGETHER = 64  # columns of one query, which takes memory for each
 _SHOWN = 120  # characters of a line that did not parse
 _CHUNK = 1 << 20
 _BEGINNING = 4 << 20  # characters of a file of which only the first rows are read
@@ -76,7 +79,7 @@ def first_line(path: Path, dialect: Dialect) -> Header:
             for number, line in enumerate(iter(lambda: handle.readline(LONGEST), ""), 1):
                 line.replace("\0", "\udc00").encode("utf-8")
                 if line.strip(WHITE):
-                    return _header(line, handle, number, dialect)
+                    return _header(line, handle, number, dialect, f"{path}:{number}")
     except (*BROKEN, UnicodeError) as error:
         raise unreadable_text(path, error, dialect.encoding, dialect.encoding_setting) from error
     except csv.Error as error:
@@ -88,12 +91,25 @@ def _blank_lines(path: Path, dialect: Dialect) -> int:
     return first_line(path, dialect).line - 1
 
 
-def _header(line: str, rest: io.TextIOWrapper, number: int, dialect: Dialect) -> Header:
+def _header(line: str, rest: io.TextIOWrapper, number: int, dialect: Dialect, where: str) -> Header:
+    next(_limited([line], where))
     if len(dialect.delimiter) > 1 or not dialect.quote:
         return Header(tuple(cell.strip(WHITE) for cell in line.rstrip("\r\n").split(dialect.delimiter)), number)
-    reader = csv.reader(itertools.chain([line], rest), delimiter=dialect.delimiter, quotechar=dialect.quote)
+    lines = _limited(itertools.chain([line], rest), where)
+    reader = csv.reader(lines, delimiter=dialect.delimiter, quotechar=dialect.quote)
     cells = tuple(cell.strip(WHITE) for cell in next(reader))
     return Header(cells, number)
+
+
+def _limited(lines: Iterable[str], where: str) -> Iterator[str]:
+    """The lines, as far as one list of columns may go."""
+    read = 0
+    for line in lines:
+        read += len(line)
+        if read > MAX_HEADER:
+            what = f"the first line is longer than {MAX_HEADER:,} characters"
+            raise DataError(what, where=where, hint="give columns shorter names, or fewer; close what is quoted")
+        yield line
 
 
 def read_csv(
@@ -131,6 +147,7 @@ def read_body(
         cells: The columns' names, in order; empty: a column without a name.
         skip: Leading lines that are no data; one whose quotes hold line ends is one.
     """
+    check_count(len(cells), str(path))
     columns, notes = distinct_names(cells)
     blank = _blank_lines(path, dialect)
     notes += tuple(f"{blank:,} blank lines before the first one are skipped" for _ in range(blank > 0))
@@ -236,14 +253,19 @@ def _rejection(kind: str, columns: int, dialect: Dialect) -> str:
 
 def _drop_blank(con: Any, into: str, columns: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:
     """Leave out columns that have neither a name nor a value; notes about them."""
-    notes = []
-    for place, (column, cell) in enumerate(zip(columns, cells, strict=True), 1):
-        if not cell and len(columns) > 1:
-            blank = f"count(*) FILTER (trim({name(column)}, {text(WHITE)}) <> '')"
-            if scalar(con, f"SELECT {blank} FROM {name(into)}") == 0:
-                con.execute(f"ALTER TABLE {name(into)} DROP COLUMN {name(column)}")
-                notes.append(f"column {place} has neither a name nor values and is left out")
-    return tuple(notes)
+    nameless = {place: column for place, column in enumerate(columns, 1) if not cells[place - 1] and len(columns) > 1}
+    if not nameless:
+        return ()
+    blank = {}
+    for start in range(0, len(nameless), _TOGETHER):
+        some = list(nameless.items())[start : start + _TOGETHER]
+        filled = ", ".join(f"bool_or(trim({name(column)}, {text(WHITE)}) <> '')" for _, column in some)
+        found = con.execute(f"SELECT {filled} FROM {name(into)}").fetchone()
+        blank |= {place: column for (place, column), has in zip(some, found, strict=True) if not has}
+    if blank:
+        left = ", ".join(map(name, blank.values()))
+        con.execute(f"CREATE OR REPLACE TABLE {name(into)} AS SELECT * EXCLUDE ({left}) FROM {name(into)}")
+    return tuple(f"column {place} has neither a name nor values and is left out" for place in blank)
 
 
 def _to_utf8(path: Path, out: Path, dialect: Dialect, most: int | None) -> None:

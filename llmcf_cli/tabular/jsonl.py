@@ -22,6 +22,8 @@ from llmcf_cli.tabular.unpack import BROKEN, opened
 from llmcf_cli.tabular.values import EXACT_FLOAT, WHITE
 
 EXAMPLE = '{"user_id": "196", "item_id": "242"}'
+MAX_DEPTH = 64
+"""Lists and objects within one another."""
 LONGEST = 1 << 25
 """Bytes of a line past which it is no record."""
 _BATCH = 5_000
@@ -64,6 +66,8 @@ def each_record(
                 if problem is None and not text:
                     continue
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
+    except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
+        raise DataError("is not utf-8", where=str(path), hint="save the file as utf-8") from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
             raise DataError("no such file", where=str(path)) from error
@@ -112,7 +116,7 @@ def read_json(
     Raises:
         DataError: The file cannot be read at all, or has no record.
     """
-    table = RecordTable(con, into, only)
+    table = RecordTable(con, into, str(path), only)
     bad, samples = 0, list[str]()
     found = each_record(path, parse, _EXACT)
     taken = 0
@@ -174,12 +178,28 @@ def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
 def _checked(value: Any, line: str) -> tuple[Any, str | None]:
     if not isinstance(value, dict):
         return line, "no object"
+    if _is_deep(value, line):
+        return line, "nested too deeply"
+    if "\\u0000" in line and any("\0" in key for key in value):
+        return line, "a key with a NUL character"
     if "\\ud" in line or "\\uD" in line:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return line, "half a character (a lone surrogate)"
     return value, None
+
+
+def _is_deep(value: Any, line: str) -> bool:
+    if line.count("[") + line.count("{") <= MAX_DEPTH:
+        return False
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [part for held in level for part in (held.values() if isinstance(held, dict) else held)
+                 if isinstance(part, dict | list | tuple)]  # fmt: skip
+        if not level:
+            return False
+    return True
 
 
 def _is_array(path: Path) -> bool:

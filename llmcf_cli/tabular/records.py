@@ -10,9 +10,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from llmcf_cli.core.errors import DataError
 from llmcf_cli.tabular.lists import NESTED
 from llmcf_cli.tabular.sql import name
-from llmcf_cli.tabular.table import Table, distinct_names
+from llmcf_cli.tabular.table import Table, check_count, distinct_names
 from llmcf_cli.tabular.values import WHITE
 
 
@@ -28,28 +29,28 @@ class RecordTable:
     Args:
         con: DuckDB connection.
         into: Name of the table.
+        origin: Where the records are from, for errors.
         only: Keys to keep; none: all.
     """
 
-    def __init__(self, con: Any, into: str, only: Sequence[str] = ()) -> None:
-        self._con, self._into, self._only, self.count = con, into, only, 0
+    def __init__(self, con: Any, into: str, origin: str, only: Sequence[str] = ()) -> None:
+        self._con, self._into, self._origin, self._only, self.count = con, into, origin, only, 0
         self.columns: dict[str, str] = {}
         self._lists: set[str] = set()
         self.notes: tuple[str, ...] = ()
         self.objects: dict[str, int] = {}
-        for key in only:
-            self._new_column(key)
+        self._new_columns(only)
 
     def add(self, records: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
         """Append (number, record) pairs."""
         if not records:
             return
         self.count += len(records)
-        for key in () if self._only else dict.fromkeys(key for _, record in records for key in record):
-            if key not in self.columns:
-                self._new_column(key)
+        if not self._only:
+            keys = dict.fromkeys(key for _, record in records for key in record)
+            self._new_columns([key for key in keys if key not in self.columns])
         if not self.columns:  # objects without a key
-            self._new_column("")
+            self._new_columns([""])
         arrays = {}
         for key, column in self.columns.items():
             values = [_plain(record.get(key)) for _, record in records]
@@ -71,18 +72,24 @@ class RecordTable:
     def finish(self) -> None:
         """Make the table if there was no record to make it of."""
         if not self.columns:
-            self._new_column("")
+            self._new_columns([""])
 
-    def _new_column(self, key: str) -> None:
-        found, _ = distinct_names([*self.columns.values(), key.strip(WHITE)])
-        column = found[-1]
-        if key and column != key:
-            self.notes += (f"the key {key!r} is called {column!r}",)
-        if self.columns:
-            self._con.execute(f"ALTER TABLE {name(self._into)} ADD COLUMN {name(column)} VARCHAR")
+    def _new_columns(self, keys: Sequence[str]) -> None:
+        if not keys:
+            return
+        check_count(len(self.columns) + len(keys), self._origin)
+        found, _ = distinct_names([*self.columns.values(), *(key.strip(WHITE) for key in keys)])
+        new = dict(zip(keys, found[len(self.columns) :], strict=True))
+        self.notes += tuple(
+            f"the key {key!r} is called {column!r}" for key, column in new.items() if key and column != key
+        )
+        if not self.columns:
+            made = ", ".join(f"{name(column)} VARCHAR" for column in new.values())
+            self._con.execute(f"CREATE OR REPLACE TABLE {name(self._into)} ({made})")
         else:
-            self._con.execute(f"CREATE OR REPLACE TABLE {name(self._into)} ({name(column)} VARCHAR)")
-        self.columns[key] = column
+            for column in new.values():
+                self._con.execute(f"ALTER TABLE {name(self._into)} ADD COLUMN {name(column)} VARCHAR")
+        self.columns.update(new)
 
     def _to_lists(self, column: str) -> None:
         self._lists.add(column)
@@ -95,12 +102,26 @@ class RecordTable:
 
 def read_records(con: Any, records: Sequence[Mapping[str, Any]], into: str, origin: str) -> Table:
     """Make the table `into` of records in memory; see `read_json` for its columns."""
-    table = RecordTable(con, into)
-    table.add(
-        [(number, {str(key): value for key, value in record.items()}) for number, record in enumerate(records, 1)]
-    )
+    table = RecordTable(con, into, origin)
+    kept = [(number, {str(key): value for key, value in record.items()}) for number, record in enumerate(records, 1)]
+    try:
+        table.add(kept)
+    except (ValueError, RecursionError) as error:  # UnicodeEncodeError is one of them
+        raise _unwritable(kept, origin) from error
     table.finish()
     return Table(name(into), origin, notes=table.notes, objects=table.objects)
+
+
+def _unwritable(records: Sequence[tuple[int, Mapping[str, Any]]], origin: str) -> DataError:
+    """The error of the first record with a value that no table can hold."""
+    for number, record in records:
+        for key, value in record.items():
+            try:
+                json.dumps(_plain(value), ensure_ascii=False).encode()
+            except (ValueError, RecursionError) as error:
+                what = f"the value of {key!r} cannot be read: {error!s:.120}"
+                return DataError(what, where=f"{origin}:{number}", hint="correct it, or leave it out")
+    return DataError("holds values that cannot be read", where=origin, hint="correct them, or leave them out")
 
 
 def read_arrow(con: Any, rows: pa.Table, into: str, origin: str) -> Table:

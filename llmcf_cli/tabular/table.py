@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from llmcf_cli.core.errors import DataError, closest
 
 MAX_BAD_SAMPLES = 5
+MAX_COLUMNS = 2_048
+"""Of a table in a text format."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,17 @@ def require_columns(wanted: Sequence[str], available: Sequence[str], where: str,
         parts.append(f'"{column}"' + (f' (did you mean "{near}"?)' if near else ""))
     plural = "s" if len(missing) > 1 else ""
     raise DataError(f"has no column{plural} {', '.join(parts)}", where=where, allowed=tuple(available), hint=hint)
+
+
+def check_count(columns: int, where: str) -> None:
+    """Refuse a table with more columns than are read.
+
+    Raises:
+        DataError: It has more than `MAX_COLUMNS`.
+    """
+    if columns > MAX_COLUMNS:
+        what = f"has {columns:,} columns; at most {MAX_COLUMNS:,} are read"
+        raise DataError(what, where=where, hint="leave out those that nothing reads, or write the file as Parquet")
 
 
 def distinct_names(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -52,9 +52,10 @@ def test_the_page_names_every_section_field_and_component():
 def test_types_defaults_and_bounds_read_well():
     page = reference_page()
     for row in (
-        "| `seed` | whole number ≥ 0, < 2147483648 | `2024` |", "| `count` | whole number ≥ 1 | none | Number of train",
+        "| `seed` | whole number ≥ 0, < 2147483648 | `2024` |",
+            "| `count` | whole number ≥ 1, < 2147483648 | none | Number of train",
         "| `backbone` | [backbone](#backbone) | **required** |", "| `monitor` | text | none |",
-        "| `evaluation_batch_size` | whole number ≥ 1, *runtime* |", "| `model` | file | **required** |",
+        "| `evaluation_batch_size` | whole number ≥ 1, < 2147483648, *runtime* |", "| `model` | file | **required** |",
     ):  # fmt: skip
         assert row in page
 
