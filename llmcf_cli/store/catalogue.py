@@ -162,7 +162,7 @@ def _read(file: Path) -> dict[str, Asset]:
         if file.stat().st_size > MAX_BYTES:
             raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
         raise RecipeError([problem]) from error
     if isinstance(raw, dict):
