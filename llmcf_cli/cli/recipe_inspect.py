@@ -58,7 +58,7 @@ def _table(*columns: str) -> Table:
 
 def _readable(read: Read) -> str:
     if read.problem is None:
-        return "[green]ok[/]"
+        return "[yellow]ok, outside the recipe's folder[/]" if read.outside else "[green]ok[/]"
     return "[red]outside the recipe's folder, not allowed[/]" if read.refused else "[yellow]not there[/]"
 
 

@@ -11,7 +11,7 @@ from llmcf_cli.cli.console import console
 from llmcf_cli.cli.findings import FINDINGS
 from llmcf_cli.cli.tables import duration, escaped, plain_table, text_table
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.rec.compare import FEW, difference_rows, main_differences, rows, title_of
@@ -54,6 +54,9 @@ def begin(path: Path, context: Context) -> None:
     """The first lines of a run of the recipe at `path`."""
     console().print(f"[bold]{context.recipe.name}[/]: {escaped(context.recipe.description)}")
     console().print(f"recipe {path}, artifacts {context.store.root}", style="dim", markup=False)
+    outside = [name for name in dict.fromkeys(file_refs(context.recipe)) if context.locate.is_outside(name)]
+    if outside:
+        console().print(f"reads outside its folder: {', '.join(outside)}", style="yellow", markup=False, soft_wrap=True)
 
 
 def start_step(step: Step) -> None:

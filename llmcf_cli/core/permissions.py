@@ -12,7 +12,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -195,19 +195,41 @@ class Permissions:
                              hint=f"set {CONFIG_VARIABLE} to a folder you can write to") from error  # fmt: skip
 
 
-def check_readable(path: Path, allowed: Sequence[Path]) -> None:
-    """Check that a file, or a folder with all that it links to, lies below one of `allowed`, links followed.
+class Readable:
+    """Where a recipe's files may lie, links followed.
+
+    Args:
+        places: Folders, or files, that may be read.
+        around: A folder that may be read but for what is hidden in it, as projects keep `recipes/` beside `data/`. Does
+            not count where it is the user's home, or a folder above that.
+    """
+
+    def __init__(self, places: Iterable[Path], around: Path | None = None) -> None:
+        self._places = [place.resolve() for place in places]
+        self._around = None if around is None or _holds_home(around.resolve()) else around.resolve()
+
+    def covers(self, path: Path) -> bool:
+        """Whether a path, without links, may be read."""
+        if any(path.is_relative_to(place) for place in self._places):
+            return True
+        if self._around is None or not path.is_relative_to(self._around):
+            return False
+        return not any(part.startswith(".") for part in path.relative_to(self._around).parts)
+
+
+def check_readable(path: Path, allowed: Readable) -> None:
+    """Check that a file, or a folder with all that it links to, may be read.
 
     Args:
         path: What a recipe names; it exists.
-        allowed: Folders, or files, that may be read, links followed already.
+        allowed: Where it may lie.
 
     Raises:
         AccessError: It does not; the hint holds the option that allows it.
     """
     for place in (path, *_links(path)):
         found = place.resolve()
-        if not any(found.is_relative_to(folder) for folder in allowed):
+        if not allowed.covers(found):
             shown = found if found.is_dir() or place == path else found.parent
             raise AccessError(
                 f"lies outside the recipe's folder: {found}", where=str(path),
@@ -230,6 +252,13 @@ def _links(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         for parent, folders, files in os.walk(folder):
             yield from (path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink())
+
+
+def _holds_home(folder: Path) -> bool:
+    try:
+        return Path.home().resolve().is_relative_to(folder)
+    except RuntimeError:  # there is no home
+        return folder.parent == folder
 
 
 def _is_address(name: str) -> bool:

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.files import kind_of
-from llmcf_cli.core.permissions import Permissions
+from llmcf_cli.core.permissions import Host, Permissions, Readable
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import in_order, problems_of
-from llmcf_cli.recipe.references import references_of
+from llmcf_cli.recipe.references import addresses_of, references_of
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant_problems
@@ -58,12 +58,17 @@ class WrittenRecipe:
         return tuple(folder for folder in folders if folder != self.base)
 
     @property
-    def readable(self) -> tuple[Path, ...]:
-        """What its references may lead to: its folder, the library's, `LLMCF_DATA`, what the user allowed or named."""
+    def readable(self) -> Readable:
+        """Where its files may lie: its folder, the library's, `LLMCF_DATA`, what the user allowed or named.
+
+        And the folder around its own, unless it sends prompts to another machine.
+        """
         given = (reference.name for reference in references_of(self.root) if reference.given)
         named = (folder / name for name in map(_expanded, given) for folder in (self.base, *self.roots))
         allowed = Permissions().folders(self.base)
-        return (self.base, library_dir(), *_data_folder(), *allowed, *(path for path in named if _is_there(path)))
+        places = (self.base, library_dir(), *_data_folder(), *allowed, *(path for path in named if _is_there(path)))
+        sends = any(map(_is_elsewhere, addresses_of(self.root)))
+        return Readable(places, None if sends else self.base.absolute().parent)
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,13 @@ class CheckedRecipe(WrittenRecipe):
 def _data_folder() -> list[Path]:
     data = os.environ.get(DATA_VARIABLE)
     return [Path(data).expanduser().absolute()] if data else []
+
+
+def _is_elsewhere(address: str) -> bool:
+    try:
+        return not Host.of(address).is_this_machine
+    except LlmcfError:  # told by its own check
+        return True
 
 
 def _expanded(name: str) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from llmcf_cli.core.types import FileRef, PromptRef
+from llmcf_cli.core.types import FileRef, PromptRef, Sends
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.tree import KeyPath, Node, dotted, long_form, plain
 from llmcf_cli.recipe.variants import variants_of
@@ -31,20 +32,34 @@ class Reference:
 
 def references_of(root: Node) -> list[Reference]:
     """What the recipe names, in the order of the file, and what only its variants do."""
-    found = list(_below(root, Slot(Recipe), ()))
+    found = list(_references(root))
     known = {(reference.name, reference.prompt) for reference in found}
     for variant in variants_of(root):
-        for reference in _below(variant.root, Slot(Recipe), ()):
+        for reference in _references(variant.root):
             if (reference.name, reference.prompt) not in known:
                 found.append(replace(reference, where=variant.placed(reference.where)))
     return found
 
 
-def _below(node: Node, slot: Slot, path: KeyPath) -> Iterator[Reference]:
-    if isinstance(node.value, str) and any(isinstance(mark, FileRef) for mark in slot.metadata):
+def addresses_of(root: Node) -> list[str]:
+    """The servers that the recipe names, and that its variants do, each once."""
+    roots = [root, *(variant.root for variant in variants_of(root))]
+    return list(dict.fromkeys(node.value for one in roots for node, _, _ in _marked(one, Slot(Recipe), (), Sends)))
+
+
+def _references(root: Node) -> Iterator[Reference]:
+    for node, marks, path in _marked(root, Slot(Recipe), (), FileRef):
+        prompt = next((mark for mark in marks if isinstance(mark, PromptRef)), None)
+        yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt, bool(node.origin.override))
+
+
+def _marked(
+    node: Node, slot: Slot, path: KeyPath, mark: type[FileRef] | type[Sends]
+) -> Iterator[tuple[Node, tuple[Any, ...], KeyPath]]:
+    """Texts that stand where a field carries the mark, each with all marks of the field and its key path."""
+    if isinstance(node.value, str) and any(isinstance(one, mark) for one in slot.metadata):
         if node.value:
-            prompt = next((mark for mark in slot.metadata if isinstance(mark, PromptRef)), None)
-            yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt, bool(node.origin.override))
+            yield node, slot.metadata, path
         return
     if slot.kind is not None:
         node = long_form(node)
@@ -57,4 +72,4 @@ def _below(node: Node, slot: Slot, path: KeyPath) -> Iterator[Reference]:
         info = model.model_fields.get(str(key)) if model is not None else None
         inner = field_slot(info) if info is not None else slot.item
         if inner is not None:
-            yield from _below(below, inner, (*path, key))
+            yield from _marked(below, inner, (*path, key), mark)

@@ -32,12 +32,14 @@ class Read:
         where: File, line and key path.
         path: What it means; None where it does not exist.
         problem: Why it cannot be read: not there, or not allowed; None where it can.
+        outside: Whether it lies outside the recipe's folder.
     """
 
     name: str
     where: str
     path: Path | None
     problem: LlmcfError | None
+    outside: bool = False
 
     @property
     def refused(self) -> bool:
@@ -132,7 +134,7 @@ def access_of(recipe: CheckedRecipe, artifacts: Path) -> Access:
 
 def _read(name: str, where: str, locate: Locator) -> Read:
     try:
-        return Read(name, where, locate.path(name), None)
+        return Read(name, where, locate.path(name), None, locate.is_outside(name))
     except LlmcfError as error:
         return Read(name, where, None, error)
 

@@ -21,7 +21,7 @@ from typing import Literal
 from llmcf_cli.core.errors import AssetError, DataError, LlmcfError, StoreError, UnknownNameError, closest
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import digest_file, digest_path
-from llmcf_cli.core.permissions import check_readable
+from llmcf_cli.core.permissions import Readable, check_readable
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.store.catalogue import PYPI, Asset, AssetFile, load_catalogue
 from llmcf_cli.store.fetch import Fetcher, disk_full
@@ -206,16 +206,16 @@ class Locator:
         base: The recipe's folder.
         store: Where assets come from.
         roots: Folders to look in next, e.g. the recipe library's.
-        allowed: Files and folders that files may lie below; by default all of these folders.
+        allowed: Where files may lie; by default below all of these folders.
         progress: Told about fetches that `path` starts.
     """
 
     def __init__(
-        self, base: Path, store: AssetStore, roots: Iterable[Path] = (), *, allowed: Iterable[Path] | None = None,
+        self, base: Path, store: AssetStore, roots: Iterable[Path] = (), *, allowed: Readable | None = None,
         progress: Progress = SILENT,
     ) -> None:  # fmt: skip
         self._folders = (base, *roots)
-        self._allowed = [path.resolve() for path in (self._folders if allowed is None else allowed)]
+        self._allowed = Readable(self._folders) if allowed is None else allowed
         self._checked: set[Path] = set()
         self._store = store
         self._progress = progress
@@ -251,6 +251,13 @@ class Locator:
         """Whether `path` would find it without fetching anything."""
         asset = self._asset(ref)
         return asset is None or self._store.status(asset.name) == "ready"
+
+    def is_outside(self, ref: str) -> bool:
+        """Whether `ref` names a file that is there and lies outside all of the folders."""
+        if ref.startswith(ASSET_PREFIX) or self.check([ref]):
+            return False
+        found = self._file(ref).resolve()
+        return not any(found.is_relative_to(folder.resolve()) for folder in self._folders)
 
     def digest(self, ref: str) -> str:
         """SHA-256 (hex) of the content that `ref` names; an asset's comes from the catalogue, without fetching it.

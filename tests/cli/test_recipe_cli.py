@@ -168,8 +168,8 @@ def test_inspect_shows_whole_paths_and_what_is_to_be_allowed(tmp_path, monkeypat
     deep = tmp_path / ("a" * 60) / ("b" * 60)
     deep.mkdir(parents=True)
     (deep / "clicks.csv").write_text("u,i,t\n")
-    (tmp_path / "r").mkdir()
-    recipe = tmp_path / "r" / "recipe.yaml"
+    recipe = tmp_path / "deeper" / "r" / "recipe.yaml"
+    recipe.parent.mkdir(parents=True)
     source = f"{{type: csv, interactions: {deep / 'clicks.csv'}, columns: {{user: u, item: i, time: t}}}}"
     recipe.write_text(f"extends: quickstart\nname: theirs\ndataset: {{source: {source}}}\n")
     found = llmcf("inspect", recipe)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import AccessError, LlmcfError, StoreError
-from llmcf_cli.core.permissions import READ_VARIABLE, Host, Permissions, check_readable, is_public
+from llmcf_cli.core.permissions import READ_VARIABLE, Host, Permissions, Readable, check_readable, is_public
 
 
 @pytest.fixture
@@ -121,12 +121,26 @@ def test_links_are_followed_before_a_place_is_judged(tmp_path):
     outside.mkdir()
     (outside / "secret").write_text("x")
     (inside / "sub" / "fine").symlink_to(inside / "sub")
-    check_readable(inside / "sub", [inside])
+    check_readable(inside / "sub", Readable([inside]))
     (inside / "sub" / "link").symlink_to(outside / "secret")
     for path in (inside, inside / "sub", inside / "sub" / "link", inside / ".." / "out"):
         with pytest.raises(AccessError):
-            check_readable(path, [inside])
-        check_readable(path, [inside, outside])
+            check_readable(path, Readable([inside]))
+        check_readable(path, Readable([inside, outside]))
+
+
+def test_the_folder_around_is_read_but_for_what_is_hidden(tmp_path, monkeypatch):
+    allowed = Readable([tmp_path / "recipes"], around=tmp_path)
+    for name in ("data/clicks.csv", "recipes/.prompts/p.yaml", "data"):
+        assert allowed.covers(tmp_path / name)
+    for path in (tmp_path / ".ssh" / "id", tmp_path / "data" / ".env", tmp_path.parent / "other", tmp_path.parent):
+        assert not allowed.covers(path)
+    home = tmp_path / "users" / "me"
+    (home / "theirs").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for around in (home, home.parent, tmp_path):
+        assert not Readable([home / "theirs"], around=around).covers(home / "taxes.csv")
+    assert Readable([home / "theirs" / "recipes"], around=home / "theirs").covers(home / "theirs" / "data.csv")
 
 
 @pytest.mark.parametrize(

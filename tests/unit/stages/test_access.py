@@ -63,6 +63,18 @@ def test_what_is_not_allowed_is_not_read(theirs):
     assert f"--allow-read '{theirs.parent.parent / 'data' / 'clicks.csv'}'" in problems[0].hint
 
 
+def test_the_folder_around_may_be_read_while_nothing_leaves_the_machine(theirs):
+    for url in ("", "http://localhost:8000/v1"):
+        engine = f"cot: {{engine: {{type: openai, model: m, base_url: '{url}'}}}}" if url else ""
+        theirs.write_text("\n".join([*(line for line in RECIPE.splitlines() if not line.startswith("cot:")), engine]))
+        (read,) = [one for one in access(theirs).reads if one.where.endswith("dataset.source.interactions")]
+        assert (read.problem, read.outside) == (None, True)
+    engine = "{type: openai, model: m, base_url: 'https://a.example/v1'}"
+    elsewhere = f"\nrec: {{variants: [{{name: v, set: {{cot.engine: {engine}}}}}]}}\n"
+    theirs.write_text(theirs.read_text() + elsewhere)
+    assert any(read.refused for read in access(theirs).reads)
+
+
 def test_what_the_user_names_needs_no_permission(theirs):
     named = f"dataset.source.interactions={theirs.parent.parent / 'data' / 'clicks.csv'}"
     assert not any(read.refused for read in access(theirs, named).reads)

@@ -10,6 +10,7 @@ from asset_world import Lines, asset, sha
 
 from llmcf_cli.core.errors import AccessError, AssetError, DataError, StoreError, UnknownNameError
 from llmcf_cli.core.hashing import digest_path
+from llmcf_cli.core.permissions import Readable
 from llmcf_cli.store.assets import AssetStore, Locator, cache_dir
 from llmcf_cli.store.fetch import MismatchError
 
@@ -189,7 +190,7 @@ def test_references(simple, tmp_path):
     for folder, name in ((recipe, "mine.yaml"), (library, "prompts/p.yaml"), (library, "mine.yaml")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(str(folder))
-    locate = Locator(recipe, store, [library], allowed=[recipe, library, store.cache])
+    locate = Locator(recipe, store, [library], allowed=Readable([recipe, library, store.cache]))
     assert locate.path("mine.yaml") == recipe / "mine.yaml"
     assert locate.path("prompts/p.yaml") == library / "prompts/p.yaml"
     assert locate.path(str(library / "mine.yaml")) == library / "mine.yaml"
@@ -209,15 +210,15 @@ def test_files_elsewhere_are_not_read(simple, tmp_path):
     (folder / "data").mkdir(parents=True)
     (folder / "link").symlink_to(secret)
     (folder / "data" / "link").symlink_to(secret.parent)
-    locate = Locator(folder, simple[0], allowed=[folder])
+    locate = Locator(folder, simple[0], allowed=Readable([folder]))
     for name in ("../home/id", str(secret), "link", "data", "data/link/id", "data/../../home"):
         for ask in (locate.path, locate.digest):
             with pytest.raises(AccessError) as error:
                 ask(name)
             assert f"--allow-read '{secret}'" in error.value.hint or f"'{secret.parent}'" in error.value.hint
     assert [type(problem) for problem in locate.check(["link"])] == [AccessError]
-    assert Locator(folder, simple[0], allowed=[folder, secret]).path("link") == folder / "link"
-    assert Locator(folder, simple[0], allowed=[folder, secret.parent]).path("data").is_dir()
+    assert Locator(folder, simple[0], allowed=Readable([folder, secret])).path("link") == folder / "link"
+    assert Locator(folder, simple[0], allowed=Readable([folder, secret.parent])).path("data").is_dir()
 
 
 def test_digests_are_computed_once(simple, tmp_path):
