@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.llm.trusted import LOCAL, WEIGHTS
+from llmcf_cli.llm.trusted import LOCAL, WEIGHTS, check_contained
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,7 @@ def check_folder(folder: Path) -> None:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(f"config.json cannot be read: {error}", where=where) from error
+    check_contained(folder)
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
@@ -251,9 +252,12 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, **LOCAL}
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        with _no_gguf_bar():
+        # Alone in a folder: the libraries would read what lies beside it too, and the digest that the result is kept
+        # under is of the file only.
+        with tempfile.TemporaryDirectory(prefix=".gguf-", dir=target.parent) as alone, _no_gguf_bar():
+            (Path(alone) / "model.gguf").symlink_to(gguf.resolve())
+            source = {"pretrained_model_name_or_path": alone, "gguf_file": "model.gguf", **LOCAL}
+            tokenizer = AutoTokenizer.from_pretrained(**source)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"the GGUF file cannot be read as a causal language model: {_brief(error)}",

@@ -7,6 +7,7 @@ encoder's own files only keys and modules that are known are accepted, since the
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,13 @@ _TRANSFORMER_KEYS = frozenset({"max_seq_length", "do_lower_case", "transformer_t
 _DENSE_KEYS = frozenset({"in_features", "out_features", "bias", "activation_function", "module_input_name",
                          "module_output_name"})  # fmt: skip
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+_ADAPTER = "adapter_config.json"
+_PLAIN = re.compile(r"[^/\\\x00]+")
+_WORD = re.compile(r"[a-z0-9_]+")
+_IMPLEMENTATIONS = frozenset({"attn_implementation", "attn_implementation_internal", "experts_implementation",
+                              "experts_implementation_internal"})  # fmt: skip
 MAX_JSON_BYTES = 1 << 20
+MAX_INDEX_BYTES = 1 << 24
 
 
 def check_encoder(folder: Path) -> None:
@@ -40,6 +47,7 @@ def check_encoder(folder: Path) -> None:
         if kind == "Transformer":
             for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlnet_config.json"):
                 _refuse_keys(place / name, _TRANSFORMER_KEYS)
+            check_contained(place)
         if kind == "Dense":
             settings = _refuse_keys(place / "config.json", _DENSE_KEYS)
             activation = str(settings.get("activation_function", _ACTIVATIONS[1]))
@@ -48,6 +56,45 @@ def check_encoder(folder: Path) -> None:
                 raise ModelError(what, where=str(place / "config.json"), hint="take another encoder")
         if kind in ("Transformer", "Dense"):
             refuse_pickles(place)
+
+
+def check_contained(folder: Path) -> None:
+    """Check that a folder in Hugging Face format names nothing beyond itself, before a library reads it.
+
+    Raises:
+        ModelError: It has an adapter, which names another model; weights in other folders or formats; or an
+            implementation that would be fetched and run.
+    """
+    if (folder / _ADAPTER).exists():
+        raise ModelError("is an adapter to another model", where=str(folder / _ADAPTER),
+                         hint="merge it into its model where you trust both, and name the result")  # fmt: skip
+    for index in sorted(folder.glob("*.index.json")):
+        found = _json(index, MAX_INDEX_BYTES)
+        shards = found.get("weight_map") if isinstance(found, dict) else None
+        for shard in set(map(str, shards.values())) if isinstance(shards, dict) else [""]:
+            if not shard.endswith(".safetensors") or not _PLAIN.fullmatch(shard):
+                raise ModelError(f"names the weights {shard!r:.80}, which are none of its own in safetensors",
+                                 where=str(index), hint="convert the weights to .safetensors")  # fmt: skip
+    config = folder / "config.json"
+    if config.is_file():
+        for key, value in _settings(_json(config)):
+            if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
+                raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run", where=str(config),
+                                 hint=f"remove {key}")  # fmt: skip
+
+
+def _settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """Key and value of every setting, at all levels."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield str(key), inner
+        yield from _settings(inner)
+
+
+def _is_built_in(implementation: Any) -> bool:
+    """Whether a library has it itself: `sdpa`, not `NAME/KERNEL`; or one for each part of a model."""
+    if isinstance(implementation, dict):
+        return all(map(_is_built_in, implementation.values()))
+    return implementation is None or (isinstance(implementation, str) and _WORD.fullmatch(implementation) is not None)
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -97,9 +144,9 @@ def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
     return settings
 
 
-def _json(file: Path) -> Any:
-    if file.stat().st_size > MAX_JSON_BYTES:
-        raise ModelError(f"has more than {MAX_JSON_BYTES:,} bytes", where=str(file))
+def _json(file: Path, most: int = MAX_JSON_BYTES) -> Any:
+    if file.stat().st_size > most:
+        raise ModelError(f"has more than {most:,} bytes", where=str(file))
     try:
         return json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

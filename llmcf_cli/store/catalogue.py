@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
@@ -96,7 +97,7 @@ class Asset(Config):
         if not self.files:
             raise ValueError("has no files")
         paths = [file.path for file in self.files]
-        repeated = sorted({path for path in paths if paths.count(path) > 1})
+        repeated = sorted(path for path, times in Counter(paths).items() if times > 1)
         if repeated:
             raise ValueError(f"lists {', '.join(repeated)} twice")
         named = {match["requirement"] for file in self.files if (match := PYPI.fullmatch(file.source))}
@@ -128,8 +129,31 @@ def checked_member(path: str) -> str:
     return path
 
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 18
+MAX_NODES = 10_000
+"""Keys and values of a catalogue."""
+_MAX_DEPTH = 8
 _CATALOGUE = TypeAdapter(dict[str, Asset])
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader for what a catalogue needs: no aliases, and no more nodes than are worth reading."""
+
+    _count = _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """A node and all below it, counted while they are parsed."""
+        self._count += 1
+        self._depth += 1
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        what = "has aliases" if isinstance(event, yaml.AliasEvent) else ""
+        if self._count > MAX_NODES or self._depth > _MAX_DEPTH:
+            what = f"has more than {MAX_NODES:,} keys and values, or {_MAX_DEPTH} levels"
+        if what:
+            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
 
 def load_catalogue(*files: Path) -> dict[str, Asset]:
@@ -161,7 +185,7 @@ def _read(file: Path) -> dict[str, Asset]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a safe loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
         raise RecipeError([problem]) from error

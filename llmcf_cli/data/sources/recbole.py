@@ -30,11 +30,14 @@ class RecBoleSource:
     def load(self, con: Any, locate: Locate, rows: int | None = None) -> RawData:
         """See `Source.load`."""
         columns = self._config.columns
-        path = _interaction_file(require_file(locate(self._config.path), "data set", "correct dataset.source.path"))
+        named = require_file(locate(self._config.path), "data set", "correct dataset.source.path")
+        path = _interaction_file(named)
         tables: dict[Role, Table] = {"interactions": self._read(con, path, "interactions", rows)}
         for entity, role in TABLES.items():
             file = path.with_suffix(f".{entity}")
             if file.is_file():
+                if named == path:  # what lies beside a file may be a link to where the recipe may not read
+                    locate(f"{self._config.path.removesuffix(path.suffix)}.{entity}")
                 tables[role] = self._read(con, file, role, rows)
         rating: str | None = columns.rating
         if "rating" not in columns.model_fields_set and rating not in columns_of(con, tables["interactions"].relation):

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.embed import TextEncoder
 from llmcf_cli.llm.models import context_length, load_causal_lm, load_tokenizer
-from llmcf_cli.llm.trusted import check_encoder
+from llmcf_cli.llm.trusted import check_contained, check_encoder
 
 
 class Bomb:
@@ -129,3 +129,64 @@ def test_code_of_a_model_folder_never_runs(tiny_model, tmp_path, monkeypatch, lo
     with contextlib.suppress(ModelError):
         load(folder)
     assert not (tmp_path / "mark").exists()
+
+
+def _copy(source: Path, to: Path) -> Path:
+    to.mkdir(parents=True)
+    for file in Path(source).iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def _shards_of(folder: Path, shard: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as weights:
+        names = list(weights.keys())
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_of_another_folder_are_not_read(tiny_model, tmp_path):
+    """An index may name files; joined with the folder, `../other/model.safetensors` is one elsewhere."""
+    other, folder = _copy(tiny_model, tmp_path / "other"), _copy(tiny_model, tmp_path / "model")
+    _shards_of(folder, "../other/model.safetensors")
+    (folder / "model.safetensors").rename(folder / "unused.safetensors")
+    assert (folder / "../other/model.safetensors").samefile(other / "model.safetensors")
+    with pytest.raises(ModelError, match="none of its own"):
+        load_causal_lm(folder, torch.float32)
+    for shard in ("model.bin", str(other / "model.safetensors"), ".."):
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        index["weight_map"] = {"x": shard}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelError):
+            check_contained(folder)
+
+
+def test_whole_shards_of_a_folder_are_read(tiny_model, tmp_path):
+    folder = _copy(tiny_model, tmp_path / "model")
+    _shards_of(folder, "one.safetensors")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    assert load_causal_lm(folder, torch.float32).config.vocab_size
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_no_kernel_is_fetched(tiny_model, encoder, tmp_path, key):
+    model = _copy(tiny_model, tmp_path / "model")
+    for folder, load in ((model, lambda folder: load_causal_lm(folder, torch.float32)), (encoder, TextEncoder)):
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "text_config": {key: "stranger/kernel"}}))
+        with pytest.raises(ModelError, match="fetched and run"):
+            load(folder)
+        (folder / "config.json").write_text(json.dumps({**settings, key: "eager"}))
+        check_contained(folder)
+
+
+def test_an_encoder_is_no_adapter_to_a_model_elsewhere(encoder, tmp_path):
+    (tmp_path / "private").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "private" / name).write_bytes((encoder / name).read_bytes())
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "private"), "target_modules": ["query"]}
+    (encoder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match="is an adapter"):
+        TextEncoder(encoder)

@@ -1,5 +1,7 @@
 """The asset catalogue: what is accepted, what is refused, how catalogues merge."""
 
+import time
+
 import pytest
 import yaml
 from hypothesis import given
@@ -144,3 +146,26 @@ def test_the_bundled_catalogue_states_terms_and_citations():
     assert {"movielens-100k", "smollm2-135m-instruct", "minilm-l6-v2"} <= set(catalogue)
     assert all(asset.licence and asset.citation and asset.description for asset in catalogue.values())
     assert "Harper" in catalogue["movielens-100k"].citation
+
+
+def _entry(path: str) -> str:
+    return f'{{path: "{path}", source: "file:a", sha256: {"a" * 64}, size: 1}}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" + "1," * 100_000 + "]", "[" * 200_000,
+        "a: {kind: dataset, description: d, licence: l, files: [" + ",".join(_entry(f"{n}") for n in range(2500)) + "]}",
+        f"x: &x {_entry('p')}\nl: &l [" + "*x," * 2000 + "]\n"
+        + "\n".join(f"b{n}: {{kind: dataset, description: d, licence: l, files: *l}}" for n in range(300)),
+    ],
+    ids=["values", "levels", "files", "aliases"],
+)  # fmt: skip
+def test_a_catalogue_that_is_work_to_read_is_refused_early(tmp_path, text):
+    file = tmp_path / "assets.yaml"
+    file.write_text(text)
+    start = time.process_time()
+    with pytest.raises(RecipeError):
+        load_catalogue(file)
+    assert time.process_time() - start < 2
