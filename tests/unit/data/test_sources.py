@@ -6,13 +6,16 @@ import gzip
 import json
 from datetime import datetime, timedelta
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import DataError
-from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig
+from llmcf_cli.core.errors import AccessError, DataError
+from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig, RecBoleConfig
+from llmcf_cli.data.sources.recbole import RecBoleSource
+from llmcf_cli.store.assets import AssetStore, Locator
 
 EVENTS = [("u1", "a", 5, 1), ("u1", "b", 2, 2), ("u1", "c", 4, 3), ("u2", "a", 1, 2)]
 
@@ -301,3 +304,16 @@ def test_doubtful_times_are_told(run_rows):
     dated = run_rows(rows, source={"columns": {"rating": "rating", "time": "t", "time_format": "%Y%m%d"}}).report
     assert (dated.times.first, dated.times.last) == ("2020-01-01 00:00:00", "2020-01-20 00:00:00")
     assert not any("look like dates" in note.message for note in dated.notes)
+
+
+def test_what_lies_beside_a_file_is_asked_for_too(tmp_path):
+    """`a.inter` may be read; `a.item` beside it is a link to where the recipe may not read."""
+    own, private = tmp_path / "own", tmp_path / "private"
+    own.mkdir(), private.mkdir()
+    (own / "a.inter").write_text("user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\n")
+    (private / "a.item").write_text("item_id:token\tsecret:token\ni\ts\n")
+    (own / "a.item").symlink_to(private / "a.item")
+    locate = Locator(own, AssetStore({}, tmp_path / "cache")).path
+    source = RecBoleSource(RecBoleConfig(path="a.inter"))
+    with duckdb.connect() as con, pytest.raises(AccessError):
+        source.load(con, locate)
