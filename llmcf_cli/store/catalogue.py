@@ -185,7 +185,7 @@ def _read(file: Path) -> dict[str, Asset]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  (a safe loader)
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
         raise RecipeError([problem]) from error

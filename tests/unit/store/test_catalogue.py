@@ -156,7 +156,8 @@ def _entry(path: str) -> str:
     "text",
     [
         "[" + "1," * 100_000 + "]", "[" * 200_000,
-        "a: {kind: dataset, description: d, licence: l, files: [" + ",".join(_entry(f"{n}") for n in range(2500)) + "]}",
+        "a: {kind: dataset, description: d, licence: l, files: ["
+        + ",".join(_entry(f"{n}") for n in range(2500)) + "]}",
         f"x: &x {_entry('p')}\nl: &l [" + "*x," * 2000 + "]\n"
         + "\n".join(f"b{n}: {{kind: dataset, description: d, licence: l, files: *l}}" for n in range(300)),
     ],
