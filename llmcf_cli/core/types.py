@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
+
+from llmcf_cli.core.errors import AccessError, LlmcfError
 
 BROKEN = "broken"
 """pydantic's error type of whatever a `Broken` tells."""
@@ -136,7 +138,13 @@ class FileRef:
     """Annotation for a field that names a file, a folder or `asset:NAME`; write `FilePath` for the common case.
 
     Where it lies is no part of an artifact's key, what it holds is.
+
+    Attributes:
+        beside: Endings of files that are read with it where they stand beside it: of `a.inter`, `.item` is `a.item`.
+            What they hold is part of the key, too.
     """
+
+    beside: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,11 @@ def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
             item = getattr(value, name)
             if is_marked(info, Runtime):
                 continue
-            view[name] = _digests(item, digest_of) if is_marked(info, FileRef) else key_view(item, digest_of)
+            if is_marked(info, FileRef):
+                beside = next((mark.beside for mark in _marks(info) if isinstance(mark, FileRef)), ())
+                view[name] = _digests(item, digest_of, beside)
+            else:
+                view[name] = key_view(item, digest_of)
         # Keys know a task without settings by its name alone, as they did when a task was no more than that.
         return view["type"] if isinstance(value, TaskConfig) and len(view) == 1 else view
     if isinstance(value, Mapping):
@@ -261,7 +273,12 @@ def servers(value: Any) -> Iterator[str]:
 
 def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef] | type[Sends]) -> bool:
     """Whether a field carries an annotation, itself or inside its type (`FilePath | None`, `tuple[FilePath, ...]`)."""
-    return any(isinstance(found, mark) for found in (*info.metadata, *_inner_marks(info.annotation)))
+    return any(isinstance(found, mark) for found in _marks(info))
+
+
+def _marks(info: FieldInfo) -> Iterator[Any]:
+    yield from info.metadata
+    yield from _inner_marks(info.annotation)
 
 
 def _inner_marks(annotation: Any) -> Iterator[Any]:
@@ -270,12 +287,26 @@ def _inner_marks(annotation: Any) -> Iterator[Any]:
         yield from _inner_marks(part)
 
 
-def _digests(item: Any, digest_of: Callable[[str], str]) -> Any:
+def _digests(item: Any, digest_of: Callable[[str], str], beside: tuple[str, ...] = ()) -> Any:
     if isinstance(item, str):
-        return digest_of(item) if item else item
+        if not item:
+            return item
+        stem, dot, ending = item.rpartition(".")
+        others = {end: _digest_if_there(f"{stem}{end}", digest_of) for end in beside if dot and "/" not in ending}
+        found = {end: digest for end, digest in others.items() if digest is not None}
+        return {"file": digest_of(item), "beside": found} if found else digest_of(item)
     if isinstance(item, Mapping):
-        return {str(key): _digests(below, digest_of) for key, below in item.items()}
-    return [_digests(below, digest_of) for below in item] if isinstance(item, Sequence) else item
+        return {str(key): _digests(below, digest_of, beside) for key, below in item.items()}
+    return [_digests(below, digest_of, beside) for below in item] if isinstance(item, Sequence) else item
+
+
+def _digest_if_there(name: str, digest_of: Callable[[str], str]) -> str | None:
+    try:
+        return digest_of(name)
+    except AccessError:
+        raise
+    except LlmcfError:
+        return None
 
 
 def _texts(item: Any) -> Iterator[str]:

@@ -68,7 +68,7 @@ def check_contained(folder: Path) -> None:
     if (folder / _ADAPTER).exists():
         raise ModelError("is an adapter to another model", where=str(folder / _ADAPTER),
                          hint="merge it into its model where you trust both, and name the result")  # fmt: skip
-    for index in sorted(folder.glob("*.index.json")):
+    for index in sorted(folder.glob("*.safetensors.index.json")):
         found = _json(index, MAX_INDEX_BYTES)
         shards = found.get("weight_map") if isinstance(found, dict) else None
         for shard in set(map(str, shards.values())) if isinstance(shards, dict) else [""]:

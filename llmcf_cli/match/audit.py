@@ -9,6 +9,7 @@ from typing import Any
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.match.guard import Clock
 from llmcf_cli.match.limits import Limits
+from llmcf_cli.store.open import refuse_code
 
 SHOWN = 5
 BINS = 20
@@ -186,6 +187,7 @@ def audit_matches(
     with duckdb.connect() as connection:
         try:
             connection.execute(f"ATTACH '{_quoted(ingest_db)}' AS ingest (READ_ONLY)")
+            refuse_code(connection, ingest_db)
             connection.execute(_PAIR, {"matches": str(match_parquet)})
         except duckdb.Error as error:
             what = f"cannot be audited: {str(error).splitlines()[0]}"

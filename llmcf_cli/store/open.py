@@ -48,7 +48,9 @@ def _connect(path: Path, *, read_only: bool) -> Any:
     import duckdb
 
     try:
-        return duckdb.connect(str(path), read_only=read_only)
+        connection = duckdb.connect(str(path), read_only=read_only)
+        refuse_code(connection, path)
+        return connection
     except duckdb.Error as error:
         holder = _HOLDER.search(str(error))
         if holder:
@@ -59,6 +61,26 @@ def _connect(path: Path, *, read_only: bool) -> Any:
             ) from error
         what = f"cannot be opened: {str(error).splitlines()[0]}"
         raise StoreError(what, where=str(path), hint=_aside(path)) from error
+
+def refuse_code(connection: Any, path: Path) -> None:
+    """Check that no database of a connection brings views or macros: a stranger's could read files of the user's.
+
+    Args:
+        connection: Where it is opened or attached.
+        path: Its file, for the error.
+
+    Raises:
+        StoreError: It has one; the connection is closed.
+    """
+    found = connection.execute(
+        "SELECT 'view' AS kind, view_name AS name FROM duckdb_views() WHERE NOT internal UNION ALL "
+        "SELECT 'macro', function_name FROM duckdb_functions() WHERE NOT internal AND function_type LIKE '%macro' "
+        "LIMIT 1"
+    ).fetchone()
+    if found is not None:
+        connection.close()
+        kind, name = found
+        raise StoreError(f"holds the {kind} {name!r:.60}; only tables are read", where=str(path), hint=_aside(path))
 
 
 @contextmanager

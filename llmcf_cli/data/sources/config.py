@@ -58,8 +58,8 @@ class RecBoleConfig(ComponentConfig):
     """RecBole atomic files: `NAME.inter` and, if there are any, `NAME.item` and `NAME.user` in one folder."""
 
     type: Literal["recbole"] = "recbole"
-    path: FilePath
-    """The folder, or `asset:NAME`."""
+    path: Annotated[str, FileRef(beside=(".item", ".user"))]
+    """The folder, `asset:NAME`, or the `.inter` file itself where a folder has several."""
     columns: RecBoleColumns = RecBoleColumns()
     """What the columns are called."""
     multi: Columns = ()

@@ -5,7 +5,17 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from pydantic import ValidationError
 
-from llmcf_cli.core.types import ComponentConfig, Config, FilePath, Runtime, TaskConfig, file_refs, key_view
+from llmcf_cli.core.errors import AccessError, DataError
+from llmcf_cli.core.types import (
+    ComponentConfig,
+    Config,
+    FilePath,
+    FileRef,
+    Runtime,
+    TaskConfig,
+    file_refs,
+    key_view,
+)  # fmt: skip
 
 
 class Inner(Config):
@@ -106,3 +116,31 @@ def test_files_count_by_content_wherever_the_annotation_stands():
 def test_views_of_plain_values():
     assert key_view({"a": (Inner(path="p"), 1, None)}, digest) == {"a": [{"path": "<p>"}, 1, None]}
     assert list(file_refs([{"k": Inner(path="p")}, "not a reference"])) == ["p"]
+
+
+def test_files_beside_a_named_file_are_part_of_its_key():
+    class Source(Config):
+        path: Annotated[str, FileRef(beside=(".item", ".user"))]
+
+    held = {"d/a.inter": "1", "d/a.item": "2", "folder": "3"}
+
+    def digest_of(name: str) -> str:
+        if name not in held:
+            raise DataError("no such file", where=name)
+        return held[name]
+
+    before = key_view(Source(path="d/a.inter"), digest_of)
+    assert before == {"path": {"file": "1", "beside": {".item": "2"}}}
+    held["d/a.item"] = "4"
+    assert key_view(Source(path="d/a.inter"), digest_of) != before
+    del held["d/a.item"]
+    assert key_view(Source(path="d/a.inter"), digest_of) == {"path": "1"}
+    assert key_view(Source(path="folder"), digest_of) == {"path": "3"}
+
+    def refused(name: str) -> str:
+        if name == "d/a.user":
+            raise AccessError("elsewhere", where=name)
+        return digest_of(name)
+
+    with pytest.raises(AccessError):
+        key_view(Source(path="d/a.inter"), refused)

@@ -114,3 +114,36 @@ def test_settings_import_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def write_gguf(path: Path) -> None:
+    """A tiny model with a tokenizer and a chat template of its own."""
+    import gguf
+    import numpy as np
+
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for name, value in {"context_length": 64, "embedding_length": 8, "block_count": 1, "feed_forward_length": 16,
+                        "head_count": 2, "head_count_kv": 2, "layer_norm_rms_eps": 1e-5, "rope_dimension_count": 4,
+                        "vocab_size": 6, "tokenizer_model": "gpt2", "token_merges": ["a b"], "bos_token_id": 1,
+                        "token_list": ["<unk>", "<s>", "</s>", "a", "b", "ab"], "token_types": [2, 3, 3, 1, 1, 1],
+                        "eos_token_id": 2, "unk_token_id": 0, "chat_template": "{{ 'own' }}"}.items():  # fmt: skip
+        getattr(writer, f"add_{name}")(value)
+    rng = np.random.default_rng(0)
+    block = {"attn_q": (8, 8), "attn_k": (8, 8), "attn_v": (8, 8), "attn_output": (8, 8), "ffn_gate": (16, 8),
+             "ffn_up": (16, 8), "ffn_down": (8, 16), "attn_norm": (8,), "ffn_norm": (8,)}  # fmt: skip
+    shapes = {"token_embd": (6, 8), "output_norm": (8,), "output": (6, 8)} | {f"blk.0.{n}": s for n, s in block.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_what_lies_beside_a_gguf_file_is_not_read(tmp_path: Path) -> None:
+    """The converted model is kept under the file's digest, for every recipe of this machine."""
+    write_gguf(tmp_path / "m.gguf")
+    (tmp_path / "chat_template.jinja").write_text("{{ 'stranger' }}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "a"}))
+    tokenizer = load_tokenizer(hf_folder(tmp_path / "m.gguf", tmp_path / "cache"))
+    assert (tokenizer.chat_template, tokenizer.eos_token) == ("{{ 'own' }}", "</s>")

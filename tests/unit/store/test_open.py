@@ -4,6 +4,7 @@ import subprocess
 import sys
 import textwrap
 
+import duckdb
 import pyarrow as pa
 import pytest
 
@@ -84,3 +85,20 @@ def test_lance_tables_come_back_as_written(tmp_path):
     assert read_lance(tmp_path, "item_text").to_pydict() == rows.to_pydict()
     with pytest.raises(StoreError, match="cot_example"):
         read_lance(tmp_path, "cot_example")
+
+
+@pytest.mark.parametrize(
+    "code", ["CREATE VIEW meta AS SELECT 'clock' AS name, content AS value FROM read_text('/etc/hostname')",
+             "CREATE MACRO len(x) AS (SELECT content FROM read_text('/etc/hostname'))",
+             "CREATE MACRO rows() AS TABLE FROM read_text('/etc/hostname')"],
+)  # fmt: skip
+def test_a_database_with_code_of_its_own_is_not_read(tmp_path, code):
+    path = tmp_path / "x.duckdb"
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE a (b INTEGER)")
+    connect_read(path).close()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(code)
+    for open_ in (connect_read, connect_write):
+        with pytest.raises(StoreError, match="only tables are read"):
+            open_(path)
