@@ -62,6 +62,7 @@ def _connect(path: Path, *, read_only: bool) -> Any:
         what = f"cannot be opened: {str(error).splitlines()[0]}"
         raise StoreError(what, where=str(path), hint=_aside(path)) from error
 
+
 def refuse_code(connection: Any, path: Path) -> None:
     """Check that no database of a connection brings views or macros: a stranger's could read files of the user's.
 
