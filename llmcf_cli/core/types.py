@@ -242,33 +242,25 @@ def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
 
 def file_refs(value: Any) -> Iterator[str]:
     """Every file, folder or asset that a `Config` names in its `FileRef` fields, at any depth."""
-    if isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
-            item = getattr(value, name)
-            if is_marked(info, FileRef):
-                yield from _texts(item)
-            else:
-                yield from file_refs(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from file_refs(item)
-    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        for item in value:
-            yield from file_refs(item)
+    return _named(value, FileRef)
 
 
 def servers(value: Any) -> Iterator[str]:
     """Every server that a `Config` names in its `Sends` fields, at any depth."""
+    return _named(value, Sends)
+
+
+def _named(value: Any, mark: type[FileRef] | type[Sends]) -> Iterator[str]:
     if isinstance(value, BaseModel):
         for name, info in type(value).model_fields.items():
             item = getattr(value, name)
-            yield from _texts(item) if is_marked(info, Sends) else servers(item)
+            yield from _texts(item) if is_marked(info, mark) else _named(item, mark)
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from servers(item)
+            yield from _named(item, mark)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for item in value:
-            yield from servers(item)
+            yield from _named(item, mark)
 
 
 def is_marked(info: FieldInfo, mark: type[Runtime] | type[FileRef] | type[Sends]) -> bool:
