@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, PackageError, StoreError, UnknownNameError
-from llmcf_cli.features.batch import EntityTable, Samples, to_batch
+from llmcf_cli.features.batch import FARTHEST, EntityTable, Samples, to_batch
 from llmcf_cli.features.choice import ENTITIES
 from llmcf_cli.features.spec import FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
@@ -25,6 +25,8 @@ from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.predict import score
 from llmcf_cli.rec.signals import signals_of
 
+LARGEST = 1e6
+"""Of a weight or a part of a vector; trained ones stay below a thousand."""
 MAX_HISTORY, MAX_FIELDS, MAX_WIDTH = 1 << 16, 1 << 12, 1 << 16
 ROWS_PER_BYTE = 64
 """Rows that a byte of a Parquet file can stand for; its rows have distinct ids, which take more."""
@@ -81,11 +83,11 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """Check numbers.
 
     Raises:
-        ModelError: Some are not finite.
+        ModelError: Some are not finite, or so large that products of a few would not be.
     """
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ModelError(f"{name} holds values that are not finite", where=str(path))
+        if tensor.is_floating_point() and not bool((tensor.abs() <= LARGEST).all()):  # of NaN nothing holds
+            raise ModelError(f"{name} holds values that are not finite, or beyond {LARGEST:,.0f}", where=str(path))
 
 
 def check_spec(spec: FeatureSpec, path: Path) -> None:
@@ -176,7 +178,7 @@ def _check_columns(table: EntityTable, found: Resources, path: Path) -> None:
         if field.entity == table.entity:
             values = table.columns[field.name]
             if field.kind == "numeric":
-                fits = values.dtype == np.float32 and not np.isinf(values).any()
+                fits = values.dtype == np.float32 and not (np.abs(values) > FARTHEST).any()  # NaN: missing
             else:
                 fits = _within(values, field.size)
             _demand(len(values) == len(table.ids) + 1 and fits, path, f"values of {field.key}")
@@ -193,7 +195,7 @@ def _check_bank(bank: ExampleBank, users: int, items: int, path: Path) -> None:
 
 
 def _check_vectors(vectors: Any, path: Path, what: str) -> None:
-    fits = vectors is None or (vectors.ndim == 2 and vectors.dtype == np.float32 and np.isfinite(vectors).all())
+    fits = vectors is None or (vectors.ndim == 2 and vectors.dtype == np.float32 and (np.abs(vectors) <= LARGEST).all())
     _demand(fits, path, what)
 
 

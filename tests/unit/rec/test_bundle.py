@@ -240,11 +240,12 @@ def test_numbers_that_mean_nothing_are_refused(bundle):
     for name, tensor, at in (("weights", "embedding.table_VD", (0, 0)), ("item_text", "item_text_IT", (3, 0))):
         file = bundle / f"{name}.safetensors"
         kept, tensors = file.read_bytes(), load_file(file)
-        tensors[tensor][at] = float("nan")
-        save_file(tensors, file)
-        rewrite(bundle, lambda m: None)
-        with pytest.raises(ModelError, match="finite"):
-            load_bundle(bundle)
+        for wrong in (float("nan"), float("inf"), 1e30):
+            tensors[tensor][at] = wrong
+            save_file(tensors, file)
+            rewrite(bundle, lambda m: None)
+            with pytest.raises(ModelError, match="finite"):
+                load_bundle(bundle)
         file.write_bytes(kept)
     examples = pq.read_table(bundle / "examples.parquet")
     at = examples.schema.get_field_index("item_row")
