@@ -186,7 +186,9 @@ def _read(file: Path) -> dict[str, Asset]:
         if file.stat().st_size > MAX_BYTES:
             raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except RecipeError:
+        raise
+    except Exception as error:  # of a tag with a wrong value PyYAML raises whatever its conversion does
         problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
         raise RecipeError([problem]) from error
     if isinstance(raw, dict):

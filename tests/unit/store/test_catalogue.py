@@ -76,7 +76,7 @@ def test_wheels_are_pinned_and_only_those_used(tmp_path):
 
 def test_no_yaml_and_no_mapping(tmp_path):
     path = tmp_path / "assets.yaml"
-    for text in ("a: [", "- 1", "a: 1"):
+    for text in ("a: [", "- 1", "a: 1", "a: !!timestamp x", "a: !!bool x", "a: !!int x", "!!binary x", "\x00"):
         path.write_text(text)
         with pytest.raises(RecipeError):
             load_catalogue(path)
