@@ -14,7 +14,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.llm import ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.rec.compare import FEW, difference_rows, main_differences, rows, title_of
+from llmcf_cli.rec.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
 from llmcf_cli.stages.base import Context, labelled
 from llmcf_cli.stages.run import Step
 from llmcf_cli.stages.verify import Verified
@@ -125,6 +125,8 @@ def comparison(report: Mapping[str, Any]) -> None:
     text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
     for row in report["arms"] if len(report["arms"]) <= FEW else ():
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
+    if report["small_slices"]:
+        console().print(f"slices {small_slices(report)}", style="dim", markup=False)
     shown = main_differences(report)
     if shown:
         title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
