@@ -42,10 +42,10 @@ fast: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 
 faults: $(VENV)/.installed-dev
-	LLMCF_KILLS=50 LLMCF_FORCED_KILLS=20 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/e2e/test_faults.py tests/unit/rec/test_bundle.py
+	LLMCF_KILLS=50 LLMCF_FORCED_KILLS=20 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/e2e/test_faults.py tests/unit/rec/bundle/test_bundle.py
 
 fuzz: $(VENV)/.installed-dev
-	LLMCF_FUZZ=10000 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/fuzz tests/unit/rec/test_bundle.py
+	LLMCF_FUZZ=10000 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/fuzz tests/unit/rec/bundle/test_bundle.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from synthetic import Size, ranking_data
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
-from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.input.dataset import RankingData
 from llmcf_cli.rec.model import RecModel
 
 TARGET, BATCH = 2.5, 512

@@ -20,12 +20,12 @@ import duckdb
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.rows import choose_train
-from llmcf_cli.llm.steps import plan_calls
+from llmcf_cli.llm.prompts.rows import choose_train
+from llmcf_cli.llm.writing.steps import plan_calls
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.prompt import load_prompt
+from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context, targets
-from llmcf_cli.stages.run import execute, plan
 from llmcf_cli.store.open import connect_read
 
 TARGET, PROMPTS = 0.40, ("single", "decomposed")

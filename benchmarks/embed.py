@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from llmcf_cli.llm.embed import TextEncoder
+from llmcf_cli.llm.models.encoder import TextEncoder
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.store.assets import Locator, open_assets
 

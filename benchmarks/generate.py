@@ -26,15 +26,15 @@ import torch
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.engines.transformers import TransformersEngine
-from llmcf_cli.llm.models import hf_folder, load_causal_lm, load_tokenizer
-from llmcf_cli.llm.rows import SampleTexts, choose_train, sample_texts
-from llmcf_cli.llm.texts import Ask, Fault, fit_asks
+from llmcf_cli.llm.models.load import hf_folder, load_causal_lm, load_tokenizer
+from llmcf_cli.llm.prompts.rows import SampleTexts, choose_train, sample_texts
+from llmcf_cli.llm.writing.texts import Ask, Fault, fit_asks
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
 from llmcf_cli.recipe.words import Words, words_of
-from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
-from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.store.open import connect_read
 
 TARGET, BATCH = 2.5, 16

@@ -64,7 +64,7 @@ def measure(folder: Path, chance: random.Random) -> dict[str, Any]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
-            "llmcf_cli.llm.generate",
+            "llmcf_cli.llm.writing.generate",
             "llmcf_cli.llm.engines.transformers",
             "sklearn",
             "transformers.models.llama.modeling_llama",
@@ -118,8 +118,8 @@ def generate(folder: Path, run: Path) -> None:
     import torch
 
     from llmcf_cli.llm.engines.transformers import TransformersEngine
-    from llmcf_cli.llm.generate import generate_cots
-    from llmcf_cli.llm.workers import SharedTexts
+    from llmcf_cli.llm.writing.generate import generate_cots
+    from llmcf_cli.llm.writing.workers import SharedTexts
     from llmcf_cli.recipe.prompt import load_prompt
     from llmcf_cli.recipe.sections import CoTSection, HistorySection
 

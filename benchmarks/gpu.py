@@ -204,7 +204,7 @@ def shown(result: dict[str, Any]) -> dict[str, Any]:
 
 def collect(folder: Path, weights: bool) -> None:
     """Copy the models that the checks use, and say how large they are."""
-    from llmcf_cli.llm.models import hf_folder
+    from llmcf_cli.llm.models.load import hf_folder
     from llmcf_cli.recipe.library import library_dir
     from llmcf_cli.store.assets import Locator, open_assets
 

@@ -16,14 +16,14 @@ from generate import engine_texts, prompts
 from gpu_check import ENCODER, LANGUAGE, SEED, WORDS, Outcome, Setting
 from teacher import alone, tree
 
-from llmcf_cli.llm.answers import AnswerScorer, yes_or_no
+from llmcf_cli.llm.asking.answers import AnswerScorer, yes_or_no
+from llmcf_cli.llm.asking.reading import Reader
 from llmcf_cli.llm.config import RecommendationMixConfig, TransformersEngineConfig
 from llmcf_cli.llm.engines.transformers import TransformersEngine
-from llmcf_cli.llm.models import load_causal_lm, load_to_ask
-from llmcf_cli.llm.question import questions
-from llmcf_cli.llm.reading import Reader
-from llmcf_cli.llm.rows import SampleTexts
-from llmcf_cli.llm.texts import Ask
+from llmcf_cli.llm.models.load import load_causal_lm, load_to_ask
+from llmcf_cli.llm.prompts.question import questions
+from llmcf_cli.llm.prompts.rows import SampleTexts
+from llmcf_cli.llm.writing.texts import Ask
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
 from llmcf_cli.recipe.words import Words
@@ -139,7 +139,7 @@ def embedding(setting: Setting) -> Outcome:
     """
     from sentence_transformers import SentenceTransformer
 
-    from llmcf_cli.llm.embed import TextEncoder
+    from llmcf_cli.llm.models.encoder import TextEncoder
 
     folder, weights = setting.model(ENCODER)
     texts, bound = make_texts(setting.sized(50_000, 48)), 1e-4

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
-from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.fit import fit
+from llmcf_cli.rec.input.dataset import RankingData
 from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
 
 LOGITS, GRADIENTS, BATCHES = 1e-5, 3e-4, 8

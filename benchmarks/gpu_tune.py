@@ -23,12 +23,12 @@ from gpu_check import LANGUAGE, SEED, WORDS, Outcome, Setting
 from llmcf_cli.core.progress import SilentProgress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.config import FullTuneConfig
-from llmcf_cli.llm.epochs import plan_batches
-from llmcf_cli.llm.estimate import model_shape, operations, planned_load
-from llmcf_cli.llm.mix import SCHEMA
-from llmcf_cli.llm.models import load_tokenizer
-from llmcf_cli.llm.tokens import TokenisedMix
-from llmcf_cli.llm.tune import TuneReport, tune
+from llmcf_cli.llm.mix.build import SCHEMA
+from llmcf_cli.llm.models.load import load_tokenizer
+from llmcf_cli.llm.tuning.epochs import plan_batches
+from llmcf_cli.llm.tuning.estimate import model_shape, operations, planned_load
+from llmcf_cli.llm.tuning.tokens import TokenisedMix
+from llmcf_cli.llm.tuning.tune import TuneReport, tune
 from llmcf_cli.recipe.library import launch_file
 
 UTILISATION = 0.40

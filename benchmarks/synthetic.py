@@ -15,9 +15,9 @@ from llmcf_cli.features.choice import Choice
 from llmcf_cli.features.spec import fit_features
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.dataset import ExampleBank, RankingData, Resources
-from llmcf_cli.rec.knowledge import EntityKnowledge, Knowledge
-from llmcf_cli.rec.signals import signals_of
+from llmcf_cli.rec.input.dataset import ExampleBank, RankingData, Resources
+from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
+from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.tasks.ranking import Ranking
 
 LENGTH, TEXT, K = 20, 384, 4

@@ -31,13 +31,13 @@ from torch import Tensor
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.data.ingest import ingest
-from llmcf_cli.llm.answers import AnswerScorer, yes_or_no
-from llmcf_cli.llm.batches import by_length
+from llmcf_cli.llm.asking.answers import AnswerScorer, yes_or_no
+from llmcf_cli.llm.asking.reading import Reader, pack
 from llmcf_cli.llm.config import RecommendationMixConfig
-from llmcf_cli.llm.models import hf_folder, resolved_precision
-from llmcf_cli.llm.question import questions
-from llmcf_cli.llm.reading import Reader, pack
-from llmcf_cli.llm.rows import sample_texts
+from llmcf_cli.llm.models.load import hf_folder, resolved_precision
+from llmcf_cli.llm.prompts.batches import by_length
+from llmcf_cli.llm.prompts.question import questions
+from llmcf_cli.llm.prompts.rows import sample_texts
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.store.open import connect_read

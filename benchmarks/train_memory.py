@@ -76,10 +76,10 @@ def measure(size: int) -> float:
 def train(folder: Path) -> None:
     """Load, train for 20 batches, print the peak in GiB."""
     from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, RankingConfig
-    from llmcf_cli.rec.dataset import load_ranking_data
-    from llmcf_cli.rec.fit import fit
+    from llmcf_cli.rec.input.dataset import load_ranking_data
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.ranking import Ranking
+    from llmcf_cli.rec.train.fit import fit
     from llmcf_cli.recipe.sections import FitSection
 
     tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("item_text", "examples", "matches")}

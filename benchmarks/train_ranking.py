@@ -26,9 +26,9 @@ from environment import Peer, peers_python
 from synthetic import Size, ranking_data
 
 from llmcf_cli.rec.config import DeepFMConfig, NoneConfig
-from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.fit import fit
+from llmcf_cli.rec.input.dataset import RankingData
 from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
 
 TARGET, BATCH = 1.5, 512

@@ -29,10 +29,10 @@ from environment import Peer, peers_python
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.config import FullTuneConfig
-from llmcf_cli.llm.epochs import padding_share, plan_batches
-from llmcf_cli.llm.mix import build_mix
-from llmcf_cli.llm.models import hf_folder, load_causal_lm, load_tokenizer, resolved_precision
-from llmcf_cli.llm.tokens import TokenisedMix, tokenise
+from llmcf_cli.llm.mix.build import build_mix
+from llmcf_cli.llm.models.load import hf_folder, load_causal_lm, load_tokenizer, resolved_precision
+from llmcf_cli.llm.tuning.epochs import padding_share, plan_batches
+from llmcf_cli.llm.tuning.tokens import TokenisedMix, tokenise
 
 TARGET, TOKENS, SAMPLES, SEED = 1.0, 1024, 280, 2024
 OURS = ("llmcf packed", "llmcf grouped", "llmcf random")
@@ -81,8 +81,8 @@ def main() -> None:
 def prepare(work: Path) -> Path:
     """Write the mix's tokens for both sides; the folder of the model."""
     from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.engine.run import execute, plan
     from llmcf_cli.stages.pipeline import open_context, targets
-    from llmcf_cli.stages.run import execute, plan
 
     context = open_context(load_recipe("movielens_100k/base", SETTINGS), work / "artifacts")
     steps = plan(context, targets(context.recipe, "ingest"))
@@ -144,7 +144,7 @@ def answer(side: str, model: str, work: str, clock: str) -> None:
     """Take a step whenever asked, as `llm.tune` does."""
     from stepwise import Stepwise
 
-    from llmcf_cli.llm.trainer import build_trainer
+    from llmcf_cli.llm.tuning.trainer import build_trainer
 
     torch.set_num_threads(1)
     samples, answers = TokenisedMix(Path(work)), sys.stdout

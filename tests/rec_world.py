@@ -21,7 +21,7 @@ from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.dataset import RankingData, load_ranking_data
+from llmcf_cli.rec.input.dataset import RankingData, load_ranking_data
 from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 

@@ -16,8 +16,8 @@ from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 if TYPE_CHECKING:
     from llmcf_cli.data.report import NegativesAudit
-    from llmcf_cli.stages.audit import ChanceEffect, MatchAudit
-    from llmcf_cli.stages.made import Run
+    from llmcf_cli.stages.look.audit import ChanceEffect, MatchAudit
+    from llmcf_cli.stages.look.made import Run
 
 BAR = 40
 """Width of the longest bar of a histogram."""
@@ -50,7 +50,7 @@ def audit(
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.cli.ingest_findings import negatives_line
     from llmcf_cli.core.errors import StoreError
-    from llmcf_cli.stages.audit import audit_run, chance_effects, negatives_audits
+    from llmcf_cli.stages.look.audit import audit_run, chance_effects, negatives_audits
     from llmcf_cli.store.artifacts import KEY_LENGTH
 
     found = _find(run, set_, artifacts, allow_read)
@@ -82,7 +82,7 @@ def audit(
 
 
 def _find(run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None) -> Run:
-    from llmcf_cli.stages.made import run_of_folder, run_of_recipe
+    from llmcf_cli.stages.look.made import run_of_folder, run_of_recipe
 
     if Path(run).is_dir():
         return run_of_folder(Path(run))
@@ -139,7 +139,7 @@ def _show_effects(effects: Sequence[ChanceEffect], run: Run) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.rec.compare import p_text
+    from llmcf_cli.rec.measure.compare import p_text
 
     if not effects:
         why = "no predictions to compare" if not run.predicted else "no arm with matched examples was asked about"

@@ -22,8 +22,8 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="An Ed25519 private key, e.g. ~/.ssh/id_ed25519.")],
 ) -> None:
     """Sign a bundle with an SSH key."""
-    from llmcf_cli.rec.bundle import MANIFEST, load_bundle
-    from llmcf_cli.rec.signature import sign as sign_bundle
+    from llmcf_cli.rec.bundle.bundle import MANIFEST, load_bundle
+    from llmcf_cli.rec.bundle.signature import sign as sign_bundle
 
     load_bundle(bundle)  # nobody vouches for what is broken
     made = sign_bundle(bundle, MANIFEST, key.expanduser(), lambda: typer.prompt(f"password of {key}", hide_input=True))
@@ -33,8 +33,8 @@ def sign(
 @app.command()
 def verify(bundle: BundleArgument, signers: SignersOption = None) -> None:
     """Check a bundle's files and signature, and say who signed it."""
-    from llmcf_cli.rec.bundle import MANIFEST, load_bundle
-    from llmcf_cli.rec.signature import check_signer, fingerprint, signer
+    from llmcf_cli.rec.bundle.bundle import MANIFEST, load_bundle
+    from llmcf_cli.rec.bundle.signature import check_signer, fingerprint, signer
 
     if signers is not None:
         who = f"signed by {check_signer(bundle, MANIFEST, signers)}"

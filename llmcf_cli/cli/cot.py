@@ -13,7 +13,7 @@ from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 from llmcf_cli.core.errors import LlmcfError
 
 if TYPE_CHECKING:
-    from llmcf_cli.llm.preview import Preview
+    from llmcf_cli.llm.writing.preview import Preview
     from llmcf_cli.recipe.words import Words
 
 app = typer.Typer(no_args_is_help=True)
@@ -29,7 +29,7 @@ def preview(
 ) -> None:
     """Print the prompts of a few real samples, step by step, with their tokens. Loads no weights."""
     from llmcf_cli.cli.console import make_progress
-    from llmcf_cli.stages import cot
+    from llmcf_cli.stages.look import cot
 
     _print_preview(cot.preview(opened(recipe, set_, artifacts, allow_read), count, make_progress()))
 
@@ -47,7 +47,7 @@ def show(
     allow_read: AllowReadOption = None,
 ) -> None:
     """Print chains of thought with their parts and scores; without an option, the three best."""
-    from llmcf_cli.stages import cot
+    from llmcf_cli.stages.look import cot
 
     chosen = [("sample", sample), ("user or item", user or item), ("best", best), ("worst", worst)]
     given = [f"--{name}" for name, value in chosen if value is not None]
@@ -72,7 +72,7 @@ def export(
 ) -> None:
     """Write all chains of thought, with samples, prompts, parts and scores, to one file."""
     from llmcf_cli.cli.console import console
-    from llmcf_cli.stages import cot
+    from llmcf_cli.stages.look import cot
 
     count = cot.written(opened(recipe, set_, artifacts, allow_read)).export(out, form)
     console().print(f"{count:,} chains of thought in {out}", markup=False)
@@ -104,7 +104,7 @@ def _print_preview(found: Preview) -> None:
 
 def _print_rows(rows: Sequence[Mapping[str, Any]], words: Words) -> None:
     from llmcf_cli.cli.console import console
-    from llmcf_cli.llm.cots import SCORES
+    from llmcf_cli.llm.writing.cots import SCORES
 
     for row in rows:
         decision = words.decision(row["label"])

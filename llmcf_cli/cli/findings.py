@@ -8,7 +8,7 @@ from typing import Any
 from llmcf_cli.cli import ingest_findings
 from llmcf_cli.cli.console import console
 from llmcf_cli.cli.tables import number, optional, plain_table
-from llmcf_cli.llm import ability_tables
+from llmcf_cli.llm.asking.ask import tables as ability_tables
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -50,7 +50,7 @@ def _train_llm(report: Mapping[str, Any]) -> None:
 
 
 def _gen_cot(report: Mapping[str, Any]) -> None:
-    from llmcf_cli.llm.cost import comparison_rows
+    from llmcf_cli.llm.writing.cost import comparison_rows
 
     dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report["dropped"].items()) or "none"
     console().print(

@@ -32,8 +32,8 @@ def status(
 
         report.artifacts(ArtifactStore(artifact_root(artifacts)))
         return
+    from llmcf_cli.stages.engine.run import plan
     from llmcf_cli.stages.pipeline import targets
-    from llmcf_cli.stages.run import plan
 
     context = opened(recipe, set_, artifacts, allow_read)
     report.plan(plan(context, targets(context.recipe, "evaluate")))
@@ -47,7 +47,7 @@ def verify(
 ) -> None:
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
-    from llmcf_cli.stages.verify import verify_all, verify_recipe
+    from llmcf_cli.stages.look.verify import verify_all, verify_recipe
 
     progress = make_progress()
     if recipe is None:
@@ -66,7 +66,7 @@ def doctor(artifacts: ArtifactsOption = None) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.stages.doctor import check
+    from llmcf_cli.stages.look.doctor import check
     from llmcf_cli.stages.pipeline import artifact_root
 
     table = Table(title="llmcf doctor", title_justify="left", box=None, pad_edge=False)

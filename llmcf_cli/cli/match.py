@@ -30,10 +30,10 @@ def tune(
     """Find the cheapest setting of approximate search (`match.search: ann`) that finds enough, and print its lines."""
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
-    from llmcf_cli.stages.match import Match
-    from llmcf_cli.stages.match import tune as tune_match
+    from llmcf_cli.stages.engine.run import plan
     from llmcf_cli.stages.pipeline import run_steps
-    from llmcf_cli.stages.run import plan
+    from llmcf_cli.stages.steps.match import Match
+    from llmcf_cli.stages.steps.match import tune as tune_match
 
     progress = make_progress()
     context = opened(recipe, set_, artifacts, allow_read, progress)

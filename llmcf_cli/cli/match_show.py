@@ -37,7 +37,7 @@ def show(
     from llmcf_cli.cli.console import console
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.match.explain import find_samples
-    from llmcf_cli.stages.explain import explain_match, matched_node
+    from llmcf_cli.stages.look.explain import explain_match, matched_node
 
     if (sample is None) == (user is None or item is None):
         raise LlmcfError("give --user and --item, or --sample alone", where="match show")

@@ -11,7 +11,7 @@ import typer
 from llmcf_cli.core.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from llmcf_cli.stages.base import Context
+    from llmcf_cli.stages.engine.base import Context
 
 AllowReadOption = Annotated[
     list[Path] | None,

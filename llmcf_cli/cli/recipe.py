@@ -80,7 +80,7 @@ def inspect(recipe: RecipeName, set_: Overrides = None, artifacts: ArtifactsOpti
     """Say what a recipe would read, fetch, send, write and run, before anything does."""
     from llmcf_cli.cli.recipe_inspect import print_access
     from llmcf_cli.recipe.load import check_recipe
-    from llmcf_cli.stages.access import access_of
+    from llmcf_cli.stages.look.access import access_of
     from llmcf_cli.stages.pipeline import artifact_root
 
     found = check_recipe(recipe, set_ or ())

@@ -7,7 +7,7 @@ from rich.table import Table
 from llmcf_cli.cli.console import console
 from llmcf_cli.cli.tables import escaped
 from llmcf_cli.core.permissions import Host
-from llmcf_cli.stages.access import Access, Fetch, Read, Send
+from llmcf_cli.stages.look.access import Access, Fetch, Read, Send
 
 
 def print_access(found: Access, recipe: str) -> None:

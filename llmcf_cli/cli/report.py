@@ -12,12 +12,12 @@ from llmcf_cli.cli.findings import FINDINGS
 from llmcf_cli.cli.tables import duration, escaped, plain_table, text_table
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig, file_refs
-from llmcf_cli.llm import ability_tables
+from llmcf_cli.llm.asking.ask import tables as ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.rec.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
-from llmcf_cli.stages.base import Context, labelled
-from llmcf_cli.stages.run import Step
-from llmcf_cli.stages.verify import Verified
+from llmcf_cli.rec.measure.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
+from llmcf_cli.stages.engine.base import Context, labelled
+from llmcf_cli.stages.engine.run import Step
+from llmcf_cli.stages.look.verify import Verified
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
 
 if TYPE_CHECKING:

@@ -204,9 +204,9 @@ def _run(
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.core.errors import UnknownNameError
     from llmcf_cli.recipe.load import find_recipe
-    from llmcf_cli.stages.lock import write_lock
+    from llmcf_cli.stages.engine.lock import write_lock
+    from llmcf_cli.stages.engine.run import plan
     from llmcf_cli.stages.pipeline import run_steps, stage_names, targets
-    from llmcf_cli.stages.run import plan
 
     for name in force:
         if name not in stage_names():

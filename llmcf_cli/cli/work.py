@@ -22,7 +22,7 @@ def work(
     allow_read: AllowReadOption = None,
 ) -> None:
     from llmcf_cli.cli.console import console, make_progress
-    from llmcf_cli.stages.gen_cot import help_generate
+    from llmcf_cli.stages.steps.gen_cot import help_generate
 
     progress = make_progress()
     context = opened(recipe, set_, artifacts, allow_read, progress)

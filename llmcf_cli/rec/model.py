@@ -24,11 +24,11 @@ from llmcf_cli.features.batch import Batch, Catalog, Targets
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Known, Rows
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
-from llmcf_cli.rec.dataset import ExampleBank, Resources
-from llmcf_cli.rec.embedding import FieldEmbedding, FieldEmbeddings
-from llmcf_cli.rec.knowledge import Knowledge, KnowledgeLookup
+from llmcf_cli.rec.input.dataset import ExampleBank, Resources
+from llmcf_cli.rec.input.knowledge import Knowledge, KnowledgeLookup
+from llmcf_cli.rec.input.signals import Standardise, signal_names
 from llmcf_cli.rec.objectives import total_loss
-from llmcf_cli.rec.signals import Standardise, signal_names
+from llmcf_cli.rec.parts.embedding import FieldEmbedding, FieldEmbeddings
 
 _Module = TypeVar("_Module", bound=nn.Module)
 SIGNAL_SOURCES = frozenset({"text", "collaborative"})

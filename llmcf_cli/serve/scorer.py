@@ -19,11 +19,11 @@ from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entit
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.bundle import MANIFEST, Bundle, load_bundle
+from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
+from llmcf_cli.rec.bundle.signature import check_signer
+from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.predict import score
-from llmcf_cli.rec.signals import signals_of
-from llmcf_cli.rec.signature import check_signer
+from llmcf_cli.rec.train.predict import score
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.serve.requests import NEEDED, RequestForm, Rows, to_requests
 

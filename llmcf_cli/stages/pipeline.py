@@ -14,24 +14,24 @@ from llmcf_cli.core.types import file_refs, servers
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.ability import Ability, EvalLLM
-from llmcf_cli.stages.balance import Balance, swept_stages
-from llmcf_cli.stages.base import Context, Stage
-from llmcf_cli.stages.baseline import FitBaseline
-from llmcf_cli.stages.collab import Collab
-from llmcf_cli.stages.embed import Embed, Examples
-from llmcf_cli.stages.evaluate import Evaluate, measured_stages, trained_stages
+from llmcf_cli.stages.engine.base import Context, Stage
+from llmcf_cli.stages.engine.run import FORCED, Step, examined, execute, plan
 from llmcf_cli.stages.files import file_problems, locator_of
-from llmcf_cli.stages.gen_cot import GenCoT
-from llmcf_cli.stages.ingest import Ingest
-from llmcf_cli.stages.knowledge import Knowledge
-from llmcf_cli.stages.match import Match
-from llmcf_cli.stages.predict import Predict
-from llmcf_cli.stages.run import FORCED, Step, examined, execute, plan
-from llmcf_cli.stages.search import Search
-from llmcf_cli.stages.teacher import Teacher
-from llmcf_cli.stages.train_llm import TrainLLM
-from llmcf_cli.stages.train_rec import TrainRec
+from llmcf_cli.stages.steps.ability import Ability, EvalLLM
+from llmcf_cli.stages.steps.balance import Balance, swept_stages
+from llmcf_cli.stages.steps.baseline import FitBaseline
+from llmcf_cli.stages.steps.collab import Collab
+from llmcf_cli.stages.steps.embed import Embed, Examples
+from llmcf_cli.stages.steps.evaluate import Evaluate, measured_stages, trained_stages
+from llmcf_cli.stages.steps.gen_cot import GenCoT
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.knowledge import Knowledge
+from llmcf_cli.stages.steps.match import Match
+from llmcf_cli.stages.steps.predict import Predict
+from llmcf_cli.stages.steps.search import Search
+from llmcf_cli.stages.steps.teacher import Teacher
+from llmcf_cli.stages.steps.train_llm import TrainLLM
+from llmcf_cli.stages.steps.train_rec import TrainRec
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import cache_dir
 

@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from llmcf_cli.stages.ability import Ability, EvalLLM
-from llmcf_cli.stages.balance import Balance
-from llmcf_cli.stages.baseline import FitBaseline
-from llmcf_cli.stages.collab import Collab
-from llmcf_cli.stages.knowledge import Knowledge
 from llmcf_cli.stages.pipeline import STAGES
-from llmcf_cli.stages.search import Search
-from llmcf_cli.stages.teacher import Teacher
+from llmcf_cli.stages.steps.ability import Ability, EvalLLM
+from llmcf_cli.stages.steps.balance import Balance
+from llmcf_cli.stages.steps.baseline import FitBaseline
+from llmcf_cli.stages.steps.collab import Collab
+from llmcf_cli.stages.steps.knowledge import Knowledge
+from llmcf_cli.stages.steps.search import Search
+from llmcf_cli.stages.steps.teacher import Teacher
 
 HEAVY = ("torch", "transformers", "lancedb", "duckdb", "pyarrow", "numpy", "sklearn", "matplotlib")
 
@@ -110,7 +110,7 @@ def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
     """The interrupt arrives in the middle of a stage."""
     script = (
         "import sys, signal, os, time\n"
-        "import llmcf_cli.stages.ingest as ingest\n"
+        "import llmcf_cli.stages.steps.ingest as ingest\n"
         "def wait(self, job):\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(20)\n"
         "ingest.Ingest.run = wait\n"
         f"sys.argv = ['llmcf', 'run', 'quickstart', '--artifacts', {str(tmp_path / 'a')!r}]\n"

@@ -10,7 +10,7 @@ import pytest
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.baselines.base import Baseline
-from llmcf_cli.rec.metrics import auc, sigmoid
+from llmcf_cli.rec.measure.metrics import auc, sigmoid
 
 BASELINES = registry().names("baseline")
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcf_cli.llm.judge import Judged
+from llmcf_cli.llm.writing.judge import Judged
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import PromptSection
 

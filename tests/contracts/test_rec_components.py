@@ -10,9 +10,9 @@ import torch
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.fit import fit
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import total_loss
+from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
 
 BACKBONES, AUGMENTERS, OBJECTIVES = (registry().names(kind) for kind in ("backbone", "augmenter", "objective"))

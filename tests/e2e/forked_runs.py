@@ -19,14 +19,14 @@ import torch
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.run import plan
+from llmcf_cli.stages.steps.evaluate import Evaluate
 
 USED = (
     "duckdb", "matplotlib.figure", "pandas", "plotly.graph_objects", "plotly.io", "scipy.stats",
-    "sklearn.linear_model", "torch._dynamo", "llmcf_cli.rec.baselines.popularity", "llmcf_cli.rec.bundle",
-    "llmcf_cli.rec.compare", "llmcf_cli.rec.fit", "llmcf_cli.rec.plots",
+    "sklearn.linear_model", "torch._dynamo", "llmcf_cli.rec.baselines.popularity", "llmcf_cli.rec.bundle.bundle",
+    "llmcf_cli.rec.measure.compare", "llmcf_cli.rec.train.fit", "llmcf_cli.rec.measure.plots",
 )  # fmt: skip
 """What runs import, so that each fork need not."""
 

@@ -8,10 +8,10 @@ import pytest
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
-from llmcf_cli.stages.ranking_data import ranking_data
-from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.steps.evaluate import Evaluate
+from llmcf_cli.stages.steps.ranking_data import ranking_data
 from llmcf_cli.store.open import connect_read, read_lance
 
 RECIPE = """\

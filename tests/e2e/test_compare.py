@@ -21,9 +21,9 @@ from typer.testing import CliRunner, Result
 from llmcf_cli.cli.app import app
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.run import plan
+from llmcf_cli.stages.steps.evaluate import Evaluate
 
 RECIPE = """\
 extends: base.yaml
@@ -224,9 +224,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.steps.evaluate import Evaluate
 from llmcf_cli.stages.pipeline import open_context
-from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.engine.run import execute, plan
 
 class Loud(SilentProgress):
     @contextmanager

@@ -18,9 +18,9 @@ import pytest
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.evaluate import Evaluate
+from llmcf_cli.stages.engine.run import examined, plan
 from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.run import examined, plan
+from llmcf_cli.stages.steps.evaluate import Evaluate
 from llmcf_cli.store import integrity
 from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore
 from llmcf_cli.store.open import connect_read

@@ -18,11 +18,11 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Failure
 from llmcf_cli.llm.engines.transformers import TransformersEngine
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.gen_cot import GenCoT, help_generate
-from llmcf_cli.stages.ingest import Ingest
+from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
-from llmcf_cli.stages.run import execute, plan
-from llmcf_cli.stages.train_llm import TrainLLM
+from llmcf_cli.stages.steps.gen_cot import GenCoT, help_generate
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.train_llm import TrainLLM
 
 RECIPE = """\
 extends: base.yaml

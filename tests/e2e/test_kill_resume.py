@@ -41,20 +41,20 @@ where, run = Path(sys.argv[2]), Path(sys.argv[3])
 run.mkdir(exist_ok=True)
 if sys.argv[1] == "tune":
     from llmcf_cli.llm.config import LoraTuneConfig
-    from llmcf_cli.llm.tune import tune
+    from llmcf_cli.llm.tuning.tune import tune
     config = LoraTuneConfig(learning_rate=0.01, dropout=0.2, epochs=2, batch_size=4, save_steps=3, max_length=256,
                             gradient_accumulation=2, precision="fp32")
     report = tune(config, model=where / "model", mix=where / "mix.parquet", out=run / "out", work=run / "work",
                   seed=5, progress=Loud())
 elif sys.argv[1] == "teacher":
     from llmcf_cli.llm.config import RecommendationMixConfig
-    from llmcf_cli.llm.teacher import ask_teacher
+    from llmcf_cli.llm.asking.teacher import ask_teacher
     from llmcf_cli.recipe.asking import TeacherSection
     report = ask_teacher(TeacherSection(max_batch=4, precision="fp32", min_mass=0), RecommendationMixConfig(),
                          data=where / "data.duckdb", model=where / "model", model_digest="m",
                          cache=run / "cache.duckdb", out=run / "teacher.parquet", seed=5, progress=Loud())
 else:
-    from llmcf_cli.llm.generate import generate_cots
+    from llmcf_cli.llm.writing.generate import generate_cots
     from llmcf_cli.recipe.prompt import load_prompt
     from llmcf_cli.recipe.sections import CoTSection, HistorySection
     section = CoTSection.model_validate({
@@ -78,8 +78,8 @@ messages:
 @pytest.fixture(scope="module")
 def where(tiny_llm: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with a tiny model, data set, mix and prompt."""
-    from llmcf_cli.llm.mix import build_mix
-    from llmcf_cli.llm.models import load_tokenizer
+    from llmcf_cli.llm.mix.build import build_mix
+    from llmcf_cli.llm.models.load import load_tokenizer
     from llmcf_cli.recipe.sections import LLMSection
 
     folder = tmp_path_factory.mktemp("kill")

@@ -12,10 +12,10 @@ import pytest
 from llmcf_cli.core.progress import SILENT, SilentProgress
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.scale.cluster import RayExecutor
-from llmcf_cli.stages.gen_cot import GenCoT
-from llmcf_cli.stages.match import Match
+from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
-from llmcf_cli.stages.run import execute, plan
+from llmcf_cli.stages.steps.gen_cot import GenCoT
+from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.open import connect_read
 

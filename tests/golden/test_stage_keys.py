@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.base import Context
-from llmcf_cli.stages.evaluate import Evaluate
-from llmcf_cli.stages.run import plan
+from llmcf_cli.stages.engine.base import Context
+from llmcf_cli.stages.engine.run import plan
+from llmcf_cli.stages.steps.evaluate import Evaluate
 from llmcf_cli.store.artifacts import ArtifactStore
 
 GOLDEN = Path(__file__).with_name("quickstart_keys.json")

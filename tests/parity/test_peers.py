@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 
 HERE = Path(__file__).parent
 MODULES = {"deepctr-torch": "deepctr_torch", "torch-rechub": "torch_rechub", "fuxictr": "fuxictr.pytorch.layers"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from llmcf_cli.llm.spoken import spoken, storable
+from llmcf_cli.llm.prompts.spoken import spoken, storable
 
 Messages = Sequence[Mapping[str, str]]
 """A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""

@@ -24,12 +24,12 @@ from openai import DefaultHttpxClient, OpenAI
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.types import key_view
-from llmcf_cli.llm.chat import SYSTEM_JOINED, chats_of
 from llmcf_cli.llm.config import OpenAIEngineConfig
-from llmcf_cli.llm.control import COMMON, broken_up
 from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages, answer
-from llmcf_cli.llm.models import load_tokenizer
-from llmcf_cli.llm.spoken import storable
+from llmcf_cli.llm.models.load import load_tokenizer
+from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, chats_of
+from llmcf_cli.llm.prompts.control import COMMON, broken_up
+from llmcf_cli.llm.prompts.spoken import storable
 
 _CHARACTERS_PER_TOKEN = 3  # cautious for English, where a token is about four; so prompts rather end up too short
 _TOKENS_PER_MESSAGE = 8  # role and separators

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 
 COT_AUX = "cot"
 """Auxiliary output: predictions of examples' chains of thought, read by `cot_reconstruction`."""

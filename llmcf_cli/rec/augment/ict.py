@@ -19,7 +19,7 @@ from llmcf_cli.rec.augment.base import (
 )
 from llmcf_cli.rec.augment.tokens import ExampleTokens
 from llmcf_cli.rec.config import ICTConfig
-from llmcf_cli.rec.layers import CausalDecoder
+from llmcf_cli.rec.parts.layers import CausalDecoder
 
 
 class ICTAugmenter(Augmenter):

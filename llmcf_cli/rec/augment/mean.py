@@ -10,7 +10,7 @@ import torch
 from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.augment.tokens import ExampleTokens
 from llmcf_cli.rec.config import MeanConfig
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.layers import MLP
 
 
 class MeanAugmenter(Augmenter):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.config import SignalsConfig
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.layers import MLP
 
 
 class SignalsAugmenter(Augmenter):

@@ -7,7 +7,7 @@ import torch
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.config import TextConfig
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.layers import MLP
 
 
 class TextAugmenter(Augmenter):

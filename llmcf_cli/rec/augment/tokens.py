@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.layers import MLP
 
 
 class TokenSettings(Protocol):

@@ -13,7 +13,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline, histories, train_positives
 from llmcf_cli.rec.baselines.config import ALSConfig
-from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.input.dataset import RankingData
 
 BLOCK = 8192
 """Samples solved for at once."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.metrics import check_labels
+from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.measure.metrics import check_labels
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

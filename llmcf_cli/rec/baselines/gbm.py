@@ -10,8 +10,8 @@ import numpy as np
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.baselines.base import Baseline
 from llmcf_cli.rec.baselines.config import GBMConfig
-from llmcf_cli.rec.dataset import RankingData
-from llmcf_cli.rec.metrics import check_labels
+from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.measure.metrics import check_labels
 
 
 class GBM(Baseline):

@@ -12,7 +12,7 @@ import numpy as np
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline, train_positives
 from llmcf_cli.rec.baselines.config import ItemKNNConfig
-from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.input.dataset import RankingData
 
 
 class ItemKNN(CalibratedBaseline):

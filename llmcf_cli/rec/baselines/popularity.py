@@ -10,7 +10,7 @@ import numpy as np
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline
 from llmcf_cli.rec.baselines.config import ItemRateConfig, PopularityConfig
-from llmcf_cli.rec.dataset import RankingData
+from llmcf_cli.rec.input.dataset import RankingData
 
 
 class Popularity(CalibratedBaseline):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.rec.significance import Paired, paired_bootstrap, paired_t, resampled
+from llmcf_cli.rec.measure.significance import Paired, paired_bootstrap, paired_t, resampled
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.rec import metrics
+from llmcf_cli.rec.measure import metrics
 from llmcf_cli.rec.measure.base import MeanMeasure, Measure, Truth, Values
-from llmcf_cli.rec.significance import Paired, auc_standard_error, delong_of_placements, placements
+from llmcf_cli.rec.measure.significance import Paired, auc_standard_error, delong_of_placements, placements
 
 
 class AUC(Measure):

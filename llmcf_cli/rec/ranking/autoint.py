@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.rec.config import AutoIntConfig
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 from llmcf_cli.rec.ranking.base import RankingBackbone
 from llmcf_cli.rec.ranking.parts import ContextField, Parallel
 

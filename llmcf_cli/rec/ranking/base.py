@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from llmcf_cli.rec.embedding import FieldEmbeddings
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings
 
 
 class RankingBackbone(nn.Module, ABC):

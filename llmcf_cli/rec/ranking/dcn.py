@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import DCNConfig
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 from llmcf_cli.rec.ranking.base import RankingBackbone
 from llmcf_cli.rec.ranking.parts import ContextField, Parallel
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import DCNv2Config
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.layers import MLP
 from llmcf_cli.rec.ranking.base import RankingBackbone
 from llmcf_cli.rec.ranking.parts import ContextField, Parallel
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import DINConfig
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import MLP, Dice
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.layers import MLP, Dice
 from llmcf_cli.rec.ranking.base import RankingBackbone
 
 

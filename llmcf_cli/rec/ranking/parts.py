@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import DeepBackboneConfig
-from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.layers import MLP
 from llmcf_cli.rec.ranking.base import RankingBackbone
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.rec.config import XDeepFMConfig
-from llmcf_cli.rec.embedding import FieldShape
+from llmcf_cli.rec.parts.embedding import FieldShape
 from llmcf_cli.rec.ranking.parts import ContextField, FMBackbone
 
 

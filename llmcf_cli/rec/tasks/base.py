@@ -17,7 +17,7 @@ from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import TaskConfig
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Measure, Truth
-from llmcf_cli.rec.slices import cold_start_slices
+from llmcf_cli.rec.measure.slices import cold_start_slices
 from llmcf_cli.store.tables import Table, prediction
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Truth
+from llmcf_cli.rec.measure.metrics import check_labels, sigmoid
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
-from llmcf_cli.rec.metrics import check_labels, sigmoid
 from llmcf_cli.rec.tasks.base import Task
 
 

@@ -17,7 +17,7 @@ from llmcf_example_backbone.model import WideDeep
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.plugin import Registry
 from llmcf_cli.plugin.registry import ENTRY_POINT_GROUP
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 
 ROOT = Path(__file__).parents[1]
 B, F, D, L, C = 5, 3, 4, 2, 6

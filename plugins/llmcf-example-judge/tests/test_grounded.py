@@ -13,7 +13,7 @@ from llmcf_example_judge.judge import GroundedJudge, grounded
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.llm.config import RubricJudgeConfig
-from llmcf_cli.llm.judge import Judged, RubricJudge
+from llmcf_cli.llm.writing.judge import Judged, RubricJudge
 from llmcf_cli.plugin import Registry
 from llmcf_cli.plugin.registry import ENTRY_POINT_GROUP
 

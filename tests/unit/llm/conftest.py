@@ -13,7 +13,7 @@ def write_mix() -> Callable[[Path, int], Path]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from llmcf_cli.llm.mix import SCHEMA
+    from llmcf_cli.llm.mix.build import SCHEMA
 
     def write(file: Path, samples: int) -> Path:
         rows = [

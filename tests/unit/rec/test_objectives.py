@@ -13,11 +13,11 @@ import torch
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Targets
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, DistillConfig, NoneConfig, RankingConfig
-from llmcf_cli.rec.dataset import load_ranking_data
-from llmcf_cli.rec.fit import fit
+from llmcf_cli.rec.input.dataset import load_ranking_data
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import BCE, Distill, total_loss
 from llmcf_cli.rec.tasks.ranking import Ranking
+from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
 
 LOGITS = [0.3, -1.2, 2.5, 0.0, -4.0]

@@ -11,7 +11,7 @@ import rec_world
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.bundle import save_bundle
+from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import (
     BCEConfig,
     CoTReconstructionConfig,
@@ -25,7 +25,7 @@ from llmcf_cli.rec.config import (
     TextConfig,
 )
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.predict import predict
+from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.serve.scorer import KeptHistories, Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}

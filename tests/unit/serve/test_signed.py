@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 
 from llmcf_cli.cli.app import app
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
-from llmcf_cli.rec.bundle import MANIFEST, save_bundle
+from llmcf_cli.rec.bundle.bundle import MANIFEST, save_bundle
+from llmcf_cli.rec.bundle.signature import SIGNATURE, fingerprint, sign, signer
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, RankingConfig, TextConfig
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.signature import SIGNATURE, fingerprint, sign, signer
 from llmcf_cli.serve.scorer import Scorer
 
 PEM, SSH = serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from llmcf_cli.core.errors import DataError, ModelError
-from llmcf_cli.rec.bundle import save_bundle
+from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, KARConfig, RankingConfig, SignalsConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.serve.scorer import Scorer

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from llmcf_cli.rec.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import MLP
+from llmcf_cli.rec.parts.embedding import FIRST_ORDER, FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.layers import MLP
 from llmcf_cli.rec.ranking.base import RankingBackbone
 from llmcf_example_backbone.config import WideDeepConfig
 

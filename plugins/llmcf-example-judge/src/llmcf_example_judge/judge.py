@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from llmcf_cli.llm.judge import Judged, RubricJudge, Verdict
+from llmcf_cli.llm.writing.judge import Judged, RubricJudge, Verdict
 from llmcf_example_judge.config import GroundedJudgeConfig
 
 # Capitalised words in a row; a word that begins a sentence says nothing.

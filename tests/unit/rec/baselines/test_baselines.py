@@ -15,7 +15,7 @@ from llmcf_cli.rec.baselines.config import ALSConfig, GBMConfig, ItemKNNConfig, 
 from llmcf_cli.rec.baselines.gbm import GBM
 from llmcf_cli.rec.baselines.item_knn import ItemKNN
 from llmcf_cli.rec.baselines.popularity import ItemRate, Popularity
-from llmcf_cli.rec.metrics import auc
+from llmcf_cli.rec.measure.metrics import auc
 
 
 def learnt(baseline, data):

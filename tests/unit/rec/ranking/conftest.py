@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmcf_cli.rec.embedding import FieldEmbeddings, FieldShape
-from llmcf_cli.rec.layers import Dice
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.parts.layers import Dice
 
 B, F, D, L, C = 6, 4, 3, 5, 2
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from llmcf_cli.rec.config import DINConfig
-from llmcf_cli.rec.embedding import FieldEmbeddings
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings
 from llmcf_cli.rec.ranking.din import DIN
 
 

@@ -1,0 +1,282 @@
+"""Arms side by side: means over seeds, differences with their uncertainty, cold-start slices.
+
+Legend: N test samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcf_cli.core.text import markdown as md
+from llmcf_cli.rec.measure.base import Measure, Truth, Values
+from llmcf_cli.rec.measure.significance import NORMAL_95, paired_p_value
+
+FEW = 6
+"""Most arms, and most differences, that are told in full on a screen; the rest is in `comparison.md`."""
+LEVEL = 0.05
+"""Significance level of the notes."""
+
+
+@dataclass(frozen=True)
+class ArmRun:
+    """One arm and seed, measured.
+
+    Attributes:
+        arm: Name of the arm.
+        meaning: What the arm is, in a few words.
+        seed: Its seed.
+        metrics: Measures on test by name.
+        validation: Measures on validation by name, at the best epoch.
+        prediction_N: Predictions of the test samples, float32.
+        curve: Validation measure that early stopping went by, after each epoch; empty where there are no epochs.
+        seconds_per_epoch: Mean training time of an epoch; None where there are none.
+        parameters: Learned parameters; None where they are not counted.
+        peak_memory: Bytes that training added to the process at most; None where it was not measured.
+        slices: The main measure by name of a slice.
+    """
+
+    arm: str
+    meaning: str
+    seed: int
+    metrics: Mapping[str, float]
+    validation: Mapping[str, float]
+    prediction_N: NDArray[np.float32]
+    curve: Sequence[float] = ()
+    seconds_per_epoch: float | None = None
+    parameters: int | None = None
+    peak_memory: int | None = None
+    slices: Mapping[str, float] = field(default_factory=dict)
+
+
+def summarise(
+    runs: Sequence[ArmRun], truth: Truth, measures: Sequence[Measure], references: Sequence[str]
+) -> dict[str, Any]:  # fmt: skip
+    """Per arm: mean and standard deviation over seeds; per pair with a reference arm: two tests of the first measure.
+
+    The measure's own test compares what an arm's seeds predict together, on the same samples; the paired t-test
+    compares the values of the same seeds.
+
+    Args:
+        runs: Every arm and seed, in the order of the tables.
+        truth: What the predictions are measured against.
+        measures: In the order of the tables; arms are compared by the first.
+        references: Arms that the others are tested against; those that did not run are left out.
+    """
+    grouped: dict[str, list[ArmRun]] = {}
+    for run in runs:
+        grouped.setdefault(run.arm, []).append(run)
+    main = measures[0]
+    pooled = {name: main.pooled([run.prediction_N for run in group], truth) for name, group in grouped.items()}
+    references = [name for name in references if name in grouped]
+    pairs = [
+        (reference, name)
+        for place, reference in enumerate(references)
+        for name in grouped
+        if name not in references[: place + 1]
+    ]
+    arms = [
+        {**_arm(name, group, main), "standard_error": main.standard_error(pooled[name])}
+        for name, group in grouped.items()
+    ]
+    base = next((arm for arm in arms if references and arm["arm"] == references[0]), None)
+    for arm in arms:
+        arm["relative_improvement"] = None if base is None else _relative_improvement(arm, base, main)
+    return {
+        "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures],
+        "test": main.test_title,
+        "arms": arms,
+        "references": references,
+        "differences": [_difference(grouped[a], grouped[b], main, pooled) for a, b in pairs],
+        "seeds": len({run.seed for run in runs}),
+    }
+
+
+def title_of(report: Mapping[str, Any], name: str = "") -> str:
+    """What tables call the measure of that name, or the one that arms are compared by."""
+    found = {measure["name"]: str(measure["title"]) for measure in report["measures"]}
+    return found[name or report["measures"][0]["name"]]
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """How to read the differences, in sentences."""
+    significant = f"significant: p < {LEVEL} over the test samples ({report['test']})"
+    if report["seeds"] == 1:
+        return [
+            "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that",
+            significant,
+        ]
+    return [
+        "differences are of an arm's seeds together, so they are not those of the means above",
+        f"{significant} and over the seeds (paired t-test)",
+    ]
+
+
+def p_text(value: float | None) -> str:
+    """`0.031`, `< 0.001`, or a dash for a test that was not made."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def mean_text(value: Mapping[str, Any] | None, digits: int = 4) -> str:
+    """`mean`, or `mean ± sd` where there are several seeds; a dash for a measure that is not defined on these data."""
+    if value is None:
+        return "–"
+    spread = f" ± {value['sd']:.{digits}f}" if value["n"] > 1 and value["sd"] > 0 else ""
+    return f"{value['mean']:.{digits}f}{spread}"
+
+
+def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table as text: titles with units, and a row per arm. Columns that no arm fills are left out."""
+    columns: dict[str, list[str]] = {"arm": [arm["arm"] for arm in report["arms"]]}
+    for measure in report["measures"]:
+        columns[measure["heading"]] = [mean_text(arm["measures"].get(measure["name"])) for arm in report["arms"]]
+    reference = report["references"][0] if report["references"] else "–"
+    for title, name, form in (
+        (f"RelaImpr over {reference}", "relative_improvement", "{:+.1%}"),
+        (f"validation {title_of(report)}", "validation", ""),
+        ("epochs", "epochs", "{:.1f}"),
+        ("s/epoch", "seconds_per_epoch", "{:.2f}"),
+        ("parameters", "parameters", "{:,.0f}"),
+        ("peak MB", "peak_megabytes", "{:,.0f}"),
+    ):
+        values = [arm.get(name) for arm in report["arms"]]
+        columns[title] = [
+            mean_text(value) if isinstance(value, Mapping) else "–" if value is None else form.format(value)
+            for value in values
+        ]
+    return _filled(columns)
+
+
+def main_differences(report: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The differences that a screen has room for: all if they are few, else those from the last reference."""
+    found: Sequence[Mapping[str, Any]] = report["differences"]
+    if len(found) <= FEW:
+        return found
+    return [difference for difference in found if difference["reference"] == report["references"][-1]]
+
+
+def difference_rows(
+    report: Mapping[str, Any], differences: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """A table of differences as text: a row per reference and arm, with what both tests say."""
+    columns: dict[str, list[str]] = {
+        title: []
+        for title in ("arms", "difference", "95 % interval", f"p ({report['test']})", "p (seeds)", "significant")
+    }
+    for d in differences:
+        low, high = d["interval"]
+        cells = [
+            f"{d['arm']} − {d['reference']}", f"{d['difference']:+.4f}", f"[{low:+.4f}, {high:+.4f}]",
+            p_text(d["p_value"]), p_text(d["p_value_seeds"]), "yes" if _significant(d) else "no",
+        ]  # fmt: skip
+        for column, cell in zip(columns.values(), cells, strict=True):
+            column.append(cell)
+    return _filled(columns)
+
+
+def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of slices as text: a row per arm, a column per slice with its number of samples."""
+    names = [name for name in report["slices"] if any(name in arm["slices"] for arm in report["arms"])]
+    titles = ["arm", *(f"{name}, n = {report['slices'][name]:,}" for name in names)]
+    return titles, [[arm["arm"], *(mean_text(arm["slices"].get(name)) for name in names)] for arm in report["arms"]]
+
+
+def small_slices(report: Mapping[str, Any]) -> str:
+    """Which slices are left out of the table, and why; empty where none is."""
+    small: Mapping[str, Mapping[str, int]] = report["small_slices"]
+    if not small:
+        return ""
+    found = [f"{name} ({' + '.join(f'{count:,}' for count in counts.values())})" for name, counts in small.items()]
+    kinds = " or ".join(next(iter(small.values())))
+    return f"left out, fewer than {report['least']} {kinds}: {', '.join(found)}"
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The comparison as a Markdown document."""
+    lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
+    lines += _table(*rows(report))
+    lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
+    if report["differences"]:
+        lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
+        lines += [*_table(*difference_rows(report, report["differences"])), ""]
+        lines += [f"- {line}" for line in report["notes"]]
+    if report["failed"]:
+        lines += ["", "Arms that failed:", "", *(md(f"- {name}: {why}") for name, why in report["failed"].items())]
+    titles, cells = slice_rows(report)
+    if len(titles) > 1:
+        lines += ["", f"Test {title_of(report)} on slices:", "", *_table(titles, cells)]
+    if report["small_slices"]:
+        lines += ["", small_slices(report)]
+    return "\n".join([*lines, ""])
+
+
+def _filled(columns: Mapping[str, Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows of the columns that have anything but dashes."""
+    kept = {title: cells for title, cells in columns.items() if set(cells) != {"–"}}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def _table(titles: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(map(md, row))} |" for row in (titles, ["---"] * len(titles), *cells)]
+
+
+def _significant(difference: Mapping[str, Any]) -> bool:
+    seeds = difference["p_value_seeds"]
+    return difference["p_value"] < LEVEL and (seeds is None or seeds < LEVEL)
+
+
+def _relative_improvement(arm: Mapping[str, Any], base: Mapping[str, Any], measure: Measure) -> float | None:
+    """(value − chance) / (base's value − chance) − 1 (Yan et al., 2014).
+
+    None for a measure without chance level, and where the base's 95 % interval reaches it.
+    """
+    if measure.chance is None:
+        return None
+    value, above = (float(one["measures"][measure.name]["mean"]) - measure.chance for one in (arm, base))
+    return value / above - 1 if measure.sign * above > NORMAL_95 * base["standard_error"] else None
+
+
+def _arm(name: str, group: Sequence[ArmRun], main: Measure) -> dict[str, Any]:
+    first = group[0]
+    seconds = [run.seconds_per_epoch for run in group if run.seconds_per_epoch is not None]
+    memory = [run.peak_memory for run in group if run.peak_memory is not None]
+    return {
+        "arm": name,
+        "meaning": first.meaning,
+        "measures": {metric: _spread([run.metrics[metric] for run in group]) for metric in first.metrics},
+        "validation": _spread([run.validation[main.name] for run in group]) if main.name in first.validation else None,
+        "epochs": float(np.mean([len(run.curve) for run in group])) if first.curve else None,
+        "seconds_per_epoch": float(np.mean(seconds)) if seconds else None,
+        "parameters": first.parameters,
+        "peak_megabytes": max(memory) / 1e6 if memory else None,
+        "slices": {part: _spread([run.slices[part] for run in group]) for part in first.slices},
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+    return {"mean": float(np.mean(values)), "sd": sd, "n": len(values)}
+
+
+def _difference(
+    reference: Sequence[ArmRun],
+    arm: Sequence[ArmRun],
+    measure: Measure,
+    pooled: Mapping[str, Values],
+) -> dict[str, Any]:
+    first, second = reference[0].arm, arm[0].arm
+    found = measure.test(pooled[first], pooled[second])
+    by_seed = [{run.seed: run.metrics[measure.name] for run in group} for group in (reference, arm)]
+    seeds = sorted(by_seed[0].keys() & by_seed[1].keys())
+    values = [[group[seed] for seed in seeds] for group in by_seed]
+    return {
+        "reference": first, "arm": second, "difference": found.difference, "standard_error": found.standard_error,
+        "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*values),
+        "mean_difference": float(np.mean([*by_seed[1].values()]) - np.mean([*by_seed[0].values()])),
+    }  # fmt: skip

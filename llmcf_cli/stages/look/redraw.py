@@ -1,0 +1,94 @@
+"""Test predictions of a trained model that is given random examples instead of the ones that matching finds.
+
+Legend: N test samples, K examples, S signals.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmcf_cli.core.errors import ModelError, StoreError
+from llmcf_cli.core.progress import Progress
+
+if TYPE_CHECKING:
+    from llmcf_cli.features.batch import Samples
+    from llmcf_cli.rec.bundle.bundle import Bundle
+    from llmcf_cli.rec.tasks.base import Task
+
+BLOCK = 4096
+
+
+def drawn_predictions(
+    folder: Path, database: Path, task: Task, sample_id: Any, progress: Progress, *, seed: int = 0
+) -> np.ndarray:  # fmt: skip
+    """Score the test split with examples drawn at random under the recipe's guards, balance and limits.
+
+    Args:
+        folder: The trained model's bundle.
+        database: DuckDB file of ingest.
+        task: What the model predicts.
+        sample_id: Ids of the samples that were predicted, in their order.
+        progress: Told of samples done.
+        seed: Of the draw.
+
+    Returns:
+        float32 [N].
+
+    Raises:
+        StoreError: The predictions are of other samples than the test split's.
+    """
+    from llmcf_cli.rec.bundle.bundle import load_bundle
+    from llmcf_cli.rec.input.dataset import load_ranking_data
+
+    bundle = load_bundle(folder)
+    data = load_ranking_data(database, task, history_length=bundle.model.resources.spec.history_length)
+    test = data.splits["test"]
+    if not np.array_equal(test.sample_id_N, np.asarray(sample_id)):
+        raise StoreError("the predictions are of other samples", where=str(folder), hint="llmcf run RECIPE")
+    draw = _Draw(bundle, seed)
+    prediction_N = np.empty(len(test), np.float32)
+    with progress.task("random examples", len(test), "samples") as told:
+        for start in range(0, len(test), BLOCK):
+            block = slice(start, min(start + BLOCK, len(test)))
+            prediction_N[block] = draw.predictions(test.take(block))
+            told.advance(block.stop - block.start)
+    return prediction_N
+
+
+class _Draw:
+    """A model, and random examples from its own bank."""
+
+    def __init__(self, bundle: Bundle, seed: int) -> None:
+        from llmcf_cli.match.config import RandomSearchConfig
+        from llmcf_cli.match.guard import Keys, guard_of
+        from llmcf_cli.match.random import RandomSearcher
+        from llmcf_cli.recipe.sections import MatchSection
+
+        self.model, resources = bundle.model, bundle.model.resources
+        bank = resources.bank
+        if bank is None or bank.vector_ES is None:
+            raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
+        section = MatchSection.model_validate(bundle.recipe["match"])
+        self.collaborative = resources.collaborative
+        self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(
+            bank.vector_ES, Keys.of(bank.samples), bank.samples.label_N, balance=section.balance,
+            guard=guard_of(section, bundle.clock),  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def predictions(self, samples: Samples) -> np.ndarray:
+        """Predictions for samples outside the train split."""
+        from llmcf_cli.features.batch import to_batch
+        from llmcf_cli.match.guard import Keys
+        from llmcf_cli.rec.input.signals import signals_of
+        from llmcf_cli.rec.train.predict import score
+
+        resources = self.model.resources
+        found = self.index.search(np.zeros((len(samples), 0)), Keys.of(samples), k=resources.num_examples)
+        signal_NS = None
+        if self.model.inputs["signals"] and self.collaborative is not None:
+            signal_NS = signals_of(resources, samples, self.collaborative.later_folds(len(samples)))
+        batch = to_batch(samples, self.model.device, example_NK=found.index_NK, signal_NS=signal_NS)
+        return score(self.model, batch, BLOCK).cpu().numpy()

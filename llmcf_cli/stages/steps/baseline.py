@@ -1,0 +1,73 @@
+"""`baseline`: fit a simple model of another library and score the test split with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.predict import PREDICTIONS, write_predictions
+from llmcf_cli.stages.steps.ranking_data import component_stages, ranking_data
+
+
+@dataclass(frozen=True)
+class FitBaseline(Stage):
+    """Fits a baseline on the train split (what it tunes, on validation) and scores the test split once.
+
+    Attributes:
+        config: Settings of a registered baseline.
+        seed: Its seed.
+    """
+
+    config: ComponentConfig
+    seed: int
+
+    name = "baseline"
+    version = 2
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm in tables."""
+        return self.config.type
+
+    @property
+    def owner(self) -> str:
+        return self.arm
+
+    @property
+    def variant(self) -> str:
+        return f"{self.arm} seed={self.seed}"
+
+    @property
+    def role(self) -> str:
+        return self.label
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": self.seed, "baseline": self.config, "rec.task": recipe.rec.task}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return component_stages(self.config.needs)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.measure.base import measured
+
+        data = ranking_data(job.recipe, job.inputs)
+        component = registry().get("baseline", self.config.type)
+        model = component.load()(self.config)
+        started = time.perf_counter()
+        with job.progress.task("baseline", 3, "steps") as task:
+            model.fit(data, seed=self.seed)
+            seconds = time.perf_counter() - started
+            task.advance()
+            validation = measured(data.task.measures, model.score(data, "validation"), data.truth("validation"))
+            task.advance()
+            write_predictions(data, model.score(data, "test"), job.out / PREDICTIONS)
+            task.advance()
+        main = data.task.main
+        return {"arm": self.arm, "seed": self.seed, "meaning": component.summary, "best": validation,
+                "monitor": main.name, "monitor_title": main.title, "seconds": seconds}  # fmt: skip

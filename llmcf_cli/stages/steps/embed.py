@@ -1,0 +1,166 @@
+"""`embed`: item texts → vectors in LanceDB. `examples`: the in-context examples with theirs, the store of retrieval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.gen_cot import GenCoT
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
+from llmcf_cli.store.tables import Table, cot_example, item_text
+
+_BLOCK = 4096  # examples whose texts and vectors are held in memory together
+
+
+class _Encoder(Config):
+    """The part of `match.space` that decides the vectors of texts."""
+
+    encoder: FilePath
+
+
+class Embed(Stage):
+    """Encodes item texts once; matching, training and serving read the vectors."""
+
+    name = "embed"
+    version = 3
+    reads_texts = True
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"match.space": _Encoder(encoder=recipe.match.space.encoder)}  # type: ignore[attr-defined]
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(),)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        encoder = _text_encoder(job)
+        items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
+        item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
+        columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
+        _write(job.out / "lance", item_text(encoder.dim), columns)
+        return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds, "read": encoder.counts}
+
+
+class Examples(Stage):
+    """Encodes the chains of thought and joins them with their samples: the examples that `match` searches."""
+
+    name = "examples"
+    version = 2
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"match.space": recipe.match.space}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return [Ingest(), GenCoT(), Embed()]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        encoder = _text_encoder(job)
+        cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
+        parts = _Parts(job.inputs["gen-cot"] / "cot_part.parquet")
+        examples, vectors = _examples(job, cots), _ExampleVectors(job)
+        spec = cot_example(encoder.dim, vectors.of(examples.slice(0, 0)).shape[1], parts.steps)
+        names = ("sample_id", "user_row", "item_row", "label", "time", "split")
+        with job.progress.task("encode chains of thought", examples.num_rows, "texts") as task:
+
+            def batches() -> Iterator[pa.RecordBatch]:
+                for start in range(0, examples.num_rows, _BLOCK):
+                    rows = examples.slice(start, _BLOCK)
+                    texts = [rows["text"].to_pylist(), *parts.of(rows["sample_id"].to_pylist())]
+                    encoded = (_vectors(encoder.encode(column)) for column in texts)
+                    columns = [*(rows[name] for name in names), _vectors(vectors.of(rows)), *encoded]
+                    yield from _table(spec, columns).to_batches()
+                    task.advance(rows.num_rows)
+
+            open_lance(job.out / "lance").create_table(spec.name, batches(), schema=spec.schema)
+        return {
+            "examples": examples.num_rows, "dim": encoder.dim, "parts": list(parts.steps), "seconds": encoder.seconds,
+            "read": encoder.counts,
+        }  # fmt: skip
+
+
+class _ExampleVectors:
+    """The vectors that examples are found by."""
+
+    def __init__(self, job: Job) -> None:
+        from llmcf_cli.features.vectors import item_text_array
+
+        self._space = registry().build("space", job.recipe.match.space)
+        self._length = job.recipe.dataset.history.max_length
+        items = read_lance(job.inputs["embed"] / "lance", "item_text")
+        self._item_ID = self._space.item_vectors(item_text_array(items, items.num_rows))
+
+    def of(self, examples: pa.Table) -> Any:
+        """Vectors of some sample rows, float32 [N, D]."""
+        from llmcf_cli.features.batch import encode_rows
+
+        rows = encode_rows(examples, self._length)
+        return self._space.example_vectors(self._item_ID, rows.item_row_N, rows.history_row_NL)
+
+
+class _Parts:
+    """What the steps of the prompt wrote.
+
+    Attributes:
+        steps: Their names in order; none for a prompt of one step, whose text is the chain of thought itself.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file)
+        query = "SELECT step FROM read_parquet(?) GROUP BY step ORDER BY max(place), step"
+        found = [step for (step,) in _query(query, [self._file])]
+        self.steps: tuple[str, ...] = tuple(found) if len(found) > 1 else ()
+
+    def of(self, sample_ids: Sequence[int]) -> list[list[str]]:
+        """For each step its texts of some samples, empty where it wrote none."""
+        if not self.steps:
+            return []
+        query = "SELECT step, sample_id, text FROM read_parquet(?) WHERE sample_id IN (SELECT unnest(?))"
+        texts = {(step, sample): text for step, sample, text in _query(query, [self._file, list(sample_ids)])}
+        return [[texts.get((step, sample), "") for sample in sample_ids] for step in self.steps]
+
+
+def _text_encoder(job: Job) -> Any:
+    from llmcf_cli.llm.models.encoder import TextEncoder
+
+    return TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
+
+
+def _rows(database: Path, query: str) -> pa.Table:
+    with connect_read(database) as connection:
+        return connection.sql(query).to_arrow_table()
+
+
+def _examples(job: Job, cots: pa.Table) -> pa.Table:
+    """The sample rows of the chains of thought with their texts, by sample id."""
+    with connect_read(job.database) as connection:
+        connection.register("cot_text", cots)
+        return connection.sql(
+            "SELECT s.*, c.text FROM sample s JOIN cot_text c USING (sample_id) ORDER BY sample_id"
+        ).to_arrow_table()
+
+
+def _query(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        rows: list[tuple[Any, ...]] = connection.execute(query, list(values)).fetchall()
+    return rows
+
+
+def _vectors(vectors_ND: Any) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
+
+
+def _write(folder: Path, spec: Table, columns: Sequence[Any]) -> None:
+    open_lance(folder).create_table(spec.name, _table(spec, columns))
+
+
+def _table(spec: Table, columns: Sequence[Any]) -> pa.Table:
+    return pa.table(dict(zip(spec.schema.names, columns, strict=True))).cast(spec.schema)

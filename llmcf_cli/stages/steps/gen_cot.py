@@ -1,0 +1,111 @@
+"""`gen-cot`: the tuned language model writes a chain of thought for a sample of the train interactions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
+from llmcf_cli.stages.engine.run import plan
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.train_llm import recipe_words, with_local_files, writing_model, writing_stages
+from llmcf_cli.store.assets import ASSET_PREFIX
+
+if TYPE_CHECKING:
+    from llmcf_cli.llm.writing.generate import CoTReport
+
+
+class GenCoT(Stage):
+    """Makes the in-context CoT data set {(x_i, cot_i, y_i)}."""
+
+    name = "gen-cot"
+    version = 3
+    reads_texts = True
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": recipe.seed, "cot": recipe.cot}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(), *writing_stages(recipe.cot.engine))
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside
+
+        arguments = _arguments(job.context, job.inputs, job.keys)
+        if job.forced:
+            retry_set_aside(**arguments)
+        report = generate_cots(
+            **arguments, out=job.out, progress=job.progress, executor=job.context.executor,
+            blank_texts=job.recipe.dataset.limits.blank_texts,
+        )  # fmt: skip
+        return asdict(report)
+
+    def cost(self, node: Node) -> Sequence[tuple[str, str]]:
+        from llmcf_cli.llm.models.load import hf_folder
+        from llmcf_cli.llm.writing.cost import estimate_rows
+        from llmcf_cli.llm.writing.generate import estimate_cots
+
+        ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
+        if not ingest.made:
+            hint = "llmcf ingest, with the same recipe and settings"
+            raise LlmcfError("what it costs is known once the samples are", where=self.name, hint=hint)
+        arguments = _arguments(context, *_places(node))
+        if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
+            base = context.recipe.llm.model
+            if not context.locate.is_here(base):
+                hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
+                raise LlmcfError("what it costs is known once the model is there", where=self.name, hint=hint)
+            arguments["model"] = hf_folder(context.locate.path(base), context.models)
+        return estimate_rows(estimate_cots(**arguments))
+
+
+def help_generate(context: Context, progress: Progress) -> CoTReport | None:
+    """Make calls that another process's `gen-cot` on the same cache has not made yet, until none is left.
+
+    Returns:
+        What was made; None if `gen-cot` has ended, so that none is left.
+
+    Raises:
+        LlmcfError: The stages that `gen-cot` reads are not made.
+    """
+    from llmcf_cli.llm.writing.generate import generate_cots
+
+    node = plan(context, [GenCoT()])[-1].node
+    for need in node.needs.values():
+        if not need.made:
+            raise LlmcfError(
+                f"nothing to help with: gen-cot of {context.recipe.name!r} needs {need.label}, which is not made yet",
+                where="work", hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
+            )  # fmt: skip
+        need.check()
+    if node.made:
+        return None
+    arguments = _arguments(context, *_places(node))
+    with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
+        return generate_cots(**arguments, out=Path(folder), progress=progress)
+
+
+def _places(node: Node) -> tuple[dict[str, Path], dict[str, str]]:
+    """Folders and keys of what a node reads, as a job has them."""
+    return {role: n.folder for role, n in node.needs.items()}, {role: n.key for role, n in node.needs.items()}
+
+
+def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
+    """What generating and its estimate share."""
+    from llmcf_cli.recipe.prompt import load_prompt
+
+    section = context.recipe.cot
+    model, digest = writing_model(inputs, keys, section.engine)
+    section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
+    return {
+        "section": section, "data": inputs["ingest"] / "data.duckdb", "model": model, "model_digest": digest,
+        "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
+        "seed": context.recipe.seed, "history": context.recipe.dataset.history,
+        "words": recipe_words(context.recipe),
+    }  # fmt: skip

@@ -1,0 +1,89 @@
+"""`knowledge`: the tuned language model writes about users and items, and the texts become vectors in LanceDB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.asking import KnowledgeSection
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.words import words_of
+from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model, writing_stages
+from llmcf_cli.store.open import connect_read, open_lance, read_parquet
+from llmcf_cli.store.tables import knowledge
+
+TEXTS = "knowledge_text.parquet"
+
+
+class Knowledge(Stage):
+    """Preferences of users and facts about items, by the encoder of `match.space`; runs where an arm reads them."""
+
+    name = "knowledge"
+    version = 2
+    reads_texts = True
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": recipe.seed, "knowledge": _section(recipe), "match.space": recipe.match.space}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(), *writing_stages(_section(recipe).engine))
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.llm.writing.knowledge import write_knowledge
+        from llmcf_cli.recipe.prompt import load_prompt
+
+        section, locate = _section(job.recipe), job.context.locate.path
+        model, digest = writing_model(job.inputs, job.keys, section.engine)
+        section = section.model_copy(update={"engine": with_local_files(section.engine, job.context.locate)})
+        report = write_knowledge(
+            section, data=job.database, model=model, model_digest=digest,
+            user_prompt=load_prompt(locate(section.user_prompt)), item_prompt=load_prompt(locate(section.item_prompt)),
+            cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed,
+            words=words_of(job.recipe.dataset.label), progress=job.progress,
+        )  # fmt: skip
+        encoded = _encode(job, read_parquet(job.out / TEXTS))
+        return {**asdict(report), **encoded, "reach": _reach(job.database, job.out / TEXTS)}
+
+
+def _section(recipe: Recipe) -> KnowledgeSection:
+    if recipe.knowledge is None:
+        raise LlmcfError(
+            "the recipe has no section `knowledge`", where="knowledge",
+            hint="add `knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}`",
+        )  # fmt: skip
+    return recipe.knowledge
+
+
+def _encode(job: Job, texts: pa.Table) -> dict[str, Any]:
+    """Write the vectors; their length, and what the encoder read."""
+    from llmcf_cli.llm.models.encoder import TextEncoder
+
+    encoder = TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
+    vector_NT = encoder.encode(texts["text"], progress=job.progress, what="knowledge")
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
+    spec = knowledge(encoder.dim)
+    data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)
+    open_lance(job.out / "lance").create_table(spec.name, data)
+    return {"dim": encoder.dim, "read": encoder.counts}
+
+
+def _reach(database: Path, texts: Path) -> dict[str, dict[str, float]]:
+    """Share of each split's samples whose user's, and whose item's, text is for them."""
+    with connect_read(database) as connection:
+        rows = connection.execute(
+            """
+            SELECT split, avg((u.row IS NOT NULL)::INT), avg((i.row IS NOT NULL)::INT) FROM sample
+            LEFT JOIN read_parquet($texts) u ON u.entity = 'user' AND u.row = user_row AND sample.time > u.as_of
+            LEFT JOIN read_parquet($texts) i ON i.entity = 'item' AND i.row = item_row
+            GROUP BY split ORDER BY min(sample.time), split
+            """,
+            {"texts": str(texts)},
+        ).fetchall()
+    return {split: {"user": user, "item": item} for split, user, item in rows}

@@ -1,0 +1,126 @@
+"""`match`: for every sample, the nearest examples that it may see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.types import key_view
+from llmcf_cli.match.config import AnnSearchConfig
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import MatchSection
+from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
+from llmcf_cli.stages.steps.embed import Embed, Examples
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.negatives import stored_audit
+from llmcf_cli.store.artifacts import KEY_LENGTH
+
+if TYPE_CHECKING:
+    from llmcf_cli.match.materialise import ExampleStore
+    from llmcf_cli.match.recall import Tuned
+
+
+class Match(Stage):
+    """Materialises the top-K examples of all samples, then audits them by SQL that shares no code with the search."""
+
+    name = "match"
+    version = 2
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        match = recipe.match
+        return {
+            "match.space": match.space, "match.search": match.search, "match.k": match.k,
+            "match.balance": match.balance, "match.exclude": match.exclude, **_limits(match),
+        }  # fmt: skip
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return [Ingest(), Embed(), Examples()]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.match.audit import audit_matches
+        from llmcf_cli.match.guard import limits_of
+        from llmcf_cli.match.materialise import match_samples
+
+        out = job.out / "example_match.parquet"
+        report = match_samples(
+            job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
+            store=_shared_store(job), keep=index_folder(job.context, job.keys), progress=job.progress,
+            executor=job.context.executor,
+        )  # fmt: skip
+        match = job.recipe.match
+        audit = audit_matches(job.database, out, report.clock, match.balance, limits_of(match))
+        wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
+        if audit.total > wanted:
+            found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
+            raise StoreError(f"matches break the guards and are not kept: {found}", where="match")
+        dataset = job.recipe.dataset
+        negatives = stored_audit(job.database, dataset.label, dataset.repeats, job.recipe.seed)
+        if negatives is not None and negatives.violations:
+            what = f"{negatives.violations:,} negatives are of an item that was protected from them"
+            raise StoreError(what, where="ingest", hint="llmcf run RECIPE --force ingest")
+        drawn = None if negatives is None else asdict(negatives)
+        return {"match": asdict(report), "audit": audit.as_dict(), "negatives": drawn}
+
+
+def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
+    """Where approximate indexes of a space stay between runs: a larger set of examples extends what is there."""
+    space = key_view(context.recipe.match.space, context.locate.digest)
+    inputs = {role: key for role, key in keys.items() if role in ("ingest", "embed")}
+    return (
+        context.store.root.absolute() / "cache" / "match" / digest_json({"space": space, "inputs": inputs})[:KEY_LENGTH]
+    )
+
+
+def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progress) -> Tuned:
+    """Measure settings of approximate search on the results of the stages before `match`.
+
+    Args:
+        context: The run's recipe and stores; where the recipe's search is another, the defaults of `ann` are measured.
+        nodes: The stages that `match` needs, complete.
+        recall: Share of the exact result that is wanted.
+        progress: Where to report.
+
+    Raises:
+        LlmcfError: No setting reaches it.
+    """
+    from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
+
+    for node in nodes:
+        node.check()
+    inputs = {node.stage.role: node.folder for node in nodes}
+    section, recipe = context.recipe.match, context.recipe
+    if not isinstance(section.search, AnnSearchConfig):
+        section = section.model_copy(update={"search": AnnSearchConfig()})
+    data = inputs["ingest"] / "data.duckdb"
+    search = SampleSearch(
+        section, clock_of(data), _store(inputs), recipe.dataset.history.max_length,
+        index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
+    )  # fmt: skip
+    return tune_search(search, data, recall)
+
+
+def _store(inputs: Mapping[str, Path]) -> ExampleStore:
+    """Absolute, so that it means the same on every node that has the folder."""
+    from llmcf_cli.match.materialise import ExampleStore
+
+    return ExampleStore(inputs["embed"].absolute() / "lance", inputs["examples"].absolute() / "lance")
+
+
+def _shared_store(job: Job) -> ExampleStore:
+    """Where the workers read the examples: a copy by key, where they do not share the artifact folder."""
+    store, shared = _store(job.inputs), job.context.shared
+    if shared is None:
+        return store
+    items, examples = (f"{shared.rstrip('/')}/{stage}/{job.keys[stage]}" for stage in ("embed", "examples"))
+    return store.copied(items, examples)
+
+
+def _limits(match: MatchSection) -> dict[str, Any]:
+    """The limits that are set; without them a key is what it was before there were any."""
+    limits = {"match.max_per_user": match.max_per_user, "match.distinct_items": match.distinct_items}
+    return {path: value for path, value in limits.items() if value}

@@ -1,0 +1,68 @@
+"""`predict`: an arm's scores of the test split, the only place where a trained model meets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
+from llmcf_cli.stages.steps.ranking_data import arm_stages, ranking_data
+from llmcf_cli.stages.steps.train_rec import BUNDLE, TrainRec
+from llmcf_cli.store.artifacts import MANIFEST, read_manifest
+from llmcf_cli.store.open import write_parquet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmcf_cli.rec.input.dataset import RankingData
+
+PREDICTIONS = "predictions.parquet"
+
+
+@dataclass(frozen=True)
+class Predict(SeededArmStage):
+    """Scores the test split once with an arm's bundle."""
+
+    name = "predict"
+    version = 2
+
+    @property
+    def role(self) -> str:
+        return self.label
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return [*arm_stages(recipe), TrainRec(self.arm, self.seed)]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.bundle.bundle import load_bundle
+        from llmcf_cli.rec.train.predict import predict
+
+        folder = job.inputs[TrainRec.name]
+        data = ranking_data(job.recipe, job.inputs)
+        model = load_bundle(folder / BUNDLE).model
+        with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
+            prediction_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
+            task.advance(len(prediction_N))
+        write_predictions(data, prediction_N, job.out / PREDICTIONS)
+        return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
+
+
+def write_predictions(data: RankingData, prediction_N: np.ndarray, path: Path) -> None:
+    """Write the task's table of predictions of the test split, with the user's own ids."""
+    test, catalog, task = data.splits["test"], data.resources.catalog, data.task
+    columns = {
+        "sample_id": test.sample_id_N, "user_row": test.user_row_N, "item_row": test.item_row_N,
+        "user_id": catalog.users.ids.take(pa.array(test.user_row_N - 1)),
+        "item_id": catalog.items.ids.take(pa.array(test.item_row_N - 1)), "time": test.time_N,
+        task.truth.name: pa.array(data.targets["test"]).cast(task.truth.type), "split": ["test"] * len(test),
+        task.output.name: pa.array(prediction_N).cast(task.output.type),
+    }  # fmt: skip
+    write_parquet(pa.table(columns), task.stored, path)

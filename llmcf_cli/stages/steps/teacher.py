@@ -1,0 +1,55 @@
+"""`teacher`: the tuned language model answers the recommendation question for train samples, to be distilled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.recipe.asking import TeacherSection
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.train_llm import TrainLLM, recipe_words
+
+if TYPE_CHECKING:
+    from llmcf_cli.llm.config import RecommendationMixConfig
+
+
+class Teacher(Stage):
+    """Scores train samples by P(yes); runs where an objective learns from it."""
+
+    name = "teacher"
+    version = 3
+    reads_texts = True
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": recipe.seed, "teacher": _section(recipe)}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(), TrainLLM())
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.llm.asking.teacher import ask_teacher
+
+        report = ask_teacher(
+            _section(job.recipe), question_of(job.recipe), data=job.database, model=job.inputs["train-llm"] / "model",
+            model_digest=job.keys["train-llm"], cache=job.context.answers, out=job.out / "teacher_score.parquet",
+            seed=job.recipe.seed, words=recipe_words(job.recipe), progress=job.progress,
+        )  # fmt: skip
+        return asdict(report)
+
+
+def _section(recipe: Recipe) -> TeacherSection:
+    if recipe.teacher is None:
+        raise LlmcfError("the recipe has no section `teacher`", where="teacher", hint="add `teacher: {}` to the recipe")
+    return recipe.teacher
+
+
+def question_of(recipe: Recipe) -> RecommendationMixConfig:
+    """The question the model was tuned on; the default one if its mix has none."""
+    from llmcf_cli.llm.config import RecommendationMixConfig
+
+    sources = [part.source for part in recipe.llm.mix]
+    return next((s for s in sources if isinstance(s, RecommendationMixConfig)), RecommendationMixConfig())

@@ -1,0 +1,83 @@
+"""`train-llm`: mix recommendation and general instructions, and tune the model on them (LLM-CF, CIKM 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from llmcf_cli.core.types import ComponentConfig, FileRef, is_marked
+from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.words import Words, words_of
+from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.store.assets import Locator
+
+
+def recipe_words(recipe: Recipe) -> Words:
+    """What a recipe's prompts say that users did, and call what histories hold."""
+    return words_of(recipe.dataset.label, recipe.dataset.history.events)
+
+
+class TrainLLM(Stage):
+    """Tunes a causal language model on the recipe's mix."""
+
+    name = "train-llm"
+    version = 3
+    reads_texts = True
+
+    def sections(self, recipe: Recipe) -> dict[str, Any]:
+        return {"seed": recipe.seed, "llm": recipe.llm}
+
+    def needs(self, recipe: Recipe) -> Sequence[Stage]:
+        return (Ingest(),)
+
+    def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.llm.mix.build import build_mix
+        from llmcf_cli.llm.models.load import context_length, hf_folder, load_tokenizer
+
+        section, mix_file = job.recipe.llm, job.out / "mix.parquet"
+        base = hf_folder(job.context.locate.path(section.model), job.context.models, job.progress)
+        tokenizer = load_tokenizer(base)
+        mix = build_mix(
+            section, data=job.database, locate=job.context.locate.path, tokenizer=tokenizer,
+            seed=job.recipe.seed, out=mix_file, words=recipe_words(job.recipe),
+            blank_texts=job.recipe.dataset.limits.blank_texts, context=context_length(base, tokenizer),
+            progress=job.progress,
+        )  # fmt: skip
+        tune = registry().get("tuner", section.tune.type).load()
+        tuned = tune(
+            section.tune, model=base, mix=mix_file, out=job.out / "model", work=job.work, seed=job.recipe.seed,
+            progress=job.progress, launch=job.context.launch,
+        )  # fmt: skip
+        return {"mix": asdict(mix), "tune": asdict(tuned)}
+
+
+def writing_stages(engine: ComponentConfig) -> list[Stage]:
+    """The stages that a stage which generates with an engine reads: none for a model that others serve."""
+    return [TrainLLM()] if "model" in engine.needs else []
+
+
+def writing_model(
+    inputs: Mapping[str, Path], keys: Mapping[str, str], engine: ComponentConfig
+) -> tuple[Path | None, str]:
+    """Folder and digest of the model that an engine generates with; no folder, server and name, if others serve it.
+
+    Args:
+        inputs: Role of a stage → its folder.
+        keys: Role of a stage → its key.
+        engine: The engine.
+    """
+    if "model" in engine.needs:
+        return inputs["train-llm"] / "model", keys["train-llm"]
+    server, name = (getattr(engine, field, "") for field in ("base_url", "model"))
+    return None, f"{engine.type}:{server.rstrip('/')}:{name}"
+
+
+def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:
+    """An engine's configuration with the paths of the files and assets that it names."""
+    fields = type(engine).model_fields
+    named = {field: value for field, value in engine if value and is_marked(fields[field], FileRef)}
+    return engine.model_copy(update={field: str(locate.path(value)) for field, value in named.items()})

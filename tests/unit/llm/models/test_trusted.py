@@ -1,0 +1,192 @@
+"""Folders of models and encoders from strangers run no code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.llm.models.encoder import TextEncoder
+from llmcf_cli.llm.models.load import context_length, load_causal_lm, load_tokenizer
+from llmcf_cli.llm.models.trusted import check_contained, check_encoder
+
+
+class Bomb:
+    """What a pickle may hold: a call that is made when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture
+def encoder(tmp_path):
+    """A whole small encoder."""
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "film"]))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    shape = BertConfig(
+        vocab_size=7, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    BertModel(shape).save_pretrained(folder)
+    modules = [{"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+               for n, (kind, path) in enumerate([("Transformer", ""), ("Pooling", "1_Pooling")])]  # fmt: skip
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 16, "do_lower_case": True}))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(
+        json.dumps({"word_embedding_dimension": 8, "pooling_mode_mean_tokens": True})
+    )
+    return folder
+
+
+def poisoned(folder: Path, mark: Path) -> None:
+    """Put a pickle that leaves a mark in the place of the weights."""
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(mark)))
+
+
+def test_a_sound_encoder_loads(encoder):
+    check_encoder(encoder)
+    assert TextEncoder(encoder).encode(["a film"]).shape == (1, 8)
+
+
+def test_the_pickle_would_have_run(encoder, tmp_path):
+    """The control: read without care, the folder of the next test leaves its mark."""
+    poisoned(encoder, tmp_path / "mark")
+    with contextlib.suppress(RuntimeError):  # that it holds no weights is noticed too late
+        torch.load(encoder / "pytorch_model.bin", weights_only=False)
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["alone", "asked for by the folder"])
+def test_pickled_weights_are_never_read(encoder, tmp_path, asks):
+    poisoned(encoder, tmp_path / "mark")
+    if asks:
+        settings = {"max_seq_length": 16, "model_args": {"weights_only": False, "use_safetensors": False}}
+        (encoder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError) as caught:
+        TextEncoder(encoder)
+    assert ("model_args" if asks else "pickle") in caught.value.what
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("modules.json", [{"path": "", "type": "os.system"}]),
+        ("modules.json", [{"path": "", "type": "modeling.Mine"}]),
+        ("modules.json", [{"path": "../..", "type": "sentence_transformers.models.Transformer"}]),
+        ("modules.json", ["sentence_transformers.models.Transformer"]), ("modules.json", 7),
+        ("sentence_bert_config.json", {"tokenizer_args": {"trust_remote_code": True}}),
+        ("sentence_bert_config.json", {"config_args": {}}), ("sentence_bert_config.json", []),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_is_refused(encoder, file, content):
+    (encoder / file).write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        TextEncoder(encoder)
+    assert caught.value.where == str(encoder / file)
+
+
+def test_a_dense_layer_has_an_activation_of_pytorch(encoder):
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "2_Dense").mkdir()
+    (encoder / "2_Dense" / "config.json").write_text(
+        json.dumps({"in_features": 8, "out_features": 8, "activation_function": "os.abort"})
+    )
+    with pytest.raises(ModelError, match="activation"):
+        check_encoder(encoder)
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, lambda folder: load_causal_lm(folder, torch.float32),
+                                  lambda folder: context_length(folder, load_tokenizer(folder))])  # fmt: skip
+def test_code_of_a_model_folder_never_runs(tiny_model, tmp_path, monkeypatch, load):
+    """`auto_map` is passed by: the known architecture is taken, or the folder refused; nobody is asked."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in Path(tiny_model).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\n"
+    (folder / "mine.py").write_text(code)
+    mapped = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model", "AutoTokenizer": ["mine.Slow", None]}
+    for name in ("config.json", "tokenizer_config.json"):
+        settings = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**settings, "auto_map": mapped}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with contextlib.suppress(ModelError):
+        load(folder)
+    assert not (tmp_path / "mark").exists()
+
+
+def _copy(source: Path, to: Path) -> Path:
+    to.mkdir(parents=True)
+    for file in Path(source).iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    return to
+
+
+def _shards_of(folder: Path, shard: str) -> None:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", "np") as weights:
+        names = list(weights.keys())
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_weights_of_another_folder_are_not_read(tiny_model, tmp_path):
+    """An index may name files; joined with the folder, `../other/model.safetensors` is one elsewhere."""
+    other, folder = _copy(tiny_model, tmp_path / "other"), _copy(tiny_model, tmp_path / "model")
+    _shards_of(folder, "../other/model.safetensors")
+    (folder / "model.safetensors").rename(folder / "unused.safetensors")
+    assert (folder / "../other/model.safetensors").samefile(other / "model.safetensors")
+    with pytest.raises(ModelError, match="none of its own"):
+        load_causal_lm(folder, torch.float32)
+    for shard in ("model.bin", str(other / "model.safetensors"), ".."):
+        index = json.loads((folder / "model.safetensors.index.json").read_text())
+        index["weight_map"] = {"x": shard}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelError):
+            check_contained(folder)
+
+
+def test_whole_shards_of_a_folder_are_read(tiny_model, tmp_path):
+    folder = _copy(tiny_model, tmp_path / "model")
+    _shards_of(folder, "one.safetensors")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    assert load_causal_lm(folder, torch.float32).config.vocab_size
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_no_kernel_is_fetched(tiny_model, encoder, tmp_path, key):
+    model = _copy(tiny_model, tmp_path / "model")
+    for folder, load in ((model, lambda folder: load_causal_lm(folder, torch.float32)), (encoder, TextEncoder)):
+        settings = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**settings, "text_config": {key: "stranger/kernel"}}))
+        with pytest.raises(ModelError, match="fetched and run"):
+            load(folder)
+        (folder / "config.json").write_text(json.dumps({**settings, key: "eager"}))
+        check_contained(folder)
+
+
+def test_an_encoder_is_no_adapter_to_a_model_elsewhere(encoder, tmp_path):
+    (tmp_path / "private").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "private" / name).write_bytes((encoder / name).read_bytes())
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": str(tmp_path / "private"), "target_modules": ["query"]}
+    (encoder / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ModelError, match="is an adapter"):
+        TextEncoder(encoder)

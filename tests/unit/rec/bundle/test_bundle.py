@@ -1,0 +1,308 @@
+"""Bundles: complete, checked, and no code in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from llmcf_cli.core.errors import ModelError, StoreError
+from llmcf_cli.core.hashing import digest_file, digest_json, digest_path
+from llmcf_cli.plugin import registry
+from llmcf_cli.rec.bundle.bundle import load_bundle, save_bundle
+from llmcf_cli.rec.config import (
+    BCEConfig,
+    CoTReconstructionConfig,
+    DeepFMConfig,
+    ICTConfig,
+    KARConfig,
+    NoneConfig,
+    RankingConfig,
+    SignalsConfig,
+)
+from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.train.predict import predict
+
+OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
+
+
+def build(world, augment=None, backbone=None):
+    return RecModel(world.data.resources, backbone or DeepFMConfig(), augment or ICTConfig(), OBJECTIVES, seed=1)
+
+
+@pytest.fixture(scope="module")
+def saved(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "b"
+    save_bundle(path, build(world), task=RankingConfig(), recipe={"name": "x"}, clock="global")
+    return path
+
+
+@pytest.fixture
+def bundle(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "b")
+
+
+def rewrite(bundle, change):
+    """Edit bundle.json, and bring the digests up to date."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    change(manifest)
+    seal(bundle, manifest)
+
+
+def seal(bundle, manifest):
+    """Write bundle.json with digests that hold, as whoever means harm would."""
+    files = manifest.get("files")
+    for name, record in files.items() if isinstance(files, dict) else ():
+        if isinstance(record, dict) and (bundle / name).is_file():
+            record.update(sha256=digest_file(bundle / name), bytes=(bundle / name).stat().st_size)
+    manifest.pop("digest", None)
+    manifest["digest"] = digest_json(manifest)
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+def test_a_bundle_answers_by_its_task_and_an_earlier_one_is_a_ranking(bundle):
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    assert manifest["task"] == {"type": "ranking"}
+    rewrite(bundle, lambda manifest: manifest.pop("task"))
+    assert set(load_bundle(bundle).task.answer(np.zeros(2, np.float32))) == {"logit", "probability"}
+    rewrite(bundle, lambda manifest: manifest.update(task={"type": "divination"}))
+    with pytest.raises((StoreError, ModelError)):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig(), KARConfig()], ids=["ict", "none", "kar"])
+@pytest.mark.parametrize("backbone", registry().names("backbone"))
+def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
+    model = build(world, augment, registry().get("backbone", backbone).config()())
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe={"name": "x"}, clock="per_user")
+    found = load_bundle(tmp_path / "b")
+    assert (found.recipe, found.clock) == ({"name": "x"}, "per_user")
+    assert (predict(found.model, world.data, "test") == predict(model, world.data, "test")).all()
+    assert not found.model.training
+
+
+def test_the_same_model_gives_the_same_bytes(world, saved, tmp_path):
+    save_bundle(tmp_path / "again", build(world), task=RankingConfig(), recipe={"name": "x"}, clock="global")
+    assert digest_path(tmp_path / "again") == digest_path(saved)
+
+
+def test_only_what_the_arm_needs_is_stored(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, NoneConfig()), task=RankingConfig(), recipe={}, clock="global")
+    names = {f.name for f in (tmp_path / "b").iterdir()}
+    assert names == {
+        "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors",
+        "history.parquet",
+    }  # fmt: skip
+
+
+def test_knowledge_of_another_catalogue_is_refused(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, KARConfig()), task=RankingConfig(), recipe={}, clock="global")
+    assert (tmp_path / "b" / "knowledge.safetensors").is_file()
+    arrays = load_file(tmp_path / "b" / "knowledge.safetensors")
+    save_file({**arrays, "items.slot_R": arrays["items.slot_R"][:-1]}, tmp_path / "b" / "knowledge.safetensors")
+    rewrite(tmp_path / "b", lambda m: None)
+    with pytest.raises(ModelError, match="number of items"):
+        load_bundle(tmp_path / "b")
+
+
+def test_a_bundle_holds_collaborative_vectors_of_all_users_only(world, tmp_path):
+    save_bundle(tmp_path / "b", build(world, SignalsConfig()), task=RankingConfig(), recipe={}, clock="global")
+    found = load_bundle(tmp_path / "b").model.resources.collaborative
+    assert found.item_FID.shape[0] == 1
+    assert (found.item_FID[0] == world.data.resources.collaborative.item_FID[-1]).all()
+    assert (found.count_FI[0] == world.data.resources.collaborative.count_FI[-1]).all()
+    assert not (tmp_path / "b" / "examples.parquet").exists()
+
+
+def test_a_folder_with_something_in_it_is_not_overwritten(world, saved):
+    with pytest.raises(StoreError, match="not empty"):
+        save_bundle(saved, build(world), task=RankingConfig(), recipe={}, clock="global")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "examples.parquet", "vocab.parquet", "recipe.json"])
+def test_a_changed_or_missing_file_is_named(bundle, name):
+    file = bundle / name
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(bytes(content))
+    with pytest.raises(StoreError, match=rf"{name}.*differs"):
+        load_bundle(bundle)
+    file.unlink()
+    with pytest.raises(StoreError, match=rf"{name}.*lacks"):
+        load_bundle(bundle)
+
+
+def test_no_bundle_and_another_format_are_refused(bundle, tmp_path):
+    with pytest.raises(StoreError, match=r"no bundle\.json"):
+        load_bundle(tmp_path)
+    rewrite(bundle, lambda m: m.update(format=99))
+    with pytest.raises(StoreError, match="format 99, this version reads 3"):
+        load_bundle(bundle)
+    (bundle / "bundle.json").write_text("{")
+    with pytest.raises(StoreError, match="no JSON"):
+        load_bundle(bundle)
+
+
+def test_parts_that_do_not_fit_are_explained(bundle):
+    weights = load_file(bundle / "weights.safetensors")
+    rewrite(bundle, lambda m: m["backbone"].update(embedding_dim=16))
+    with pytest.raises(ModelError, match="embedding dimension 16, but the weights have 32"):
+        load_bundle(bundle)
+    save_file({**weights, "embedding.table_VD": torch.zeros(7, 16)}, bundle / "weights.safetensors")
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match="does not fit weights for 7"):
+        load_bundle(bundle)
+
+
+def test_a_vocabulary_of_another_model_is_refused(bundle):
+    vocab = pq.read_table(bundle / "vocab.parquet")
+    pq.write_table(vocab.slice(1), bundle / "vocab.parquet")
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match=r"vocabulary of .* does not fit the spec"):
+        load_bundle(bundle)
+
+
+def test_text_vectors_of_another_encoder_are_refused(bundle):
+    arrays = load_file(bundle / "item_text.safetensors")
+    save_file({name: tensor[:, :-2].contiguous() for name, tensor in arrays.items()}, bundle / "item_text.safetensors")
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match="weights do not fit the model"):
+        load_bundle(bundle)
+
+
+def test_weights_of_another_model_are_refused(bundle):
+    rewrite(bundle, lambda m: m["augment"].update(layers=3))
+    with pytest.raises(ModelError, match="weights do not fit the model"):
+        load_bundle(bundle)
+
+
+def test_bundle_json_itself_is_covered(bundle):
+    text = (bundle / "bundle.json").read_text()
+    (bundle / "bundle.json").write_text(text.replace('"global"', '"per_user"'))
+    with pytest.raises(StoreError, match=r"bundle\.json.*differs"):
+        load_bundle(bundle)
+
+
+def test_only_listed_files_are_opened(bundle, world):
+    (bundle / "knowledge.safetensors").write_bytes(b"no tensors")  # of no use to this arm, and not listed
+    assert (predict(load_bundle(bundle).model, world.data, "test") == predict(build(world), world.data, "test")).all()
+    rewrite(bundle, lambda m: m["files"].pop("item_text.safetensors"))
+    with pytest.raises(ModelError, match="text vectors"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("name", ["../b/weights.safetensors", "/etc/passwd", "notes.txt"])
+def test_a_manifest_that_lists_something_else_is_refused(bundle, name):
+    rewrite(bundle, lambda m: m["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
+    with pytest.raises(StoreError, match="no part of a bundle"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize("size", [10**9, 2**63, -1, 1.5, "many", None, [2]])
+@pytest.mark.parametrize(
+    "where", ["augment.layers", "augment.dim", "backbone.embedding_dim", "num_examples", "features.history_length",
+              "features.fields.0.size", "features.fields.0.width"],
+)  # fmt: skip
+def test_sizes_that_nothing_fills_are_refused_at_once(bundle, where, size):
+    def change(manifest):
+        *path, last = where.split(".")
+        for name in path:
+            manifest = manifest[int(name) if name.isdigit() else name]
+        manifest[last] = size
+
+    rewrite(bundle, change)
+    started = time.process_time()
+    with pytest.raises((StoreError, ModelError)):
+        load_bundle(bundle)
+    assert time.process_time() - started < 2
+
+
+def test_a_table_that_claims_more_rows_than_it_can_hold_is_refused(bundle):
+    nothing = pa.table({"item_id": pa.nulls(5_000_000, pa.string())})
+    pq.write_table(nothing, bundle / "item.parquet", compression="zstd")
+    assert (bundle / "item.parquet").stat().st_size < 50_000
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(StoreError, match="more than it can hold"):
+        load_bundle(bundle)
+
+
+def test_numbers_that_mean_nothing_are_refused(bundle):
+    for name, tensor, at in (("weights", "embedding.table_VD", (0, 0)), ("item_text", "item_text_IT", (3, 0))):
+        file = bundle / f"{name}.safetensors"
+        kept, tensors = file.read_bytes(), load_file(file)
+        for wrong in (float("nan"), float("inf"), 1e30):
+            tensors[tensor][at] = wrong
+            save_file(tensors, file)
+            rewrite(bundle, lambda m: None)
+            with pytest.raises(ModelError, match="finite"):
+                load_bundle(bundle)
+        file.write_bytes(kept)
+    examples = pq.read_table(bundle / "examples.parquet")
+    at = examples.schema.get_field_index("item_row")
+    pq.write_table(
+        examples.set_column(at, "item_row", pc.add(examples["item_row"], 10_000)), bundle / "examples.parquet"
+    )
+    rewrite(bundle, lambda m: None)
+    with pytest.raises(ModelError, match="items of examples"):
+        load_bundle(bundle)
+
+
+def mutated(chance, bundle):
+    """Change one thing in a bundle, and seal it again half of the time."""
+    manifest = json.loads((bundle / "bundle.json").read_text())
+    if chance.random() < 0.5:
+        places = []
+
+        def walk(value):
+            for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+                places.append((value, key))
+                walk(value[key])
+
+        walk(manifest)
+        holder, key = chance.choice(places)
+        junk = [None, -1, 0, 10**9, 2**70, 1e308, "", "none", [], {}, [[]], True, "../x", "\x1b[2J", holder[key]]
+        if chance.random() < 0.2:
+            del holder[key]
+        else:
+            holder[key] = chance.choice(junk)
+    else:
+        file = chance.choice(sorted(f for f in bundle.iterdir() if f.name != "bundle.json"))
+        content = bytearray(file.read_bytes())
+        if chance.random() < 0.3:
+            del content[chance.randrange(len(content)) :]
+        for _ in range(chance.choice((1, 1, 4))):
+            if content:
+                content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        file.write_bytes(content)
+    if chance.random() < 0.8 and isinstance(manifest, dict):
+        seal(bundle, manifest)
+
+
+def test_no_mutation_of_a_bundle_ends_in_a_foreign_error(world, saved, tmp_path):
+    """It is refused by one of two kinds of error, or scores finite numbers. LLMCF_MUTATIONS: how many."""
+    refused, many = 0, int(os.environ.get("LLMCF_MUTATIONS", "150"))
+    for seed in range(many):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        bundle = shutil.copytree(saved, tmp_path / "b")
+        mutated(random.Random(seed), bundle)
+        started = time.process_time()
+        try:
+            model = load_bundle(bundle).model
+            if len(model.resources.catalog.items.ids) == len(world.data.resources.catalog.items.ids):
+                assert np.isfinite(predict(model, world.data, "test")).all(), seed
+        except (StoreError, ModelError):
+            refused += 1
+        except Exception as error:
+            raise AssertionError(f"mutation {seed}") from error
+        assert time.process_time() - started < 2, seed
+    assert refused > many / 3
