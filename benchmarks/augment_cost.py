@@ -18,11 +18,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from synthetic import Size, ranking_data
+from synthetic import Size, task_data
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 
 TARGET, BATCH = 2.5, 512
@@ -43,7 +43,7 @@ def main() -> None:
     train = 15_000 if options.quick else 80_000
     clock = time.perf_counter if options.wall else time.process_time
     seconds = {
-        examples: measure(ranking_data(Size(train=train, examples=examples)), clock) for examples in (176, train // 10)
+        examples: measure(task_data(Size(train=train, examples=examples)), clock) for examples in (176, train // 10)
     }
 
     print(f"{train:,} samples, DeepFM, batches of {BATCH}, one thread")
@@ -58,7 +58,7 @@ def main() -> None:
     sys.exit(0 if ratio <= TARGET else 1)
 
 
-def measure(data: RankingData, clock: Callable[[], float]) -> dict[str, float]:
+def measure(data: TaskData, clock: Callable[[], float]) -> dict[str, float]:
     """Median seconds of an epoch of each arm, in three rounds after one to warm up."""
     arms = {name: Arm(data, *settings) for name, settings in ARMS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -73,7 +73,7 @@ def measure(data: RankingData, clock: Callable[[], float]) -> dict[str, float]:
 class Arm:
     """A model in training."""
 
-    def __init__(self, data: RankingData, augment: ComponentConfig, objectives: tuple[ComponentConfig, ...]) -> None:
+    def __init__(self, data: TaskData, augment: ComponentConfig, objectives: tuple[ComponentConfig, ...]) -> None:
         self.model = RecModel(data.resources, DeepFMConfig(), augment, objectives).train()
         self.train = data.batch("train", examples="examples" in augment.needs)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from gpu_check import Outcome, Setting
-from synthetic import Size, ranking_data, with_all_inputs
+from synthetic import Size, task_data, with_all_inputs
 from torch import Tensor
 
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
@@ -46,7 +46,7 @@ def core(setting: Setting) -> Outcome:
     The reference is computed on the CPU, and so is a second column in float32, for scale. The figure is the largest
     difference, of its bound.
     """
-    data = with_all_inputs(ranking_data(Size(setting.sized(20_000, 1_000), users=200, items=300, examples=64)))
+    data = with_all_inputs(task_data(Size(setting.sized(20_000, 1_000), users=200, items=300, examples=64)))
     pairs = _pairs(*(registry().names(kind) for kind in ("backbone", "augmenter")), every=not setting.quick)
     rows = setting.sized(1024, 128)
     exact = {pair: _computed(data, *pair, rows, "cpu", torch.float64) for pair in pairs}
@@ -75,7 +75,7 @@ def epoch(setting: Setting) -> Outcome:
     The figure is `ict` to `none`. The first epoch warms up.
     """
     train, batch = setting.sized(400_000, 2_000), setting.sized(4096, 512)
-    data = ranking_data(Size(train, examples=train // 10))
+    data = task_data(Size(train, examples=train // 10))
     epochs = 4 if setting.judged else 2
     section = FitSection(batch_size=batch, epochs=epochs, patience=epochs)
     seconds, faults = {}, []
@@ -118,7 +118,7 @@ def _gradients_apart(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> float
     )
 
 
-def _computed(data: RankingData, backbone: str, augmenter: str, rows: int, device: str, dtype: torch.dtype) -> Computed:
+def _computed(data: TaskData, backbone: str, augmenter: str, rows: int, device: str, dtype: torch.dtype) -> Computed:
     """What the same weights make of the first rows of the train split."""
     objectives = [_default("objective", name) for name in registry().names("objective")]
     model = RecModel(data.resources, _default("backbone", backbone), _default("augmenter", augmenter), objectives)

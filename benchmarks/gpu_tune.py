@@ -27,8 +27,9 @@ from llmcf_cli.llm.mix.build import SCHEMA
 from llmcf_cli.llm.models.load import load_tokenizer
 from llmcf_cli.llm.tuning.epochs import plan_batches
 from llmcf_cli.llm.tuning.estimate import model_shape, operations, planned_load
+from llmcf_cli.llm.tuning.run import TuneReport
 from llmcf_cli.llm.tuning.tokens import TokenisedMix
-from llmcf_cli.llm.tuning.tune import TuneReport, tune
+from llmcf_cli.llm.tuning.tune import tune
 from llmcf_cli.recipe.library import launch_file
 
 UTILISATION = 0.40

@@ -15,8 +15,9 @@ from llmcf_cli.features.choice import Choice
 from llmcf_cli.features.spec import fit_features
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.input.dataset import ExampleBank, RankingData, Resources
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
+from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.tasks.ranking import Ranking
 
@@ -45,7 +46,7 @@ class Size:
     examples: int = 176
 
 
-def ranking_data(size: Size, seed: int = 20240) -> RankingData:
+def task_data(size: Size, seed: int = 20240) -> TaskData:
     """Users with three features, items with a year and up to three of 18 genres, histories of 20; popularity by Zipf.
 
     A sample's examples are the bank's most popular with some noise, as similar items find similar examples.
@@ -64,10 +65,10 @@ def ranking_data(size: Size, seed: int = 20240) -> RankingData:
     matches = {name: _matches(rng, rows, size.examples) for name, rows in splits.items()}
     targets = {name: rows.label_N for name, rows in splits.items()}
     task = Ranking(RankingConfig())
-    return RankingData(Resources(spec, vocab, catalog, text_IT, bank, K), task, splits, targets, matches)
+    return TaskData(Resources(spec, vocab, catalog, text_IT, bank, K), task, splits, targets, matches)
 
 
-def with_all_inputs(data: RankingData, seed: int = 20240) -> RankingData:
+def with_all_inputs(data: TaskData, seed: int = 20240) -> TaskData:
     """The same data with all that an augmenter or an objective may read.
 
     Collaborative vectors, and matching signals of examples; knowledge about two of three users and items, of a user up

@@ -76,14 +76,14 @@ def measure(size: int) -> float:
 def train(folder: Path) -> None:
     """Load, train for 20 batches, print the peak in GiB."""
     from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, RankingConfig
-    from llmcf_cli.rec.input.dataset import load_ranking_data
+    from llmcf_cli.rec.input.dataset import load_task_data
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.ranking import Ranking
     from llmcf_cli.rec.train.fit import fit
     from llmcf_cli.recipe.sections import FitSection
 
     tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("item_text", "examples", "matches")}
-    data = load_ranking_data(folder / "data.duckdb", Ranking(RankingConfig()), history_length=LENGTH, **tables)
+    data = load_task_data(folder / "data.duckdb", Ranking(RankingConfig()), history_length=LENGTH, **tables)
     del tables
     model = RecModel(data.resources, DeepFMConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig()))
     try:

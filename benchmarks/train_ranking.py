@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from environment import Peer, peers_python
-from synthetic import Size, ranking_data
+from synthetic import Size, task_data
 
 from llmcf_cli.rec.config import DeepFMConfig, NoneConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--peers", metavar="PYTHON", help="interpreter of an environment with benchmarks/peers.txt")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    data = ranking_data(Size(train=30_000 if options.quick else 80_000))
+    data = task_data(Size(train=30_000 if options.quick else 80_000))
     few = data.splits["validation"].take(slice(0, 256))
     data = dataclasses.replace(data, splits={**data.splits, "validation": few})
     count = len(data.splits["train"])
@@ -61,7 +61,7 @@ def main() -> None:
     sys.exit(0 if ratio >= TARGET else 1)
 
 
-def measure(data: RankingData, python: Path, rounds: int, clock: str) -> dict[str, list[float]]:
+def measure(data: TaskData, python: Path, rounds: int, clock: str) -> dict[str, list[float]]:
     """Seconds of epochs, side by side, after one of each to warm up."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,7 +78,7 @@ def measure(data: RankingData, python: Path, rounds: int, clock: str) -> dict[st
     return {side: values[1:] for side, values in seconds.items()}
 
 
-def ours(data: RankingData, work: Path, clock: str) -> float:
+def ours(data: TaskData, work: Path, clock: str) -> float:
     """Seconds of a fit of one epoch."""
     seconds = time.perf_counter if clock == "wall" else time.process_time
     model = RecModel(data.resources, DeepFMConfig(), NoneConfig())
@@ -88,7 +88,7 @@ def ours(data: RankingData, work: Path, clock: str) -> float:
     return seconds() - started
 
 
-def write_table(data: RankingData, folder: Path) -> None:
+def write_table(data: TaskData, folder: Path) -> None:
     """The train split as the peers read it: every row with the features of its user and item."""
     train, catalog = data.splits["train"], data.resources.catalog
     columns, fields = {"label": train.label_N}, []

@@ -21,7 +21,7 @@ from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.input.dataset import RankingData, load_ranking_data
+from llmcf_cli.rec.input.dataset import TaskData, load_task_data
 from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
@@ -49,7 +49,7 @@ class World:
     matches: pa.Table
     teacher: pa.Table
     knowledge: pa.Table
-    data: RankingData
+    data: TaskData
 
 
 def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: int = 0) -> World:
@@ -99,7 +99,7 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
     collaborative = fit_collaborative(
         liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), USERS, ITEMS, dim=6, folds=5, seed=seed
     )
-    data = load_ranking_data(
+    data = load_task_data(
         database, Ranking(RankingConfig()), history_length=LENGTH, item_text=texts, examples=examples,
         matches=matches, teacher=teacher, knowledge=known, collaborative=collaborative,
     )  # fmt: skip

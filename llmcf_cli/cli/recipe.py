@@ -31,7 +31,7 @@ def list_() -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.recipe.library import library_recipes
+    from llmcf_cli.recipe.load import library_recipes
 
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", no_wrap=True)

@@ -39,19 +39,19 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "each user's last event to test, the one before to validation"),
     ),
     "mix_source": (
-        ("recommendation", "llm.config:RecommendationMixConfig", "llm.mixture:RecommendationSource",
+        ("recommendation", "llm.config:RecommendationMixConfig", "llm.mix.mixture:RecommendationSource",
          "yes/no questions from the data set's train rows"),
-        ("parquet", "llm.config:ParquetMixConfig", "llm.instructions:FileSource",
+        ("parquet", "llm.config:ParquetMixConfig", "llm.mix.instructions:FileSource",
          "instruction–answer pairs in a Parquet file"),
-        ("jsonl", "llm.config:JsonlMixConfig", "llm.instructions:FileSource",
+        ("jsonl", "llm.config:JsonlMixConfig", "llm.mix.instructions:FileSource",
          "instruction–answer pairs in JSON lines"),
     ),
     "tuner": (
-        ("full", "llm.config:FullTuneConfig", "llm.tune:tune",
+        ("full", "llm.config:FullTuneConfig", "llm.tuning.tune:tune",
          "all parameters"),
-        ("lora", "llm.config:LoraTuneConfig", "llm.tune:tune",
+        ("lora", "llm.config:LoraTuneConfig", "llm.tuning.tune:tune",
          "low-rank adapters, merged after training"),
-        ("qlora", "llm.config:QLoraTuneConfig", "llm.tune:tune",
+        ("qlora", "llm.config:QLoraTuneConfig", "llm.tuning.tune:tune",
          "low-rank adapters on weights in 4 bits, merged after training; needs a CUDA device"),
     ),
     "engine": (
@@ -63,7 +63,7 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "the tuned model through vLLM, on a GPU"),
     ),
     "judge": (
-        ("rubric", "llm.config:RubricJudgeConfig", "llm.judge:RubricJudge",
+        ("rubric", "llm.config:RubricJudgeConfig", "llm.writing.judge:RubricJudge",
          "coherence, completeness, relevance and consistency, equal weights"),
     ),
     "space": (

@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.plugin.dropin import drop_ins
-
-ENTRY_POINT_GROUP = "llmcf.plugins"
-DROP_IN_VARIABLE = "LLMCF_PLUGINS"
 
 KINDS: dict[str, str] = {
     "source": "reads a data set's raw files into interactions, items and users",
@@ -139,27 +132,6 @@ class Registry:
             register(self)
         finally:
             self._origin, self._module = before
-
-
-@cache
-def registry() -> Registry:
-    """The process-wide registry: built-ins, then installed plugins, then drop-in folders."""
-    from llmcf_cli.plugin.builtin import register
-
-    found = Registry()
-    found.register_from("built-in", register)
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
-        try:
-            add_components = point.load()
-        except Exception as error:
-            hint = f"mend or uninstall {origin.split()[0]}"
-            raise LlmcfError(f"plugin failed to load: {error!r}", where=origin, hint=hint) from error
-        found.register_from(origin, add_components)
-    for folder in filter(None, os.environ.get(DROP_IN_VARIABLE, "").split(os.pathsep)):
-        for dropin in drop_ins(Path(folder)):
-            found.register_from(dropin.origin, dropin.module.register)
-    return found
 
 
 def _resolve(target: str, component: Component) -> Any:

@@ -24,8 +24,8 @@ from llmcf_cli.features.batch import Batch, Catalog, Targets
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Known, Rows
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
-from llmcf_cli.rec.input.dataset import ExampleBank, Resources
 from llmcf_cli.rec.input.knowledge import Knowledge, KnowledgeLookup
+from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import Standardise, signal_names
 from llmcf_cli.rec.objectives import total_loss
 from llmcf_cli.rec.parts.embedding import FieldEmbedding, FieldEmbeddings
@@ -103,7 +103,7 @@ class RecModel(nn.Module):
 
     @property
     def inputs(self) -> dict[str, bool]:
-        """What a batch must bring, as arguments of `RankingData.batch`."""
+        """What a batch must bring, as arguments of `TaskData.batch`."""
         return {name: name in self.configs["augment"].needs for name in ("examples", "signals")}
 
     @property

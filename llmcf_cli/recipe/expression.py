@@ -13,11 +13,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
-
-from llmcf_cli.core.types import Broken, refusal
-
 MAX_LENGTH = 2000
 """Characters of an expression."""
 MAX_DEPTH = 40
@@ -97,22 +92,6 @@ class ExpressionError(ValueError):
         self.what = f"{what}{_place(source, start)}"
         self.allowed = tuple(allowed)
         super().__init__(self.what)
-
-
-class Expression:
-    """Field annotation: `Annotated[str, Expression()]` is refused if its form is wrong, whatever the columns."""
-
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
-
-    def _check(self, expression: str) -> str:
-        from llmcf_cli.recipe.kinds import typed
-
-        try:
-            typed(parse(expression), expression, None)
-        except ExpressionError as error:
-            raise refusal("expression", [Broken(error.what, allowed=error.allowed)], expression) from None
-        return expression
 
 
 def parse(source: str) -> Tree:

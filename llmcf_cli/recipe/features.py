@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from llmcf_cli.core.types import Broken, Config, rule
-from llmcf_cli.recipe.expression import Expression
+from llmcf_cli.recipe.kinds import Expression
 
 _OF_KIND = {"multi": ("max_values",), "numeric": ("transform", "buckets"), "categorical": ()}
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal as Either
 
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
 from llmcf_cli.core.errors import closest
-from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, ExpressionError, Literal, Tree
+from llmcf_cli.core.types import Broken, refusal
+from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, ExpressionError, Literal, Tree, parse
 
 Kind = Either["text", "number", "boolean", "time", "texts", "other", "null", "any"]
 """`texts` is a list of texts, `other` what no expression reads (structures, bytes), `null` the kind of the value null
@@ -122,6 +126,20 @@ class Typed:
     tree: Tree
     kind: Kind
     args: tuple[Typed, ...] = ()
+
+
+class Expression:
+    """Field annotation: `Annotated[str, Expression()]` is refused if its form is wrong, whatever the columns."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, expression: str) -> str:
+        try:
+            typed(parse(expression), expression, None)
+        except ExpressionError as error:
+            raise refusal("expression", [Broken(error.what, allowed=error.allowed)], expression) from None
+        return expression
 
 
 def typed(tree: Tree, source: str, columns: Mapping[str, Kind] | None) -> Typed:

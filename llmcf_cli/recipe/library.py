@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmcf_cli.core.errors import UnknownNameError
 
 _NO_RECIPES = {"prompts", "data", "accelerate"}
 _CATALOGUE = "assets.yaml"
-
-
-@dataclass(frozen=True)
-class LibraryRecipe:
-    """One recipe of a library.
-
-    Attributes:
-        name: Its path in the library without the suffix, e.g. `movielens_100k/din`.
-        description: The recipe's own one-sentence description; a variant's own, else the one it inherits.
-        path: The file.
-    """
-
-    name: str
-    description: str
-    path: Path
 
 
 def library_dir() -> Path:
@@ -56,19 +40,3 @@ def recipe_files(library: Path) -> dict[str, Path]:
         if relative.parts[0] not in _NO_RECIPES and relative.as_posix() != _CATALOGUE:
             files[relative.with_suffix("").as_posix()] = path
     return files
-
-
-def library_recipes(library: Path | None = None) -> list[LibraryRecipe]:
-    """Every recipe of a library, sorted by name; the bundled library when none is given.
-
-    Raises:
-        RecipeError: One of them is no YAML, or extends something that does not exist.
-    """
-    from llmcf_cli.recipe.load import read_recipe
-    from llmcf_cli.recipe.tree import plain
-
-    found = []
-    for name, path in recipe_files(library or library_dir()).items():
-        description = plain(read_recipe(path).root).get("description", "")
-        found.append(LibraryRecipe(name, str(description), path))
-    return found

@@ -72,6 +72,21 @@ class WrittenRecipe:
 
 
 @dataclass(frozen=True)
+class LibraryRecipe:
+    """One recipe of a library.
+
+    Attributes:
+        name: Its path in the library without the suffix, e.g. `movielens_100k/din`.
+        description: The recipe's own one-sentence description; a variant's own, else the one it inherits.
+        path: The file.
+    """
+
+    name: str
+    description: str
+    path: Path
+
+
+@dataclass(frozen=True)
 class LoadedRecipe(WrittenRecipe):
     """A validated recipe and how it came about.
 
@@ -95,6 +110,19 @@ class CheckedRecipe(WrittenRecipe):
 
     recipe: Recipe | None
     problems: tuple[LlmcfError, ...]
+
+
+def library_recipes(library: Path | None = None) -> list[LibraryRecipe]:
+    """Every recipe of a library, sorted by name; the bundled library when none is given.
+
+    Raises:
+        RecipeError: One of them is no YAML, or extends something that does not exist.
+    """
+    found = []
+    for name, path in recipe_files(library or library_dir()).items():
+        description = plain(read_recipe(path).root).get("description", "")
+        found.append(LibraryRecipe(name, str(description), path))
+    return found
 
 
 def _data_folder() -> list[Path]:

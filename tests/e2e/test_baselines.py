@@ -11,7 +11,7 @@ from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.steps.evaluate import Evaluate
-from llmcf_cli.stages.steps.ranking_data import ranking_data
+from llmcf_cli.stages.steps.task_data import task_data
 from llmcf_cli.store.open import connect_read, read_lance
 
 RECIPE = """\
@@ -93,7 +93,7 @@ def test_knowledge_reaches_later_samples_of_its_users(steps):
     table = read_lance(node.folder / "lance", "knowledge")
     assert table.num_rows == manifest.report["users"] + manifest.report["items"] > 0
     reach = manifest.report["reach"]
-    data = ranking_data(node.context.recipe, folders(steps))
+    data = task_data(node.context.recipe, folders(steps))
     users = data.resources.knowledge.users
     for split, samples in data.splits.items():
         slot_N = users.slot_R[samples.user_row_N]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from llmcf_cli.llm.prompts.chat import Messages
 from llmcf_cli.llm.prompts.spoken import spoken, storable
-
-Messages = Sequence[Mapping[str, str]]
-"""A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""
 
 
 @dataclass(frozen=True)

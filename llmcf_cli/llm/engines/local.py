@@ -10,9 +10,9 @@ from typing import Any, Self
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.config import LocalEngineConfig
-from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages, answer
+from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, answer
 from llmcf_cli.llm.models.load import check_folder, context_length, load_tokenizer, resolved_precision
-from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, chats_of
+from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, Messages, chats_of
 from llmcf_cli.llm.prompts.spoken import is_think_mark
 
 _NOT_DECODING = ("samples", "max_prompt_tokens")  # they choose among answers or shape the prompt

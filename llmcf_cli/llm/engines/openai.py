@@ -25,9 +25,9 @@ from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.config import OpenAIEngineConfig
-from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, Messages, answer
+from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, answer
 from llmcf_cli.llm.models.load import load_tokenizer
-from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, chats_of
+from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, Messages, chats_of
 from llmcf_cli.llm.prompts.control import COMMON, broken_up
 from llmcf_cli.llm.prompts.spoken import storable
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.seeding import GOLDEN, mixed, shifted
 from llmcf_cli.llm.config import TransformersEngineConfig
-from llmcf_cli.llm.engines.base import Completion, Failure, Messages
+from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.engines.decode import Pick, decode, suits
 from llmcf_cli.llm.engines.local import LocalEngine
 from llmcf_cli.llm.models.load import load_to_ask
 from llmcf_cli.llm.prompts.batches import by_length, in_halves
+from llmcf_cli.llm.prompts.chat import Messages
 
 
 class TransformersEngine(LocalEngine):

@@ -14,9 +14,10 @@ from typing import Any
 from vllm import LLM, SamplingParams
 
 from llmcf_cli.llm.config import VllmEngineConfig
-from llmcf_cli.llm.engines.base import Completion, Failure, Messages
+from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.engines.local import LocalEngine
 from llmcf_cli.llm.models.load import resolved_precision
+from llmcf_cli.llm.prompts.chat import Messages
 
 
 class VllmEngine(LocalEngine):

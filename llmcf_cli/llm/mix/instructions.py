@@ -13,10 +13,9 @@ import numpy as np
 
 from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.llm.config import JsonlMixConfig, ParquetMixConfig
-from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.mix.mixture import MixContext, MixSample, measured
 from llmcf_cli.llm.mix.records import Record, UnreadableError, list_of, read_records, text_of
-from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, TemplateRefusal, chats_of
+from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, Messages, TemplateRefusal, chats_of
 
 UNREADABLE, REFUSED = "unreadable", "refused by the chat template"
 """Reasons of rows that count against `max_bad_rows`."""

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.config import RecommendationMixConfig
-from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.mix.decontaminate import EvaluationRuns
-from llmcf_cli.llm.prompts.chat import chats_of
+from llmcf_cli.llm.prompts.chat import Messages, chats_of
 from llmcf_cli.llm.prompts.question import questions
 from llmcf_cli.llm.prompts.rows import SampleTexts, blank_items, refuse_blank, sample_texts, train_labels, train_order
 from llmcf_cli.recipe.words import Words

@@ -7,15 +7,17 @@ chat does not depend on what the messages say, and nothing that they say can bec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.llm.engines.base import Messages
 from llmcf_cli.llm.prompts.control import ControlTokens
 from llmcf_cli.llm.prompts.spoken import closing_of
+
+Messages = Sequence[Mapping[str, str]]
+"""A chat: `{"role": ..., "content": ...}` in order, the last one the user's."""
 
 SYSTEM_JOINED = "system turn joined to the user's"
 """What is done to a chat for a template without system turns."""

@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.llm.tuning.estimate import Sharding
-
-if TYPE_CHECKING:
-    from llmcf_cli.llm.tuning.tune import TuneReport, TuneRun
+from llmcf_cli.llm.tuning.run import TuneReport, TuneRun
 
 RUN, ERROR, REPORT, LOG = "run.json", "error.json", "report.json", "launch.log"
 """Files in the work folder through which this process and the launched ones speak."""
@@ -74,8 +72,6 @@ def fit_launched(run: TuneRun, launch: Path, progress: Progress) -> TuneReport:
         LlmcfError: What a process reported, or the end of the log where one ended without a word.
         KeyboardInterrupt: Ctrl-C; the processes save a checkpoint first, as far as they can within half a minute.
     """
-    from llmcf_cli.llm.tuning.tune import TuneReport
-
     for name in (ERROR, REPORT):
         (run.work / name).unlink(missing_ok=True)
     paths = {name: str(getattr(run, name).absolute()) for name in ("model", "out", "work")}

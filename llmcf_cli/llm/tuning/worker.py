@@ -59,7 +59,8 @@ def main() -> None:
 
 
 def _fit(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from llmcf_cli.llm.tuning.tune import TuneRun, fit
+    from llmcf_cli.llm.tuning.run import TuneRun
+    from llmcf_cli.llm.tuning.tune import fit
     from llmcf_cli.plugin import registry
 
     config = registry().get("tuner", settings["config"]["type"]).config().model_validate(settings["config"])

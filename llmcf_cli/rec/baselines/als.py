@@ -13,7 +13,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline, histories, train_positives
 from llmcf_cli.rec.baselines.config import ALSConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 
 BLOCK = 8192
 """Samples solved for at once."""
@@ -29,7 +29,7 @@ class ALS(CalibratedBaseline):
     def __init__(self, config: ALSConfig) -> None:
         self.config = config
 
-    def learn(self, data: RankingData, seed: int) -> None:
+    def learn(self, data: TaskData, seed: int) -> None:
         """Factors of all items."""
         from implicit.cpu.als import AlternatingLeastSquares
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.measure.metrics import check_labels
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class Baseline(ABC):
     """A recommender that needs no training loop. Built as `Class(config)`."""
 
     @abstractmethod
-    def fit(self, data: RankingData, *, seed: int) -> None:
+    def fit(self, data: TaskData, *, seed: int) -> None:
         """Learn from the train split; validation may decide and calibrate, the test split is not read.
 
         Args:
@@ -35,7 +35,7 @@ class Baseline(ABC):
         """
 
     @abstractmethod
-    def score(self, data: RankingData, split: str) -> np.ndarray:
+    def score(self, data: TaskData, split: str) -> np.ndarray:
         """Logits of a split's samples, float32 [N], in their order. Those of the train split have seen their labels."""
 
 
@@ -46,7 +46,7 @@ class CalibratedBaseline(Baseline):
     is the score's own while logloss and calibration error get a meaning.
     """
 
-    def fit(self, data: RankingData, *, seed: int) -> None:
+    def fit(self, data: TaskData, *, seed: int) -> None:
         """Learn from train, calibrate on validation."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
@@ -58,7 +58,7 @@ class CalibratedBaseline(Baseline):
         self._calibration = make_pipeline(StandardScaler(), LogisticRegression())
         self._calibration.fit(self.scores(validation), validation.label_N > 0.5)
 
-    def score(self, data: RankingData, split: str) -> np.ndarray:
+    def score(self, data: TaskData, split: str) -> np.ndarray:
         """Calibrated logits, float32 [N]."""
         samples = data.splits[split]
         if not len(samples):
@@ -66,7 +66,7 @@ class CalibratedBaseline(Baseline):
         return self._calibration.decision_function(self.scores(samples)).astype(np.float32)
 
     @abstractmethod
-    def learn(self, data: RankingData, seed: int) -> None:
+    def learn(self, data: TaskData, seed: int) -> None:
         """Fit what `scores` needs, from the train split alone."""
 
     @abstractmethod
@@ -74,7 +74,7 @@ class CalibratedBaseline(Baseline):
         """What is known of each sample, [N, E]; never its label."""
 
 
-def train_positives(data: RankingData) -> csr_matrix:
+def train_positives(data: TaskData) -> csr_matrix:
     """Who took what in train, 0/1 float32 [U + 1, I + 1]."""
     train, catalog = data.splits["train"], data.resources.catalog
     liked_N = train.label_N > 0.5

@@ -10,7 +10,7 @@ import numpy as np
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.baselines.base import Baseline
 from llmcf_cli.rec.baselines.config import GBMConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.measure.metrics import check_labels
 
 
@@ -24,7 +24,7 @@ class GBM(Baseline):
     def __init__(self, config: GBMConfig) -> None:
         self.config = config
 
-    def fit(self, data: RankingData, *, seed: int) -> None:
+    def fit(self, data: TaskData, *, seed: int) -> None:
         """Grow trees on train, stop by validation."""
         from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -39,7 +39,7 @@ class GBM(Baseline):
         )  # fmt: skip
         self._model.fit(data.signals("train"), train, X_val=data.signals("validation"), y_val=validation)
 
-    def score(self, data: RankingData, split: str) -> np.ndarray:
+    def score(self, data: TaskData, split: str) -> np.ndarray:
         """Logits, float32 [N]."""
         signal_NS = data.signals(split)
         if not len(signal_NS):

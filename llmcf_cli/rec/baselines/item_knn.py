@@ -12,7 +12,7 @@ import numpy as np
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline, train_positives
 from llmcf_cli.rec.baselines.config import ItemKNNConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 
 
 class ItemKNN(CalibratedBaseline):
@@ -24,7 +24,7 @@ class ItemKNN(CalibratedBaseline):
     def __init__(self, config: ItemKNNConfig) -> None:
         self.config = config
 
-    def learn(self, data: RankingData, seed: int) -> None:
+    def learn(self, data: TaskData, seed: int) -> None:
         """The neighbours of every item."""
         from implicit.nearest_neighbours import ItemItemRecommender
         from sklearn.preprocessing import normalize

@@ -10,7 +10,7 @@ import numpy as np
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import CalibratedBaseline
 from llmcf_cli.rec.baselines.config import ItemRateConfig, PopularityConfig
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 
 
 class Popularity(CalibratedBaseline):
@@ -19,7 +19,7 @@ class Popularity(CalibratedBaseline):
     def __init__(self, config: PopularityConfig) -> None:
         self.config = config
 
-    def learn(self, data: RankingData, seed: int) -> None:
+    def learn(self, data: TaskData, seed: int) -> None:
         """Count."""
         self._log_count_I = np.log1p(_train_counts(data)[:, 0])
 
@@ -38,7 +38,7 @@ class ItemRate(CalibratedBaseline):
     def __init__(self, config: ItemRateConfig) -> None:
         self.config = config
 
-    def learn(self, data: RankingData, seed: int) -> None:
+    def learn(self, data: TaskData, seed: int) -> None:
         """Count."""
         self._log_count_I2 = np.log1p(_train_counts(data))
 
@@ -47,7 +47,7 @@ class ItemRate(CalibratedBaseline):
         return self._log_count_I2[samples.item_row_N]
 
 
-def _train_counts(data: RankingData) -> np.ndarray:
+def _train_counts(data: TaskData) -> np.ndarray:
     """Positive and negative train samples of each item, int64 [I + 1, 2]."""
     train, size = data.splits["train"], len(data.resources.catalog.items.ids) + 1
     liked_N = train.label_N > 0.5

@@ -39,8 +39,8 @@ from llmcf_cli.rec.bundle.sound import (
     open_table,
     wholesome,
 )
-from llmcf_cli.rec.input.dataset import ExampleBank, Resources
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
+from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.tasks.base import Task
 

@@ -20,7 +20,7 @@ from llmcf_cli.features.batch import FARTHEST, EntityTable, Samples, to_batch
 from llmcf_cli.features.choice import ENTITIES
 from llmcf_cli.features.spec import FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
-from llmcf_cli.rec.input.dataset import ExampleBank, Resources
+from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import score

@@ -29,9 +29,10 @@ from llmcf_cli.features.batch import (
 from llmcf_cli.features.choice import ENTITIES, Choice
 from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.histories import Histories
-from llmcf_cli.features.spec import FeatureSpec, Vocab, fit_features
+from llmcf_cli.features.spec import fit_features
 from llmcf_cli.features.vectors import item_text_array, vectors
-from llmcf_cli.rec.input.knowledge import Knowledge, read_knowledge
+from llmcf_cli.rec.input.knowledge import read_knowledge
+from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.measure.base import Truth
 from llmcf_cli.rec.tasks.base import Task
@@ -44,54 +45,7 @@ ROWS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)
-class ExampleBank:
-    """The in-context examples (x_i, cot_i, y_i).
-
-    Attributes:
-        samples: x_i and y_i.
-        cot_ET: float32, vector of each chain of thought.
-        vector_ES: float32, what each is found by in the search space; None where nothing will search.
-        signal_EG: float32, matching signals of each as a train row; None without collaborative vectors.
-    """
-
-    samples: Samples
-    cot_ET: np.ndarray
-    vector_ES: np.ndarray | None = None
-    signal_EG: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What a model looks things up in: all it needs beside its weights.
-
-    Attributes:
-        spec: Fields.
-        vocab: Their values.
-        catalog: Encoded users and items.
-        item_text_IT: float32 [I + 1, T], unit rows, row 0 zeros; None without text vectors.
-        bank: Examples; None without.
-        num_examples: K; 0 without examples.
-        knowledge: Knowledge about users and items; None without.
-        collaborative: Collaborative vectors and popularity of items; None without.
-        histories: Latest events of the users, for requests without a history; None without. No model reads them.
-    """
-
-    spec: FeatureSpec
-    vocab: Vocab
-    catalog: Catalog
-    item_text_IT: np.ndarray | None = None
-    bank: ExampleBank | None = None
-    num_examples: int = 0
-    knowledge: Knowledge | None = None
-    collaborative: Collaborative | None = None
-    histories: Histories | None = None
-
-
-@dataclass(frozen=True)
-class RankingData:
+class TaskData:
     """Resources, and the samples of each split with their targets and examples.
 
     Attributes:
@@ -169,11 +123,11 @@ class RankingData:
         return {}
 
 
-def load_ranking_data(
+def load_task_data(
     database: Path, task: Task, *, history_length: int, item_text: pa.Table | None = None,
     examples: pa.Table | None = None, matches: pa.Table | None = None, teacher: pa.Table | None = None,
     knowledge: pa.Table | None = None, collaborative: Collaborative | None = None, min_count: int = 1,
-) -> RankingData:  # fmt: skip
+) -> TaskData:  # fmt: skip
     """Read what the stages before made.
 
     Args:
@@ -210,7 +164,7 @@ def load_ranking_data(
         resources = replace(resources, knowledge=read_knowledge(knowledge, users.num_rows, items.num_rows))
     teacher_N = None if teacher is None else _teacher(teacher, splits["train"])
     if examples is None:
-        return RankingData(resources, task, splits, targets, teacher_N=teacher_N)
+        return TaskData(resources, task, splits, targets, teacher_N=teacher_N)
     if matches is None:
         raise DataError("examples without matches", where=str(database), hint="llmcf match")
     bank = _bank(examples, splits["train"])
@@ -219,7 +173,7 @@ def load_ranking_data(
         bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
     found = {split: _matches(matches, bank, samples) for split, samples in splits.items()}
     k = found["train"].shape[1]
-    return RankingData(replace(resources, bank=bank, num_examples=k), task, splits, targets, found, teacher_N)
+    return TaskData(replace(resources, bank=bank, num_examples=k), task, splits, targets, found, teacher_N)
 
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:

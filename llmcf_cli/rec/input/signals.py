@@ -8,18 +8,14 @@ D dimensions, S signals.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding_bag
 
 from llmcf_cli.core.errors import DataError
-
-if TYPE_CHECKING:
-    from llmcf_cli.features.batch import Samples
-    from llmcf_cli.rec.input.dataset import Resources
+from llmcf_cli.features.batch import Samples
+from llmcf_cli.rec.input.resources import Resources
 
 _LIKENESSES = ("max", "mean", "last", "profile")
 SIGNAL_NAMES = (

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.hashing import digest_json
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.recipe.sections import FitSection
 
@@ -114,7 +114,7 @@ def _save_moments(optimizer: torch.optim.Optimizer, path: Path) -> None:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
-def fingerprint(model: RecModel, data: RankingData, section: FitSection, seed: int) -> str:
+def fingerprint(model: RecModel, data: TaskData, section: FitSection, seed: int) -> str:
     """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by sizes and sums of targets."""
     configs = model.configs
     return digest_json({

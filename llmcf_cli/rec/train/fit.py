@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.measure.base import Measure, measured
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.checkpoint import Checkpoint, fingerprint
@@ -92,7 +92,7 @@ class FitReport:
 
 def fit(
     model: RecModel,
-    data: RankingData,
+    data: TaskData,
     section: FitSection,
     *,
     seed: int,
@@ -147,7 +147,7 @@ class _Run:
     """Model, optimiser and data of one process during a fit."""
 
     def __init__(
-        self, accelerator: Accelerator, model: RecModel, data: RankingData, section: FitSection, monitor: Measure,
+        self, accelerator: Accelerator, model: RecModel, data: TaskData, section: FitSection, monitor: Measure,
         seed: int,
     ) -> None:  # fmt: skip
         self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from llmcf_cli.features.batch import Batch
-from llmcf_cli.rec.input.dataset import RankingData
+from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 
 
-def predict(model: RecModel, data: RankingData, split: str, *, batch_size: int = 4096) -> np.ndarray:
+def predict(model: RecModel, data: TaskData, split: str, *, batch_size: int = 4096) -> np.ndarray:
     """Predictions for a split's samples, float32 [N], in their order.
 
     Args:

@@ -41,10 +41,10 @@ def drawn_predictions(
         StoreError: The predictions are of other samples than the test split's.
     """
     from llmcf_cli.rec.bundle.bundle import load_bundle
-    from llmcf_cli.rec.input.dataset import load_ranking_data
+    from llmcf_cli.rec.input.dataset import load_task_data
 
     bundle = load_bundle(folder)
-    data = load_ranking_data(database, task, history_length=bundle.model.resources.spec.history_length)
+    data = load_task_data(database, task, history_length=bundle.model.resources.spec.history_length)
     test = data.splits["test"]
     if not np.array_equal(test.sample_id_N, np.asarray(sample_id)):
         raise StoreError("the predictions are of other samples", where=str(folder), hint="llmcf run RECIPE")

@@ -12,7 +12,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.predict import PREDICTIONS, write_predictions
-from llmcf_cli.stages.steps.ranking_data import component_stages, ranking_data
+from llmcf_cli.stages.steps.task_data import component_stages, task_data
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class FitBaseline(Stage):
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.rec.measure.base import measured
 
-        data = ranking_data(job.recipe, job.inputs)
+        data = task_data(job.recipe, job.inputs)
         component = registry().get("baseline", self.config.type)
         model = component.load()(self.config)
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.baseline import FitBaseline
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.predict import PREDICTIONS, Predict
-from llmcf_cli.stages.steps.ranking_data import ranking_data
+from llmcf_cli.stages.steps.task_data import task_data
 from llmcf_cli.stages.steps.train_rec import TrainRec
 from llmcf_cli.store.artifacts import MANIFEST, read_manifest
 from llmcf_cli.store.open import read_parquet, write_parquet
@@ -62,7 +62,7 @@ class Evaluate(Stage):
         from llmcf_cli.rec.measure.slices import LEAST, too_small
 
         recipe, lost = job.recipe, dict(self.failed)
-        data = ranking_data(recipe, {Ingest.name: job.inputs[Ingest.name]})
+        data = task_data(recipe, {Ingest.name: job.inputs[Ingest.name]})
         task, truth = data.task, data.truth("test")
         task.check(truth, "test")
         slices = task.slices(data.splits["train"], data.splits["test"])

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
-from llmcf_cli.stages.steps.ranking_data import arm_stages, ranking_data
+from llmcf_cli.stages.steps.task_data import arm_stages, task_data
 from llmcf_cli.stages.steps.train_rec import BUNDLE, TrainRec
 from llmcf_cli.store.artifacts import MANIFEST, read_manifest
 from llmcf_cli.store.open import write_parquet
@@ -19,7 +19,7 @@ from llmcf_cli.store.open import write_parquet
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmcf_cli.rec.input.dataset import RankingData
+    from llmcf_cli.rec.input.dataset import TaskData
 
 PREDICTIONS = "predictions.parquet"
 
@@ -46,7 +46,7 @@ class Predict(SeededArmStage):
         from llmcf_cli.rec.train.predict import predict
 
         folder = job.inputs[TrainRec.name]
-        data = ranking_data(job.recipe, job.inputs)
+        data = task_data(job.recipe, job.inputs)
         model = load_bundle(folder / BUNDLE).model
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
             prediction_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
@@ -55,7 +55,7 @@ class Predict(SeededArmStage):
         return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
 
 
-def write_predictions(data: RankingData, prediction_N: np.ndarray, path: Path) -> None:
+def write_predictions(data: TaskData, prediction_N: np.ndarray, path: Path) -> None:
     """Write the task's table of predictions of the test split, with the user's own ids."""
     test, catalog, task = data.splits["test"], data.resources.catalog, data.task
     columns = {

@@ -11,7 +11,7 @@ from typing import Any
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.stages.engine.base import ArmStage, Job, Stage
-from llmcf_cli.stages.steps.ranking_data import arm_model, arm_stages, ranking_data, trained_sections
+from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
 
 BEST = "best.json"
 
@@ -35,7 +35,7 @@ class Search(ArmStage):
 
         recipe, section = job.recipe, job.recipe.search
         assert section is not None
-        data = ranking_data(recipe, job.inputs)
+        data = task_data(recipe, job.inputs)
         monitor = data.task.measure(recipe.rec.monitor)
 
         def judge(settings: Mapping[str, Any], work: Path) -> float:

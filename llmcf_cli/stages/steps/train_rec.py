@@ -9,8 +9,8 @@ from typing import Any
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
-from llmcf_cli.stages.steps.ranking_data import arm_model, arm_stages, ranking_data, trained_sections
 from llmcf_cli.stages.steps.search import Search, best_settings
+from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
 from llmcf_cli.store.open import read_meta
 
 BUNDLE = "bundle"
@@ -38,7 +38,7 @@ class TrainRec(SeededArmStage):
         recipe = job.recipe
         if recipe.search:
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
-        data = ranking_data(recipe, job.inputs)
+        data = task_data(recipe, job.inputs)
         if not recipe.serve.histories:
             data = replace(data, resources=replace(data.resources, histories=None))
         model = arm_model(recipe, data, self.seed)

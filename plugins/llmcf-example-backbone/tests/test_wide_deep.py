@@ -16,7 +16,7 @@ from llmcf_example_backbone.model import WideDeep
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.plugin import Registry
-from llmcf_cli.plugin.registry import ENTRY_POINT_GROUP
+from llmcf_cli.plugin.discover import ENTRY_POINT_GROUP
 from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.llm.config import RubricJudgeConfig
 from llmcf_cli.llm.writing.judge import Judged, RubricJudge
 from llmcf_cli.plugin import Registry
-from llmcf_cli.plugin.registry import ENTRY_POINT_GROUP
+from llmcf_cli.plugin.discover import ENTRY_POINT_GROUP
 
 ROOT = Path(__file__).parents[1]
 ABOUT = Judged(

@@ -13,7 +13,7 @@ import torch
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Targets
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, DistillConfig, NoneConfig, RankingConfig
-from llmcf_cli.rec.input.dataset import load_ranking_data
+from llmcf_cli.rec.input.dataset import load_task_data
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import BCE, Distill, total_loss
 from llmcf_cli.rec.tasks.ranking import Ranking
@@ -98,4 +98,4 @@ def test_scores_belong_to_their_samples_and_only_train_samples_have_any(world):
     assert world.data.batch("validation").teacher_B is None
     foreign = pa.table({"sample_id": world.data.splits["test"].sample_id_N[:1], "logit": np.zeros(1, np.float32)})
     with pytest.raises(DataError, match="no train sample"):
-        load_ranking_data(world.database, Ranking(RankingConfig()), history_length=5, teacher=foreign)
+        load_task_data(world.database, Ranking(RankingConfig()), history_length=5, teacher=foreign)

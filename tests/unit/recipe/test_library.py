@@ -1,6 +1,7 @@
 """Finding recipes: which files of a library are recipes, and what is said about them."""
 
-from llmcf_cli.recipe.library import library_dir, library_recipes, recipe_files
+from llmcf_cli.recipe.library import library_dir, recipe_files
+from llmcf_cli.recipe.load import library_recipes
 
 
 def test_prompts_data_and_catalogues_are_no_recipes(write, tmp_path):

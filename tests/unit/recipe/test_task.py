@@ -6,7 +6,7 @@ import pytest
 
 from llmcf_cli.core.errors import RecipeError
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.stages.steps.ranking_data import trained_sections
+from llmcf_cli.stages.steps.task_data import trained_sections
 
 
 def test_the_monitor_is_the_tasks_first_unless_named():

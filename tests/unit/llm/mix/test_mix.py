@@ -222,7 +222,7 @@ def test_no_sample_is_longer_than_the_models_context(tmp_path, tiny_data, tiny_m
 
 
 def test_the_evaluation_sets_of_general_ability_are_read() -> None:
-    folder = Path(os.environ.get("LLMCF_SHARED_DATA") or Path(__file__).parents[4] / "shared" / "data") / "eval_general"
+    folder = Path(os.environ.get("LLMCF_SHARED_DATA") or Path(__file__).parents[5] / "shared" / "data") / "eval_general"
     if not folder.is_dir():
         pytest.skip(f"no evaluation sets in {folder}")
     file = folder / "piqa.parquet"

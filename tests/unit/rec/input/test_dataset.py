@@ -10,13 +10,13 @@ import torch
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.input.dataset import load_ranking_data
+from llmcf_cli.rec.input.dataset import load_task_data
 from llmcf_cli.rec.tasks.ranking import Ranking
 
 
 def load(world, **changes):
     tables = {"item_text": world.item_text, "examples": world.examples, "matches": world.matches} | changes
-    return load_ranking_data(world.database, Ranking(RankingConfig()), history_length=5, **tables)
+    return load_task_data(world.database, Ranking(RankingConfig()), history_length=5, **tables)
 
 
 def shuffled(table, seed=0):
@@ -50,7 +50,7 @@ def test_vocabulary_ignores_what_train_does_not_show(world):
 
 
 def test_without_examples_nothing_needs_them(world):
-    data = load_ranking_data(world.database, Ranking(RankingConfig()), history_length=3)
+    data = load_task_data(world.database, Ranking(RankingConfig()), history_length=3)
     assert data.resources.bank is None
     assert data.batch("test").example_BK is None
     assert data.splits["train"].history_row_NL.shape[1] == 3
@@ -105,7 +105,7 @@ def test_samples_read_in_blocks_and_out_of_order_are_the_same(world, tmp_path, m
         connection.execute("DELETE FROM sample")
         connection.execute("INSERT INTO sample FROM mixed")
     monkeypatch.setattr("llmcf_cli.rec.input.dataset.ROWS_AT_ONCE", 7)
-    data = load_ranking_data(database, Ranking(RankingConfig()), history_length=5)
+    data = load_task_data(database, Ranking(RankingConfig()), history_length=5)
     for split, samples in world.data.splits.items():
         for name in samples.__dataclass_fields__:
             np.testing.assert_array_equal(getattr(data.splits[split], name), getattr(samples, name))

@@ -25,7 +25,7 @@ from llmcf_cli.recipe.sections import FitSection
 
 SECTION = FitSection(batch_size=64, learning_rate=0.01, epochs=4, patience=4)
 BCE = (BCEConfig(),)
-TESTS = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[3]
 ICT = (ICTConfig(dropout=0.1), (BCEConfig(), CoTReconstructionConfig()))
 
 
@@ -210,7 +210,7 @@ def two_processes(tmp_path_factory):
     script.write_text(TWO)
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     launch += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
-    command = [*launch, str(script), str(Path(__file__).parents[2] / "rec_world.py"), str(folder)]
+    command = [*launch, str(script), str(Path(__file__).parents[3] / "rec_world.py"), str(folder)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -13,7 +13,7 @@ from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import run_steps
 from llmcf_cli.stages.steps.evaluate import Evaluate, measured_stages
 from llmcf_cli.stages.steps.predict import Predict
-from llmcf_cli.stages.steps.ranking_data import MADE_BY, component_stages
+from llmcf_cli.stages.steps.task_data import MADE_BY, component_stages
 from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model
 from llmcf_cli.store.artifacts import ArtifactStore
 

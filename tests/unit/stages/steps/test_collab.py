@@ -12,7 +12,7 @@ from llmcf_cli.features.collaborative import load_collaborative
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.engine.base import Context, Job
 from llmcf_cli.stages.steps.collab import COLLABORATIVE, Collab
-from llmcf_cli.stages.steps.ranking_data import ranking_data
+from llmcf_cli.stages.steps.task_data import task_data
 from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.tables import FEATURE, SAMPLE
 
@@ -44,7 +44,7 @@ def job(tmp_path):
     return Job(context, tmp_path / "collab", tmp_path / "work", inputs=inputs, keys={}, progress=SILENT)
 
 
-def test_train_positives_become_vectors_that_ranking_data_take_up(job):
+def test_train_positives_become_vectors_that_task_data_take_up(job):
     report = Collab().run(job)
     found = load_collaborative(job.out / COLLABORATIVE)
     assert {name: report[name] for name in ("positives", "items", "dim", "folds")} == {
@@ -52,10 +52,10 @@ def test_train_positives_become_vectors_that_ranking_data_take_up(job):
     }  # fmt: skip
     assert found.count_FI[-1].tolist() == [0, 6, 6, 6, 6, 6, 0, 0]  # items 6 and 7 are of other splits
     assert not found.item_FID[:, 6:].any()
-    data = ranking_data(job.recipe, {**job.inputs, "collab": job.out})
+    data = task_data(job.recipe, {**job.inputs, "collab": job.out})
     assert np.array_equal(data.resources.collaborative.item_FID, found.item_FID)
     assert data.signals("train").shape == (60, 7)
-    assert ranking_data(job.recipe, job.inputs).resources.collaborative is None
+    assert task_data(job.recipe, job.inputs).resources.collaborative is None
 
 
 def test_vectors_of_another_catalogue_are_refused(job):
@@ -63,4 +63,4 @@ def test_vectors_of_another_catalogue_are_refused(job):
     with duckdb.connect(str(job.database)) as connection:
         connection.execute("INSERT INTO item VALUES (8, 'x8', '')")
     with pytest.raises(DataError, match="12 users and 7 items, but there are 12 and 8"):
-        ranking_data(job.recipe, {**job.inputs, "collab": job.out})
+        task_data(job.recipe, {**job.inputs, "collab": job.out})

@@ -21,7 +21,7 @@ from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
     from llmcf_cli.rec.config import BackboneConfig
-    from llmcf_cli.rec.input.dataset import RankingData
+    from llmcf_cli.rec.input.dataset import TaskData
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.base import Task
 
@@ -74,7 +74,7 @@ def trained_sections(recipe: Recipe) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def arm_model(recipe: Recipe, data: RankingData, seed: int) -> RecModel:
+def arm_model(recipe: Recipe, data: TaskData, seed: int) -> RecModel:
     """The untrained model of the recipe's arm."""
     from llmcf_cli.rec.model import RecModel
 
@@ -88,14 +88,14 @@ def task_of(recipe: Recipe) -> Task:
     return task
 
 
-def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
+def task_data(recipe: Recipe, folders: Mapping[str, Path]) -> TaskData:
     """Samples, catalogue and whatever else the stages among the folders made.
 
     Args:
         recipe: For the task and the history's length.
         folders: Stage → folder; those of `component_stages`.
     """
-    from llmcf_cli.rec.input.dataset import load_ranking_data, shuffle_cot
+    from llmcf_cli.rec.input.dataset import load_task_data, shuffle_cot
 
     item_text = examples = matches = knowledge = teacher = None
     if Embed.name in folders:
@@ -109,7 +109,7 @@ def ranking_data(recipe: Recipe, folders: Mapping[str, Path]) -> RankingData:
         knowledge = read_lance(folders[Knowledge.name] / "lance", "knowledge")
     if Teacher.name in folders:
         teacher = read_parquet(folders[Teacher.name] / "teacher_score.parquet")
-    return load_ranking_data(
+    return load_task_data(
         folders[Ingest.name] / "data.duckdb",
         task_of(recipe),
         history_length=recipe.dataset.history.max_length,
