@@ -8,7 +8,7 @@ from typing import Any
 from llmcf_cli.cli import ingest_findings
 from llmcf_cli.cli.console import console
 from llmcf_cli.cli.tables import number, optional, plain_table
-from llmcf_cli.llm.asking.ask import tables as ability_tables
+from llmcf_cli.llm.asking import tables as ability_tables
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from llmcf_cli.cli.findings import FINDINGS
 from llmcf_cli.cli.tables import duration, escaped, plain_table, text_table
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig, file_refs
-from llmcf_cli.llm.asking.ask import tables as ability_tables
+from llmcf_cli.llm.asking import tables as ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.rec.measure.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
 from llmcf_cli.stages.engine.base import Context, labelled
