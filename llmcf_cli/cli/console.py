@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.core.progress import Pace, PlainProgress, Progress, Task
 from llmcf_cli.core.text import visible
@@ -94,7 +94,8 @@ class RichProgress:
             refresh_per_second=4,
         )
         with bars:
-            yield _RichTask(bars, bars.add_task(name, total=total, completed=done, note=""), pace)
+            begun = cast("int", done)  # rich says int, and takes any number
+            yield _RichTask(bars, bars.add_task(name, total=total, completed=begun, note=""), pace)
 
     def say(self, text: str) -> None:
         console().print(f"  {text}", markup=False)

@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from llmcf_cli.core.errors import AccessError, LlmcfError
+
+Clock = Literal["global", "per_user"]
+"""Whether times of different users can be compared."""
 
 BROKEN = "broken"
 """pydantic's error type of whatever a `Broken` tells."""

@@ -29,7 +29,7 @@ class ImplicitLabelConfig(ComponentConfig):
     """Every interaction is a positive sample; negatives are drawn from the items the user has not taken by then."""
 
     type: Literal["implicit"] = "implicit"
-    negatives: Negatives = Field(default="uniform", validate_default=True)  # type: ignore[assignment]
+    negatives: Negatives = Field(default="uniform", validate_default=True)
     """How negative items are drawn."""
     per_positive: Annotated[int, Field(ge=1)] = 1
     """Different negative items per positive sample; each takes the positive's time and split."""

@@ -102,7 +102,8 @@ def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
         f"(SELECT {column} AS raw, {feature_sql(choice, sql_type)} AS value FROM {entity}_number "
         f"LEFT JOIN {entity}_feature USING ({entity}_id))"
     )
-    cut, bad, examples = 0, 0, ()
+    cut, bad = 0, 0
+    examples: tuple[str, ...] = ()
     if choice.kind == "multi":
         empty, kept = "len(value) = 0", f"value[:{choice.max_values}]"
         cut = con.execute(

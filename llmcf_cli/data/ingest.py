@@ -12,18 +12,20 @@ from typing import Any
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.types import Clock
 from llmcf_cli.data import measure
 from llmcf_cli.data.alarms import find_alarms, stop_at_limits
 from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, sample_users
 from llmcf_cli.data.entities import clean_entity, require_multi
 from llmcf_cli.data.features import chosen_features, feature_counts, feature_sql, stored_type
 from llmcf_cli.data.history import build_samples
+from llmcf_cli.data.label import LABEL
 from llmcf_cli.data.negatives_audit import drawn_audit
-from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, columns_of, first_sentence, name, scalar, text
+from llmcf_cli.data.raw import SOURCE, TABLES, Entity, Locate, RawData, columns_of, first_sentence, name, scalar, text
 from llmcf_cli.data.repeats import drop_repeats
-from llmcf_cli.data.report import Clock, IngestReport, StepLog
+from llmcf_cli.data.report import IngestReport, StepLog
 from llmcf_cli.data.shape import reshape
-from llmcf_cli.data.split import place_events
+from llmcf_cli.data.split import SPLIT, place_events
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.features.choice import Choice
 from llmcf_cli.plugin import registry
@@ -92,9 +94,9 @@ class _Found:
 def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, task: Task) -> _Found:
     """Make the scratch tables `interaction`, `sample`, and `_number`, `_text`, `_feature` of items and users."""
     log = StepLog()
-    label = registry().build("label", section.label)
+    label = registry().build(LABEL, section.label)
     task.note("read")
-    raw = registry().build("source", section.source).load(con, locate)
+    raw = registry().build(SOURCE, section.source).load(con, locate)
     raw = reshape(con, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=log)
     task.advance()
     task.note("check")
@@ -117,7 +119,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.note("split")
     interactions = scalar(con, "SELECT count(*) FROM interaction")
     tied = place_events(con, derive_seed(seed, "split", "ties"))
-    found = registry().build("split", section.split).assign(con, raw.meaning.clock)
+    found = registry().build(SPLIT, section.split).assign(con, raw.meaning.clock)
     log.add(f"split {section.split.type}", interactions, 0, found)
     task.advance()
     task.note("label")

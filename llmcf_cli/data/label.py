@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data.config import ImplicitLabelConfig, RatingLabelConfig
-from llmcf_cli.data.negatives import insert_negatives
+from llmcf_cli.data.negatives import NEGATIVES, insert_negatives
 from llmcf_cli.data.raw import scalar
-from llmcf_cli.plugin import registry
+from llmcf_cli.plugin import Kind, registry
 from llmcf_cli.recipe.sections import Repeats
 
 
@@ -37,6 +37,9 @@ class Label(Protocol):
         Raises:
             DataError: Some label occurs nowhere.
         """
+
+
+LABEL: Kind[Label] = Kind("label")
 
 
 class RatingLabel:
@@ -80,7 +83,7 @@ class ImplicitLabel:
             "CREATE OR REPLACE TABLE labelled AS "
             "SELECT user_row, item_row, 1::TINYINT AS label, time, place, split FROM event"
         )
-        weights_I = registry().build("negatives", config.negatives).weights(con)
+        weights_I = registry().build(NEGATIVES, config.negatives).weights(con)
         drawn, short = insert_negatives(con, weights_I, config.per_positive, repeats, derive_seed(seed, "negatives"))
         if not drawn:
             raise DataError(

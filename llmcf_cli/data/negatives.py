@@ -21,6 +21,7 @@ import pyarrow as pa
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data.config import PopularityNegativesConfig, UniformNegativesConfig
 from llmcf_cli.data.raw import scalar
+from llmcf_cli.plugin import Kind
 from llmcf_cli.recipe.sections import Repeats
 
 _BATCH_DRAWS = 1_000_000
@@ -33,6 +34,9 @@ class Negatives(Protocol):
 
     def weights(self, con: Any) -> np.ndarray:
         """Weight of each item, float64 [I] by item_row − 1, from the tables `event` and `item_number`."""
+
+
+NEGATIVES: Kind[Negatives] = Kind("negatives")
 
 
 class UniformNegatives:
@@ -105,7 +109,8 @@ class Protected:
         """Whether each draw is protected from its positive, bool [D]."""
         key_D = group_D * self._stride + item_D
         place_D = np.minimum(np.searchsorted(self._key_S, key_D), len(self._key_S) - 1)
-        return (self._key_S[place_D] == key_D) & (self._since_S[place_D] <= time_D)
+        hit_D: np.ndarray = (self._key_S[place_D] == key_D) & (self._since_S[place_D] <= time_D)
+        return hit_D
 
     def of(self, group: int, time: int) -> np.ndarray:
         """The items protected from a positive of that group and time, int64."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import ImplicitLabelConfig
-from llmcf_cli.data.negatives import Positives, positives_of, sample_negatives
+from llmcf_cli.data.negatives import NEGATIVES, Positives, positives_of, sample_negatives
 from llmcf_cli.data.report import NegativesAudit
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import Repeats
@@ -40,7 +40,7 @@ def drawn_audit(con: Any, label: ComponentConfig, repeats: Repeats, seed: int) -
     """
     if not isinstance(label, ImplicitLabelConfig):
         return None
-    weights_I = registry().build("negatives", label.negatives).weights(con)
+    weights_I = registry().build(NEGATIVES, label.negatives).weights(con)
     return audit_negatives(con, weights_I, label.per_positive, repeats, seed)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
 from llmcf_cli.data.cast import WORDS, cast_interactions, problem_counts
 from llmcf_cli.data.entities import cast_entity, require_multi
-from llmcf_cli.data.raw import TABLES, Entity, Locate, RawData, scalar
+from llmcf_cli.data.raw import SOURCE, TABLES, Entity, Locate, RawData, scalar
 from llmcf_cli.data.remedies import remedy
 from llmcf_cli.plugin import registry
 
@@ -50,7 +50,7 @@ def look(
     with duckdb.connect() as con:
         con.execute("SET TimeZone = 'UTC'")
         try:
-            read = registry().build("source", config).load(con, locate, ROWS)
+            read = registry().build(SOURCE, config).load(con, locate, ROWS)
             raw = reshape(con, read)
         except RecipeError as error:
             whole = all(table.whole for table in read.tables.values())
@@ -85,8 +85,8 @@ def _look_at_interactions(con: Any, raw: RawData, found: Preview) -> None:
     for problem, count in problem_counts(con).items():
         all_of_them = count == rows and not problem.startswith("no ")
         what = f"{WORDS[problem]}: {count:,} of the first {rows:,} rows"
-        error = DataError(what, where=table.origin, hint=remedy(con, problem, table, raw.meaning))
-        (found.wrong if all_of_them else found.notes).append(error)
+        told = DataError(what, where=table.origin, hint=remedy(con, problem, table, raw.meaning))
+        (found.wrong if all_of_them else found.notes).append(told)
 
 
 def _look_at_entity(con: Any, raw: RawData, entity: Entity, found: Preview) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from llmcf_cli.data.report import Clock
+from llmcf_cli.core.types import Clock
+from llmcf_cli.plugin import Kind
 from llmcf_cli.tabular.files import first_sentence, reading
 from llmcf_cli.tabular.sql import columns_of, name, scalar, text
 from llmcf_cli.tabular.table import Table
@@ -103,3 +104,6 @@ class Source(Protocol):
         Raises:
             DataError: A file is missing or cannot be read.
         """
+
+
+SOURCE: Kind[Source] = Kind("source")

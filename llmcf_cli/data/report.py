@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.types import Clock
 from llmcf_cli.tabular.times import Reading
 
-Clock = Literal["global", "per_user"]
 SPLITS = ("train", "validation", "test")
 
 

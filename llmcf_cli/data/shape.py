@@ -241,11 +241,11 @@ def _shown(examples: Sequence[str]) -> str:
 
 def _time_problems(shaping: Shaping) -> Iterator[tuple[str | None, ExpressionError]]:
     """Formats and zones of times that mean nothing."""
-    definitions: dict[str | None, Definition] = dict(shaping.derived)
+    definitions: list[tuple[str | None, Definition]] = [*shaping.derived.items()]
     if shaping.condition is not None:
-        definitions[None] = shaping.condition
+        definitions.append((None, shaping.condition))
     made: set[str] = set()  # what is derived before
-    for column, definition in definitions.items():
+    for column, definition in definitions:
         for call in _calls(definition.typed, "time"):
             form, of = time_format(call), call.args[0]
             of_file = isinstance(of.tree, Column) and of.tree.name not in made

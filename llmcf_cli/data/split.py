@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.types import Clock
 from llmcf_cli.data.config import GlobalTimeConfig, LeaveOneOutConfig
 from llmcf_cli.data.raw import scalar
-from llmcf_cli.data.report import Clock
+from llmcf_cli.plugin import Kind
 from llmcf_cli.tabular.times import shown_time
 
 _ORDER = "ORDER BY user_row, place"
@@ -43,6 +44,9 @@ class Split(Protocol):
         Raises:
             DataError: The data cannot be split so.
         """
+
+
+SPLIT: Kind[Split] = Kind("split")
 
 
 class GlobalTimeSplit:
@@ -80,10 +84,11 @@ class GlobalTimeSplit:
 
 def _nearest(con: Any, target: float, after: int, last: int) -> tuple[int, int]:
     """The last time, and its number in `after` < number ≤ `last`, of a part that should end at `target` rows."""
-    return con.execute(
+    found: tuple[int, int] = con.execute(
         "SELECT time, number FROM moment WHERE number > ? AND number <= ? ORDER BY abs(upto - ?), number LIMIT 1",
         [after, last, target],
     ).fetchone()
+    return found
 
 
 class LeaveOneOutSplit:

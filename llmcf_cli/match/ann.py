@@ -105,8 +105,10 @@ class AnnIndex(RankedIndex):
         super().__init__(examples.keys, examples.vector_ED.shape[1], config.query_block, examples.guard.limits, CPU)
         self.config, self.examples, self._folder = config, examples, folder
         self.scale = _shared_scale(examples.vector_ED)
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="llmcf-ann-")
-        place = folder or Path(self._temporary.name)
+        place = folder
+        if place is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="llmcf-ann-")  # removed with this index
+            place = Path(self._temporary.name)
         self._pools = {
             name: _AnnPool(config, examples, self.rank_E, member_E, self.scale, place / name, progress)
             for name, member_E in examples.members().items()

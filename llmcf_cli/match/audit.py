@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.match.guard import Clock
+from llmcf_cli.core.types import Clock
 from llmcf_cli.match.limits import Limits
 from llmcf_cli.store.open import refuse_code
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.vectors import item_text_array
+from llmcf_cli.match.space import SPACE
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
-from llmcf_cli.store.open import connect_read, read_meta
+from llmcf_cli.store.open import connect_read, read_clock
 
 NEAREST = 5
 _ROW = """
@@ -166,7 +167,7 @@ def explain(
     query, *examples = (_row(row) for row in rows.to_pylist())
     parts = zip(examples, filled, history_K.tolist(), item_K.tolist(), strict=True)
     found = tuple(Found(row, score, h, i, texts.get(row.sample_id, "")) for row, (_, score), h, i in parts)
-    return Explanation(query, found, len(match[0][0]), read_meta(database)["clock"])
+    return Explanation(query, found, len(match[0][0]), read_clock(database))
 
 
 def _parts(
@@ -174,7 +175,7 @@ def _parts(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted likeness of histories [K] and items [K] of the first row and the others."""
     samples = encode_rows(rows, history_length)
-    space = registry().build("space", section.space)
+    space = registry().build(SPACE, section.space)
     item_ID = space.item_vectors(item_text_array(item_text, item_text.num_rows))
     query = space.query_vectors(item_ID, samples.item_row_N[:1], samples.history_row_NL[:1])[0].astype(np.float64)
     examples = space.example_vectors(item_ID, samples.item_row_N[1:], samples.history_row_NL[1:])
@@ -184,4 +185,4 @@ def _parts(
 
 def _row(row: dict[str, Any]) -> Row:
     names = ("sample_id", "user_id", "item_id", "item", "label", "time", "split")
-    return Row(*(row[name] for name in names), history=tuple(row["history_texts"] or ()))
+    return Row(**{name: row[name] for name in names}, history=tuple(row["history_texts"] or ()))

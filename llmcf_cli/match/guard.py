@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.types import Clock
 from llmcf_cli.match.limits import Limits
 
 if TYPE_CHECKING:
     from llmcf_cli.features.batch import Samples
     from llmcf_cli.recipe.sections import MatchSection
 
-Clock = Literal["global", "per_user"]
 Exclude = Literal["strict", "reference"]
 
 
@@ -125,7 +125,7 @@ class Guard:
     def allowed(self, query: Keys, example: Keys) -> np.ndarray:
         """bool [Q, E]: may query q see example e?"""
         return self._rule(
-            *(a[:, None] for a in (query.sample_id_N, query.user_row_N, query.item_row_N, query.time_N)),
+            query.sample_id_N[:, None], query.user_row_N[:, None], query.item_row_N[:, None], query.time_N[:, None],
             example.sample_id_N, example.user_row_N, example.item_row_N, example.time_N,
         )  # fmt: skip
 
@@ -141,12 +141,15 @@ class Guard:
         query_id: np.ndarray, query_user: np.ndarray, query_item: np.ndarray, query_time: np.ndarray,
         example_id: np.ndarray, example_user: np.ndarray, example_item: np.ndarray, example_time: np.ndarray,
     ) -> np.ndarray:  # fmt: skip
-        same_user = query_user == example_user
+        same_user: np.ndarray = query_user == example_user
         if self.exclude == "reference":
-            return ~(same_user & (example_time > query_time))
-        before = example_time < query_time
-        if self.clock == "per_user":
-            before |= ~same_user
-        itself = (query_id == example_id) & (query_id >= 0)
-        same_pair = same_user & (query_item == example_item)
-        return before & ~itself & ~same_pair
+            later: np.ndarray = example_time > query_time
+            allowed: np.ndarray = ~(same_user & later)
+        else:
+            before: np.ndarray = example_time < query_time
+            if self.clock == "per_user":
+                before |= ~same_user
+            itself = (query_id == example_id) & (query_id >= 0)
+            same_pair = same_user & (query_item == example_item)
+            allowed = before & ~itself & ~same_pair
+        return allowed

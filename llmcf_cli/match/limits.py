@@ -110,7 +110,8 @@ class Choice:
             open_R &= room_RP[at_R, pool_R] & self._allows(rows_R, user_R, item_R)
             self._take(rows_R[open_R], code_R[open_R], user_R[open_R], item_R[open_R], pool_R[open_R])
         full_RP = self._room_NP[rows_R] == 0
-        return (full_RP | ((floor_RP == NONE) & ~cut_R[:, None])).all(1)
+        done_R: np.ndarray = (full_RP | ((floor_RP == NONE) & ~cut_R[:, None])).all(1)
+        return done_R
 
     def _allows(self, rows_R: np.ndarray, user_R: np.ndarray, item_R: np.ndarray) -> np.ndarray:
         allowed_R = np.ones(len(rows_R), bool)

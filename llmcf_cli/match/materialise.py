@@ -17,16 +17,19 @@ import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.core.types import Clock
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.vectors import item_text_array, vectors
 from llmcf_cli.match.ann import BATCH
 from llmcf_cli.match.config import AnnSearchConfig
-from llmcf_cli.match.guard import Clock, Keys, guard_of
+from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.match.recall import Probe, Tuned, cheapest, require, runs_in_time
+from llmcf_cli.match.searcher import SEARCHER
+from llmcf_cli.match.space import SPACE, Space
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.scale import LOCAL, Executor
-from llmcf_cli.store.open import connect_read, copy_lance, count_lance, read_lance, read_meta
+from llmcf_cli.store.open import connect_read, copy_lance, count_lance, read_clock, read_lance
 from llmcf_cli.store.tables import example_match
 
 ROWS_AT_ONCE = 65_536
@@ -106,7 +109,7 @@ def match_samples(
         DataError: There are no examples, or one is no train row.
         LlmcfError: An approximate index misses its recall, or the executor's workers fail.
     """
-    search = SampleSearch(section, clock_of(data), store, history_length, keep, progress)
+    search = SampleSearch(section, read_clock(data), store, history_length, keep, progress)
     measured = search.check(data) if isinstance(section.search, AnnSearchConfig) else None
     spec, total = example_match(section.k), _count(data)
     with (
@@ -182,7 +185,7 @@ class SampleSearch:
         """
         section, examples = self.section, self._examples
         guard = guard_of(section, self.clock, examples["split"].to_pylist())
-        searcher = registry().build("searcher", section.search)
+        searcher = registry().build(SEARCHER, section.search)
         if self._keep is not None:
             searcher = searcher.kept_in(self._keep, self._progress)
         return searcher.prepare(
@@ -225,25 +228,17 @@ class SampleSearch:
         return examples
 
     @cached_property
-    def _space(self) -> Any:
-        return registry().build("space", self.section.space)
+    def _space(self) -> Space:
+        return registry().build(SPACE, self.section.space)
 
     @cached_property
     def _item_ID(self) -> np.ndarray:
         items = self.store.item_text()
-        vector_ID: np.ndarray = self._space.item_vectors(item_text_array(items, items.num_rows))
-        return vector_ID
+        return self._space.item_vectors(item_text_array(items, items.num_rows))
 
     def _queries(self, rows: pa.Table) -> np.ndarray:
         block = encode_rows(rows, self.history_length)
-        query_ND: np.ndarray = self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL)
-        return query_ND
-
-
-def clock_of(data: Path) -> Clock:
-    """How times are compared in a DuckDB file of ingest."""
-    clock: Clock = read_meta(data)["clock"]
-    return clock
+        return self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL)
 
 
 def keys(rows: pa.Table) -> Keys:

@@ -45,7 +45,8 @@ class Product:
         unit = 1.01 * ((query_BD.shape[1] + 2) * 2.0**-24 + shorter)
         norm_B = torch.linalg.vector_norm(query_BD, dim=1).double()
         lost_B = torch.linalg.vector_norm(query_BD - query_BD.to(self.dtype).float(), dim=1).double()
-        return 1.01 * (unit * self._norm * norm_B + lost_B * self._norm + (norm_B + lost_B) * self._lost)
+        bound_B: torch.Tensor = unit * self._norm * norm_B + lost_B * self._norm + (norm_B + lost_B) * self._lost
+        return 1.01 * bound_B
 
     def at_most(self, query_BD: torch.Tensor, score_B: torch.Tensor) -> torch.Tensor:
         """float64 [B]: the highest that an exact score can be where this product gives no more than `score_B`."""

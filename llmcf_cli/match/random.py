@@ -61,4 +61,5 @@ def random_vectors(keys: Keys, seed: int) -> np.ndarray:
     for part_N in (keys.user_row_N, keys.item_row_N, keys.time_N):
         state_N = mixed(state_N ^ mixed(part_N.astype(np.int64)))
     bits_ND = mixed(state_N[:, None] + np.arange(1, DIM + 1) * GOLDEN)
-    return shifted(bits_ND, 40).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
+    vector_ND: np.ndarray = shifted(bits_ND, 40).astype(np.float32) * np.float32(2.0**-23) - np.float32(1)
+    return vector_ND

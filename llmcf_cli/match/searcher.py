@@ -15,6 +15,7 @@ import numpy as np
 
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.plugin import Kind
 
 Balance = Literal["labels", "none"]
 Queries = np.ndarray | Callable[[slice], np.ndarray]
@@ -82,6 +83,9 @@ class Searcher(ABC):
         """`prepare` and one search of what it gives."""
         index = self.prepare(example_ED, example_keys, example_label_E, balance=balance, guard=guard)
         return index.search(queries, query_keys, k=k, progress=progress)
+
+
+SEARCHER: Kind[Searcher] = Kind("searcher")
 
 
 class Index(Protocol):

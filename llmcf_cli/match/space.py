@@ -12,6 +12,7 @@ import torch
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.match.config import SpaceConfig, TextSpaceConfig
+from llmcf_cli.plugin import Kind
 
 BLOCK = 8192  # rows worked on at once: 8192 × 384 float64 are 25 MiB
 
@@ -92,6 +93,9 @@ class Space(ABC):
         vector_ND[:, :dim] *= np.float32(self.config.history_weight)
         vector_ND[:, dim:] *= np.float32(self.config.item_weight)
         return vector_ND
+
+
+SPACE: Kind[Space] = Kind("space")
 
 
 class TextSpace(Space):

@@ -10,10 +10,20 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
+
+_T = TypeVar("_T")
+
+
+class Kind(str, Generic[_T]):
+    """A kind of component and what those of it give when called: `SPLIT: Kind[Split] = Kind("split")`.
+
+    Declared once, beside the interface, so that `Registry.build` says what it builds.
+    """
+
 
 KINDS: dict[str, str] = {
     "source": "reads a data set's raw files into interactions, items and users",
@@ -120,9 +130,10 @@ class Registry:
         """Every component, by kind and name."""
         return [self._components[key] for key in sorted(self._components)]
 
-    def build(self, kind: str, config: ComponentConfig, *args: Any, **kwargs: Any) -> Any:
+    def build(self, kind: Kind[_T], config: ComponentConfig, *args: Any, **kwargs: Any) -> _T:
         """The implementation that `config.type` names, called with `config` and then the given arguments."""
-        return self.get(kind, config.type).load()(config, *args, **kwargs)
+        built: _T = self.get(kind, config.type).load()(config, *args, **kwargs)
+        return built
 
     def register_from(self, origin: str, register: Any) -> None:
         """Let a plugin's `register(registry)` add its components under the given origin."""

@@ -22,17 +22,33 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import Batch, Catalog, Targets
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, CoTPrediction, Examples, Known, Rows
+from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, CoTPrediction, Examples, Known, Rows
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
 from llmcf_cli.rec.input.knowledge import Knowledge, KnowledgeLookup
 from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import Standardise, signal_names
-from llmcf_cli.rec.objectives import total_loss
+from llmcf_cli.rec.objectives import OBJECTIVE, total_loss
 from llmcf_cli.rec.parts.embedding import FieldEmbedding, FieldEmbeddings
+from llmcf_cli.rec.ranking.base import BACKBONE
 
 _Module = TypeVar("_Module", bound=nn.Module)
 SIGNAL_SOURCES = frozenset({"text", "collaborative"})
 """Inputs that matching signals are made of."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Settings of what a model is made of.
+
+    Attributes:
+        backbone: Of its backbone.
+        augment: Of its augmenter.
+        objectives: Of its losses.
+    """
+
+    backbone: BackboneConfig
+    augment: ComponentConfig
+    objectives: tuple[ComponentConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -63,24 +79,33 @@ class RecModel(nn.Module):
         ModelError: The augmenter needs something that there is not.
     """
 
+    item_text_IT: Tensor | None
+    # Of the examples; without any, `bank_item_E` is None, and the others are not read.
+    bank_item_E: Tensor | None
+    bank_user_E: Tensor
+    bank_history_EL: Tensor
+    bank_label_E: Tensor
+    bank_cot_ET: Tensor
+    bank_signal_ES: Tensor | None
+
     def __init__(
         self, resources: Resources, backbone: BackboneConfig, augment: ComponentConfig,
         objectives: Sequence[ComponentConfig] = (BCEConfig(),), *, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.resources = needed(resources, augment)
-        self.configs = {"backbone": backbone, "augment": augment, "objectives": tuple(objectives)}
-        self.objectives = [registry().build("objective", config) for config in objectives]
-        component = registry().get("backbone", backbone.type).load()
+        self.configs = Parts(backbone, augment, tuple(objectives))
+        self.objectives = [registry().build(OBJECTIVE, config) for config in objectives]
+        reads: frozenset[str] = registry().get(BACKBONE, backbone.type).load().reads
         spec, catalog = self.resources.spec, self.resources.catalog
         signals = len(signal_names(self.resources)) if "signals" in augment.needs else 0
         self.standardise = Standardise(signals) if signals else None
         with _seeded(seed, "embedding"):
-            self.embedding = FieldEmbedding(spec, catalog, backbone.embedding_dim, component.reads)
+            self.embedding = FieldEmbedding(spec, catalog, backbone.embedding_dim, reads)
         with _seeded(seed, "augment"):
-            self.augmenter = registry().build("augmenter", augment, self._augment_shape())
+            self.augmenter = registry().build(AUGMENTER, augment, self._augment_shape())
         with _seeded(seed, "backbone"):
-            self.backbone = component(backbone, self.embedding.shape, self.augmenter.context_dim)
+            self.backbone = registry().build(BACKBONE, backbone, self.embedding.shape, self.augmenter.context_dim)
         self._set_text(self.resources.item_text_IT)
         self._set_bank(self.resources.bank)
         self._set_knowledge(self.resources.knowledge)
@@ -104,7 +129,7 @@ class RecModel(nn.Module):
     @property
     def inputs(self) -> dict[str, bool]:
         """What a batch must bring, as arguments of `TaskData.batch`."""
-        return {name: name in self.configs["augment"].needs for name in ("examples", "signals")}
+        return {name: name in self.configs.augment.needs for name in ("examples", "signals")}
 
     @property
     def num_parameters(self) -> int:
@@ -182,17 +207,17 @@ class RecModel(nn.Module):
         self._keep("item_text_IT", item_text_IT)
 
     def _set_bank(self, bank: ExampleBank | None) -> None:
-        samples = bank.samples if bank else None
-        self._keep("bank_user_E", samples and samples.user_row_N.astype(np.int64))
-        self._keep("bank_item_E", samples and samples.item_row_N.astype(np.int64))
-        self._keep("bank_history_EL", samples and samples.history_row_NL.astype(np.int64))
-        self._keep("bank_label_E", samples and samples.label_N.astype(np.int64))
-        self._keep("bank_cot_ET", bank and bank.cot_ET)
-        self._keep("bank_signal_ES", bank and bank.signal_EG)
+        samples = None if bank is None else bank.samples
+        self._keep("bank_user_E", None if samples is None else samples.user_row_N.astype(np.int64))
+        self._keep("bank_item_E", None if samples is None else samples.item_row_N.astype(np.int64))
+        self._keep("bank_history_EL", None if samples is None else samples.history_row_NL.astype(np.int64))
+        self._keep("bank_label_E", None if samples is None else samples.label_N.astype(np.int64))
+        self._keep("bank_cot_ET", None if bank is None else bank.cot_ET)
+        self._keep("bank_signal_ES", None if bank is None else bank.signal_EG)
 
     def _set_knowledge(self, knowledge: Knowledge | None) -> None:
         parts = (None, None) if knowledge is None else (knowledge.users, knowledge.items)
-        lookups = [part and KnowledgeLookup(part).to(self.device) for part in parts]
+        lookups = [None if part is None else KnowledgeLookup(part).to(self.device) for part in parts]
         self.user_knowledge, self.item_knowledge = lookups
 
     def _keep(self, name: str, array: np.ndarray | None) -> None:

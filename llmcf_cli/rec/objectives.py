@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import Targets
+from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.augment.base import COT_AUX, CoTPrediction
 from llmcf_cli.rec.config import DistillConfig
+
+
+class ObjectiveSettings(Protocol):
+    """What the configuration of every objective has."""
+
+    @property
+    def weight(self) -> float: ...
 
 
 class Objective(ABC):
@@ -28,8 +36,8 @@ class Objective(ABC):
 
     reads: frozenset[str] = frozenset()
 
-    def __init__(self, config: ComponentConfig) -> None:
-        self.weight: float = config.weight
+    def __init__(self, config: ObjectiveSettings) -> None:
+        self.weight = config.weight
 
     @abstractmethod
     def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
@@ -40,6 +48,9 @@ class Objective(ABC):
             targets: What is so.
             aux: The augmenter's auxiliary outputs.
         """
+
+
+OBJECTIVE: Kind[Objective] = Kind("objective")
 
 
 class BCE(Objective):

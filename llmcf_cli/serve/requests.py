@@ -7,14 +7,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.core.files import kind_of
-from llmcf_cli.data.report import Clock
+from llmcf_cli.core.types import Clock
+from llmcf_cli.data.raw import SOURCE
 from llmcf_cli.plugin import registry
 from llmcf_cli.tabular.csv import DELIMITERS, Dialect, first_line, read_csv
 from llmcf_cli.tabular.jsonl import read_json
@@ -38,7 +39,7 @@ _JSON = (".jsonl", ".json", ".ndjson")
 _ENDINGS = (".csv", *_JSON, ".parquet", ".tsv")
 _TABLE, _LISTS = "request", "history_list"
 
-Rows = pa.Table | Sequence[Mapping[str, Any]]
+Rows: TypeAlias = pa.Table | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RequestForm:
         if written is None:
             return cls(clock)
         config = registry().get("source", written["type"]).config().model_validate(written)
-        return cls(clock, registry().build("source", config).times)
+        return cls(clock, registry().build(SOURCE, config).times)
 
 
 def read_requests(path: Path, form: RequestForm) -> pa.Table:

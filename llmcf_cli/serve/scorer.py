@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,8 @@ from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Keys, guard_of
+from llmcf_cli.match.searcher import SEARCHER, Index
+from llmcf_cli.match.space import SPACE
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.signature import check_signer
@@ -71,7 +72,7 @@ class Scorer:
         self.task = bundle.task
         self.form = RequestForm.of(bundle.recipe, bundle.clock)
         self._adding = Lock()
-        self._index: Any = None
+        self._index: Index | None = None
         bank = self.model.resources.bank
         if bank is None:
             return
@@ -82,13 +83,13 @@ class Scorer:
         except ValidationError as error:
             what = f"its recipe has no section `match` of this version: {error.errors()[0]['msg']}"
             raise ModelError(what, where="recipe.json", hint="llmcf train-rec") from error
-        self._space = registry().build("space", section.space)
+        self._space = registry().build(SPACE, section.space)
         nobody = np.zeros(1, np.int32), np.zeros((1, self.model.resources.spec.history_length), np.int32)
-        item_ID = self._space.item_vectors(self.model.resources.item_text_IT)
+        item_ID = self._space.item_vectors(_item_texts(self.model))
         if (dim := self._space.query_vectors(item_ID, *nobody).shape[1]) != bank.vector_ES.shape[1]:
             what = f"examples of {bank.vector_ES.shape[1]} numbers, but queries have {dim}"
             raise ModelError(what, where="examples.safetensors", hint="llmcf train-rec")
-        searcher = registry().build("searcher", section.search)
+        searcher = registry().build(SEARCHER, section.search)
         self._index = searcher.prepare(
             bank.vector_ES,
             Keys.of(bank.samples),
@@ -220,9 +221,15 @@ class Scorer:
         """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
         if self._index is None:
             return None
-        item_ID = self._space.item_vectors(model.resources.item_text_IT)
+        item_ID = self._space.item_vectors(_item_texts(model))
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
         return self._index.search(queries_BS, Keys.of(samples), k=model.resources.num_examples).index_NK
+
+
+def _item_texts(model: RecModel) -> np.ndarray:
+    if model.resources.item_text_IT is None:
+        raise ModelError("the bundle has examples, but no text vectors", where="examples", hint="llmcf train-rec")
+    return model.resources.item_text_IT
 
 
 def _signals(model: RecModel, samples: Samples) -> np.ndarray | None:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.types import Clock
 from llmcf_cli.store.tables import Table
 
 
@@ -110,6 +111,11 @@ def read_meta(path: Path) -> dict[str, str]:
     """The key–value table `meta` of a DuckDB file of ingest."""
     with connect_read(path) as connection:
         return dict(connection.sql("SELECT key, value FROM meta").fetchall())
+
+
+def read_clock(path: Path) -> Clock:
+    """How times are compared in a DuckDB file of ingest."""
+    return cast("Clock", read_meta(path)["clock"])
 
 
 def write_parquet(data: pa.Table, spec: Table, path: Path) -> None:

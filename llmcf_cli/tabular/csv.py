@@ -256,7 +256,7 @@ def _drop_blank(con: Any, into: str, columns: Sequence[str], cells: Sequence[str
     nameless = {place: column for place, column in enumerate(columns, 1) if not cells[place - 1] and len(columns) > 1}
     if not nameless:
         return ()
-    blank = {}
+    blank: dict[int, str] = {}
     for start in range(0, len(nameless), _TOGETHER):
         some = list(nameless.items())[start : start + _TOGETHER]
         filled = ", ".join(f"bool_or(trim({name(column)}, {text(WHITE)}) <> '')" for _, column in some)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -193,7 +194,7 @@ def differences(model: Measured, base: Measured, contrast: Contrast) -> dict[str
     return found
 
 
-def choose(rows: Sequence[Mapping], tolerance: float) -> str | None:
+def choose(rows: Sequence[Mapping[str, Any]], tolerance: float) -> str | None:
     """The model of the best recommendation AUC whose general ability is not below the base's by more than allowed.
 
     Args:
@@ -211,7 +212,7 @@ def choose(rows: Sequence[Mapping], tolerance: float) -> str | None:
     return max(kept, key=lambda row: row["measures"]["auc"]["value"])["name"] if kept else None
 
 
-def _mean(values: NDArray) -> Estimate:
+def _mean(values: NDArray[np.floating[Any]]) -> Estimate:
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return Estimate(float(np.mean(values)), error, len(values))
 

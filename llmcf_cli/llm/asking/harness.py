@@ -94,7 +94,8 @@ class _ReadingLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        token: int = self.tokenizer.eos_token_id
+        return token
 
     @property
     def prefix_token_id(self) -> int:
@@ -106,10 +107,12 @@ class _ReadingLM(TemplateLM):
             "add_special_tokens": add_special_tokens is not False,
             "split_special_tokens": True,
         }  # questions are text
-        return self.tokenizer(string, **how)["input_ids"]
+        ids: list[int] = self.tokenizer(string, **how)["input_ids"]
+        return ids
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        found: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return found
 
     def _loglikelihood_tokens(self, requests: Sequence[Request], **_: Any) -> list[tuple[float, bool]]:
         import torch

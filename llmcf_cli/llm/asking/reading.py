@@ -171,8 +171,10 @@ class Reader:
         inputs |= {"past_key_values": cache, "use_cache": cache is not None}
         kept = torch.from_numpy(places - read).to(model.device)
         if model._supports_logits_to_keep():
-            return model(**inputs, logits_to_keep=kept).logits[0]
-        return model(**inputs).logits[0, kept]
+            logits: Tensor = model(**inputs, logits_to_keep=kept).logits[0]
+        else:
+            logits = model(**inputs).logits[0, kept]
+        return logits
 
     def _weights(self) -> Any:
         if self._model is None:

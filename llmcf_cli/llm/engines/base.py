@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 from llmcf_cli.llm.prompts.chat import Messages
 from llmcf_cli.llm.prompts.spoken import spoken, storable
+from llmcf_cli.plugin import Kind
 
 
 @dataclass(frozen=True)
@@ -126,3 +127,6 @@ class Engine(Protocol):
         Raises:
             LlmcfError: No chat can be answered: the model, the key or the address is wrong.
         """
+
+
+ENGINE: Kind[Engine] = Kind("engine")

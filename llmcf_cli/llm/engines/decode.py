@@ -22,7 +22,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 class Pick(Protocol):
     """Turns logits so that their argmax is the next token."""
 
-    def __call__(self, answer_NT: Tensor, logits_NV: Tensor) -> Tensor:
+    def __call__(self, answer_NT: Tensor, logits_NV: Tensor, /) -> Tensor:
         """Logits [N, V] given the answers so far [N, T]."""
 
     def keep(self, rows_N: Tensor) -> None:
@@ -49,7 +49,7 @@ def decode(
         ends: Tokens that end an answer.
         picks: Applied to the logits in turn; none: greedy.
     """
-    order = sorted(range(len(prompts)), key=lambda i: prompts[i])
+    order = sorted(range(len(prompts)), key=lambda i: tuple(prompts[i]))
     cache = SlotCache(model.config, len(prompts), max(map(len, prompts)) + most)
     _read(model, [prompts[i] for i in order], cache)
     rows_N = torch.tensor(order, device=model.device)  # slot → prompt
@@ -99,10 +99,11 @@ def _forward(model: Any, cache: SlotCache, ids_NS: Tensor, position_NS: Tensor, 
     width = int(position_NS.max()) + 1
     cache.write_at(slots, position_NS, width)
     seen_N1SW = (torch.arange(width, device=ids_NS.device) <= position_NS[:, :, None])[:, None]
-    return model(
+    logits_N1V: Tensor = model(
         input_ids=ids_NS, attention_mask=seen_N1SW, position_ids=position_NS, past_key_values=cache, use_cache=True,
         logits_to_keep=1,
     ).logits  # fmt: skip
+    return logits_N1V
 
 
 class SlotCache(Cache):

@@ -60,7 +60,8 @@ class LocalEngine(Adjustable, ABC):
     def max_prompt_tokens(self) -> int:
         """Most tokens a prompt may have: the model's context less the answer, or the setting if that is lower."""
         room = self._context - self.config.max_new_tokens
-        return min(room, self.config.max_prompt_tokens or room)
+        most: int = min(room, self.config.max_prompt_tokens or room)
+        return most
 
     def count_tokens(self, chats: Sequence[Messages]) -> list[int]:
         """Tokens of each rendered prompt."""
@@ -87,7 +88,8 @@ class LocalEngine(Adjustable, ABC):
         return answer(text, finish_reason, prompt_tokens=prompt_tokens, new_tokens=new_tokens, seconds=seconds)
 
     def _text(self, ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
 
     @abstractmethod
     def _weights(self) -> Any:

@@ -78,7 +78,8 @@ class OpenAIEngine(Adjustable):
 
     def max_prompt_tokens(self) -> int:
         """The setting; what the server's context allows is not known here."""
-        return self.config.max_prompt_tokens
+        most: int = self.config.max_prompt_tokens
+        return most
 
     def as_sent(self, chat: Messages) -> tuple[list[dict[str, str]], tuple[str, ...]]:
         """See `Engine.as_sent`: a server reads control tokens wherever they stand, so what looks like one is broken
@@ -223,7 +224,7 @@ class OpenAIEngine(Adjustable):
         if isinstance(error, openai.APITimeoutError):
             return Failure(f"no answer within {config.timeout:g} s", retryable=True)
         if isinstance(error, openai.APIStatusError):
-            retryable = status in (408, 409, 429) or status >= 500
+            retryable = error.status_code in (408, 409, 429) or error.status_code >= 500
             return Failure(f"the server answers {status}: {said}", retryable)
         return Failure(f"the server sent no chat completion: {said}", retryable=True)
 

@@ -110,7 +110,8 @@ class TransformersEngine(LocalEngine):
         return sorted(set(ends))
 
     def _picks(self, asked: Sequence[tuple[Messages, int]]) -> list[Pick]:
-        config, picks = self.config, []
+        config = self.config
+        picks: list[Pick] = []
         if config.repetition_penalty > 1:
             picks.append(AnswerRepetition(config.repetition_penalty))
         if config.temperature > 0:
@@ -166,7 +167,8 @@ class SeededSampling:
 
 def _splitmix(state: Tensor) -> Tensor:
     """The number that SplitMix64 draws next in each int64 state."""
-    return mixed(state + GOLDEN)
+    drawn: Tensor = mixed(state + GOLDEN)
+    return drawn
 
 
 def _gumbel(random: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.llm.config import TuneConfig
 from llmcf_cli.llm.mix.decontaminate import EvaluationRuns
-from llmcf_cli.llm.mix.mixture import MixContext, MixSample, MixSource
+from llmcf_cli.llm.mix.mixture import MIX_SOURCE, MixContext, MixSample, MixSource
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import LLMSection, MixPart
 from llmcf_cli.recipe.words import Words
@@ -104,7 +105,7 @@ def build_mix(
         LlmcfError: `llm.count` is more than a source can give without repeating a sample, or a source gives none.
         DataError: A source's file is missing or lacks a column.
     """
-    wanted = section.tune.max_length
+    wanted = cast("TuneConfig", section.tune).max_length
     longest = min(wanted, context or wanted)
     if longest < wanted:
         progress.say(
@@ -143,7 +144,7 @@ def _sources(section: LLMSection, context: MixContext) -> list[MixSource]:
     """The sources, each with a random stream of its own; what one has met, the later ones leave out."""
     return [
         registry().build(
-            "mix_source", part.source, replace(context, seed=derive_seed(context.seed, "mix", index))
+            MIX_SOURCE, part.source, replace(context, seed=derive_seed(context.seed, "mix", index))
         )
         for index, part in enumerate(section.mix)
     ]  # fmt: skip

@@ -73,7 +73,8 @@ def _runs(words: np.ndarray, length: int) -> np.ndarray:
     """A number (uint64) for every run of `length` words."""
     windows = np.lib.stride_tricks.sliding_window_view(words, length)
     powers = _FACTOR ** np.arange(length, dtype=np.uint64)
-    return (windows * powers).sum(axis=1, dtype=np.uint64)
+    run_N: np.ndarray = (windows * powers).sum(axis=1, dtype=np.uint64)
+    return run_N
 
 
 def _texts(file: Path) -> Iterator[str]:

@@ -13,6 +13,7 @@ from llmcf_cli.llm.mix.decontaminate import EvaluationRuns
 from llmcf_cli.llm.prompts.chat import Messages, chats_of
 from llmcf_cli.llm.prompts.question import questions
 from llmcf_cli.llm.prompts.rows import SampleTexts, blank_items, refuse_blank, sample_texts, train_labels, train_order
+from llmcf_cli.plugin import Kind
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 
@@ -67,6 +68,9 @@ class MixSource(Protocol):
 
     def draw(self, count: int) -> Iterator[MixSample]:
         """Up to `count` different samples, the same ones for the same seed."""
+
+
+MIX_SOURCE: Kind[MixSource] = Kind("mix_source")
 
 
 def measured(tokenizer: Any, pairs: Sequence[tuple[Messages, str]]) -> list[MixSample]:

@@ -29,7 +29,8 @@ class PackedLinear(nn.Module):
         self._bias = None if linear.bias is None else linear.bias.detach()
 
     def forward(self, x_MI: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x_MI, self._packed, self._bias, "none", [], "")
+        out_MO: Tensor = torch.ops.mkldnn._linear_pointwise(x_MI, self._packed, self._bias, "none", [], "")
+        return out_MO
 
 
 def pack_linears(model: nn.Module) -> None:

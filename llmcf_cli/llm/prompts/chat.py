@@ -150,9 +150,10 @@ class Chats:
 
     def _apply(self, messages: list[dict[str, str]], **how: bool) -> str:
         try:
-            return self._tokenizer.apply_chat_template(messages, tokenize=False, **_PLAIN_ANSWERS, **how)
+            written: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **_PLAIN_ANSWERS, **how)
         except Exception as error:  # templates raise what they like, and the library whatever its renderer raises
             raise TemplateRefusal(" ".join(str(error).split()) or type(error).__name__) from error
+        return written
 
     @staticmethod
     def _filled(parts: Sequence[str | int], messages: Messages) -> list[str]:

@@ -89,13 +89,14 @@ class ControlTokens:
         twin = Tokenizer.from_str(json.dumps(spec))
         wanted = {token["content"]: token["id"] for token in spec["added_tokens"]}
         given = {name: twin.token_to_id(name) for name in wanted}
-        self._ids = {given[name]: wanted[name] for name in wanted if given[name] != wanted[name]}
+        self._ids = {i: wanted[name] for name, i in given.items() if i is not None and i != wanted[name]}
         return twin
 
     def _one_by_one(self, pieces: Pieces) -> list[int]:
         """For tokenizers that are written in Python, which know texts without control tokens themselves."""
         if not any(map(self.meets, pieces[1::2])):
-            return self._tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+            whole: list[int] = self._tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
+            return whole
         ids: list[int] = []
         for number, piece in enumerate(pieces):
             plain = {"split_special_tokens": bool(number % 2)}

@@ -119,7 +119,8 @@ def _order(
     joins = _POPULARITY.format(quantiles=quantiles) if "popularity" in strata else ""
     given = {"split": split, "seed": seed, "balanced": balance == "labels", "count": count}
     found = connection.execute(_ORDER.format(strata=by, joins=joins), given)
-    return found.fetchnumpy()["sample_id"].astype(np.int64)
+    id_N: np.ndarray = found.fetchnumpy()["sample_id"].astype(np.int64)
+    return id_N
 
 
 def choose_held_out(connection: Any, split: str, count: int, seed: int) -> np.ndarray:
@@ -137,7 +138,8 @@ def choose_held_out(connection: Any, split: str, count: int, seed: int) -> np.nd
 def by_user(connection: Any, sample_ids: np.ndarray) -> np.ndarray:
     """Sample ids, those of a user together and in the order of their numbers."""
     found = connection.execute(_BY_USER, {"ids": [int(i) for i in sample_ids]})
-    return found.fetchnumpy()["sample_id"].astype(np.int64)
+    id_N: np.ndarray = found.fetchnumpy()["sample_id"].astype(np.int64)
+    return id_N
 
 
 def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: str) -> np.ndarray:
@@ -161,13 +163,14 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
             f"{count:,} samples are asked for, the train split has {total:,}", where=f"{where}.count",
             hint=f"set {where}.count to at most {total:,}",
         )  # fmt: skip
-    strata = {"strata": sample.stratify, "quantiles": sample.quantiles}
-    return np.sort(train_order(connection, seed, sample.balance, count, **strata))
+    order = train_order(connection, seed, sample.balance, count, strata=sample.stratify, quantiles=sample.quantiles)
+    return np.sort(order)
 
 
 def blank_items(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> int:
     """How many of some samples have a target item without text."""
-    return connection.execute(_BLANK, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
+    count: int = connection.execute(_BLANK, {"ids": [int(i) for i in sample_ids]}).fetchone()[0]
+    return count
 
 
 def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:
@@ -194,5 +197,8 @@ def sample_texts(connection: Any, sample_ids: Sequence[int] | np.ndarray) -> lis
     """The texts of some samples, in the order of `sample_ids`."""
     ids = [int(i) for i in sample_ids]
     rows = connection.execute(_TEXTS, {"ids": ids}).fetchall()
-    found = {row[0]: SampleTexts(*row[:4], row[4] or [], *row[5:]) for row in rows}
+    found = {
+        sample_id: SampleTexts(sample_id, label, item, user, history or [], user_row, item_row)
+        for sample_id, label, item, user, history, user_row, item_row in rows
+    }
     return [found[i] for i in ids]

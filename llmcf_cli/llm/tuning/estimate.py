@@ -157,7 +157,7 @@ def planned_load(samples: TokenisedMix, batches: Sequence[np.ndarray], config: T
 def memory_needed(shape: Shape, load: Load, config: TuneConfig, precision: str, sharded: Sharding) -> float:
     """Bytes that one process needs at its peak; see the module's formula."""
     size = 2 if precision == "bf16" else 4
-    weights = 4 * shape.parameters
+    weights: float = 4 * shape.parameters
     if isinstance(config, QLoraTuneConfig):
         rest = 2 * shape.vocabulary * shape.width
         weights = 4 * rest + 0.55 * max(shape.parameters - rest, 0)  # 4 bits and the scales

@@ -9,6 +9,7 @@ head.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,8 +93,10 @@ def _attend_each(query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, lengt
                  scale: float | None) -> Tensor:  # fmt: skip
     """Sample by sample, the fastest on a CPU."""
     pieces = zip(*(x.split(lengths, dim=2) for x in (query_1HTD, key_1GTD, value_1GTD)), strict=True)
-    options = {"dropout_p": dropout, "scale": scale, "is_causal": True, "enable_gqa": True}
-    return torch.cat([nn.functional.scaled_dot_product_attention(*piece, **options) for piece in pieces], dim=2)
+    attend = partial(
+        nn.functional.scaled_dot_product_attention, dropout_p=dropout, scale=scale, is_causal=True, enable_gqa=True
+    )
+    return torch.cat([attend(*piece) for piece in pieces], dim=2)
 
 
 def _attend_padded(query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, lengths: list[int], *, dropout: float,
@@ -107,7 +110,8 @@ def _attend_padded(query_1HTD: Tensor, key_1GTD: Tensor, value_1GTD: Tensor, len
     back = torch.from_numpy(real_T).to(query_1HTD.device, non_blocking=True)
 
     def pad(x_1HTD: Tensor) -> Tensor:
-        return x_1HTD[0].index_select(1, rows).unflatten(1, (len(lengths), width)).transpose(0, 1)
+        x_BHLD: Tensor = x_1HTD[0].index_select(1, rows).unflatten(1, (len(lengths), width)).transpose(0, 1)
+        return x_BHLD
 
     out_BHLD = nn.functional.scaled_dot_product_attention(
         pad(query_1HTD), pad(key_1GTD), pad(value_1GTD), dropout_p=dropout, scale=scale, is_causal=True,

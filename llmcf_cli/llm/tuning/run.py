@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmcf_cli.llm.config import TuneConfig
+from llmcf_cli.plugin import Kind
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class TuneReport:
     processes: int = 1
     expected: str = ""
     distributed: str = "NO"
+
+
+TUNER: Kind[TuneReport] = Kind("tuner")
+"""A tuner tunes when it is called; what it did is its result."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def tokenise(mix: Path, work: Path, tokenizer: Any, max_length: int, progress: P
     np.savez(work / _BORDERS, lengths_N=np.array(lengths, np.int64), prompts_N=np.array(prompts, np.int64))
 
 
-class TokenisedMix(torch.utils.data.Dataset):
+class TokenisedMix(torch.utils.data.Dataset[list[dict[str, Any]]]):
     """Samples of a tokenised mix, by batches of their numbers.
 
     Args:

@@ -88,7 +88,7 @@ class AnswerTrainer(Trainer):
         """One forward and backward pass; before the optimiser sees a gradient that is not finite, it stops."""
         mask_BL = inputs.get("attention_mask")
         self.trained_tokens += inputs["input_ids"].numel() if mask_BL is None else int(mask_BL.sum())
-        loss = super().training_step(model, inputs, *args, **kwargs)
+        loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             raise ModelError(
                 f"the loss is {loss.item()} after step {self.state.global_step}", where="train-llm",
@@ -97,7 +97,7 @@ class AnswerTrainer(Trainer):
         return loss
 
 
-class _Planned(torch.utils.data.Sampler):
+class _Planned(torch.utils.data.Sampler[np.ndarray]):
     """Planned batches in their order; the data set takes a batch's numbers for one index."""
 
     def __init__(self, batches: Sequence[np.ndarray]) -> None:

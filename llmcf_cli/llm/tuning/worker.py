@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress, Task
+from llmcf_cli.llm.config import TuneConfig
 from llmcf_cli.llm.tuning.launch import ERROR, REPORT
 
 _FAILED = 1
@@ -24,6 +25,9 @@ class _LineTask:
 
     def advance(self, amount: float = 1) -> None:
         _tell("advance", amount)
+
+    def skip(self, amount: float) -> None:
+        _tell("skip", amount)
 
     def note(self, text: str) -> None:
         _tell("note", text)
@@ -65,7 +69,7 @@ def _fit(settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     config = registry().get("tuner", settings["config"]["type"]).config().model_validate(settings["config"])
     paths = {name: Path(settings[name]) for name in ("model", "out", "work")}
-    run = TuneRun(config=config, **paths, seed=settings["seed"], precision=settings["precision"],
+    run = TuneRun(config=cast("TuneConfig", config), **paths, seed=settings["seed"], precision=settings["precision"],
                   processes=settings["processes"])  # fmt: skip
     return asdict(fit(run, progress))
 

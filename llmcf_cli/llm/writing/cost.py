@@ -174,14 +174,14 @@ def comparison_rows(expected: dict[str, Any], actual: dict[str, Any]) -> list[tu
         "calls": "", "prompt_tokens": "tokens", "new_tokens": "tokens", "seconds": "s",
         "money": expected["currency"],
     }  # fmt: skip
-    rows = []
+    rows: list[tuple[str, str, str, str]] = []
     for name, unit in units.items():
         before, after = expected[name], actual[name]
         if after is None:
             continue
         change = f"{after / before - 1:+.0%}" if before else ""
-        values = ("unknown" if v is None else f"{_number(v)} {unit}".strip() for v in (before, after))
-        rows.append((name.replace("_", " "), *values, change))
+        old, new = ("unknown" if v is None else f"{_number(v)} {unit}".strip() for v in (before, after))
+        rows.append((name.replace("_", " "), old, new, change))
     return rows
 
 

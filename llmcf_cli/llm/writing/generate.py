@@ -21,7 +21,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.prompts.rows import blank_items, choose_train, refuse_blank, sample_texts
 from llmcf_cli.llm.writing.cost import Demand, Estimate, Load, announce, demand, estimate, spent
-from llmcf_cli.llm.writing.judge import Judged
+from llmcf_cli.llm.writing.judge import JUDGE, Judged
 from llmcf_cli.llm.writing.select import Selector, Tally
 from llmcf_cli.llm.writing.steps import TOO_LONG, Asked, Asking, StepPrompts, check_turns, plan_calls
 from llmcf_cli.llm.writing.texts import Answers, Batch
@@ -142,7 +142,7 @@ def generate_cots(
         StoreError: A process that generates nothing (named by pid) holds the cache.
     """
     writer = Writer(section.engine, model)
-    judge = registry().build("judge", section.judge)
+    judge = registry().build(JUDGE, section.judge)
     with connect_read(data) as reader, SharedTexts(cache) as store, executor.pool(writer) as pool:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
         blank = blank_items(reader, ids)

@@ -10,8 +10,10 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from llmcf_cli.llm.config import RubricJudgeConfig
+from llmcf_cli.plugin import Kind
 from llmcf_cli.recipe.prompt import PromptSection
 from llmcf_cli.recipe.words import Words
 
@@ -85,6 +87,16 @@ class Verdict:
     score: float
     reason: str
     truncated: bool
+
+
+class Judge(Protocol):
+    """Scores chains of thought: built with its configuration."""
+
+    def judge(self, text: str, about: Judged) -> Verdict:
+        """Scores of one text; a pure function of its arguments."""
+
+
+JUDGE: Kind[Judge] = Kind("judge")
 
 
 class RubricJudge:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.engines.base import Engine
+from llmcf_cli.llm.engines.base import ENGINE, Engine
 from llmcf_cli.llm.writing.cost import Load, announce, demand
 from llmcf_cli.llm.writing.steps import check_turns
 from llmcf_cli.llm.writing.texts import Fault, TextCache, fit_asks
@@ -137,7 +137,7 @@ def write_knowledge(
     """
     check_knows(user_prompt, ("history", "user"), "knowledge.user_prompt")
     check_knows(item_prompt, ("item",), "knowledge.item_prompt")
-    engine: Engine = registry().build("engine", section.engine)
+    engine = registry().build(ENGINE, section.engine)
     engine.open(model)
     check_turns(user_prompt, engine, f"knowledge.user_prompt {section.user_prompt}")
     check_turns(item_prompt, engine, f"knowledge.item_prompt {section.item_prompt}")

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.engines.base import Engine
+from llmcf_cli.llm.engines.base import ENGINE, Engine
 from llmcf_cli.llm.prompts.rows import blank_items, choose_train, refuse_blank, sample_texts
-from llmcf_cli.llm.writing.steps import StepPrompts, check_turns, plan_calls, step_engines
+from llmcf_cli.llm.writing.steps import StepPrompts, Subject, check_turns, plan_calls, step_engines
 from llmcf_cli.llm.writing.texts import Ask
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
@@ -82,7 +82,7 @@ def preview_prompts(
         LlmcfError: More samples are asked for than the train split has, or nearly no item has a text.
         ModelError: The model has no tokenizer or no chat template, or its template does not take the prompt's turns.
     """
-    engine: Engine = registry().build("engine", section.engine)
+    engine = registry().build(ENGINE, section.engine)
     engine.open(model)
     check_turns(prompt, engine, f"cot.prompt {section.prompt}")
     engines = step_engines(prompt, engine)
@@ -95,8 +95,9 @@ def preview_prompts(
         )
         prompts = StepPrompts(prompt, reader, history, words)
         rows = prompts.situate(sample_texts(reader, ids[list(shown)]))
-        calls = plan_calls(prompt, reader, ids, history=history, samples=engine.samples)
-        found, marks = [], {}
+        calls = plan_calls(prompt, reader, ids.tolist(), history=history, samples=engine.samples)
+        found: list[Previewed] = []
+        marks: dict[str, dict[Subject, str]] = {}
         for step in prompt.steps:
             asks = prompts.asks(step, engines[step.name], rows, marks)
             found += [_previewed(step, subject, ask, prompt, engines) for subject, ask in asks.items()]

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmcf_cli.llm.writing.judge import Judged, Verdict
+from llmcf_cli.llm.writing.judge import Judge, Judged, Verdict
 from llmcf_cli.llm.writing.steps import Asked, Part
 from llmcf_cli.llm.writing.texts import Candidate, TextCache
 from llmcf_cli.recipe.words import Words
@@ -92,7 +92,7 @@ class Selector:
     """
 
     def __init__(
-        self, texts: TextCache, step: str, judge: Any, about: Callable[[Asked, str], Judged], *, floor: float,
+        self, texts: TextCache, step: str, judge: Judge, about: Callable[[Asked, str], Judged], *, floor: float,
         rounds: int, out: Path, words: Words = Words(),
     ) -> None:  # fmt: skip
         self._texts, self._step, self._judge, self._about, self._floor = texts, step, judge, about, floor

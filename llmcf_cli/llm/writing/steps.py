@@ -145,7 +145,7 @@ class StepPrompts:
     def _bases(self, step: PromptStep, subjects: Sequence[Subject]) -> Mapping[Subject, Basis]:
         if step.per != "user_block" or self._blocks is None:
             return {}
-        return self._blocks.bases([(user, basis) for user, basis in subjects])
+        return {(*key,): basis for key, basis in self._blocks.bases([(u, b) for u, b in subjects]).items()}
 
     def _values(
         self, step: PromptStep, about: Situated, history: list[str], written: Mapping[str, Mapping[Subject, str]]
@@ -205,7 +205,8 @@ class Asking:
             The samples whose prompts fit, in their order.
         """
         prompt = self._prompts.prompt
-        situated, written, asks = self._prompts.situate(rows), {}, {}
+        situated, asks = self._prompts.situate(rows), {}
+        written: dict[str, Mapping[Subject, str]] = {}
         for step in prompt.steps:
             asks[step.name] = self._prompts.asks(step, self._engines[step.name], situated, written)
             situated = self._fitting(step, situated, asks[step.name])
@@ -224,7 +225,8 @@ class Asking:
 
     def preview(self, rows: Sequence[SampleTexts]) -> dict[str, list[Ask]]:
         """What each step would ask for some samples, with the texts of earlier steps as far as they are known."""
-        situated, written, found = self._prompts.situate(rows), {}, {}
+        situated, found = self._prompts.situate(rows), {}
+        written: dict[str, Mapping[Subject, str]] = {}
         for step in self._prompts.prompt.steps:
             asks = self._prompts.asks(step, self._engines[step.name], situated, written)
             longest = self._engines[step.name].max_prompt_tokens()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.llm.engines.base import Engine
+from llmcf_cli.llm.engines.base import ENGINE, Engine
 from llmcf_cli.llm.writing.texts import Answers, Batch
 from llmcf_cli.plugin import registry
 
@@ -42,6 +42,6 @@ class Writer:
         Raises:
             ModelError: There is no usable model.
         """
-        engine: Engine = registry().build("engine", self._config)
+        engine = registry().build(ENGINE, self._config)
         engine.open(self._model)
         return engine

@@ -9,11 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
+
+_T = TypeVar("_T")
 
 COT_AUX = "cot"
 """Auxiliary output: predictions of examples' chains of thought, read by `cot_reconstruction`."""
@@ -133,7 +138,7 @@ class CoTPrediction:
         target_UD = self.cot_UT @ self.weight_TD
         dot_BK = (self.hidden_BKD * functional.embedding(self.slot_BK, target_UD)).sum(-1)
         square_BK = ((self.hidden_BKD @ (self.weight_TD.mT @ self.weight_TD)) * self.hidden_BKD).sum(-1)
-        length_U = self.cot_UT.norm(dim=1)
+        length_U: Tensor = self.cot_UT.norm(dim=1)
         return dot_BK * (square_BK.clamp_min(1e-12).rsqrt() / length_U[self.slot_BK].clamp_min(1e-6))
 
 
@@ -159,3 +164,17 @@ class Augmenter(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: AugmentInput) -> Augmentation:
         """Context of a batch; each row's depends on no other row."""
+
+
+AUGMENTER: Kind[Augmenter] = Kind("augmenter")
+
+
+def given(part: _T | None, name: str) -> _T:
+    """A part of the input that an augmenter cannot do without.
+
+    Raises:
+        ModelError: It is not there: the configuration's `needs` do not name it.
+    """
+    if part is None:
+        raise ModelError(f"reads {name}, which its configuration's `needs` do not name", where="augmenter")
+    return part

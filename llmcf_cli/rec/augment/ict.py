@@ -16,6 +16,7 @@ from llmcf_cli.rec.augment.base import (
     AugmentInput,
     AugmentShape,
     CoTPrediction,
+    given,
 )
 from llmcf_cli.rec.augment.tokens import ExampleTokens
 from llmcf_cli.rec.config import ICTConfig
@@ -50,16 +51,14 @@ class ICTAugmenter(Augmenter):
         seen_BSD, mask_BS, query_BD = self.tokens(x)
         tokens_BSD = torch.cat([seen_BSD, query_BD[:, None]], 1)
         mask_BS = functional.pad(mask_BS, (0, 1), value=True)
-        predicts = self.cot_head is not None and self.training
+        head = self.cot_head if self.training else None
         # x_k stands at the head of every example, and the query x at the end.
         last = tokens_BSD.shape[1] - 1
-        first = 0 if predicts else last
+        first = last if head is None else 0
         read_R = torch.arange(first, last + 1, len(self.tokens.kinds), device=tokens_BSD.device)
         hidden_BRD = self.decoder(tokens_BSD, mask_BS, read_R)
-        if not predicts:
+        if head is None:
             return Augmentation(hidden_BRD[:, -1])
-        examples = x.examples
-        prediction = CoTPrediction(
-            hidden_BRD[:, :-1], self.cot_head.weight, examples.cot_UT, examples.slot_BK, examples.mask_BK
-        )
+        examples = given(x.examples, "examples")
+        prediction = CoTPrediction(hidden_BRD[:, :-1], head.weight, examples.cot_UT, examples.slot_BK, examples.mask_BK)
         return Augmentation(hidden_BRD[:, -1], {COT_AUX: prediction})

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
+from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape, given
 from llmcf_cli.rec.config import KARConfig
 
 
@@ -38,7 +38,7 @@ class KARAugmenter(Augmenter):
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
-        known = x.knowledge
+        known = given(x.knowledge, "knowledge")
         user_BD = self._adapt(known.user_BT, self.user_experts, self.user_gate)
         item_BD = self._adapt(known.item_BT, self.item_experts, self.item_gate)
         user_BD = torch.where(known.user_known_B[:, None], user_BD, self.missing_user_D)

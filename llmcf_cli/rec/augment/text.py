@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
+from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape, given
 from llmcf_cli.rec.config import TextConfig
 from llmcf_cli.rec.parts.layers import MLP
 
@@ -31,7 +31,7 @@ class TextAugmenter(Augmenter):
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
-        item_BT, history_BT = x.query.item_text_BT, x.query.history_text_BT
+        item_BT, history_BT = given(x.query.item_text_BT, "text"), given(x.query.history_text_BT, "text")
         parts = [item_BT, history_BT, item_BT * history_BT]
-        parts += [x.query.signals_BS] if self.signals else []
+        parts += [given(x.query.signals_BS, "signals")] if self.signals else []
         return Augmentation(self.mlp(torch.cat(parts, 1)))

@@ -12,18 +12,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows, given
 from llmcf_cli.rec.parts.layers import MLP
 
 
 class TokenSettings(Protocol):
     """The settings that tokens depend on; every configuration with these fields has them."""
 
-    type: str
-    dim: int
-    hidden: int
-    tokens: tuple[str, ...]
-    features: tuple[str, ...]
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def tokens(self) -> tuple[str, ...]: ...
+
+    @property
+    def features(self) -> tuple[str, ...]: ...
 
 
 class ExampleTokens(nn.Module):
@@ -64,20 +73,26 @@ class ExampleTokens(nn.Module):
         Returns:
             Example tokens [B, S, D]; bool [B, S], which of them exist; query tokens [B, D].
         """
-        query_BD = self._rows(x.query)
-        example_UPD = self._examples(x.examples)
+        query_BD, examples = self._rows(x.query), given(x.examples, "examples")
+        example_UPD = torch.stack([self._token(kind, examples) for kind in self.kinds], 1)
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
-        chosen_BKX = functional.embedding(x.examples.slot_BK, example_UPD.flatten(1))
+        chosen_BKX = functional.embedding(examples.slot_BK, example_UPD.flatten(1))
         tokens_BSD = chosen_BKX.unflatten(2, (len(self.kinds), -1)).flatten(1, 2)
-        return tokens_BSD, x.examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
+        return tokens_BSD, examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
 
-    def _examples(self, examples: Examples) -> Tensor:
-        made = {"row": lambda: self._rows(examples.rows), "cot": lambda: self.cot(examples.cot_UT),
-                "label": lambda: self.label(examples.label_U)}  # fmt: skip
-        return torch.stack([made[kind]() for kind in self.kinds], 1)
+    def _token(self, kind: str, examples: Examples) -> Tensor:
+        if kind == "row":
+            return self._rows(examples.rows)
+        encode, read_U = {"cot": (self.cot, examples.cot_UT), "label": (self.label, examples.label_U)}[kind]
+        assert encode is not None, "made for all `kinds`"
+        token_UD: Tensor = encode(read_U)
+        return token_UD
 
     def _rows(self, rows: Rows) -> Tensor:
         parts = [rows.fields.flat_BX]
-        parts += [rows.item_text_BT, rows.history_text_BT] if "text" in self.features else []
-        parts += [rows.signals_BS] if "signals" in self.features else []
-        return self.row(torch.cat(parts, 1))
+        if "text" in self.features:
+            parts += [given(rows.item_text_BT, "text"), given(rows.history_text_BT, "text")]
+        if "signals" in self.features:
+            parts.append(given(rows.signals_BS, "signals"))
+        row_BD: Tensor = self.row(torch.cat(parts, 1))
+        return row_BD

@@ -7,6 +7,9 @@ Legend: N samples, B block of them, D factors, I items.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 import numpy as np
 
 from llmcf_cli.core.seeding import derive_seed
@@ -54,8 +57,9 @@ class ALS(CalibratedBaseline):
         return score_N1
 
 
-def _one_blas_thread():
+def _one_blas_thread() -> AbstractContextManager[Any]:
     """`implicit` has threads of its own, which those of BLAS would fight."""
     from threadpoolctl import threadpool_limits
 
-    return threadpool_limits(1, "blas")
+    limited: AbstractContextManager[Any] = threadpool_limits(1, "blas")
+    return limited

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.measure.metrics import check_labels
 
@@ -39,6 +40,9 @@ class Baseline(ABC):
         """Logits of a split's samples, float32 [N], in their order. Those of the train split have seen their labels."""
 
 
+BASELINE: Kind[Baseline] = Kind("baseline")
+
+
 class CalibratedBaseline(Baseline):
     """A baseline whose scores are no probabilities: a logistic regression on the validation split makes them logits.
 
@@ -63,7 +67,8 @@ class CalibratedBaseline(Baseline):
         samples = data.splits[split]
         if not len(samples):
             return np.zeros(0, np.float32)
-        return self._calibration.decision_function(self.scores(samples)).astype(np.float32)
+        logit_N: np.ndarray = self._calibration.decision_function(self.scores(samples)).astype(np.float32)
+        return logit_N
 
     @abstractmethod
     def learn(self, data: TaskData, seed: int) -> None:

@@ -44,4 +44,5 @@ class GBM(Baseline):
         signal_NS = data.signals(split)
         if not len(signal_NS):
             return np.zeros(0, np.float32)
-        return self._model.decision_function(signal_NS).astype(np.float32)
+        logit_N: np.ndarray = self._model.decision_function(signal_NS).astype(np.float32)
+        return logit_N

@@ -25,7 +25,8 @@ class Popularity(CalibratedBaseline):
 
     def scores(self, samples: Samples) -> np.ndarray:
         """[N, 1]."""
-        return self._log_count_I[samples.item_row_N, None]
+        score_N1: np.ndarray = self._log_count_I[samples.item_row_N, None]
+        return score_N1
 
 
 class ItemRate(CalibratedBaseline):
@@ -44,7 +45,8 @@ class ItemRate(CalibratedBaseline):
 
     def scores(self, samples: Samples) -> np.ndarray:
         """[N, 2]."""
-        return self._log_count_I2[samples.item_row_N]
+        score_N2: np.ndarray = self._log_count_I2[samples.item_row_N]
+        return score_N2
 
 
 def _train_counts(data: TaskData) -> np.ndarray:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file as save_tensors
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.core.hashing import digest_file, digest_json
-from llmcf_cli.core.types import TaskConfig
+from llmcf_cli.core.types import Clock, TaskConfig
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
 from llmcf_cli.features.choice import Entity
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
@@ -42,7 +42,7 @@ from llmcf_cli.rec.bundle.sound import (
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
 from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.tasks.base import Task
+from llmcf_cli.rec.tasks.base import TASK, Task
 
 FORMAT = 3
 OLDER_TASK = {"type": "ranking"}
@@ -77,11 +77,11 @@ class Bundle:
     model: RecModel
     task: Task
     recipe: Mapping[str, Any]
-    clock: str
+    clock: Clock
 
 
 def save_bundle(
-    path: Path, model: RecModel, *, task: TaskConfig, recipe: Mapping[str, Any], clock: str
+    path: Path, model: RecModel, *, task: TaskConfig, recipe: Mapping[str, Any], clock: Clock
 ) -> None:  # fmt: skip
     """Write a bundle. The same model and recipe give the same bytes.
 
@@ -118,8 +118,8 @@ def save_bundle(
     manifest = {
         "format": FORMAT, "llmcf": __version__, "clock": clock, "num_examples": resources.num_examples,
         "features": resources.spec.to_json(), "task": task.model_dump(mode="json"),
-        "backbone": configs["backbone"].model_dump(mode="json"), "augment": configs["augment"].model_dump(mode="json"),
-        "objectives": [config.model_dump(mode="json") for config in configs["objectives"]], "files": files,
+        "backbone": configs.backbone.model_dump(mode="json"), "augment": configs.augment.model_dump(mode="json"),
+        "objectives": [config.model_dump(mode="json") for config in configs.objectives], "files": files,
     }  # fmt: skip
     manifest["digest"] = digest_json(manifest)
     (path / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
@@ -158,7 +158,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         recipe = json.loads((path / RECIPE).read_bytes())
         if not isinstance(recipe, dict):
             raise StoreError("is no recipe", where=str(path / RECIPE))
-        task = registry().build("task", _config("task", manifest.get("task", OLDER_TASK)))
+        task = registry().build(TASK, _config("task", manifest.get("task", OLDER_TASK)))
         return Bundle(model.eval(), task, recipe, manifest["clock"])
 
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, PackageError, StoreError, UnknownNameError
-from llmcf_cli.features.batch import FARTHEST, EntityTable, Samples, to_batch
+from llmcf_cli.features.batch import EntityTable, Samples, to_batch
 from llmcf_cli.features.choice import ENTITIES
-from llmcf_cli.features.spec import FIRST_ID, FeatureSpec, FieldSpec
+from llmcf_cli.features.spec import FARTHEST, FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.config import MAX_EXAMPLES
 from llmcf_cli.rec.input.resources import ExampleBank, Resources
 from llmcf_cli.rec.input.signals import signals_of
@@ -167,7 +167,7 @@ def check_answer(model: RecModel, path: Path) -> None:
     asked = Samples(none.astype(np.int64), none, none, history, none.astype(np.float32), none.astype(np.int64))
     example_NK = np.zeros((1, resources.num_examples), np.int32) if model.inputs["examples"] else None
     signal_NS = None
-    if model.inputs["signals"]:
+    if model.inputs["signals"] and resources.collaborative is not None:
         signal_NS = signals_of(resources, asked, resources.collaborative.later_folds(1))
     score_N = score(model, to_batch(asked, model.device, example_NK=example_NK, signal_NS=signal_NS), 1)
     _demand(torch.isfinite(score_N).all(), path, "scores")

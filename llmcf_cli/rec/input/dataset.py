@@ -26,7 +26,7 @@ from llmcf_cli.features.batch import (
     encode_rows,
     to_batch,
 )
-from llmcf_cli.features.choice import ENTITIES, Choice
+from llmcf_cli.features.choice import ENTITIES, Choice, Entity
 from llmcf_cli.features.collaborative import Collaborative
 from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import fit_features
@@ -202,7 +202,7 @@ def _samples(connection: Any, split: str, history_length: int) -> Samples:
     return samples if in_order else samples.take(np.argsort(samples.sample_id_N, kind="stable"))
 
 
-def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[str, np.ndarray]:
+def _train_counts(train: Samples, num_users: int, num_items: int) -> dict[Entity, np.ndarray]:
     """How often each user and item row occurs in train samples, targets and histories together."""
     count_I = np.bincount(train.item_row_N, minlength=num_items + 1)
     for start in range(0, len(train), ROWS_AT_ONCE):

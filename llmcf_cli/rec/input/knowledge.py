@@ -87,6 +87,10 @@ def _entity(table: pa.Table, entity: str, size: int) -> EntityKnowledge:
 class KnowledgeLookup(nn.Module):
     """(rows, times) → vectors; its tables are buffers outside `state_dict`."""
 
+    slot_R: Tensor
+    vector_NT: Tensor
+    as_of_N: Tensor
+
     def __init__(self, known: EntityKnowledge) -> None:
         super().__init__()
         for name, array in vars(known).items():

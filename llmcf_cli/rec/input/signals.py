@@ -105,6 +105,9 @@ class Standardise(nn.Module):
         size: S.
     """
 
+    mean_S: Tensor
+    scale_S: Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("mean_S", torch.zeros(size))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.features.batch import Catalog, EntityTable
+from llmcf_cli.features.choice import ENTITIES
 from llmcf_cli.features.spec import FIRST_ID, UNKNOWN, FeatureSpec, FieldSpec
 
 FIRST_ORDER = "first_order"
@@ -74,6 +75,16 @@ class FieldEmbedding(nn.Module):
         reads: What the backbone needs beyond the embeddings: `first_order`.
     """
 
+    user_single_RS: Tensor
+    user_multi_RPM: Tensor
+    user_number_RN: Tensor
+    user_number_id_RN: Tensor
+    item_single_RS: Tensor
+    item_multi_RPM: Tensor
+    item_number_RN: Tensor
+    item_number_id_RN: Tensor
+    history_id_R: Tensor
+
     def __init__(self, spec: FeatureSpec, catalog: Catalog, embedding_dim: int, reads: Collection[str]) -> None:
         super().__init__()
         offsets, size = _offsets(spec)
@@ -95,7 +106,7 @@ class FieldEmbedding(nn.Module):
     def set_catalog(self, catalog: Catalog) -> None:
         """Take other entities, encoded with the same vocabularies (a server learns new items this way)."""
         offsets, _ = _offsets(self.spec)
-        for entity, table in (("user", catalog.users), ("item", catalog.items)):
+        for entity, table in zip(ENTITIES, (catalog.users, catalog.items), strict=True):
             single, multi = self.spec.of(entity, "categorical"), self.spec.of(entity, "multi")
             number_RN = _stack_numbers(table, self.spec.of(entity, "numeric"))
             self._keep(f"{entity}_number_RN", np.nan_to_num(number_RN, nan=1.0))  # a missing one: its vector, once

@@ -19,17 +19,22 @@ from torch.autograd.function import once_differentiable
 
 def unit_rms(x_ND: Tensor, eps: float) -> Tensor:
     """u = x / √(mean(x²) + ε) over the last dimension; any shape [..., D]."""
-    return _UnitRMS.apply(x_ND, eps)
+    return _apply(_UnitRMS, x_ND, eps)
 
 
 def swiglu(x_ND: Tensor, gate_ID: Tensor, up_ID: Tensor) -> Tensor:
     """silu(W_gate x) ⊙ (W_up x), [N, D] → [N, I] (Shazeer, 2020, Eq. 6)."""
-    return _SwiGLU.apply(x_ND, gate_ID, up_ID)
+    return _apply(_SwiGLU, x_ND, gate_ID, up_ID)
 
 
 def attend(query_BHRE: Tensor, key_BHSE: Tensor, value_BHSE: Tensor, bias_BRS: Tensor) -> Tensor:
     """softmax(q·k/√E + bias)·v, [B, H, R, E]. Some bias of each query must be finite; biases get no gradient."""
-    return _Attend.apply(query_BHRE, key_BHSE, value_BHSE, bias_BRS)
+    return _apply(_Attend, query_BHRE, key_BHSE, value_BHSE, bias_BRS)
+
+
+def _apply(function: type[Function], *given: Tensor | float) -> Tensor:
+    out: Tensor = function.apply(*given)
+    return out
 
 
 class _UnitRMS(Function):
@@ -37,7 +42,7 @@ class _UnitRMS(Function):
     def forward(ctx: Any, x_ND: Tensor, eps: float) -> Tensor:
         norm_N1 = torch.linalg.vector_norm(x_ND, dim=-1, keepdim=True)
         scale_N1 = norm_N1.square_().div_(x_ND.shape[-1]).add_(eps).rsqrt_()
-        unit_ND = x_ND * scale_N1
+        unit_ND: Tensor = x_ND * scale_N1
         ctx.save_for_backward(unit_ND, scale_N1)
         return unit_ND
 

@@ -76,6 +76,8 @@ class CausalDecoder(nn.Module):
         length: Longest sequence.
     """
 
+    rope_SE: Tensor
+
     def __init__(self, layers: int, heads: int, dim: int, dropout: float, length: int) -> None:
         super().__init__()
         if dim % (2 * heads):
@@ -101,7 +103,8 @@ class CausalDecoder(nn.Module):
         for number, layer in enumerate(self.layers, 1):
             at = read_R if number == len(self.layers) else everything_S
             tokens_BSD = layer(tokens_BSD, bias_BSS, rope_SE, at)
-        return self.norm(tokens_BSD)
+        hidden_BRD: Tensor = self.norm(tokens_BSD)
+        return hidden_BRD
 
 
 class DecoderLayer(nn.Module):
@@ -133,7 +136,8 @@ class DecoderLayer(nn.Module):
         return x_BRD + self._drop(self.down(inner_NI)).view_as(x_BRD)
 
     def _split(self, x_BSD: Tensor) -> Tensor:
-        return x_BSD.unflatten(-1, (self.heads, -1))
+        split_BSHE: Tensor = x_BSD.unflatten(-1, (self.heads, -1))
+        return split_BSHE
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -34,7 +34,8 @@ class AutoInt(RankingBackbone):
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
         """Logits [B]."""
         fields_BGD = self.context_field(fields.fields_BFD, context_BC)
-        return self.out(self.layers(fields_BGD).flatten(1), fields_BGD.flatten(1))
+        logit_B: Tensor = self.out(self.layers(fields_BGD).flatten(1), fields_BGD.flatten(1))
+        return logit_B
 
 
 class InteractingLayer(nn.Module):
@@ -58,8 +59,13 @@ class InteractingLayer(nn.Module):
     def forward(self, fields_BGD: Tensor) -> Tensor:
         """[B, G, D] → [B, G, H·E]."""
         query_BGX, key_BGX, value_BGX, residual_BGX = self.project(fields_BGD).chunk(4, -1)
+        query_BHGE, key_BHGE, value_BHGE = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query_BGX, key_BGX, value_BGX)
+        )
         mixed_BHGE = functional.scaled_dot_product_attention(
-            *(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query_BGX, key_BGX, value_BGX)),
+            query_BHGE,
+            key_BHGE,
+            value_BHGE,
             dropout_p=self.dropout if self.training else 0.0,
             scale=1.0,
         )

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.parts.embedding import FieldEmbeddings
 
 
@@ -22,3 +23,6 @@ class RankingBackbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
         """Logits [B]. `context_BC` is None exactly if `context_dim` is 0."""
+
+
+BACKBONE: Kind[RankingBackbone] = Kind("backbone")

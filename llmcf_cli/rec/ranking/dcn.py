@@ -31,7 +31,8 @@ class DCN(RankingBackbone):
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
         """Logits [B]."""
         input_BX = self.context_field(fields.fields_BFD, context_BC).flatten(1)
-        return self.out(self.cross(input_BX), input_BX)
+        logit_B: Tensor = self.out(self.cross(input_BX), input_BX)
+        return logit_B
 
 
 class CrossNetwork(nn.Module):

@@ -43,7 +43,8 @@ class DCNv2(RankingBackbone):
         x_BX = input_BX
         for layer in self.cross:
             x_BX = layer(input_BX, x_BX)
-        return self.out(x_BX, input_BX)
+        logit_B: Tensor = self.out(x_BX, input_BX)
+        return logit_B
 
 
 class LowRankCross(nn.Module):
@@ -71,7 +72,8 @@ class LowRankCross(nn.Module):
         low_BER = torch.tanh(self.down(x_BX)).unflatten(1, self.mix_EQR.shape[:2])
         low_BEQ = torch.tanh(torch.einsum("ber,eqr->beq", low_BER, self.mix_EQR))
         gate_BE = self.gate(x_BX).softmax(1)
-        return input_BX * self.up((gate_BE[..., None] * low_BEQ).flatten(1)) + x_BX
+        mixed_BX: Tensor = self.up((gate_BE[..., None] * low_BEQ).flatten(1))
+        return input_BX * mixed_BX + x_BX
 
 
 class Stacked(nn.Module):
@@ -90,4 +92,5 @@ class Stacked(nn.Module):
 
     def forward(self, explicit_BY: Tensor, input_BX: Tensor) -> Tensor:
         """Logits [B]."""
-        return self.mlp(explicit_BY)[:, 0]
+        logit_B: Tensor = self.mlp(explicit_BY)[:, 0]
+        return logit_B

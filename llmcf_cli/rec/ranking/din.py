@@ -36,7 +36,8 @@ class DIN(RankingBackbone):
         inputs = [fields.fields_BFD[:, :-1].flatten(1), interest_BD]
         if context_BC is not None:
             inputs.append(context_BC)
-        return self.mlp(torch.cat(inputs, 1))[:, 0]
+        logit_B: Tensor = self.mlp(torch.cat(inputs, 1))[:, 0]
+        return logit_B
 
     def interest(self, target_BD: Tensor, history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         """The history as seen from the target, [B, D]; zeros for an empty history.

@@ -50,11 +50,15 @@ class FMBackbone(RankingBackbone):
 
     def forward(self, fields: FieldEmbeddings, context_BC: Tensor | None) -> Tensor:
         """Logits [B]."""
+        assert fields.first_order_B is not None, "`reads` names it"
         logit_B = fields.first_order_B + self.interactions(fields.fields_BFD, context_BC)
+        deep_B1: Tensor
         if context_BC is None:
-            return logit_B + self.mlp(fields.flat_BX)[:, 0]
-        deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1))
-        return logit_B + (deep_B1 + self.context_weight(context_BC))[:, 0]
+            deep_B1 = self.mlp(fields.flat_BX)
+        else:
+            assert self.context_weight is not None, "a context needs a `context_dim`"
+            deep_B1 = self.mlp(torch.cat([fields.flat_BX, context_BC], 1)) + self.context_weight(context_BC)
+        return logit_B + deep_B1[:, 0]
 
     @abstractmethod
     def interactions(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
@@ -80,5 +84,7 @@ class Parallel(nn.Module):
 
     def forward(self, explicit_BY: Tensor, input_BX: Tensor) -> Tensor:
         """Logits [B]."""
-        logit_B1 = self.linear(explicit_BY)
-        return (logit_B1 if self.mlp is None else logit_B1 + self.mlp(input_BX))[:, 0]
+        logit_B1: Tensor = self.linear(explicit_BY)
+        if self.mlp is not None:
+            logit_B1 = logit_B1 + self.mlp(input_BX)
+        return logit_B1[:, 0]

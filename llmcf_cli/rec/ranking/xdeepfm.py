@@ -32,7 +32,8 @@ class XDeepFM(FMBackbone):
 
     def interactions(self, fields_BFD: Tensor, context_BC: Tensor | None) -> Tensor:
         """⟨w_cin, p⁺⟩, [B]."""
-        return self.cin_weight(self.cin(self.context_field(fields_BFD, context_BC)))[:, 0]
+        logit_B: Tensor = self.cin_weight(self.cin(self.context_field(fields_BFD, context_BC)))[:, 0]
+        return logit_B
 
 
 class CIN(nn.Module):

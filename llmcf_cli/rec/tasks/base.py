@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import TaskConfig
 from llmcf_cli.features.batch import Samples
+from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.measure.base import Measure, Truth
 from llmcf_cli.rec.measure.slices import cold_start_slices
 from llmcf_cli.store.tables import Table, prediction
@@ -103,3 +104,6 @@ class Task(ABC):
     def read_truth(self, stored: pa.Table) -> Truth:
         """What a stored table's predictions are measured against; reads `user_row` and the column `truth`."""
         return Truth(stored[self.truth.name].to_numpy().astype(np.float32), stored["user_row"].to_numpy())
+
+
+TASK: Kind[Task] = Kind("task")

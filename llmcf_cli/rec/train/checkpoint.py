@@ -61,7 +61,8 @@ class Checkpoint:
         except _UNREADABLE as error:
             hint = f"rm -r {self.last.parent}, and the fit starts anew"
             raise StoreError("a checkpoint cannot be read", where=str(folder), hint=hint) from error
-        return state["epochs"]
+        epochs: list[dict[str, Any]] = state["epochs"]
+        return epochs
 
     def save(
         self,
@@ -120,8 +121,8 @@ def fingerprint(model: RecModel, data: TaskData, section: FitSection, seed: int)
     return digest_json({
         "seed": seed,
         "fit": section.model_dump(exclude={"evaluation_batch_size"}),
-        "backbone": configs["backbone"].model_dump(), "augment": configs["augment"].model_dump(),
-        "objectives": [config.model_dump() for config in configs["objectives"]],
+        "backbone": configs.backbone.model_dump(), "augment": configs.augment.model_dump(),
+        "objectives": [config.model_dump() for config in configs.objectives],
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
         "teacher": None if data.teacher_N is None else float(np.nansum(data.teacher_N)),
         "task": data.task.config.model_dump(),

@@ -157,6 +157,7 @@ class _Run:
             data.batch(split, accelerator.device, **model.inputs) for split in ("train", "validation")
         )
         if model.standardise is not None:
+            assert self.train.signals_BS is not None, "asked for in `inputs`"
             model.standardise.fit(self.train.signals_BS)
         self.truth = data.truth("validation")
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.

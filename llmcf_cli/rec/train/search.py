@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
@@ -15,6 +15,9 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.measure.base import Measure
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.store.artifacts import write_atomic
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 TRIALS = "trials.json"
 
@@ -90,12 +93,15 @@ def search(
 def _finished(file: Path) -> list[dict[str, Any]]:
     """The trials that an earlier attempt finished."""
     try:
-        return json.loads(file.read_text()) if file.is_file() else []
+        found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     except ValueError as error:
         raise StoreError("the list of finished trials is damaged", where=str(file), hint=f"rm {file}") from error
+    return found
 
 
-def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor: Measure, seed: int) -> dict[str, Any]:
+def _draw(
+    rows: list[dict[str, Any]], distributions: Mapping[str, BaseDistribution], monitor: Measure, seed: int
+) -> dict[str, Any]:
     """The next settings, given what was tried."""
     import optuna
 
@@ -107,24 +113,28 @@ def _draw(rows: list[dict[str, Any]], distributions: Mapping[str, Any], monitor:
     for row in rows:
         settings = row["settings"]
         if row["value"] is not None and all(_inside(distributions[path], v) for path, v in settings.items()):
-            study.add_trial(optuna.trial.create_trial(params=settings, distributions=distributions, value=row["value"]))
+            space = dict(distributions)
+            study.add_trial(optuna.trial.create_trial(params=settings, distributions=space, value=row["value"]))
     return study.ask(dict(distributions)).params
 
 
-def _inside(distribution: Any, value: Any) -> bool:
+def _inside(distribution: BaseDistribution, value: Any) -> bool:
     """Whether the space has the value: the recipe's own, tried first, may lie outside."""
     try:
-        return distribution._contains(distribution.to_internal_repr(value))
+        inside: bool = distribution._contains(distribution.to_internal_repr(value))
     except ValueError:  # not one of the choices
         return False
+    return inside
 
 
-def _distribution(values: SearchRange, start: Any) -> Any:
+def _distribution(values: SearchRange, start: Any) -> BaseDistribution:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if values.choices:
         return CategoricalDistribution(list(values.choices))
     low, high = values.low, values.high
+    assert low is not None, "a range has both ends, or choices"
+    assert high is not None
     if isinstance(start, int):
         return IntDistribution(int(low), int(high), log=values.log)
     return FloatDistribution(low, high, log=values.log)

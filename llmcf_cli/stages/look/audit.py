@@ -17,7 +17,7 @@ from llmcf_cli.stages.look.redraw import drawn_predictions
 from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.stages.steps.predict import PREDICTIONS
 from llmcf_cli.stages.steps.train_rec import BUNDLE, TrainRec
-from llmcf_cli.store.open import read_meta, read_parquet
+from llmcf_cli.store.open import read_clock, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -116,7 +116,7 @@ def audit_run(run: Run) -> Iterator[MatchAudit]:
         settings = made.manifest.material
         limits = Limits(settings.get("match.max_per_user"), settings.get("match.distinct_items", False))
         report = audit_matches(
-            database, made.folder / "example_match.parquet", read_meta(database)["clock"],  # type: ignore[arg-type]
+            database, made.folder / "example_match.parquet", read_clock(database),
             settings["match.balance"], limits,
         )  # fmt: skip
         arms = arms_of(run.readers(made))
@@ -165,11 +165,12 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
 
 def _task(trained: Made) -> Task:
     """The task that a model was trained for."""
+    from llmcf_cli.rec.tasks.base import TASK
+
     settings = trained.manifest.material["rec.task"]
-    component = registry().get("task", settings if isinstance(settings, str) else settings["type"])
     settings = {"type": settings} if isinstance(settings, str) else settings
-    task: Task = component.load()(component.config().model_validate(settings))
-    return task
+    config = registry().get(TASK, settings["type"]).config()
+    return registry().build(TASK, config.model_validate(settings))
 
 
 def _effect(predicted: Predicted, how: str, task: Task, stored: pa.Table, random_N: Any) -> ChanceEffect:

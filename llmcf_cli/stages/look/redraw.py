@@ -75,7 +75,7 @@ class _Draw:
         self.collaborative = resources.collaborative
         self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(
             bank.vector_ES, Keys.of(bank.samples), bank.samples.label_N, balance=section.balance,
-            guard=guard_of(section, bundle.clock),  # type: ignore[arg-type]
+            guard=guard_of(section, bundle.clock),
         )  # fmt: skip
 
     def predictions(self, samples: Samples) -> np.ndarray:

@@ -54,11 +54,12 @@ class FitBaseline(Stage):
         return component_stages(self.config.needs)
 
     def run(self, job: Job) -> dict[str, Any]:
+        from llmcf_cli.rec.baselines.base import BASELINE
         from llmcf_cli.rec.measure.base import measured
 
         data = task_data(job.recipe, job.inputs)
-        component = registry().get("baseline", self.config.type)
-        model = component.load()(self.config)
+        model = registry().build(BASELINE, self.config)
+        meaning = registry().get(BASELINE, self.config.type).summary
         started = time.perf_counter()
         with job.progress.task("baseline", 3, "steps") as task:
             model.fit(data, seed=self.seed)
@@ -69,5 +70,5 @@ class FitBaseline(Stage):
             write_predictions(data, model.score(data, "test"), job.out / PREDICTIONS)
             task.advance()
         main = data.task.main
-        return {"arm": self.arm, "seed": self.seed, "meaning": component.summary, "best": validation,
+        return {"arm": self.arm, "seed": self.seed, "meaning": meaning, "best": validation,
                 "monitor": main.name, "monitor_title": main.title, "seconds": seconds}  # fmt: skip

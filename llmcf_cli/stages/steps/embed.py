@@ -90,8 +90,9 @@ class _ExampleVectors:
 
     def __init__(self, job: Job) -> None:
         from llmcf_cli.features.vectors import item_text_array
+        from llmcf_cli.match.space import SPACE
 
-        self._space = registry().build("space", job.recipe.match.space)
+        self._space = registry().build(SPACE, job.recipe.match.space)
         self._length = job.recipe.dataset.history.max_length
         items = read_lance(job.inputs["embed"] / "lance", "item_text")
         self._item_ID = self._space.item_vectors(item_text_array(items, items.num_rows))

@@ -88,7 +88,8 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     Raises:
         LlmcfError: No setting reaches it.
     """
-    from llmcf_cli.match.materialise import SampleSearch, clock_of, tune_search
+    from llmcf_cli.match.materialise import SampleSearch, tune_search
+    from llmcf_cli.store.open import read_clock
 
     for node in nodes:
         node.check()
@@ -98,7 +99,7 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
         section = section.model_copy(update={"search": AnnSearchConfig()})
     data = inputs["ingest"] / "data.duckdb"
     search = SampleSearch(
-        section, clock_of(data), _store(inputs), recipe.dataset.history.max_length,
+        section, read_clock(data), _store(inputs), recipe.dataset.history.max_length,
         index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
     )  # fmt: skip
     return tune_search(search, data, recall)

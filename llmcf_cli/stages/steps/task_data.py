@@ -84,8 +84,9 @@ def arm_model(recipe: Recipe, data: TaskData, seed: int) -> RecModel:
 
 def task_of(recipe: Recipe) -> Task:
     """The recipe's task."""
-    task: Task = registry().build("task", recipe.rec.task)
-    return task
+    from llmcf_cli.rec.tasks.base import TASK
+
+    return registry().build(TASK, recipe.rec.task)
 
 
 def task_data(recipe: Recipe, folders: Mapping[str, Path]) -> TaskData:

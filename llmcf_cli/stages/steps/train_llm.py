@@ -37,6 +37,7 @@ class TrainLLM(Stage):
     def run(self, job: Job) -> dict[str, Any]:
         from llmcf_cli.llm.mix.build import build_mix
         from llmcf_cli.llm.models.load import context_length, hf_folder, load_tokenizer
+        from llmcf_cli.llm.tuning.run import TUNER
 
         section, mix_file = job.recipe.llm, job.out / "mix.parquet"
         base = hf_folder(job.context.locate.path(section.model), job.context.models, job.progress)
@@ -47,9 +48,8 @@ class TrainLLM(Stage):
             blank_texts=job.recipe.dataset.limits.blank_texts, context=context_length(base, tokenizer),
             progress=job.progress,
         )  # fmt: skip
-        tune = registry().get("tuner", section.tune.type).load()
-        tuned = tune(
-            section.tune, model=base, mix=mix_file, out=job.out / "model", work=job.work, seed=job.recipe.seed,
+        tuned = registry().build(
+            TUNER, section.tune, model=base, mix=mix_file, out=job.out / "model", work=job.work, seed=job.recipe.seed,
             progress=job.progress, launch=job.context.launch,
         )  # fmt: skip
         return {"mix": asdict(mix), "tune": asdict(tuned)}

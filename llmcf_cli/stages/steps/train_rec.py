@@ -11,7 +11,7 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.steps.search import Search, best_settings
 from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
-from llmcf_cli.store.open import read_meta
+from llmcf_cli.store.open import read_clock
 
 BUNDLE = "bundle"
 """Folder of the model to serve, inside the stage's folder."""
@@ -43,7 +43,7 @@ class TrainRec(SeededArmStage):
             data = replace(data, resources=replace(data.resources, histories=None))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
-        clock = read_meta(job.database)["clock"]
+        clock = read_clock(job.database)
         save_bundle(job.out / BUNDLE, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock)
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary
         return {"arm": self.arm, "seed": self.seed, "meaning": meaning, **report.to_json()}
