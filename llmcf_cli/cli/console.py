@@ -56,7 +56,14 @@ class _RichTask:
         self._bars.update(self._task, completed=self._pace.done)
 
     def note(self, text: str) -> None:
-        self._bars.update(self._task, note=text)
+        self._bars.update(self._task, note=_plain(text))
+
+
+def _plain(text: str) -> str:
+    """A text for a column of bars, which would take its brackets for markup and its control characters as they are."""
+    from rich.markup import escape
+
+    return escape(visible(text))
 
 
 class RichProgress:
@@ -95,7 +102,7 @@ class RichProgress:
         )
         with bars:
             begun = cast("int", done)  # rich says int, and takes any number
-            yield _RichTask(bars, bars.add_task(name, total=total, completed=begun, note=""), pace)
+            yield _RichTask(bars, bars.add_task(_plain(name), total=total, completed=begun, note=""), pace)
 
     def say(self, text: str) -> None:
         console().print(f"  {text}", markup=False)

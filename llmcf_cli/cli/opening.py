@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.core.text import visible
 
 if TYPE_CHECKING:
     from llmcf_cli.stages.engine.base import Context
@@ -33,7 +34,7 @@ def allow(recipe: str, paths: Sequence[Path] | None) -> None:
     folder = find_recipe(recipe).parent.resolve()
     for path in paths:
         Permissions().allow_read(folder, path)
-        typer.echo(f"recipes in {folder} may read {path.expanduser().resolve()} from now on", err=True)
+        typer.echo(visible(f"recipes in {folder} may read {path.expanduser().resolve()} from now on"), err=True)
 
 
 def opened(

@@ -122,14 +122,14 @@ def _check(name: str, overrides: Sequence[str]) -> tuple[list[LlmcfError], list[
 
 
 def _yaml(loaded: LoadedRecipe) -> str:
-    from llmcf_cli.recipe.yamlfile import dump_yaml
+    from llmcf_cli.core.yamlfile import dump_yaml
 
     return dump_yaml(_data(loaded))
 
 
 def _with_origins(loaded: LoadedRecipe) -> str:
     """The recipe as YAML with the origin of each line's value as a comment; still loadable."""
-    from llmcf_cli.recipe.yamlfile import dump_lines
+    from llmcf_cli.core.yamlfile import dump_lines
 
     lines = [
         (text, str(loaded.origins[key]) if key in loaded.origins else "") for text, key in dump_lines(_data(loaded))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, LlmcfError
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
@@ -33,3 +34,40 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
         return "folder"
     what = _KINDS.get(stat.S_IFMT(mode), "no regular file")
     raise DataError(f"is {what}; only regular files are read", where=str(path), hint="save its content to a file")
+
+
+def read_small(path: Path, most: int, error: type[LlmcfError] = DataError) -> bytes:
+    """The bytes of a file that somebody else wrote and that should be small; no more is read than that.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+        error: What to raise.
+
+    Raises:
+        LlmcfError: As `error`; it is larger, no regular file, not there, or cannot be read.
+    """
+    try:
+        if (kind := kind_of(path)) != "file":
+            raise error("is a folder" if kind == "folder" else "no such file", where=str(path))
+        with path.open("rb") as handle:
+            content = handle.read(most + 1)
+    except DataError as refused:
+        raise error(refused.what, where=refused.where, hint=refused.hint) from refused
+    except OSError as failed:
+        raise error(f"cannot be read: {failed.strerror}", where=str(path)) from failed
+    if len(content) > most:
+        raise error(f"is larger than {most:,} bytes", where=str(path))
+    return content
+
+
+def read_json(path: Path, most: int, error: type[LlmcfError] = DataError) -> Any:
+    """The JSON value in such a file, see `read_small`.
+
+    Raises:
+        LlmcfError: As `error`; as there, or it is no JSON.
+    """
+    try:
+        return json.loads(read_small(path, most, error))
+    except (ValueError, RecursionError) as failed:
+        raise error(f"is no JSON: {failed}", where=str(path)) from failed

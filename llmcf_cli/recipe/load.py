@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.permissions import Host, Permissions, Readable
+from llmcf_cli.core.tree import Node, Origin, merge, origins, plain, shown
+from llmcf_cli.core.yamlfile import read_yaml
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import in_order, problems_of
 from llmcf_cli.recipe.references import addresses_of, references_of
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.recipe.variants import search_problems, unknown_settings, variant_problems
-from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDS = "extends"
 MAX_FILES = 16

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
-from llmcf_cli.recipe.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge
+from llmcf_cli.core.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge
+from llmcf_cli.core.yamlfile import read_value
 from llmcf_cli.recipe.walk import default_at, known_keys, slot_at
-from llmcf_cli.recipe.yamlfile import read_value
 
 
 def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[LlmcfError]]:

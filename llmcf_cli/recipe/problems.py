@@ -11,11 +11,11 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError, closest
+from llmcf_cli.core.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.core.types import BROKEN
 from llmcf_cli.recipe.component import UNKNOWN_TYPE
 from llmcf_cli.recipe.rules import hidden_errors
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.walk import known_keys, meaning_at
 
 _PLACE = re.compile(r"(.+?):(\d+)(?=: |$)")

@@ -16,12 +16,12 @@ from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.core.types import Config, Distinct
+from llmcf_cli.core.yamlfile import read_yaml
 from llmcf_cli.recipe.problems import in_order, own_errors, worded
 from llmcf_cli.recipe.template import render_template, suggestion, template_problems, used_variables
-from llmcf_cli.recipe.tree import KeyPath, Node, dotted, nearest, plain, text_origin
 from llmcf_cli.recipe.words import WORDS
-from llmcf_cli.recipe.yamlfile import read_yaml
 
 Scope = Literal["interaction", "item", "user_block"]
 

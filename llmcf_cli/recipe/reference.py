@@ -13,12 +13,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime, TaskConfig
+from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.plugin import KINDS, Component, Registry
 from llmcf_cli.recipe.jsonschema import schema_text
 from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.walk import Slot, field_slot
-from llmcf_cli.recipe.yamlfile import dump_yaml
 
 PAGE = "recipe-reference.md"
 SCHEMA = "recipe.schema.json"

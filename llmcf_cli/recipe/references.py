@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llmcf_cli.core.tree import KeyPath, Node, dotted, long_form, plain
 from llmcf_cli.core.types import FileRef, PromptRef, Sends
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.tree import KeyPath, Node, dotted, long_form, plain
 from llmcf_cli.recipe.variants import variants_of
 from llmcf_cli.recipe.walk import Slot, field_slot, model_of
 

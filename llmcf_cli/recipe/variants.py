@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError
+from llmcf_cli.core.tree import Node, nearest, plain
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import problems_of
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import MAX_ARMS, RecSection, SearchSection
-from llmcf_cli.recipe.tree import Node, nearest, plain
 from llmcf_cli.recipe.walk import slot_at
 
 MAX_TRIED = 10_000

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,6 +35,8 @@ HISTORIES = ('["242", "50"]', "[]")
 """What a history looks like."""
 MAX_HISTORY = 200_000
 """Characters of a history that is written as a text."""
+MAX_ID = 100_000
+"""Bytes of an id."""
 _SHOWN = 120
 _JSON = (".jsonl", ".json", ".ndjson")
 _ENDINGS = (".csv", *_JSON, ".parquet", ".tsv")
@@ -86,7 +89,8 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
         raise DataError(what, where=str(path), allowed=[*_ENDINGS, *(f"….jsonl{end}" for end in PACKED)])
     if kind_of(path) != "file":
         raise DataError("no such file", where=str(path))
-    with duckdb.connect() as con:
+    with _own_errors(path), duckdb.connect() as con:
+        con.execute("SET enable_progress_bar = false")  # it would be printed among the scores
         if suffix == ".parquet":
             table = read_parquet(con, path, _TABLE)
         elif suffix in _JSON:
@@ -98,6 +102,17 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
             hint = table.remedy or "correct them; a value that holds the delimiter is quoted, as a history is in CSV"
             raise DataError(f"{table.bad.count:,} of the lines cannot be read{detail}", where=str(path), hint=hint)
         return _converted(con, table, form)
+
+
+@contextmanager
+def _own_errors(path: Path) -> Iterator[None]:
+    """Say so where requests take more memory than there is."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise DataError("takes more memory than there is", where=str(path), hint="score it in parts") from error
 
 
 def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
@@ -154,6 +169,7 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
             what = f"{column} holds an object, not {'ids' if column == 'history' else 'a value'}"
             where = f"{table.origin}:{table.objects[column]}"
             raise DataError(what, where=where, allowed=HISTORIES if column == "history" else ())
+    _check_ids(con, table, types)
     picked = {column: (name(column), types[column]) for column in (*NEEDED, "history", "time") if column in types}
     for column in ("history", "time"):
         picked.setdefault(column, ("CAST(NULL AS VARCHAR)", "VARCHAR"))
@@ -186,6 +202,15 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
     ).to_arrow_table()
     _check(found, table.origin, form)
     return found.select([*NEEDED, "history", "time"])
+
+
+def _check_ids(con: Any, table: Table, types: Mapping[str, str]) -> None:
+    """Raise a `DataError` about ids that are too long to be any: in Parquet a few bytes may stand for many such."""
+    for column in NEEDED:
+        if is_text(types[column]):
+            longest = con.execute(f"SELECT max(strlen({name(column)})) FROM {table.relation}").fetchone()[0] or 0
+            if longest > MAX_ID:
+                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", where=table.origin)
 
 
 def _check_length(con: Any, table: Table) -> None:

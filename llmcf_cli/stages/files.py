@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.core.tree import Node, dotted, nearest, plain, text_origin
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
 from llmcf_cli.data.features import feature_problem
 from llmcf_cli.data.preview import look
@@ -22,7 +23,6 @@ from llmcf_cli.recipe.load import WrittenRecipe
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.recipe.template import template_problems
-from llmcf_cli.recipe.tree import Node, dotted, nearest, plain, text_origin
 from llmcf_cli.store.assets import Locator, open_assets
 
 

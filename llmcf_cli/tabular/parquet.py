@@ -9,6 +9,10 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.tabular.files import exactly, reading
 from llmcf_cli.tabular.sql import columns_of, name, text
 from llmcf_cli.tabular.table import Table, distinct_names
+from llmcf_cli.tabular.unpack import MOST_FREE, MOST_TIMES
+
+MOST_ROWS, ROWS_PER_BYTE = 1 << 20, 64
+"""Rows that any file may have, and that one may have for each of its bytes: events differ, so they take some."""
 
 
 def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Table:
@@ -31,10 +35,36 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     listed = ", ".join(text(exactly(file)) for file in files)
     relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
     limit = "" if rows is None else f" LIMIT {rows}"
+    for file in files:
+        _check_size(file)
     with reading(path):
         con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT * FROM {relation}{limit}")
         found = columns_of(con, name(into))
     return Table(name(into), str(path), notes=_renamed(files[0], list(found)))
+
+
+def _check_size(file: Path) -> None:
+    """Refuse a file that says of itself that it stands for far more than its bytes, by its footer.
+
+    Raises:
+        DataError: It does.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(file) as opened:
+            footer = opened.metadata
+            groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+            rows, unpacked = footer.num_rows, sum(group.total_byte_size for group in groups)
+    except (pa.ArrowException, OSError):
+        return  # its reader says what is wrong
+    size = file.stat().st_size
+    hint = "if that is as it should be, write it again without compression, or as CSV"
+    if rows > max(MOST_ROWS, ROWS_PER_BYTE * size):
+        raise DataError(f"claims {rows:,} rows in {size:,} bytes", where=str(file), hint=hint)
+    if unpacked > max(MOST_FREE, MOST_TIMES * size):
+        raise DataError(f"unpacks to more than {MOST_TIMES} times its size", where=str(file), hint=hint)
 
 
 def _renamed(file: Path, found: list[str]) -> tuple[str, ...]:

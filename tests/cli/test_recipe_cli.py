@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from llmcf_cli.core.tree import plain
+from llmcf_cli.core.yamlfile import read_yaml
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.load import load_recipe
-from llmcf_cli.recipe.tree import plain
-from llmcf_cli.recipe.yamlfile import read_yaml
 
 EXTENDING = "extends: quickstart\nname: mine\nrec:\n  fit: {epochs: 2}\n"
 

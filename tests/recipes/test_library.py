@@ -3,10 +3,10 @@
 import pytest
 
 from llmcf_cli.core.types import file_refs
+from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.yamlfile import dump_yaml
 from llmcf_cli.store.assets import Locator, open_assets
 from llmcf_cli.store.catalogue import load_catalogue
 

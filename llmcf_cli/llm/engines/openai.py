@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.types import key_view
 from llmcf_cli.llm.config import OpenAIEngineConfig
 from llmcf_cli.llm.engines.base import Adjustable, Completion, Failure, answer
+from llmcf_cli.llm.engines.bounded import bounded_client, is_too_long
 from llmcf_cli.llm.models.load import load_tokenizer
 from llmcf_cli.llm.prompts.chat import SYSTEM_JOINED, Messages, chats_of
 from llmcf_cli.llm.prompts.control import COMMON, broken_up
@@ -37,6 +38,7 @@ _NOT_DECODING = ("samples", "max_prompt_tokens", "tokenizer")
 _SEEDS = 2**31  # servers take a signed 32-bit seed at least
 _REDIRECTS = (301, 302, 303, 307, 308)
 _SHOWN = 200  # characters of a server's answer in a message
+_SHORTEST_KEY = 8  # characters; what is shorter is no secret, and may be a word
 _THOUGHT = ("reasoning_content", "reasoning")
 _TEXT_PARTS = ("text", "output_text")
 BROKEN_UP = "control tokens in texts broken up by a blank"
@@ -54,10 +56,7 @@ class OpenAIEngine(Adjustable):
         pace = Pace(config.requests_per_minute)
         self._client = OpenAI(
             api_key=self._key or "none", base_url=config.base_url, timeout=config.timeout, max_retries=config.retries,
-            # A redirect would take the prompts to a host that nobody allowed.
-            http_client=DefaultHttpxClient(
-                event_hooks={"request": [lambda request: pace.wait()]}, follow_redirects=False
-            ),
+            http_client=bounded_client(config.timeout, pace.wait),
         )  # fmt: skip
         # The library sends these of the user's environment to whatever server it talks to.
         self._client.organization = self._client.project = self._client.admin_api_key = None
@@ -175,7 +174,7 @@ class OpenAIEngine(Adjustable):
             return Failure("the server's content filter held the answer back", retryable=False)
         if isinstance(refusal := message.get("refusal"), str) and refusal.strip():
             return Failure(f"the model refused: {self._shown(refusal)}", retryable=False)
-        text = _text(message.get("content"))
+        text = self._keyless(_text(message.get("content")))
         if not text.strip():
             thought = next((t for t in map(message.get, _THOUGHT) if isinstance(t, str) and t.strip()), "")
             if thought:
@@ -212,6 +211,8 @@ class OpenAIEngine(Adjustable):
             )  # fmt: skip
         elif status == 429 and getattr(error, "code", None) == "insufficient_quota":
             stop = ModelError("the account has no quota left", where=config.base_url, hint="add some, or wait")
+        elif is_too_long(error):
+            return Failure(f"the server sent {self._shown(_root(error))}", retryable=False)
         elif isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
             cause = self._shown(error.__cause__ or error)
             stop = ModelError(
@@ -228,11 +229,13 @@ class OpenAIEngine(Adjustable):
             return Failure(f"the server answers {status}: {said}", retryable)
         return Failure(f"the server sent no chat completion: {said}", retryable=True)
 
+    def _keyless(self, text: str) -> str:
+        """A text without the key: a server that repeats it would have it kept, and passed on with what is made of it."""
+        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
+
     def _shown(self, found: Any) -> str:
         """The beginning of what came back, on one line, without the key."""
-        text = " ".join(storable(str(found)).split())
-        if self._key:
-            text = text.replace(self._key, "***")
+        text = self._keyless(" ".join(storable(str(found)).split()))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
@@ -293,6 +296,13 @@ def _said(error: Exception) -> str:
         return _words(body)
     response = getattr(error, "response", None)
     return (response.text if response is not None else "") or str(error)
+
+
+def _root(error: BaseException) -> BaseException:
+    """What an error was raised for, at the bottom."""
+    while (below := error.__cause__ or error.__context__) is not None:
+        error = below
+    return error
 
 
 def _words(wrong: Any) -> str:

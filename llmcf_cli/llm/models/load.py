@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
+from llmcf_cli.core.files import read_json
 from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.llm.models.trusted import LOCAL, WEIGHTS, check_contained
+from llmcf_cli.llm.models.trusted import LOCAL, MAX_JSON_BYTES, WEIGHTS, check_contained
 
 if TYPE_CHECKING:
     import torch
@@ -77,11 +77,10 @@ def check_folder(folder: Path) -> None:
     if not config_file.is_file():
         raise ModelError(f"the folder has no config.json; it holds {_listing(folder)}", where=where,
                          hint="give a folder in Hugging Face format or a .gguf file")  # fmt: skip
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"config.json cannot be read: {error}", where=where) from error
     check_contained(folder)
+    config = read_json(config_file, MAX_JSON_BYTES, ModelError)
+    if not isinstance(config, dict):
+        raise ModelError("is no JSON object", where=str(config_file))
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
@@ -101,6 +100,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     quiet_libraries()
     from transformers import AutoTokenizer
 
+    check_contained(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # the library raises whatever its parsers raise

@@ -6,13 +6,13 @@ encoder's own files only keys and modules that are known are accepted, since the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.errors import LlmcfError, ModelError
+from llmcf_cli.core.files import kind_of, read_json
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """Arguments of every `from_pretrained`: nothing is fetched, and no code of the folder runs."""
@@ -34,6 +34,16 @@ _IMPLEMENTATIONS = frozenset({"attn_implementation", "attn_implementation_intern
                               "experts_implementation_internal"})  # fmt: skip
 MAX_JSON_BYTES = 1 << 20
 MAX_INDEX_BYTES = 1 << 24
+MAX_TEXT_BYTES = 1 << 26
+"""Of a file that is no weights; the largest vocabularies there are have half of it."""
+MAX_ADDED_TOKENS = 20_000
+MAX_LAYERS = 1_000
+_MOST = {
+    "config.json": MAX_JSON_BYTES, "generation_config.json": MAX_JSON_BYTES, "special_tokens_map.json": MAX_JSON_BYTES,
+    "added_tokens.json": MAX_JSON_BYTES, "chat_template.jinja": MAX_JSON_BYTES, "tokenizer_config.json": 1 << 24,
+}  # fmt: skip
+_WEIGHT_SUFFIXES = (".safetensors", ".gguf", *_PICKLED, ".h5", ".msgpack", ".onnx", ".ot")
+"""Weights, and what nothing reads."""
 
 
 def check_encoder(folder: Path) -> None:
@@ -68,6 +78,7 @@ def check_contained(folder: Path) -> None:
     if (folder / _ADAPTER).exists():
         raise ModelError("is an adapter to another model", where=str(folder / _ADAPTER),
                          hint="merge it into its model where you trust both, and name the result")  # fmt: skip
+    _check_sizes(folder)
     for index in sorted(folder.glob("*.safetensors.index.json")):
         found = _json(index, MAX_INDEX_BYTES)
         shards = found.get("weight_map") if isinstance(found, dict) else None
@@ -78,9 +89,31 @@ def check_contained(folder: Path) -> None:
     config = folder / "config.json"
     if config.is_file():
         for key, value in _settings(_json(config)):
+            if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
+                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}", where=str(config))
             if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
                 raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run", where=str(config),
                                  hint=f"remove {key}")  # fmt: skip
+
+
+def _check_sizes(folder: Path) -> None:
+    """Check that what a library would read at once is no work to read: pipes, endless files, endless lists of tokens."""
+    for file in sorted(folder.iterdir()):
+        try:
+            kind = kind_of(file)
+        except LlmcfError as error:
+            raise ModelError(error.what, where=error.where, hint=error.hint) from error
+        if kind == "file" and file.suffix not in _WEIGHT_SUFFIXES:
+            most = _MOST.get(file.name, MAX_TEXT_BYTES)
+            if file.stat().st_size > most:
+                raise ModelError(f"is larger than {most:,} bytes", where=str(file))
+    for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
+        if (folder / name).is_file():
+            settings = _json(folder / name, _MOST.get(name, MAX_TEXT_BYTES))
+            tokens = settings.get(key) if isinstance(settings, dict) else None
+            if isinstance(tokens, list | dict) and len(tokens) > MAX_ADDED_TOKENS:
+                what = f"adds {len(tokens):,} tokens to the vocabulary, more than {MAX_ADDED_TOKENS:,}"
+                raise ModelError(what, where=str(folder / name))
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:
@@ -145,9 +178,4 @@ def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
 
 
 def _json(file: Path, most: int = MAX_JSON_BYTES) -> Any:
-    if file.stat().st_size > most:
-        raise ModelError(f"has more than {most:,} bytes", where=str(file))
-    try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"is no JSON: {error}", where=str(file)) from error
+    return read_json(file, most, ModelError)

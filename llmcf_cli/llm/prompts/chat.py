@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from llmcf_cli.core.confined import confined
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.prompts.control import ControlTokens
 from llmcf_cli.llm.prompts.spoken import closing_of
@@ -23,6 +24,7 @@ SYSTEM_JOINED = "system turn joined to the user's"
 """What is done to a chat for a template without system turns."""
 
 _PLAIN_ANSWERS = {"enable_thinking": False, "thinking": False}  # Qwen3, GLM, SmolLM3; Granite, DeepSeek
+_SECONDS, _BYTES = 5.0, 1 << 28  # CPU time and memory of a rendering; usual ones take milliseconds
 _PLACE = re.compile(r"llmcfturn(\d+)here")
 
 
@@ -149,11 +151,16 @@ class Chats:
         return _Form(_parts(before), _parts(blank + place + rest.rstrip("\n")), joined)
 
     def _apply(self, messages: list[dict[str, str]], **how: bool) -> str:
-        try:
-            written: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **_PLAIN_ANSWERS, **how)
+        import jinja2  # noqa: F401 - here, where no import is under way in another thread
+
+        def render() -> str:
+            text: str = self._tokenizer.apply_chat_template(messages, tokenize=False, **_PLAIN_ANSWERS, **how)
+            return text
+
+        try:  # templates are programs: they loop, and build texts of any length
+            return confined(render, seconds=_SECONDS, most=_BYTES)
         except Exception as error:  # templates raise what they like, and the library whatever its renderer raises
             raise TemplateRefusal(" ".join(str(error).split()) or type(error).__name__) from error
-        return written
 
     @staticmethod
     def _filled(parts: Sequence[str | int], messages: Messages) -> list[str]:

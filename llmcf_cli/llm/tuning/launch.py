@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.tree import plain
+from llmcf_cli.core.yamlfile import read_any_yaml
 from llmcf_cli.llm.tuning.estimate import Sharding
 from llmcf_cli.llm.tuning.run import TuneReport, TuneRun
 
@@ -29,6 +29,12 @@ RUN, ERROR, REPORT, LOG = "run.json", "error.json", "report.json", "launch.log"
 
 _KINDS = {kind.__name__: kind for kind in (LlmcfError, ModelError, StoreError)}
 _SHARDING = {"FSDP": ("weights", "state"), "DEEPSPEED": ("state",)}
+MAX_PROCESSES = 1024
+_ELSEWHERE = frozenset({
+    "command_file", "commands", "deepspeed_hostfile", "deepspeed_multinode_launcher", "main_process_ip",
+    "megatron_lm_config", "mpirun_config", "tpu_env", "tpu_name", "tpu_use_cluster", "tpu_use_sudo", "tpu_vm", "tpu_zone",
+})  # fmt: skip
+"""Settings by which accelerate would run commands, or processes on other machines."""
 _SHOWN = 12  # last lines of the log that an error shows
 
 
@@ -49,16 +55,25 @@ def read_launch(path: Path) -> LaunchSettings:
     """Read a file as `accelerate config` writes it.
 
     Raises:
-        LlmcfError: It is no such file, or is for several machines.
+        LlmcfError: It is no such file, or is for other machines.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LlmcfError(f"is no readable YAML: {' '.join(str(error).split())}", where=str(path)) from error
+    found = plain(read_any_yaml(path))
     processes = found.get("num_processes") if isinstance(found, dict) else None
-    if not isinstance(processes, int) or processes < 1 or "distributed_type" not in found:
+    if not isinstance(processes, int) or not 1 <= processes <= MAX_PROCESSES or "distributed_type" not in found:
         raise LlmcfError("is no configuration of accelerate: it has no distributed_type or num_processes",
                          where=str(path), hint="accelerate config --config_file FILE writes one")  # fmt: skip
+    for place, settings in (("", found), ("deepspeed_config.", found.get("deepspeed_config"))):
+        strange = (
+            [key for key, value in settings.items() if value and key in _ELSEWHERE]
+            if isinstance(settings, dict)
+            else []
+        )
+        if strange:
+            raise LlmcfError("is about other machines, or runs what another file says", where=f"{path}: {place}{strange[0]}",
+                             hint="remove it: processes are started on this machine alone")  # fmt: skip
+    if found.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
+        raise LlmcfError("only this machine is supported", where=f"{path}: compute_environment",
+                         allowed=("LOCAL_MACHINE",))  # fmt: skip
     if found.get("num_machines", 1) != 1:
         raise LlmcfError("several machines are not supported", where=f"{path}: num_machines", allowed=("1",))
     shared = _SHARDING.get(str(found["distributed_type"]), ())

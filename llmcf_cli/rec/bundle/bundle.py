@@ -22,6 +22,7 @@ from safetensors.torch import save_file as save_tensors
 
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import ModelError, StoreError
+from llmcf_cli.core.files import read_json
 from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.core.types import Clock, TaskConfig
 from llmcf_cli.features.batch import Catalog, EntityTable, encode_rows
@@ -155,7 +156,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         check_finite(weights, path / WEIGHTS)
         model.load_state_dict(weights)
         check_answer(model, path)
-        recipe = json.loads((path / RECIPE).read_bytes())
+        recipe = read_json(path / RECIPE, MAX_MANIFEST_BYTES, StoreError)
         if not isinstance(recipe, dict):
             raise StoreError("is no recipe", where=str(path / RECIPE))
         task = registry().build(TASK, _config("task", manifest.get("task", OLDER_TASK)))
@@ -166,12 +167,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         raise StoreError("is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec")
-    if file.stat().st_size > MAX_MANIFEST_BYTES:
-        raise StoreError(f"has more than {MAX_MANIFEST_BYTES:,} bytes", where=str(file))
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise StoreError(f"is no JSON: {error}", where=str(file)) from error
+    manifest: dict[str, Any] = read_json(file, MAX_MANIFEST_BYTES, StoreError)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found, made = (manifest.get(key, "?") for key in ("format", "llmcf")) if isinstance(manifest, dict) else "??"
         raise StoreError(
@@ -192,6 +188,10 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
         what = f"lists {strange[0]!r:.60}, which is no part of a bundle" if strange else f"does not list {lacking[0]}"
         raise StoreError(what, where=str(path / MANIFEST))
     for name in files:
+        if (path / name).is_symlink():
+            raise StoreError(
+                "is a link; a bundle has its own files", where=str(path / name), hint="copy the bundle again"
+            )
         if not (path / name).is_file():
             raise StoreError("the bundle lacks a file", where=str(path / name), hint="copy the bundle again")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, PackageError, StoreError
+from llmcf_cli.core.files import read_small
 
 SIGNATURE = "bundle.sig"
 _FORMAT = 1
@@ -39,7 +40,7 @@ def sign(bundle: Path, manifest: str, key_file: Path, password: Callable[[], str
         DataError: The file holds no such key, or the password is wrong.
     """
     serialization, ed25519 = _library()
-    data = _small(key_file)
+    data = read_small(key_file, _MOST_BYTES)
     try:
         try:
             key = serialization.load_ssh_private_key(data, None)
@@ -70,7 +71,7 @@ def signer(bundle: Path, manifest: str) -> str | None:
         return None
     serialization, ed25519 = _library()
     try:
-        content: Any = json.loads(_small(file))
+        content: Any = json.loads(read_small(file, _MOST_BYTES))
         public, signature = content["public_key"], base64.b64decode(content["signature"], validate=True)
         key = serialization.load_ssh_public_key(public.encode())
         if content["format"] != _FORMAT or not isinstance(key, ed25519.Ed25519PublicKey):
@@ -92,7 +93,7 @@ def check_signer(bundle: Path, manifest: str, trusted: Path) -> str:
         StoreError: It is not signed, by somebody else, or changed since.
         DataError: The file lists no key.
     """
-    listed = {" ".join(line.split()[:2]): line for line in _small(trusted).decode("utf-8", "replace").splitlines()
+    listed = {" ".join(line.split()[:2]): line for line in read_small(trusted, _MOST_BYTES).decode("utf-8", "replace").splitlines()
               if line.strip() and not line.startswith("#")}  # fmt: skip
     if not listed:
         raise DataError("lists no public key", where=str(trusted), hint="put public keys in it, a line each")
@@ -120,15 +121,6 @@ def _line(key: Any) -> str:
     form = serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     line: bytes = key.public_bytes(*form)
     return " ".join(line.decode().split()[:2])
-
-
-def _small(file: Path) -> bytes:
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise DataError(f"has more than {_MOST_BYTES:,} bytes", where=str(file))
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(file)) from error
 
 
 def _library() -> tuple[Any, Any]:

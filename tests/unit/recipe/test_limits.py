@@ -3,8 +3,8 @@
 import pytest
 
 from llmcf_cli.core.errors import RecipeError
+from llmcf_cli.core.yamlfile import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_ENTRIES, MAX_KEY, MAX_VALUES, read_yaml
 from llmcf_cli.recipe.load import check_recipe
-from llmcf_cli.recipe.yamlfile import MAX_BYTES, MAX_DEPTH, MAX_DIGITS, MAX_ENTRIES, MAX_KEY, MAX_VALUES, read_yaml
 
 EXTENDS = "extends: quickstart\nname: x\n"
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.recipe.load import check_recipe, load_recipe
 from llmcf_cli.recipe.words import WORDS
-from llmcf_cli.recipe.yamlfile import dump_yaml
 
 BROKEN = """\
 extends: quickstart

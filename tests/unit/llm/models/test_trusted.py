@@ -75,6 +75,8 @@ def test_pickled_weights_are_never_read(encoder, tmp_path, asks):
     if asks:
         settings = {"max_seq_length": 16, "model_args": {"weights_only": False, "use_safetensors": False}}
         (encoder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError):  # before any library looks at the folder
+        check_encoder(encoder)
     with pytest.raises(ModelError) as caught:
         TextEncoder(encoder)
     assert ("model_args" if asks else "pickle") in caught.value.what

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import RecipeError
-from llmcf_cli.recipe.tree import Origin, plain
-from llmcf_cli.recipe.yamlfile import dump_lines, dump_yaml, read_value, read_yaml
+from llmcf_cli.core.tree import Origin, plain
+from llmcf_cli.core.yamlfile import dump_lines, dump_yaml, read_value, read_yaml
 
 
 def value(text):
@@ -35,6 +35,17 @@ def test_infinities_and_nan_are_numbers():
     assert value(".inf") == math.inf
     assert value("-.INF") == -math.inf
     assert math.isnan(value(".nan"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a YAML file into the test's folder and return its path."""
+
+    def write(text, name="r.yaml"):
+        (tmp_path / name).write_text(text)
+        return tmp_path / name
+
+    return write
 
 
 def test_each_value_knows_its_line(write):

@@ -1,4 +1,4 @@
-"""YAML read strictly and safely: data only, every value with its line, every fault reported at once.
+"""YAML read strictly and safely: data only, every value with its line, every fault reported at once. The one reader.
 
 The scalars are those of YAML 1.2 (`1e-5` is a number; `no`, `on` and `2024-01-01` are strings). Custom tags, repeated
 keys, text that no file can hold (NUL, lone surrogates) and whatever is past the limits below, aliases expanded, are
@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
-from llmcf_cli.core.files import kind_of
-from llmcf_cli.recipe.tree import Node, Origin, origins, shown
+from llmcf_cli.core.files import read_small
+from llmcf_cli.core.tree import Node, Origin, origins, shown
 
 MAX_BYTES = 1 << 19
 MAX_VALUES = 10_000
@@ -69,32 +69,33 @@ for _tag, _pattern, _first in (
 
 
 def read_yaml(file: Path) -> Node:
-    """A YAML file as nodes.
+    """A YAML file of keys and values as nodes.
 
     Raises:
         RecipeError: The file is missing, too big, empty, no YAML, no mapping, or holds something refused.
     """
-    where = shown(file)
-    try:
-        kind = kind_of(file)
-    except LlmcfError as error:
-        raise RecipeError([error]) from error
-    if kind != "file":
-        raise RecipeError([LlmcfError("is a folder" if kind == "folder" else "no such file", where=where)])
-    try:
-        with file.open("rb") as handle:
-            content = handle.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise RecipeError([LlmcfError(f"is larger than {MAX_BYTES:,} bytes", where=where)])
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError([LlmcfError(f"cannot be read: {error}", where=where)]) from error
-    node = _parse(text, where, Origin(file, 1))
+    node, where = read_any_yaml(file), shown(file)
     if node.value is None:
         raise RecipeError([LlmcfError("the file is empty", where=where)])
     if not isinstance(node.value, dict):
         raise RecipeError([LlmcfError("is no mapping of keys to values", where=f"{where}:{node.origin.line}")])
     return node
+
+
+def read_any_yaml(file: Path) -> Node:
+    """A YAML file as nodes, whatever is in it; of an empty one a node without a value.
+
+    Raises:
+        RecipeError: The file is missing, too big, no YAML, or holds something refused.
+    """
+    where = shown(file)
+    try:
+        text = read_small(file, MAX_BYTES).decode("utf-8-sig")
+    except LlmcfError as error:
+        raise RecipeError([LlmcfError(error.what, where=where, hint=error.hint)]) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError([LlmcfError(f"cannot be read: {error}", where=where)]) from error
+    return _parse(text, where, Origin(file, 1))
 
 
 def read_value(text: str, origin: Origin) -> Node:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmcf_cli.recipe.tree import DEFAULT, Origin, merge, nearest, origins, plain
-from llmcf_cli.recipe.yamlfile import read_value
+from llmcf_cli.core.tree import DEFAULT, Origin, merge, nearest, origins, plain
+from llmcf_cli.core.yamlfile import read_value
 
 OLD, NEW = Origin(override="old"), Origin(override="new")
 
