@@ -230,7 +230,7 @@ class OpenAIEngine(Adjustable):
         return Failure(f"the server sent no chat completion: {said}", retryable=True)
 
     def _keyless(self, text: str) -> str:
-        """A text without the key: a server that repeats it would have it kept, and passed on with what is made of it."""
+        """A text without the key: a server that repeats it would have it kept, and passed on in a bundle."""
         return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
 
     def _shown(self, found: Any) -> str:

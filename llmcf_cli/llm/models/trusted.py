@@ -97,7 +97,7 @@ def check_contained(folder: Path) -> None:
 
 
 def _check_sizes(folder: Path) -> None:
-    """Check that what a library would read at once is no work to read: pipes, endless files, endless lists of tokens."""
+    """Check that what a library would read at once ends soon: no pipes, huge files or huge lists of tokens."""
     for file in sorted(folder.iterdir()):
         try:
             kind = kind_of(file)

@@ -32,7 +32,8 @@ _SHARDING = {"FSDP": ("weights", "state"), "DEEPSPEED": ("state",)}
 MAX_PROCESSES = 1024
 _ELSEWHERE = frozenset({
     "command_file", "commands", "deepspeed_hostfile", "deepspeed_multinode_launcher", "main_process_ip",
-    "megatron_lm_config", "mpirun_config", "tpu_env", "tpu_name", "tpu_use_cluster", "tpu_use_sudo", "tpu_vm", "tpu_zone",
+    "megatron_lm_config", "mpirun_config", "tpu_env", "tpu_name", "tpu_use_cluster", "tpu_use_sudo", "tpu_vm",
+    "tpu_zone",
 })  # fmt: skip
 """Settings by which accelerate would run commands, or processes on other machines."""
 _SHOWN = 12  # last lines of the log that an error shows
@@ -63,14 +64,11 @@ def read_launch(path: Path) -> LaunchSettings:
         raise LlmcfError("is no configuration of accelerate: it has no distributed_type or num_processes",
                          where=str(path), hint="accelerate config --config_file FILE writes one")  # fmt: skip
     for place, settings in (("", found), ("deepspeed_config.", found.get("deepspeed_config"))):
-        strange = (
-            [key for key, value in settings.items() if value and key in _ELSEWHERE]
-            if isinstance(settings, dict)
-            else []
-        )
-        if strange:
-            raise LlmcfError("is about other machines, or runs what another file says", where=f"{path}: {place}{strange[0]}",
-                             hint="remove it: processes are started on this machine alone")  # fmt: skip
+        for key in settings if isinstance(settings, dict) else ():
+            if settings[key] and key in _ELSEWHERE:
+                what = "is about other machines, or runs commands of its own"
+                hint = "remove it: processes are started on this machine alone"
+                raise LlmcfError(what, where=f"{path}: {place}{key}", hint=hint)
     if found.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
         raise LlmcfError("only this machine is supported", where=f"{path}: compute_environment",
                          allowed=("LOCAL_MACHINE",))  # fmt: skip

@@ -93,8 +93,8 @@ def check_signer(bundle: Path, manifest: str, trusted: Path) -> str:
         StoreError: It is not signed, by somebody else, or changed since.
         DataError: The file lists no key.
     """
-    listed = {" ".join(line.split()[:2]): line for line in read_small(trusted, _MOST_BYTES).decode("utf-8", "replace").splitlines()
-              if line.strip() and not line.startswith("#")}  # fmt: skip
+    lines = read_small(trusted, _MOST_BYTES).decode("utf-8", "replace").splitlines()
+    listed = {" ".join(line.split()[:2]) for line in lines if line.strip() and not line.startswith("#")}
     if not listed:
         raise DataError("lists no public key", where=str(trusted), hint="put public keys in it, a line each")
     found = signer(bundle, manifest)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmcf_cli.core.errors import DataError
-from llmcf_cli.core.files import kind_of
+from llmcf_cli.core.errors import DataError, StoreError
+from llmcf_cli.core.files import kind_of, read_json, read_small
 from llmcf_cli.core.hashing import digest_path
 
 
@@ -48,3 +48,18 @@ def test_a_folder_that_holds_a_pipe_is_refused(tmp_path):
     os.mkfifo(tmp_path / "data" / "2.parquet")
     with pytest.raises(DataError, match="named pipe"):
         digest_path(Path(tmp_path / "data"))
+
+
+def test_no_more_of_a_small_file_is_read_than_it_may_have(strange):
+    (strange / "small").write_bytes(b"{}  ")
+    assert read_small(strange / "small", 4) == b"{}  "
+    assert read_json(strange / "small", 4) == {}
+    with pytest.raises(StoreError, match="larger than 3 bytes"):
+        read_small(strange / "small", 3, StoreError)
+    for name in ("none", "", "pipe", "zero"):
+        with pytest.raises(StoreError):
+            read_small(strange / name, 4, StoreError)
+    for content in (b"{", b"[" * 100_000, b"\xff"):
+        (strange / "small").write_bytes(content)
+        with pytest.raises(StoreError, match="no JSON"):
+            read_json(strange / "small", 1 << 20, StoreError)

@@ -36,3 +36,10 @@ def test_checking_and_parsing_take_no_time(template):
     if not template_problems(template, ("a",)):
         pystache.parse(template)
     assert time.process_time() - start < 1
+
+
+def test_a_template_past_a_limit_is_refused():
+    assert not template_problems("{{x}}" + " " * (MAX_BLANKS - 1) + "{{x}}", ["x"])
+    assert not template_problems("a" * MAX_LENGTH, ["x"])
+    for past in ("{{" + " " * MAX_BLANKS + "x}}", "{{" + "\t" * MAX_BLANKS + "x}}", "a" * (MAX_LENGTH + 1)):
+        assert template_problems(past, ["x"])

@@ -33,7 +33,7 @@ def test_fetch_verify_use(simple):
     folder = store.path("x", progress)
     assert (folder / "a.txt").read_bytes() == b"alpha"
     assert (folder / "sub/b.txt").read_bytes() == b"beta"
-    assert folder == store.cache / "x" / store.get("x").digest[:12]
+    assert folder == store.cache / "x" / store.get("x").digest
     assert digest_path(folder) == store.get("x").digest
     assert store.status("x") == "ready"
     assert store.verify("x") == ()
@@ -265,3 +265,15 @@ def test_the_bundled_assets_can_be_fetched_and_hold_what_they_declare(assets, na
     store = open_assets(library_dir())
     assert folder == store.folder(name)
     assert store.verify(name) == ()
+
+
+def test_a_folder_named_by_a_short_digest_is_taken_over_if_it_is_whole(simple):
+    folder = simple.fetch("x")
+    earlier = folder.with_name(folder.name[:12])
+    folder.rename(earlier)
+    (folder.parent / f"{folder.name}.json").unlink()
+    names = sorted(path.name for path in earlier.iterdir())
+    (earlier / names[0]).write_bytes(b"of another asset")
+    assert simple.fetch("x") == folder
+    assert not simple.verify("x")
+    assert not earlier.exists()

@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from asset_world import Lines, asset, sha
@@ -300,3 +301,23 @@ def test_two_processes_fetch_once(store, web, tmp_path):
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert {out.strip() for out, _ in outputs} == {str(x.folder("x"))}
     assert web.asked == [None]
+
+
+def test_a_wheel_larger_than_declared_is_not_awaited(store, wheels):
+    """By its declared size alone: the digest is known only when all has arrived."""
+    wheel = build_wheel(wheels, {**MEMBERS, "tinydata/noise.bin": os.urandom(8 << 20)})
+    members = {"tinydata/b.txt": b"beta"}
+    honest = wheel_asset(wheel, members)
+    small = honest.wheels["tinydata==1.0"].model_copy(update={"size": 1000})
+    with pytest.raises(MismatchError):
+        store(honest.model_copy(update={"wheels": {"tinydata==1.0": small}})).fetch("x")
+
+
+def test_a_file_of_the_hub_of_another_size_is_not_downloaded(store, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda url: SimpleNamespace(size=10**12))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *args, **options: pytest.fail("downloaded"))
+    made = asset("x", {"a": ("hf:org/repo@main/a", b"small")})
+    with pytest.raises(MismatchError, match="declared"):
+        store(made).fetch("x")

@@ -90,7 +90,8 @@ def test_lance_tables_come_back_as_written(tmp_path):
 @pytest.mark.parametrize(
     "code", ["CREATE VIEW meta AS SELECT 'clock' AS name, content AS value FROM read_text('/etc/hostname')",
              "CREATE MACRO len(x) AS (SELECT content FROM read_text('/etc/hostname'))",
-             "CREATE MACRO rows() AS TABLE FROM read_text('/etc/hostname')"],
+             "CREATE MACRO rows() AS TABLE FROM read_text('/etc/hostname')",
+             "CREATE TABLE c (x INTEGER, y VARCHAR AS (repeat('a', x)))", "CREATE TABLE c (x INTEGER CHECK (x > 0))"],
 )  # fmt: skip
 def test_a_database_with_code_of_its_own_is_not_read(tmp_path, code):
     path = tmp_path / "x.duckdb"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import re
 import socket
@@ -440,3 +442,57 @@ def test_what_a_server_would_read_as_control_tokens_is_broken_up(server: ChatSer
         assert sent["content"] == "the < |end|> < /s> of <b>x</b> [ INST]"
         assert changed
         assert engine.as_sent(chats("the <b>end</b>")[0]) == (chats("the <b>end</b>")[0], ())
+
+
+ENDLESS = {
+    "body": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n", 0.0),
+    "error": (b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 65536 + b"\r\n", 0.0),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-A: " + b"a" * 9_000 + b"\r\n", 0.0),
+    "answers before the answer": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1_000, 0.0),
+    "drops of a body": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b" ", 0.2),
+    "drops of headers": (b"HTTP/1.1 200 OK\r\n", b"X", 0.2),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_an_endless_answer_ends(ask, kind: str) -> None:
+    """Whatever is sent without end, or slowly without end, is one row that failed, or a server that does not do."""
+    start, rest, pause = ENDLESS[kind]
+    sent = 0
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            nonlocal sent
+            with contextlib.suppress(OSError), listening.accept()[0] as one:
+                one.recv(1 << 16)
+                one.sendall(start)
+                while True:
+                    one.sendall(rest)
+                    sent += len(rest)
+                    time.sleep(pause)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        started = time.monotonic()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        try:
+            assert isinstance(ask("a", base_url=url, timeout=2)[0], Failure)
+        except ModelError:  # the library's own limit
+            assert "headers" in kind
+        assert time.monotonic() - started < 20
+        thread.join(20)
+        assert not thread.is_alive()
+    assert sent < 64 << 20
+
+
+def test_a_packed_answer_is_not_unpacked(ask, server: ChatServer) -> None:
+    body = gzip.compress(json.dumps(completion("x").body).encode() + b" " * (1 << 20))
+    server.reply = lambda request: Reply(body, headers={"Content-Encoding": "gzip"})
+    found = ask("a")
+    assert (found[0].retryable, "packed" in found[0].reason) == (False, True)
+    assert server.requests[0]["headers"]["Accept-Encoding"] == "identity"
+
+
+def test_a_key_that_a_server_repeats_is_not_kept(ask, server: ChatServer) -> None:
+    server.reply = lambda request: completion(f"your key is {KEY}")
+    assert [c.text for c in ask("a")] == ["your key is ***"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import BertConfig, BertModel, BertTokenizerFast
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.models.encoder import TextEncoder
 from llmcf_cli.llm.models.load import context_length, load_causal_lm, load_tokenizer
-from llmcf_cli.llm.models.trusted import check_contained, check_encoder
+from llmcf_cli.llm.models.trusted import MAX_ADDED_TOKENS, check_contained, check_encoder
 
 
 class Bomb:
@@ -192,3 +193,54 @@ def test_an_encoder_is_no_adapter_to_a_model_elsewhere(encoder, tmp_path):
     (encoder / "adapter_config.json").write_text(json.dumps(adapter))
     with pytest.raises(ModelError, match="is an adapter"):
         TextEncoder(encoder)
+
+
+def test_nobody_is_asked_about_code_of_an_unknown_encoder(encoder, monkeypatch):
+    """Of a kind that the library knows, `auto_map` is passed by; of another, it would ask at the terminal."""
+    settings = json.loads((encoder / "config.json").read_text())
+    (encoder / "mine.py").write_text("")
+    mapped = {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}
+    (encoder / "config.json").write_text(json.dumps({**settings, "model_type": "mine", "auto_map": mapped}))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(ModelError):
+        TextEncoder(encoder)
+
+
+def _grow(file: Path, size: int) -> None:
+    with file.open("ab") as handle:
+        handle.truncate(size)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("config.json", 1 << 21), ("tokenizer_config.json", 1 << 25), ("tokenizer.json", 1 << 27),
+                       ("vocab.txt", 1 << 27), ("chat_template.jinja", 1 << 21)],
+)  # fmt: skip
+def test_huge_files_are_not_read(tiny_model, encoder, tmp_path, name, size):
+    for folder, load in ((_copy(tiny_model, tmp_path / "model"), load_tokenizer), (encoder, TextEncoder)):
+        _grow(folder / name, size)  # sparse: it takes no room
+        with pytest.raises(ModelError, match="is larger than"):
+            load(folder)
+
+
+def test_huge_numbers_of_tokens_and_layers_are_refused(tiny_model, tmp_path):
+    folder = _copy(tiny_model, tmp_path / "model")
+    whole = {name: (folder / name).read_text() for name in ("tokenizer.json", "tokenizer_config.json", "config.json")}
+    token = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    many = [{**token, "id": 1000 + n, "content": f"<t{n}>"} for n in range(MAX_ADDED_TOKENS + 1)]
+    for name, change in (
+        ("tokenizer.json", {"added_tokens": many}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {str(one["id"]): one for one in many}}),
+        ("config.json", {"num_hidden_layers": 10**9}),
+    ):
+        (folder / name).write_text(json.dumps({**json.loads(whole[name]), **change}))
+        with pytest.raises(ModelError, match="more than"):
+            load_tokenizer(folder)
+        (folder / name).write_text(whole[name])
+    load_tokenizer(folder)
+
+
+def test_a_pipe_in_a_model_folder_is_not_waited_for(tiny_model, tmp_path):
+    folder = _copy(tiny_model, tmp_path / "model")
+    os.mkfifo(folder / "added_tokens.json")
+    with pytest.raises(ModelError, match="named pipe"):
+        load_tokenizer(folder)

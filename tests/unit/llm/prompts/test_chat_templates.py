@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,16 @@ def test_think_blocks_are_no_part_of_what_is_said(text: str, said: str, why: str
 
 def test_what_utf8_cannot_hold_is_replaced() -> None:
     assert storable("a\ud83d b\0 \ud83d\ude00 é") == "a� b 😀 é"
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "{{ 'a' * 10**10 }}",
+     "{{ '%9999999999d' % 1 }}", "{{ 'a'.center(10**9) }}", "{{ 9**(9**9) }}",
+     "{% set x = 'a' * 10**8 %}{{ ([x] * 100)|join('') }}"],
+)  # fmt: skip
+def test_a_template_that_takes_too_much_is_ended(made: Any, template: str) -> None:
+    before = time.process_time()
+    with pytest.raises(TemplateRefusal):
+        Chats(made(template)).prompts([[{"role": "user", "content": "hi"}]])
+    assert time.process_time() - before < 2

@@ -107,3 +107,18 @@ def test_an_unknown_configuration_names_those_there_are() -> None:
         launch_file("dpp")
     assert error.value.closest == "ddp"
     assert {"cpu", "ddp", "fsdp", "zero2"} <= set(error.value.allowed)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["num_processes: 1000000", "compute_environment: AMAZON_SAGEMAKER", "command_file: /tmp/x", "commands: [id]",
+     "mpirun_config: {mpirun_hostfile: x}", "deepspeed_config: {deepspeed_hostfile: x}", "main_process_ip: 10.0.0.1",
+     "tpu_use_cluster: true", "x: &x [1, 1]\ny: &y [*x, *x]\n" + "".join(f"z{n}: *y\n" for n in range(3_000)),
+     "a: !!python/object/apply:os.system [id]"],
+)  # fmt: skip
+def test_what_would_run_elsewhere_or_has_no_end_is_refused(tmp_path: Path, text: str) -> None:
+    whole = {"distributed_type": "distributed_type: MULTI_GPU", "num_processes": "num_processes: 2"}
+    lines = [line for key, line in whole.items() if not text.startswith(key)]
+    (tmp_path / "a.yaml").write_text("\n".join([*lines, text]))
+    with pytest.raises(LlmcfError):
+        read_launch(tmp_path / "a.yaml")

@@ -306,3 +306,10 @@ def test_no_mutation_of_a_bundle_ends_in_a_foreign_error(world, saved, tmp_path)
             raise AssertionError(f"mutation {seed}") from error
         assert time.process_time() - started < 2, seed
     assert refused > many / 3
+
+
+def test_a_link_in_a_bundle_is_not_followed(bundle, tmp_path):
+    (bundle / "weights.safetensors").rename(tmp_path / "elsewhere")
+    (bundle / "weights.safetensors").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is a link"):
+        load_bundle(bundle)
