@@ -18,7 +18,7 @@ from llmcf_cli.tabular.damage import LINE_ENDS, LONGEST, find_damage
 from llmcf_cli.tabular.files import encoding_hint, exactly, scratch_folder, unreadable_text
 from llmcf_cli.tabular.sql import name, scalar, text
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, check_count, distinct_names
-from llmcf_cli.tabular.unpack import BROKEN, check_text, opened
+from llmcf_cli.tabular.unpack import BROKEN, MAX_BLANK_LINES, check_text, opened
 from llmcf_cli.tabular.values import WHITE
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -78,6 +78,8 @@ def first_line(path: Path, dialect: Dialect) -> Header:
         with io.TextIOWrapper(opened(path), encoding=encoding, errors="surrogateescape", newline="") as handle:
             for number, line in enumerate(iter(lambda: handle.readline(LONGEST), ""), 1):
                 line.replace("\0", "\udc00").encode("utf-8")
+                if number > MAX_BLANK_LINES:
+                    raise DataError(f"begins with {MAX_BLANK_LINES:,} blank lines", where=str(path))
                 if line.strip(WHITE):
                     return _header(line, handle, number, dialect, f"{path}:{number}")
     except (*BROKEN, UnicodeError) as error:

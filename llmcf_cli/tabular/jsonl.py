@@ -18,7 +18,7 @@ from llmcf_cli.tabular.files import unreadable
 from llmcf_cli.tabular.records import RecordTable
 from llmcf_cli.tabular.sql import name
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table
-from llmcf_cli.tabular.unpack import BROKEN, opened
+from llmcf_cli.tabular.unpack import BROKEN, MAX_BLANK_LINES, check_packed, opened
 from llmcf_cli.tabular.values import EXACT_FLOAT, WHITE
 
 EXAMPLE = '{"user_id": "196", "item_id": "242"}'
@@ -61,10 +61,13 @@ def each_record(
             yield from _elements(path, decoder)
             return
         with opened(path) as handle:
+            last = 0  # line that was not blank
             for number, line in enumerate(iter(lambda: handle.readline(LONGEST + 1), b""), 1):
                 text, problem = _text(line)
                 if problem is None and not text:
+                    _check_blank(path, number, last)
                     continue
+                last = number
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
     except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
         raise DataError("is not utf-8", where=str(path), hint="save the file as utf-8") from error
@@ -116,6 +119,11 @@ def read_json(
     Raises:
         DataError: The file cannot be read at all, or has no record.
     """
+    if rows is None:
+        try:
+            check_packed(path)
+        except BROKEN as error:
+            raise unreadable(path, error) from error
     table = RecordTable(con, into, str(path), only)
     bad, samples = 0, list[str]()
     found = each_record(path, parse, _EXACT)
@@ -204,11 +212,18 @@ def _is_deep(value: Any, line: str) -> bool:
 
 def _is_array(path: Path) -> bool:
     with opened(path) as handle:
-        for line in iter(lambda: handle.readline(_CHUNK), b""):
+        for number, line in enumerate(iter(lambda: handle.readline(_CHUNK), b""), 1):
+            _check_blank(path, number, 0)
             text = line.decode("utf-8", "replace").strip(WHITE)
             if text:
                 return text.startswith("[")
     return False
+
+
+def _check_blank(path: Path, number: int, last: int) -> None:
+    if number - last > MAX_BLANK_LINES:
+        what = f"has {MAX_BLANK_LINES:,} blank lines one after the other"
+        raise DataError(what, where=f"{path}:{last + 1}", hint="remove them")
 
 
 def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any, str | None]]:

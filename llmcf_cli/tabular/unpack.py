@@ -22,6 +22,8 @@ MOST_TIMES = 200
 """Times its own size that a larger one may have then; tables have 3 to 50."""
 LONGEST_LINE = 1 << 24
 """Bytes of a line past which a table is no text; DuckDB leaves lines past twice that out without a word."""
+MAX_BLANK_LINES = 100_000
+"""One after the other, past which nothing is looked for behind them."""
 _CHUNK = 1 << 20
 
 
@@ -47,6 +49,19 @@ class _Bounded(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+
+def check_packed(path: Path) -> None:
+    """Look at a packed file as a whole, before the work of reading what is in it begins.
+
+    Raises:
+        DataError: It unpacks to far more than files do.
+        OSError, EOFError, zlib.error: It cannot be read or unpacked.
+    """
+    if path.suffix in PACKED:
+        with opened(path) as handle:
+            while handle.read(_CHUNK):
+                pass
 
 
 def check_text(path: Path) -> None:

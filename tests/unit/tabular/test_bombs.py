@@ -31,11 +31,10 @@ def score(file):
     return read_requests(file, RequestForm())
 
 
-@pytest.mark.parametrize("packing", ["gz", "zst"])
-@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize(("name", "packing"), [*((name, "gz") for name in BOMBS), ("rows.csv", "zst")])
 def test_what_unpacks_without_end_is_refused(tmp_path, name, packing):
     file = tmp_path / f"{name}.{packing}"
-    pack = {"gz": lambda: gzip.open(file, "wb", 6), "zst": lambda: pa.CompressedOutputStream(str(file), "zstd")}
+    pack = {"gz": lambda: gzip.GzipFile(file, "wb", 6), "zst": lambda: pa.CompressedOutputStream(str(file), "zstd")}
     with pack[packing]() as out:
         out.write(STARTS.get(name, b""))
         for _ in range(MOST_FREE // MIB + 8):

@@ -133,8 +133,7 @@ def test_what_utf8_cannot_hold_is_replaced() -> None:
 @pytest.mark.parametrize(
     "template",
     ["{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "{{ 'a' * 10**10 }}",
-     "{{ '%9999999999d' % 1 }}", "{{ 'a'.center(10**9) }}", "{{ 9**(9**9) }}",
-     "{% set x = 'a' * 10**8 %}{{ ([x] * 100)|join('') }}"],
+     "{{ '%9999999999d' % 1 }}", "{{ 9**(9**9) }}"],
 )  # fmt: skip
 def test_a_template_that_takes_too_much_is_ended(made: Any, template: str) -> None:
     before = time.process_time()
