@@ -78,7 +78,7 @@ def bounded_client(seconds: float, before: Callable[[], None]) -> httpx2.Client:
         seconds: From the last byte that is sent to the last that is received.
         before: Called before every request, those that are made again included.
     """
-    client = DefaultHttpxClient(
+    client: httpx2.Client = DefaultHttpxClient(
         event_hooks={"request": [lambda request: before()], "response": [_refuse_packed]}, follow_redirects=False,
         headers={"Accept-Encoding": "identity"},
     )  # fmt: skip
