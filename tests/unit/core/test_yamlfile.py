@@ -150,3 +150,9 @@ def test_lines_carry_the_key_path_that_starts_on_them():
     assert [(text.strip(), key) for text, key in lines if key] == [
         ("b: 1", "a.b"), ("c: [2, 3]", "a.c.0"), ("- e: |", "d.0.e")
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ['x: "\\ud800"', 'x: "a\\0b"', '"\\udfff": 1'])
+def test_what_no_file_can_hold_is_refused(write, text):
+    with pytest.raises(RecipeError):
+        read_yaml(write(text))

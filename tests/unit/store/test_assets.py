@@ -278,3 +278,7 @@ def test_a_folder_named_by_a_short_digest_is_taken_over_if_it_is_whole(simple):
     assert store.fetch("x") == folder
     assert not store.verify("x")
     assert not earlier.exists()
+
+
+def test_the_home_of_nobody_is_an_error(simple, tmp_path):
+    assert [type(problem) for problem in Locator(tmp_path, simple[0]).check(["~nosuchuser/x"])] == [DataError]

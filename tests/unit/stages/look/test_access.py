@@ -4,10 +4,12 @@ import pytest
 
 from llmcf_cli.core.errors import AccessError
 from llmcf_cli.core.permissions import READ_VARIABLE, Host, Permissions
+from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import check_recipe, load_recipe
+from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.files import file_problems, locator_of
 from llmcf_cli.stages.look.access import access_of
-from llmcf_cli.stages.pipeline import check_servers
+from llmcf_cli.stages.pipeline import check_servers, open_context, run_steps, targets
 
 RECIPE = """
 extends: quickstart
@@ -106,3 +108,13 @@ def test_an_asset_of_the_recipes_own_catalogue_is_told(theirs):
     found = access(theirs, "match.space.encoder=asset:mine")
     (mine,) = [fetch for fetch in found.fetches if fetch.own]
     assert (mine.asset.name, mine.sources, mine.here) == ("mine", (Host.of("example.org"),), False)
+
+
+def test_a_run_asks_before_its_first_step(theirs):
+    theirs.write_text("\n".join(line for line in RECIPE.splitlines() if not line.startswith(("dataset", "  source"))))
+    begun = []
+    context = open_context(load_recipe(theirs), theirs.parent / "artifacts")
+    steps = plan(context, targets(context.recipe, "gen-cot"))
+    with pytest.raises(AccessError):
+        run_steps(context, steps, SILENT, on_start=begun.append, on_end=lambda *_: None, on_failure=lambda *_: None)
+    assert begun == []
