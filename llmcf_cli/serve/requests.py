@@ -23,7 +23,7 @@ from llmcf_cli.tabular.jsonl import read_json
 from llmcf_cli.tabular.lists import as_list, parse_lists
 from llmcf_cli.tabular.parquet import read_parquet
 from llmcf_cli.tabular.records import read_arrow, read_records
-from llmcf_cli.tabular.sql import columns_of, name
+from llmcf_cli.tabular.sql import columns_of, name, scalar
 from llmcf_cli.tabular.table import Table
 from llmcf_cli.tabular.times import PROBLEMS, TimeFormat, as_position, with_times
 from llmcf_cli.tabular.unpack import PACKED, plain_suffix
@@ -208,7 +208,7 @@ def _check_ids(con: Any, table: Table, types: Mapping[str, str]) -> None:
     """Raise a `DataError` about ids that are too long to be any: in Parquet a few bytes may stand for many such."""
     for column in NEEDED:
         if is_text(types[column]):
-            longest = con.execute(f"SELECT max(strlen({name(column)})) FROM {table.relation}").fetchone()[0] or 0
+            longest = scalar(con, f"SELECT max(strlen({name(column)})) FROM {table.relation}") or 0
             if longest > MAX_ID:
                 raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", where=table.origin)
 

@@ -17,7 +17,8 @@ def text(value: str) -> str:
 
 def scalar(con: Any, sql: str) -> Any:
     """The single value a query returns."""
-    return con.execute(sql).fetchone()[0]
+    ((found,),) = con.execute(sql).fetchall()  # to its end: DuckDB refuses a relation beside an unfinished result
+    return found
 
 
 def columns_of(con: Any, relation: str) -> dict[str, str]:
