@@ -31,7 +31,12 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     """
     files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
     if not files:
-        raise DataError("holds no .parquet file", where=str(path), hint="name the file or folder that holds the table")
+        raise DataError(
+            "holds no .parquet file",
+            code="source-files",
+            where=str(path),
+            hint="name the file or folder that holds the table",
+        )
     listed = ", ".join(text(exactly(file)) for file in files)
     relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
     limit = "" if rows is None else f" LIMIT {rows}"
