@@ -219,8 +219,8 @@ class _Builder:
             return self._origin
         return Origin(self._origin.file, node.start_mark.line + 1)
 
-    def _problem(self, what: str, origin: Origin) -> None:
-        self.problems.append(LlmcfError(what, code="yaml-limit", where=origin.place()))
+    def _problem(self, code: str, what: str, origin: Origin) -> None:
+        self.problems.append(LlmcfError(what, code=code, where=origin.place()))
 
 
 def _unwritable(what: str, text: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
+from llmcf_cli.core.place import Place
 from llmcf_cli.data.entities import RESERVED
 from llmcf_cli.data.raw import Entity, columns_of, name, text
 from llmcf_cli.data.remedies import in_expression
@@ -48,7 +49,7 @@ def chosen_features(con: Any, section: DatasetSection) -> tuple[Choice, ...]:
     return tuple(found)
 
 
-def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: str) -> LlmcfError | None:
+def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: Place | str) -> LlmcfError | None:
     """That a feature is no column of its table; None: it is one."""
     if column in columns:
         return None

@@ -121,11 +121,8 @@ def worded(item: ErrorDetails, where: Place, known: Sequence[str], meaning: str)
         about = f" ({meaning.rstrip('.')})" if meaning and kind == "string_pattern_mismatch" else ""
         return LlmcfError(found + about, code="value-invalid", where=where)
     message = item["msg"]
-    return LlmcfError(
-        message[:1].lower() + message[1:],
-        code="type-missing" if kind == "missing_type" else "value-invalid",
-        where=where,
-    )
+    code = "type-missing" if kind == "missing_type" else "value-invalid"
+    return LlmcfError(message[:1].lower() + message[1:], code=code, where=where)
 
 
 def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
