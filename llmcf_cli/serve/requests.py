@@ -119,7 +119,9 @@ def _own_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise DataError("takes more memory than there is", where=str(path), hint="score it in parts") from error
+        raise DataError(
+            "takes more memory than there is", code="memory-full", where=str(path), hint="score it in parts"
+        ) from error
 
 
 def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
@@ -217,7 +219,8 @@ def _check_ids(con: Any, table: Table, types: Mapping[str, str]) -> None:
         if is_text(types[column]):
             longest = con.execute(f"SELECT max(strlen({name(column)})) FROM {table.relation}").fetchone()[0] or 0
             if longest > MAX_ID:
-                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", where=table.origin)
+                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", code="request-value",
+                        where=table.origin)  # fmt: skip
 
 
 def _check_length(con: Any, table: Table) -> None:

@@ -79,7 +79,7 @@ def first_line(path: Path, dialect: Dialect) -> Header:
             for number, line in enumerate(iter(lambda: handle.readline(LONGEST), ""), 1):
                 line.replace("\0", "\udc00").encode("utf-8")
                 if number > MAX_BLANK_LINES:
-                    raise DataError(f"begins with {MAX_BLANK_LINES:,} blank lines", where=str(path))
+                    raise DataError(f"begins with {MAX_BLANK_LINES:,} blank lines", code="blank-lines", where=str(path))
                 if line.strip(WHITE):
                     return _header(line, handle, number, dialect, f"{path}:{number}")
     except (*BROKEN, UnicodeError) as error:

@@ -234,7 +234,7 @@ def _is_array(path: Path) -> bool:
 def _check_blank(path: Path, number: int, last: int) -> None:
     if number - last > MAX_BLANK_LINES:
         what = f"has {MAX_BLANK_LINES:,} blank lines one after the other"
-        raise DataError(what, where=f"{path}:{last + 1}", hint="remove them")
+        raise DataError(what, code="blank-lines", where=Place(file=str(path), line=last + 1), hint="remove them")
 
 
 def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any, str | None]]:

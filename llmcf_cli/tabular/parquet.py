@@ -67,9 +67,11 @@ def _check_size(file: Path) -> None:
     size = file.stat().st_size
     hint = "if that is as it should be, write it again without compression, or as CSV"
     if rows > max(MOST_ROWS, ROWS_PER_BYTE * size):
-        raise DataError(f"claims {rows:,} rows in {size:,} bytes", where=str(file), hint=hint)
+        raise DataError(f"claims {rows:,} rows in {size:,} bytes", code="unpack-limit", where=str(file), hint=hint)
     if unpacked > max(MOST_FREE, MOST_TIMES * size):
-        raise DataError(f"unpacks to more than {MOST_TIMES} times its size", where=str(file), hint=hint)
+        raise DataError(
+            f"unpacks to more than {MOST_TIMES} times its size", code="unpack-limit", where=str(file), hint=hint
+        )
 
 
 def _renamed(file: Path, found: list[str]) -> tuple[str, ...]:

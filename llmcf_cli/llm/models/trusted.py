@@ -93,7 +93,8 @@ def check_contained(folder: Path) -> None:
     if config.is_file():
         for key, value in _settings(_json(config)):
             if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
-                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}", where=str(config))
+                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}",
+                                 code="model-limit", where=str(config))  # fmt: skip
             if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
                 raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run",
                                  code="model-remote-code", where=str(config),
@@ -106,18 +107,18 @@ def _check_sizes(folder: Path) -> None:
         try:
             kind = kind_of(file)
         except LlmcfError as error:
-            raise ModelError(error.what, where=error.where, hint=error.hint) from error
+            raise ModelError(error.what, code=error.code, where=error.where, hint=error.hint) from error
         if kind == "file" and file.suffix not in _WEIGHT_SUFFIXES:
             most = _MOST.get(file.name, MAX_TEXT_BYTES)
             if file.stat().st_size > most:
-                raise ModelError(f"is larger than {most:,} bytes", where=str(file))
+                raise ModelError(f"is larger than {most:,} bytes", code="file-limit", where=str(file))
     for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
         if (folder / name).is_file():
             settings = _json(folder / name, _MOST.get(name, MAX_TEXT_BYTES))
             tokens = settings.get(key) if isinstance(settings, dict) else None
             if isinstance(tokens, list | dict) and len(tokens) > MAX_ADDED_TOKENS:
                 what = f"adds {len(tokens):,} tokens to the vocabulary, more than {MAX_ADDED_TOKENS:,}"
-                raise ModelError(what, where=str(folder / name))
+                raise ModelError(what, code="model-limit", where=str(folder / name))
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:

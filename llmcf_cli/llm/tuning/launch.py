@@ -70,7 +70,8 @@ def read_launch(path: Path) -> LaunchSettings:
                 hint = "remove it: processes are started on this machine alone"
                 raise LlmcfError(what, code="launch-elsewhere", where=f"{path}: {place}{key}", hint=hint)
     if found.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
-        raise LlmcfError("only this machine is supported", code="launch-elsewhere", where=f"{path}: compute_environment",
+        raise LlmcfError("only this machine is supported", code="launch-elsewhere",
+                         where=f"{path}: compute_environment",
                          allowed=("LOCAL_MACHINE",))  # fmt: skip
     if found.get("num_machines", 1) != 1:
         raise LlmcfError(

@@ -194,7 +194,10 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     for name in files:
         if (path / name).is_symlink():
             raise StoreError(
-                "is a link; a bundle has its own files", code="bundle-link", where=str(path / name), hint="copy the bundle again"
+                "is a link; a bundle has its own files",
+                code="bundle-link",
+                where=str(path / name),
+                hint="copy the bundle again",
             )
         if not (path / name).is_file():
             raise StoreError(
