@@ -60,7 +60,11 @@ def audit(
         audits.append(checked)
     negatives = [report for _, report in negatives_audits(found)]
     if not audits and not negatives:
-        raise StoreError("no arm reads examples and no negatives are drawn: there is nothing to audit", where=run)
+        raise StoreError(
+            "no arm reads examples and no negatives are drawn: there is nothing to audit",
+            code="audit-nothing",
+            where=run,
+        )
     for report in negatives:
         console().print(negatives_line(asdict(report)), style="bold red" if report.violations else "", markup=False)
     effects = list(chance_effects(found, make_progress())) if chance else []

@@ -52,7 +52,12 @@ def show(
     chosen = [("sample", sample), ("user or item", user or item), ("best", best), ("worst", worst)]
     given = [f"--{name}" for name, value in chosen if value is not None]
     if len(given) > 1:
-        raise LlmcfError(f"{' and '.join(given)} cannot stand together", where="cot show", hint="give one of them")
+        raise LlmcfError(
+            f"{' and '.join(given)} cannot stand together",
+            code="option-conflict",
+            where="cot show",
+            hint="give one of them",
+        )
     found = cot.written(opened(recipe, set_, artifacts, allow_read))
     if sample is not None or user is not None or item is not None:
         rows = found.of(sample_id=sample, user_id=user, item_id=item)

@@ -40,7 +40,7 @@ def show(
     from llmcf_cli.stages.look.explain import explain_match, matched_node
 
     if (sample is None) == (user is None or item is None):
-        raise LlmcfError("give --user and --item, or --sample alone", where="match show")
+        raise LlmcfError("give --user and --item, or --sample alone", code="option-conflict", where="match show")
     node = matched_node(opened(recipe, set_, artifacts, allow_read), arm)
     if sample is None:
         samples = find_samples(node.needs["ingest"].folder / "data.duckdb", str(user), str(item), split)

@@ -14,7 +14,7 @@ def print_access(found: Access, recipe: str) -> None:
     """Print what a recipe would do, a table for each kind of it, and what is to be allowed first."""
     table = _table("reads", "named at", "")
     for read in found.reads:
-        table.add_row(escaped(str(read.path or read.name)), escaped(read.where), _readable(read))
+        table.add_row(escaped(str(read.path or read.name)), escaped(str(read.where)), _readable(read))
     console().print(table)
     if found.fetches:
         table = _table("fetches", "MB", "from", "licence", "")

@@ -69,7 +69,7 @@ def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = escaped(step.node.label)
     if not step.runs:
-        how = "cached" if step.reason == "cached" else escaped(step.reason)
+        how = escaped(step.reason)
         made = manifest.started[:19].replace("T", " ")
         console().print(f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]")
         return

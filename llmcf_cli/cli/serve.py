@@ -47,7 +47,9 @@ def score(
     from llmcf_cli.serve.scorer import Scorer
 
     if out is not None and out.suffix not in WRITTEN:
-        raise DataError(f"cannot write {out.suffix or 'this kind of'} file", where=str(out), allowed=WRITTEN)
+        raise DataError(
+            f"cannot write {out.suffix or 'this kind of'} file", code="file-ending", where=str(out), allowed=WRITTEN
+        )
     scorer = Scorer.load(bundle, signers=signers)
     asked = read_requests(requests, scorer.form)
     scores = scorer.score(asked)

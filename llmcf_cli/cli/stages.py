@@ -166,7 +166,12 @@ def scaled_command(stage: str) -> Callable[..., None]:
 
             changes = {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
         elif any(option is not None for option in (address, workers, share)):
-            raise LlmcfError("are of a Ray cluster", where="--address, --workers and --share", hint="add --on ray")
+            raise LlmcfError(
+                "are of a Ray cluster",
+                code="option-conflict",
+                where="--address, --workers and --share",
+                hint="add --on ray",
+            )
         _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
     return command

@@ -51,8 +51,8 @@ def confined(work: Callable[[], str], *, seconds: float, most: int) -> str:
     if found[:1] == _DONE:
         return found[1:].decode("utf-8", "surrogatepass")
     if found[:1] == _FAILED:
-        raise LlmcfError(found[1:].decode("utf-8", "replace"))
-    raise LlmcfError(f"it takes more than {seconds:g} s or {most >> 20:,} MB")
+        raise LlmcfError(found[1:].decode("utf-8", "replace"), code="confined-failed")
+    raise LlmcfError(f"it takes more than {seconds:g} s or {most >> 20:,} MB", code="confined-limit")
 
 
 def _work(work: Callable[[], str], write: int, seconds: float, most: int) -> None:

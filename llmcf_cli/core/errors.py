@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from llmcf_cli.core.place import Place
 
 SHOWN_PROBLEMS = 100
 """Problems of a recipe that are told; the others are counted."""
@@ -15,23 +19,28 @@ class LlmcfError(Exception):
 
     Attributes:
         what: What went wrong, in one sentence.
-        where: File, line, key path, stage or row it was found at; empty when it has no place.
+        where: File, line, key path, stage or row it was found at; an empty place when it has none.
         allowed: Acceptable values, shown as a list.
         hint: The next thing to do, ideally a command.
+        code: Tells faults apart, whatever the words; see `core.codes`.
         exit_code: Process exit status that the command line uses.
     """
 
     exit_code = 1
+    code = "error"
 
-    def __init__(self, what: str, *, where: str = "", allowed: Sequence[str] = (), hint: str = "") -> None:
+    def __init__(
+        self, what: str, *, code: str = "", where: Place | str = "", allowed: Sequence[str] = (), hint: str = ""
+    ) -> None:
         super().__init__(what)
         self.what = what
-        self.where = where
+        self.where = Place.of(where)
         self.allowed = tuple(allowed)
         self.hint = hint
+        self.code = code or type(self).code
 
     def __str__(self) -> str:
-        lines = [f"{self.where}: {self.what}" if self.where else self.what]
+        lines = [": ".join(filter(None, (str(self.where), self.what)))]
         if self.allowed:
             lines.append("  allowed: " + ", ".join(self.allowed))
         if self.hint:
@@ -43,6 +52,7 @@ class RecipeError(LlmcfError):
     """A recipe, prompt or catalogue file is wrong. `problems` holds every one that was found."""
 
     exit_code = 2
+    code = "recipe"
 
     def __init__(self, problems: Sequence[LlmcfError], *, hint: str = "") -> None:
         self.problems = tuple(problems)
@@ -61,13 +71,15 @@ class UnknownNameError(LlmcfError):
     """A name that no registry or catalogue knows; carries the closest known one."""
 
     exit_code = 2
+    code = "unknown-name"
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: str = "", hint: str = "") -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, where: Place | str = "", hint: str = "") -> None:
         names = sorted(known)
         near = closest(name, names)
         suggestion = f'; did you mean "{near}"?' if near else ""
         shown = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         super().__init__(f'unknown {kind} "{shown}"{suggestion}', where=where, allowed=names, hint=hint)
+        self.kind = kind
         self.name = name
         self.closest = near
 
@@ -76,6 +88,7 @@ class DataError(LlmcfError):
     """Input data break a rule: missing file or column, duplicate ids, too many unparsable rows, no rows left."""
 
     exit_code = 3
+    code = "data"
 
 
 class LimitError(DataError):
@@ -86,6 +99,8 @@ class LimitError(DataError):
         found: What was counted: a share in [0, 1], or a number of samples.
         allowed_value: The limit's value.
     """
+
+    code = "data-limit"
 
     def __init__(
         self, limit: str, found: float, allowed_value: float, what: str, *, where: str = "", hint: str
@@ -103,16 +118,20 @@ class AssetError(LlmcfError):
     """An asset cannot be fetched or does not match its declared digest."""
 
     exit_code = 4
+    code = "asset"
 
 
 class ModelError(LlmcfError):
     """A model cannot be loaded, trained or served as asked."""
 
     exit_code = 5
+    code = "model"
 
 
 class PackageError(LlmcfError):
     """A library of an optional extra is not installed."""
+
+    code = "package-missing"
 
     def __init__(self, package: str, *, where: str) -> None:
         own = {"cryptography": "sign", "lm_eval": "ability", "openai": "openai", "ray": "ray", "vllm": "vllm"}
@@ -125,12 +144,35 @@ class StoreError(LlmcfError):
     """An artifact or store is locked, incomplete, of another version, or the disk is full."""
 
     exit_code = 6
+    code = "store"
 
 
 class AccessError(LlmcfError):
     """A recipe asks for what the user has not allowed on this machine: a host, or a file outside its folder."""
 
     exit_code = 7
+    code = "access"
+
+
+_PLAIN = {kind.__name__: kind for kind in (LlmcfError, DataError, AssetError, ModelError, StoreError, AccessError)}
+
+
+def as_data(error: LlmcfError) -> dict[str, Any]:
+    """An error as JSON data, for another process: what `from_data` takes."""
+    plain = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _PLAIN)
+    return {
+        "kind": plain, "code": error.code, "what": error.what, "where": asdict(error.where),
+        "allowed": list(error.allowed), "hint": error.hint,
+    }  # fmt: skip
+
+
+def from_data(data: dict[str, Any]) -> LlmcfError:
+    """The error that another process told of, of its class or the nearest that has no more to say."""
+    kind = _PLAIN[data["kind"]]
+    return kind(
+        data["what"], code=data["code"], where=Place.from_json(data["where"]), allowed=data["allowed"],
+        hint=data["hint"],
+    )  # fmt: skip
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

@@ -27,13 +27,16 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
     except (OSError, ValueError) as error:  # too long, links in a circle, no right to look; a null character
         shown, what = str(path), error.strerror if isinstance(error, OSError) else str(error)
         where = shown if len(shown) < 200 else f"{shown[:160]}… ({len(shown):,} characters)"
-        raise DataError(f"cannot be read: {what}", where=where) from error
+        raise DataError(f"cannot be read: {what}", code="file-unreadable", where=where) from error
     if stat.S_ISREG(mode):
         return "file"
     if stat.S_ISDIR(mode):
         return "folder"
     what = _KINDS.get(stat.S_IFMT(mode), "no regular file")
-    raise DataError(f"is {what}; only regular files are read", where=str(path), hint="save its content to a file")
+    raise DataError(
+        f"is {what}; only regular files are read", code="file-irregular", where=str(path),
+        hint="save its content to a file",
+    )  # fmt: skip
 
 
 def read_small(path: Path, most: int, error: type[LlmcfError] = DataError) -> bytes:
@@ -49,15 +52,15 @@ def read_small(path: Path, most: int, error: type[LlmcfError] = DataError) -> by
     """
     try:
         if (kind := kind_of(path)) != "file":
-            raise error("is a folder" if kind == "folder" else "no such file", where=str(path))
+            raise error("is a folder" if kind == "folder" else "no such file", code="path-missing", where=str(path))
         with path.open("rb") as handle:
             content = handle.read(most + 1)
     except DataError as refused:
-        raise error(refused.what, where=refused.where, hint=refused.hint) from refused
+        raise error(refused.what, code=refused.code, where=refused.where, hint=refused.hint) from refused
     except OSError as failed:
-        raise error(f"cannot be read: {failed.strerror}", where=str(path)) from failed
+        raise error(f"cannot be read: {failed.strerror}", code="file-unreadable", where=str(path)) from failed
     if len(content) > most:
-        raise error(f"is larger than {most:,} bytes", where=str(path))
+        raise error(f"is larger than {most:,} bytes", code="file-limit", where=str(path))
     return content
 
 
@@ -70,4 +73,4 @@ def read_json(path: Path, most: int, error: type[LlmcfError] = DataError) -> Any
     try:
         return json.loads(read_small(path, most, error))
     except (ValueError, RecursionError) as failed:
-        raise error(f"is no JSON: {failed}", where=str(path)) from failed
+        raise error(f"is no JSON: {failed}", code="json-invalid", where=str(path)) from failed

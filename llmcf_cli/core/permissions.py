@@ -61,7 +61,8 @@ class Host:
             name, port = "", None
         scheme = parts.scheme if name and not bare else "http" if _is_this_machine(name) else "https"
         if scheme not in _PORTS or not (_HOST.fullmatch(name) or _is_address(name)) or parts.username is not None:
-            raise LlmcfError(f"{address!r:.80} names no host", allowed=("api.example.com", "localhost:8000",
+            raise LlmcfError(f"{address!r:.80} names no host",
+                             code="host-invalid", allowed=("api.example.com", "localhost:8000",
                              "https://HOST:PORT"))  # fmt: skip
         return cls(scheme, name, port or _PORTS[scheme])
 
@@ -103,10 +104,12 @@ class Permissions:
             LlmcfError: The name is none of a variable, or the key would travel in the open.
         """
         if env is not None and not _ENV.fullmatch(env):
-            raise LlmcfError(f"{env!r:.80} names no environment variable", where="--env", allowed=("OPENAI_API_KEY",),
+            raise LlmcfError(f"{env!r:.80} names no environment variable",
+                             code="variable-invalid", where="--env", allowed=("OPENAI_API_KEY",),
                              hint="give the variable's name, never the key itself")  # fmt: skip
         if env is not None and not host.is_encrypted:
-            raise LlmcfError("a key is sent over https only, unless the host is this machine", where=str(host),
+            raise LlmcfError("a key is sent over https only, unless the host is this machine",
+                             code="host-insecure", where=str(host),
                              hint=f"llmcf keys allow https://{host.name} --env {env}")  # fmt: skip
         with self._changed() as content:
             content.setdefault("hosts", {})[str(host)] = {"env": env}
@@ -127,7 +130,8 @@ class Permissions:
             if host.is_this_machine:
                 return None, ""
             raise AccessError(
-                "you have not allowed this host, which would get lines of your data as prompts", where=str(host),
+                "you have not allowed this host, which would get lines of your data as prompts",
+                code="host-refused", where=str(host),
                 hint=f"if you trust it: llmcf keys allow {host} --env VARIABLE_WITH_ITS_KEY, or --no-key",
             )  # fmt: skip
         env = allowed[host]
@@ -151,7 +155,7 @@ class Permissions:
         """
         found = path.expanduser().resolve()
         if not found.exists():
-            raise LlmcfError("no such file or folder", where=f"--allow-read {path}")
+            raise LlmcfError("no such file or folder", code="path-missing", where=f"--allow-read {path}")
         with self._changed() as content:
             listed = content.setdefault("reads", {}).setdefault(str(recipe_folder.resolve()), [])
             if str(found) not in listed:
@@ -174,7 +178,12 @@ class Permissions:
         return content
 
     def _broken(self, why: str) -> StoreError:
-        return StoreError(f"cannot be read: {why}", where=str(self.file), hint="mend or remove it, then allow anew")
+        return StoreError(
+            f"cannot be read: {why}",
+            code="permissions-unreadable",
+            where=str(self.file),
+            hint="mend or remove it, then allow anew",
+        )
 
     @contextmanager
     def _changed(self) -> Iterator[dict[str, Any]]:
@@ -191,7 +200,7 @@ class Permissions:
                 fresh.write_text(json.dumps(content, indent=1), encoding="utf-8")
                 fresh.replace(self.file)
         except OSError as error:
-            raise StoreError(f"cannot be written: {error}", where=str(self.file),
+            raise StoreError(f"cannot be written: {error}", code="permissions-unwritable", where=str(self.file),
                              hint=f"set {CONFIG_VARIABLE} to a folder you can write to") from error  # fmt: skip
 
 
@@ -232,7 +241,7 @@ def check_readable(path: Path, allowed: Readable) -> None:
         if not allowed.covers(found):
             shown = found if found.is_dir() or place == path else found.parent
             raise AccessError(
-                f"lies outside the recipe's folder: {found}", where=str(path),
+                f"lies outside the recipe's folder: {found}", code="file-refused", where=str(path),
                 hint=f"if this recipe may read it, run the same command with --allow-read '{shown}'",
             )  # fmt: skip
 

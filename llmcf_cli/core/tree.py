@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-KeyPath = tuple[str | int, ...]
+from llmcf_cli.core.place import KeyPath, Place, dotted
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,16 @@ class Origin:
         if self.file is None:
             return "default"
         return f"{shown(self.file)}:{self.line}"
+
+    def place(self, *path: str | int) -> Place:
+        """This as the place of an error, with a key path."""
+        if self.override:
+            return Place(override=self.override, path=path)
+        return (
+            Place("default", path=path)
+            if self.file is None
+            else Place(file=shown(self.file), line=self.line, path=path)
+        )
 
 
 DEFAULT = Origin()
@@ -56,11 +66,6 @@ def text_origin(origin: Origin, text: Any, line: int) -> Origin:
         return origin
     # A block scalar (the only kind with line breaks worth counting) begins on the line below its key.
     return replace(origin, line=origin.line + ("\n" in text) + line - 1)
-
-
-def dotted(path: KeyPath) -> str:
-    """A key path as `--set` and messages write it: `llm.mix.0.share`."""
-    return ".".join(map(str, path))
 
 
 def plain(node: Node) -> Any:

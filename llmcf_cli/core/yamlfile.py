@@ -8,6 +8,7 @@ refused: reading takes a bounded time, whoever wrote the file.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.files import read_small
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.tree import Node, Origin, origins, shown
 
 MAX_BYTES = 1 << 19
@@ -74,11 +76,13 @@ def read_yaml(file: Path) -> Node:
     Raises:
         RecipeError: The file is missing, too big, empty, no YAML, no mapping, or holds something refused.
     """
-    node, where = read_any_yaml(file), shown(file)
+    node, where = read_any_yaml(file), Place(file=shown(file))
     if node.value is None:
-        raise RecipeError([LlmcfError("the file is empty", where=where)])
+        raise RecipeError([LlmcfError("the file is empty", code="yaml-empty", where=where)])
     if not isinstance(node.value, dict):
-        raise RecipeError([LlmcfError("is no mapping of keys to values", where=f"{where}:{node.origin.line}")])
+        raise RecipeError(
+            [LlmcfError("is no mapping of keys to values", code="yaml-no-mapping", where=node.origin.place())]
+        )
     return node
 
 
@@ -88,13 +92,13 @@ def read_any_yaml(file: Path) -> Node:
     Raises:
         RecipeError: The file is missing, too big, no YAML, or holds something refused.
     """
-    where = shown(file)
+    where = Place(file=shown(file))
     try:
         text = read_small(file, MAX_BYTES).decode("utf-8-sig")
     except LlmcfError as error:
-        raise RecipeError([LlmcfError(error.what, where=where, hint=error.hint)]) from error
+        raise RecipeError([LlmcfError(error.what, code=error.code, where=where, hint=error.hint)]) from error
     except UnicodeDecodeError as error:
-        raise RecipeError([LlmcfError(f"cannot be read: {error}", where=where)]) from error
+        raise RecipeError([LlmcfError(f"cannot be read: {error}", code="file-unreadable", where=where)]) from error
     return _parse(text, where, Origin(file, 1))
 
 
@@ -104,10 +108,10 @@ def read_value(text: str, origin: Origin) -> Node:
     Raises:
         RecipeError: It is no YAML or holds something refused.
     """
-    return _parse(text, str(origin), origin)
+    return _parse(text, origin.place(), origin)
 
 
-def _parse(text: str, where: str, origin: Origin) -> Node:
+def _parse(text: str, where: Place, origin: Origin) -> Node:
     try:
         loader = _Loader(text)
         try:
@@ -116,15 +120,17 @@ def _parse(text: str, where: str, origin: Origin) -> Node:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark and origin.file else ""
+        where = replace(where, line=mark.line + 1) if mark and origin.file else where
         what = " ".join(filter(None, [error.problem, error.context]))
         if what in (_TOO_MANY, _TOO_DEEP):
-            raise RecipeError([LlmcfError(what, where=where + line)]) from error
-        raise RecipeError([LlmcfError(f"is not valid YAML: {what}", where=where + line)]) from error
+            raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
+        raise RecipeError([LlmcfError(f"is not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
     except yaml.YAMLError as error:
-        raise RecipeError([LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", where=where)]) from error
+        raise RecipeError(
+            [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
+        ) from error
     except RecursionError as error:
-        raise RecipeError([LlmcfError(_TOO_DEEP, where=where)]) from error
+        raise RecipeError([LlmcfError(_TOO_DEEP, code="yaml-limit", where=where)]) from error
     if root is None:
         return Node(None, origin)
     builder = _Builder(origin)
@@ -148,9 +154,9 @@ class _Builder:
         if self._count > MAX_VALUES or depth > MAX_DEPTH:
             # Counted where aliases expand, so a small file of nested aliases ends here as well.
             what = _TOO_MANY if self._count > MAX_VALUES else _TOO_DEEP
-            raise RecipeError([*self.problems, LlmcfError(what, where=str(origin))])
+            raise RecipeError([*self.problems, LlmcfError(what, code="yaml-limit", where=origin.place())])
         if isinstance(node, yaml.CollectionNode) and len(node.value) > MAX_ENTRIES:
-            self._problem(f"has {len(node.value):,} entries; at most {MAX_ENTRIES:,} are read", origin)
+            self._problem("yaml-limit", f"has {len(node.value):,} entries; at most {MAX_ENTRIES:,} are read", origin)
             return Node(None, origin)
         if isinstance(node, yaml.MappingNode) and node.tag in _CONTAINERS:
             return Node(self._mapping(node, depth), origin)
@@ -158,7 +164,7 @@ class _Builder:
             return Node([self.build(item, self._at(item), depth + 1) for item in node.value], origin)
         if isinstance(node, yaml.ScalarNode) and node.tag in _SCALARS:
             return Node(self._scalar(node, origin), origin)
-        self._problem(f"the tag `{node.tag}` is not allowed; recipes are plain data", origin)
+        self._problem("yaml-refused", f"the tag `{node.tag}` is not allowed; recipes are plain data", origin)
         return Node(None, origin)
 
     def _mapping(self, node: yaml.MappingNode, depth: int) -> dict[str, Node]:
@@ -170,19 +176,19 @@ class _Builder:
                 for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
                     below = self.build(source, origin, depth + 1).value
                     if not isinstance(below, dict):
-                        self._problem("`<<` needs a mapping", origin)
+                        self._problem("yaml-refused", "`<<` needs a mapping", origin)
                         continue
                     inherited = {**below, **inherited}
                 continue
             key = key_node.value
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
-                self._problem("a key must be a plain name", origin)
+                self._problem("yaml-refused", "a key must be a plain name", origin)
             elif len(key) > MAX_KEY:
-                self._problem(f"a key has {len(key):,} characters; at most {MAX_KEY} are read", origin)
+                self._problem("yaml-limit", f"a key has {len(key):,} characters; at most {MAX_KEY} are read", origin)
             elif _UNWRITABLE.search(key):
-                self._problem(_unwritable("a key", key), origin)
+                self._problem("yaml-refused", _unwritable("a key", key), origin)
             elif key in own:
-                self._problem(f"the key `{key}` is written twice; first at {own[key].origin}", origin)
+                self._problem("yaml-key-twice", f"the key `{key}` is written twice; first at {own[key].origin}", origin)
             else:
                 own[key] = self.build(value_node, origin, depth + 1)
         return {**inherited, **own}
@@ -191,10 +197,10 @@ class _Builder:
         text: str = node.value
         kind = node.tag.removeprefix(_CORE)
         if kind in ("int", "float") and len(text) > MAX_DIGITS:
-            self._problem(f"a number of {len(text):,} characters; at most {MAX_DIGITS} are read", origin)
+            self._problem("yaml-limit", f"a number of {len(text):,} characters; at most {MAX_DIGITS} are read", origin)
             return None
         if _UNWRITABLE.search(text):
-            self._problem(_unwritable("a text", text), origin)
+            self._problem("yaml-refused", _unwritable("a text", text), origin)
             return None
         try:
             if kind == "int":
@@ -203,7 +209,9 @@ class _Builder:
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
             return self._scalars.construct_object(node)
         except (ValueError, KeyError, yaml.YAMLError):
-            self._problem(f"`{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}` is no {kind}", origin)
+            self._problem(
+                "value-invalid", f"`{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}` is no {kind}", origin
+            )
             return None
 
     def _at(self, node: yaml.Node) -> Origin:
@@ -211,8 +219,8 @@ class _Builder:
             return self._origin
         return Origin(self._origin.file, node.start_mark.line + 1)
 
-    def _problem(self, what: str, origin: Origin) -> None:
-        self.problems.append(LlmcfError(what, where=str(origin)))
+    def _problem(self, code: str, what: str, origin: Origin) -> None:
+        self.problems.append(LlmcfError(what, code=code, where=origin.place()))
 
 
 def _unwritable(what: str, text: str) -> str:
@@ -231,7 +239,7 @@ def dump_lines(data: Any) -> list[tuple[str, str]]:
     """The lines of `dump_yaml`, each with the key path of the first value that starts on it, or an empty string."""
     text = dump_yaml(data)
     starts: dict[int, str] = {}
-    for key, origin in origins(data, _parse(text, "", Origin(Path(), 1))).items():
+    for key, origin in origins(data, _parse(text, Place(), Origin(Path(), 1))).items():
         starts.setdefault(origin.line, key)
     return [(line, starts.get(number, "")) for number, line in enumerate(text.splitlines(), start=1)]
 

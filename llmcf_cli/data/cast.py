@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.place import Place
 from llmcf_cli.data.raw import Meaning
 from llmcf_cli.tabular.sql import columns_of, name
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, require_columns
@@ -18,6 +19,8 @@ WORDS: Mapping[str, str] = {
     "position": "the position is not a whole number", **PROBLEMS,
 }  # fmt: skip
 """Why a row is unusable: code → words."""
+MISSING: Mapping[str, str] = {"no user": "user", "no item": "item", "no rating": "rating", "no time": "time"}
+"""Of these, what is missing: code → value."""
 _VALUES = ("user", "item", "rating", "order")
 
 
@@ -77,7 +80,8 @@ def _stop_at_objects(table: Table, wanted: list[str]) -> None:
     for column in wanted:
         if column in table.objects:
             raise DataError(
-                f"{column} holds an object, no value", where=f"{table.origin}:{table.objects[column]}",
+                f"{column} holds an object, no value",
+                code="value-object", where=Place(file=table.origin, line=table.objects[column]),
                 hint="write the part that is meant as a key of its own",
             )  # fmt: skip
 
@@ -159,5 +163,5 @@ def too_many(lost: BadRows, bad: BadRows, total: int, limit: float, where: str, 
     detail = "".join(f"\n  {sample}" for sample in (lost.samples + bad.samples)[:MAX_BAD_SAMPLES])
     return DataError(
         f"{count:,} of {total:,} rows ({count / total:.1%}) are unusable, more than dataset.max_bad_rows "
-        f"({limit:.1%}) allows{detail}", where=where, hint=hint,
+        f"({limit:.1%}) allows{detail}", code="rows-unusable", where=where, hint=hint,
     )  # fmt: skip

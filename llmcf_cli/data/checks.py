@@ -41,7 +41,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     where = table.origin
     if needs_rating and meaning.rating is None:
         raise DataError(
-            "has no ratings, but the label needs them", where=where,
+            "has no ratings, but the label needs them", code="ratings-missing", where=where,
             hint=f"name the rating column in {meaning.settings or 'dataset.source.columns'}.rating, "
             "or use `label: {type: implicit}`",
         )  # fmt: skip
@@ -50,7 +50,9 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     lost, bad, problems = table.bad, bad_values(con), problem_counts(con)
     read = scalar(con, "SELECT count(*) FROM checked")
     if read + lost.count == 0:
-        raise DataError("has no rows", where=where, hint="check dataset.source and dataset.filter in the recipe")
+        raise DataError(
+            "has no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
+        )
     if lost.count + bad.count > max_bad_rows * (read + lost.count):
         worst = next(iter(problems), "lines")
         worst = "lines" if lost.count > problems.get(worst, 0) else worst

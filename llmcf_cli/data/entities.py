@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.place import Place
 from llmcf_cli.data.cast import too_many, whole_float_notes
 from llmcf_cli.data.raw import TABLES, Entity, RawData, columns_of, name, reading, scalar
 from llmcf_cli.data.remedies import in_expression
@@ -84,7 +85,8 @@ def clean_entity(
         raise DataError(
             f"{differing.count:,} {entity} ids have several rows that differ"
             + "".join(f"\n  {sample}" for sample in differing.samples),
-            where=table.origin, hint=f"set dataset.conflicts.{role}: first (or last), the row of the file that stays",
+            code="ids-conflict", where=table.origin,
+            hint=f"set dataset.conflicts.{role}: first (or last), the row of the file that stays",
         )  # fmt: skip
     latest = "DESC" if conflicts == "last" else "ASC"
     con.execute(
@@ -115,7 +117,12 @@ def cast_entity(con: Any, raw: RawData, entity: Entity) -> EntityCast:
     hint = f"name the id column in dataset.source.{entity}_key" if meaning.settings else "correct the file"
     require_columns([key], list(types), table.origin, hint)
     if key in table.objects:
-        raise DataError(f"{key} holds an object, no id", where=f"{table.origin}:{table.objects[key]}", hint=hint)
+        raise DataError(
+            f"{key} holds an object, no id",
+            code="value-object",
+            where=Place(file=table.origin, line=table.objects[key]),
+            hint=hint,
+        )
     left_out = [
         c for c, k in types.items() if c not in (key, *meaning.multi) and (k == "BLOB" or k.startswith(_VECTORS))
     ]
@@ -209,7 +216,7 @@ def _list_notes(con: Any, table: Table, role: str, cast: EntityCast, total: int,
         if count > max_bad_rows * total:
             raise DataError(
                 f"{count:,} of {total:,} values of {column} are no lists that can be read, more than "
-                f"dataset.max_bad_rows ({max_bad_rows:.1%}) allows", where=table.origin,
+                f"dataset.max_bad_rows ({max_bad_rows:.1%}) allows", code="lists-unreadable", where=table.origin,
                 allowed=("a|b", '["a", "b"]', "['a', 'b']"),
                 hint=f"take {column} out of dataset.source.multi, or derive a list in dataset.derive.{role}",
             )  # fmt: skip

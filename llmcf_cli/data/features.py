@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
+from llmcf_cli.core.place import Place
 from llmcf_cli.data.entities import RESERVED
 from llmcf_cli.data.raw import Entity, columns_of, name, text
 from llmcf_cli.data.remedies import in_expression
@@ -48,15 +49,21 @@ def chosen_features(con: Any, section: DatasetSection) -> tuple[Choice, ...]:
     return tuple(found)
 
 
-def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: str) -> LlmcfError | None:
+def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: Place | str) -> LlmcfError | None:
     """That a feature is no column of its table; None: it is one."""
     if column in columns:
         return None
     if not columns:
-        return LlmcfError(f"the data set has no columns of {entity}s", where=where)
+        return LlmcfError(f"the data set has no columns of {entity}s", code="feature-unknown", where=where)
     near = closest(column, columns)
     what = f"there is no {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
-    return LlmcfError(what, where=where, allowed=tuple(columns), hint="name a column of the table, or derive one")
+    return LlmcfError(
+        what,
+        code="feature-unknown",
+        where=where,
+        allowed=tuple(columns),
+        hint="name a column of the table, or derive one",
+    )
 
 
 def feature_sql(choice: Choice, sql_type: str) -> str:
@@ -144,7 +151,7 @@ def _stop_if_too_many(choice: Choice, bad: int, examples: tuple[str, ...], given
     table = f"{choice.entity}s"
     raise DataError(
         f"{bad:,} of {given:,} values are no numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
-        f"allows {limit:.1%}", where=f"dataset.features.{choice.entity}.{choice.name}",
+        f"allows {limit:.1%}", code="feature-numbers", where=f"dataset.features.{choice.entity}.{choice.name}",
         hint=f"derive a number in dataset.derive.{table}, as in {choice.name}: "
         f"number(replace({in_expression(choice.name)}, \"$\", \"\")), make the feature categorical, or raise "
         "dataset.max_bad_rows",
@@ -185,8 +192,14 @@ def _problem(entity: Entity, column: str, feature: FeatureSection, columns: dict
     is_list = columns[column].endswith("[]")
     if is_list and feature.kind != "multi":
         hint = f"make it multi, or derive one value of it in dataset.derive.{entity}s"
-        return LlmcfError(f"holds lists, so it cannot be {feature.kind}", where=where, allowed=("multi",), hint=hint)
+        return LlmcfError(
+            f"holds lists, so it cannot be {feature.kind}",
+            code="feature-kind",
+            where=where,
+            allowed=("multi",),
+            hint=hint,
+        )
     if not is_list and feature.kind == "multi":
         hint = f"name it in dataset.source.multi, or derive a list: parts({column}, {text('|')})"
-        return LlmcfError("holds one text each, no lists", where=where, hint=hint)
+        return LlmcfError("holds one text each, no lists", code="feature-kind", where=where, hint=hint)
     return None

@@ -145,12 +145,13 @@ def _scratch(folder: Path) -> Iterator[Any]:
         yield con
     except duckdb.OutOfMemoryException as error:
         raise StoreError(
-            f"the memory does not suffice: {first_sentence(error)}", where=str(folder.parent),
+            f"the memory does not suffice: {first_sentence(error)}", code="memory-full", where=str(folder.parent),
             hint="free memory or disk space and run again",
         ) from error  # fmt: skip
     except duckdb.IOException as error:
         raise StoreError(
             f"cannot be written: {first_sentence(error)}",
+            code="store-unwritable",
             where=str(folder.parent),
             hint="free disk space and run again",
         ) from error

@@ -63,7 +63,7 @@ class RatingLabel:
             raise DataError(
                 f"ratings go from {least:g} to {most:g}, so positive_from: {threshold:g} labels every sample "
                 f"{'positive' if positive else 'negative'}",
-                where="dataset.label", hint="choose another dataset.label.positive_from",
+                code="label-one-class", where="dataset.label", hint="choose another dataset.label.positive_from",
             )  # fmt: skip
         return f"rating ≥ {threshold:g} is positive: {positive:.1%} of the samples"
 
@@ -88,7 +88,8 @@ class ImplicitLabel:
         if not drawn:
             raise DataError(
                 "no negative could be drawn: every user has taken every item that can be drawn",
-                where="dataset.label", hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
+                code="negatives-none", where="dataset.label",
+                hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
             )  # fmt: skip
         lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""
         return f"{config.per_positive} negatives per positive, {config.negatives.type}: {drawn:,} drawn{lack}"

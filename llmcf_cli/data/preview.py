@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
-from llmcf_cli.data.cast import WORDS, cast_interactions, problem_counts
+from llmcf_cli.data.cast import MISSING, WORDS, cast_interactions, problem_counts
 from llmcf_cli.data.entities import cast_entity, require_multi
 from llmcf_cli.data.raw import SOURCE, TABLES, Entity, Locate, RawData, scalar
 from llmcf_cli.data.remedies import remedy
@@ -83,9 +83,9 @@ def _look_at_interactions(con: Any, raw: RawData, found: Preview) -> None:
         return
     rows = scalar(con, "SELECT count(*) FROM checked")
     for problem, count in problem_counts(con).items():
-        all_of_them = count == rows and not problem.startswith("no ")
+        all_of_them = count == rows and problem not in MISSING
         what = f"{WORDS[problem]}: {count:,} of the first {rows:,} rows"
-        told = DataError(what, where=table.origin, hint=remedy(con, problem, table, raw.meaning))
+        told = DataError(what, code="rows-unusable", where=table.origin, hint=remedy(con, problem, table, raw.meaning))
         (found.wrong if all_of_them else found.notes).append(told)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from llmcf_cli.data.cast import MISSING
 from llmcf_cli.data.raw import Meaning
 from llmcf_cli.tabular.sql import text
 from llmcf_cli.tabular.table import Table
@@ -32,8 +33,8 @@ def remedy(con: Any, problem: str, table: Table, meaning: Meaning) -> str:
     columns = {"user": meaning.user, "item": meaning.item, "rating": meaning.rating or "", "time": meaning.order}
     if problem == "lines":
         return table.remedy or f"correct these lines of the file, {_GIVE_UP}"
-    if problem.startswith("no "):
-        column = in_expression(columns[problem.removeprefix("no ")])
+    if problem in MISSING:
+        column = in_expression(columns[MISSING[problem]])
         other = ", or use `label: implicit`, which needs no ratings" if problem == "no rating" else ""
         kept = json.dumps(f"{column} is not null")
         return f"rows without it are left out by dataset.filter: {{interactions: {kept}}}{other}"

@@ -254,5 +254,6 @@ class StepLog:
             detail = "".join(f"\n  {sample}" for sample in samples)
             raise DataError(
                 f'step "{name}" left nothing: {dropped:,} dropped ({reason}){detail}',
-                where="dataset", hint="loosen that step's settings in the recipe, or check the source's columns",
+                code="data-empty", where="dataset",
+                hint="loosen that step's settings in the recipe, or check the source's columns",
             )  # fmt: skip

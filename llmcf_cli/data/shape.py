@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
+from llmcf_cli.core.place import Place
 from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
 from llmcf_cli.data.raw import RawData, Role, reading
 from llmcf_cli.data.report import StepLog
@@ -18,7 +19,7 @@ from llmcf_cli.tabular.sql import columns_of, name
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, Table
 from llmcf_cli.tabular.times import ORDERS, UNITS, format_problem, zone_problem
 
-Place = Callable[[Role, "str | None"], str]
+PlaceOf = Callable[[Role, "str | None"], Place | str]
 _LONGEST = 80  # characters of a value
 
 
@@ -92,7 +93,7 @@ class ShapeCount:
 
 def reshape(
     con: Any, raw: RawData, derive: DeriveSection, where: FilterSection, *, max_bad_rows: float = 1.0,
-    log: StepLog | None = None, place: Place | None = None,
+    log: StepLog | None = None, place: PlaceOf | None = None,
 ) -> RawData:  # fmt: skip
     """A data set whose tables have the derived columns, and the rows that the filter keeps.
 
@@ -115,7 +116,7 @@ def reshape(
         if role not in raw.tables and (getattr(derive, role) or getattr(where, role) is not None):
             what = f"the data set has no table of {role}"
             at = next(iter(getattr(derive, role)), None)
-            problems.append(LlmcfError(what, where=place(role, at), allowed=tuple(raw.tables)))
+            problems.append(LlmcfError(what, code="table-missing", where=place(role, at), allowed=tuple(raw.tables)))
 
     def change(role: Role, table: Table) -> Table:
         try:
@@ -143,7 +144,7 @@ def reshape(
 
 def shape(
     con: Any, relation: str, derive: Mapping[str, str], where: str | None, *, into: str, table: Role,
-    place: Place | None = None, zone: str | None = None,
+    place: PlaceOf | None = None, zone: str | None = None,
 ) -> tuple[str, ShapeCount | None]:  # fmt: skip
     """Create the view `into` over a relation: its columns, the derived ones, and the rows that the filter keeps.
 
@@ -174,7 +175,10 @@ def shape(
     if problems:
         where_at = place or place_of
         raise RecipeError([
-            LlmcfError(error.what, where=where_at(table, column), allowed=error.allowed) for column, error in problems
+            LlmcfError(
+                error.what, code="expression-invalid", where=where_at(table, column), allowed=error.allowed
+            )
+            for column, error in problems
         ])  # fmt: skip
     compiler = Compiler(types, zone)
     owners: list[str | None] = list(_define(compiler, shaping))
@@ -196,13 +200,13 @@ def _derived(value: Value, table: Role) -> str:
     return value.sql
 
 
-def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: Place) -> None:
+def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: PlaceOf) -> None:
     for failed in count.failed:
         if failed.count > limit * count.rows:
             raise DataError(
                 f"{failed.operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
                 f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
-                where=place(role, failed.column),
+                code="derivation-failed", where=place(role, failed.column),
                 hint=f"leave these rows out by dataset.filter.{role}: `{failed.operation} is not null` (and whatever "
                 "else it asks, after `and`, in brackets), say what to take instead by "
                 f"`coalesce({failed.operation}, …)`, or raise dataset.max_bad_rows",

@@ -59,7 +59,8 @@ class GlobalTimeSplit:
         """See `Split.assign`. The cuts are those between two different times that come nearest to the shares."""
         if clock != "global":
             raise DataError(
-                "the data have no clock shared by all users, only an order within each", where="dataset.split",
+                "the data have no clock shared by all users, only an order within each",
+                code="split-clock", where="dataset.split",
                 allowed=("leave_one_out",), hint="use `split: {type: leave_one_out}`",
             )  # fmt: skip
         con.execute(
@@ -70,7 +71,8 @@ class GlobalTimeSplit:
         if moments < 3:
             raise DataError(
                 f"the interactions have {moments} different times, and a split by time needs three",
-                where="dataset.split", hint="check dataset.source.columns.time, or use `split: {type: leave_one_out}`",
+                code="split-impossible", where="dataset.split",
+                hint="check dataset.source.columns.time, or use `split: {type: leave_one_out}`",
             )  # fmt: skip
         share = 1 - self._config.validation - self._config.test
         first, number = _nearest(con, total * share, 0, moments - 2)
@@ -113,7 +115,8 @@ class LeaveOneOutSplit:
         ).fetchone()
         if short == users:
             raise DataError(
-                "no user has three interactions, so nothing can be left out", where="dataset.split",
+                "no user has three interactions, so nothing can be left out",
+                code="split-impossible", where="dataset.split",
                 hint="check dataset.source.columns.user, or lower dataset.k_core",
             )  # fmt: skip
         tied = scalar(

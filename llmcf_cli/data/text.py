@@ -51,7 +51,7 @@ def compile_template(template: str, columns: Sequence[str], where: str) -> Rende
         return lambda row: ", ".join(str(value).strip() for value in row.values() if value)
     problems = template_problems(template, columns)
     if problems:
-        raise RecipeError([LlmcfError(p.what, where=where, allowed=p.allowed) for p in problems])
+        raise RecipeError([LlmcfError(p.what, code="text-template", where=where, allowed=p.allowed) for p in problems])
     import pystache
 
     parsed = pystache.parse(template)

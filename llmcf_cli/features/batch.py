@@ -139,7 +139,7 @@ class Batch:
             ModelError: The batch was made without targets.
         """
         if self.target_B is None:
-            raise ModelError("the batch has no targets", where="rec model")
+            raise ModelError("the batch has no targets", code="batch-incomplete", where="rec model")
         return Targets(self.target_B, self.teacher_B)
 
     def __len__(self) -> int:
@@ -188,10 +188,10 @@ def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: V
     """
     name = f"{entity}_id"
     if name not in table.column_names:
-        raise DataError(f"the {entity} table has no column {name!r}", allowed=table.column_names)
+        raise DataError(f"the {entity} table has no column {name!r}", code="column-missing", allowed=table.column_names)
     ids = table[name].combine_chunks().cast(pa.string())
     if len(ids.unique()) != len(ids):
-        raise DataError(f"{entity} ids repeat", where=name)
+        raise DataError(f"{entity} ids repeat", code="ids-repeat", where=name)
     columns = {f.name: _encode_field(table, f, vocab) for f in spec.fields if f.entity == entity}
     return EntityTable(entity, ids, columns)
 
@@ -216,7 +216,11 @@ def encode_rows(table: pa.Table, history_length: int) -> Samples:
     """
     missing = {"sample_id", "user_row", "item_row", "label", "time", "history"} - set(table.column_names)
     if missing:
-        raise DataError(f"sample rows lack the columns {', '.join(sorted(missing))}", allowed=table.column_names)
+        raise DataError(
+            f"sample rows lack the columns {', '.join(sorted(missing))}",
+            code="column-missing",
+            allowed=table.column_names,
+        )
 
     def column(name: str, kind: Any) -> NDArray[Any]:
         values: NDArray[Any] = table[name].combine_chunks().to_numpy(zero_copy_only=False)
@@ -285,5 +289,7 @@ def _numbers(column: pa.Array, where: str) -> NDArray[np.float64]:
     try:
         values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"holds {column.type} that is no number ({error})", where=where) from error
+        raise DataError(
+            f"holds {column.type} that is no number ({error})", code="value-unreadable", where=where
+        ) from error
     return np.where(np.isfinite(values), values, np.nan)

@@ -91,4 +91,6 @@ def load_collaborative(path: Path) -> Collaborative:
     try:
         return Collaborative(**load_file(path))
     except (FileNotFoundError, SafetensorError, TypeError) as error:
-        raise StoreError(f"holds no collaborative vectors: {error}", where=str(path), hint="llmcf collab") from error
+        raise StoreError(
+            f"holds no collaborative vectors: {error}", code="vectors-missing", where=str(path), hint="llmcf collab"
+        ) from error

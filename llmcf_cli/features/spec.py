@@ -169,7 +169,9 @@ def fit_features(
         missing = sorted(chosen.keys() - set(table.column_names))
         if missing:
             what = f"the {entity} table has no column {missing[0]!r}"
-            raise DataError(what, where="features", hint="run the recipe again with --force ingest")
+            raise DataError(
+                what, code="column-missing", where="features", hint="run the recipe again with --force ingest"
+            )
         ordered = [chosen[name] for name in table.column_names if name in chosen]
         for choice in [Choice(entity, f"{entity}_id", "categorical"), *ordered]:
             column, count_R = _flat(table[choice.name]), counts[entity][1:]
@@ -231,7 +233,9 @@ def _fit_number(column: pa.Array, count_R: NDArray[np.int64], choice: Choice) ->
         mean, deviation = (float(f(known_n)) if len(known_n) else 0.0 for f in (np.mean, np.std))
     if not (np.isfinite(mean) and np.isfinite(deviation)):
         what = "the numbers are too large to be standardised"
-        raise DataError(what, where=f"{choice.entity}.{choice.name}", hint="use `transform: quantile`")
+        raise DataError(
+            what, code="feature-range", where=f"{choice.entity}.{choice.name}", hint="use `transform: quantile`"
+        )
     if deviation <= _SAME * np.abs(known_n).max(initial=0):
         deviation = 1.0  # all the same
     return FieldSpec(choice.name, choice.entity, "numeric", FIRST_ID + 1, scale=Scale(mean, deviation))
@@ -246,7 +250,7 @@ def _position_in_list(length_R: NDArray[np.int64]) -> NDArray[np.int64]:
 def _wrong_type(column: pa.Array, choice: Choice) -> DataError:
     wanted = {"categorical": "strings", "multi": "lists of strings", "numeric": "numbers (double)"}[choice.kind]
     what = f"a {choice.kind} feature holds {wanted}, this column holds {column.type}"
-    return DataError(what, where=f"{choice.entity}.{choice.name}")
+    return DataError(what, code="feature-kind", where=f"{choice.entity}.{choice.name}")
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -33,6 +33,7 @@ def item_text_array(table: pa.Table, num_items: int) -> NDArray[np.float32]:
     if not np.array_equal(np.sort(row_N), np.arange(1, num_items + 1)):
         raise DataError(
             f"text vectors for {len(row_N)} items, but the catalogue has {num_items}",
+            code="vectors-unfit",
             where="item_text",
             hint="run the recipe again with --force embed",
         )

@@ -183,7 +183,7 @@ def audit_matches(
 
     for path in (ingest_db, match_parquet):
         if not path.exists():
-            raise StoreError("no such file", where=str(path), hint="llmcf status")
+            raise StoreError("no such file", code="store-missing", where=str(path), hint="llmcf status")
     with duckdb.connect() as connection:
         try:
             connection.execute(f"ATTACH '{_quoted(ingest_db)}' AS ingest (READ_ONLY)")
@@ -191,7 +191,7 @@ def audit_matches(
             connection.execute(_PAIR, {"matches": str(match_parquet)})
         except duckdb.Error as error:
             what = f"cannot be audited: {str(error).splitlines()[0]}"
-            raise StoreError(what, where=f"{match_parquet} against {ingest_db}") from error
+            raise StoreError(what, code="audit-failed", where=f"{match_parquet} against {ingest_db}") from error
         samples, k = connection.execute(
             "SELECT count(*), coalesce(max(len(example_sample_id)), 0) FROM read_parquet($1)",
             [str(match_parquet)],

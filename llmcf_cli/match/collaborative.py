@@ -71,12 +71,16 @@ def fit_collaborative(
 def _check(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int) -> None:
     if not len(user_row_P):
         raise DataError(
-            "there are no positive train samples", where="collab", hint="check dataset.label and dataset.split"
+            "there are no positive train samples",
+            code="no-positives",
+            where="collab",
+            hint="check dataset.label and dataset.split",
         )
     for name, row_P, size in (("user", user_row_P, num_users), ("item", item_row_P, num_items)):
         if row_P.min() < 1 or row_P.max() > size:
             raise DataError(
-                f"{name} rows from {row_P.min()} to {row_P.max()}, but there are {size}", where="collab",
+                f"{name} rows from {row_P.min()} to {row_P.max()}, but there are {size}",
+                code="rows-out-of-range", where="collab",
                 hint="run the recipe again with --force ingest",
             )  # fmt: skip
 

@@ -319,7 +319,7 @@ def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
-        raise LlmcfError("no GPU found", where="match.search.device", allowed=("auto", "cpu"))
+        raise LlmcfError("no GPU found", code="gpu-missing", where="match.search.device", allowed=("auto", "cpu"))
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
@@ -327,10 +327,14 @@ def check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> N
     """Raise a `DataError` for examples that do not fit together; see `Searcher.prepare`."""
     if not len(example_ED) == len(keys) == len(label_E):
         what = f"{len(example_ED)} vectors, {len(keys)} keys and {len(label_E)} labels"
-        raise DataError(f"{what} do not fit together", where="match examples")
+        raise DataError(f"{what} do not fit together", code="vectors-unfit", where="match examples")
     if len(np.unique(keys.sample_id_N)) != len(keys):
-        raise DataError("a sample id occurs twice", where="match examples", hint="keep one example per sample")
+        raise DataError(
+            "a sample id occurs twice", code="ids-repeat", where="match examples", hint="keep one example per sample"
+        )
     if not np.isfinite(example_ED).all():
-        raise DataError("a vector is not finite", where="match examples", hint="embed the examples again")
+        raise DataError(
+            "a vector is not finite", code="vectors-not-finite", where="match examples", hint="embed the examples again"
+        )
     if not np.isin(label_E, (0, 1)).all():
-        raise DataError("a label is neither 0 nor 1", where="match examples")
+        raise DataError("a label is neither 0 nor 1", code="match-label", where="match examples")

@@ -113,7 +113,9 @@ def find_samples(database: Path, user: str, item: str, split: str | None = None)
     if not found:
         others = list(dict.fromkeys(of for _, of, where in rows if split in (None, where)))[-NEAREST:]
         where = f" in the {split} split" if split else ""
-        raise DataError(f"user {user!r} has no sample of item {item!r}{where}", where="--item", allowed=others)
+        raise DataError(
+            f"user {user!r} has no sample of item {item!r}{where}", code="pair-unknown", where="--item", allowed=others
+        )
     return found
 
 
@@ -124,7 +126,9 @@ def _unknown(connection: Any, entity: str, name: str) -> DataError:
         [name],
     ).fetchall()
     nearest = ", ".join(repr(found) for (found,) in near)
-    return DataError(f"unknown {entity} {name!r}; the nearest known ids are {nearest}", where=f"--{entity}")
+    return DataError(
+        f"unknown {entity} {name!r}; the nearest known ids are {nearest}", code="id-unknown", where=f"--{entity}"
+    )
 
 
 def explain(
@@ -150,7 +154,12 @@ def explain(
             "SELECT example_sample_id, score FROM read_parquet(?) WHERE sample_id = ?", [str(matches), sample_id]
         ).fetchall()
         if not match:
-            raise StoreError(f"no matches of sample {sample_id}", where=str(matches), hint="see --user and --item")
+            raise StoreError(
+                f"no matches of sample {sample_id}",
+                code="not-matched",
+                where=str(matches),
+                hint="see --user and --item",
+            )
         filled = [(example, score) for example, score in zip(*match[0], strict=True) if example != -1]
         ids = [sample_id, *(example for example, _ in filled)]
         chosen = pa.table({"sample_id": pa.array(ids, pa.int64()), "place": range(len(ids))})
@@ -158,7 +167,10 @@ def explain(
         rows = connection.sql(_ROW).to_arrow_table()
         if rows.num_rows < len(ids):
             raise StoreError(
-                "a match names a sample that does not exist", where=str(matches), hint="llmcf audit RECIPE"
+                "a match names a sample that does not exist",
+                code="match-broken",
+                where=str(matches),
+                hint="llmcf audit RECIPE",
             )
         texts = dict(connection.execute(
             "SELECT sample_id, text FROM read_parquet(?) JOIN chosen USING (sample_id)", [str(cots)]

@@ -114,7 +114,7 @@ class Guard:
             raise DataError(
                 f"examples from {', '.join(foreign)} rows: a chain of thought is written knowing the label, "
                 "so only train rows may be examples",
-                where="match guard", allowed=("train",), hint="run gen-cot again on train rows",
+                code="not-train", where="match guard", allowed=("train",), hint="run gen-cot again on train rows",
             )  # fmt: skip
 
     @property

@@ -139,7 +139,12 @@ def tune_search(search: SampleSearch, data: Path, recall: float) -> Tuned:
         return Tuned(index.kinds, [], None)
     probe = search.probe(data)
     if probe is None:
-        raise DataError("there are no train samples to measure on", where="match tune", hint="check dataset.split")
+        raise DataError(
+            "there are no train samples to measure on",
+            code="no-train-samples",
+            where="match tune",
+            hint="check dataset.split",
+        )
     measured = list(probe.sweep(recall))
     return Tuned(index.kinds, measured, cheapest(measured, recall))
 
@@ -223,7 +228,10 @@ class SampleSearch:
         examples = self.store.example_rows()
         if examples.num_rows == 0:
             raise DataError(
-                "there are no examples to match", where="cot_example", hint="raise cot.sample in the recipe"
+                "there are no examples to match",
+                code="no-examples",
+                where="cot_example",
+                hint="raise cot.sample in the recipe",
             )
         return examples
 

@@ -79,7 +79,9 @@ class RankedIndex(ABC):
             DataError: Query vectors have another dimension or are not finite.
         """
         if k < 1 or k % len(self.pools):
-            raise LlmcfError(f"k is {k}, but balance: labels needs a positive even number", where="match.k")
+            raise LlmcfError(
+                f"k is {k}, but balance: labels needs a positive even number", code="k-uneven", where="match.k"
+            )
         total = len(query_keys)
         found = Matches(np.full((total, k), -1, np.int32), np.zeros((total, k), np.float32))
         with progress.task("match", total, "queries") as task:
@@ -104,6 +106,7 @@ class RankedIndex(ABC):
         if rows_BD.shape != (len(keys), self.dim) or not np.isfinite(rows_BD).all():
             raise DataError(
                 f"query vectors {rows_BD.shape} must be finite and of shape {(len(keys), self.dim)}",
+                code="vectors-not-finite",
                 where="match search",
             )
         rows = torch.from_numpy(np.require(rows_BD, np.float32, ["C", "W"])).to(self.device)

@@ -141,7 +141,7 @@ def cheapest(measured: list[Measured], recall: float) -> Measured:
         best = max(measured, key=lambda m: m.recall)
         raise LlmcfError(
             f"no setting reaches a recall of {recall}: {best.recall:.4f} at {best.probes} probes and refine "
-            f"{best.refine}, {best.p50_ms:.2f} ms per query", where="match.search",
+            f"{best.refine}, {best.p50_ms:.2f} ms per query", code="recall-unreachable", where="match.search",
             hint="ask for less with --recall, or set match.search.index to ivf_flat, or match.search to exact",
         )  # fmt: skip
     return min(enough, key=lambda m: m.p50_ms)
@@ -157,7 +157,7 @@ def require(measured: Measured, min_recall: float) -> None:
         raise LlmcfError(
             f"the index finds {measured.recall:.4f} of the exact result, less than min_recall {min_recall} "
             f"({measured.queries:,} queries, {measured.probes} probes, {measured.p50_ms:.2f} ms per query; exact "
-            f"search takes {measured.exact_p50_ms:.2f} ms)", where="match.search",
+            f"search takes {measured.exact_p50_ms:.2f} ms)", code="recall-too-low", where="match.search",
             hint=f"llmcf match tune RECIPE --recall {min_recall}, or raise match.search.probes, or match.search: exact",
         )  # fmt: skip
 

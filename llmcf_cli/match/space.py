@@ -113,5 +113,6 @@ def _check_rows(row: np.ndarray, known: int) -> None:
     if row.size and (row.min() < 0 or row.max() >= known):
         raise DataError(
             f"item rows from {row.min()} to {row.max()}, but text vectors for rows 0 to {known - 1}",
-            where="match space", hint="embed the items again: the text vectors are of another catalogue",
+            code="vectors-unfit", where="match space",
+            hint="embed the items again: the text vectors are of another catalogue",
         )  # fmt: skip

@@ -26,8 +26,10 @@ def registry() -> Registry:
         try:
             add_components = point.load()
         except Exception as error:
-            hint = f"mend or uninstall {origin.split()[0]}"
-            raise LlmcfError(f"plugin failed to load: {error!r}", where=origin, hint=hint) from error
+            hint = f"mend or uninstall {point.dist.name if point.dist else point.name}"
+            raise LlmcfError(
+                f"plugin failed to load: {error!r}", code="plugin-failed", where=origin, hint=hint
+            ) from error
         found.register_from(origin, add_components)
     for folder in filter(None, os.environ.get(DROP_IN_VARIABLE, "").split(os.pathsep)):
         for dropin in drop_ins(Path(folder)):

@@ -41,11 +41,12 @@ def drop_ins(folder: Path) -> Iterator[DropIn]:
         LlmcfError: There is no such folder, no plugin in it, or one fails to load.
     """
     if not folder.is_dir():
-        raise LlmcfError("no such plugin folder", where=str(folder), hint="correct LLMCF_PLUGINS")
+        raise LlmcfError("no such plugin folder", code="plugin-folder", where=str(folder), hint="correct LLMCF_PLUGINS")
     found = [path for path in _modules(folder) if _registers(path)]
     if not found:
         raise LlmcfError(
-            "holds no plugin: no file or package there has a function register(registry)", where=str(folder),
+            "holds no plugin: no file or package there has a function register(registry)",
+            code="plugin-folder", where=str(folder),
             hint="define it at the top level of NAME.py or NAME/__init__.py",
         )  # fmt: skip
     package, digest = _package(folder), _digest(folder)
@@ -53,7 +54,7 @@ def drop_ins(folder: Path) -> Iterator[DropIn]:
         try:
             module = importlib.import_module(f"{package}.{path.stem}")
         except Exception as error:
-            raise LlmcfError(f"plugin failed to load: {error!r}", where=str(path)) from error
+            raise LlmcfError(f"plugin failed to load: {error!r}", code="plugin-failed", where=str(path)) from error
         yield DropIn(path, f"{path.name} {digest[:12]}", module)
 
 

@@ -68,7 +68,9 @@ class Component:
         """The configuration class, imported now."""
         cls = _resolve(self.config_target, self)
         if not (isinstance(cls, type) and issubclass(cls, ComponentConfig)):
-            raise LlmcfError(f"{self.config_target} is no ComponentConfig", where=f"{self.kind} {self.name}")
+            raise LlmcfError(
+                f"{self.config_target} is no ComponentConfig", code="plugin-target", where=f"{self.kind} {self.name}"
+            )
         return cls
 
     def load(self) -> Any:
@@ -105,6 +107,7 @@ class Registry:
         if taken is not None:
             raise LlmcfError(
                 f'{kind} "{name}" is registered twice',
+                code="plugin-name-taken",
                 where=f"{taken.origin} and {self._origin}",
                 hint="rename one of them or uninstall one plugin",
             )
@@ -152,4 +155,6 @@ def _resolve(target: str, component: Component) -> Any:
     except ModuleNotFoundError as error:
         raise PackageError(error.name or "", where=f"{component.kind} {component.name}") from error
     except AttributeError as error:
-        raise LlmcfError(f"{target} does not exist", where=f"{component.kind} {component.name}") from error
+        raise LlmcfError(
+            f"{target} does not exist", code="plugin-target", where=f"{component.kind} {component.name}"
+        ) from error

@@ -165,7 +165,9 @@ class RecModel(nn.Module):
         if self.bank_item_E is None:
             return None
         if (example_BK := batch.example_BK) is None:
-            raise ModelError("the batch brings no examples", where="rec model", hint="llmcf match")
+            raise ModelError(
+                "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"
+            )
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         item_U, history_UL = self.bank_item_E[index_U], self.bank_history_EL[index_U]
         fields = self.embedding(self.bank_user_E[index_U], item_U, history_UL)
@@ -185,7 +187,9 @@ class RecModel(nn.Module):
     ) -> Rows:
         if self.standardise is not None:
             if signals_BS is None:
-                raise ModelError("the batch brings no signals", where="rec model", hint="llmcf collab")
+                raise ModelError(
+                    "the batch brings no signals", code="batch-incomplete", where="rec model", hint="llmcf collab"
+                )
             signals_BS = self.standardise(signals_BS)
         if self.item_text_IT is None:
             return Rows(fields, signals_BS=signals_BS)
@@ -233,14 +237,23 @@ def needed(resources: Resources, augment: ComponentConfig) -> Resources:
     """
     needs = augment.needs | (SIGNAL_SOURCES if "signals" in augment.needs else frozenset())
     if "text" in needs and resources.item_text_IT is None:
-        raise ModelError("needs item text vectors", where=f"augmenter {augment.type}", hint="llmcf embed")
+        raise ModelError(
+            "needs item text vectors", code="input-missing", where=f"augmenter {augment.type}", hint="llmcf embed"
+        )
     if "collaborative" in needs and resources.collaborative is None:
-        raise ModelError("needs collaborative vectors", where=f"augmenter {augment.type}", hint="llmcf collab")
+        raise ModelError(
+            "needs collaborative vectors", code="input-missing", where=f"augmenter {augment.type}", hint="llmcf collab"
+        )
     if "examples" in needs and not (resources.bank and len(resources.bank)):
-        raise ModelError("needs retrieved examples", where=f"augmenter {augment.type}", hint="llmcf match")
+        raise ModelError(
+            "needs retrieved examples", code="input-missing", where=f"augmenter {augment.type}", hint="llmcf match"
+        )
     if "knowledge" in augment.needs and resources.knowledge is None:
         raise ModelError(
-            "needs knowledge about users and items", where=f"augmenter {augment.type}", hint="llmcf knowledge"
+            "needs knowledge about users and items",
+            code="input-missing",
+            where=f"augmenter {augment.type}",
+            hint="llmcf knowledge",
         )
     bank = resources.bank
     if bank is not None and "signals" not in needs:

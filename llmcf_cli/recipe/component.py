@@ -49,7 +49,7 @@ class ComponentOf:
             raise PydanticCustomError(
                 UNKNOWN_TYPE,
                 "{message}",
-                {"message": error.what, "known": ", ".join(error.allowed), "closest": error.closest or ""},
+                {"message": error.what, "known": error.allowed, "closest": error.closest or ""},
             ) from error
         return component.config().model_validate(dict(value), context=info.context)
 

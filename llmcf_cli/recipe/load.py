@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.permissions import Host, Permissions, Readable
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.core.yamlfile import read_yaml
 from llmcf_cli.recipe.library import library_dir, recipe_files
@@ -198,7 +199,7 @@ def find_recipe(path_or_name: str | Path) -> Path:
         RecipeError: There is neither such a file nor such a library recipe.
     """
     path = Path(path_or_name)
-    kind = _kind(path, "")
+    kind = _kind(path)
     if kind == "file":
         return path
     known = recipe_files(library_dir())
@@ -206,11 +207,15 @@ def find_recipe(path_or_name: str | Path) -> Path:
     if found is not None:
         return found
     if path.suffix in (".yaml", ".yml") or kind == "folder":
-        problem = LlmcfError("is a folder" if kind == "folder" else "no such file", where=shown(path))
+        problem = LlmcfError(
+            "is a folder" if kind == "folder" else "no such file", code="path-missing", where=shown(path)
+        )
         raise RecipeError([problem], hint="llmcf recipe list")
     written = Path(f"{path}.yaml")
-    if _kind(written, "") == "file":
-        raise RecipeError([LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?")])
+    if _kind(written) == "file":
+        raise RecipeError(
+            [LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?", code="recipe-unknown")]
+        )
     raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
 
 
@@ -232,31 +237,41 @@ def read_recipe(path: Path) -> WrittenRecipe:
         path = _extended(path, extends)
         if len(files) >= MAX_FILES:
             what = f"extends more than {MAX_FILES} files, one another"
-            raise RecipeError([LlmcfError(what, where=str(extends.origin), hint="merge some of them")])
+            raise RecipeError(
+                [LlmcfError(what, code="recipe-extends", where=extends.origin.place(), hint="merge some of them")]
+            )
         if path.resolve() in {file.resolve() for file in files}:
             chain = " → ".join(shown(file) for file in [*files, path])
-            raise RecipeError([LlmcfError(f"`extends` runs in a circle: {chain}", where=str(extends.origin))])
+            raise RecipeError(
+                [
+                    LlmcfError(
+                        f"`extends` runs in a circle: {chain}", code="recipe-extends", where=extends.origin.place()
+                    )
+                ]
+            )
     root = layers.pop()
     while layers:
         root = merge(root, layers.pop())
     return WrittenRecipe(root, tuple(files))
 
 
-def _kind(path: Path, where: str) -> str:
+def _kind(path: Path, where: Place | None = None) -> str:
     """What a path leads to; a path that cannot be one is a problem at `where`."""
     try:
         return kind_of(path)
     except LlmcfError as error:
-        problem = LlmcfError(f"{error.where} {error.what}", where=where) if where else error
+        problem = LlmcfError(f"{error.where} {error.what}", code="path-missing", where=where) if where else error
         raise RecipeError([problem]) from error
 
 
 def _extended(file: Path, extends: Node) -> Path:
     """The file that `extends:` names: relative to its own file, or a library recipe."""
-    where = f"{extends.origin}: {EXTENDS}"
+    where = extends.origin.place(EXTENDS)
     name = extends.value
     if not isinstance(name, str) or not name:
-        raise RecipeError([LlmcfError("must be a file or the name of a library recipe", where=where)])
+        raise RecipeError(
+            [LlmcfError("must be a file or the name of a library recipe", code="recipe-extends", where=where)]
+        )
     beside = file.parent / name
     if _kind(beside, where) == "file":
         return beside
@@ -264,5 +279,5 @@ def _extended(file: Path, extends: Node) -> Path:
     if name in known:
         return known[name]
     if Path(name).suffix in (".yaml", ".yml"):
-        raise RecipeError([LlmcfError(f"no such file: {shown(beside)}", where=where)])
+        raise RecipeError([LlmcfError(f"no such file: {shown(beside)}", code="path-missing", where=where)])
     raise RecipeError([UnknownNameError("recipe", name, known, where=where)], hint="llmcf recipe list")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, closest
-from llmcf_cli.core.tree import DEFAULT, KeyPath, Node, Origin, dotted, long_form, merge
+from llmcf_cli.core.place import KeyPath, dotted
+from llmcf_cli.core.tree import DEFAULT, Node, Origin, long_form, merge
 from llmcf_cli.core.yamlfile import read_value
 from llmcf_cli.recipe.walk import default_at, known_keys, slot_at
 
@@ -32,7 +33,9 @@ def _apply(root: Node, text: str) -> Node:
     origin = Origin(override=text)
     path: KeyPath = tuple(int(step) if _is_place(step) else step for step in key.strip().split("."))
     if not equals or not all(str(step) for step in path):
-        raise LlmcfError("is no KEY=VALUE", where=str(origin), hint="e.g. --set rec.fit.epochs=3")
+        raise LlmcfError(
+            "is no KEY=VALUE", code="override-syntax", where=origin.place(), hint="e.g. --set rec.fit.epochs=3"
+        )
     return _set(root, path, 0, read_value(value, origin), root)
 
 
@@ -55,7 +58,9 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
         items[step] = _set(items[step], path, depth + 1, value, root)
         return Node(items, node.origin)
     if not isinstance(node.value, dict):
-        raise LlmcfError(f"`{dotted(path[:depth])}` is a value, it holds no keys", where=str(origin))
+        raise LlmcfError(
+            f"`{dotted(path[:depth])}` is a value, it holds no keys", code="override-value", where=origin.place()
+        )
     known = known_keys(path[:depth], _along(root, path))
     if known and step not in known:
         raise _unknown(path[: depth + 1], known, origin)
@@ -88,4 +93,6 @@ def _along(node: Node, path: KeyPath) -> Any:
 def _unknown(path: KeyPath, known: list[str], origin: Origin) -> LlmcfError:
     near = closest(str(path[-1]), known)
     suggestion = f"; did you mean `{dotted((*path[:-1], near))}`?" if near else ""
-    return LlmcfError(f"unknown key `{dotted(path)}`{suggestion}", where=str(origin), allowed=known)
+    return LlmcfError(
+        f"unknown key `{dotted(path)}`{suggestion}", code="key-unknown", where=origin.place(), allowed=known
+    )

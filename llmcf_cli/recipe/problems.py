@@ -11,14 +11,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError, closest
-from llmcf_cli.core.tree import KeyPath, Node, dotted, nearest, plain, text_origin
+from llmcf_cli.core.place import KeyPath, Place
+from llmcf_cli.core.tree import Node, nearest, plain, text_origin
 from llmcf_cli.core.types import BROKEN
 from llmcf_cli.recipe.component import UNKNOWN_TYPE
 from llmcf_cli.recipe.rules import hidden_errors
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.walk import known_keys, meaning_at
 
-_PLACE = re.compile(r"(.+?):(\d+)(?=: |$)")
 _WORDS = {
     "model_type": "must be a mapping of keys to values",
     "model_attributes_type": "must be a mapping of keys to values",
@@ -82,14 +82,13 @@ def in_order(problems: Sequence[LlmcfError]) -> list[LlmcfError]:
     files: dict[str, int] = {}
 
     def place(problem: LlmcfError) -> tuple[int, int]:
-        found = _PLACE.match(problem.where)
-        file, line = (found[1], int(found[2])) if found else ("", 0)
-        return files.setdefault(file, len(files)) if file else -1, line
+        where = problem.where
+        return files.setdefault(where.file, len(files)) if where.line else -1, where.line
 
     return sorted(problems, key=place)
 
 
-def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -> LlmcfError:
+def worded(item: ErrorDetails, where: Place, known: Sequence[str], meaning: str) -> LlmcfError:
     """An error of pydantic in our words.
 
     Args:
@@ -103,26 +102,27 @@ def worded(item: ErrorDetails, where: str, known: Sequence[str], meaning: str) -
     if kind == "extra_forbidden":
         near = closest(str(last), known)
         suggestion = f"; did you mean `{near}`?" if near else ""
-        return LlmcfError(f"unknown key `{last}`{suggestion}", where=where, allowed=known)
+        return LlmcfError(f"unknown key `{last}`{suggestion}", code="key-unknown", where=where, allowed=known)
     if kind == "missing":
         hint = f"add `{last}:` ({meaning.rstrip('.')})" if meaning else ""
-        return LlmcfError(f"the required key `{last}` is missing", where=where, hint=hint)
+        return LlmcfError(f"the required key `{last}` is missing", code="key-missing", where=where, hint=hint)
     if kind == UNKNOWN_TYPE:
-        return LlmcfError(context["message"], where=where, allowed=context["known"].split(", "))
+        return LlmcfError(context["message"], code="type-unknown", where=where, allowed=context["known"])
     if kind in ("literal_error", "enum"):
         return _not_allowed(item["input"], str(context["expected"]), where)
     if kind == BROKEN:
-        return LlmcfError(context["what"], where=where, allowed=context["allowed"])
+        return LlmcfError(context["what"], code="rule-broken", where=where, allowed=context["allowed"])
     if kind == "value_error":
-        return LlmcfError(str(context["error"]), where=where)
+        return LlmcfError(str(context["error"]), code="value-invalid", where=where)
     if kind in _WORDS:
         wanted = _WORDS[kind].format(**{key: _plain(bound) for key, bound in context.items()})
         wanted = wanted.replace(" 1 entries", " 1 entry").replace(" 1 characters", " 1 character")
         found = f"{wanted}, found {_short(item['input'])}"
         about = f" ({meaning.rstrip('.')})" if meaning and kind == "string_pattern_mismatch" else ""
-        return LlmcfError(found + about, where=where)
+        return LlmcfError(found + about, code="value-invalid", where=where)
     message = item["msg"]
-    return LlmcfError(message[:1].lower() + message[1:], where=where)
+    code = "type-missing" if kind == "missing_type" else "value-invalid"
+    return LlmcfError(message[:1].lower() + message[1:], code=code, where=where)
 
 
 def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
@@ -133,20 +133,20 @@ def _problem(item: ErrorDetails, written: Node, data: Any) -> LlmcfError:
     return worded(item, where, known, meaning_at(path, data) if explained else "")
 
 
-def _where(item: ErrorDetails, written: Node) -> str:
+def _where(item: ErrorDetails, written: Node) -> Place:
     path: KeyPath = tuple(item["loc"])
     origin = nearest(written, path).origin
     line = (item.get("ctx") or {}).get("line") if item["type"] == BROKEN else None
     if line:
         origin = text_origin(origin, item["input"], line)
-    return f"{origin}: {dotted(path)}" if path else str(origin)
+    return origin.place(*path)
 
 
-def _not_allowed(found: Any, expected: str, where: str) -> LlmcfError:
+def _not_allowed(found: Any, expected: str, where: Place) -> LlmcfError:
     allowed = re.findall(r"'([^']*)'", expected) or [expected]
     near = closest(str(found), allowed)
     suggestion = f"; did you mean `{near}`?" if near else ""
-    return LlmcfError(f"cannot be {_short(found)}{suggestion}", where=where, allowed=allowed)
+    return LlmcfError(f"cannot be {_short(found)}{suggestion}", code="value-invalid", where=where, allowed=allowed)
 
 
 def _short(value: Any) -> str:

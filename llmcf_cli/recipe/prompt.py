@@ -7,6 +7,7 @@ variable of the steps after it, and all of it together is the chain of thought.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,8 @@ from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
-from llmcf_cli.core.tree import KeyPath, Node, dotted, nearest, plain, text_origin
+from llmcf_cli.core.place import KeyPath, Place
+from llmcf_cli.core.tree import Node, nearest, plain, text_origin
 from llmcf_cli.core.types import Config, Distinct
 from llmcf_cli.core.yamlfile import read_yaml
 from llmcf_cli.recipe.problems import in_order, own_errors, worded
@@ -95,7 +97,9 @@ class PromptStep(Config):
         """
         missing = [name for name in self.variables if name not in values]
         if missing:
-            raise LlmcfError(f"no value for {', '.join(missing)}", where=f"prompt step {self.name}")
+            raise LlmcfError(
+                f"no value for {', '.join(missing)}", code="prompt-variable-missing", where=f"prompt step {self.name}"
+            )
         given = {name: values[name] for name in self.variables}
         return [{"role": m.role, "content": render_template(m.content, given).strip()} for m in self.messages]
 
@@ -160,17 +164,22 @@ def load_prompt(path: Path) -> Prompt:
     return _File(read_yaml(path)).prompt()
 
 
-def check_knows(prompt: Prompt, knows: tuple[str, ...], where: str) -> None:
+def check_knows(prompt: Prompt, knows: tuple[str, ...], where: Place | str) -> None:
     """Refuse a prompt that takes several steps or uses anything but what it may know.
 
     Raises:
         LlmcfError: At `where`, which names the prompt.
     """
     if prompt.shared:
-        raise LlmcfError("is asked in one step, but has several", where=where, hint="give a prompt file of one step")
+        raise LlmcfError(
+            "is asked in one step, but has several",
+            code="prompt-steps",
+            where=where,
+            hint="give a prompt file of one step",
+        )
     foreign = sorted(set(prompt.variables) - set(knows))
     if foreign:
-        raise LlmcfError(f"must not depend on {', '.join(foreign)}", where=where, allowed=knows)
+        raise LlmcfError(f"must not depend on {', '.join(foreign)}", code="prompt-depends", where=where, allowed=knows)
 
 
 def _shares_scope(step: PromptStep, other: PromptStep) -> bool:
@@ -198,11 +207,10 @@ class _File:
             raise RecipeError(in_order(problems))
         return prompt
 
-    def _where(self, *path: str | int, text: str = "", line: int = 1) -> str:
+    def _where(self, *path: str | int, text: str = "", line: int = 1) -> Place:
         """A place; with a text that stands there, a line of that text."""
         shown = path[2:] if self._single and path[:1] == ("steps",) else path
-        origin = text_origin(nearest(self._root, path).origin, text, line)
-        return f"{origin}: {dotted(shown)}" if shown else str(origin)
+        return text_origin(nearest(self._root, path).origin, text, line).place(*shown)
 
     def _step_problems(self, prompt: Prompt) -> Iterator[LlmcfError]:
         seen: set[str] = set()
@@ -210,27 +218,36 @@ class _File:
             where = self._where("steps", index, "name")
             if step.name in (*VARIABLES, *WORDS, _WHOLE):
                 what = "the whole chain of thought" if step.name == _WHOLE else "a variable"
-                yield LlmcfError(f'"{step.name}" names {what}, so no step can be called so', where=where)
+                yield LlmcfError(
+                    f'"{step.name}" names {what}, so no step can be called so', code="prompt-steps", where=where
+                )
             if step.name in seen:
-                yield LlmcfError(f'two steps are called "{step.name}"', where=where)
+                yield LlmcfError(f'two steps are called "{step.name}"', code="prompt-steps", where=where)
             seen.add(step.name)
             if step.messages[-1].role != "user":
                 last = self._where("steps", index, "messages", len(step.messages) - 1)
-                yield LlmcfError("the last message must be the user's", where=last)
+                yield LlmcfError("the last message must be the user's", code="prompt-steps", where=last)
         if prompt.last.per != "interaction":
             where = self._where("steps", len(prompt.steps) - 1, "per")
-            yield LlmcfError("the last step must be per interaction", where=where, allowed=("interaction",))
+            yield LlmcfError(
+                "the last step must be per interaction", code="prompt-steps", where=where, allowed=("interaction",)
+            )
 
     def _variable_problems(self, prompt: Prompt, index: int, step: PromptStep) -> Iterator[LlmcfError]:
         used = frozenset[str]().union(*(used_variables(m.content) for m in step.messages))
         for place, name in enumerate(step.variables):
             where = self._where("steps", index, "variables", place)
-            where = where.removesuffix(f".{place}")
+            where = replace(where, path=where.path[:-1])
             if name not in prompt.readable(step):
-                yield LlmcfError(_unreadable(prompt, step, name), where=where, allowed=prompt.readable(step))
+                yield LlmcfError(
+                    _unreadable(prompt, step, name),
+                    code="prompt-variable-unknown",
+                    where=where,
+                    allowed=prompt.readable(step),
+                )
             elif name not in used:
                 yield LlmcfError(
-                    f'variable "{name}" is declared but no message uses it', where=where,
+                    f'variable "{name}" is declared but no message uses it', code="prompt-variable-unused", where=where,
                     hint="use it or take it out of `variables`",
                 )  # fmt: skip
 
@@ -240,7 +257,8 @@ class _File:
             for problem in template_problems(message.content, step.variables):
                 undeclared = problem.name in prompt.readable(step) and problem.name not in step.variables
                 yield LlmcfError(
-                    problem.what, where=self._where(*path, text=message.content, line=problem.line),
+                    problem.what,
+                    code="prompt-template", where=self._where(*path, text=message.content, line=problem.line),
                     allowed=problem.allowed, hint=f"add {problem.name} to `variables`" if undeclared else "",
                 )  # fmt: skip
 
@@ -265,7 +283,11 @@ class _File:
                 if isinstance(content, str):
                     path = ("steps", index, "messages", place, "content")
                     for problem in template_problems(content, None):
-                        yield LlmcfError(problem.what, where=self._where(*path, text=content, line=problem.line))
+                        yield LlmcfError(
+                            problem.what,
+                            code="prompt-template",
+                            where=self._where(*path, text=content, line=problem.line),
+                        )
 
     def _model(self, path: KeyPath) -> type[Config]:
         """The class that the last key of a path belongs to."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmcf_cli.core.tree import KeyPath, Node, dotted, long_form, plain
+from llmcf_cli.core.place import KeyPath, Place
+from llmcf_cli.core.tree import Node, long_form, plain
 from llmcf_cli.core.types import FileRef, PromptRef, Sends
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.variants import variants_of
@@ -25,7 +26,7 @@ class Reference:
     """
 
     name: str
-    where: str
+    where: Place
     prompt: PromptRef | None
     given: bool = False
 
@@ -50,7 +51,7 @@ def addresses_of(root: Node) -> list[str]:
 def _references(root: Node) -> Iterator[Reference]:
     for node, marks, path in _marked(root, Slot(Recipe), (), FileRef):
         prompt = next((mark for mark in marks if isinstance(mark, PromptRef)), None)
-        yield Reference(node.value, f"{node.origin}: {dotted(path)}", prompt, bool(node.origin.override))
+        yield Reference(node.value, node.origin.place(*path), prompt, bool(node.origin.override))
 
 
 def _marked(

@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import closest
-from llmcf_cli.core.tree import KeyPath
+from llmcf_cli.core.place import KeyPath
 from llmcf_cli.core.types import refusal, rules_of
 from llmcf_cli.recipe.walk import Slot, field_slot, known_keys, model_of, slot_at
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import SHOWN_PROBLEMS, LlmcfError
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.tree import Node, nearest, plain
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import problems_of
@@ -33,16 +34,16 @@ class Variant:
         problems: Of applying them.
     """
 
-    where: str
+    where: Place
     changes: tuple[str, ...]
     root: Node
     problems: tuple[LlmcfError, ...]
 
-    def placed(self, where: str) -> str:
+    def placed(self, where: Place) -> Place:
         """A place in the changed recipe, told where the variant is written."""
-        for change in self.changes:
-            where = where.removeprefix(f"--set {change}: ")
-        return f"{self.where}: {where.removeprefix('--set ')}"
+        if where.override in self.changes:
+            where = Place(path=where.path) if where.path else Place(where.override)
+        return replace(self.where, below=where)
 
 
 def variants_of(root: Node) -> Iterator[Variant]:
@@ -58,8 +59,8 @@ def variants_of(root: Node) -> Iterator[Variant]:
         changes.append("rec.references=[]")  # they are arms of the whole comparison
         changed, found = apply_overrides(root, changes)
         name = f"arm {entry['name']!r}" if isinstance(entry.get("name"), str) else f"rec.variants.{place}"
-        where = f"{nearest(root, ('rec', 'variants', place)).origin}: {name}"
-        yield Variant(where, tuple(changes), changed, tuple(found))
+        where = nearest(root, ("rec", "variants", place)).origin.place()
+        yield Variant(replace(where, text=name), tuple(changes), changed, tuple(found))
 
 
 def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError]:
@@ -77,7 +78,7 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
             break
         found = list(variant.problems)
         if _task_of(variant.root) != task:
-            found.append(LlmcfError("all arms of a comparison have one task", where="rec.task"))
+            found.append(LlmcfError("all arms of a comparison have one task", code="arms-tasks", where="rec.task"))
         try:
             Recipe.model_validate(plain(variant.root))
         except ValidationError as error:
@@ -105,7 +106,7 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
         where = _searched(root, path)
         having = {name: arm for name, arm in recipe.arms.items() if arm.value_at(path) is not None}
         if not having:
-            problems.append(LlmcfError(_NO_ARM, where=where))
+            problems.append(LlmcfError(_NO_ARM, code="setting-of-no-arm", where=where))
         section = path.rpartition(".")[0]
         for name, arm in having.items():
             settings = repr(arm.value_at(section))
@@ -114,12 +115,21 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
                 if count > MAX_TRIED:
                     what = f"has more than {MAX_TRIED:,} values to try, counted over all arms"
                     hint = "name fewer choices, or fewer arms"
-                    return [*problems, LlmcfError(what, where=where.rpartition(": ")[0], hint=hint)]
+                    return [
+                        *problems,
+                        LlmcfError(what, code="search-limit", where=replace(where, below=None), hint=hint),
+                    ]
                 case = f"{path}={value!r} in {settings}"  # arms mostly differ elsewhere
                 if case not in refused:
                     refused[case] = _refusal(arm, path, value)
                 if refused[case]:
-                    problems.append(LlmcfError(f"arm {name!r} cannot take {value!r}: {refused[case]}", where=where))
+                    problems.append(
+                        LlmcfError(
+                            f"arm {name!r} cannot take {value!r}: {refused[case]}",
+                            code="search-value-refused",
+                            where=where,
+                        )
+                    )
     return problems
 
 
@@ -142,11 +152,12 @@ def unknown_settings(root: Node) -> list[LlmcfError]:
     arms = [{"rec": {**data["rec"], "augment": config.model_dump()}} for config in (*rec.compare, rec.augment)]
     arms += [plain(variant.root) for variant in variants_of(root)]
     return [
-        LlmcfError(_NO_ARM, where=_searched(root, path))
+        LlmcfError(_NO_ARM, code="setting-of-no-arm", where=_searched(root, path))
         for path in search.space
         if all(slot_at(tuple(path.split(".")), arm) is None for arm in arms)
     ]
 
 
-def _searched(root: Node, path: str) -> str:
-    return f"{nearest(root, ('search', 'space', path)).origin}: search.space: {path}"
+def _searched(root: Node, path: str) -> Place:
+    where = nearest(root, ("search", "space", path)).origin.place("search", "space")
+    return replace(where, below=Place(path))

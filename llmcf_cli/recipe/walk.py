@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.core.tree import KeyPath
+from llmcf_cli.core.place import KeyPath
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.component import ComponentOf
 from llmcf_cli.recipe.schema import Recipe

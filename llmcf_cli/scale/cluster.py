@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from llmcf_cli.core.errors import DataError, LlmcfError, ModelError, PackageError, StoreError
+from llmcf_cli.core.errors import LlmcfError, PackageError, as_data, from_data
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.scale.base import Pool, R, T
 
@@ -32,7 +32,6 @@ LIVES = 3
 PATIENCE = 600.0
 """Seconds to wait for a first worker; clusters that grow on demand need minutes."""
 
-_KINDS = {kind.__name__: kind for kind in (LlmcfError, DataError, ModelError, StoreError)}
 _FORWARDED = ("LLMCF_", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM")
 _WORDS = ("auto", "local")
 _ADDRESS = re.compile(r"(ray://)?(?P<host>[^\s:/]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
@@ -153,7 +152,7 @@ class RayPool(Generic[T, R]):
         ready, _ = self._ray.wait(refs, timeout=max(1.0, PATIENCE - (time.monotonic() - idle_since)))
         if not ready and not self._load:
             raise LlmcfError(
-                f"the cluster had no room for a worker in {PATIENCE:.0f} s", where="--on ray",
+                f"the cluster had no room for a worker in {PATIENCE:.0f} s", code="cluster-no-room", where="--on ray",
                 hint="look at `ray status`; ask for more --workers to make each of them smaller",
             )  # fmt: skip
         return list(ready)
@@ -171,15 +170,15 @@ class RayPool(Generic[T, R]):
             task.lives -= 1
             if not task.lives:
                 raise LlmcfError(
-                    f"{LIVES} workers died of the same piece of work; the last one: {_line(error)}", where="--on ray",
+                    f"{LIVES} workers died of the same piece of work; the last one: {_line(error)}",
+                    code="cluster-worker-died", where="--on ray",
                     hint="give a worker more memory with fewer --workers, or make batches smaller",
                 ) from error  # fmt: skip
             return None
         if actor in self._load:
             self._load[actor] -= 1
         if answer.error is not None:
-            kind, what, rest = answer.error
-            raise _KINDS.get(kind, LlmcfError)(what, **rest)
+            raise from_data(answer.error)
         return answer
 
     def _start(self) -> None:
@@ -195,7 +194,9 @@ class RayPool(Generic[T, R]):
         except exceptions.RayError as error:
             self._failed_starts += 1
             if self._failed_starts >= LIVES:
-                raise LlmcfError(f"workers cannot start: {_line(error)}", where="--on ray", hint=_SAME) from error
+                raise LlmcfError(
+                    f"workers cannot start: {_line(error)}", code="cluster-worker-died", where="--on ray", hint=_SAME
+                ) from error
             self._start()
             return
         self._failed_starts = 0
@@ -210,10 +211,10 @@ class RayPool(Generic[T, R]):
 
 @dataclass(frozen=True)
 class _Answer:
-    """A result, or an error for people as (kind, what, where and so on): not all kinds can be unpickled."""
+    """A result, or an error as data: not all kinds can be unpickled."""
 
     value: Any = None
-    error: tuple[str, str, dict[str, Any]] | None = None
+    error: dict[str, Any] | None = None
 
 
 class _Actor:
@@ -233,12 +234,10 @@ class _Actor:
         try:
             return _Answer(self._worker(item))
         except ModuleNotFoundError as error:
-            return _Answer(error=("LlmcfError", f"a node lacks the package {error.name!r}", {"hint": _SAME}))
+            lacks = LlmcfError(f"a node lacks the package {error.name!r}", code="package-missing", hint=_SAME)
+            return _Answer(error=as_data(lacks))
         except LlmcfError as error:
-            kind = next(cls.__name__ for cls in type(error).__mro__ if cls.__name__ in _KINDS)
-            return _Answer(
-                error=(kind, error.what, {"where": error.where, "allowed": error.allowed, "hint": error.hint})
-            )
+            return _Answer(error=as_data(error))
 
 
 @contextmanager
@@ -262,7 +261,7 @@ def _connected(address: str | None, progress: Progress) -> Iterator[None]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"--address {address}" if address else "--on ray"
-        raise LlmcfError(f"cannot be used: {_line(error)}", where=where, hint=_SAME) from error
+        raise LlmcfError(f"cannot be used: {_line(error)}", code="cluster-unusable", where=where, hint=_SAME) from error
     try:
         yield
     finally:
@@ -280,7 +279,12 @@ def _share(wanted: int | None) -> tuple[int, dict[str, float]]:
         count = wanted or int(gpus)
         return count, {"num_cpus": 1, "num_gpus": 1 / -(-count // int(gpus))}
     if not processors:
-        raise LlmcfError("no node of the cluster has a free processor for work", where="--on ray", hint="ray status")
+        raise LlmcfError(
+            "no node of the cluster has a free processor for work",
+            code="cluster-no-room",
+            where="--on ray",
+            hint="ray status",
+        )
     count = wanted or len(processors)
     return count, {"num_cpus": max(1, min(processors) // -(-count // len(processors)))}
 
@@ -292,7 +296,7 @@ def _require_answer(address: str) -> None:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > _PORTS:
         raise LlmcfError(
-            "is no address of a Ray cluster", where=f"--address {address}",
+            "is no address of a Ray cluster", code="cluster-address", where=f"--address {address}",
             allowed=("HOST:PORT", "ray://HOST:PORT", *_WORDS), hint="ray start --head prints HOST:PORT of a cluster",
         )  # fmt: skip
     try:
@@ -300,7 +304,7 @@ def _require_answer(address: str) -> None:
             return
     except (OSError, UnicodeError) as error:
         raise LlmcfError(
-            f"no Ray cluster answers: {_line(error)}", where=f"--address {address}",
+            f"no Ray cluster answers: {_line(error)}", code="cluster-unreachable", where=f"--address {address}",
             hint="ray start --head prints the address of a cluster, HOST:PORT",
         ) from error  # fmt: skip
 

@@ -86,9 +86,11 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
     suffix = plain_suffix(path)
     if suffix not in _ENDINGS:
         what = f"cannot read {path.suffix or 'this kind of'} file"
-        raise DataError(what, where=str(path), allowed=[*_ENDINGS, *(f"….jsonl{end}" for end in PACKED)])
+        raise DataError(
+            what, code="file-ending", where=str(path), allowed=[*_ENDINGS, *(f"….jsonl{end}" for end in PACKED)]
+        )
     if kind_of(path) != "file":
-        raise DataError("no such file", where=str(path))
+        raise DataError("no such file", code="path-missing", where=str(path))
     with _own_errors(path), duckdb.connect() as con:
         con.execute("SET enable_progress_bar = false")  # it would be printed among the scores
         if suffix == ".parquet":
@@ -100,7 +102,12 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
         if table.bad.count:
             detail = "".join(f"\n  {sample}" for sample in table.bad.samples)
             hint = table.remedy or "correct them; a value that holds the delimiter is quoted, as a history is in CSV"
-            raise DataError(f"{table.bad.count:,} of the lines cannot be read{detail}", where=str(path), hint=hint)
+            raise DataError(
+                f"{table.bad.count:,} of the lines cannot be read{detail}",
+                code="rows-unusable",
+                where=str(path),
+                hint=hint,
+            )
         return _converted(con, table, form)
 
 
@@ -112,7 +119,9 @@ def _own_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise DataError("takes more memory than there is", where=str(path), hint="score it in parts") from error
+        raise DataError(
+            "takes more memory than there is", code="memory-full", where=str(path), hint="score it in parts"
+        ) from error
 
 
 def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
@@ -168,7 +177,7 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
         if column in table.objects:
             what = f"{column} holds an object, not {'ids' if column == 'history' else 'a value'}"
             where = f"{table.origin}:{table.objects[column]}"
-            raise DataError(what, where=where, allowed=HISTORIES if column == "history" else ())
+            raise DataError(what, code="value-object", where=where, allowed=HISTORIES if column == "history" else ())
     _check_ids(con, table, types)
     picked = {column: (name(column), types[column]) for column in (*NEEDED, "history", "time") if column in types}
     for column in ("history", "time"):
@@ -210,7 +219,8 @@ def _check_ids(con: Any, table: Table, types: Mapping[str, str]) -> None:
         if is_text(types[column]):
             longest = scalar(con, f"SELECT max(strlen({name(column)})) FROM {table.relation}") or 0
             if longest > MAX_ID:
-                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", where=table.origin)
+                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", code="request-value",
+                        where=table.origin)  # fmt: skip
 
 
 def _check_length(con: Any, table: Table) -> None:
@@ -223,7 +233,7 @@ def _check_length(con: Any, table: Table) -> None:
     if found is not None:
         what = f"the history has {found[1]:,} characters; at most {MAX_HISTORY:,} are read"
         hint = "give the latest events only: the model reads no more"
-        raise DataError(what, where=f"{table.origin}, request {found[0]:,}", hint=hint)
+        raise DataError(what, code="request-value", where=f"{table.origin}, request {found[0]:,}", hint=hint)
 
 
 def _short(value: str) -> str:
@@ -238,7 +248,8 @@ def _require_columns(found: Sequence[str], where: str) -> None:
     renamed = ", ".join(f"{there} to {column}" for column, there in near.items() if there)
     names = " and ".join(f'"{column}"' for column in lacking)
     raise DataError(
-        f"requests lack the column{'s' * (len(lacking) > 1)} {names}; found: {', '.join(found)}", where=where,
+        f"requests lack the column{'s' * (len(lacking) > 1)} {names}; found: {', '.join(found)}",
+        code="column-missing", where=where,
         allowed=COLUMNS, hint=f"rename {renamed}" if renamed else "give each request a user and an item",
     )  # fmt: skip
 
@@ -257,12 +268,21 @@ def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
         if column == "history":
             items = ", ".join(f'"{item}"' for item in re.findall(r"[^\s,;|\[\]()\"'{}]+", value))
             what = f"the history {value!r} is no list of item ids{others}"
-            raise DataError(what, where=where, allowed=HISTORIES, hint=f"oldest first, between commas: [{items}]")
+            raise DataError(
+                what,
+                code="request-value",
+                where=where,
+                allowed=HISTORIES,
+                hint=f"oldest first, between commas: [{items}]",
+            )
         if column == "time":
             what, hint = _about_time(problem, form)
-            raise DataError(f"the time {value!r} {what}{others}", where=where, hint=hint)
+            raise DataError(f"the time {value!r} {what}{others}", code="request-value", where=where, hint=hint)
         raise DataError(
-            f"the {column} {value!r} is no id{others}", where=where, hint="an id is a text or a whole number"
+            f"the {column} {value!r} is no id{others}",
+            code="request-value",
+            where=where,
+            hint="an id is a text or a whole number",
         )
 
 

@@ -77,18 +77,23 @@ class Scorer:
         if bank is None:
             return
         if bank.vector_ES is None:
-            raise ModelError("the bundle's examples have no search vectors", where="examples", hint="llmcf train-rec")
+            raise ModelError(
+                "the bundle's examples have no search vectors",
+                code="bundle-unfit",
+                where="examples",
+                hint="llmcf train-rec",
+            )
         try:
             section = MatchSection.model_validate(self.recipe.get("match"))
         except ValidationError as error:
             what = f"its recipe has no section `match` of this version: {error.errors()[0]['msg']}"
-            raise ModelError(what, where="recipe.json", hint="llmcf train-rec") from error
+            raise ModelError(what, code="bundle-recipe", where="recipe.json", hint="llmcf train-rec") from error
         self._space = registry().build(SPACE, section.space)
         nobody = np.zeros(1, np.int32), np.zeros((1, self.model.resources.spec.history_length), np.int32)
         item_ID = self._space.item_vectors(_item_texts(self.model))
         if (dim := self._space.query_vectors(item_ID, *nobody).shape[1]) != bank.vector_ES.shape[1]:
             what = f"examples of {bank.vector_ES.shape[1]} numbers, but queries have {dim}"
-            raise ModelError(what, where="examples.safetensors", hint="llmcf train-rec")
+            raise ModelError(what, code="bundle-unfit", where="examples.safetensors", hint="llmcf train-rec")
         searcher = registry().build(SEARCHER, section.search)
         self._index = searcher.prepare(
             bank.vector_ES,
@@ -178,9 +183,11 @@ class Scorer:
             known = resources.catalog.items
             added = encode_entities(items, "item", resources.spec, resources.vocab)
             if added.ids.null_count:
-                raise DataError(f"{added.ids.null_count:,} items have no id", where="add_items")
+                raise DataError(f"{added.ids.null_count:,} items have no id", code="items-no-id", where="add_items")
             if (old_n := known.rows(added.ids) > 0).any():
-                raise DataError(f"{_named(added.ids, old_n)}: in the catalogue already", where="add_items")
+                raise DataError(
+                    f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
+                )
             text_IT = resources.item_text_IT
             if text_IT is not None:
                 text_IT = np.concatenate([text_IT, _checked(text_nT, added.ids, text_IT.shape[1])])
@@ -228,7 +235,12 @@ class Scorer:
 
 def _item_texts(model: RecModel) -> np.ndarray:
     if model.resources.item_text_IT is None:
-        raise ModelError("the bundle has examples, but no text vectors", where="examples", hint="llmcf train-rec")
+        raise ModelError(
+            "the bundle has examples, but no text vectors",
+            code="bundle-unfit",
+            where="examples",
+            hint="llmcf train-rec",
+        )
     return model.resources.item_text_IT
 
 
@@ -244,13 +256,15 @@ def _checked(text_nT: np.ndarray | None, ids: pa.Array, dim: int) -> np.ndarray:
     expected = (len(ids), dim)
     text_nT = np.zeros(expected, np.float32) if text_nT is None else np.asarray(text_nT, np.float32)
     if text_nT.shape != expected:
-        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", where="add_items")
+        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", code="vectors-unfit", where="add_items")
     with np.errstate(over="ignore"):
         norm_n = np.linalg.norm(text_nT, axis=1)
     wrong_n = ~(np.isfinite(norm_n) & ((norm_n == 0) | (np.abs(norm_n - 1) < NORM_TOLERANCE)))
     if wrong_n.any():
         what = f"{_named(ids, wrong_n)}: a text vector has norm {norm_n[wrong_n][0]:g} instead of 1"
-        raise DataError(what, where="add_items", hint="give the vectors that the recipe's encoder makes")
+        raise DataError(
+            what, code="items-norm", where="add_items", hint="give the vectors that the recipe's encoder makes"
+        )
     return text_nT
 
 

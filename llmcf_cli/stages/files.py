@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.core.tree import Node, dotted, nearest, plain, text_origin
+from llmcf_cli.core.tree import Node, nearest, plain, text_origin
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
 from llmcf_cli.data.features import feature_problem
 from llmcf_cli.data.preview import look
@@ -107,10 +108,10 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
     if absent:
         place = ("dataset", "text") if texts else ("dataset", "source")
-        where = f"{nearest(root, place).origin}: dataset"
+        where = nearest(root, place).origin.place("dataset")
         what = f"its columns are not checked, as {absent[0]} is not fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
-        found.unchecked.append(LlmcfError(what, where=where, hint=hint))
+        found.unchecked.append(LlmcfError(what, code="columns-unchecked", where=where, hint=hint))
         return
     try:
         derive = DeriveSection.model_validate(written.get("derive") or {})
@@ -118,7 +119,7 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     except ValidationError:
         return  # of which the recipe's own check tells
 
-    def of_expression(role: str, column: str | None) -> str:
+    def of_expression(role: str, column: str | None) -> Place:
         return _place(root, "filter", role) if column is None else _place(root, "derive", role, column)
 
     seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=of_expression))
@@ -147,9 +148,9 @@ def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[
     origin = nearest(root, ("dataset", "text", entity)).origin
     for problem in template_problems(template, columns):
         if problem.name:
-            where = f"{text_origin(origin, template, problem.line)}: dataset.text.{entity}"
+            where = text_origin(origin, template, problem.line).place("dataset", "text", entity)
             hint = "" if columns else f"the data set has no columns of {entity}s"
-            yield LlmcfError(problem.what, where=where, allowed=problem.allowed, hint=hint)
+            yield LlmcfError(problem.what, code="text-template", where=where, allowed=problem.allowed, hint=hint)
 
 
 def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
@@ -161,6 +162,6 @@ def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequen
             yield problem
 
 
-def _place(root: Node, *path: str) -> str:
+def _place(root: Node, *path: str) -> Place:
     """File, line and key path of a setting of the data set."""
-    return f"{nearest(root, ('dataset', *path)).origin}: {dotted(('dataset', *path))}"
+    return nearest(root, ("dataset", *path)).origin.place("dataset", *path)

@@ -15,7 +15,7 @@ from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Context, Stage
-from llmcf_cli.stages.engine.run import FORCED, Step, examined, execute, plan
+from llmcf_cli.stages.engine.run import Cause, Step, examined, execute, plan
 from llmcf_cli.stages.files import file_problems, locator_of
 from llmcf_cli.stages.steps.ability import Ability, EvalLLM
 from llmcf_cli.stages.steps.balance import Balance, swept_stages
@@ -105,7 +105,7 @@ def run_steps(
         raise next(iter(failed.values()))
     reasons = tuple((name, "; ".join(map(str.strip, str(error).splitlines()))) for name, error in lost.items())
     # An earlier comparison of the same arms is none of what was made anew for this one.
-    force = [last.name] if steps[-1].reason.startswith(FORCED) else []
+    force = [last.name] if steps[-1].cause in (Cause.FORCED, Cause.FOLLOWS) else []
     rest = plan(context, [type(last)(reasons)], force)
     execute(rest[-1:], progress, on_start=on_start, on_end=on_end)  # all before it is done
     return rest

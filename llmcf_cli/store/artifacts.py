@@ -202,7 +202,9 @@ class ArtifactStore:
         folder = self.folder(stage, key)
         if in_use(folder / MANIFEST):
             hint = "wait until it ends, then run again"
-            raise StoreError("another process reads what this would replace", where=str(folder), hint=hint)
+            raise StoreError(
+                "another process reads what this would replace", code="store-in-use", where=str(folder), hint=hint
+            )
 
     def commit(self, partial: Partial, manifest: Manifest) -> Path:
         """Make a partial folder the artifact, in the place of one that is there, and drop the checkpoints.
@@ -266,7 +268,7 @@ class ArtifactStore:
 
 def damaged(found: Found) -> StoreError:
     """The error about an artifact with faults."""
-    return StoreError(found.damage, where=str(found.folder), hint="llmcf run RECIPE")
+    return StoreError(found.damage, code="artifact-damaged", where=str(found.folder), hint="llmcf run RECIPE")
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -125,15 +125,17 @@ class AssetStore:
         asset, folder = self.get(name), self.folder(name)
         hint = f"llmcf assets fetch {name}"
         if not folder.is_dir():
-            return (AssetError("is not fetched", where=f"{ASSET_PREFIX}{name}", hint=hint),)
+            return (AssetError("is not fetched", code="asset-absent", where=f"{ASSET_PREFIX}{name}", hint=hint),)
         problems = []
         with progress.task(f"verify {name}", asset.size, "B") as task:
             for file in asset.files:
                 path = folder / file.path
                 if not path.is_file():
-                    problems.append(AssetError("is missing", where=str(path), hint=hint))
+                    problems.append(AssetError("is missing", code="asset-file-missing", where=str(path), hint=hint))
                 elif digest_file(path) != file.sha256:
-                    problems.append(AssetError("does not hold the declared bytes", where=str(path), hint=hint))
+                    problems.append(
+                        AssetError("does not hold the declared bytes", code="asset-changed", where=str(path), hint=hint)
+                    )
                 task.advance(file.size)
         if problems:
             self._stamp_file(asset).unlink(missing_ok=True)
@@ -181,7 +183,9 @@ class AssetStore:
             (self.cache / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             hint = f"set {CACHE_VARIABLE} to a folder you can write to"
-            raise StoreError(f"cannot write the cache: {error}", where=str(self.cache), hint=hint) from error
+            raise StoreError(
+                f"cannot write the cache: {error}", code="cache-unwritable", where=str(self.cache), hint=hint
+            ) from error
         lock = FileLock(self.cache / name / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -305,7 +309,9 @@ class Locator:
         try:
             relative = Path(ref).expanduser()
         except RuntimeError as error:
-            raise DataError(f"there is no home folder of the user in {ref:.80}", hint="write the whole path") from error
+            raise DataError(
+                f"there is no home folder of the user in {ref:.80}", code="home-unknown", hint="write the whole path"
+            ) from error
         for folder in self._folders:
             if kind_of(folder / relative) != "nothing":
                 self._check(folder / relative)
@@ -318,7 +324,7 @@ class Locator:
         hint = "correct the path in the recipe" + (
             "" if relative.is_absolute() else ", or set LLMCF_DATA to its folder"
         )
-        raise DataError(f"no such file or folder: {ref}{where}{suggestion}", hint=hint)
+        raise DataError(f"no such file or folder: {ref}{where}{suggestion}", code="path-missing", hint=hint)
 
 
 def _member(ref: str, asset: Asset) -> str:

@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.permissions import Host
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.tree import plain
 from llmcf_cli.core.types import Config
 from llmcf_cli.core.yamlfile import read_any_yaml
@@ -154,7 +155,8 @@ def load_catalogue(*files: Path) -> dict[str, Asset]:
 
 
 def _taken(file: Path, name: str) -> LlmcfError:
-    return LlmcfError("is the name of an asset of llmcf's own, which has other bytes", where=f"{file}: {name}",
+    return LlmcfError("is the name of an asset of llmcf's own, which has other bytes",
+                      code="asset-name-taken", where=f"{file}: {name}",
                       hint="give it another name, here and in the recipe")  # fmt: skip
 
 
@@ -173,7 +175,7 @@ def _read(file: Path) -> dict[str, Asset]:
 
 def _problem(file: Path, item: ErrorDetails) -> LlmcfError:
     message = str(item["msg"]).removeprefix("Value error, ")
-    return LlmcfError(message, where=f"{file}: {'.'.join(map(str, item['loc']))}")
+    return LlmcfError(message, code="catalogue-invalid", where=Place(file=str(file), path=tuple(item["loc"])))
 
 
 def _anchored(asset: Asset, file: Path) -> Asset:
@@ -185,7 +187,8 @@ def _anchored(asset: Asset, file: Path) -> Asset:
             return one
         path = (folder / one.source.removeprefix(_FILE)).resolve()
         if not path.is_relative_to(folder):
-            problem = LlmcfError(f"{one.source} lies outside the catalogue's folder", where=f"{file}: {asset.name}",
+            problem = LlmcfError(f"{one.source} lies outside the catalogue's folder",
+                                 code="catalogue-outside", where=Place(file=str(file), path=(asset.name,)),
                                  hint="put the file below it; a link does not do")  # fmt: skip
             raise RecipeError([problem])
         return one.model_copy(update={"source": f"{_FILE}{path}"})

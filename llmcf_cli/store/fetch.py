@@ -29,6 +29,8 @@ _HTTP_TIMEOUT = 60
 class MismatchError(AssetError):
     """Fetched bytes are not those the catalogue declares."""
 
+    code = "asset-changed"
+
 
 class Fetcher:
     """Fetches the files of one asset; downloads that are not finished stay in `work` and are resumed.
@@ -89,7 +91,9 @@ class Fetcher:
             try:
                 info = archive.getinfo(member)
             except KeyError:
-                raise AssetError(f"{wheel.stem} has no member {member}", where=self._asset.name) from None
+                raise AssetError(
+                    f"{wheel.stem} has no member {member}", code="asset-no-member", where=self._asset.name
+                ) from None
             with archive.open(info) as stream:
                 # `target` comes from the catalogue, never from the archive: a hostile member name has no effect.
                 copy_verified(stream, file, target, self._task)
@@ -162,7 +166,8 @@ def check_source(address: str) -> None:
         return
     if host.scheme != "https" or not is_public(host.name):
         what = "is this machine or its own network" if host.scheme == "https" else "is not asked over https"
-        raise AccessError(f"{what}; no catalogue may have it fetched unless you allow it", where=str(host),
+        raise AccessError(f"{what}; no catalogue may have it fetched unless you allow it",
+                          code="host-refused", where=str(host),
                           hint=f"if you meant it: llmcf keys allow {host} --no-key")  # fmt: skip
 
 
@@ -199,7 +204,9 @@ def download_wheel(requirement: str, pinned: Wheel, work: Path, task: Task) -> P
         AssetError: pip is missing, finds no such wheel, or it is larger or has another digest than declared.
     """
     if importlib.util.find_spec("pip") is None:
-        raise AssetError("pip is needed to fetch it", where=requirement, hint=f"{sys.executable} -m ensurepip")
+        raise AssetError(
+            "pip is needed to fetch it", code="package-needed", where=requirement, hint=f"{sys.executable} -m ensurepip"
+        )
     for stale in [*work.glob("*.whl")]:
         stale.unlink()
     (work / "tmp").mkdir(parents=True, exist_ok=True)
@@ -255,7 +262,7 @@ def _explain_pip(requirement: str, output: str) -> None:
         raise MismatchError(f"the wheel of {requirement} has another digest than declared")
     lines = [line for line in output.splitlines() if line.startswith("ERROR")] or output.splitlines()[-1:]
     detail = lines[-1].removeprefix("ERROR: ") if lines else "no output"
-    raise AssetError(f"pip cannot download {requirement}: {detail}")
+    raise AssetError(f"pip cannot download {requirement}: {detail}", code="asset-unfetchable")
 
 
 @contextmanager
@@ -268,18 +275,26 @@ def _explained(name: str, file: AssetFile) -> Iterator[None]:
         hint = "correct the catalogue, or use another source"
         raise MismatchError(error.what, where=f"asset:{name}", hint=hint) from error
     except AssetError as error:
-        raise AssetError(error.what, where=f"asset:{name}", hint=error.hint or hint) from error
+        raise AssetError(
+            error.what, code="asset-unfetchable", where=f"asset:{name}", hint=error.hint or hint
+        ) from error
     except LlmcfError:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise disk_full(f"asset:{name}") from error
-        raise AssetError(f"{file.source} cannot be fetched: {error}", where=f"asset:{name}", hint=hint) from error
+        raise AssetError(
+            f"{file.source} cannot be fetched: {error}", code="asset-unfetchable", where=f"asset:{name}", hint=hint
+        ) from error
     except Exception as error:  # download libraries have no common base class
-        raise AssetError(f"{file.source} cannot be fetched: {error!r}", where=f"asset:{name}", hint=hint) from error
+        raise AssetError(
+            f"{file.source} cannot be fetched: {error!r}", code="asset-unfetchable", where=f"asset:{name}", hint=hint
+        ) from error
 
 
 def disk_full(where: str, needs: str = "") -> StoreError:
     """The error of a full disk."""
     what = "the disk is full" + (f": {needs}" if needs else "")
-    return StoreError(what, where=where, hint="free some space, or set LLMCF_CACHE to a folder on another disk")
+    return StoreError(
+        what, code="disk-full", where=where, hint="free some space, or set LLMCF_CACHE to a folder on another disk"
+    )

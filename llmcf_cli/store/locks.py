@@ -39,6 +39,7 @@ def held(lock_path: Path, what: str) -> Iterator[None]:
         pid = pid_path.read_text().strip() if pid_path.is_file() else "unknown"
         raise StoreError(
             f"is being made by process {pid}",
+            code="store-busy",
             where=what,
             hint=f"wait for process {pid} or stop it, then run again",
         ) from error

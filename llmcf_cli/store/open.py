@@ -20,6 +20,8 @@ from llmcf_cli.store.tables import Table
 class BusyError(StoreError):
     """A process holds a file that another one wants to write."""
 
+    code = "store-busy"
+
 
 _HOLDER = re.compile(r"PID (\d+)")
 
@@ -31,7 +33,7 @@ def connect_read(path: Path) -> Any:
         StoreError: The file is missing, no DuckDB database, damaged, or a writer (named by pid) holds it.
     """
     if not path.is_file():
-        raise StoreError("no such database", where=str(path), hint="llmcf status")
+        raise StoreError("no such database", code="store-missing", where=str(path), hint="llmcf status")
     return _connect(path, read_only=True)
 
 
@@ -61,7 +63,7 @@ def _connect(path: Path, *, read_only: bool) -> Any:
                 hint=f"wait for process {holder[1]} or stop it",
             ) from error
         what = f"cannot be opened: {str(error).splitlines()[0]}"
-        raise StoreError(what, where=str(path), hint=_aside(path)) from error
+        raise StoreError(what, code="store-unreadable", where=str(path), hint=_aside(path)) from error
 
 
 def refuse_code(connection: Any, path: Path) -> None:
@@ -86,7 +88,12 @@ def refuse_code(connection: Any, path: Path) -> None:
     if found is not None:
         connection.close()
         kind, name = found
-        raise StoreError(f"holds the {kind} {name!r:.60}; only tables are read", where=str(path), hint=_aside(path))
+        raise StoreError(
+            f"holds the {kind} {name!r:.60}; only tables are read",
+            code="store-no-table",
+            where=str(path),
+            hint=_aside(path),
+        )
 
 
 @contextmanager
@@ -104,7 +111,7 @@ def intact(path: Path) -> Iterator[None]:
         if isinstance(error, duckdb.ProgrammingError | duckdb.DataError | duckdb.IntegrityError):  # the query's fault
             raise
         what = f"cannot be read: {str(error).splitlines()[0]}"
-        raise StoreError(what, where=str(path), hint=_aside(path)) from error
+        raise StoreError(what, code="store-unreadable", where=str(path), hint=_aside(path)) from error
 
 
 def _aside(path: Path) -> str:
@@ -131,7 +138,9 @@ def write_parquet(data: pa.Table, spec: Table, path: Path) -> None:
     try:
         data = data.select(spec.schema.names).cast(spec.schema)
     except (KeyError, pa.ArrowInvalid, ValueError) as error:
-        raise StoreError(f"rows do not fit the table {spec.name!r}: {error}", where=str(path)) from error
+        raise StoreError(
+            f"rows do not fit the table {spec.name!r}: {error}", code="store-schema", where=str(path)
+        ) from error
     pq.write_table(data, path, compression="zstd")
 
 
@@ -144,9 +153,9 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns) if columns is not None else None)
     except FileNotFoundError as error:
-        raise StoreError("no such table", where=str(path), hint="llmcf status") from error
+        raise StoreError("no such table", code="store-missing", where=str(path), hint="llmcf status") from error
     except pa.ArrowInvalid as error:
-        raise StoreError(f"is no readable Parquet file: {error}", where=str(path)) from error
+        raise StoreError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
 
 
 def open_lance(place: Path | str) -> Any:
@@ -195,13 +204,17 @@ def copy_lance(source: Path | str, name: str, to: str) -> None:
         if name not in database.list_tables().tables:
             database.create_table(name, iter(table.search().to_batches()), schema=table.schema)
     except (ValueError, OSError, RuntimeError) as error:
-        raise StoreError(f"table {name!r} cannot be written: {str(error).splitlines()[0]}", where=to) from error
+        raise StoreError(
+            f"table {name!r} cannot be written: {str(error).splitlines()[0]}", code="store-unwritable", where=to
+        ) from error
 
 
 def _lance_table(place: Path | str, name: str) -> Any:
     if isinstance(place, Path) and not (place / f"{name}.lance").is_dir():
-        raise StoreError(f"has no table {name!r}", where=str(place), hint="llmcf status")
+        raise StoreError(f"has no table {name!r}", code="store-missing", where=str(place), hint="llmcf status")
     try:
         return open_lance(place).open_table(name)
     except (ValueError, OSError, RuntimeError) as error:
-        raise StoreError(f"table {name!r} cannot be read: {str(error).splitlines()[0]}", where=str(place)) from error
+        raise StoreError(
+            f"table {name!r} cannot be read: {str(error).splitlines()[0]}", code="store-unreadable", where=str(place)
+        ) from error

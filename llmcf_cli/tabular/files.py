@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, closest
+from llmcf_cli.core.place import Place
 from llmcf_cli.tabular.damage import find_damage
 from llmcf_cli.tabular.unpack import BROKEN, opened
 
@@ -46,7 +47,13 @@ def require_file(path: Path, role: str, hint: str) -> Path:
     beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
     near = closest(path.name, beside)
     suggestion = f'; did you mean "{near}"?' if near else ""
-    raise DataError(f"the {role} file does not exist{suggestion}", where=str(path), allowed=beside[:20], hint=hint)
+    raise DataError(
+        f"the {role} file does not exist{suggestion}",
+        code="path-missing",
+        where=str(path),
+        allowed=beside[:20],
+        hint=hint,
+    )
 
 
 def first_sentence(error: Exception) -> str:
@@ -58,7 +65,7 @@ def first_sentence(error: Exception) -> str:
 def unreadable(path: Path | str, error: Exception) -> DataError:
     """The error of a file that is damaged or not what it should be."""
     what = f"cannot be read: {first_sentence(error)}"
-    return DataError(what, where=str(path), hint="fetch the file again or correct its format")
+    return DataError(what, code="file-unreadable", where=str(path), hint="fetch the file again or correct its format")
 
 
 def unreadable_text(path: Path, error: Exception, encoding: str, setting: str) -> DataError:
@@ -78,7 +85,9 @@ def unreadable_text(path: Path, error: Exception, encoding: str, setting: str) -
         return unreadable(path, error)
     hint = found.hint or encoding_hint(path, encoding, setting)
     reader = "" if isinstance(error, UnicodeError) else f" ({first_sentence(error)})"
-    return DataError(f"{found.what}{reader}", where=f"{path}:{found.line}", hint=hint)
+    return DataError(
+        f"{found.what}{reader}", code="lines-damaged", where=Place(file=str(path), line=found.line), hint=hint
+    )
 
 
 def encoding_hint(path: Path, encoding: str, setting: str) -> str:

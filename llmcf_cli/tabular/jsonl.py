@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.place import Place
 from llmcf_cli.tabular.files import unreadable
 from llmcf_cli.tabular.records import RecordTable
 from llmcf_cli.tabular.sql import name
@@ -56,7 +57,9 @@ def each_record(
         with opened(path) as handle:
             start = handle.read(2)
             if start in _UTF16:
-                raise DataError("is utf-16, JSON is utf-8", where=f"{path}:1", hint="save the file as utf-8")
+                raise DataError(
+                    "is utf-16, JSON is utf-8", code="encoding-wrong", where=f"{path}:1", hint="save the file as utf-8"
+                )
         if _is_array(path):
             yield from _elements(path, decoder)
             return
@@ -70,10 +73,12 @@ def each_record(
                 last = number
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
     except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
-        raise DataError("is not utf-8", where=str(path), hint="save the file as utf-8") from error
+        raise DataError(
+            "is not utf-8", code="encoding-wrong", where=str(path), hint="save the file as utf-8"
+        ) from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
-            raise DataError("no such file", where=str(path)) from error
+            raise DataError("no such file", code="path-missing", where=str(path)) from error
         raise unreadable(path, error) from error
 
 
@@ -142,7 +147,13 @@ def read_json(
     whole = rows is None or taken < rows
     if not table.count:
         detail = "".join(f"\n  {sample}" for sample in samples)
-        raise DataError(f"has no JSON objects{detail}", where=str(path), allowed=[EXAMPLE], hint="one object a line")
+        raise DataError(
+            f"has no JSON objects{detail}",
+            code="file-format",
+            where=str(path),
+            allowed=[EXAMPLE],
+            hint="one object a line",
+        )
     table.finish()
     return Table(
         name(into), str(path), BadRows(bad, tuple(samples)), notes=table.notes, objects=table.objects, whole=whole
@@ -223,7 +234,7 @@ def _is_array(path: Path) -> bool:
 def _check_blank(path: Path, number: int, last: int) -> None:
     if number - last > MAX_BLANK_LINES:
         what = f"has {MAX_BLANK_LINES:,} blank lines one after the other"
-        raise DataError(what, where=f"{path}:{last + 1}", hint="remove them")
+        raise DataError(what, code="blank-lines", where=Place(file=str(path), line=last + 1), hint="remove them")
 
 
 def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any, str | None]]:
@@ -274,6 +285,6 @@ def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any,
 def _broken(path: Path, line: int, why: str) -> DataError:
     """An array that breaks off: what comes after cannot be told apart, so it is not left out either."""
     return DataError(
-        f"begins as a JSON array and is none: {why}", where=f"{path}:{line}",
+        f"begins as a JSON array and is none: {why}", code="file-format", where=Place(file=str(path), line=line),
         hint=f"write the file again, or as one object a line: {EXAMPLE}",
     )  # fmt: skip

@@ -31,7 +31,12 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     """
     files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
     if not files:
-        raise DataError("holds no .parquet file", where=str(path), hint="name the file or folder that holds the table")
+        raise DataError(
+            "holds no .parquet file",
+            code="source-files",
+            where=str(path),
+            hint="name the file or folder that holds the table",
+        )
     listed = ", ".join(text(exactly(file)) for file in files)
     relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
     limit = "" if rows is None else f" LIMIT {rows}"
@@ -62,9 +67,11 @@ def _check_size(file: Path) -> None:
     size = file.stat().st_size
     hint = "if that is as it should be, write it again without compression, or as CSV"
     if rows > max(MOST_ROWS, ROWS_PER_BYTE * size):
-        raise DataError(f"claims {rows:,} rows in {size:,} bytes", where=str(file), hint=hint)
+        raise DataError(f"claims {rows:,} rows in {size:,} bytes", code="unpack-limit", where=str(file), hint=hint)
     if unpacked > max(MOST_FREE, MOST_TIMES * size):
-        raise DataError(f"unpacks to more than {MOST_TIMES} times its size", where=str(file), hint=hint)
+        raise DataError(
+            f"unpacks to more than {MOST_TIMES} times its size", code="unpack-limit", where=str(file), hint=hint
+        )
 
 
 def _renamed(file: Path, found: list[str]) -> tuple[str, ...]:

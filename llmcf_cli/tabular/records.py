@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.place import Place
 from llmcf_cli.tabular.lists import NESTED
 from llmcf_cli.tabular.sql import name
 from llmcf_cli.tabular.table import Table, check_count, distinct_names
@@ -120,8 +121,18 @@ def _unwritable(records: Sequence[tuple[int, Mapping[str, Any]]], origin: str) -
                 json.dumps(_plain(value), ensure_ascii=False).encode()
             except (ValueError, RecursionError) as error:
                 what = f"the value of {key!r} cannot be read: {error!s:.120}"
-                return DataError(what, where=f"{origin}:{number}", hint="correct it, or leave it out")
-    return DataError("holds values that cannot be read", where=origin, hint="correct them, or leave them out")
+                return DataError(
+                    what,
+                    code="value-unreadable",
+                    where=Place(file=origin, line=number),
+                    hint="correct it, or leave it out",
+                )
+    return DataError(
+        "holds values that cannot be read",
+        code="value-unreadable",
+        where=origin,
+        hint="correct them, or leave them out",
+    )
 
 
 def read_arrow(con: Any, rows: pa.Table, into: str, origin: str) -> Table:

@@ -63,7 +63,13 @@ def require_columns(wanted: Sequence[str], available: Sequence[str], where: str,
         near = closest(column, available)
         parts.append(f'"{column}"' + (f' (did you mean "{near}"?)' if near else ""))
     plural = "s" if len(missing) > 1 else ""
-    raise DataError(f"has no column{plural} {', '.join(parts)}", where=where, allowed=tuple(available), hint=hint)
+    raise DataError(
+        f"has no column{plural} {', '.join(parts)}",
+        code="column-missing",
+        where=where,
+        allowed=tuple(available),
+        hint=hint,
+    )
 
 
 def check_count(columns: int, where: str) -> None:
@@ -74,7 +80,12 @@ def check_count(columns: int, where: str) -> None:
     """
     if columns > MAX_COLUMNS:
         what = f"has {columns:,} columns; at most {MAX_COLUMNS:,} are read"
-        raise DataError(what, where=where, hint="leave out those that nothing reads, or write the file as Parquet")
+        raise DataError(
+            what,
+            code="columns-limit",
+            where=where,
+            hint="leave out those that nothing reads, or write the file as Parquet",
+        )
 
 
 def distinct_names(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:

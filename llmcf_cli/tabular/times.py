@@ -190,7 +190,12 @@ def _check_zone(con: Any, form: TimeFormat) -> None:
         return
     known = {zone for (zone,) in con.execute(_KNOWN_ZONES).fetchall()}
     if form.zone not in known:
-        raise DataError(f"unknown time zone {form.zone!r}", allowed=sorted(known), hint="name one as in Europe/Berlin")
+        raise DataError(
+            f"unknown time zone {form.zone!r}",
+            code="zone-unknown",
+            allowed=sorted(known),
+            hint="name one as in Europe/Berlin",
+        )
 
 
 def _typed(relation: str, value: str, kind: str) -> str:

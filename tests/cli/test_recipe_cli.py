@@ -137,6 +137,7 @@ def test_reference_writes_the_pages(tmp_path):
     done = llmcf("reference", tmp_path / "docs")
     assert done.returncode == 0
     assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == [
+        "errors.md",
         "recipe-reference.md",
         "recipe.schema.json",
     ]

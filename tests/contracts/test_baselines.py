@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.plugin import registry
@@ -84,7 +85,7 @@ def test_samples_of_nothing_known_are_scored(world, name):
 
 def test_a_split_without_both_labels_is_refused(world, name):
     validation = world.data.splits["validation"]
-    with pytest.raises(DataError, match="validation split holds only the label"):
+    with refused("split-one-class", DataError):
         fitted(name, with_split(world.data, "validation", validation.take(validation.label_N > 0.5)))
 
 

@@ -9,6 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from refusals import refused
 from typer.testing import CliRunner, Result
 
 from llmcf_cli.cli.app import app
@@ -58,7 +59,7 @@ def folder(assets, write_ratings, tmp_path_factory) -> Path:
     prompt = (library_dir() / "prompts" / "decomposed.yaml").read_text()
     (folder / "decomposed.yaml").write_text(prompt.replace("block: 20", "block: 2"))
     (folder / "recipe.yaml").write_text(RECIPE)
-    with pytest.raises(StoreError, match="not written yet"):
+    with refused("not-made", StoreError):
         llmcf(folder, "cot", "show")
     assert "description, item" in llmcf(folder, "cot", "preview", "-n", "2").output
     assert not (folder / "artifacts" / "train-llm").exists(), "a preview needs no tuned model"
@@ -128,9 +129,9 @@ def test_show_prints_parts_and_scores(folder: Path) -> None:
     assert one.count("sample ") == 1
     user = one.split("user ")[1].split()[0]
     assert f"user {user} " in llmcf(folder, "cot", "show", "--user", user).output
-    with pytest.raises(LlmcfError, match="no chain of thought is kept for sample_id 999999"):
+    with refused("cot-missing", LlmcfError, names="999999"):
         llmcf(folder, "cot", "show", "--sample", "999999")
-    with pytest.raises(LlmcfError, match="--best and --worst cannot stand together"):
+    with refused("option-conflict", LlmcfError):
         llmcf(folder, "cot", "show", "--best", "1", "--worst", "1")
 
 
@@ -145,7 +146,7 @@ def test_exports_hold_everything(folder: Path, tmp_path: Path) -> None:
     assert [part["step"] for part in table[-1]["parts"]][-1] == "match"
     assert lines[0]["prompt"] == kept[0]["prompt"]
     assert len(list(tmp_path.iterdir())) == 2, "no partial file is left"
-    with pytest.raises(StoreError, match="cannot be written"):
+    with refused("store-unwritable", StoreError):
         llmcf(folder, "cot", "export", "--out", str(tmp_path / "absent" / "x.jsonl"))
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pyarrow.parquet as pq
 import pytest
+from refusals import refused
 from typer.testing import CliRunner
 
 from llmcf_cli.cli import report
@@ -120,7 +121,7 @@ def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context,
 
 @pytest.mark.slow
 def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
-    with pytest.raises(LlmcfError, match="needs ingest, which is not made yet"):
+    with refused("not-made", LlmcfError):
         help_generate(context, SILENT)
     run(context, TrainLLM())
     arguments = [str(tmp_path / "recipe.yaml"), "--artifacts", str(context.store.root)]
@@ -146,7 +147,7 @@ def test_a_helper_with_nothing_to_do_says_so_and_what_comes_next(context, tmp_pa
 
     missing = work()
     assert isinstance(missing, LlmcfError)
-    assert "gen-cot of 'generation' needs" in str(missing)
+    assert missing.code == "not-made"
     assert "next: llmcf gen-cot" in str(missing)
     run(context, GenCoT())
     said = work()

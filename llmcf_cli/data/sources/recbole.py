@@ -70,11 +70,16 @@ def _types(cells: Sequence[str], where: str) -> dict[str, str]:
         column, _, kind = cell.rpartition(":")
         if not column or kind not in _TYPES:
             raise DataError(
-                f"the header cell {cell!r} is not name:type", where=where, allowed=_TYPES,
+                f"the header cell {cell!r} is not name:type", code="header-invalid", where=where, allowed=_TYPES,
                 hint="the first line names the columns, tab-separated, e.g. user_id:token",
             )  # fmt: skip
         if column in types:
-            raise DataError(f"the column {column!r} occurs twice", where=where, hint="give each column its own name")
+            raise DataError(
+                f"the column {column!r} occurs twice",
+                code="column-twice",
+                where=where,
+                hint="give each column its own name",
+            )
         types[column] = kind
     return types
 
@@ -87,4 +92,10 @@ def _interaction_file(path: Path) -> Path:
         return found[0]
     names = tuple(p.name for p in found) or tuple(sorted(p.name for p in path.iterdir())[:20])
     what = "holds several .inter files" if found else "holds no .inter file"
-    raise DataError(what, where=str(path), allowed=names, hint="name the .inter file itself in dataset.source.path")
+    raise DataError(
+        what,
+        code="source-files",
+        where=str(path),
+        allowed=names,
+        hint="name the .inter file itself in dataset.source.path",
+    )

@@ -46,7 +46,9 @@ class TableSource:
         if isinstance(config, ParquetConfig):
             return read_parquet(con, path, into, rows)
         if path.is_dir():
-            raise DataError("is a folder", where=str(path), hint=f"name one file in dataset.source.{role}")
+            raise DataError(
+                "is a folder", code="path-folder", where=str(path), hint=f"name one file in dataset.source.{role}"
+            )
         if isinstance(config, JsonlConfig):
             return read_json(con, path, into, rows)
         dialect = Dialect(config.delimiter, config.quote, config.encoding, "dataset.source")

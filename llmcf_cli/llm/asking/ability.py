@@ -81,7 +81,7 @@ def recommendation_answers(
     if len(np.unique(found.label_N)) < 2:
         raise LlmcfError(
             f"the {len(found.label_N):,} {section.split} samples whose question fits do not have both labels",
-            where="ability.count", hint="raise ability.count or ability.max_prompt_tokens",
+            code="split-one-class", where="ability.count", hint="raise ability.count or ability.max_prompt_tokens",
         )  # fmt: skip
     return found
 

@@ -70,7 +70,9 @@ def surface_forms(tokenizer: Any, positive: str, negative: str) -> tuple[list[in
     """
     tokens: dict[str, list[int]] = {_plain(positive): [], _plain(negative): []}
     if len(tokens) < 2:
-        raise ModelError(f"the answers {positive!r} and {negative!r} read the same", where="llm.mix")
+        raise ModelError(
+            f"the answers {positive!r} and {negative!r} read the same", code="answers-ambiguous", where="llm.mix"
+        )
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=True)
     for token, text in enumerate(texts):
         if _plain(text) in tokens:
@@ -78,7 +80,8 @@ def surface_forms(tokenizer: Any, positive: str, negative: str) -> tuple[list[in
     for answer in (positive, negative):
         if not tokens[_plain(answer)]:
             raise ModelError(
-                f"the answer {answer!r} is no single token of this model in any form", where="llm.mix",
+                f"the answer {answer!r} is no single token of this model in any form",
+                code="answer-no-token", where="llm.mix",
                 hint="set positive and negative of the recommendation source to short words such as Yes and No",
             )  # fmt: skip
     return tokens[_plain(positive)], tokens[_plain(negative)]

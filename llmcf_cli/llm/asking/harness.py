@@ -123,7 +123,10 @@ class _ReadingLM(TemplateLM):
             tokens = whole[-(self._reader.context + 1) :]  # the last one is not read
             self.shortened += len(tokens) < len(whole)
             if len(continuation) >= len(tokens):
-                raise ModelError(f"a continuation of {len(continuation)} tokens is longer than the model's context")
+                raise ModelError(
+                    f"a continuation of {len(continuation)} tokens is longer than the model's context",
+                    code="prompt-too-long",
+                )
             starts.append(len(tokens) - len(continuation) - 1)
             sequences.append(tokens)
         read = [tokens[:-1] for tokens in sequences]  # after the last one nothing is predicted

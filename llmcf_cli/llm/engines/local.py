@@ -34,14 +34,15 @@ class LocalEngine(Adjustable, ABC):
             ModelError: The folder holds no causal language model with a chat template.
         """
         if model is None:
-            raise ModelError(f"the engine {self.config.type} needs a model's folder")
+            raise ModelError(f"the engine {self.config.type} needs a model's folder", code="engine-no-model")
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None
         self._context = context_length(model, self._tokenizer)
         if self.max_prompt_tokens() < 1:
             raise ModelError(
-                f"the model's context of {self._context} tokens leaves no room for a prompt", where=str(model),
+                f"the model's context of {self._context} tokens leaves no room for a prompt",
+                code="prompt-no-room", where=str(model),
                 hint=f"lower cot.engine.max_new_tokens ({self.config.max_new_tokens})",
             )  # fmt: skip
 

@@ -194,29 +194,32 @@ class OpenAIEngine(Adjustable):
         if status in (401, 403):
             host, name = Host.of(config.base_url), self._variable
             stop = ModelError(
-                f"the server answers {status}: {_state(name, self._key)}", where=config.base_url,
+                f"the server answers {status}: {_state(name, self._key)}", code="server-refused", where=config.base_url,
                 hint=f"export {name}=… with a key of this server" if name
                 else f"llmcf keys allow {host} --env VARIABLE_WITH_ITS_KEY",
             )  # fmt: skip
         elif status == 404:
             stop = ModelError(
-                f"the server answers 404 for the model {config.model!r}: {said}", where=config.base_url,
+                f"the server answers 404 for the model {config.model!r}: {said}",
+                code="server-model-unknown", where=config.base_url,
                 hint="correct model or base_url (most servers' ends in /v1) of the engine",
             )  # fmt: skip
         elif status in _REDIRECTS:
             target = getattr(error, "response").headers.get("location", "nowhere")  # noqa: B009
             stop = ModelError(
                 f"the server answers {status} and sends on to {self._shown(target)}; prompts are not sent on",
-                where=config.base_url, hint="name the address itself in base_url of the engine",
+                code="server-redirect", where=config.base_url, hint="name the address itself in base_url of the engine",
             )  # fmt: skip
         elif status == 429 and getattr(error, "code", None) == "insufficient_quota":
-            stop = ModelError("the account has no quota left", where=config.base_url, hint="add some, or wait")
+            stop = ModelError(
+                "the account has no quota left", code="server-quota", where=config.base_url, hint="add some, or wait"
+            )
         elif is_too_long(error):
             return Failure(f"the server sent {self._shown(_root(error))}", retryable=False)
         elif isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError):
             cause = self._shown(error.__cause__ or error)
             stop = ModelError(
-                f"the server cannot be reached: {cause}", where=config.base_url,
+                f"the server cannot be reached: {cause}", code="server-unreachable", where=config.base_url,
                 hint="start it, or correct base_url of the engine; finished texts are kept",
             )  # fmt: skip
         if stop is not None:

@@ -97,7 +97,7 @@ class TransformersEngine(LocalEngine):
     def _weights(self) -> Any:
         if self._model is None:
             if self._folder is None:
-                raise ModelError("the engine has no model; call open() first")
+                raise ModelError("the engine has no model; call open() first", code="engine-no-model")
             self._model = load_to_ask(self._folder, self.config.precision)
             self._model.generation_config = type(self._model.generation_config)()  # decoding is the recipe's alone
         return self._model

@@ -156,7 +156,7 @@ def _sizes(section: LLMSection, capacities: Sequence[int]) -> list[int]:
     names = [part.source.type for part in section.mix]
     empty = [name for name, capacity in zip(names, capacities, strict=True) if not capacity]
     if empty:
-        raise LlmcfError(f"the mix source {empty[0]} has no usable sample", where="llm.mix")
+        raise LlmcfError(f"the mix source {empty[0]} has no usable sample", code="mix-source-empty", where="llm.mix")
     most = int(min(capacity / share for capacity, share in zip(capacities, shares, strict=True)) + 1e-9)
     total = section.count or max(most, 1)
     exact = [total * share for share in shares]
@@ -175,14 +175,16 @@ def _sizes(section: LLMSection, capacities: Sequence[int]) -> list[int]:
 def _too_few(section: LLMSection, name: str, wanted: int, given: int, most: int) -> LlmcfError:
     return LlmcfError(
         f"llm.count {section.count} needs {wanted:,} samples of {name}, which has {given:,} different ones",
-        where="llm.count", hint=f"set llm.count to at most {most:,}, leave it out, or change the shares",
+        code="sample-too-large", where="llm.count",
+        hint=f"set llm.count to at most {most:,}, leave it out, or change the shares",
     )  # fmt: skip
 
 
 def _check(section: LLMSection, part: MixPart, report: MixPartReport, size: int, longest: int) -> None:
     if report.samples == 0:
         raise LlmcfError(
-            f"no sample of {report.source} fits into {longest} tokens", where="llm.tune.max_length",
+            f"no sample of {report.source} fits into {longest} tokens",
+            code="mix-too-long", where="llm.tune.max_length",
             hint="raise llm.tune.max_length, or take a model with a longer context",
         )  # fmt: skip
     if section.count is not None and report.samples < size:

@@ -88,7 +88,9 @@ def _texts(file: Path) -> Iterator[str]:
             for line in lines:
                 yield " ".join(_strings(json.loads(line))) if file.suffix in (".jsonl", ".json") else line
     except (OSError, ValueError) as error:
-        raise DataError(f"is no readable Parquet, JSON lines or text: {error}", where=str(file)) from error
+        raise DataError(
+            f"is no readable Parquet, JSON lines or text: {error}", code="file-format", where=str(file)
+        ) from error
 
 
 def _strings(value: Any) -> Iterator[str]:

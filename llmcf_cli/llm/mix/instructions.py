@@ -145,7 +145,7 @@ class FileSource:
         if self._first_bad and bad > most * rows:
             place, why = self._first_bad
             raise DataError(
-                f"{bad:,} of {rows:,} rows cannot be used; the first: {why}", where=place,
+                f"{bad:,} of {rows:,} rows cannot be used; the first: {why}", code="rows-unusable", where=place,
                 hint=f"mend the rows, or raise max_bad_rows ({most:g}) of this source of llm.mix to leave them out",
             )  # fmt: skip
 
@@ -236,4 +236,4 @@ def _check_columns(wanted: Sequence[str], found: Sequence[str], where: str) -> N
             hint = f'set the source\'s column to "{near}"'
         else:
             hint = "name the file's columns in the source"
-        raise DataError(f'has no column "{name}"', where=where, allowed=list(found), hint=hint)
+        raise DataError(f'has no column "{name}"', code="column-missing", where=where, allowed=list(found), hint=hint)

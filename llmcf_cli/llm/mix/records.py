@@ -56,7 +56,7 @@ def read_records(path: Path, kind: str) -> Iterator[Record]:
         DataError: The file is missing, no Parquet, or no JSON array where it begins as one.
     """
     if not path.is_file():
-        raise DataError("no such file", where=str(path))
+        raise DataError("no such file", code="path-missing", where=str(path))
     return _parquet(path) if kind == "parquet" else _json(path)
 
 
@@ -132,7 +132,7 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", where=str(path)) from error
+        raise DataError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
     with file:
         row = 0
         if not file.metadata.num_rows:

@@ -42,7 +42,9 @@ class TextEncoder:
 
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
-            raise ModelError("a text encoder is a folder in sentence-transformers format", where=str(path))
+            raise ModelError(
+                "a text encoder is a folder in sentence-transformers format", code="encoder-unusable", where=str(path)
+            )
         check_encoder(path)
         quiet_libraries()
         from sentence_transformers import SentenceTransformer
@@ -52,11 +54,13 @@ class TextEncoder:
                 str(path), device=str(best_device()), **LOCAL, model_kwargs={"use_safetensors": True}
             )
         except Exception as error:  # the library raises whatever its parsers raise
-            raise ModelError(f"the text encoder cannot be loaded: {error}", where=str(path)) from error
+            raise ModelError(
+                f"the text encoder cannot be loaded: {error}", code="encoder-unusable", where=str(path)
+            ) from error
         _read_marks_as_text(self._model.tokenizer)
         dim = self._model.get_embedding_dimension()
         if not dim:
-            raise ModelError("the model gives no sentence vectors", where=str(path))
+            raise ModelError("the model gives no sentence vectors", code="encoder-unusable", where=str(path))
         if self._model.device.type == "cpu":
             pack_linears(self._model)
         self.dim = int(dim)

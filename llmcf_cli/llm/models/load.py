@@ -49,7 +49,9 @@ def hf_folder(path: Path, cache: Path, progress: Progress = SILENT) -> Path:
         ModelError: `path` holds no causal language model; says what was found.
     """
     if not path.exists():
-        raise ModelError("the model does not exist", where=str(path), hint="correct llm.model in the recipe")
+        raise ModelError(
+            "the model does not exist", code="path-missing", where=str(path), hint="correct llm.model in the recipe"
+        )
     gguf = _gguf_file(path)
     if gguf is None:
         check_folder(path)
@@ -72,22 +74,25 @@ def check_folder(folder: Path) -> None:
     """
     where = str(folder)
     if not folder.is_dir():
-        raise ModelError("a model is a folder in Hugging Face format or a .gguf file", where=where)
+        raise ModelError("a model is a folder in Hugging Face format or a .gguf file", code="model-folder", where=where)
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise ModelError(f"the folder has no config.json; it holds {_listing(folder)}", where=where,
+        raise ModelError(f"the folder has no config.json; it holds {_listing(folder)}",
+                         code="model-folder", where=where,
                          hint="give a folder in Hugging Face format or a .gguf file")  # fmt: skip
     check_contained(folder)
     config = read_json(config_file, MAX_JSON_BYTES, ModelError)
     if not isinstance(config, dict):
-        raise ModelError("is no JSON object", where=str(config_file))
+        raise ModelError("is no JSON object", code="model-config", where=str(config_file))
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         found = "only pickled weights" if pickled else f"no weights; it holds {_listing(folder)}"
-        raise ModelError(f"the folder has {found}", where=where, hint="convert the weights to .safetensors")
+        raise ModelError(
+            f"the folder has {found}", code="model-folder", where=where, hint="convert the weights to .safetensors"
+        )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}", where=where,
+        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}", code="model-folder", where=where,
                          allowed=TOKENIZER_FILES)  # fmt: skip
 
 
@@ -104,13 +109,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # the library raises whatever its parsers raise
-        raise ModelError(f"the tokenizer cannot be loaded: {_brief(error)}", where=str(folder)) from error
+        raise ModelError(
+            f"the tokenizer cannot be loaded: {_brief(error)}", code="model-unreadable", where=str(folder)
+        ) from error
     if not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template, so this is no chat or instruct model", where=str(folder),
+        raise ModelError("the tokenizer has no chat template, so this is no chat or instruct model",
+                         code="model-chat-template-missing", where=str(folder),
                          hint="take the -instruct or -chat variant of the model")  # fmt: skip
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has neither a padding nor an end-of-text token", where=str(folder))
+            raise ModelError(
+                "the tokenizer has neither a padding nor an end-of-text token", code="model-folder", where=str(folder)
+            )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
@@ -143,11 +153,15 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             str(folder), dtype=dtype, output_loading_info=True, **WEIGHTS
         )
     except Exception as error:  # the library raises whatever its parsers raise
-        raise ModelError(f"the model cannot be loaded: {_brief(error)}", where=str(folder)) from error
+        raise ModelError(
+            f"the model cannot be loaded: {_brief(error)}", code="model-unreadable", where=str(folder)
+        ) from error
     missing = sorted(info["missing_keys"])
     if missing:
         shown = ", ".join(missing[:3])
-        raise ModelError(f"{len(missing)} weights are missing, e.g. {shown}", where=str(folder))
+        raise ModelError(
+            f"{len(missing)} weights are missing, e.g. {shown}", code="model-weights-missing", where=str(folder)
+        )
     return model.eval()
 
 
@@ -228,13 +242,16 @@ def best_device() -> torch.device:
 def _gguf_file(path: Path) -> Path | None:
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ModelError("a model is a folder in Hugging Face format or a .gguf file", where=str(path))
+            raise ModelError(
+                "a model is a folder in Hugging Face format or a .gguf file", code="model-folder", where=str(path)
+            )
         return path
     if (path / "config.json").is_file():
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
-        raise ModelError("the folder holds several GGUF files", where=str(path), allowed=[f.name for f in files],
+        raise ModelError("the folder holds several GGUF files",
+                         code="model-folder", where=str(path), allowed=[f.name for f in files],
                          hint="name one of them in llm.model")  # fmt: skip
     return files[0] if files else None
 
@@ -246,7 +263,10 @@ def _convert(gguf: Path, target: Path) -> None:
         import gguf as _  # noqa: F401
     except ModuleNotFoundError as error:
         raise LlmcfError(
-            "reading GGUF needs the package gguf", where=str(gguf), hint="pip install 'llmcf[llm]'"
+            "reading GGUF needs the package gguf",
+            code="package-needed",
+            where=str(gguf),
+            hint="pip install 'llmcf[llm]'",
         ) from error
     quiet_libraries()
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -261,7 +281,7 @@ def _convert(gguf: Path, target: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"the GGUF file cannot be read as a causal language model: {_brief(error)}",
-                         where=str(gguf)) from error  # fmt: skip
+                         code="model-unreadable", where=str(gguf)) from error  # fmt: skip
     _forget_quantisation(model)
     save_model(model, tokenizer, target)
 
@@ -302,7 +322,7 @@ def _check_architecture(config: dict[str, Any], where: str) -> None:
         fits = config.get("model_type") in known
     if not fits:
         found = ", ".join(named) or f"model_type {config.get('model_type')!r}"
-        raise ModelError(f"no causal language model: config.json names {found}", where=where,
+        raise ModelError(f"no causal language model: config.json names {found}", code="model-folder", where=where,
                          hint="name a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
 
 

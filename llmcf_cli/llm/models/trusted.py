@@ -63,7 +63,9 @@ def check_encoder(folder: Path) -> None:
             activation = str(settings.get("activation_function", _ACTIVATIONS[1]))
             if not activation.startswith(_ACTIVATIONS):
                 what = f"names the activation {activation!r:.80}, which is none of PyTorch's"
-                raise ModelError(what, where=str(place / "config.json"), hint="take another encoder")
+                raise ModelError(
+                    what, code="model-module-refused", where=str(place / "config.json"), hint="take another encoder"
+                )
         if kind in ("Transformer", "Dense"):
             refuse_pickles(place)
 
@@ -76,7 +78,7 @@ def check_contained(folder: Path) -> None:
             implementation that would be fetched and run.
     """
     if (folder / _ADAPTER).exists():
-        raise ModelError("is an adapter to another model", where=str(folder / _ADAPTER),
+        raise ModelError("is an adapter to another model", code="model-adapter", where=str(folder / _ADAPTER),
                          hint="merge it into its model where you trust both, and name the result")  # fmt: skip
     _check_sizes(folder)
     for index in sorted(folder.glob("*.safetensors.index.json")):
@@ -85,14 +87,17 @@ def check_contained(folder: Path) -> None:
         for shard in set(map(str, shards.values())) if isinstance(shards, dict) else [""]:
             if not shard.endswith(".safetensors") or not _PLAIN.fullmatch(shard):
                 raise ModelError(f"names the weights {shard!r:.80}, which are none of its own in safetensors",
-                                 where=str(index), hint="convert the weights to .safetensors")  # fmt: skip
+                                 code="model-foreign-files", where=str(index),
+                                 hint="convert the weights to .safetensors")  # fmt: skip
     config = folder / "config.json"
     if config.is_file():
         for key, value in _settings(_json(config)):
             if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
-                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}", where=str(config))
+                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}",
+                                 code="model-limit", where=str(config))  # fmt: skip
             if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
-                raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run", where=str(config),
+                raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run",
+                                 code="model-remote-code", where=str(config),
                                  hint=f"remove {key}")  # fmt: skip
 
 
@@ -102,18 +107,18 @@ def _check_sizes(folder: Path) -> None:
         try:
             kind = kind_of(file)
         except LlmcfError as error:
-            raise ModelError(error.what, where=error.where, hint=error.hint) from error
+            raise ModelError(error.what, code=error.code, where=error.where, hint=error.hint) from error
         if kind == "file" and file.suffix not in _WEIGHT_SUFFIXES:
             most = _MOST.get(file.name, MAX_TEXT_BYTES)
             if file.stat().st_size > most:
-                raise ModelError(f"is larger than {most:,} bytes", where=str(file))
+                raise ModelError(f"is larger than {most:,} bytes", code="file-limit", where=str(file))
     for name, key in (("tokenizer.json", "added_tokens"), ("tokenizer_config.json", "added_tokens_decoder")):
         if (folder / name).is_file():
             settings = _json(folder / name, _MOST.get(name, MAX_TEXT_BYTES))
             tokens = settings.get(key) if isinstance(settings, dict) else None
             if isinstance(tokens, list | dict) and len(tokens) > MAX_ADDED_TOKENS:
                 what = f"adds {len(tokens):,} tokens to the vocabulary, more than {MAX_ADDED_TOKENS:,}"
-                raise ModelError(what, where=str(folder / name))
+                raise ModelError(what, code="model-limit", where=str(folder / name))
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:
@@ -140,7 +145,8 @@ def refuse_pickles(folder: Path) -> None:
     pickled = [name for name in files if name.endswith(_PICKLED)]
     if pickled and not any(name.endswith(".safetensors") for name in files):
         raise ModelError(
-            f"keeps its weights in {pickled[0]}, a pickle, which may run code when it is read", where=str(folder),
+            f"keeps its weights in {pickled[0]}, a pickle, which may run code when it is read",
+            code="model-pickle", where=str(folder),
             hint="convert them to safetensors where you trust them, or take another model",
         )  # fmt: skip
 
@@ -156,10 +162,16 @@ def _modules(folder: Path) -> Iterator[tuple[Path, str]]:
         kind, path = (str(module.get(key, "")) if isinstance(module, dict) else "" for key in ("type", "path"))
         name = kind.rpartition(".")[2]
         if not kind.startswith(_PACKAGE) or name not in _MODULES:
-            raise ModelError(f"names the module {kind!r:.80}", where=str(listed), allowed=_MODULES)
+            raise ModelError(
+                f"names the module {kind!r:.80}", code="model-module-refused", where=str(listed), allowed=_MODULES
+            )
         place = (folder / path).resolve()
         if not place.is_relative_to(folder.resolve()) or (name != "Normalize" and not place.is_dir()):
-            raise ModelError(f"names the folder {path!r:.80}, which is none of its own", where=str(listed))
+            raise ModelError(
+                f"names the folder {path!r:.80}, which is none of its own",
+                code="model-foreign-files",
+                where=str(listed),
+            )
         yield place, name
 
 
@@ -169,11 +181,17 @@ def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
         return {}
     settings = _json(file)
     if not isinstance(settings, dict):
-        raise ModelError("is no JSON object", where=str(file))
+        raise ModelError("is no JSON object", code="model-config", where=str(file))
     strange = sorted(set(settings) - known)
     if strange:
         what = f"has the key {strange[0]!r:.80}, which says how files are loaded or is not known"
-        raise ModelError(what, where=str(file), allowed=sorted(known), hint="remove it, if the encoder does without")
+        raise ModelError(
+            what,
+            code="model-config",
+            where=str(file),
+            allowed=sorted(known),
+            hint="remove it, if the encoder does without",
+        )
     return settings
 
 

@@ -32,6 +32,8 @@ class TemplateRefusal(ModelError):
     """A model's chat template does not take a chat: turns in an order that it forbids, or a role that it does not
     know."""
 
+    code = "model-chat-refused"
+
 
 @dataclass(frozen=True)
 class _Form:

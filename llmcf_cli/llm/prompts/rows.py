@@ -160,7 +160,8 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
         count = max(1, round((sample.fraction or 0) * total))
     if count > total:
         raise LlmcfError(
-            f"{count:,} samples are asked for, the train split has {total:,}", where=f"{where}.count",
+            f"{count:,} samples are asked for, the train split has {total:,}",
+            code="sample-too-large", where=f"{where}.count",
             hint=f"set {where}.count to at most {total:,}",
         )  # fmt: skip
     order = train_order(connection, seed, sample.balance, count, strata=sample.stratify, quantiles=sample.quantiles)
@@ -187,7 +188,8 @@ def refuse_blank(blank: int, samples: int, most: float, where: str) -> None:
     """
     if samples and blank > most * samples:
         raise LlmcfError(
-            f"the item has no text in {blank:,} of {samples:,} samples, so there is nothing to ask about", where=where,
+            f"the item has no text in {blank:,} of {samples:,} samples, so there is nothing to ask about",
+            code="texts-blank", where=where,
             hint="name an item table in dataset.source and its columns in dataset.text.item (llmcf ingest counts "
             f"texts); or raise dataset.limits.blank_texts ({most:g})",
         )  # fmt: skip

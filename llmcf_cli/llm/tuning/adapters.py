@@ -45,7 +45,7 @@ def _adapted(network: Any, config: AdapterTuneConfig) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ModuleNotFoundError as error:
-        raise LlmcfError("low-rank tuning needs the package peft", where="llm.tune",
+        raise LlmcfError("low-rank tuning needs the package peft", code="package-needed", where="llm.tune",
                          hint="pip install 'llmcf[llm]'") from error  # fmt: skip
     adapters = LoraConfig(
         task_type="CAUSAL_LM", r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout,
@@ -56,7 +56,9 @@ def _adapted(network: Any, config: AdapterTuneConfig) -> Any:
     except ValueError as error:
         linear = sorted({name.rpartition(".")[2] for name, module in network.named_modules()
                          if isinstance(module, torch.nn.Linear)})  # fmt: skip
-        raise ModelError("the model has no such layers to adapt", where="llm.tune.modules", allowed=linear) from error
+        raise ModelError(
+            "the model has no such layers to adapt", code="adapter-layers", where="llm.tune.modules", allowed=linear
+        ) from error
 
 
 def _in_four_bits(folder: Path) -> Any:

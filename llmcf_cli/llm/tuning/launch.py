@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
+from llmcf_cli.core.errors import LlmcfError, from_data
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.core.tree import plain
 from llmcf_cli.core.yamlfile import read_any_yaml
@@ -27,7 +27,6 @@ from llmcf_cli.llm.tuning.run import TuneReport, TuneRun
 RUN, ERROR, REPORT, LOG = "run.json", "error.json", "report.json", "launch.log"
 """Files in the work folder through which this process and the launched ones speak."""
 
-_KINDS = {kind.__name__: kind for kind in (LlmcfError, ModelError, StoreError)}
 _SHARDING = {"FSDP": ("weights", "state"), "DEEPSPEED": ("state",)}
 MAX_PROCESSES = 1024
 _ELSEWHERE = frozenset({
@@ -62,18 +61,22 @@ def read_launch(path: Path) -> LaunchSettings:
     processes = found.get("num_processes") if isinstance(found, dict) else None
     if not isinstance(processes, int) or not 1 <= processes <= MAX_PROCESSES or "distributed_type" not in found:
         raise LlmcfError("is no configuration of accelerate: it has no distributed_type or num_processes",
-                         where=str(path), hint="accelerate config --config_file FILE writes one")  # fmt: skip
+                         code="launch-config", where=str(path),
+                         hint="accelerate config --config_file FILE writes one")  # fmt: skip
     for place, settings in (("", found), ("deepspeed_config.", found.get("deepspeed_config"))):
         for key in settings if isinstance(settings, dict) else ():
             if settings[key] and key in _ELSEWHERE:
                 what = "is about other machines, or runs commands of its own"
                 hint = "remove it: processes are started on this machine alone"
-                raise LlmcfError(what, where=f"{path}: {place}{key}", hint=hint)
+                raise LlmcfError(what, code="launch-elsewhere", where=f"{path}: {place}{key}", hint=hint)
     if found.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
-        raise LlmcfError("only this machine is supported", where=f"{path}: compute_environment",
+        raise LlmcfError("only this machine is supported", code="launch-elsewhere",
+                         where=f"{path}: compute_environment",
                          allowed=("LOCAL_MACHINE",))  # fmt: skip
     if found.get("num_machines", 1) != 1:
-        raise LlmcfError("several machines are not supported", where=f"{path}: num_machines", allowed=("1",))
+        raise LlmcfError(
+            "several machines are not supported", code="launch-elsewhere", where=f"{path}: num_machines", allowed=("1",)
+        )
     shared = _SHARDING.get(str(found["distributed_type"]), ())
     return LaunchSettings(processes, Sharding(**dict.fromkeys(shared, processes)))
 
@@ -147,5 +150,5 @@ def _failure(work: Path, status: int) -> LlmcfError:
         with (work / LOG).open(encoding="utf-8") as log:
             last = "".join(deque(log, _SHOWN)).strip()
         return LlmcfError(f"accelerate launch ended with status {status}; the last lines of its log:\n{last}",
-                          where=str(work / LOG))  # fmt: skip
-    return _KINDS.get(told.pop("kind"), LlmcfError)(told.pop("what"), **told)
+                          code="launch-failed", where=str(work / LOG))  # fmt: skip
+    return from_data(told)

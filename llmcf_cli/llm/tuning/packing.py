@@ -44,14 +44,23 @@ def use_packed_attention(network: Any) -> None:
     try:
         apart = _logits(network, [[_sample(0)], [_sample(1)]])
     except TypeError as error:  # its forward pass does not take the borders of samples
-        raise ModelError("the model cannot be told where samples end", where="llm.tune", hint=_HINT) from error
+        raise ModelError(
+            "the model cannot be told where samples end", code="packing-unsupported", where="llm.tune", hint=_HINT
+        ) from error
     base.set_attn_implementation(ATTENTION)
     if base.config._attn_implementation != ATTENTION:
-        raise ModelError("the model's attention cannot be confined to packed samples", where="llm.tune", hint=_HINT)
+        raise ModelError(
+            "the model's attention cannot be confined to packed samples",
+            code="packing-unsupported",
+            where="llm.tune",
+            hint=_HINT,
+        )
     together = _logits(network, [[_sample(0), _sample(1)]])
     if (together - apart).abs().max() > _TOLERANCE * apart.std():
         base.set_attn_implementation(before)
-        raise ModelError("the model mixes samples that are packed together", where="llm.tune", hint=_HINT)
+        raise ModelError(
+            "the model mixes samples that are packed together", code="packing-unsupported", where="llm.tune", hint=_HINT
+        )
 
 
 def packed_attention(
@@ -78,11 +87,17 @@ def packed_attention(
         The attended values [1, T, H, D], and None.
     """
     if sliding_window is not None and max_length_q > sliding_window:
-        raise ModelError(f"a sample is longer than the model's window of {sliding_window} tokens", where="llm.tune",
+        raise ModelError(f"a sample is longer than the model's window of {sliding_window} tokens",
+                         code="sample-too-long", where="llm.tune",
                          hint=_HINT)  # fmt: skip
     found = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if found:
-        raise ModelError(f"packing does not know this model's attention ({found[0]})", where="llm.tune", hint=_HINT)
+        raise ModelError(
+            f"packing does not know this model's attention ({found[0]})",
+            code="packing-unsupported",
+            where="llm.tune",
+            hint=_HINT,
+        )
     lengths = [query_1HTD.shape[2]] if cu_seq_lens_q is None else cu_seq_lens_q.diff().tolist()
     attend = _attend_padded if query_1HTD.is_cuda else _attend_each
     out_1HTD = attend(query_1HTD, key_1GTD, value_1GTD, lengths, dropout=dropout, scale=scaling)

@@ -91,7 +91,8 @@ class AnswerTrainer(Trainer):
         loss: Tensor = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
             raise ModelError(
-                f"the loss is {loss.item()} after step {self.state.global_step}", where="train-llm",
+                f"the loss is {loss.item()} after step {self.state.global_step}",
+                code="loss-not-finite", where="train-llm",
                 hint="lower llm.tune.learning_rate or set llm.tune.precision: fp32",
             )  # fmt: skip
         return loss

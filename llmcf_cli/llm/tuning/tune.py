@@ -165,21 +165,22 @@ def _check_device(config: TuneConfig) -> None:
     import importlib.util
 
     if not torch.cuda.is_available():
-        raise ModelError("qlora needs a CUDA device, there is none", where="llm.tune.type",
+        raise ModelError("qlora needs a CUDA device, there is none", code="gpu-missing", where="llm.tune.type",
                          hint="set llm.tune.type: lora")  # fmt: skip
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise LlmcfError("qlora needs the package bitsandbytes", where="llm.tune.type",
+        raise LlmcfError("qlora needs the package bitsandbytes", code="package-needed", where="llm.tune.type",
                          hint="pip install bitsandbytes, or set llm.tune.type: lora")  # fmt: skip
 
 
 def _check_division(run: TuneRun, sharded: Sharding) -> None:
     if sharded.weights > 1 and isinstance(run.config, AdapterTuneConfig):
-        raise LlmcfError("adapters cannot be merged into weights that processes divide", where="llm.tune.type",
+        raise LlmcfError("adapters cannot be merged into weights that processes divide",
+                         code="adapters-sharded", where="llm.tune.type",
                          hint="launch with ddp or zero2, or set llm.tune.type: full")  # fmt: skip
     if run.config.gradient_accumulation % run.processes:
         raise LlmcfError(
             f"{run.processes} processes cannot share the {run.config.gradient_accumulation} forward passes of a step",
-            where="llm.tune.gradient_accumulation",
+            code="processes-uneven", where="llm.tune.gradient_accumulation",
             hint=f"set llm.tune.gradient_accumulation to a multiple of {run.processes}",
         )  # fmt: skip
 
@@ -220,13 +221,13 @@ def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:
     if free < needed:
         raise StoreError(
             f"tuning needs {needed / 1e9:.1f} GB for checkpoints and the result, {free / 1e9:.1f} GB are free",
-            where=str(work), hint="free space, or tune with {type: lora}",
+            code="disk-full", where=str(work), hint="free space, or tune with {type: lora}",
         )  # fmt: skip
     trial = work / "trial"
     try:
         save_model(network, tokenizer, trial)
     except Exception as error:  # whatever the library or the disk raises
-        raise ModelError(f"the model cannot be saved: {error}", where=str(trial)) from error
+        raise ModelError(f"the model cannot be saved: {error}", code="model-unsaved", where=str(trial)) from error
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 

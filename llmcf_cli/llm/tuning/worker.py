@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, as_data
 from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.llm.config import TuneConfig
 from llmcf_cli.llm.tuning.launch import ERROR, REPORT
@@ -54,9 +54,7 @@ def main() -> None:
     try:
         report = _fit(settings, _LineProgress() if first else SILENT)
     except LlmcfError as error:
-        told = {"kind": type(error).__name__, "what": error.what, "where": error.where, "allowed": error.allowed,
-                "hint": error.hint}  # fmt: skip
-        (work / ERROR).write_text(json.dumps(told), encoding="utf-8")
+        (work / ERROR).write_text(json.dumps(as_data(error)), encoding="utf-8")
         sys.exit(_FAILED)
     if first:
         (work / REPORT).write_text(json.dumps(report), encoding="utf-8")

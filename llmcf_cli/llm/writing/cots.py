@@ -59,7 +59,7 @@ class Written:
         if not found:
             asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
             raise LlmcfError(
-                f"no chain of thought is kept for {asked}", where="gen-cot",
+                f"no chain of thought is kept for {asked}", code="cot-missing", where="gen-cot",
                 hint="only a sample of the train rows has one: llmcf cot show RECIPE --best 5, or cot export for all",
             )  # fmt: skip
         return found
@@ -93,7 +93,9 @@ class Written:
             partial.replace(file)
         except (duckdb.IOException, OSError) as error:
             partial.unlink(missing_ok=True)
-            raise StoreError(f"cannot be written: {str(error).splitlines()[0]}", where=str(file)) from error
+            raise StoreError(
+                f"cannot be written: {str(error).splitlines()[0]}", code="store-unwritable", where=str(file)
+            ) from error
         return int(count)
 
     def _rows(self, rest: str, values: Mapping[str, object]) -> list[Mapping[str, Any]]:

@@ -224,7 +224,7 @@ def _about(prompt: Prompt, words: Words, one: Asked, finish_reason: str) -> Judg
 def _unusable(wanted: int, tally: Tally) -> LlmcfError:
     reasons = ", ".join(f"{count} {reason}" for reason, count in (tally.dropped | tally.set_aside).items())
     return LlmcfError(
-        f"none of {wanted} chains of thought is usable: {reasons}", where="gen-cot",
+        f"none of {wanted} chains of thought is usable: {reasons}", code="cot-none-usable", where="gen-cot",
         hint="look at the prompt and the model (llmcf cot preview RECIPE) and at cot.floor; raise "
         "cot.engine.max_new_tokens",
     )  # fmt: skip

@@ -150,7 +150,7 @@ def write_knowledge(
             work.write("item", item_prompt, *_items(reader, section))
     if not any(work.kept.values()):
         raise LlmcfError(
-            "nothing was written about any user or item", where="knowledge",
+            "nothing was written about any user or item", code="knowledge-none", where="knowledge",
             hint="look at the prompts and the model; raise knowledge.users and knowledge.items",
         )  # fmt: skip
     return KnowledgeReport(

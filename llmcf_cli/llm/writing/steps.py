@@ -293,7 +293,7 @@ def check_turns(prompt: Prompt, engine: Engine, where: str) -> None:
             engine.as_sent([{"role": message.role, "content": "…"} for message in step.messages])
         except ModelError as error:
             name = f"{where}, step {step.name}" if prompt.shared else where
-            raise ModelError(f"{error.what}", where=name, hint=error.hint) from error
+            raise ModelError(f"{error.what}", code="prompt-turns", where=name, hint=error.hint) from error
 
 
 def step_engines(prompt: Prompt, engine: Engine) -> dict[str, Engine]:

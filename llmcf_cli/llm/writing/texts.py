@@ -121,7 +121,7 @@ def fit_asks(engine: Engine, histories: Sequence[Sequence[str]], render: Render,
         if ask.tokens > longest:
             raise LlmcfError(
                 f"the prompt of {fault.name(index)} has {ask.tokens} tokens without any history, more than {longest}",
-                where=fault.where, hint=fault.hint,
+                code="prompt-too-long", where=fault.where, hint=fault.hint,
             )  # fmt: skip
     return asks
 

@@ -115,7 +115,7 @@ class SharedTexts:
             self._lock.acquire()
         except Timeout as error:
             raise StoreError(
-                f"has been in use by another worker for {_PATIENCE:.0f} s", where=str(self._path),
+                f"has been in use by another worker for {_PATIENCE:.0f} s", code="store-busy", where=str(self._path),
                 hint="look for a stopped llmcf process and end it",
             ) from error  # fmt: skip
         try:

@@ -176,5 +176,7 @@ def given(part: _T | None, name: str) -> _T:
         ModelError: It is not there: the configuration's `needs` do not name it.
     """
     if part is None:
-        raise ModelError(f"reads {name}, which its configuration's `needs` do not name", where="augmenter")
+        raise ModelError(
+            f"reads {name}, which its configuration's `needs` do not name", code="needs-undeclared", where="augmenter"
+        )
     return part

@@ -56,7 +56,10 @@ class ExampleTokens(nn.Module):
         super().__init__()
         if not (shape.text_dim and shape.cot_dim and shape.num_examples):
             raise ModelError(
-                "needs item text vectors and retrieved examples", where=f"augmenter {config.type}", hint="llmcf match"
+                "needs item text vectors and retrieved examples",
+                code="input-missing",
+                where=f"augmenter {config.type}",
+                hint="llmcf match",
             )
         self.kinds = config.tokens
         self.features = config.features

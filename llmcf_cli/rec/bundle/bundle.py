@@ -98,7 +98,7 @@ def save_bundle(
     """
     path.mkdir(parents=True, exist_ok=True)
     if any(path.iterdir()):
-        raise StoreError("the bundle folder is not empty", where=str(path))
+        raise StoreError("the bundle folder is not empty", code="bundle-not-empty", where=str(path))
     resources, configs = model.resources, model.configs
     save_tensors({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path / WEIGHTS)
     (path / RECIPE).write_text(json.dumps(recipe, indent=1, sort_keys=True))
@@ -158,7 +158,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         check_answer(model, path)
         recipe = read_json(path / RECIPE, MAX_MANIFEST_BYTES, StoreError)
         if not isinstance(recipe, dict):
-            raise StoreError("is no recipe", where=str(path / RECIPE))
+            raise StoreError("is no recipe", code="bundle-malformed", where=str(path / RECIPE))
         task = registry().build(TASK, _config("task", manifest.get("task", OLDER_TASK)))
         return Bundle(model.eval(), task, recipe, manifest["clock"])
 
@@ -166,18 +166,22 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
 def _manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
-        raise StoreError("is no bundle: it has no bundle.json", where=str(path), hint="llmcf train-rec")
+        raise StoreError(
+            "is no bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint="llmcf train-rec"
+        )
     manifest: dict[str, Any] = read_json(file, MAX_MANIFEST_BYTES, StoreError)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found, made = (manifest.get(key, "?") for key in ("format", "llmcf")) if isinstance(manifest, dict) else "??"
         raise StoreError(
-            f"bundle format {found!s:.20}, this version reads {FORMAT}", where=str(path),
+            f"bundle format {found!s:.20}, this version reads {FORMAT}", code="bundle-format", where=str(path),
             hint=f"use llmcf {made!s:.20}, or train again",
         )  # fmt: skip
     if manifest.pop("digest", None) != digest_json(manifest):
-        raise StoreError("differs from what was written", where=str(file), hint="copy the bundle again")
+        raise StoreError(
+            "differs from what was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
+        )
     if manifest["clock"] not in ("global", "per_user"):
-        raise StoreError("names no clock", where=str(file), allowed=("global", "per_user"))
+        raise StoreError("names no clock", code="bundle-malformed", where=str(file), allowed=("global", "per_user"))
     return manifest
 
 
@@ -186,21 +190,31 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     strange, lacking = sorted(files.keys() - KNOWN), sorted(ALWAYS - files.keys())
     if strange or lacking:
         what = f"lists {strange[0]!r:.60}, which is no part of a bundle" if strange else f"does not list {lacking[0]}"
-        raise StoreError(what, where=str(path / MANIFEST))
+        raise StoreError(what, code="bundle-foreign-file", where=str(path / MANIFEST))
     for name in files:
         if (path / name).is_symlink():
             raise StoreError(
-                "is a link; a bundle has its own files", where=str(path / name), hint="copy the bundle again"
+                "is a link; a bundle has its own files",
+                code="bundle-link",
+                where=str(path / name),
+                hint="copy the bundle again",
             )
         if not (path / name).is_file():
-            raise StoreError("the bundle lacks a file", where=str(path / name), hint="copy the bundle again")
+            raise StoreError(
+                "the bundle lacks a file",
+                code="bundle-incomplete",
+                where=str(path / name),
+                hint="copy the bundle again",
+            )
 
 
 def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
     for name, record in files.items():
         file = path / name
         if file.stat().st_size != record["bytes"] or digest_file(file) != record["sha256"]:
-            raise StoreError("differs from what was written", where=str(file), hint="copy the bundle again")
+            raise StoreError(
+                "differs from what was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
+            )
 
 
 def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
@@ -210,18 +224,23 @@ def _resources(path: Path, manifest: Mapping[str, Any]) -> Resources:
     vocab = Vocab.from_arrow(open_table(path / VOCAB), spec)
     for field in spec.fields:
         if not field.is_number and field.size != len(vocab.values[field.key]) + 2:
-            raise ModelError(f"vocabulary of {field.key} does not fit the spec", where=str(path / VOCAB))
+            raise ModelError(
+                f"vocabulary of {field.key} does not fit the spec", code="bundle-unfit", where=str(path / VOCAB)
+            )
     catalog = Catalog(*(_load_entities(path, entity, spec) for entity in ("user", "item")))
     text_IT = load_arrays(path / TEXT)["item_text_IT"] if TEXT in files else None
     if text_IT is not None and len(text_IT) != len(catalog.items.ids) + 1:
         raise ModelError(
             f"text vectors for {len(text_IT) - 1} items, catalogue of {len(catalog.items.ids)}",
+            code="bundle-unfit",
             where=str(path),
         )
     bank = _load_bank(path, spec.history_length) if EXAMPLES in files else None
     collaborative = load_collaborative(path / COLLABORATIVE) if COLLABORATIVE in files else None
     if collaborative is not None and collaborative.item_FID.shape[1] != len(catalog.items.ids) + 1:
-        raise ModelError("collaborative vectors and catalogue differ in the number of items", where=str(path))
+        raise ModelError(
+            "collaborative vectors and catalogue differ in the number of items", code="bundle-unfit", where=str(path)
+        )
     knowledge = _load_knowledge(path, catalog) if KNOWLEDGE in files else None
     histories = Histories.from_arrow(open_table(path / HISTORY)) if HISTORY in files else None
     found = Resources(
@@ -239,9 +258,13 @@ def _check_fit(path: Path, spec: FeatureSpec, embedding_dim: int) -> None:
         rows, dim = weights.get_slice("embedding.table_VD").get_shape()
     expected = 1 + sum(field.size - 1 for field in spec.fields)
     if rows != expected:
-        raise ModelError(f"vocabulary of {expected} ids does not fit weights for {rows}", where=str(path))
+        raise ModelError(
+            f"vocabulary of {expected} ids does not fit weights for {rows}", code="bundle-unfit", where=str(path)
+        )
     if dim != embedding_dim:
-        raise ModelError(f"embedding dimension {embedding_dim}, but the weights have {dim}", where=str(path))
+        raise ModelError(
+            f"embedding dimension {embedding_dim}, but the weights have {dim}", code="bundle-unfit", where=str(path)
+        )
 
 
 def _config(kind: str, data: Mapping[str, Any]) -> Any:
@@ -283,7 +306,11 @@ def _load_knowledge(path: Path, catalog: Catalog) -> Knowledge:
     for kind, table in (("users", catalog.users), ("items", catalog.items)):
         parts[kind] = EntityKnowledge(**{name: arrays[f"{kind}.{name}"] for name in ("slot_R", "vector_NT", "as_of_N")})
         if len(parts[kind].slot_R) != len(table.ids) + 1:
-            raise ModelError(f"knowledge and catalogue differ in the number of {kind}", where=str(path / KNOWLEDGE))
+            raise ModelError(
+                f"knowledge and catalogue differ in the number of {kind}",
+                code="bundle-unfit",
+                where=str(path / KNOWLEDGE),
+            )
     return Knowledge(**parts)
 
 
@@ -300,9 +327,17 @@ def _save_bank(bank: ExampleBank, path: Path) -> None:
 def _load_bank(path: Path, history_length: int) -> ExampleBank:
     table = open_table(path / EXAMPLES)
     if (width := table["history"].type.list_size) != history_length:
-        raise ModelError(f"histories of {width} items, but the spec has {history_length}", where=str(path / EXAMPLES))
+        raise ModelError(
+            f"histories of {width} items, but the spec has {history_length}",
+            code="bundle-unfit",
+            where=str(path / EXAMPLES),
+        )
     samples = encode_rows(table, history_length)
     arrays = load_arrays(path / VECTORS)
     if len(arrays["cot_ET"]) != len(samples):
-        raise ModelError(f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples", where=str(path / VECTORS))
+        raise ModelError(
+            f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples",
+            code="bundle-unfit",
+            where=str(path / VECTORS),
+        )
     return ExampleBank(samples, arrays["cot_ET"], arrays.get("vector_ES"), arrays.get("signal_EG"))

@@ -41,11 +41,12 @@ def wholesome(path: Path) -> Iterator[None]:
         raise
     except UnknownNameError as error:
         hint = "install the plugin that has it"
-        raise ModelError(error.what, where=str(path), allowed=error.allowed, hint=hint) from error
+        raise ModelError(error.what, code="type-unknown", where=str(path), allowed=error.allowed, hint=hint) from error
     except Exception as error:
         what = error.what if isinstance(error, LlmcfError) else (str(error).splitlines() or [""])[0]
         raise StoreError(
-            f"a part of the bundle is malformed ({type(error).__name__}: {what:.200})", where=str(path),
+            f"a part of the bundle is malformed ({type(error).__name__}: {what:.200})",
+            code="bundle-malformed", where=str(path),
             hint="copy the bundle again, or make it anew with llmcf train-rec",
         ) from error  # fmt: skip
 
@@ -58,7 +59,11 @@ def open_table(path: Path) -> pa.Table:
     """
     with pq.ParquetFile(path) as file:
         if file.metadata.num_rows > ROWS_PER_BYTE * path.stat().st_size:
-            raise StoreError(f"claims {file.metadata.num_rows:,} rows, more than it can hold", where=str(path))
+            raise StoreError(
+                f"claims {file.metadata.num_rows:,} rows, more than it can hold",
+                code="bundle-oversized",
+                where=str(path),
+            )
         return file.read()
 
 
@@ -76,7 +81,11 @@ def check_weights(path: Path, expected: Mapping[str, torch.Tensor]) -> None:
     for name in [*wanted, *found]:
         if wanted.get(name) != found.get(name):
             here, there = (f"has {name} {list(at[name])}" if name in at else f"has no {name}" for at in (found, wanted))
-            raise ModelError(f"the weights do not fit the model: the file {here}, the model {there}", where=str(path))
+            raise ModelError(
+                f"the weights do not fit the model: the file {here}, the model {there}",
+                code="bundle-unfit",
+                where=str(path),
+            )
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
@@ -87,7 +96,11 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool((tensor.abs() <= LARGEST).all()):  # of NaN nothing holds
-            raise ModelError(f"{name} holds values that are not finite, or beyond {LARGEST:,.0f}", where=str(path))
+            raise ModelError(
+                f"{name} holds values that are not finite, or beyond {LARGEST:,.0f}",
+                code="bundle-values",
+                where=str(path),
+            )
 
 
 def check_spec(spec: FeatureSpec, path: Path) -> None:
@@ -206,4 +219,6 @@ def _within(ids: np.ndarray, size: int) -> bool:
 
 def _demand(holds: Any, path: Path, what: str) -> None:
     if not holds:
-        raise ModelError(f"{what}: out of range, of another size or kind, or not finite", where=str(path))
+        raise ModelError(
+            f"{what}: out of range, of another size or kind, or not finite", code="bundle-values", where=str(path)
+        )

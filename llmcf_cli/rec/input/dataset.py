@@ -108,14 +108,16 @@ class TaskData:
         """
         samples, collaborative = self._split(split), self.resources.collaborative
         if collaborative is None:
-            raise DataError("there are no collaborative vectors", where=f"split {split}", hint="llmcf collab")
+            raise DataError(
+                "there are no collaborative vectors", code="input-missing", where=f"split {split}", hint="llmcf collab"
+            )
         if split == "train":
             return collaborative.train_folds(samples.user_row_N)
         return collaborative.later_folds(len(samples))
 
     def _split(self, split: str) -> Samples:
         if split not in self.splits:
-            raise DataError(f"no split {split!r}", allowed=tuple(self.splits))
+            raise DataError(f"no split {split!r}", code="split-unknown", allowed=tuple(self.splits))
         return self.splits[split]
 
     @cached_property
@@ -166,7 +168,7 @@ def load_task_data(
     if examples is None:
         return TaskData(resources, task, splits, targets, teacher_N=teacher_N)
     if matches is None:
-        raise DataError("examples without matches", where=str(database), hint="llmcf match")
+        raise DataError("examples without matches", code="matches-missing", where=str(database), hint="llmcf match")
     bank = _bank(examples, splits["train"])
     if collaborative is not None:
         folds_E = collaborative.train_folds(bank.samples.user_row_N)
@@ -215,7 +217,7 @@ def _check_collaborative(collaborative: Collaborative, num_users: int, num_items
     if found != (num_users, num_items):
         raise DataError(
             f"vectors for {found[0]} users and {found[1]} items, but there are {num_users} and {num_items}",
-            where="collaborative vectors", hint="run the recipe again with --force collab",
+            code="vectors-unfit", where="collaborative vectors", hint="run the recipe again with --force collab",
         )  # fmt: skip
 
 
@@ -224,14 +226,24 @@ def _bank(examples: pa.Table, train: Samples) -> ExampleBank:
     foreign = pc.unique(examples["split"]).to_pylist()
     at_E = _positions(examples, train)
     if foreign != ["train"] or at_E is None:
-        raise DataError("an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot")
+        raise DataError(
+            "an example is no train sample, or there are none",
+            code="not-train",
+            where="cot_example",
+            hint="llmcf gen-cot",
+        )
     return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), vectors(examples["vector"]))
 
 
 def _teacher(scores: pa.Table, train: Samples) -> np.ndarray:
     at_n = _positions(scores, train)
     if at_n is None:
-        raise DataError("a score is of no train sample, or there are none", where="teacher_score", hint="llmcf teacher")
+        raise DataError(
+            "a score is of no train sample, or there are none",
+            code="not-train",
+            where="teacher_score",
+            hint="llmcf teacher",
+        )
     teacher_N = np.full(len(train), np.nan, np.float32)
     teacher_N[at_n] = scores["logit"].combine_chunks().to_numpy()
     return teacher_N
@@ -252,11 +264,18 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> np.ndarray
         sample_id_n = table["sample_id"].combine_chunks().to_numpy()
     at_N = np.minimum(np.searchsorted(sample_id_n, samples.sample_id_N), max(len(sample_id_n) - 1, 0))
     if len(samples) and not (len(sample_id_n) and np.array_equal(sample_id_n[at_N], samples.sample_id_N)):
-        raise DataError("a sample has no row of matches", where="example_match", hint="llmcf match")
+        raise DataError(
+            "a sample has no row of matches", code="match-broken", where="example_match", hint="llmcf match"
+        )
     ids = table["example_sample_id"].combine_chunks()
     id_NK = ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size)[at_N]
     known = bank.samples.sample_id_N
     index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
     if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
-        raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
+        raise DataError(
+            "a match names an example that does not exist",
+            code="match-broken",
+            where="example_match",
+            hint="llmcf match",
+        )
     return np.where(id_NK == -1, -1, index_NK).astype(np.int32)

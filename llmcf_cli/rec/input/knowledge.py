@@ -75,7 +75,8 @@ def _entity(table: pa.Table, entity: str, size: int) -> EntityKnowledge:
     row_n = table["row"].combine_chunks().to_numpy()
     if len(np.unique(row_n)) != len(row_n) or np.any((row_n < 1) | (row_n > size)):
         raise DataError(
-            f"knowledge of {len(row_n)} {entity}s does not fit a catalogue of {size}", where="knowledge",
+            f"knowledge of {len(row_n)} {entity}s does not fit a catalogue of {size}",
+            code="knowledge-unfit", where="knowledge",
             hint="run the recipe again with --force knowledge",
         )  # fmt: skip
     slot_R = np.zeros(size + 1, np.int64)

@@ -18,9 +18,10 @@ from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.input.resources import Resources
 
 _LIKENESSES = ("max", "mean", "last", "profile")
+_OF_TEXT = tuple(f"text_{name}" for name in _LIKENESSES)
 SIGNAL_NAMES = (
     "log_popularity", "log_history", "has_history",
-    *(f"collaborative_{name}" for name in _LIKENESSES), *(f"text_{name}" for name in _LIKENESSES),
+    *(f"collaborative_{name}" for name in _LIKENESSES), *_OF_TEXT,
 )  # fmt: skip
 """All signals, in order. Without text vectors, those of text are missing."""
 
@@ -30,7 +31,7 @@ BLOCK_NUMBERS = 1 << 22
 
 def signal_names(resources: Resources) -> tuple[str, ...]:
     """The signals that these resources allow, in order."""
-    return tuple(n for n in SIGNAL_NAMES if resources.item_text_IT is not None or not n.startswith("text"))
+    return tuple(n for n in SIGNAL_NAMES if resources.item_text_IT is not None or n not in _OF_TEXT)
 
 
 def signals_of(resources: Resources, samples: Samples, fold_N: np.ndarray) -> np.ndarray:
@@ -51,7 +52,9 @@ def signals_of(resources: Resources, samples: Samples, fold_N: np.ndarray) -> np
     """
     collaborative, text_IT = resources.collaborative, resources.item_text_IT
     if collaborative is None:
-        raise DataError("signals need collaborative vectors", where="signals", hint="llmcf collab")
+        raise DataError(
+            "signals need collaborative vectors", code="input-missing", where="signals", hint="llmcf collab"
+        )
     popularity_FI = torch.from_numpy(collaborative.popularity_FI)
     tables = [torch.from_numpy(collaborative.item_FID).flatten(0, 1)]
     tables += [] if text_IT is None else [torch.from_numpy(text_IT)]

@@ -24,7 +24,7 @@ def auc(label_N: NDArray[Any], score_N: NDArray[Any]) -> float:
     positive_M, negative_M = np.sort(score_N[positive_N]), np.sort(score_N[~positive_N])
     pairs = len(positive_M) * len(negative_M)
     if not pairs:
-        raise DataError("AUC needs samples of both labels", where=f"{len(score_N)} samples")
+        raise DataError("AUC needs samples of both labels", code="split-one-class", where=f"{len(score_N)} samples")
     below, not_above = (int(np.searchsorted(negative_M, positive_M, side).sum()) for side in ("left", "right"))
     return (below + not_above) / (2 * pairs)
 
@@ -87,7 +87,12 @@ def check_labels(label_N: NDArray[Any], split: str) -> None:
     """
     if not len(label_N) or np.min(label_N) == np.max(label_N):
         what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
-        raise DataError(f"the {split} split {what}", where="dataset", hint="check dataset.label and dataset.split")
+        raise DataError(
+            f"the {split} split {what}",
+            code="split-one-class",
+            where="dataset",
+            hint="check dataset.label and dataset.split",
+        )
 
 
 def _group_ranks(group_N: NDArray[Any], score_N: NDArray[Any], count_G: NDArray[Any]) -> NDArray[Any]:

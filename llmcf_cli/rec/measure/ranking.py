@@ -73,7 +73,9 @@ class GroupAUC(Measure):
         both_G = ~np.isnan(auc_G)
         if not both_G.any():
             users = np.count_nonzero(count_G)
-            raise DataError("gAUC needs a user with samples of both labels", where=f"{users} users")
+            raise DataError(
+                "gAUC needs a user with samples of both labels", code="split-one-class", where=f"{users} users"
+            )
         auc_U, weight_U = auc_G[both_G], count_G[both_G].astype(np.float64)
         return Values(float(np.average(auc_U, weights=weight_U)), auc_U, weight_U)
 

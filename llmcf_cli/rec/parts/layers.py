@@ -81,7 +81,9 @@ class CausalDecoder(nn.Module):
     def __init__(self, layers: int, heads: int, dim: int, dropout: float, length: int) -> None:
         super().__init__()
         if dim % (2 * heads):
-            raise ModelError(f"dim {dim} is no multiple of 2 × heads = {2 * heads}", where="ict decoder")
+            raise ModelError(
+                f"dim {dim} is no multiple of 2 × heads = {2 * heads}", code="setting-unfit", where="ict decoder"
+            )
         self.layers = nn.ModuleList(DecoderLayer(heads, dim, dropout) for _ in range(layers))
         self.norm = RMSNorm(dim, eps=1e-6)
         self.register_buffer("rope_SE", rotary(length, dim // heads), persistent=False)

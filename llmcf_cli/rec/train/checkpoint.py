@@ -60,7 +60,9 @@ class Checkpoint:
             optimizer.load_state_dict(moments)
         except _UNREADABLE as error:
             hint = f"rm -r {self.last.parent}, and the fit starts anew"
-            raise StoreError("a checkpoint cannot be read", where=str(folder), hint=hint) from error
+            raise StoreError(
+                "a checkpoint cannot be read", code="checkpoint-damaged", where=str(folder), hint=hint
+            ) from error
         epochs: list[dict[str, Any]] = state["epochs"]
         return epochs
 

@@ -224,7 +224,7 @@ class _Run:
         if self.monitor.name not in found:
             raise DataError(
                 f"cannot monitor {self.monitor.name}, which is not defined on the validation split",
-                where="rec.fit.monitor", allowed=tuple(found),
+                code="monitor-undefined", where="rec.fit.monitor", allowed=tuple(found),
             )  # fmt: skip
         return found
 
@@ -248,7 +248,7 @@ class _Memory:
 
 def _not_finite(what: str) -> ModelError:
     hint = "lower rec.fit.learning_rate, or check the vectors for values that are not finite"
-    return ModelError(what, where="train-rec", hint=hint)
+    return ModelError(what, code="loss-not-finite", where="train-rec", hint=hint)
 
 
 def _finished(report: FitReport, section: FitSection) -> bool:

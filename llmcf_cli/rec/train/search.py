@@ -85,7 +85,9 @@ def search(
             task.advance()
     finished = [row for row in rows if row["value"] is not None]
     if not finished:
-        raise LlmcfError(f"every trial failed, the first with: {rows[0]['error']}", where="search")
+        raise LlmcfError(
+            f"every trial failed, the first with: {rows[0]['error']}", code="trials-failed", where="search"
+        )
     best = max(finished, key=lambda row: monitor.sign * row["value"])
     return Trials(rows, best["settings"], best["value"])
 
@@ -95,7 +97,9 @@ def _finished(file: Path) -> list[dict[str, Any]]:
     try:
         found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     except ValueError as error:
-        raise StoreError("the list of finished trials is damaged", where=str(file), hint=f"rm {file}") from error
+        raise StoreError(
+            "the list of finished trials is damaged", code="trials-damaged", where=str(file), hint=f"rm {file}"
+        ) from error
     return found
 
 

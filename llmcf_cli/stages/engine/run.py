@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import Enum, auto
 from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
@@ -19,13 +20,29 @@ from llmcf_cli.stages.engine.readable import require_texts
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
 
-FORCED = "forced"
-"""Reason of a step that the user asked to run again."""
 _FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
 """How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
 _LONG_READ = 1 << 30  # bytes
-ELSEWHERE = "made meanwhile by another process"
-"""Reason of a step that was to run, and no longer is."""
+_ELSEWHERE = "made meanwhile by another process"
+
+
+class Cause(Enum):
+    """Why a step runs, or does not."""
+
+    CACHED = auto()
+    """Its result is there."""
+    FORCED = auto()
+    """The user asked to run it again."""
+    FOLLOWS = auto()
+    """It reads what the user asked to run again."""
+    DAMAGED = auto()
+    """Its result is there, and damaged."""
+    NEW = auto()
+    """There is no earlier result of its arm."""
+    CHANGED = auto()
+    """Its settings, code or inputs are others than an earlier result's."""
+    ELSEWHERE = auto()
+    """It was to run, and another process has made its result meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +52,14 @@ class Step:
     Attributes:
         node: The stage and its key.
         runs: Whether there is work to do.
-        reason: Why it runs, or that it is cached.
+        cause: Why it runs, or does not.
+        reason: The same in words, with particulars.
         seen: Digest of the manifest that the decision was made by; empty where there was none.
     """
 
     node: Node
     runs: bool
+    cause: Cause
     reason: str
     seen: str = ""
 
@@ -169,38 +188,44 @@ def _decide(node: Node, steps: dict[str, Step], force: Collection[str]) -> Step:
     found = store.look(node.stage.name, node.key)
     seen = found.manifest.digest if found.manifest else ""
     if node.stage.name in force:
-        return Step(node, True, FORCED, seen)
+        return Step(node, True, Cause.FORCED, "forced", seen)
     rerun = [need.label for need in node.needs.values() if steps[need.label].runs]
-    forced = [label for label in rerun if steps[label].reason.startswith(FORCED)]
+    forced = [label for label in rerun if steps[label].cause in (Cause.FORCED, Cause.FOLLOWS)]
     if forced:
-        return Step(node, True, f"forced by {', '.join(forced)}", seen)
+        return Step(node, True, Cause.FOLLOWS, f"forced by {', '.join(forced)}", seen)
     if decided := _decided_by(node, found):
         return decided
     earlier = store.latest(node.stage.name, node.variant, node.context.recipe.name)
     if earlier is None:
-        return Step(node, True, "new")
+        return Step(node, True, Cause.NEW, "new")
     before, after = ({**material, "inputs": {}} for material in (earlier.material, node.material))
     own = differences(before, after)
     if own:
-        return Step(node, True, "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else ""))
+        return Step(
+            node, True, Cause.CHANGED, "; ".join(own[:3]) + (f" and {len(own) - 3} more" if len(own) > 3 else "")
+        )
     old, new = earlier.material.get("inputs", {}), node.material["inputs"]
     inputs = sorted(role for role in old.keys() | new.keys() if old.get(role) != new.get(role))
-    return Step(node, True, f"{', '.join(inputs)} changed" if inputs else "incomplete")
+    return Step(node, True, Cause.CHANGED, f"{', '.join(inputs)} changed" if inputs else "incomplete")
 
 
 def _decided_by(node: Node, found: Found) -> Step | None:
     """What is to be done about what was found of a node's result; None where nothing was."""
     if found.whole:
-        return Step(node, False, "cached", found.whole.digest)
+        return Step(node, False, Cause.CACHED, "cached", found.whole.digest)
     if found.faults:
-        return Step(node, True, f"damaged: {found.damage}", found.manifest.digest if found.manifest else "")
+        return Step(
+            node, True, Cause.DAMAGED, f"damaged: {found.damage}", found.manifest.digest if found.manifest else ""
+        )
     return None
 
 
 def _manifest(node: Node) -> Manifest:
     manifest = node.context.store.look(node.stage.name, node.key).whole
     if manifest is None:
-        raise StoreError("vanished during the run", where=str(node.folder), hint="run the same command again")
+        raise StoreError(
+            "vanished during the run", code="store-changed", where=str(node.folder), hint="run the same command again"
+        )
     return manifest
 
 
@@ -213,16 +238,17 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
         partial = stack.enter_context(store.begin(stage.name, node.key))
         if (there := _made_since(step)) is not None:
             store.discard(partial)
-            return replace(step, runs=False, reason=ELSEWHERE), there
+            return replace(step, runs=False, cause=Cause.ELSEWHERE, reason=_ELSEWHERE), there
         store.check_free(stage.name, node.key)
         for need in node.needs.values():
             found = stack.enter_context(store.reading(need.stage.name, need.key))
             if found.whole is None:
                 what = f"needs {need.label}, which has changed since the run began {found.damage}".strip()
-                raise StoreError(what, where=node.label, hint="run the same command again")
+                raise StoreError(what, code="store-changed", where=node.label, hint="run the same command again")
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
-            context=node.context, out=partial.out, work=partial.work, progress=progress, forced=step.reason == FORCED,
+            context=node.context, out=partial.out, work=partial.work, progress=progress,
+            forced=step.cause is Cause.FORCED,
             inputs={role: need.folder for role, need in node.needs.items()},
             keys={role: need.key for role, need in node.needs.items()},
         )  # fmt: skip
@@ -260,6 +286,7 @@ def _named(node: Node) -> Iterator[None]:
         free = shutil.disk_usage(node.context.store.root).free / 1e6
         raise StoreError(
             f"no space left on the disk of {node.context.store.root} ({free:,.0f} MB free)",
+            code="disk-full",
             where=node.label,
             hint="free some space, or choose another place with --artifacts DIR; the same command goes on from here",
         ) from error

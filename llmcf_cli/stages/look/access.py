@@ -9,6 +9,7 @@ from typing import Literal
 
 from llmcf_cli.core.errors import AccessError, LlmcfError
 from llmcf_cli.core.permissions import Host, Permissions
+from llmcf_cli.core.place import Place
 from llmcf_cli.core.types import file_refs, servers
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import CheckedRecipe
@@ -18,7 +19,7 @@ from llmcf_cli.stages.files import locator_of
 from llmcf_cli.store.assets import ASSET_PREFIX, CATALOGUE_FILE, Locator, cache_dir
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, load_catalogue
 
-DEFAULT = "default"
+DEFAULT = Place("default")
 
 Source = Literal["package index", "model hub", "file"] | Host
 
@@ -36,7 +37,7 @@ class Read:
     """
 
     name: str
-    where: str
+    where: Place
     path: Path | None
     problem: LlmcfError | None
     outside: bool = False
@@ -60,7 +61,7 @@ class Fetch:
     """
 
     asset: Asset
-    where: str
+    where: Place
     sources: tuple[Source, ...]
     here: bool
     own: bool
@@ -116,12 +117,12 @@ def access_of(recipe: CheckedRecipe, artifacts: Path) -> Access:
         RecipeError: A catalogue is wrong.
     """
     locate = locator_of(recipe)
-    named: dict[str, str] = {}
+    named: dict[str, Place] = {}
     for reference in references_of(recipe.root):
         named.setdefault(reference.name, reference.where)
     for name in file_refs(recipe.recipe):
         named.setdefault(name, DEFAULT)
-    files = [Read(str(file), "recipe", file, None) for file in recipe.files]
+    files = [Read(str(file), Place("recipe"), file, None) for file in recipe.files]
     assets = {name: where for name, where in named.items() if name.startswith(ASSET_PREFIX) and locate.knows(name)}
     return Access(
         reads=(*files, *(_read(name, where, locate) for name, where in named.items() if name not in assets)),
@@ -132,14 +133,14 @@ def access_of(recipe: CheckedRecipe, artifacts: Path) -> Access:
     )
 
 
-def _read(name: str, where: str, locate: Locator) -> Read:
+def _read(name: str, where: Place, locate: Locator) -> Read:
     try:
         return Read(name, where, locate.path(name), None, locate.is_outside(name))
     except LlmcfError as error:
         return Read(name, where, None, error)
 
 
-def _fetches(assets: dict[str, str], locate: Locator) -> Iterator[Fetch]:
+def _fetches(assets: dict[str, Place], locate: Locator) -> Iterator[Fetch]:
     library = load_catalogue(library_dir() / CATALOGUE_FILE)
     first: dict[str, str] = {}
     for name in assets:

@@ -175,7 +175,9 @@ def _task(trained: Made) -> Task:
 
 def _effect(predicted: Predicted, how: str, task: Task, stored: pa.Table, random_N: Any) -> ChanceEffect:
     if len(random_N) != stored.num_rows:
-        raise StoreError("two arms predict different samples", where=predicted.arm, hint="llmcf run RECIPE")
+        raise StoreError(
+            "two arms predict different samples", code="predictions-unfit", where=predicted.arm, hint="llmcf run RECIPE"
+        )
     truth, measure = task.read_truth(stored), task.main
     found, by_chance = (measure.values(prediction_N, truth) for prediction_N in (task.read(stored), random_N))
     return ChanceEffect(

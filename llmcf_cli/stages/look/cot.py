@@ -56,7 +56,8 @@ def written(context: Context) -> Written:
     step = plan(context, [GenCoT()])[-1]
     if step.runs:
         raise StoreError(
-            f"the chains of thought of {context.recipe.name} are not written yet ({step.reason})", where="gen-cot",
+            f"the chains of thought of {context.recipe.name} are not written yet ({step.reason})",
+            code="not-made", where="gen-cot",
             hint="llmcf gen-cot RECIPE",
         )  # fmt: skip
     for node in (step.node, step.node.needs[Ingest.name]):

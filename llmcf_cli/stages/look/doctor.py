@@ -105,7 +105,7 @@ def _plugins() -> Iterator[Finding]:
     try:
         components = registry().all()
     except LlmcfError as error:
-        yield Finding("plugins", False, error.what, error.hint or error.where)
+        yield Finding("plugins", False, error.what, error.hint or str(error.where))
         return
     origins = sorted({component.origin for component in components} - {"built-in"})
     yield Finding(

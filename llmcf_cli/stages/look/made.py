@@ -46,7 +46,12 @@ class Made:
         for made in self.needs.values():
             if made.manifest.stage == stage:
                 return made
-        raise StoreError(f"was made from {stage}, which is gone", where=str(self.folder), hint="llmcf run RECIPE")
+        raise StoreError(
+            f"was made from {stage}, which is gone",
+            code="artifact-unusable",
+            where=str(self.folder),
+            hint="llmcf run RECIPE",
+        )
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,14 @@ def run_of_recipe(context: Context) -> Run:
     ingests = [step.node for step in steps if isinstance(step.node.stage, Ingest)]
     found = [made for node in matches if (made := _trace(context.store, node.key))]
     if matches and not found:
-        raise StoreError("there are no matches yet", where=context.recipe.name, hint="llmcf match RECIPE")
+        raise StoreError(
+            "there are no matches yet", code="not-made", where=context.recipe.name, hint="llmcf match RECIPE"
+        )
     ingested = [made for node in ingests if (made := _trace(context.store, node.key))]
     if not ingested:
-        raise StoreError("there are no samples yet", where=context.recipe.name, hint="llmcf ingest RECIPE")
+        raise StoreError(
+            "there are no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE"
+        )
     arms = [(n.stage.arm, n.stage.seed, n.key) for n in last.needs.values() if isinstance(n.stage, Predict)]
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
     predicted = _predicted(context.store, arms)
@@ -122,19 +131,28 @@ def run_of_folder(folder: Path) -> Run:
         StoreError: The folder is no artifact, or was not made from samples.
     """
     if not (folder / MANIFEST).is_file():
-        raise StoreError("is no complete artifact", where=str(folder), hint="llmcf status")
+        raise StoreError("is no complete artifact", code="artifact-unusable", where=str(folder), hint="llmcf status")
     manifest = read_manifest(folder / MANIFEST)
     store = ArtifactStore(folder.absolute().parent.parent)
     last = _trace(store, manifest.key)
     if last is None:
-        raise StoreError("does not lie in an artifact folder", where=str(folder), hint="llmcf status")
+        raise StoreError(
+            "does not lie in an artifact folder", code="artifact-unusable", where=str(folder), hint="llmcf status"
+        )
     matches = {made.manifest.key: made for made in last.below(Match.name)}
     ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
     if not ingests:
-        raise StoreError(f"a result of {manifest.stage} that no samples went into", where=str(folder))
+        raise StoreError(
+            f"a result of {manifest.stage} that no samples went into", code="artifact-unusable", where=str(folder)
+        )
     compared = manifest.report.get("compared") if manifest.stage == Evaluate.name else []
     if compared is None:
-        raise StoreError("is a comparison of an earlier version", where=str(folder), hint="llmcf run RECIPE")
+        raise StoreError(
+            "is a comparison of an earlier version",
+            code="artifact-unusable",
+            where=str(folder),
+            hint="llmcf run RECIPE",
+        )
     arms = [(one["arm"], one["seed"], one["key"]) for one in compared if one["stage"] == Predict.name]
     predicted = _predicted(store, arms)
     return Run(manifest.recipe, manifest.key, store, tuple(ingests.values()), tuple(matches.values()), predicted)

@@ -47,7 +47,9 @@ def drawn_predictions(
     data = load_task_data(database, task, history_length=bundle.model.resources.spec.history_length)
     test = data.splits["test"]
     if not np.array_equal(test.sample_id_N, np.asarray(sample_id)):
-        raise StoreError("the predictions are of other samples", where=str(folder), hint="llmcf run RECIPE")
+        raise StoreError(
+            "the predictions are of other samples", code="predictions-unfit", where=str(folder), hint="llmcf run RECIPE"
+        )
     draw = _Draw(bundle, seed)
     prediction_N = np.empty(len(test), np.float32)
     with progress.task("random examples", len(test), "samples") as told:
@@ -70,7 +72,12 @@ class _Draw:
         self.model, resources = bundle.model, bundle.model.resources
         bank = resources.bank
         if bank is None or bank.vector_ES is None:
-            raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
+            raise ModelError(
+                "the bundle has no examples to draw from",
+                code="no-examples",
+                where="examples",
+                hint="llmcf train-rec RECIPE",
+            )
         section = MatchSection.model_validate(bundle.recipe["match"])
         self.collaborative = resources.collaborative
         self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(

@@ -63,5 +63,10 @@ def swept_stages(recipe: Recipe) -> list[Ability]:
 
 def _section(recipe: Recipe) -> BalanceSection:
     if recipe.balance is None:
-        raise LlmcfError("the recipe has no section `balance`", where="balance", hint="add `balance: {}` to the recipe")
+        raise LlmcfError(
+            "the recipe has no section `balance`",
+            code="section-missing",
+            where="balance",
+            hint="add `balance: {}` to the recipe",
+        )
     return recipe.balance

@@ -54,13 +54,15 @@ class GenCoT(Stage):
         ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
         if not ingest.made:
             hint = "llmcf ingest, with the same recipe and settings"
-            raise LlmcfError("what it costs is known once the samples are", where=self.name, hint=hint)
+            raise LlmcfError("what it costs is known once the samples are", code="not-made", where=self.name, hint=hint)
         arguments = _arguments(context, *_places(node))
         if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
             base = context.recipe.llm.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
-                raise LlmcfError("what it costs is known once the model is there", where=self.name, hint=hint)
+                raise LlmcfError(
+                    "what it costs is known once the model is there", code="not-made", where=self.name, hint=hint
+                )
             arguments["model"] = hf_folder(context.locate.path(base), context.models)
         return estimate_rows(estimate_cots(**arguments))
 
@@ -81,7 +83,8 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
         if not need.made:
             raise LlmcfError(
                 f"nothing to help with: gen-cot of {context.recipe.name!r} needs {need.label}, which is not made yet",
-                where="work", hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
+                code="not-made", where="work",
+                hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
             )  # fmt: skip
         need.check()
     if node.made:

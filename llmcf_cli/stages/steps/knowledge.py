@@ -55,7 +55,7 @@ class Knowledge(Stage):
 def _section(recipe: Recipe) -> KnowledgeSection:
     if recipe.knowledge is None:
         raise LlmcfError(
-            "the recipe has no section `knowledge`", where="knowledge",
+            "the recipe has no section `knowledge`", code="section-missing", where="knowledge",
             hint="add `knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}`",
         )  # fmt: skip
     return recipe.knowledge

@@ -43,7 +43,12 @@ class Teacher(Stage):
 
 def _section(recipe: Recipe) -> TeacherSection:
     if recipe.teacher is None:
-        raise LlmcfError("the recipe has no section `teacher`", where="teacher", hint="add `teacher: {}` to the recipe")
+        raise LlmcfError(
+            "the recipe has no section `teacher`",
+            code="section-missing",
+            where="teacher",
+            hint="add `teacher: {}` to the recipe",
+        )
     return recipe.teacher
 
 

@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.core.files import kind_of, read_json, read_small
@@ -38,7 +39,7 @@ def test_what_might_never_end_is_refused(strange, name):
     for read in (kind_of, digest_path):
         with pytest.raises(DataError) as caught:
             read(strange / name)
-        assert len(caught.value.where) < 300
+        assert len(str(caught.value.where)) < 300
 
 
 def test_a_folder_that_holds_a_pipe_is_refused(tmp_path):
@@ -46,7 +47,7 @@ def test_a_folder_that_holds_a_pipe_is_refused(tmp_path):
     (tmp_path / "data" / "1.parquet").touch()
     digest_path(tmp_path / "data")
     os.mkfifo(tmp_path / "data" / "2.parquet")
-    with pytest.raises(DataError, match="named pipe"):
+    with refused("file-irregular", DataError):
         digest_path(Path(tmp_path / "data"))
 
 

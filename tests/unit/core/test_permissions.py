@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, LlmcfError, StoreError
 from llmcf_cli.core.permissions import READ_VARIABLE, Host, Permissions, Readable, check_readable, is_public
@@ -89,7 +90,7 @@ def test_keys_are_not_written_down_nor_sent_in_the_open(permissions, monkeypatch
     for env in ("sk-secret", "", "A B"):
         with pytest.raises(LlmcfError):
             permissions.allow_host(Host.of("a.example"), env)
-    with pytest.raises(LlmcfError, match="https only"):
+    with refused("host-insecure", LlmcfError):
         permissions.allow_host(Host.of("http://gpu-box:8000"), "KEY")
     assert "secret" not in permissions.file.read_text()
     assert stat.S_IMODE(permissions.file.stat().st_mode) == 0o600
@@ -109,7 +110,7 @@ def test_places_are_allowed_for_one_folder_of_recipes(permissions, tmp_path, mon
     assert permissions.folders(mine) == (data, other)
     assert permissions.folders(theirs) == (other,)
     assert permissions.reads() == {str(mine): (str(data),)}
-    with pytest.raises(LlmcfError, match="no such file"):
+    with refused("path-missing", LlmcfError):
         permissions.allow_read(mine, tmp_path / "none")
     assert permissions.forget_reads(mine)
     assert permissions.reads() == {}
@@ -158,7 +159,7 @@ def test_a_broken_file_is_named(permissions):
         permissions.file.write_text(content, encoding="latin-1")
         with pytest.raises(StoreError) as error:
             permissions.hosts()
-        assert error.value.where == str(permissions.file)
+        assert str(error.value.where) == str(permissions.file)
 
 
 def test_threads_lose_nothing(permissions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, RecipeError, StoreError
 
@@ -33,7 +34,7 @@ def test_missing_file(run, tmp_path):
     write(tmp_path, GOOD_LINES, "ratings.csv")
     with pytest.raises(DataError) as caught:
         run(section(tmp_path / "rating.csv"))
-    assert caught.value.where == str(tmp_path / "rating.csv")
+    assert str(caught.value.where) == str(tmp_path / "rating.csv")
     assert 'did you mean "ratings.csv"' in caught.value.what
     assert caught.value.hint
 
@@ -42,7 +43,7 @@ def test_missing_column(run_rows):
     with pytest.raises(DataError) as caught:
         run_rows(GOOD, source={"columns": {"user": "user", "position": "t", "rating": "ratin"}})
     assert 'has no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)' in caught.value.what
-    assert caught.value.where.endswith("interactions.parquet")
+    assert str(caught.value.where).endswith("interactions.parquet")
     assert caught.value.allowed == ("user_id", "item_id", "rating", "t")
 
 
@@ -76,7 +77,7 @@ def test_unparsable_lines(run, tmp_path, line):
     step = run(section(path, max_bad_rows=0.2)).step("read interactions")
     assert (step.kept, step.dropped) == (5, 1)
     assert step.samples[0].startswith("r.csv:5: ")
-    with pytest.raises(DataError, match="unusable"):
+    with refused("rows-unusable", DataError):
         run(section(path))
 
 
@@ -106,11 +107,9 @@ def test_item_rows(run_rows):
     assert result.step("read items").dropped == 1
     assert [row["text"] for row in result["item"]] == ["A", "", ""]
     assert result.report.texts[0].blank == 2
-    with pytest.raises(DataError) as caught:
+    with refused("ids-conflict", DataError, names="(?s)1 .*a: "):
         run_rows(GOOD, items=[*items, {"item_id": "a", "name": "B"}])
-    assert "1 item ids have several rows that differ" in caught.value.what
-    assert "a: " in caught.value.what
-    with pytest.raises(DataError, match="1 rows without item_id"):
+    with refused("rows-unusable", DataError, names="1"):
         run_rows(GOOD, items=[{"item_id": None, "name": "A"}, {"item_id": "b", "name": "B"}])
 
 
@@ -124,19 +123,19 @@ def test_k_core_is_stable(run_rows):
 
 
 def test_nothing_left_names_the_step(run_rows, run, tmp_path):
-    with pytest.raises(DataError, match='step "k-core" left nothing: 5 dropped'):
+    with refused("data-empty", DataError, names='"k-core".*5'):
         run_rows(GOOD, k_core={"user": 50, "item": 0})
     path = write(tmp_path, [",a,3,1"])
-    with pytest.raises(DataError, match='step "check values" left nothing'):
+    with refused("data-empty", DataError, names='"check values"'):
         run(section(path, max_bad_rows=1))
 
 
 def test_empty_file(run, tmp_path, run_rows):
-    with pytest.raises(DataError, match="has no rows"):
+    with refused("data-empty", DataError):
         run_rows([])
     path = tmp_path / "empty.csv"
     path.write_text("")
-    with pytest.raises(DataError, match="is empty"):
+    with refused("data-empty", DataError):
         run(section(path))
 
 
@@ -144,24 +143,24 @@ def test_damaged_parquet(run, tmp_path):
     path = tmp_path / "r.parquet"
     path.write_bytes(b"PAR1 this is none PAR1")
     source = {"type": "parquet", "interactions": str(path), "columns": {"time": "t"}}
-    with pytest.raises(DataError, match="cannot be read") as caught:
+    with refused("file-unreadable", DataError) as caught:
         run(section(path, source=source))
-    assert caught.value.where == str(path)
+    assert str(caught.value.where) == str(path)
 
 
 def test_labels_and_splits_that_do_not_fit(run_rows):
-    with pytest.raises(DataError, match="labels every sample negative"):
+    with refused("label-one-class", DataError):
         run_rows(GOOD, label={"type": "rating", "positive_from": 6})
-    with pytest.raises(DataError, match="labels every sample positive"):
+    with refused("label-one-class", DataError):
         run_rows(GOOD, label={"type": "rating", "positive_from": 1})
-    with pytest.raises(DataError, match="no clock") as caught:
+    with refused("split-clock", DataError) as caught:
         run_rows(GOOD, order="position", split="global_time")
     assert "leave_one_out" in caught.value.hint
-    with pytest.raises(DataError, match="2 different times"):
+    with refused("split-impossible", DataError, names="2"):
         run_rows([(u, i, r, t % 2) for u, i, r, t in GOOD], split="global_time")
-    with pytest.raises(DataError, match="no user has three"):
+    with refused("split-impossible", DataError):
         run_rows(GOOD[3:])
-    with pytest.raises(DataError, match="no negative could be drawn"):
+    with refused("negatives-none", DataError):
         run_rows([("u1", item, None, 0) for item in "abc"], label="implicit")  # all at once: nothing is left to draw
 
 
@@ -183,7 +182,7 @@ def test_full_disk_or_memory(run_rows, monkeypatch):
     from llmcf_cli.data import ingest as module
 
     monkeypatch.setattr(module, "MEMORY_LIMIT", "1MB")
-    with pytest.raises(StoreError, match="memory"):
+    with refused("memory-full", StoreError):
         run_rows([(f"u{n}", f"i{n % 977}", 5.0 - n % 5, n) for n in range(30_000)])
 
 

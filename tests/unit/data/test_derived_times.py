@@ -112,5 +112,5 @@ def test_a_zone_for_times_that_have_one_is_refused(tmp_path, run):
     with pytest.raises(RecipeError) as error:
         run(_section(tmp_path, derive, None))
     (problem,) = error.value.problems
-    assert problem.where == "dataset.derive.interactions.at"
-    assert "have a zone already" in problem.what
+    assert str(problem.where) == "dataset.derive.interactions.at"
+    assert problem.code == "expression-invalid"

@@ -459,7 +459,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(derive, where, said):
     with pytest.raises(RecipeError, match=said) as error:
         _run([dict.fromkeys(COLUMNS)], derive, where)
     (problem,) = error.value.problems
-    assert problem.where == ("dataset.derive.interactions.x" if derive else "dataset.filter.interactions")
+    assert str(problem.where) == ("dataset.derive.interactions.x" if derive else "dataset.filter.interactions")
     assert "at character" in problem.what
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.preview import look
@@ -113,7 +114,7 @@ def test_rows_of_one_item_that_differ(run, tmp_path, kind, stays, title):
         (tmp_path / "d.inter").write_text("\n".join(lines))
         (tmp_path / "d.item").write_text("item_id:token\ttitle:token\n" + "".join(f"{i}\t{t}\n" for i, t in items))
         settings["source"] = {"type": kind, "path": str(tmp_path)}
-    with pytest.raises(DataError, match="1 item ids have several rows that differ") as caught:
+    with refused("ids-conflict", DataError, names="1") as caught:
         run(settings)
     chosen = followed(caught.value.hint, settings)
     chosen["conflicts"]["items"] = stays
@@ -145,7 +146,7 @@ def test_rows_that_are_unusable_for_one_cause(run, tmp_path, spoil, kept):
     head, *lines = path.read_text().splitlines()
     path.write_text("\n".join([head, *(spoil(line) if n % 2 else line for n, line in enumerate(lines))]))
     settings = section(tmp_path)
-    with pytest.raises(DataError, match="unusable") as caught:
+    with refused("rows-unusable", DataError) as caught:
         run(settings)
     assert "max_bad_rows" not in caught.value.hint
     assert run(followed(caught.value.hint, settings)).report.interactions == kept

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
+from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, DataError
 from llmcf_cli.data.sources.config import CsvConfig, ParquetConfig, RecBoleConfig
@@ -52,7 +53,7 @@ def test_csv_without_header_gzipped(run, tmp_path):
     path.write_bytes(gzip.compress(csv_text(header=False).encode()))
     names = {"interactions": ["user_id", "item_id", "rating", "time"]}
     assert stored(run(csv_section(path, names=names))) == EVENTS
-    with pytest.raises(DataError, match="has 4 columns, but 3 are named"):
+    with refused("csv-columns", DataError, names="4.*3"):
         run(csv_section(path, names={"interactions": ["user_id", "item_id", "rating"]}))
 
 
@@ -142,7 +143,7 @@ def test_amazon2014(run, tmp_path, suffix):
     assert "{broken" in result.step("read interactions").samples[0]
     assert "meta" in result.step("read items").samples[0]
     assert ":3: neither JSON nor a Python literal" in result.step("read items").samples[0]
-    with pytest.raises(DataError, match="unusable"):
+    with refused("rows-unusable", DataError):
         run(section | {"max_bad_rows": 0.1})
 
 
@@ -152,9 +153,9 @@ def test_truncated_gzip(run, tmp_path):
     reviews.write_bytes(whole)
     metadata.write_bytes(gzip.compress("\n".join(METADATA * 300).encode())[:-30])
     source = {"type": "amazon2014", "reviews": str(reviews), "metadata": str(metadata)}
-    with pytest.raises(DataError, match="cannot be read") as caught:
+    with refused("file-unreadable", DataError) as caught:
         run({"source": source, "label": "rating", "split": "leave_one_out"})
-    assert caught.value.where == str(metadata)
+    assert str(caught.value.where) == str(metadata)
     reviews.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cannot be read|unusable"):
         run({"source": source, "label": "rating", "split": "leave_one_out"})
@@ -175,32 +176,32 @@ def test_one_order(columns):
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("files", "code"),
     [
-        ({"x.txt": "hello"}, "holds no .inter file"),
-        ({"a.inter": "", "b.inter": ""}, "holds several .inter files"),
-        ({"a.inter": ""}, "is empty"),
-        ({"a.inter": "user_id\titem_id\n"}, "'user_id' is not name:type"),
-        ({"a.inter": "user_id:token\tuser_id:token\n"}, "occurs twice"),
-        ({"a.inter": "user_id:token\titem_id:token\n"}, 'has no column "timestamp"'),
-        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\n"}, "has no rows"),
-        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\n"}, "has no ratings"),
+        ({"x.txt": "hello"}, "source-files"),
+        ({"a.inter": "", "b.inter": ""}, "source-files"),
+        ({"a.inter": ""}, "data-empty"),
+        ({"a.inter": "user_id\titem_id\n"}, "header-invalid"),
+        ({"a.inter": "user_id:token\tuser_id:token\n"}, "column-twice"),
+        ({"a.inter": "user_id:token\titem_id:token\n"}, "column-missing"),
+        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\n"}, "data-empty"),
+        ({"a.inter": "user_id:token\titem_id:token\ttimestamp:float\nu\ti\t1\n"}, "ratings-missing"),
     ],
 )
-def test_bad_recbole(run, tmp_path, files, message):
+def test_bad_recbole(run, tmp_path, files, code):
     for file, content in files.items():
         (tmp_path / file).write_text(content)
-    with pytest.raises(DataError, match=message):
+    with refused(code, DataError):
         run({"source": {"type": "recbole", "path": str(tmp_path)},
-             "label": "rating" if "ratings" in message else "implicit", "split": "leave_one_out"})  # fmt: skip
+             "label": "rating" if code == "ratings-missing" else "implicit", "split": "leave_one_out"})  # fmt: skip
 
 
 def test_recbole_names_are_checked(run, movies):
     section = {"label": "rating", "split": "leave_one_out"}
     source = {"type": "recbole", "path": str(movies)}
-    with pytest.raises(DataError, match=r'"clas" \(did you mean "class"\?\)'):
+    with refused("column-missing", DataError, names=r'"clas".*"class"'):
         run({"source": source | {"multi": ["clas"]}, **section})
-    with pytest.raises(DataError, match=r'"ratings" \(did you mean "rating"\?\)'):
+    with refused("column-missing", DataError, names=r'"ratings".*"rating"'):
         run({"source": source | {"columns": {"rating": "ratings"}}, **section, "label": "implicit"})
 
 
@@ -235,7 +236,7 @@ def test_multi_valued_columns(run, tmp_path):
     result = run(csv_section(events, items=str(items), multi=["kinds"], separator=","))
     assert [row["kinds"] for row in result["item"]] == [["Drama", "Comedy"], ["Drama", "Comedy"], ["Drama", "7"]]
     items.write_text("item_id,kinds\na,\"[{'id': 1}]\"\nb,x\nc,x\n")
-    with pytest.raises(DataError, match="1 of 3 values of kinds are no lists"):
+    with refused("lists-unreadable", DataError, names="1.*3"):
         run(csv_section(events, items=str(items), multi=["kinds"]))
     kept = run(csv_section(events, items=str(items), multi=["kinds"]) | {"max_bad_rows": 0.5})
     assert kept["item"][0]["kinds"] == []
@@ -247,7 +248,7 @@ def test_positions_are_whole_numbers(run_rows):
     result = run_rows(rows, order="position")
     assert sorted(row["time"] for row in result["sample"]) == list(range(20))
     assert sorted(row["time"] for row in result["interaction"]) == list(range(20))
-    with pytest.raises(DataError, match="the position is not a whole number"):
+    with refused("rows-unusable", DataError):
         run_rows([*rows[:-1], ("u0", "i9", 1.0, 0.5)], order="position")
 
 

@@ -45,7 +45,7 @@ def test_unknown_variable(template):
         compile_template(template, list(ROW), "dataset.text.item")
     (problem,) = caught.value.problems
     assert 'did you mean "title"' in problem.what
-    assert (problem.where, problem.allowed) == ("dataset.text.item", tuple(ROW))
+    assert (str(problem.where), problem.allowed) == ("dataset.text.item", tuple(ROW))
 
 
 @pytest.mark.parametrize("template", ["{{> /etc/passwd}}", "{{=<% %>=}}<%titel%>", "{{#title}}open", "{{/title}}"])

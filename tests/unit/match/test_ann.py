@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.match.ann import AnnSearcher
@@ -292,9 +293,9 @@ def test_an_index_below_its_recall_is_refused_with_the_numbers(world):
     measured = Probe(index, query_ND, query_keys, 4).measure(index)
     assert measured.recall < 0.999
     require(measured, measured.recall)
-    with pytest.raises(LlmcfError, match=f"{measured.recall:.4f}") as refused:
+    with refused("recall-too-low", LlmcfError, names=f"{measured.recall:.4f}") as told:
         require(measured, 0.9999)
-    assert "llmcf match tune" in refused.value.hint
+    assert "llmcf match tune" in told.value.hint
 
 
 def test_a_sweep_ends_at_the_recall_and_the_cheapest_is_taken(world):
@@ -304,7 +305,7 @@ def test_a_sweep_ends_at_the_recall_and_the_cheapest_is_taken(world):
     assert [m.recall >= 0.98 for m in tried] == [False] * (len(tried) - 1) + [True]
     assert [m.probes for m in tried] == [2**n for n in range(len(tried))]
     assert cheapest(tried, 0.98) is tried[-1]
-    with pytest.raises(LlmcfError, match="no setting reaches"):
+    with refused("recall-unreachable", LlmcfError):
         cheapest(tried[:1], 0.98)
 
 
@@ -330,7 +331,7 @@ def test_runs_are_seeded_distinct_and_cover_small_samples():
 def test_an_odd_k_and_unfit_vectors_are_refused(world):
     query_ND, query_keys = world[:2]
     index = prepared(world, Guard("global"))
-    with pytest.raises(LlmcfError, match="even"):
+    with refused("k-uneven", LlmcfError):
         index.search(query_ND, query_keys, k=3)
-    with pytest.raises(DataError, match="finite"):
+    with refused("vectors-not-finite", DataError):
         index.search(query_ND[:, 1:], query_keys, k=4)

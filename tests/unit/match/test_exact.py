@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.match.config import ExactSearchConfig
@@ -310,16 +311,16 @@ def test_bad_input_is_refused_with_a_reason():
     nan = good["vector"].copy()
     nan[3, 1] = np.nan
     twice = Keys(np.zeros(10), keys.user_row_N, keys.item_row_N, keys.time_N)
-    for change, word in (
-        ({"vector": nan}, "not finite"), ({"keys": twice}, "twice"), ({"label": label + 1}, "0 nor 1"),
-        ({"label": label[:5]}, "do not fit"),
+    for change, code in (
+        ({"vector": nan}, "vectors-not-finite"), ({"keys": twice}, "ids-repeat"), ({"label": label + 1}, "match-label"),
+        ({"label": label[:5]}, "vectors-unfit"),
     ):  # fmt: skip
-        with pytest.raises(DataError, match=word):
+        with refused(code, DataError):
             bad_vectors(good, **change)()
     index = bad_vectors(good)()
-    with pytest.raises(LlmcfError, match="even number"):
+    with refused("k-uneven", LlmcfError):
         index.search(unit(rng, 3, 4), query_keys, k=3)
-    with pytest.raises(DataError, match="query vectors"):
+    with refused("vectors-not-finite", DataError):
         index.search(unit(rng, 3, 5), query_keys, k=2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.match import space as space_module
@@ -73,5 +74,5 @@ def test_no_rows_and_no_columns():
 
 @pytest.mark.parametrize(("item", "history"), [(30, 1), (-1, 1), (1, 30), (1, -1)])
 def test_rows_without_a_vector_are_refused(item, history):
-    with pytest.raises(DataError, match="text vectors for rows 0 to 29"):
+    with refused("vectors-unfit", DataError, names="0.*29"):
         space().query_vectors(TEXT, np.array([item]), np.array([[history]]))

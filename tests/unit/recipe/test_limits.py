@@ -44,7 +44,7 @@ def test_yaml(tmp_path, fits, past):
 
 def problems(tmp_path, text: str) -> list[str]:
     (tmp_path / "r.yaml").write_text(EXTENDS + text)
-    return [problem.where for problem in check_recipe(tmp_path / "r.yaml").problems]
+    return [str(problem.where) for problem in check_recipe(tmp_path / "r.yaml").problems]
 
 
 def variants(count: int) -> str:

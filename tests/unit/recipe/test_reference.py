@@ -6,6 +6,7 @@ import pytest
 
 from llmcf_cli.plugin import KINDS
 from llmcf_cli.recipe.reference import (
+    ERRORS,
     PAGE,
     SCHEMA,
     builtin_registry,
@@ -21,7 +22,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 COMPONENTS = builtin_registry().all()
 
 
-@pytest.mark.parametrize("name", [PAGE, SCHEMA])
+@pytest.mark.parametrize("name", [PAGE, ERRORS, SCHEMA])
 def test_the_committed_reference_is_the_generated_one(tmp_path, name):
     write_reference(tmp_path)
     assert (DOCS / name).read_text() == (tmp_path / name).read_text(), "run: llmcf recipe reference docs"

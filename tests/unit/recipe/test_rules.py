@@ -31,7 +31,7 @@ RULES = {
 def told(path, *overrides):
     """Place without the file → what."""
     found = check_recipe(path, overrides).problems
-    return {problem.where.removeprefix(f"{path}:"): problem.what for problem in found}
+    return {str(problem.where).removeprefix(f"{path}:"): problem.what for problem in found}
 
 
 def assert_rules(found, *but):

@@ -26,4 +26,4 @@ def test_every_arm_predicts_the_same():
     assert load_recipe("quickstart", [variant]).recipe.arms["other"].rec.task.type == "ranking"
     with pytest.raises(RecipeError) as caught:
         load_recipe("quickstart", [variant.replace("ranking", "divination")])
-    assert any("rec.task" in problem.where for problem in caught.value.problems)
+    assert any("rec.task" in str(problem.where) for problem in caught.value.problems)

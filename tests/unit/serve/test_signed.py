@@ -9,6 +9,7 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
+from refusals import refused
 from typer.testing import CliRunner
 
 from llmcf_cli.cli.app import app
@@ -52,7 +53,7 @@ def no_password() -> str:
 
 def test_a_signed_bundle_loads_for_those_who_trust_its_maker(bundle, tmp_path):
     mine, other = key_pair(tmp_path, "mine"), key_pair(tmp_path, "other")
-    with pytest.raises(StoreError, match="not signed"):
+    with refused("signature-missing", StoreError):
         Scorer.load(bundle, signers=tmp_path / "mine.pub")
     made = sign(bundle, MANIFEST, mine, no_password)
     trusted = tmp_path / "signers"
@@ -106,7 +107,7 @@ def test_a_signature_of_another_bundle_is_none_of_this_one(bundle, tmp_path):
     (other / MANIFEST).write_text("{}")
     sign(other, MANIFEST, key_pair(tmp_path, "key"), no_password)
     shutil.copy(other / SIGNATURE, bundle)
-    with pytest.raises(StoreError, match="none of this bundle"):
+    with refused("signature-wrong", StoreError):
         signer(bundle, MANIFEST)
 
 
@@ -121,7 +122,7 @@ def test_keys_that_do_not_do(bundle, tmp_path):
         with pytest.raises(LlmcfError):
             sign(bundle, MANIFEST, path, no_password)
     (tmp_path / "empty").write_text("# nobody\n")
-    with pytest.raises(DataError, match="lists no public key"):
+    with refused("signature-key", DataError):
         Scorer.load(bundle, signers=tmp_path / "empty")
 
 

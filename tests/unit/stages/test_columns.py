@@ -48,7 +48,7 @@ def checked(tmp_path, monkeypatch):
         recipe = check_recipe("r.yaml")
         assets = open_assets(library_dir(), recipe.base, cache=tmp_path / "none")
         found = file_problems(recipe.root, Locator(recipe.base, assets, recipe.roots))
-        return [f"{problem.where}: {problem.what}" for problem in found.wrong]
+        return [f"{problem.where!s}: {problem.what}" for problem in found.wrong]
 
     return check
 

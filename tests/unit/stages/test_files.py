@@ -47,7 +47,7 @@ def checked(folder, text, cache=None):
 
 
 def shown(problems):
-    return [f"{problem.where}: {problem.what}" for problem in problems]
+    return [f"{problem.where!s}: {problem.what}" for problem in problems]
 
 
 def test_all_is_well(folder):
@@ -94,7 +94,7 @@ def test_tables_have_the_columns_that_the_recipe_names(folder, old, new, problem
 
 def test_data_that_cannot_be_read_are_told(folder):
     (folder / "items.csv").write_text("")
-    assert [problem.what for problem in checked(folder, RECIPE).wrong] == ["is empty"]
+    assert [problem.code for problem in checked(folder, RECIPE).wrong] == ["data-empty"]
 
 
 def test_everything_is_told_beside_a_recipe_that_is_wrong(folder):
@@ -146,6 +146,6 @@ def test_a_run_refuses_all_of_it_at_once(folder):
     (folder / "r.yaml").write_text(text)
     with pytest.raises(RecipeError) as caught:
         open_context(load_recipe("r.yaml"), folder / "artifacts")
-    assert [problem.where for problem in caught.value.problems] == [
+    assert [str(problem.where) for problem in caught.value.problems] == [
         "r.yaml:11: dataset.text.item", "r.yaml:15: cot.prompt"
     ]  # fmt: skip

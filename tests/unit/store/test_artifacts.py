@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.store.artifacts import (
@@ -87,7 +88,7 @@ def test_a_second_maker_is_told_the_pid_of_the_first(tmp_path):
     ) as holder:
         assert holder.stdout.readline() == "ready\n"
         with (
-            pytest.raises(StoreError, match=f"process {holder.pid}"),
+            refused("store-busy", StoreError, names=f"{holder.pid}"),
             ArtifactStore(tmp_path).begin("ingest", key),
         ):
             pass
@@ -101,7 +102,7 @@ def test_a_foreign_or_torn_manifest_is_an_error_with_a_way_out(tmp_path):
     made = make(store)
     path = store.folder("ingest", made.key) / "manifest.json"
     path.write_text(path.read_text()[:50])
-    with pytest.raises(StoreError, match="llmcf run"):
+    with refused("artifact-damaged", StoreError):
         store.manifest("ingest", made.key)
     assert store.manifests() == []
     assert [str(fault) for found in store.all() for fault in found.faults]

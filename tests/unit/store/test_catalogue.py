@@ -6,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from llmcf_cli.core.errors import RecipeError
 from llmcf_cli.core.hashing import digest_path, digest_text
@@ -55,7 +56,7 @@ def test_refused_with_its_place(tmp_path, changes, what):
         load_catalogue(path)
     (problem,) = caught.value.problems
     assert what in problem.what
-    assert problem.where.startswith(f"{path}: x.files.0.")
+    assert str(problem.where).startswith(f"{path}: x.files.0.")
 
 
 def test_every_problem_at_once(tmp_path):
@@ -70,7 +71,7 @@ def test_wheels_are_pinned_and_only_those_used(tmp_path):
     pinned = {**entry(source=source), "wheels": {"package==1.0": {"sha256": ZEROS, "size": 3}}}
     assert load_catalogue(write(tmp_path, {"x": pinned}))["x"].wheels["package==1.0"].size == 3
     for wrong in (entry(source=source), {**pinned, "wheels": {"other==1.0": {"sha256": ZEROS, "size": 3}}}):
-        with pytest.raises(RecipeError, match=r"must list exactly those its sources name: package==1\.0"):
+        with refused("catalogue-invalid", RecipeError, names=r"1.*0"):
             load_catalogue(write(tmp_path, {"x": wrong}))
 
 
@@ -100,7 +101,7 @@ def test_a_name_of_the_librarys_stands_for_its_bytes(tmp_path):
     with pytest.raises(RecipeError) as caught:
         load_catalogue(ours, theirs)
     # Another size is the same name for the same digest, which no file has: it fails when it is fetched.
-    assert [problem.where for problem in caught.value.problems] == [f"{theirs}: x"]
+    assert [str(problem.where) for problem in caught.value.problems] == [f"{theirs}: x"]
 
 
 @pytest.mark.parametrize("source", ["file:../a.txt", "file:/etc/passwd", "file:link", "file:folder/../../a.txt"])
@@ -108,14 +109,14 @@ def test_files_of_a_catalogue_lie_below_it(tmp_path, source):
     folder = tmp_path / "mine"
     path = write(folder, {"x": entry(source=source)})
     (folder / "link").symlink_to("/etc/passwd")
-    with pytest.raises(RecipeError, match="outside the catalogue's folder"):
+    with refused("catalogue-outside", RecipeError):
         load_catalogue(path)
 
 
 def test_a_catalogue_of_any_size_is_refused_past_a_mebibyte(tmp_path):
     path = tmp_path / "assets.yaml"
     path.write_text("#" * (1 << 20) + "\n")
-    with pytest.raises(RecipeError, match="is larger than"):
+    with refused("yaml-limit", RecipeError):
         load_catalogue(path)
 
 

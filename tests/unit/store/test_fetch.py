@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from asset_world import Lines, asset, sha
+from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, AssetError, DataError
 from llmcf_cli.core.permissions import Host, Permissions
@@ -70,19 +71,19 @@ def test_members_of_a_wheel(store, wheels):
 def test_the_wheel_is_kept_by_a_failed_fetch_and_not_downloaded_again(store, wheels):
     wheel = build_wheel(wheels, MEMBERS)
     wrong = wheel_asset(wheel, {**MEMBERS, "tinydata/none.txt": b"x"})
-    with pytest.raises(AssetError, match=r"tinydata==1\.0 has no member tinydata/none\.txt"):
+    with refused("asset-no-member", AssetError, names=r"1.*0"):
         store(wrong).fetch("x")
     partial = next((store(wrong).cache / "x").glob("*.partial"))
     assert (partial / "wheels" / "tinydata==1.0.whl").is_file()
     wheel.unlink()
-    with pytest.raises(AssetError, match="has no member"):
+    with refused("asset-no-member", AssetError):
         store(wrong).fetch("x")
 
 
 def test_a_wheel_of_another_digest_is_refused(store, wheels):
     honest = wheel_asset(build_wheel(wheels, MEMBERS), MEMBERS)
     build_wheel(wheels, {**MEMBERS, "tinydata/extra.txt": b"swapped"})
-    with pytest.raises(MismatchError, match="another digest"):
+    with refused("asset-changed", MismatchError):
         store(honest).fetch("x")
 
 
@@ -91,7 +92,7 @@ def test_a_wheel_that_does_not_exist(store, wheels):
     next(wheels.glob("*.whl")).unlink()
     with pytest.raises(AssetError) as caught:
         store(made).fetch("x")
-    assert "pip cannot download tinydata==1.0" in caught.value.what
+    assert caught.value.code == "asset-unfetchable"
     assert "llmcf assets fetch x" in caught.value.hint
 
 
@@ -171,7 +172,7 @@ def test_download(store, web):
 def test_a_download_cut_short_goes_on_where_it_stopped(store, web):
     web.content, web.cut_after = CONTENT, 2_500_000
     x = store(asset("x", {"a.bin": (web.url, CONTENT)}))
-    with pytest.raises(AssetError, match="cannot be fetched"):
+    with refused("asset-unfetchable", AssetError):
         x.fetch("x")
     assert x.status("x") == "partial"
     web.cut_after = None
@@ -209,7 +210,7 @@ def test_an_endless_download_stops_at_the_declared_size(store, web):
 def test_no_server(store, web):
     Permissions().allow_host(Host.of("localhost:9"), None)
     x = store(asset("x", {"a.bin": ("http://localhost:9/a", b"a")}))
-    with pytest.raises(AssetError, match="cannot be fetched"):
+    with refused("asset-unfetchable", AssetError):
         x.fetch("x")
 
 
@@ -244,7 +245,7 @@ def test_a_redirect_to_an_allowed_host_is_followed(store, web):
 
 def test_a_named_pipe_is_no_file(store, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match="named pipe"):
+    with refused("file-irregular", DataError):
         store(asset("x", {"a.bin": (f"file:{tmp_path / 'pipe'}", b"a")})).fetch("x")
 
 

@@ -7,6 +7,7 @@ import textwrap
 import duckdb
 import pyarrow as pa
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.store import tables
@@ -37,14 +38,14 @@ def test_every_table_is_created_by_its_own_ddl(table, tmp_path):
 
 
 def test_a_missing_database_is_an_error_and_is_not_created(tmp_path):
-    with pytest.raises(StoreError, match="no such database"):
+    with refused("store-missing", StoreError):
         connect_read(tmp_path / "none.duckdb")
     assert not (tmp_path / "none.duckdb").exists()
 
 
 def test_a_file_that_is_no_database_is_an_error(tmp_path):
     (tmp_path / "junk.duckdb").write_text("hello" * 1000)
-    with pytest.raises(StoreError, match="cannot be opened"):
+    with refused("store-unreadable", StoreError):
         connect_read(tmp_path / "junk.duckdb")
 
 
@@ -61,7 +62,7 @@ def test_a_second_writer_is_told_the_pid_of_the_first(tmp_path):
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         assert holder.stdout.readline() == "ready\n"
-        with pytest.raises(StoreError, match=f"process {holder.pid}"):
+        with refused("store-busy", StoreError, names=f"{holder.pid}"):
             connect_write(path)
         holder.communicate("\n")
     connect_write(path).close()
@@ -72,9 +73,9 @@ def test_parquet_rows_must_fit_the_table(tmp_path):
     row = {"arm": ["none"], "seed": [1], "split": ["test"], "metric": ["auc"], "value": [0.5]}
     write_parquet(pa.table(row), tables.METRIC, path)
     assert read_parquet(path).to_pydict() == row
-    with pytest.raises(StoreError, match="metric"):
+    with refused("store-schema", StoreError):
         write_parquet(pa.table({"arm": ["none"]}), tables.METRIC, path)
-    with pytest.raises(StoreError, match="no such table"):
+    with refused("store-missing", StoreError):
         read_parquet(tmp_path / "none.parquet")
 
 
@@ -83,7 +84,7 @@ def test_lance_tables_come_back_as_written(tmp_path):
     rows = pa.table({"item_row": [1, 2], "item_id": ["a", "b"], "vector": [[1.0, 0.0], [0.0, 1.0]]}).cast(spec.schema)
     open_lance(tmp_path).create_table(spec.name, rows)
     assert read_lance(tmp_path, "item_text").to_pydict() == rows.to_pydict()
-    with pytest.raises(StoreError, match="cot_example"):
+    with refused("store-missing", StoreError):
         read_lance(tmp_path, "cot_example")
 
 
@@ -101,5 +102,5 @@ def test_a_database_with_code_of_its_own_is_not_read(tmp_path, code):
     with duckdb.connect(str(path)) as connection:
         connection.execute(code)
     for open_ in (connect_read, connect_write):
-        with pytest.raises(StoreError, match="only tables are read"):
+        with refused("store-no-table", StoreError):
             open_(path)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from datasets import Dataset, DatasetDict
 from lm_eval.api.task import ConfigurableTask
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.core.progress import SILENT, SilentProgress
@@ -139,10 +140,10 @@ def test_more_questions_contain_fewer_and_another_seed_draws_others(folder):
 
 
 def test_a_missing_file_or_column_is_named(folder, tmp_path):
-    with pytest.raises(StoreError, match=r"piqa\.parquet"):
+    with refused("store-missing", StoreError, names=r"piqa\.parquet"):
         questions_of("piqa", tmp_path, 5, 1)
     pq.write_table(pa.table({"query": ["a"], "gold": [0]}), tmp_path / "piqa.parquet")
-    with pytest.raises(DataError, match="no column 'choices'"):
+    with refused("column-missing", DataError, names="'choices'"):
         questions_of("piqa", tmp_path, 5, 1)
 
 

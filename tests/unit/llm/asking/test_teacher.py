@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.progress import SilentProgress
@@ -96,11 +97,11 @@ def test_forms_are_the_tokens_that_read_like_the_answer() -> None:
     assert {text.strip().lower() for text in texts[0]} == {"yes"}
 
 
-@pytest.mark.parametrize(("positive", "negative", "message"), [
-    ("Certainly not today", "No", "no single token"), ("yes", "Yes ", "read the same"),
+@pytest.mark.parametrize(("positive", "negative", "code"), [
+    ("Certainly not today", "No", "answer-no-token"), ("yes", "Yes ", "answers-ambiguous"),
 ])  # fmt: skip
-def test_answers_that_cannot_be_told_apart_by_a_token_are_refused(tiny_model, positive, negative, message) -> None:
-    with pytest.raises(ModelError, match=message):
+def test_answers_that_cannot_be_told_apart_by_a_token_are_refused(tiny_model, positive, negative, code) -> None:
+    with refused(code, ModelError):
         AnswerScorer(Reader(tiny_model, "fp32"), positive, negative)
 
 
@@ -124,7 +125,7 @@ def test_more_samples_contain_and_reuse_fewer(ask) -> None:
     for sample_id, logit in zip(small["sample_id"].to_pylist(), small["logit"].to_pylist(), strict=True):
         assert scores[sample_id] == logit
     assert ask(sample={"count": 40}, seed=2)[1]["sample_id"] != large["sample_id"]
-    with pytest.raises(LlmcfError, match=r"teacher\.sample\.count.*61 samples"):
+    with refused("sample-too-large", LlmcfError, names=r"61"):
         ask(sample={"count": 61})
 
 
@@ -141,7 +142,7 @@ def test_long_questions_lose_their_oldest_history_and_impossible_ones_have_no_sc
     assert report.histories_shortened > 0
     assert report.scored + report.too_long == report.wanted == 60
     assert table.num_rows == report.scored
-    with pytest.raises(LlmcfError, match="none of 60 questions fits"):
+    with refused("prompt-too-long", LlmcfError, names="60"):
         ask(max_prompt_tokens=5)
 
 

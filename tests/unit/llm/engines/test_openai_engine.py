@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, ModelError
 from llmcf_cli.core.permissions import Host, Permissions
@@ -204,14 +205,11 @@ def test_answers_without_counts_are_estimated_and_cut_ones_are_marked(ask, serve
     assert (found.prompt_tokens, found.new_tokens, found.finish_reason) == (18, 4, "length")
 
 
-@pytest.mark.parametrize(
-    ("status", "message"), [(401, "401: the key in OPENAI_API_KEY is refused"), (404, "404 for the model 'm'")]
-)
-def test_what_no_row_can_get_past_ends_the_run(ask, server: ChatServer, status: int, message: str) -> None:
+@pytest.mark.parametrize(("status", "code"), [(401, "server-refused"), (404, "server-model-unknown")])
+def test_what_no_row_can_get_past_ends_the_run(ask, server: ChatServer, status: int, code: str) -> None:
     server.reply = lambda request: Reply({"error": {"message": f"no {KEY}"}}, status)
-    with pytest.raises(ModelError) as error:
+    with refused(code, ModelError) as error:
         ask(*"abcdefgh", concurrency=1)
-    assert message in str(error.value)
     assert server.url in str(error.value)
     assert KEY not in str(error.value)
     assert len(server.requests) == 1  # the others are not sent
@@ -221,7 +219,7 @@ def test_a_missing_key_is_named(ask, server: ChatServer, monkeypatch: pytest.Mon
     server.reply = lambda request: Reply({}, 401)
     monkeypatch.delenv("OTHER_KEY", raising=False)
     Permissions().allow_host(Host.of(server.url), "OTHER_KEY")
-    with pytest.raises(ModelError, match="the key in OTHER_KEY is not set"):
+    with refused("server-refused", ModelError):
         ask("a")
     Permissions().forget_host(Host.of(server.url))
     with pytest.raises(ModelError) as error:
@@ -254,7 +252,7 @@ def test_a_host_elsewhere_gets_nothing_unless_it_is_allowed(monkeypatch) -> None
 def test_prompts_do_not_follow_a_redirect(ask, server: ChatServer) -> None:
     elsewhere = f"http://127.0.0.1:{Host.of(server.url).port}/other/v1/chat/completions"
     server.reply = lambda request: Reply({}, 307, {"Location": elsewhere})
-    with pytest.raises(ModelError, match="sends on to"):
+    with refused("server-redirect", ModelError):
         ask("a")
     assert len(server.requests) == 1
 
@@ -263,7 +261,7 @@ def test_prompts_do_not_follow_a_redirect(ask, server: ChatServer) -> None:
 def test_a_server_that_is_not_there_is_named(ask, server: ChatServer, how: str) -> None:
     url = "http://127.0.0.1:9/v1" if how == "nobody listens" else server.url
     server.reply = lambda request: Reply(b"", hang_up=True)
-    with pytest.raises(ModelError, match="cannot be reached") as error:
+    with refused("server-unreachable", ModelError) as error:
         ask("a", "b", base_url=url)
     assert url in str(error.value)
 

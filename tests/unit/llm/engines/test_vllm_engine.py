@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import PackageError
 from llmcf_cli.llm.config import VllmEngineConfig
@@ -84,6 +85,6 @@ def test_greedy_draws_nothing(vllm: type[_LLM], tiny_model: Path) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_the_missing_package_is_named() -> None:
-    with pytest.raises(PackageError, match="'vllm'") as error:
+    with refused("package-missing", PackageError, names="'vllm'") as error:
         registry().build("engine", VllmEngineConfig())
     assert "llmcf[vllm]" in str(error.value)

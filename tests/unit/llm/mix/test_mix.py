@@ -8,6 +8,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.llm.config import RecommendationMixConfig
@@ -118,7 +119,7 @@ def test_broken_files_are_named_with_their_line(tmp_path, tiny_data, tiny_model,
     file.write_text(text)
     with pytest.raises(DataError, match=message) as error:
         _build(tmp_path, tiny_data, tiny_model, file)
-    assert error.value.where == f"{file}:1"
+    assert str(error.value.where) == f"{file}:1"
 
 
 def test_a_cap_holds_the_others_to_their_shares(tmp_path, tiny_data, tiny_model, general) -> None:
@@ -177,7 +178,7 @@ def test_sources_do_not_repeat_each_other(tmp_path, tiny_data, tiny_model) -> No
     loud = {"instruction": "SAY  3!", "input": "loudly", "output": "It is 3"}
     file.write_text("".join(json.dumps(row) + "\n" for row in [*PAIRS[:10], loud]))
     source = {"type": "jsonl", "path": "general"}
-    with pytest.raises(LlmcfError, match="no usable sample"):
+    with refused("mix-source-empty", LlmcfError):
         _build(tmp_path, tiny_data, tiny_model, file, mix=[{"source": source, "share": 0.5}] * 2)
     report, _ = _build(tmp_path, tiny_data, tiny_model, file, mix=[{"source": source, "share": 1}])
     assert report.parts[0].samples == 10

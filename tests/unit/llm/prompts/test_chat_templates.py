@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.llm.models.load import load_tokenizer
 from llmcf_cli.llm.prompts.chat import Chats, TemplateRefusal, encode_pair
@@ -103,7 +104,7 @@ def test_turns_that_a_template_refuses_are_an_error(made: Any, chat: Any) -> Non
 
 def test_a_template_that_leaves_a_turn_out_is_not_believed(made: Any) -> None:
     chats = Chats(made("{% for m in messages[-1:] %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"))
-    with pytest.raises(TemplateRefusal, match="leaves out"):
+    with refused("model-chat-refused", TemplateRefusal):
         chats.prompts([[*USER, *YES, *USER]])
 
 

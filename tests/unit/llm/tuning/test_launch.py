@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from refusals import refused
 from safetensors.torch import load_file
 
 from llmcf_cli.core.errors import LlmcfError, ModelError, UnknownNameError
@@ -59,7 +60,7 @@ def test_two_processes_have_the_loss_curve_of_one(tiny_model: Path, mix: Path, t
 @pytest.mark.slow
 def test_what_a_launched_process_meets_is_told(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     config = FullTuneConfig(**{**SETTINGS, "learning_rate": 1e38, "save_steps": 1}, max_gradient_norm=1e30)
-    with pytest.raises(ModelError, match="loss is nan after step") as error:
+    with refused("loss-not-finite", ModelError) as error:
         tune(config, model=tiny_model, mix=mix, out=tmp_path / "out", work=tmp_path / "work", seed=3,
              launch=launch_file("cpu"))  # fmt: skip
     assert "learning_rate" in error.value.hint
@@ -68,14 +69,14 @@ def test_what_a_launched_process_meets_is_told(tiny_model: Path, mix: Path, tmp_
 
 def test_forward_passes_that_processes_cannot_share_are_refused(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
     config = FullTuneConfig(**{**SETTINGS, "gradient_accumulation": 3})
-    with pytest.raises(LlmcfError, match="2 processes cannot share the 3 forward passes") as error:
+    with refused("processes-uneven", LlmcfError, names="2.*3") as error:
         tune(config, model=tiny_model, mix=mix, out=tmp_path / "out", work=tmp_path / "work", seed=3,
              launch=launch_file("cpu"))  # fmt: skip
-    assert error.value.where == "llm.tune.gradient_accumulation"
+    assert str(error.value.where) == "llm.tune.gradient_accumulation"
 
 
 def test_adapters_in_divided_weights_are_refused(tiny_model: Path, mix: Path, tmp_path: Path) -> None:
-    with pytest.raises(LlmcfError, match="adapters cannot be merged"):
+    with refused("adapters-sharded", LlmcfError):
         tune(LoraTuneConfig(), model=tiny_model, mix=mix, out=tmp_path / "out", work=tmp_path / "work", seed=3,
              launch=launch_file("fsdp"))  # fmt: skip
 
@@ -92,13 +93,12 @@ def test_configurations_of_the_library_are_read_by_accelerate_and_here(path: Pat
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("- 1", "no configuration of accelerate"), ("{", "no readable YAML"), ("num_processes: 2", "distributed_type"),
-     ("{distributed_type: MULTI_GPU, num_processes: 4, num_machines: 2}", "several machines")],
+    "text",
+    ["- 1", "{", "num_processes: 2", "{distributed_type: MULTI_GPU, num_processes: 4, num_machines: 2}"],
 )  # fmt: skip
-def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(LlmcfError, match=message):
+    with refused("launch-config", LlmcfError):
         read_launch(tmp_path / "a.yaml")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SilentProgress
@@ -109,7 +110,7 @@ def test_balance_takes_both_labels_as_far_as_they_go(tiny_data: Path, count: int
 
 
 def test_more_than_the_train_split_is_refused(run) -> None:
-    with pytest.raises(LlmcfError, match="61 samples are asked for, the train split has 60"):
+    with refused("sample-too-large", LlmcfError, names="61.*60"):
         run({"count": 61})
 
 
@@ -117,7 +118,7 @@ def test_long_prompts_lose_their_oldest_history_and_are_counted(run) -> None:
     report, table = run({"count": 30}, {"max_prompt_tokens": 120})
     assert report.histories_shortened > 0
     assert all("Why?" in prompt for prompt in table["prompt"].to_pylist())
-    with pytest.raises(LlmcfError, match="none of 5 chains of thought is usable: 5 prompt too long"):
+    with refused("cot-none-usable", LlmcfError, names="5.*5"):
         run({"count": 5}, {"max_prompt_tokens": 10})
 
 
@@ -127,7 +128,7 @@ def test_unusable_texts_are_dropped_and_counted(run) -> None:
     assert report.dropped["empty"] > 0
     assert report.kept + sum(report.dropped.values()) == report.wanted == 30
     assert table.num_rows == report.kept
-    with pytest.raises(LlmcfError, match="none of 30"):
+    with refused("cot-none-usable", LlmcfError, names="30"):
         run({"count": 30}, judge={"type": "rubric", "min_words": 500})
 
 
@@ -138,7 +139,7 @@ def test_second_writer_is_refused_by_pid(run, tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:
         holder.stdout.readline()
-        with pytest.raises(StoreError, match=str(holder.pid)):
+        with refused("store-busy", StoreError, names=str(holder.pid)):
             run({"count": 5}, cache=cache)
         holder.communicate("")
 

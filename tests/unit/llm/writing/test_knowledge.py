@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.llm.engines.base import Completion
@@ -153,7 +154,7 @@ def test_items_alone_will_do_but_nothing_will_not(write, echo) -> None:
     report, table = write(users=0, items=3)
     assert set(table["entity"].to_pylist()) == {"item"}
     assert report.users == 0
-    with pytest.raises(LlmcfError, match="nothing was written"):
+    with refused("knowledge-none", LlmcfError):
         write(users=0, items=0)
 
 
@@ -171,7 +172,7 @@ def test_a_prompt_names_the_most_recent_events_it_may(write, echo) -> None:
 def test_a_prompt_must_not_know_more_than_its_text_is_about(write, tmp_path: Path, kind: str, variable: str) -> None:
     text = PROMPTS[kind].replace("variables: [", f"variables: [{variable}, ").replace('"}', f' {{{{{variable}}}}}"}}')
     (tmp_path / "nosy.yaml").write_text(text)
-    with pytest.raises(LlmcfError, match=rf"knowledge\.{kind}_prompt.*depend on {variable}"):
+    with refused("prompt-depends", LlmcfError, names=rf"{kind}.*{variable}"):
         write(**{kind: "nosy"})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
@@ -213,7 +214,7 @@ def test_a_reader_delays_a_run_but_does_not_end_it(tmp_path: Path) -> None:
             [sys.executable, "-c", held, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as holder:
             holder.stdout.readline()
-            with pytest.raises(StoreError, match=str(holder.pid)), store.transaction(patience=0.3):
+            with refused("store-busy", StoreError, names=str(holder.pid)), store.transaction(patience=0.3):
                 pass
             holder.communicate("")
 

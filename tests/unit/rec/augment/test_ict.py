@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 import torch
+from refusals import refused
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
@@ -144,5 +145,5 @@ def test_the_reconstruction_head_exists_only_where_it_is_trained(world):
 @pytest.mark.parametrize("missing", ["item_text_IT", "bank"])
 def test_what_is_missing_is_named(world, missing):
     resources = dataclasses.replace(world.data.resources, **{missing: None})
-    with pytest.raises(ModelError, match="needs"):
+    with refused("input-missing", ModelError):
         RecModel(resources, DeepFMConfig(), ICTConfig())

@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from refusals import refused
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.core.errors import DataError
@@ -97,5 +98,5 @@ def test_gbm_stops_by_the_validation_split(world):
 
 def test_gbm_needs_collaborative_vectors(world):
     resources = dataclasses.replace(world.data.resources, collaborative=None)
-    with pytest.raises(DataError, match="collaborative"):
+    with refused("input-missing", DataError):
         learnt(GBM(GBMConfig()), dataclasses.replace(world.data, resources=resources))

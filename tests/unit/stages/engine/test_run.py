@@ -6,11 +6,12 @@ import subprocess
 from dataclasses import dataclass
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.stages.engine.base import Context, Stage
-from llmcf_cli.stages.engine.run import ELSEWHERE, examined, execute, plan
+from llmcf_cli.stages.engine.run import Cause, examined, execute, plan
 from llmcf_cli.store.artifacts import ArtifactStore, read_manifest
 
 
@@ -132,7 +133,7 @@ def test_a_full_disk_is_named_and_nothing_finished_is_lost(tmp_path, request):
     with pytest.raises(OSError, match="No space left"), ballast.open("wb", buffering=0) as handle:
         while True:
             handle.write(b"x" * 4096)
-    with pytest.raises(StoreError, match="no space left on the disk") as caught:
+    with refused("disk-full", StoreError) as caught:
         run(steps_of(disk))
     assert "--artifacts" in caught.value.hint
     ballast.unlink()
@@ -195,7 +196,7 @@ def test_what_another_process_made_since_the_plan_is_taken_not_replaced(tmp_path
     seen = []
     execute(planned, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: seen.append((step, manifest)))
     step, manifest = seen[-1]
-    assert (step.runs, step.reason, manifest.digest) == (False, ELSEWHERE, theirs.digest)
+    assert (step.runs, step.cause, manifest.digest) == (False, Cause.ELSEWHERE, theirs.digest)
     assert read_manifest(next(tmp_path.glob("second/*/manifest.json"))).digest == theirs.digest
     assert not list(tmp_path.glob("second/.partial/*/out"))
 

@@ -4,6 +4,7 @@ import pytest
 
 from llmcf_cli.core.errors import AccessError
 from llmcf_cli.core.permissions import READ_VARIABLE, Host, Permissions
+from llmcf_cli.core.place import dotted
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import check_recipe, load_recipe
 from llmcf_cli.stages.engine.run import plan
@@ -40,7 +41,7 @@ def access(path, *overrides):
 
 def test_what_is_to_be_allowed(theirs):
     found = access(theirs)
-    assert [read.where.rpartition(": ")[2] for read in found.reads if read.refused] == ["dataset.source.interactions"]
+    assert [dotted(read.where.path) for read in found.reads if read.refused] == ["dataset.source.interactions"]
     assert [(send.host, send.variable, send.allowed) for send in found.sends] == [
         (Host.of("api.example.com"), None, False)
     ]
@@ -69,7 +70,7 @@ def test_the_folder_around_may_be_read_while_nothing_leaves_the_machine(theirs):
     for url in ("", "http://localhost:8000/v1"):
         engine = f"cot: {{engine: {{type: openai, model: m, base_url: '{url}'}}}}" if url else ""
         theirs.write_text("\n".join([*(line for line in RECIPE.splitlines() if not line.startswith("cot:")), engine]))
-        (read,) = [one for one in access(theirs).reads if one.where.endswith("dataset.source.interactions")]
+        (read,) = [one for one in access(theirs).reads if str(one.where).endswith("dataset.source.interactions")]
         assert (read.problem, read.outside) == (None, True)
     engine = "{type: openai, model: m, base_url: 'https://a.example/v1'}"
     elsewhere = f"\nrec: {{variants: [{{name: v, set: {{cot.engine: {engine}}}}}]}}\n"

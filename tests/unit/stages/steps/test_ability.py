@@ -1,6 +1,6 @@
 """The graph of abilities: one base model for all mixes, a model per point, and keys that no name is in."""
 
-import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.recipe.load import load_recipe
@@ -47,5 +47,5 @@ def test_the_models_of_eval_llm_are_those_of_the_sweep(tmp_path):
 
 
 def test_a_recipe_without_the_section_cannot_be_swept(tmp_path):
-    with pytest.raises(LlmcfError, match="no section `balance`"):
+    with refused("section-missing", LlmcfError):
         nodes(tmp_path, Balance())
