@@ -1,4 +1,4 @@
-"""The command line: every command, and the one place where errors become messages."""
+"""The command line, and the one place where errors become messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import sys
 import typer
 
 from llmcf_cli import __version__
-from llmcf_cli.cli import assets, audit, bundle, cot, inspect, keys, match, recipe, serve, stages, work
-from llmcf_cli.cli.groups import listed
+from llmcf_cli.cli.commands import Commands
 from llmcf_cli.core.errors import LlmcfError, StoreError
 
 INTERRUPTED = 130
@@ -20,20 +19,9 @@ _OF_THE_PLACE = frozenset({
 
 app = typer.Typer(
     name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
-    cls=listed(stages.command_names()),
+    cls=Commands,
     help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
 )  # fmt: skip
-stages.add_to(app)
-work.add_to(app)
-serve.add_to(app)
-audit.add_to(app)
-inspect.add_to(app)
-app.add_typer(match.app, name="match", help=stages.help_of("match"), rich_help_panel=stages.PANEL)
-app.add_typer(recipe.app, name="recipe", help="List, show, check, inspect and describe recipes.")
-app.add_typer(cot.app, name="cot", help="Preview prompts; show and export chains of thought.")
-app.add_typer(bundle.app, name="bundle", help="Who made a bundle, and whether it is what they made.")
-app.add_typer(keys.app, name="keys", help="Hosts and files that recipes may use on this machine.")
-app.add_typer(assets.app, name="assets", help="Data sets and models that recipes name as `asset:NAME`.")
 
 
 def _version(asked: bool) -> None:

@@ -23,13 +23,6 @@ BAR = 40
 """Width of the longest bar of a histogram."""
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("audit", help="Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard.")(
-        audit
-    )
-
-
 def audit(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="A recipe, or the folder of one of its artifacts.", callback=remember)
@@ -66,7 +59,7 @@ def audit(
             where=run,
         )
     for report in negatives:
-        console().print(negatives_line(asdict(report)), style="bold red" if report.violations else "", markup=False)
+        console().print(negatives_line(report), style="bold red" if report.violations else "", markup=False)
     effects = list(chance_effects(found, make_progress())) if chance else []
     _show_effects(effects, found)
     folder = out or found.store.root / "audit" / found.key[:KEY_LENGTH]
@@ -112,7 +105,7 @@ def _show(checked: MatchAudit) -> None:
         table.add_row(violation.kind, f"{violation.count:,}", violation.meaning, first, style=style)
     console().print(table)
     console().print(
-        f"{report.samples:,} samples × {report.k}; {report.positive_share:.1%} of the examples positive, "
+        f"{report.samples:,} samples × {report.k}; {report.positive_share or 0:.1%} of the examples positive, "
         f"{report.padding_share:.1%} of the places empty; {report.examples_used:,} of {checked.examples:,} examples "
         f"used, one of them {report.most_used:,} times"
     )

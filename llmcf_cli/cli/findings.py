@@ -1,14 +1,50 @@
-"""What each stage found, in a few lines from the report of its manifest."""
+"""What each stage found, in a few lines from its report: the functions that `findings` of a stage name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
 
-from llmcf_cli.cli import ingest_findings
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.tables import number, optional, plain_table
+from llmcf_cli.cli.tables import escaped, number, optional, plain_table
 from llmcf_cli.llm.asking import tables as ability_tables
+
+if TYPE_CHECKING:
+    from llmcf_cli.llm.asking.reports import TeacherReport
+    from llmcf_cli.llm.writing.reports import CoTReport
+    from llmcf_cli.stages.steps.ability import AbilityReport
+    from llmcf_cli.stages.steps.baseline import BaselineReport
+    from llmcf_cli.stages.steps.collab import CollabReport
+    from llmcf_cli.stages.steps.embed import EmbedReport, EncodedTexts, ExamplesReport
+    from llmcf_cli.stages.steps.knowledge import KnowledgeStageReport
+    from llmcf_cli.stages.steps.match import MatchStageReport
+    from llmcf_cli.stages.steps.search import SearchReport
+    from llmcf_cli.stages.steps.train_llm import TrainLLMReport
+    from llmcf_cli.stages.steps.train_rec import ArmReport, TrainRecReport
+
+_FEW = 8
+"""Entries of a mapping that stand on one line."""
+
+
+def each_field(report: Any) -> None:
+    """The fields of any report that are a number, a text or a list of few: for a stage that names nothing else."""
+    table = plain_table()
+    table.show_header = False
+    for field in fields(report):
+        value = getattr(report, field.name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            table.add_row(field.name.replace("_", " "), f"{value:,}")
+        elif isinstance(value, str | float | bool | None):
+            table.add_row(field.name.replace("_", " "), escaped(number(value)))
+        elif isinstance(value, Mapping) and len(value) <= _FEW:
+            told = ", ".join(f"{name} {number(one)}" for name, one in value.items())
+            table.add_row(field.name.replace("_", " "), escaped(told))
+    console().print(table)
+
+
+def at_the_end(report: Any) -> None:
+    """Nothing yet: the end of the run shows it."""
 
 
 def _counted(counts: Mapping[str, int]) -> str:
@@ -16,32 +52,33 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
 
 
-def _train_llm(report: Mapping[str, Any]) -> None:
+def train_llm(report: TrainLLMReport) -> None:
+    """The mix and the loss."""
     table = plain_table(
         "mix", "available", "taken", "share (asked)", "tokens", "answer tokens", "left out or shortened"
     )
-    for part in report["mix"]["parts"]:
-        counts = ", ".join(f"{reason}: {count:,}" for reason, count in part["counts"].items() if count)
+    for part in report.mix.parts:
+        counts = ", ".join(f"{reason}: {count:,}" for reason, count in part.counts.items() if count)
         table.add_row(
-            part["source"],
-            f"{part['available']:,}",
-            f"{part['samples']:,}",
-            f"{part['share']:.1%} ({part['asked']:.1%})",
-            f"{part['tokens']:,}",
-            f"{part['answer_tokens']:,}",
+            part.source,
+            f"{part.available:,}",
+            f"{part.samples:,}",
+            f"{part.share:.1%} ({part.asked:.1%})",
+            f"{part.tokens:,}",
+            f"{part.answer_tokens:,}",
             counts or "none",
         )
     console().print(table)
-    for part in report["mix"]["parts"]:
-        for row in part["bad"]:
+    for part in report.mix.parts:
+        for row in part.bad:
             console().print(f"left out: {row}", style="yellow", markup=False, soft_wrap=True)
-    tuned = report["tune"]
-    resumed = f", resumed from step {tuned['resumed_from']:,}" if tuned["resumed_from"] else ""
+    tuned = report.tune
+    resumed = f", resumed from step {tuned.resumed_from:,}" if tuned.resumed_from else ""
     console().print(
-        f"{tuned['steps']:,} steps{resumed}, {tuned['tokens']:,} tokens at {tuned['tokens_per_second']:,.0f} tokens/s "
-        f"in {tuned['precision']}"
+        f"{tuned.steps:,} steps{resumed}, {tuned.tokens:,} tokens at {tuned.tokens_per_second:,.0f} tokens/s "
+        f"in {tuned.precision}"
     )
-    losses = [loss for _, loss in tuned["loss"]]
+    losses = [loss for _, loss in tuned.loss]
     half = (len(losses) + 1) // 2
     means = [sum(part) / len(part) for part in (losses[:half], losses[half:]) if part]
     console().print(
@@ -49,75 +86,87 @@ def _train_llm(report: Mapping[str, Any]) -> None:
     )
 
 
-def _gen_cot(report: Mapping[str, Any]) -> None:
+def gen_cot(report: CoTReport) -> None:
+    """What was kept and dropped, what it cost, and an example."""
     from llmcf_cli.llm.writing.cost import comparison_rows
 
-    dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report["dropped"].items()) or "none"
+    dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report.dropped.items()) or "none"
     console().print(
-        f"{report['kept']:,} of {report['wanted']:,} chains of thought kept (dropped: {dropped}); "
-        f"{report['regenerated']:,} asked again, of which {report['rescued']:,} then kept; "
-        f"{report['generated']:,} texts generated, {report['cached']:,} found in the cache, {report['failed']:,} "
-        f"failures, {report['tokens_per_second']:,.0f} tokens/s"
+        f"{report.kept:,} of {report.wanted:,} chains of thought kept (dropped: {dropped}); "
+        f"{report.regenerated:,} asked again, of which {report.rescued:,} then kept; "
+        f"{report.generated:,} texts generated, {report.cached:,} found in the cache, {report.failed:,} "
+        f"failures, {report.tokens_per_second:,.0f} tokens/s"
     )
-    for what, count in report["changed"].items():
+    for what, count in report.changed.items():
         console().print(f"{count:,} prompts: {what}", style="yellow", markup=False)
     said = {
-        "prompts lost their oldest history": report["histories_shortened"],
-        "texts end in mid-sentence": report["cut_off"], "samples have an item without text": report["blank"],
+        "prompts lost their oldest history": report.histories_shortened,
+        "texts end in mid-sentence": report.cut_off, "samples have an item without text": report.blank,
     }  # fmt: skip
     if any(said.values()):
         console().print(_counted(said), style="yellow", markup=False)
-    for reason, count in report["set_aside"].items():
+    for reason, count in report.set_aside.items():
         console().print(f"{count:,} set aside: {reason}", style="yellow", markup=False)
-    if report["generated"]:
+    if report.generated:
         table = plain_table("cost", "estimate", "actual", "difference")
-        for row in comparison_rows(report["estimate"], report["actual"]):
+        for row in comparison_rows(report.estimate, report.actual):
             table.add_row(*row)
         console().print(table)
-    if len(report["steps"]) > 1:
-        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report["steps"].items()]
+    if len(report.steps) > 1:
+        steps = [f"{name} {s['generated']:,} texts, {s['new_tokens']:,} tokens" for name, s in report.steps.items()]
         console().print(f"written now: {'; '.join(steps)}", markup=False)
-    console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report["scores"].items()))
-    for example in report["examples"][:1]:
+    console().print("judge: " + ", ".join(f"{name} {value:.2f}" for name, value in report.scores.items()))
+    for example in report.examples[:1]:
         console().print(f"e.g. {example['decision']}: {example['item']}", markup=False, style="dim")
         console().print(f"     {' '.join(example['text'].split())}", markup=False, style="dim")
 
 
-def _collab(report: Mapping[str, Any]) -> None:
+def collab(report: CollabReport) -> None:
+    """The vectors."""
     console().print(
-        f"{report['items']:,} items of {report['positives']:,} positives as vectors of {report['dim']} numbers, "
-        f"{report['variance_kept']:.1%} of the variance kept; {report['folds']} folds in {report['seconds']:.1f} s"
+        f"{report.items:,} items of {report.positives:,} positives as vectors of {report.dim} numbers, "
+        f"{report.variance_kept:.1%} of the variance kept; {report.folds} folds in {report.seconds:.1f} s"
     )
 
 
-def _embed(report: Mapping[str, Any]) -> None:
-    what = f"{report['items']:,} items" if "items" in report else f"{report['examples']:,} examples"
-    console().print(f"{what} as vectors of {report['dim']} numbers, {report['seconds']:.1f} s of encoding")
-    _read(report["read"])
+def embed(report: EmbedReport) -> None:
+    """The vectors of items."""
+    _encoded(f"{report.items:,} items", report)
 
 
-def _read(read: Mapping[str, Any]) -> None:
+def examples(report: ExamplesReport) -> None:
+    """The vectors of examples."""
+    _encoded(f"{report.examples:,} examples", report)
+
+
+def _encoded(what: str, report: EmbedReport | ExamplesReport) -> None:
+    console().print(f"{what} as vectors of {report.dim} numbers, {report.seconds:.1f} s of encoding")
+    _read(report.read)
+
+
+def _read(read: EncodedTexts) -> None:
     """The texts that the encoder cut."""
-    if read["cut"]:
+    if read.cut:
         console().print(
-            f"! {read['cut']:,} of {read['texts']:,} texts ({read['cut_share']:.1%}) are longer than the "
-            f"{read['longest']:,} tokens that the encoder reads: their ends are in no vector",
+            f"! {read.cut:,} of {read.texts:,} texts ({read.cut_share:.1%}) are longer than the "
+            f"{read.longest:,} tokens that the encoder reads: their ends are in no vector",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
 
 
-def _match(report: Mapping[str, Any]) -> None:
-    audit = report["audit"]
-    violations = sum(kind["count"] for kind in audit["violations"])
+def match(report: MatchStageReport) -> None:
+    """The audit, and what an index finds."""
+    audit = report.audit
+    violations = sum(kind.count for kind in audit.violations)
     style = "green" if violations == 0 else "bold red"
-    kinds = ", ".join(kind["kind"] for kind in audit["violations"])
+    kinds = ", ".join(kind.kind for kind in audit.violations)
     console().print(f"audit: {violations} violations ({kinds})", style=style, markup=False)
     console().print(
-        f"{audit['samples']:,} samples × {audit['k']}, {audit['positive_share']:.1%} of the examples positive, "
-        f"{audit['padding_share']:.1%} of the places empty, {audit['examples_used']:,} of "
-        f"{report['match']['examples']:,} examples used"
+        f"{audit.samples:,} samples × {audit.k}, {audit.positive_share or 0:.1%} of the examples positive, "
+        f"{audit.padding_share:.1%} of the places empty, {audit.examples_used:,} of "
+        f"{report.match.examples:,} examples used"
     )
-    found = report["match"]["search"]
+    found = report.match.search
     if found is not None:
         kinds = ", ".join(f"{name} {pool['kind']}" for name, pool in found["pools"].items())
         console().print(
@@ -127,92 +176,81 @@ def _match(report: Mapping[str, Any]) -> None:
         )
 
 
-def _knowledge(report: Mapping[str, Any]) -> None:
+def knowledge(report: KnowledgeStageReport) -> None:
+    """The texts, whom they reach, and two of them."""
     console().print(
-        f"texts about {report['users']:,} users and {report['items']:,} items as vectors of {report['dim']} numbers "
-        f"({report['empty']:,} empty); {report['generated']:,} texts generated, {report['cached']:,} found in the "
-        f"cache, {report['tokens_per_second']:,.0f} tokens/s"
+        f"texts about {report.users:,} users and {report.items:,} items as vectors of {report.dim} numbers "
+        f"({report.empty:,} empty); {report.generated:,} texts generated, {report.cached:,} found in the "
+        f"cache, {report.tokens_per_second:,.0f} tokens/s"
     )
-    left = {"prompts lost their oldest history": report["histories_shortened"],
-            "users and items without text are left out": report["blank"], **report["changed"]}  # fmt: skip
+    left = {"prompts lost their oldest history": report.histories_shortened,
+            "users and items without text are left out": report.blank, **report.changed}  # fmt: skip
     if any(left.values()):
         console().print(_counted(left), style="yellow", markup=False)
-    _read(report["read"])
-    reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report["reach"].items()]
+    _read(report.read)
+    reach = [f"{split} {share['user']:.0%} and {share['item']:.0%}" for split, share in report.reach.items()]
     console().print(f"samples with a text about their user and item: {', '.join(reach)}")
-    for example in report["examples"][:: max(1, len(report["examples"]) - 1)]:
+    for example in report.examples[:: max(1, len(report.examples) - 1)]:
         text = " ".join(example["text"].split())
         console().print(f"e.g. {example['entity']} {example['row']}: {text}", markup=False, style="dim")
 
 
-def _teacher(report: Mapping[str, Any]) -> None:
-    auc = "one label only" if report["auc"] is None else f"AUC {report['auc']:.4f}"
+def teacher(report: TeacherReport) -> None:
+    """The answers."""
+    auc = "one label only" if report.auc is None else f"AUC {report.auc:.4f}"
     console().print(
-        f"{report['scored']:,} of {report['wanted']:,} train samples scored ({auc} on them), {report['too_long']:,} "
-        f"questions too long, {report['histories_shortened']:,} without their oldest history; "
-        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
-        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average",
+        f"{report.scored:,} of {report.wanted:,} train samples scored ({auc} on them), {report.too_long:,} "
+        f"questions too long, {report.histories_shortened:,} without their oldest history; "
+        f"{report.asked:,} questions asked, {report.cached:,} found in the cache, "
+        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) is {report.mass:.2g} on average",
         soft_wrap=True,
     )
 
 
-def _ability(report: Mapping[str, Any]) -> None:
+def ability(report: AbilityReport) -> None:
+    """The measures."""
     shown = [
-        f"{ability_tables.NAMES[name]} {ability_tables.shown(name, estimate)}"
-        for name, estimate in report["measures"].items()
+        f"{ability_tables.NAMES[name]} {ability_tables.shown(name, asdict(estimate))}"
+        for name, estimate in report.measures.items()
     ]
     console().print(", ".join(shown), markup=False)
     console().print(
-        f"{report['samples']:,} samples; {report['too_long']:,} questions too long, {report['histories_shortened']:,} "
+        f"{report.samples:,} samples; {report.too_long:,} questions too long, {report.histories_shortened:,} "
         "without their oldest history"
     )
     console().print(
-        f"{report['asked']:,} questions asked, {report['cached']:,} found in the cache, "
-        f"{report['questions_per_second']:,.1f} questions/s; P(yes) + P(no) is {report['mass']:.2g} on average",
+        f"{report.asked:,} questions asked, {report.cached:,} found in the cache, "
+        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) is {report.mass:.2g} on average",
         soft_wrap=True,
     )
-    if report["alarm"]:
-        console().print(f"! {report['alarm']}", style="bold red", markup=False, soft_wrap=True)
+    if report.alarm:
+        console().print(f"! {report.alarm}", style="bold red", markup=False, soft_wrap=True)
 
 
-def _search(report: Mapping[str, Any]) -> None:
-    settings = ", ".join(f"{path} {number(value)}" for path, value in report["best"].items())
+def search(report: SearchReport) -> None:
+    """The best trial."""
+    settings = ", ".join(f"{path} {number(value)}" for path, value in report.best.items())
     console().print(
-        f"best of {report['trials']} trials: validation {report['monitor_title']} {report['value']:.4f} "
-        f"(the recipe's own settings: {optional(report['start'])}) with {settings}",
+        f"best of {report.trials} trials: validation {report.monitor_title} {report.value:.4f} "
+        f"(the recipe's own settings: {optional(report.start)}) with {settings}",
         markup=False,
     )
 
 
-def _train_rec(report: Mapping[str, Any]) -> None:
+def train_rec(report: TrainRecReport) -> None:
+    """The best epoch."""
     console().print(
-        f"best epoch {report['best_epoch']} of {len(report['epochs'])}: validation {_monitored(report)}, "
-        f"{report['num_parameters']:,} parameters, {report['samples_per_second']:,.0f} samples/s"
+        f"best epoch {report.best_epoch} of {len(report.epochs)}: validation {_monitored(report)}, "
+        f"{report.num_parameters:,} parameters, {report.samples_per_second:,.0f} samples/s"
     )
 
 
-def _baseline(report: Mapping[str, Any]) -> None:
-    console().print(f"validation {_monitored(report)}, fitted in {report['seconds']:.1f} s")
+def baseline(report: BaselineReport) -> None:
+    """The measure on validation."""
+    console().print(f"validation {_monitored(report)}, fitted in {report.seconds:.1f} s")
 
 
-def _monitored(report: Mapping[str, Any]) -> str:
+def _monitored(report: ArmReport) -> str:
     """The measure that choices went by, at its best."""
-    value = report["best"].get(report["monitor"])
-    return f"{report['monitor_title']} {'not defined' if value is None else f'{value:.4f}'}"
-
-
-FINDINGS: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    "ingest": ingest_findings.show,
-    "train-llm": _train_llm,
-    "gen-cot": _gen_cot,
-    "collab": _collab,
-    "embed": _embed,
-    "examples": _embed,
-    "match": _match,
-    "knowledge": _knowledge,
-    "teacher": _teacher,
-    "ability": _ability,
-    "search": _search,
-    "train-rec": _train_rec,
-    "baseline": _baseline,
-}
+    value = report.best.get(report.monitor)
+    return f"{report.monitor_title} {'not defined' if value is None else f'{value:.4f}'}"

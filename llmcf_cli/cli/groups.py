@@ -31,24 +31,6 @@ class FallThroughGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-def listed(order: Sequence[str]) -> type[TyperGroup]:
-    """A group that lists its commands in the order given, others after them; Typer would put sub-groups first."""
-    place = {name: position for position, name in enumerate(order)}
-
-    class Listed(TyperGroup):
-        def list_commands(self, ctx: Any) -> list[str]:
-            return sorted(super().list_commands(ctx), key=lambda name: place.get(name, len(place)))
-
-        def invoke(self, ctx: Any) -> Any:
-            try:
-                return super().invoke(ctx)
-            except LlmcfError as error:
-                _fill(error, ctx.meta)
-                raise
-
-    return Listed
-
-
 def remember(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
     """Callback of an argument or option: keeps what the user gave, for the hints of errors."""
     name = parameter.opts[0] if parameter.param_type_name == "option" else RECIPE
@@ -56,7 +38,7 @@ def remember(ctx: typer.Context, parameter: typer.CallbackParam, value: Any) -> 
     return value
 
 
-def _fill(error: LlmcfError, given: Any) -> None:
+def fill_hints(error: LlmcfError, given: Any) -> None:
     """Put the user's recipe and options where hints have `RECIPE`; leave it where there is no recipe."""
     recipe, changes, folder = (given.get(f"{__name__}.{name}") for name in (RECIPE, "--set", "--artifacts"))
     if recipe is not None and not Path(recipe).is_dir():

@@ -10,14 +10,6 @@ from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command("status", help="What a recipe has and lacks; without a recipe, every artifact.")(status)
-    app.command("verify", help="Compare every file of a recipe's artifacts, or of all, with its digest.")(verify)
-    app.command("doctor", help="Check versions, devices, disk, assets and plugins.")(doctor)
-    app.command("plugins", help="Every component a recipe can name, and where it comes from.")(plugins)
-
-
 def status(
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
     set_: SetOption = None,
@@ -88,8 +80,8 @@ def plugins() -> None:
     from llmcf_cli.plugin import registry
 
     table = Table(box=None, pad_edge=False)
-    for column in ("kind", "type", "what it is", "from"):
+    for column in ("kind", "name", "what it is", "from"):
         table.add_column(column)
-    for component in registry().all():
+    for component in [*registry().all(), *registry().extensions()]:
         table.add_row(component.kind, component.name, component.summary, component.origin)
     console().print(table)

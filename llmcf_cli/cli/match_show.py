@@ -36,6 +36,7 @@ def show(
 ) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.core.errors import LlmcfError
+    from llmcf_cli.data.output import IngestOutput
     from llmcf_cli.match.explain import find_samples
     from llmcf_cli.stages.look.explain import explain_match, matched_node
 
@@ -43,7 +44,7 @@ def show(
         raise LlmcfError("give --user and --item, or --sample alone", code="option-conflict", where="match show")
     node = matched_node(opened(recipe, set_, artifacts, allow_read), arm)
     if sample is None:
-        samples = find_samples(node.needs["ingest"].folder / "data.duckdb", str(user), str(item), split)
+        samples = find_samples(IngestOutput(node.needs["ingest"].folder).database, str(user), str(item), split)
         sample = samples[-1]
         if len(samples) > 1:
             others = ", ".join(map(str, samples[:-1]))

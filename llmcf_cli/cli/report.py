@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.findings import FINDINGS
+from llmcf_cli.cli.findings import each_field
 from llmcf_cli.cli.tables import duration, escaped, plain_table, text_table
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.llm.asking import tables as ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
+from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.rec.measure.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
-from llmcf_cli.stages.engine.base import Context, labelled
+from llmcf_cli.stages.engine.base import Context, Stage, labelled
+from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.engine.run import Step
 from llmcf_cli.stages.look.verify import Verified
+from llmcf_cli.stages.steps.evaluate import EvaluateOutput
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
 
 if TYPE_CHECKING:
     from llmcf_cli.match.recall import Measured
+    from llmcf_cli.stages.steps.evaluate import Comparison
 
 
 def plan(steps: Sequence[Step]) -> None:
@@ -73,44 +78,69 @@ def end_step(step: Step, manifest: Manifest) -> None:
         made = manifest.started[:19].replace("T", " ")
         console().print(f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]")
         return
-    render = FINDINGS.get(step.node.stage.name)
-    if render:
-        render(manifest.report)
+    findings(step.node.stage, manifest)
     console().print(f"[green]✓ {label}[/] {duration(manifest.seconds)} [dim]{step.node.folder}[/]")
 
 
+def findings(stage: Stage, manifest: Manifest) -> None:
+    """What a stage found, by the function that it is registered with."""
+    component = registry().get(STAGE, stage.name)
+    show = component.load(component.findings) if component.findings else each_field
+    show(from_json(type(stage).report, manifest.report, stage.label))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run of a stage's command that came to its end; what a stage's `ending` is called with.
+
+    Attributes:
+        report: The stage's.
+        folder: Its folder.
+        recipe: What the user called the recipe, with the options that make it the same run.
+        steps: All steps of the run.
+    """
+
+    report: Any
+    folder: Path
+    recipe: str
+    steps: Sequence[Step]
+
+
 def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
-    """The end of a run: the comparison if it got there, where things are, and what to try next."""
-    last = steps[-1].node
+    """The end of a run of a stage's command: as the stage says, else what to try next."""
+    component, last = registry().get(STAGE, stage), steps[-1].node
     manifest = last.context.store.look(last.stage.name, last.key).whole
-    if stage in _TABLES and manifest is not None:
-        _TABLES[stage](manifest.report)
-        console().print(f"tables and plots: {last.folder}", markup=False, soft_wrap=True)
-        return
-    if stage != "evaluate" or manifest is None:
+    if not component.ending or manifest is None:
         console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}", soft_wrap=True)
         return
-    comparison(manifest.report)
-    if manifest.report["failed"]:
+    report = from_json(type(last.stage).report, manifest.report, last.label)
+    component.load(component.ending)(Ended(report, last.folder, recipe, steps))
+
+
+def evaluation(ended: Ended) -> None:
+    """The comparison, where things are, and what to try next."""
+    found: Comparison = ended.report
+    report, output = to_json(found), EvaluateOutput(ended.folder)
+    comparison(report)
+    if found.failed:
         console().print(
-            f"to try the arms that failed again: llmcf run {recipe}", style="red", markup=False, soft_wrap=True
+            f"to try the arms that failed again: llmcf run {ended.recipe}", style="red", markup=False, soft_wrap=True
         )
-    elif all(not step.runs for step in steps):
+    elif all(not step.runs for step in ended.steps):
         console().print("every stage is cached; nothing was repeated", style="green")
-    rest = len(manifest.report["differences"]) - len(main_differences(manifest.report))
+    rest = len(found.differences) - len(main_differences(report))
     also = [f"{rest:,} more differences"] * (rest > 0) + ["slices", "what every arm means"]
-    console().print(f"{', '.join(also)}: {last.folder / 'comparison.md'}", markup=False, soft_wrap=True)
-    if (plot := last.folder / "comparison.html").is_file():
-        console().print(f"plot: {plot}", markup=False, soft_wrap=True)
-    served = manifest.report["served"]
-    if served:
-        best = f"best {title_of(manifest.report, served['monitor'])} on validation"
-        why = "named in serve.arm" if served["named"] else best
-        values = ", ".join(f"{arm} {value:.4f}" for arm, value in served["validation"].items())
-        console().print(f"served: {served['arm']}, {why} ({values})", markup=False)
-        console().print(f"model to serve: {served['bundle']}", markup=False, soft_wrap=True)
-    matched = any(step.node.stage.name == "match" for step in steps)
-    following = f"run {recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
+    console().print(f"{', '.join(also)}: {output.page}", markup=False, soft_wrap=True)
+    if output.plot.is_file():
+        console().print(f"plot: {output.plot}", markup=False, soft_wrap=True)
+    if served := found.served:
+        best = f"best {title_of(report, served.monitor)} on validation"
+        why = "named in serve.arm" if served.named else best
+        values = ", ".join(f"{arm} {value:.4f}" for arm, value in served.validation.items())
+        console().print(f"served: {served.arm}, {why} ({values})", markup=False)
+        console().print(f"model to serve: {served.bundle}", markup=False, soft_wrap=True)
+    matched = any(step.node.stage.name == "match" for step in ended.steps)
+    following = f"run {ended.recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
     console().print(f"next: llmcf {following}", markup=False, soft_wrap=True)
 
 
@@ -142,18 +172,21 @@ def alarms(found: Sequence[str]) -> None:
         console().print(f"! {alarm}", style="bold red", markup=False, soft_wrap=True)
 
 
-def models(report: Mapping[str, Any]) -> None:
+def models(ended: Ended) -> None:
     """The language model before and after tuning."""
+    report = to_json(ended.report)
     rows = ability_tables.model_rows(report)
     text_table(*rows, title=f"Language model, {report['split']} samples and benchmarks, ± standard error")
     console().print(ability_tables.NOTE, style="dim", markup=False)
     alarms(report["alarms"])
     for note in report["notes"]:
         console().print(note, style="yellow", markup=False)
+    _tables_in(ended.folder)
 
 
-def balance(report: Mapping[str, Any]) -> None:
+def balance(ended: Ended) -> None:
     """The sweep, and the point that it chooses."""
+    report = to_json(ended.report)
     rows = ability_tables.balance_rows(report)
     text_table(*rows, title=f"Balance, {report['split']} samples and benchmarks, ± standard error")
     console().print(ability_tables.NOTE, style="dim", markup=False)
@@ -161,6 +194,11 @@ def balance(report: Mapping[str, Any]) -> None:
     console().print(ability_tables.verdict(report), markup=False)
     for point, why in report["failed"].items():
         console().print(f"{point} failed: {why}; the same command tries it again", style="red", markup=False)
+    _tables_in(ended.folder)
+
+
+def _tables_in(folder: Path) -> None:
+    console().print(f"tables and plots: {folder}", markup=False, soft_wrap=True)
 
 
 def artifacts(store: ArtifactStore) -> None:
@@ -230,6 +268,3 @@ def nothing_to_tune(pools: Mapping[str, Mapping[str, Any]], search: ComponentCon
     console().print(f"the search compares all {counts} examples, so it is exact: {why}")
     console().print("there is nothing to tune at this size, and match.search: exact does the same")
     console().print(f"next: llmcf match {recipe}", markup=False, soft_wrap=True)
-
-
-_TABLES: dict[str, Callable[[Mapping[str, Any]], None]] = {"eval-llm": models, "balance": balance}

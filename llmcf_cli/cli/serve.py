@@ -17,11 +17,6 @@ _TREATED = {
 }  # fmt: skip
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("score", help="Score (user, item) requests with a trained bundle.")(score)
-
-
 def score(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
     requests: Annotated[

@@ -1,4 +1,4 @@
-"""`llmcf run` and one command per stage. They translate: load, plan, execute, render."""
+"""`llmcf run` and the commands of stages. They translate: load, plan, execute, render."""
 
 from __future__ import annotations
 
@@ -79,54 +79,6 @@ ShareOption = Annotated[
     ),
 ]
 
-_COMMANDS = {
-    "ingest": "Read the data set, check it, make samples and splits.",
-    "collab": "Make collaborative item vectors from the train positives.",
-    "train-llm": "Tune the language model on recommendation and general data.",
-    "ability": "Ask the tuned language model everything that eval-llm and balance compare.",
-    "eval-llm": "Compare the language model before and after tuning: recommendation and general ability.",
-    "balance": "Sweep share and amount of recommendation data against general ability.",
-    "gen-cot": "Write chains of thought for a sample of the train interactions.",
-    "embed": "Encode item texts into LanceDB.",
-    "examples": "Encode the chains of thought into LanceDB, beside their samples.",
-    "match": "Retrieve each sample's examples, under the leak guards.",
-    "knowledge": "Let the language model write about users and items, for the augmenter kar.",
-    "teacher": "Ask the language model about train samples, for the objective distill.",
-    "search": "Tune every arm on validation, with the same trials and space.",
-    "train-rec": "Train the recommender, one arm and seed after the other.",
-    "baseline": "Fit the simple models of other libraries.",
-    "predict": "Score the test split with every trained arm.",
-    "evaluate": "Compare the arms on the test split.",
-}
-PANEL = "Stages; each runs those before it as far as needed"
-GROUPS = frozenset({"match"})
-"""Stages whose command is a group, because there are commands about its result; `app.py` adds them."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add `run` and the stage commands."""
-    app.command("run", help="Run a recipe from data to comparison; what is cached is not repeated.")(
-        scaled_command("evaluate")
-    )
-    app.command("compare", help="Compare arms over seeds: what `run` ends with, under the name of its purpose.")(
-        stage_command("evaluate")
-    )
-    special = {"train-llm": _train_llm, "gen-cot": scaled_command("gen-cot")}
-    for name in _COMMANDS:
-        if name not in GROUPS:
-            command = special.get(name) or stage_command(name)
-            app.command(name, help=_COMMANDS[name], rich_help_panel=PANEL)(command)
-
-
-def command_names() -> list[str]:
-    """The names of all these commands, in the order of their running."""
-    return ["run", "compare", *_COMMANDS]
-
-
-def help_of(stage: str) -> str:
-    """What a stage's command does, in one line."""
-    return _COMMANDS[stage]
-
 
 def stage_command(stage: str) -> Callable[..., None]:
     """The function behind a stage's command, for Typer."""
@@ -139,7 +91,7 @@ def stage_command(stage: str) -> Callable[..., None]:
         force: ForceOption = None,
         allow_read: AllowReadOption = None,
     ) -> None:
-        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read)
+        run_stage(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read)
 
     return command
 
@@ -172,12 +124,12 @@ def scaled_command(stage: str) -> Callable[..., None]:
                 where="--address, --workers and --share",
                 hint="add --on ray",
             )
-        _run(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
+        run_stage(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
     return command
 
 
-def _train_llm(
+def train_llm(
     recipe: RecipeArgument,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
@@ -189,10 +141,15 @@ def _train_llm(
     from llmcf_cli.recipe.library import launch_file
 
     changes = {} if launch is None else {"launch": launch_file(launch)}
-    _run("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
+    run_stage("train-llm", recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
 
-def _run(
+gen_cot = scaled_command("gen-cot")
+run = scaled_command("evaluate")
+compare = stage_command("evaluate")
+
+
+def run_stage(
     stage: str,
     recipe: str,
     overrides: Sequence[str],
@@ -209,6 +166,7 @@ def _run(
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.core.errors import UnknownNameError
     from llmcf_cli.recipe.load import find_recipe
+    from llmcf_cli.stages.engine.base import ComparingStage
     from llmcf_cli.stages.engine.lock import write_lock
     from llmcf_cli.stages.engine.run import plan
     from llmcf_cli.stages.pipeline import run_steps, stage_names, targets
@@ -229,5 +187,5 @@ def _run(
     )
     write_lock(context, steps)
     report.finish(stage, same_run(recipe, overrides, artifacts), steps)
-    if any(getattr(step.node.stage, "failed", ()) for step in steps):
+    if any(isinstance(step.node.stage, ComparingStage) and step.node.stage.failed for step in steps):
         raise typer.Exit(1)

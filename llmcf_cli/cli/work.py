@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("work", help="Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice.")(
-        work
-    )
 
 
 def work(

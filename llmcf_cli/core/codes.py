@@ -196,8 +196,9 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Plugins": {
         "plugin-failed": "A plugin fails to load.",
         "plugin-folder": "`LLMCF_PLUGINS` names no folder of plugins.",
-        "plugin-target": "A registered target does not exist, or is no configuration.",
-        "plugin-name-taken": "A component is registered twice.",
+        "plugin-target": "A registered target does not exist, or is not what its kind needs.",
+        "plugin-name": "The name of a stage or command is none that a command or folder can have.",
+        "plugin-name-taken": "A component, stage or command is registered twice.",
     },
     "Bundles and serving": {
         "bundle-not-empty": "The folder for a bundle holds something already.",

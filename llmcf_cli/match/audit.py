@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.types import Clock
 from llmcf_cli.match.limits import Limits
+from llmcf_cli.match.reports import AuditReport, Violation
 from llmcf_cli.store.open import refuse_code
 
 SHOWN = 5
@@ -100,70 +100,6 @@ _CHECKS = {
 }
 
 
-@dataclass(frozen=True)
-class Violation:
-    """One kind of violation.
-
-    Attributes:
-        kind: Its name.
-        meaning: What it is, in words.
-        count: How many there are.
-        rows: Up to five: (sample id, example's sample id or None).
-    """
-
-    kind: str
-    meaning: str
-    count: int
-    rows: tuple[tuple[int, int | None], ...]
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What an audit found.
-
-    Attributes:
-        samples: Matched samples.
-        k: Places per sample.
-        violations: One entry per kind that was checked, also where the count is 0.
-        positive_share: Share of positive labels among filled places; NaN without any.
-        padding_share: Share of places without an example.
-        examples_used: Distinct examples.
-        most_used: Times the most used example occurs.
-        score_quantiles: Quantile → score of filled places; empty without any.
-        coverage: Split → share of its samples with all, some and no places filled.
-        histogram: (from, to, places) of scores, in bins of one width; empty without any.
-    """
-
-    samples: int
-    k: int
-    violations: tuple[Violation, ...]
-    positive_share: float
-    padding_share: float
-    examples_used: int
-    most_used: int
-    score_quantiles: dict[float, float]
-    coverage: dict[str, dict[str, float]]
-    histogram: tuple[tuple[float, float, int], ...]
-
-    @property
-    def leaks(self) -> int:
-        """Violations by which a sample may see its own label or the future."""
-        return sum(violation.count for violation in self.violations if violation.kind in LEAKS)
-
-    @property
-    def total(self) -> int:
-        """Violations of all kinds."""
-        return sum(violation.count for violation in self.violations)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, the total included."""
-        return {"total": self.total, "leaks": self.leaks, **asdict(self)}
-
-
-LEAKS = frozenset({"own_row", "same_pair", "future"})
-"""The kinds that `match.exclude: reference` lets pass, in order to measure what they do."""
-
-
 def audit_matches(
     ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels", limits: Limits | None = None
 ) -> AuditReport:
@@ -233,7 +169,7 @@ def _statistics(connection: Any) -> dict[str, Any]:
         f"SELECT quantile_cont(score, {list(QUANTILES)}) FROM pair WHERE filled AND isfinite(score)"
     ).fetchone()[0]
     return {
-        "positive_share": float("nan") if positive is None else float(positive),
+        "positive_share": None if positive is None else float(positive),
         "padding_share": float(padding or 0.0),
         "examples_used": used,
         "most_used": most or 0,

@@ -24,6 +24,7 @@ from llmcf_cli.match.ann import BATCH
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.match.guard import Keys, guard_of
 from llmcf_cli.match.recall import Probe, Tuned, cheapest, require, runs_in_time
+from llmcf_cli.match.reports import MatchReport
 from llmcf_cli.match.searcher import SEARCHER
 from llmcf_cli.match.space import SPACE, Space
 from llmcf_cli.plugin import registry
@@ -34,25 +35,6 @@ from llmcf_cli.store.tables import example_match
 
 ROWS_AT_ONCE = 65_536
 _SEARCHED = ("sample_id", "user_row", "item_row", "label", "time", "split", "vector")
-
-
-@dataclass(frozen=True)
-class MatchReport:
-    """What matching did.
-
-    Attributes:
-        samples: Samples matched.
-        examples: Examples there were to find.
-        k: Examples per sample.
-        clock: How times were compared.
-        search: Of an approximate index: its pools, recall and latency; None for an exact search.
-    """
-
-    samples: int
-    examples: int
-    k: int
-    clock: Clock
-    search: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

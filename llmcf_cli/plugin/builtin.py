@@ -1,8 +1,8 @@
-"""The components that ship with llmcf, registered by the same call that plugins use."""
+"""What ships with llmcf: components, stages and commands, registered by the same call that plugins use."""
 
 from __future__ import annotations
 
-from llmcf_cli.plugin.registry import Registry
+from llmcf_cli.plugin.registry import COMMAND, STAGE, Registry
 
 # Kind → (name, configuration, implementation, summary); both targets are below `llmcf_cli`.
 _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
@@ -133,8 +133,70 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
 }  # fmt: skip
 
 
+# Name, class below `llmcf_cli.stages.steps`, help, and what of `llmcf_cli.cli` shows its findings; in running order.
+_STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("ingest", "ingest:Ingest", "Read the data set, check it, make samples and splits.",
+     {"findings": "ingest_findings:show"}),
+    ("collab", "collab:Collab", "Make collaborative item vectors from the train positives.",
+     {"findings": "findings:collab"}),
+    ("train-llm", "train_llm:TrainLLM", "Tune the language model on recommendation and general data.",
+     {"findings": "findings:train_llm", "command": "stages:train_llm"}),
+    ("ability", "ability:Ability", "Ask the tuned language model everything that eval-llm and balance compare.",
+     {"findings": "findings:ability"}),
+    ("eval-llm", "ability:EvalLLM",
+     "Compare the language model before and after tuning: recommendation and general ability.",
+     {"findings": "findings:at_the_end", "ending": "report:models"}),
+    ("balance", "balance:Balance", "Sweep share and amount of recommendation data against general ability.",
+     {"findings": "findings:at_the_end", "ending": "report:balance"}),
+    ("gen-cot", "gen_cot:GenCoT", "Write chains of thought for a sample of the train interactions.",
+     {"findings": "findings:gen_cot", "command": "stages:gen_cot"}),
+    ("embed", "embed:Embed", "Encode item texts into LanceDB.", {"findings": "findings:embed"}),
+    ("examples", "embed:Examples", "Encode the chains of thought into LanceDB, beside their samples.",
+     {"findings": "findings:examples"}),
+    ("match", "match:Match", "Retrieve each sample's examples, under the leak guards.",
+     {"findings": "findings:match", "command": "match:app"}),
+    ("knowledge", "knowledge:Knowledge", "Let the language model write about users and items, for the augmenter kar.",
+     {"findings": "findings:knowledge"}),
+    ("teacher", "teacher:Teacher", "Ask the language model about train samples, for the objective distill.",
+     {"findings": "findings:teacher"}),
+    ("search", "search:Search", "Tune every arm on validation, with the same trials and space.",
+     {"findings": "findings:search"}),
+    ("train-rec", "train_rec:TrainRec", "Train the recommender, one arm and seed after the other.",
+     {"findings": "findings:train_rec"}),
+    ("baseline", "baseline:FitBaseline", "Fit the simple models of other libraries.",
+     {"findings": "findings:baseline"}),
+    ("predict", "predict:Predict", "Score the test split with every trained arm.",
+     {"findings": "findings:at_the_end"}),
+    ("evaluate", "evaluate:Evaluate", "Compare the arms on the test split.",
+     {"findings": "findings:at_the_end", "ending": "report:evaluation"}),
+)  # fmt: skip
+
+# Name, function or group below `llmcf_cli.cli`, help; in the order of `llmcf --help`.
+_COMMANDS = (
+    ("run", "stages:run", "Run a recipe from data to comparison; what is cached is not repeated."),
+    ("compare", "stages:compare", "Compare arms over seeds: what `run` ends with, under the name of its purpose."),
+    ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
+    ("score", "serve:score", "Score (user, item) requests with a trained bundle."),
+    ("audit", "audit:audit", "Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard."),
+    ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
+    ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),
+    ("doctor", "inspect:doctor", "Check versions, devices, disk, assets and plugins."),
+    ("plugins", "inspect:plugins", "Every component, stage and command, and where it comes from."),
+    ("recipe", "recipe:app", "List, show, check, inspect and describe recipes."),
+    ("cot", "cot:app", "Preview prompts; show and export chains of thought."),
+    ("bundle", "bundle:app", "Who made a bundle, and whether it is what they made."),
+    ("keys", "keys:app", "Hosts and files that recipes may use on this machine."),
+    ("assets", "assets:app", "Data sets and models that recipes name as `asset:NAME`."),
+)
+
+
 def register(registry: Registry) -> None:
-    """Add every built-in component. Targets are strings: nothing is imported here."""
+    """Add everything that is built in. Targets are strings: nothing is imported here."""
     for kind, components in _COMPONENTS.items():
         for name, config, target, summary in components:
             registry.add(kind, name, config=f"llmcf_cli.{config}", target=f"llmcf_cli.{target}", summary=summary)
+    for name, target, summary, shown in _STAGES:
+        targets = {role: f"llmcf_cli.cli.{to}" for role, to in shown.items()}
+        registry.add(STAGE, name, target=f"llmcf_cli.stages.steps.{target}", summary=summary, **targets)
+    for name, target, summary in _COMMANDS:
+        registry.add(COMMAND, name, target=f"llmcf_cli.cli.{target}", summary=summary)

@@ -16,11 +16,17 @@ ENTRY_POINT_GROUP = "llmcf.plugins"
 DROP_IN_VARIABLE = "LLMCF_PLUGINS"
 
 
+def builtin_registry() -> Registry:
+    """What comes with llmcf, whatever plugins are installed."""
+    found = Registry()
+    found.register_from("built-in", register)
+    return found
+
+
 @cache
 def registry() -> Registry:
     """The process-wide registry: built-ins, then installed plugins, then drop-in folders."""
-    found = Registry()
-    found.register_from("built-in", register)
+    found = builtin_registry()
     for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
         origin = f"{point.dist.name} {point.dist.version}" if point.dist else point.name
         try:

@@ -1,14 +1,15 @@
-"""(kind, name) → lazily imported configuration and implementation.
+"""(kind, name) → lazily imported parts of llmcf: components of recipes, stages and commands.
 
-A component is two dotted targets: its configuration class, importable without heavy libraries so that a recipe
-validates in milliseconds, and its implementation, imported when a stage first needs it. Built-ins, installed plugins
-(entry points of the group `llmcf.plugins`) and drop-in folders (`LLMCF_PLUGINS`) register through the same call.
+What is registered is dotted targets, so a command imports no more than it needs. A component of recipes has two: its
+configuration class, importable without heavy libraries so that a recipe validates in milliseconds, and its
+implementation, imported when a stage first needs it. Built-ins, installed plugins (entry points of the group
+`llmcf.plugins`) and drop-in folders (`LLMCF_PLUGINS`) register through the same call.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import re
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -42,19 +43,32 @@ KINDS: dict[str, str] = {
     "objective": "a training loss",
     "baseline": "predicts without any of that: a simple model from another library, for comparison",
 }
+"""What recipes choose by `type:`."""
+STAGE, COMMAND = "stage", "command"
+EXTENSIONS: dict[str, str] = {
+    STAGE: "a step of the pipeline, with the command of its name",
+    COMMAND: "a command of `llmcf`",
+}
+"""What extends llmcf itself; no recipe names it."""
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_FOLDERS = ("cache", "runs")
+"""Folders of an artifact root that are of no stage."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """One registered component.
+    """One registered component, stage or command.
 
     Attributes:
-        kind: One of `KINDS`.
-        name: The `type:` a recipe writes.
-        config_target: `module:Class` of a `ComponentConfig`.
+        kind: One of `KINDS` or `EXTENSIONS`.
+        name: The `type:` a recipe writes, or the word after `llmcf`.
+        config_target: `module:Class` of a `ComponentConfig`; empty for a stage or command.
         target: `module:object` of the implementation.
-        summary: One line for listings.
+        summary: One line for listings; the help of a stage or command.
         origin: `built-in`, `distribution version` or a drop-in file with its digest; part of keys unless built-in.
+        findings: Of a stage, `module:function` that shows its report; empty: each field on a line.
+        command: Of a stage, `module:object` of its command; empty: the one that every stage has.
+        ending: Of a stage, `module:function` that ends a run of its command; empty: what to run next.
     """
 
     kind: str
@@ -63,6 +77,9 @@ class Component:
     target: str
     summary: str
     origin: str
+    findings: str = ""
+    command: str = ""
+    ending: str = ""
 
     def config(self) -> type[ComponentConfig]:
         """The configuration class, imported now."""
@@ -73,9 +90,9 @@ class Component:
             )
         return cls
 
-    def load(self) -> Any:
-        """The implementation, imported now."""
-        return _resolve(self.target, self)
+    def load(self, target: str = "") -> Any:
+        """The implementation, or another of the targets, imported now."""
+        return _resolve(target or self.target, self)
 
 
 class Registry:
@@ -86,33 +103,59 @@ class Registry:
         self._origin = "built-in"
         self._module = ""
 
-    def add(self, kind: str, name: str, *, config: str, target: str, summary: str) -> None:
-        """Register a component.
+    def add(
+        self, kind: str, name: str, *, target: str, summary: str, config: str = "", findings: str = "",
+        command: str = "", ending: str = "",
+    ) -> None:  # fmt: skip
+        """Register a component, stage or command. Of targets, `:NAME` is one of the module that registers it.
 
         Args:
-            kind: One of `KINDS`.
-            name: Lower-case name, unique within the kind.
-            config: `module:Class` of its `ComponentConfig`; importing it must stay cheap. `:Class` is one of the
-                module that registers it.
-            target: `module:object` of its implementation, or `:object` likewise.
-            summary: One line for listings.
+            kind: One of `KINDS` or `EXTENSIONS`.
+            name: Lower-case name, unique within the kind; a stage and a command cannot have the same.
+            target: `module:object` of its implementation. Of a stage: its class, see `stages/engine/base.py`. Of a
+                command: a function with Typer's annotations, or a `typer.Typer` for a group.
+            summary: One line for listings; the help of a stage or command, a sentence.
+            config: `module:Class` of a component's `ComponentConfig`; importing it must stay cheap.
+            findings: Of a stage: `module:function`, called with its report once it ran.
+            command: Of a stage: what is run instead of the command that every stage has, as for a command.
+            ending: Of a stage: `module:function`, called with an `Ended` at the end of a run of its command.
 
         Raises:
-            UnknownNameError: `kind` is none of `KINDS`.
-            LlmcfError: The name is taken; nothing replaces another component silently.
+            UnknownNameError: `kind` is none of these.
+            LlmcfError: The name is taken, or cannot be one; nothing replaces another component silently.
         """
-        if kind not in KINDS:
-            raise UnknownNameError("component kind", kind, KINDS, where=self._origin)
-        taken = self._components.get((kind, name))
-        if taken is not None:
+        if kind not in KINDS and kind not in EXTENSIONS:
+            raise UnknownNameError("component kind", kind, [*KINDS, *EXTENSIONS], where=self._origin)
+        if (kind in KINDS) != bool(config):
+            what = "takes no `config`" if config else "needs a `config`"
+            raise LlmcfError(f'{kind} "{name}" {what}', code="plugin-target", where=self._origin)
+        if kind != STAGE and (findings or command or ending):
             raise LlmcfError(
-                f'{kind} "{name}" is registered twice',
-                code="plugin-name-taken",
-                where=f"{taken.origin} and {self._origin}",
-                hint="rename one of them or uninstall one plugin",
+                f'{kind} "{name}" takes no `findings`, `command` or `ending`: those are of a stage',
+                code="plugin-target",
+                where=self._origin,
             )
-        config, target = (f"{self._module}{to}" if to.startswith(":") else to for to in (config, target))
-        self._components[kind, name] = Component(kind, name, config, target, summary, self._origin)
+        if kind in EXTENSIONS and (not _NAME.fullmatch(name) or name in _FOLDERS):
+            allowed = f"words of a–z and 0–9 joined by -, other than {' and '.join(_FOLDERS)}"
+            what = f'"{name}" cannot be the name of a {kind}'
+            raise LlmcfError(what, code="plugin-name", where=self._origin, allowed=(allowed,))
+        for other in EXTENSIONS if kind in EXTENSIONS else (kind,):
+            self._refuse_taken(kind, name, self._components.get((other, name)))
+        config, target, findings, command, ending = (
+            f"{self._module}{to}" if to.startswith(":") else to for to in (config, target, findings, command, ending)
+        )
+        self._components[kind, name] = Component(
+            kind, name, config, target, summary, self._origin, findings, command, ending
+        )
+
+    def _refuse_taken(self, kind: str, name: str, taken: Component | None) -> None:
+        if taken is None:
+            return
+        what = f'{kind} "{name}" is registered twice'
+        if taken.kind != kind:
+            what = f'{kind} "{name}": there is a {taken.kind} of that name, and both are run as `llmcf {name}`'
+        hint = "rename one of them or uninstall one plugin"
+        raise LlmcfError(what, code="plugin-name-taken", where=f"{taken.origin} and {self._origin}", hint=hint)
 
     def get(self, kind: str, name: str, *, where: str = "") -> Component:
         """The component of that kind and name.
@@ -130,8 +173,16 @@ class Registry:
         return sorted(name for k, name in self._components if k == kind)
 
     def all(self) -> list[Component]:
-        """Every component, by kind and name."""
-        return [self._components[key] for key in sorted(self._components)]
+        """Every component that a recipe can name, by kind and name."""
+        return [self._components[key] for key in sorted(self._components) if key[0] in KINDS]
+
+    def extensions(self) -> list[Component]:
+        """Every stage and command, in the order in which they were registered."""
+        return [component for component in self._components.values() if component.kind in EXTENSIONS]
+
+    def stages(self) -> list[Component]:
+        """Every stage likewise: built-in ones in running order."""
+        return [component for component in self.extensions() if component.kind == STAGE]
 
     def build(self, kind: Kind[_T], config: ComponentConfig, *args: Any, **kwargs: Any) -> _T:
         """The implementation that `config.type` names, called with `config` and then the given arguments."""

@@ -16,7 +16,7 @@ from llmcf_cli.core.codes import SECTIONS
 from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError, ModelError, RecipeError, StoreError
 from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
-from llmcf_cli.plugin import KINDS, Component, Registry
+from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry
 from llmcf_cli.recipe.jsonschema import schema_text
 from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
 from llmcf_cli.recipe.schema import Recipe
@@ -72,15 +72,6 @@ stands in backticks.
 | Function | Gives | Meaning |
 |---|---|---|
 """
-
-
-def builtin_registry() -> Registry:
-    """The components that come with llmcf, whatever plugins are installed."""
-    from llmcf_cli.plugin.builtin import register
-
-    found = Registry()
-    found.register_from("built-in", register)
-    return found
 
 
 def write_reference(folder: Path) -> tuple[Path, ...]:

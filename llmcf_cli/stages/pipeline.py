@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +12,69 @@ from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.permissions import Permissions
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.types import file_refs, servers
+from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.engine.base import Context, Stage
+from llmcf_cli.stages.engine.base import ComparingStage, Context, Stage
 from llmcf_cli.stages.engine.run import Cause, Step, examined, execute, plan
 from llmcf_cli.stages.files import file_problems, locator_of
-from llmcf_cli.stages.steps.ability import Ability, EvalLLM
-from llmcf_cli.stages.steps.balance import Balance, swept_stages
-from llmcf_cli.stages.steps.baseline import FitBaseline
-from llmcf_cli.stages.steps.collab import Collab
-from llmcf_cli.stages.steps.embed import Embed, Examples
-from llmcf_cli.stages.steps.evaluate import Evaluate, measured_stages, trained_stages
-from llmcf_cli.stages.steps.gen_cot import GenCoT
-from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.knowledge import Knowledge
-from llmcf_cli.stages.steps.match import Match
-from llmcf_cli.stages.steps.predict import Predict
-from llmcf_cli.stages.steps.search import Search
-from llmcf_cli.stages.steps.teacher import Teacher
-from llmcf_cli.stages.steps.train_llm import TrainLLM
-from llmcf_cli.stages.steps.train_rec import TrainRec
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import cache_dir
+from llmcf_cli.store.layout import Output
 
-STAGES: tuple[type[Stage], ...] = (
-    Ingest, Collab, TrainLLM, Ability, EvalLLM, Balance, GenCoT, Embed, Examples, Match, Knowledge, Teacher, Search,
-    TrainRec, FitBaseline, Predict, Evaluate,
-)  # fmt: skip
 ARTIFACTS_VARIABLE = "LLMCF_ARTIFACTS"
 
 
 def stage_names() -> list[str]:
-    """Names of the stages, in running order."""
-    return [stage.name for stage in STAGES]
+    """Names of the stages, in running order; those of plugins last."""
+    return [component.name for component in registry().stages()]
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The stage of that name, imported now.
+
+    Raises:
+        UnknownNameError: No stage is called so.
+        LlmcfError: What is registered under the name is no stage, or lacks a part of its declaration.
+    """
+    component = next((found for found in registry().stages() if found.name == name), None)
+    if component is None:
+        raise UnknownNameError("stage", name, stage_names())
+    found: Any = component.load()
+    if faults := list(_faults(found, name)):
+        raise LlmcfError(
+            f"{component.target} {faults[0]}", code="plugin-target", where=f"stage {name} of {component.origin}"
+        )
+    stage: type[Stage] = found
+    return stage
 
 
 def targets(recipe: Recipe, name: str) -> Sequence[Stage]:
-    """The stage of that name: for `search`, `train-rec`, `baseline` and `predict` one per arm (and seed).
+    """All that the stage of that name makes of a recipe: of some stages one per arm (and seed).
 
     Raises:
         UnknownNameError: No stage is called so.
     """
-    per_arm: dict[str, Sequence[Stage]] = {
-        Search.name: [Search(arm) for arm in recipe.arms] if recipe.search else [],
-        TrainRec.name: trained_stages(recipe),
-        Predict.name: [stage for stage in measured_stages(recipe) if isinstance(stage, Predict)],
-        FitBaseline.name: [stage for stage in measured_stages(recipe) if isinstance(stage, FitBaseline)],
-    }
-    if name in per_arm:
-        return per_arm[name]
-    for stage in STAGES:
-        if stage.name == name:
-            return (stage(),)
-    raise UnknownNameError("stage", name, stage_names())
+    return stage_class(name).of(recipe)
+
+
+def _faults(found: Any, name: str) -> Iterator[str]:
+    """What a stage's declaration lacks."""
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        yield "is no subclass of Stage"
+        return
+    if missing := sorted(found.__abstractmethods__):
+        yield f"does not define {', '.join(missing)}"
+    if getattr(found, "name", None) != name:
+        yield f"has `name` {getattr(found, 'name', None)!r}, and is registered as {name!r}"
+    if not isinstance(getattr(found, "version", None), int):
+        yield "has no `version`, a whole number"
+    if not is_dataclass(getattr(found, "report", None)):
+        yield "has no `report`, a dataclass"
+    output = getattr(found, "output", None)
+    if not (isinstance(output, type) and issubclass(output, Output)):
+        yield "has no `output`, a subclass of Output"
 
 
 def run_steps(
@@ -91,14 +101,14 @@ def run_steps(
         if step.runs:
             check_servers(step.node.stage.sections(step.node.context.recipe))
     last = steps[-1].node.stage
-    if not isinstance(last, Evaluate | Balance):
+    if not isinstance(last, ComparingStage):
         execute(steps, progress, on_start=on_start, on_end=on_end)
         return steps
     failed = execute(steps, progress, on_start=on_start, on_end=on_end, on_failure=on_failure)
     if not failed:
         return steps
     needs = steps[-1].node.needs
-    compared = _compared(last, context.recipe)
+    compared = [(name, stage.role) for name, stage in last.compared(context.recipe)]
     lost = {name: failed[needs[role].label] for name, role in compared if needs[role].label in failed}
     shared = needs.keys() - {role for _, role in compared}
     if not lost or len(lost) == len(dict(compared)) or any(needs[role].label in failed for role in shared):
@@ -119,13 +129,6 @@ def check_servers(value: Any) -> None:
     """
     for address in servers(value):
         Permissions().key_for(address)
-
-
-def _compared(last: Evaluate | Balance, recipe: Recipe) -> list[tuple[str, str]]:
-    """(arm or point, role of the stage that measures it) of all that a last stage compares."""
-    if isinstance(last, Balance):
-        return [(stage.point, stage.role) for stage in swept_stages(recipe)]
-    return [(stage.arm, stage.role) for stage in measured_stages(recipe)]
 
 
 def artifact_root(folder: Path | None) -> Path:

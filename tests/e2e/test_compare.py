@@ -20,10 +20,13 @@ from typer.testing import CliRunner, Result
 
 from llmcf_cli.cli.app import app
 from llmcf_cli.core.progress import SILENT
+from llmcf_cli.match.reports import AuditReport
 from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.pipeline import open_context, run_steps
 from llmcf_cli.stages.steps.evaluate import Evaluate
+from llmcf_cli.stages.steps.match import MatchStageReport
 
 RECIPE = """\
 extends: base.yaml
@@ -162,12 +165,26 @@ def test_every_arm_differs_from_the_one_it_is_a_control_of(done):
         assert not np.allclose(logits(arm), logits("none")), arm
 
 
+def test_every_folder_and_report_is_what_its_stage_declares(done):
+    for node, manifest in done.values():
+        files = node.stage.output.files().values()
+        found = {Path(name).parts[0] for name in manifest.files}
+        assert found <= {file.name for file in files}, node.label
+        assert found >= {file.name for file in files if not file.optional}, node.label
+        assert isinstance(from_json(node.stage.report, manifest.report), node.stage.report)
+
+
+def audit_of(step) -> AuditReport:
+    _, manifest = step
+    return from_json(MatchStageReport, manifest.report).audit
+
+
 def test_the_audit_counts_the_leaks_of_the_reference_guard_alone(done):
-    assert done["match"][1].report["audit"]["leaks"] == done["match"][1].report["audit"]["total"] == 0
-    assert done["match[random examples]"][1].report["audit"]["total"] == 0
-    leaks = done["match[reference guard]"][1].report["audit"]
-    assert leaks["leaks"] == leaks["total"] > 0
-    kinds = {violation["kind"]: violation["count"] for violation in leaks["violations"]}
+    assert audit_of(done["match"]).leaks == audit_of(done["match"]).total == 0
+    assert audit_of(done["match[random examples]"]).total == 0
+    leaks = audit_of(done["match[reference guard]"])
+    assert leaks.leaks == leaks.total > 0
+    kinds = {violation.kind: violation.count for violation in leaks.violations}
     assert kinds["own_row"] > 0
     assert kinds["future"] >= kinds["own_row"]
 

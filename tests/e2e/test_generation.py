@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.app import app
-from llmcf_cli.cli.findings import FINDINGS
+from llmcf_cli.cli.findings import gen_cot
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Failure
 from llmcf_cli.llm.engines.transformers import TransformersEngine
+from llmcf_cli.llm.writing.reports import CoTReport
 from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.steps.gen_cot import GenCoT, help_generate
@@ -91,7 +93,7 @@ def test_cost_is_told_as_far_as_it_is_known(context, capsys):
     assert found["estimate"]["seconds"] > 0
     assert found["actual"]["money"] == pytest.approx(found["prompt_tokens"] * 100e-6 + found["new_tokens"] * 1000e-6)
     assert costs(context, capsys) == ""  # cached: nothing to pay
-    FINDINGS["gen-cot"](found)
+    gen_cot(from_json(CoTReport, found))
     printed = capsys.readouterr().out
     assert "12 of 12 chains of thought kept" in printed
     assert "+0%" in printed
@@ -109,7 +111,7 @@ def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context,
     kept = pq.read_table(folder / "cot.parquet")["sample_id"].to_pylist()
     assert dropped["sample_id"] not in kept
     assert dropped["detail"] == "status 500"
-    FINDINGS["gen-cot"](found)
+    gen_cot(from_json(CoTReport, found))
     assert "1 set aside: status 500" in capsys.readouterr().out
     monkeypatch.undo()
     again = poison(monkeypatch, lambda prompt: False)

@@ -23,6 +23,7 @@ from llmcf_cli.llm.asking.answers import AnswerScorer
 from llmcf_cli.llm.asking.ask import Answers, Asking, ask
 from llmcf_cli.llm.asking.benchmarks import BENCHMARKS, questions_of
 from llmcf_cli.llm.asking.reading import Reader
+from llmcf_cli.llm.asking.reports import Estimate
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.prompts.rows import choose_held_out
 from llmcf_cli.recipe.asking import AbilitySection
@@ -31,21 +32,6 @@ from llmcf_cli.store.open import connect_read, read_parquet, write_parquet
 from llmcf_cli.store.tables import ABILITY_ITEM
 
 PERPLEXITY = "perplexity"
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A measured value.
-
-    Attributes:
-        value: The measure.
-        standard_error: Over the samples or questions; None where it is not known.
-        n: How many there are.
-    """
-
-    value: float
-    standard_error: float | None
-    n: int
 
 
 def recommendation_answers(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +13,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.asking.answers import AnswerScorer
 from llmcf_cli.llm.asking.ask import Asking, ask
 from llmcf_cli.llm.asking.reading import Reader
+from llmcf_cli.llm.asking.reports import TeacherReport
 from llmcf_cli.llm.asking.tables import mass_alarm
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.llm.prompts.rows import choose_train
@@ -22,37 +21,6 @@ from llmcf_cli.recipe.asking import TeacherSection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read, write_parquet
 from llmcf_cli.store.tables import TEACHER_SCORE
-
-
-@dataclass(frozen=True)
-class TeacherReport:
-    """What the teacher was asked.
-
-    Attributes:
-        wanted: Samples chosen.
-        scored: Samples with a score.
-        too_long: Samples without one, as their question does not fit even without any history.
-        asked: Questions put to the model by this run.
-        cached: Questions whose answer was in the cache.
-        histories_shortened: Questions from which the oldest history was left out to fit.
-        mass: Mean of P(yes) + P(no): near 1, the model gives one of the two answers.
-        auc: Of its answers on the scored train samples; None if they have one label only.
-        seconds: Time this run spent asking.
-        questions_per_second: Of this run.
-        examples: A few questions with P(yes) / (P(yes) + P(no)) and the label.
-    """
-
-    wanted: int
-    scored: int
-    too_long: int
-    asked: int
-    cached: int
-    histories_shortened: int
-    mass: float
-    auc: float | None
-    seconds: float
-    questions_per_second: float
-    examples: list[dict[str, Any]] = field(default_factory=list)
 
 
 def ask_teacher(

@@ -7,7 +7,7 @@ data it learns the domain and still reasons.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.llm.config import TuneConfig
 from llmcf_cli.llm.mix.decontaminate import EvaluationRuns
 from llmcf_cli.llm.mix.mixture import MIX_SOURCE, MixContext, MixSample, MixSource
+from llmcf_cli.llm.mix.reports import MixPartReport, MixReport
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import LLMSection, MixPart
 from llmcf_cli.recipe.words import Words
@@ -33,54 +34,6 @@ SCHEMA = pa.schema([
 
 _BLOCK = 1024  # samples rendered and written at a time
 _EXAMPLES = 2
-
-
-@dataclass(frozen=True)
-class MixPartReport:
-    """What one source gave.
-
-    Attributes:
-        source: Registered name of the source.
-        available: Samples that it has, each once.
-        samples: Samples in the mix.
-        asked: Share that the recipe asks for.
-        share: Share of the mix's samples that it got.
-        tokens: Tokens of the samples, questions and answers.
-        answer_tokens: Tokens of the answers, on which alone the loss is.
-        longest: Tokens of the longest sample.
-        counts: Samples left out or shortened, by reason.
-        examples: A few samples.
-        bad: A few rows of a file that cannot be used, each with its place and reason.
-    """
-
-    source: str
-    available: int
-    samples: int
-    asked: float
-    share: float
-    tokens: int
-    answer_tokens: int
-    longest: int
-    counts: dict[str, int]
-    examples: list[dict[str, str]]
-    bad: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class MixReport:
-    """What a mix holds, part by part.
-
-    Attributes:
-        samples: Of all parts.
-        tokens: Of all parts.
-        max_length: Most tokens that a sample may have: the recipe's, or those of the model's context if that has fewer.
-        parts: One for each source.
-    """
-
-    samples: int
-    tokens: int
-    max_length: int = 0
-    parts: list[MixPartReport] = field(default_factory=list)
 
 
 def build_mix(

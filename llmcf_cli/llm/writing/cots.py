@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.recipe.words import Words
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read
 
 SCORES = ("score", "coherence", "completeness", "relevance", "consistency")
@@ -24,6 +25,15 @@ JOIN "user" u USING (user_row) JOIN (
 """
 _FORMATS = {"jsonl": "FORMAT json", "parquet": "FORMAT parquet, COMPRESSION zstd"}
 _MOST = 50  # rows that one look returns
+
+
+class CoTOutput(Output):
+    """Chains of thought, and what they were chosen from."""
+
+    cots = File("cot.parquet", "table cot")
+    parts = File("cot_part.parquet", "table cot_part")
+    candidates = File("cot_candidate.parquet", "table cot_candidate")
+    dropped = File("cot_dropped.parquet", "table cot_dropped")
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class Written:
 
     @property
     def _files(self) -> dict[str, str]:
-        return {"cots": str(self.folder / "cot.parquet"), "parts": str(self.folder / "cot_part.parquet")}
+        output = CoTOutput(self.folder)
+        return {"cots": str(output.cots), "parts": str(output.parts)}
 
     def of(self, **known: object) -> list[Mapping[str, Any]]:
         """The chains of thought with these values, by sample id, at most 50.

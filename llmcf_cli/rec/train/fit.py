@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -27,67 +26,11 @@ from llmcf_cli.rec.measure.base import Measure, measured
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.checkpoint import Checkpoint, fingerprint
 from llmcf_cli.rec.train.predict import score
+from llmcf_cli.rec.train.reports import Epoch, FitReport
 from llmcf_cli.recipe.sections import FitSection
 
 UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Where the optimiser steps as it would alone."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the train split.
-
-    Attributes:
-        number: 1-based.
-        loss: Mean train loss, all objectives together.
-        validation: The task's measures on the validation split.
-        seconds: Training time, evaluation excluded.
-    """
-
-    number: int
-    loss: float
-    validation: dict[str, float]
-    seconds: float
-
-
-@dataclass
-class FitReport:
-    """How a fit went.
-
-    Attributes:
-        epochs: Every epoch that was run.
-        best_epoch: Number of the epoch whose weights were kept.
-        num_parameters: Learned numbers of the model.
-        num_samples: Size of the train split.
-        monitor: Name of the validation measure that chose the best epoch.
-        monitor_title: What tables call it.
-        peak_memory: Most bytes that the process held during training beyond what it held before the model's first step.
-    """
-
-    monitor: str
-    monitor_title: str
-    epochs: list[Epoch] = field(default_factory=list)
-    best_epoch: int = 0
-    num_parameters: int = 0
-    num_samples: int = 0
-    peak_memory: int = 0
-
-    @property
-    def best(self) -> dict[str, float]:
-        """Validation measures of the best epoch."""
-        return self.epochs[self.best_epoch - 1].validation
-
-    @property
-    def seconds_per_epoch(self) -> float:
-        """Median over the epochs."""
-        return float(np.median([e.seconds for e in self.epochs]))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
-        return {
-            **asdict(self), "best": self.best, "seconds_per_epoch": self.seconds_per_epoch,
-            "samples_per_second": self.num_samples / max(self.seconds_per_epoch, 1e-9),
-        }  # fmt: skip
 
 
 def fit(

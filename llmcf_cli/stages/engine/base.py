@@ -1,4 +1,4 @@
-"""What a stage is: key material, needs, and work that fills a folder."""
+"""What a stage is: key material, needs, and work that fills a folder and ends in a report."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from llmcf_cli import __version__
+from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.core.types import ComponentConfig, Config, key_view
-from llmcf_cli.plugin import registry
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.scale import LOCAL, Executor
-from llmcf_cli.store.artifacts import ArtifactStore, artifact_key
+from llmcf_cli.stages.engine.report import from_json
+from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore, artifact_key, read_manifest
 from llmcf_cli.store.assets import Locator
+from llmcf_cli.store.layout import Output
 
 _LIBRARIES = (
     "torch",
@@ -96,18 +100,40 @@ class Job:
     @property
     def database(self) -> Path:
         """The DuckDB file that ingest made."""
-        return self.inputs["ingest"] / "data.duckdb"
+        return IngestOutput(self.inputs["ingest"]).database
+
+    def report_of(self, stage: Stage) -> Any:
+        """What a needed stage reported, of its class.
+
+        Raises:
+            StoreError: Another version made it.
+        """
+        folder = self.inputs[stage.role]
+        return from_json(type(stage).report, read_manifest(folder / MANIFEST).report, str(folder))
 
 
 class Stage(ABC):
-    """A step of the pipeline. Subclasses say what determines their result and how to make it."""
+    """A step of the pipeline. A subclass declares what determines its result, how to make it, and what is left.
+
+    It is registered as `registry.add("stage", NAME, target=…, summary=…)`, which makes it a command; nothing else
+    lists stages.
+    """
 
     name: ClassVar[str]
-    """Command and folder name."""
+    """Command and folder name, as registered."""
     version: ClassVar[int]
     """Raised when the stage's code gives other results for the same material."""
+    report: ClassVar[type[Any]]
+    """Dataclass that `run` returns. Its module imports nothing heavy."""
+    output: ClassVar[type[Output]]
+    """The layout of its folder."""
     reads_texts: ClassVar[bool] = False
     """Whether it is of no use where items have no text, so that it does not start there."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Sequence[Self]:
+        """All that its command makes of a recipe: one, unless there is one per arm, seed or model."""
+        return (cls(),)
 
     @property
     def variant(self) -> str:
@@ -142,8 +168,8 @@ class Stage(ABC):
         """The stages whose results this one reads."""
 
     @abstractmethod
-    def run(self, job: Job) -> dict[str, Any]:
-        """Fill `job.out`; return a JSON report for people."""
+    def run(self, job: Job) -> Any:
+        """Fill `job.out`; return the report, of the declared class."""
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         """What a language model's part in it will cost, as (what, how much) for people; empty without such a part.
@@ -152,6 +178,21 @@ class Stage(ABC):
             LlmcfError: That cannot be known yet.
         """
         return ()
+
+
+@dataclass(frozen=True)
+class ComparingStage(Stage):
+    """A stage that compares others, and goes on without those that fail.
+
+    Attributes:
+        failed: (name, reason) of what could not be made: the result says so.
+    """
+
+    failed: tuple[tuple[str, str], ...] = ()
+
+    @abstractmethod
+    def compared(self, recipe: Recipe) -> Sequence[tuple[str, Stage]]:
+        """(name, stage) of all that is compared where nothing fails."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +263,7 @@ class Node:
             "stage_version": self.stage.version,
             **{path: key_view(value, self.context.locate.digest) for path, value in sections.items()},
             "inputs": {role: node.key for role, node in self.needs.items()},
-            "plugins": dict(plugins_of(list(sections.values()))),
+            "plugins": {**dict(plugins_of(list(sections.values()))), **_own_plugin(self.stage)},
         }
 
     @cached_property
@@ -252,6 +293,33 @@ class Node:
             StoreError: It is damaged.
         """
         self.context.store.manifest(self.stage.name, self.key)
+
+    def require(self) -> Any:
+        """Examine the result and those that it was made from, before they are read outside a run.
+
+        Returns:
+            The stage's report.
+
+        Raises:
+            StoreError: It is not made, damaged or of another version.
+        """
+        manifest = self.context.store.manifest(self.stage.name, self.key)
+        if manifest is None:
+            hint = f"llmcf {self.stage.name} RECIPE"
+            raise StoreError(
+                f"{self.label} is not made yet", code="not-made", where=self.context.recipe.name, hint=hint
+            )
+        for need in self.needs.values():
+            need.check()
+        return from_json(type(self.stage).report, manifest.report, str(self.folder))
+
+
+def _own_plugin(stage: Stage) -> dict[str, str]:
+    """The origin of a stage that is not built in: with another version of its plugin it runs again."""
+    return {
+        f"{STAGE} {found.name}": found.origin for found in registry().stages()
+        if found.name == stage.name and found.origin != "built-in" and found.load() is type(stage)
+    }  # fmt: skip
 
 
 def labelled(stage: str, variant: str) -> str:

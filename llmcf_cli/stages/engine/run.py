@@ -11,12 +11,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
-from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage, versions
 from llmcf_cli.stages.engine.readable import require_texts
+from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
 
@@ -254,7 +254,7 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
         )  # fmt: skip
         if stage.reads_texts:
             require_texts(job)
-        report: dict[str, Any] = stage.run(job)
+        report = to_json(stage.run(job))
         manifest = Manifest(
             stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,
             material=node.material, report=report, files=file_records(partial.out),

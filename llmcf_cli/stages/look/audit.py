@@ -11,19 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import Progress
+from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.plugin import registry
+from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.look.made import Made, Predicted, Run, arms_of
 from llmcf_cli.stages.look.redraw import drawn_predictions
-from llmcf_cli.stages.steps.match import Match
-from llmcf_cli.stages.steps.predict import PREDICTIONS
-from llmcf_cli.stages.steps.train_rec import BUNDLE, TrainRec
+from llmcf_cli.stages.steps.embed import Examples, ExamplesReport
+from llmcf_cli.stages.steps.match import Match, MatchOutput
+from llmcf_cli.stages.steps.predict import PredictOutput
+from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput
 from llmcf_cli.store.open import read_clock, read_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from llmcf_cli.data.report import NegativesAudit
-    from llmcf_cli.match.audit import AuditReport, Violation
+    from llmcf_cli.match.reports import AuditReport, Violation
     from llmcf_cli.rec.measure.significance import Paired
     from llmcf_cli.rec.tasks.base import Task
 
@@ -59,7 +62,7 @@ class MatchAudit:
     @property
     def broken(self) -> tuple[Violation, ...]:
         """The violations that should not be: all but leaks on purpose."""
-        from llmcf_cli.match.audit import LEAKS
+        from llmcf_cli.match.reports import LEAKS
 
         found = (violation for violation in self.report.violations if violation.count)
         return tuple(v for v in found if not (self.on_purpose and v.kind in LEAKS))
@@ -112,15 +115,15 @@ def audit_run(run: Run) -> Iterator[MatchAudit]:
     from llmcf_cli.match.limits import Limits
 
     for made in run.matches:
-        database = made.need("ingest").folder / "data.duckdb"
+        database = IngestOutput(made.need("ingest").folder).database
         settings = made.manifest.material
         limits = Limits(settings.get("match.max_per_user"), settings.get("match.distinct_items", False))
         report = audit_matches(
-            database, made.folder / "example_match.parquet", read_clock(database),
+            database, MatchOutput(made.folder).matches, read_clock(database),
             settings["match.balance"], limits,
         )  # fmt: skip
         arms = arms_of(run.readers(made))
-        examples = made.need("examples").manifest.report["examples"]
+        examples = from_json(ExamplesReport, made.need(Examples.name).manifest.report).examples
         yield MatchAudit(made, tuple(arms), examples, report)
 
 
@@ -129,7 +132,7 @@ def negatives_audits(run: Run) -> Iterator[tuple[Made, NegativesAudit]]:
     from llmcf_cli.stages.steps.negatives import audit_of
 
     for made in run.ingests:
-        found = audit_of(made.folder / "data.duckdb", made.manifest.material)
+        found = audit_of(IngestOutput(made.folder).database, made.manifest.material)
         if found is not None:
             yield made, found
 
@@ -151,13 +154,13 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
         twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
         task = _task(first[arm].made.need(TrainRec.name))
         columns = ["sample_id", "user_row", task.truth.name, task.output.name]
-        stored = read_parquet(first[arm].made.folder / PREDICTIONS, columns)
+        stored = read_parquet(PredictOutput(first[arm].made.folder).predictions, columns)
         if twin is not None:
-            found_N = task.read(read_parquet(first[twin].made.folder / PREDICTIONS, [task.output.name]))
+            found_N = task.read(read_parquet(PredictOutput(first[twin].made.folder).predictions, [task.output.name]))
             how = f"{TRAINED}: {twin}"
         else:
-            bundle = first[arm].made.need(TrainRec.name).folder / BUNDLE
-            database = match.need("ingest").folder / "data.duckdb"
+            bundle = TrainRecOutput(first[arm].made.need(TrainRec.name).folder).bundle
+            database = IngestOutput(match.need("ingest").folder).database
             found_N = drawn_predictions(bundle, database, task, stored["sample_id"], progress)
             how = REDRAWN
         yield _effect(first[arm], how, task, stored, found_N)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import Progress
+from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.stages.engine.base import Context
 from llmcf_cli.stages.engine.run import execute, plan
 from llmcf_cli.stages.steps.gen_cot import GenCoT
@@ -39,7 +40,7 @@ def preview(context: Context, count: int, progress: Progress) -> Preview:
     # Tuning leaves the tokenizer as it is, so the prompts of the tuned model are those of the one it starts from.
     model = hf_folder(context.locate.path(recipe.llm.model), context.models, progress)
     return preview_prompts(
-        recipe.cot, data=steps[-1].node.folder / "data.duckdb", model=model, prompt=prompt, seed=recipe.seed,
+        recipe.cot, data=IngestOutput(steps[-1].node.folder).database, model=model, prompt=prompt, seed=recipe.seed,
         history=recipe.dataset.history, count=count, words=recipe_words(recipe),
         blank_texts=recipe.dataset.limits.blank_texts,
     )  # fmt: skip
@@ -62,5 +63,5 @@ def written(context: Context) -> Written:
         )  # fmt: skip
     for node in (step.node, step.node.needs[Ingest.name]):
         node.check()
-    data = step.node.needs[Ingest.name].folder / "data.duckdb"
+    data = IngestOutput(step.node.needs[Ingest.name].folder).database
     return Written(data, step.node.folder, recipe_words(context.recipe))

@@ -6,9 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmcf_cli.core.errors import StoreError, UnknownNameError
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.stages.engine.base import Context, Node
 from llmcf_cli.stages.engine.run import plan
-from llmcf_cli.stages.steps.match import Match
+from llmcf_cli.stages.steps.embed import EmbedOutput
+from llmcf_cli.stages.steps.match import Match, MatchOutput
 
 if TYPE_CHECKING:
     from llmcf_cli.match.explain import Explanation
@@ -49,9 +52,9 @@ def explain_match(node: Node, sample_id: int) -> Explanation:
     folders = {role: need.folder for role, need in node.needs.items()}
     recipe = node.context.recipe
     return explain(
-        sample_id, recipe.match, database=folders["ingest"] / "data.duckdb",
-        matches=node.folder / "example_match.parquet",
-        cots=texts.folder / "cot.parquet",
-        item_text=read_lance(folders["embed"] / "lance", "item_text"),
+        sample_id, recipe.match, database=IngestOutput(folders["ingest"]).database,
+        matches=MatchOutput(node.folder).matches,
+        cots=CoTOutput(texts.folder).cots,
+        item_text=read_lance(EmbedOutput(folders["embed"]).lance, "item_text"),
         history_length=recipe.dataset.history.max_length,
     )  # fmt: skip

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.stages.engine.base import Context
+from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.engine.run import plan
-from llmcf_cli.stages.steps.evaluate import Evaluate
+from llmcf_cli.stages.steps.evaluate import Compared, Comparison, Evaluate
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.stages.steps.predict import Predict
@@ -145,15 +146,10 @@ def run_of_folder(folder: Path) -> Run:
         raise StoreError(
             f"a result of {manifest.stage} that no samples went into", code="artifact-unusable", where=str(folder)
         )
-    compared = manifest.report.get("compared") if manifest.stage == Evaluate.name else []
-    if compared is None:
-        raise StoreError(
-            "is a comparison of an earlier version",
-            code="artifact-unusable",
-            where=str(folder),
-            hint="llmcf run RECIPE",
-        )
-    arms = [(one["arm"], one["seed"], one["key"]) for one in compared if one["stage"] == Predict.name]
+    compared: list[Compared] = []
+    if manifest.stage == Evaluate.name:
+        compared = from_json(Comparison, manifest.report, str(folder)).compared
+    arms = [(one.arm, one.seed, one.key) for one in compared if one.stage == Predict.name]
     predicted = _predicted(store, arms)
     return Run(manifest.recipe, manifest.key, store, tuple(ingests.values()), tuple(matches.values()), predicted)
 

@@ -12,13 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.llm.asking.reports import Estimate
 from llmcf_cli.recipe.asking import AbilitySection
 from llmcf_cli.recipe.points import recommendation_source
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.teacher import question_of
-from llmcf_cli.stages.steps.train_llm import TrainLLM, recipe_words
+from llmcf_cli.stages.steps.train_llm import TrainLLM, TrainLLMOutput, recipe_words
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import read_parquet, write_parquet
 from llmcf_cli.store.tables import ABILITY, ABILITY_ANSWER, ABILITY_ITEM
 
@@ -27,7 +30,6 @@ if TYPE_CHECKING:
 
     from llmcf_cli.llm.asking.ability import Measured
 
-ANSWERS, ITEMS = "ability_answer.parquet", "ability_item.parquet"
 Which = Literal["base", "tuned"]
 BASE: Which = "base"
 TUNED: Which = "tuned"
@@ -35,6 +37,78 @@ NO_RECOMMENDATION = (
     "llm.mix has no recommendation source: the model was not tuned on the recommendation question, and its AUC and "
     "logloss say what tuning on the other data does to it."
 )
+
+
+class AbilityOutput(Output):
+    """A model's answers."""
+
+    answers = File("ability_answer.parquet", "table ability_answer")
+    items = File("ability_item.parquet", "table ability_item")
+
+
+class TablesOutput(Output):
+    """Models side by side."""
+
+    table = File("ability.parquet", "table ability")
+    report = File("ability.json", "the report")
+    page = File("ability.md", "the report as tables")
+
+
+class EvalLLMOutput(TablesOutput):
+    """The model before and after tuning."""
+
+    picture = File("ability.png", "every measure, as a picture", optional=True)
+    plot = File("ability.html", "the same to look into", optional=True)
+
+
+@dataclass(frozen=True)
+class AbilityReport:
+    """What one model can do.
+
+    Attributes:
+        model: `base` or `tuned`.
+        precision: That the model answered in.
+        measures: Name → value.
+        mass: Mean of P(yes) + P(no).
+        alarm: That the model answers something else; empty where it does not.
+        samples: Recommendation questions answered.
+        too_long: Those that do not fit even without any history.
+        histories_shortened: Those without their oldest history.
+        asked: Questions put to the model by this run.
+        cached: Questions whose answer was in the cache.
+        questions_per_second: Of this run.
+        seconds: Time of this run.
+    """
+
+    model: str
+    precision: str
+    measures: dict[str, Estimate]
+    mass: float
+    alarm: str
+    samples: int
+    too_long: int
+    histories_shortened: int
+    asked: int
+    cached: int
+    questions_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EvalLLMReport:
+    """The model before and after tuning; also what `ability.json` holds.
+
+    Attributes:
+        split: Of the recommendation samples.
+        rows: Per model, base first: `name`, `measures` and `differences` from the base model.
+        alarms: What makes the measures doubtful.
+        notes: What was not measured, and why.
+    """
+
+    split: str
+    rows: list[dict[str, Any]]
+    alarms: list[str]
+    notes: list[str]
 
 
 class _BaseModel(Config):
@@ -58,6 +132,8 @@ class Ability(Stage):
 
     name = "ability"
     version = 2
+    report = AbilityReport
+    output = AbilityOutput
 
     @property
     def variant(self) -> str:
@@ -84,7 +160,7 @@ class Ability(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(),) if self.model == BASE else (Ingest(), TrainLLM())
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> AbilityReport:
         from llmcf_cli.llm.asking.ability import recommendation_answers
         from llmcf_cli.llm.asking.reading import Reader
         from llmcf_cli.llm.asking.tables import mass_alarm
@@ -101,26 +177,24 @@ class Ability(Stage):
             pa.table({
                 "sample_id": found.sample_id_N, "label": found.label_N, "logit": found.logit_N, "mass": found.mass_N,
             }),
-            ABILITY_ANSWER, job.out / ANSWERS,
+            ABILITY_ANSWER, AbilityOutput(job.out).answers,
         )  # fmt: skip
-        write_parquet(_general(section, reader, job), ABILITY_ITEM, job.out / ITEMS)
+        write_parquet(_general(section, reader, job), ABILITY_ITEM, AbilityOutput(job.out).items)
         measured, mass = read_measured(self.variant, job.out), float(found.mass_N.mean())
-        return {
-            "model": self.model, "precision": resolved_precision(section.precision),
-            "measures": {name: asdict(estimate) for name, estimate in measures_of(measured).items()},
-            "mass": mass, "alarm": mass_alarm(self.variant, mass, section.min_mass) if mass < section.min_mass else "",
-            "samples": len(found.label_N), "too_long": found.tally.too_long,
-            "histories_shortened": found.tally.shortened, "asked": found.tally.asked,
-            "cached": found.tally.cached, "questions_per_second": found.tally.rate,
-            "seconds": time.monotonic() - started,
-        }  # fmt: skip
+        return AbilityReport(
+            model=self.model, precision=resolved_precision(section.precision), measures=measures_of(measured),
+            mass=mass, alarm=mass_alarm(self.variant, mass, section.min_mass) if mass < section.min_mass else "",
+            samples=len(found.label_N), too_long=found.tally.too_long, histories_shortened=found.tally.shortened,
+            asked=found.tally.asked, cached=found.tally.cached, questions_per_second=found.tally.rate,
+            seconds=time.monotonic() - started,
+        )  # fmt: skip
 
     def _model(self, job: Job) -> tuple[Path, str]:
         """The model's folder and what names its content."""
         from llmcf_cli.llm.models.load import hf_folder
 
         if self.model == TUNED:
-            return job.inputs[TrainLLM.name] / "model", job.keys[TrainLLM.name]
+            return TrainLLMOutput(job.inputs[TrainLLM.name]).model, job.keys[TrainLLM.name]
         locate, model = job.context.locate, job.recipe.llm.model
         return hf_folder(locate.path(model), job.context.models, job.progress), locate.digest(model)
 
@@ -130,6 +204,8 @@ class EvalLLM(Stage):
 
     name = "eval-llm"
     version = 4
+    report = EvalLLMReport
+    output = EvalLLMOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {}
@@ -137,7 +213,7 @@ class EvalLLM(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Ability]:
         return (Ability(BASE), Ability(TUNED))
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> EvalLLMReport:
         from llmcf_cli.llm.asking.plots import plot_models
         from llmcf_cli.llm.asking.tables import NO_GENERAL, markdown, mass_alarms
 
@@ -147,9 +223,10 @@ class EvalLLM(Stage):
         said = [note for note, true in notes.items() if true]
         rows = compare(models)
         alarms = mass_alarms(rows, recipe.ability.min_mass)
-        report = {"split": recipe.ability.split, "rows": rows, "alarms": alarms, "notes": said}
-        write_tables(report, markdown(report), job.out)
-        plot_models(report, job.out)
+        report = EvalLLMReport(recipe.ability.split, rows, alarms, said)
+        plain = to_json(report)
+        write_tables(plain, markdown(plain), job.out)
+        plot_models(plain, job.out)
         return report
 
 
@@ -171,11 +248,11 @@ def compare(models: Sequence[Measured]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def measures_of(model: Measured) -> dict[str, Any]:
+def measures_of(model: Measured) -> dict[str, Estimate]:
     """Every measure of a model, see `llm.ability.measures`; the AUC's standard error is DeLong's."""
     from sklearn.metrics import roc_auc_score
 
-    from llmcf_cli.llm.asking.ability import Estimate, measures
+    from llmcf_cli.llm.asking.ability import measures
     from llmcf_cli.rec.measure.significance import auc_standard_error, placements
 
     error = auc_standard_error(model.label_N, placements(model.label_N, model.logit_N))
@@ -186,7 +263,8 @@ def read_measured(name: str, folder: Path) -> Measured:
     """What `ability` left in a folder."""
     from llmcf_cli.llm.asking.ability import Measured
 
-    answers, items = read_parquet(folder / ANSWERS), read_parquet(folder / ITEMS)
+    output = AbilityOutput(folder)
+    answers, items = read_parquet(output.answers), read_parquet(output.items)
     groups = items.group_by(["task", "metric"], use_threads=False).aggregate([("value", "list")]).to_pylist()
     values = {(group["task"], group["metric"]): np.array(group["value_list"]) for group in groups}
     label_N = answers["label"].to_numpy().astype(np.float32)
@@ -194,7 +272,7 @@ def read_measured(name: str, folder: Path) -> Measured:
 
 
 def write_tables(report: dict[str, Any], markdown: str, out: Path) -> None:
-    """`ability.json`, `ability.md` and `ability.parquet`."""
+    """The files of `TablesOutput`."""
     from llmcf_cli.llm.asking.tables import unit
 
     rows = [
@@ -202,9 +280,10 @@ def write_tables(report: dict[str, Any], markdown: str, out: Path) -> None:
         for row in report["rows"]
         for name, estimate in row["measures"].items()
     ]
-    write_parquet(pa.Table.from_pylist(rows, ABILITY.schema), ABILITY, out / "ability.parquet")
-    (out / "ability.json").write_text(json.dumps(report, indent=2) + "\n")
-    (out / "ability.md").write_text(markdown)
+    output = TablesOutput(out)
+    write_parquet(pa.Table.from_pylist(rows, ABILITY.schema), ABILITY, output.table)
+    output.report.write_text(json.dumps(report, indent=2) + "\n")
+    output.page.write_text(markdown)
 
 
 def _question(recipe: Recipe) -> Any:

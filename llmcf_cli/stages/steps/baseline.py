@@ -5,14 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
-from llmcf_cli.stages.steps.predict import PREDICTIONS, write_predictions
+from llmcf_cli.stages.steps.predict import PredictOutput, write_predictions
 from llmcf_cli.stages.steps.task_data import component_stages, task_data
+from llmcf_cli.stages.steps.train_rec import ArmReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselineReport(ArmReport):
+    """How a baseline did.
+
+    Attributes:
+        seconds: Time of fitting.
+    """
+
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,12 @@ class FitBaseline(Stage):
 
     name = "baseline"
     version = 2
+    report = BaselineReport
+    output = PredictOutput
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Sequence[Self]:
+        return [cls(config, recipe.seeds[0]) for config in recipe.rec.baselines]
 
     @property
     def arm(self) -> str:
@@ -53,7 +71,7 @@ class FitBaseline(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return component_stages(self.config.needs)
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> BaselineReport:
         from llmcf_cli.rec.baselines.base import BASELINE
         from llmcf_cli.rec.measure.base import measured
 
@@ -67,8 +85,10 @@ class FitBaseline(Stage):
             task.advance()
             validation = measured(data.task.measures, model.score(data, "validation"), data.truth("validation"))
             task.advance()
-            write_predictions(data, model.score(data, "test"), job.out / PREDICTIONS)
+            write_predictions(data, model.score(data, "test"), PredictOutput(job.out).predictions)
             task.advance()
         main = data.task.main
-        return {"arm": self.arm, "seed": self.seed, "meaning": meaning, "best": validation,
-                "monitor": main.name, "monitor_title": main.title, "seconds": seconds}  # fmt: skip
+        return BaselineReport(
+            arm=self.arm, seed=self.seed, meaning=meaning, best=validation, monitor=main.name,
+            monitor_title=main.title, seconds=seconds,
+        )  # fmt: skip

@@ -4,26 +4,54 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read
 
 if TYPE_CHECKING:
     from llmcf_cli.features.collaborative import Collaborative
 
-COLLABORATIVE = "collaborative.safetensors"
-"""File of the vectors, in the stage's folder."""
+
+class CollabOutput(Output):
+    """Collaborative vectors."""
+
+    vectors = File("collaborative.safetensors", "item vectors, popularity and folds")
+
+
+@dataclass(frozen=True)
+class CollabReport:
+    """What was factorised.
+
+    Attributes:
+        positives: Train positives.
+        items: Items with a vector.
+        dim: Numbers in a vector.
+        folds: Folds of users.
+        variance_kept: Share of the variance that the vectors keep, over all users.
+        seconds: Time of fitting and saving.
+    """
+
+    positives: int
+    items: int
+    dim: int
+    folds: int
+    variance_kept: float
+    seconds: float
 
 
 def read_collaborative(folders: Mapping[str, Path]) -> Collaborative | None:
     """The vectors, where their stage is among the folders (stage → folder)."""
     from llmcf_cli.features.collaborative import load_collaborative
 
-    return load_collaborative(folders[Collab.name] / COLLABORATIVE) if Collab.name in folders else None
+    if Collab.name not in folders:
+        return None
+    return load_collaborative(CollabOutput(folders[Collab.name]).vectors)
 
 
 class Collab(Stage):
@@ -31,6 +59,8 @@ class Collab(Stage):
 
     name = "collab"
     version = 1
+    report = CollabReport
+    output = CollabOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "match.collaborative": recipe.match.collaborative}
@@ -38,7 +68,7 @@ class Collab(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(),)
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> CollabReport:
         from llmcf_cli.features.collaborative import save_collaborative
         from llmcf_cli.match.collaborative import fit_collaborative
 
@@ -52,10 +82,10 @@ class Collab(Stage):
             positives["user_row"], positives["item_row"], *sizes, dim=section.dim, folds=section.folds,
             seed=job.recipe.seed, progress=job.progress,
         )  # fmt: skip
-        save_collaborative(found, job.out / COLLABORATIVE)
+        save_collaborative(found, CollabOutput(job.out).vectors)
         count_I = found.count_FI[found.last]
-        return {
-            "positives": int(count_I.sum()), "items": int((count_I > 0).sum()), "dim": found.item_FID.shape[2],
-            "folds": found.last, "variance_kept": round(float(found.variance_kept_F[-1]), 6),
-            "seconds": round(time.perf_counter() - started, 3),
-        }  # fmt: skip
+        return CollabReport(
+            positives=int(count_I.sum()), items=int((count_I > 0).sum()), dim=found.item_FID.shape[2],
+            folds=found.last, variance_kept=round(float(found.variance_kept_F[-1]), 6),
+            seconds=round(time.perf_counter() - started, 3),
+        )  # fmt: skip

@@ -3,21 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
 from llmcf_cli.store.tables import Table, cot_example, item_text
 
 _BLOCK = 4096  # examples whose texts and vectors are held in memory together
+
+
+class EmbedOutput(Output):
+    """Vectors of items."""
+
+    lance = File("lance", "LanceDB table item_text")
+
+
+class ExamplesOutput(Output):
+    """The examples that `match` searches."""
+
+    lance = File("lance", "LanceDB table cot_example")
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """What an encoder read.
+
+    Attributes:
+        texts: Texts encoded.
+        cut: Those longer than it reads.
+        cut_share: Share of these.
+        longest: Tokens that it reads of a text.
+    """
+
+    texts: int
+    cut: int
+    cut_share: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """Items as vectors.
+
+    Attributes:
+        items: How many.
+        dim: Numbers in a vector.
+        seconds: Time of encoding.
+        read: What the encoder read.
+    """
+
+    items: int
+    dim: int
+    seconds: float
+    read: EncodedTexts
+
+
+@dataclass(frozen=True)
+class ExamplesReport:
+    """Examples as vectors.
+
+    Attributes:
+        examples: How many.
+        dim: Numbers in a vector of a text.
+        parts: Steps of the prompt whose texts have vectors of their own.
+        seconds: Time of encoding.
+        read: What the encoder read.
+    """
+
+    examples: int
+    dim: int
+    parts: list[str]
+    seconds: float
+    read: EncodedTexts
 
 
 class _Encoder(Config):
@@ -31,6 +99,8 @@ class Embed(Stage):
 
     name = "embed"
     version = 3
+    report = EmbedReport
+    output = EmbedOutput
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -39,13 +109,13 @@ class Embed(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(),)
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> EmbedReport:
         encoder = _text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
         item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
-        _write(job.out / "lance", item_text(encoder.dim), columns)
-        return {"items": items.num_rows, "dim": encoder.dim, "seconds": encoder.seconds, "read": encoder.counts}
+        _write(EmbedOutput(job.out).lance, item_text(encoder.dim), columns)
+        return EmbedReport(items.num_rows, encoder.dim, encoder.seconds, EncodedTexts(**encoder.counts))
 
 
 class Examples(Stage):
@@ -53,6 +123,8 @@ class Examples(Stage):
 
     name = "examples"
     version = 2
+    report = ExamplesReport
+    output = ExamplesOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"match.space": recipe.match.space}
@@ -60,10 +132,11 @@ class Examples(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return [Ingest(), GenCoT(), Embed()]
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> ExamplesReport:
         encoder = _text_encoder(job)
-        cots = read_parquet(job.inputs["gen-cot"] / "cot.parquet", ["sample_id", "text"])
-        parts = _Parts(job.inputs["gen-cot"] / "cot_part.parquet")
+        written = CoTOutput(job.inputs["gen-cot"])
+        cots = read_parquet(written.cots, ["sample_id", "text"])
+        parts = _Parts(written.parts)
         examples, vectors = _examples(job, cots), _ExampleVectors(job)
         spec = cot_example(encoder.dim, vectors.of(examples.slice(0, 0)).shape[1], parts.steps)
         names = ("sample_id", "user_row", "item_row", "label", "time", "split")
@@ -78,11 +151,10 @@ class Examples(Stage):
                     yield from _table(spec, columns).to_batches()
                     task.advance(rows.num_rows)
 
-            open_lance(job.out / "lance").create_table(spec.name, batches(), schema=spec.schema)
-        return {
-            "examples": examples.num_rows, "dim": encoder.dim, "parts": list(parts.steps), "seconds": encoder.seconds,
-            "read": encoder.counts,
-        }  # fmt: skip
+            open_lance(ExamplesOutput(job.out).lance).create_table(spec.name, batches(), schema=spec.schema)
+        return ExamplesReport(
+            examples.num_rows, encoder.dim, list(parts.steps), encoder.seconds, EncodedTexts(**encoder.counts)
+        )
 
 
 class _ExampleVectors:
@@ -94,7 +166,7 @@ class _ExampleVectors:
 
         self._space = registry().build(SPACE, job.recipe.match.space)
         self._length = job.recipe.dataset.history.max_length
-        items = read_lance(job.inputs["embed"] / "lance", "item_text")
+        items = read_lance(EmbedOutput(job.inputs["embed"]).lance, "item_text")
         self._item_ID = self._space.item_vectors(item_text_array(items, items.num_rows))
 
     def of(self, examples: pa.Table) -> Any:

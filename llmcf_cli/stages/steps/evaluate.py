@@ -13,13 +13,14 @@ import yaml
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import VariantSection
-from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.engine.base import ComparingStage, Job, Stage
+from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.stages.steps.baseline import FitBaseline
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.predict import PREDICTIONS, Predict
+from llmcf_cli.stages.steps.predict import Predict, PredictOutput
 from llmcf_cli.stages.steps.task_data import task_data
-from llmcf_cli.stages.steps.train_rec import TrainRec
-from llmcf_cli.store.artifacts import MANIFEST, read_manifest
+from llmcf_cli.stages.steps.train_rec import ArmReport, TrainRecReport
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import read_parquet, write_parquet
 from llmcf_cli.store.tables import METRIC
 
@@ -32,18 +33,106 @@ if TYPE_CHECKING:
     from llmcf_cli.rec.tasks.base import Task
 
 
+class EvaluateOutput(Output):
+    """The comparison."""
+
+    predictions = File("predictions", "the predictions of every arm and seed, Parquet")
+    metrics = File("metric.parquet", "table metric")
+    report = File("comparison.json", "the report")
+    page = File("comparison.md", "the report as tables")
+    picture = File("comparison.png", "measures, differences and curves, as a picture", optional=True)
+    plot = File("comparison.html", "the same to look into", optional=True)
+
+
 @dataclass(frozen=True)
-class Evaluate(Stage):
-    """Compares the arms, in the order of the recipe, baselines first.
+class Served:
+    """The model to serve.
 
     Attributes:
-        failed: (arm, reason) of arms that could not be trained: the comparison says so and goes on without them.
+        arm: Its arm.
+        seed: Its seed.
+        bundle: Its folder.
+        named: Whether `serve.arm` names the arm.
+        monitor: Name of the validation measure that it was chosen by.
+        validation: Arm → mean of that measure over its seeds.
     """
 
-    failed: tuple[tuple[str, str], ...] = ()
+    arm: str
+    seed: int
+    bundle: str
+    named: bool
+    monitor: str
+    validation: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Whose predictions were compared.
+
+    Attributes:
+        stage: `predict` or `baseline`.
+        arm: Name of the arm.
+        seed: Its seed.
+        key: Of the predictions' artifact.
+    """
+
+    stage: str
+    arm: str
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The arms side by side on the test split; also what `comparison.json` holds. See `rec.measure.compare`.
+
+    Attributes:
+        recipe: Its name.
+        backbone: Of the arms.
+        monitor: Name of the validation measure that choices went by.
+        test_samples: Size of the test split.
+        slices: Cold-start slice → its test samples.
+        small_slices: Slice that is too small to be measured → what there is of each kind.
+        least: Samples of each kind that a slice needs.
+        failed: Arm → why it could not be trained.
+        measures: `name`, `title` and `heading` of each, the main one first.
+        test: The test of differences over the test samples.
+        arms: What tables say of each arm.
+        references: Arms that the others are tested against.
+        differences: Each arm from each reference, with its tests.
+        seeds: How many.
+        served: The model to serve; None where the arm to serve failed.
+        compared: The artifacts behind the arms.
+        notes: How to read the differences.
+    """
+
+    recipe: str
+    backbone: str
+    monitor: str
+    test_samples: int
+    slices: dict[str, int]
+    small_slices: dict[str, dict[str, int]]
+    least: int
+    failed: dict[str, str]
+    measures: list[dict[str, str]]
+    test: str
+    arms: list[dict[str, Any]]
+    references: list[str]
+    differences: list[dict[str, Any]]
+    seeds: int
+    served: Served | None
+    compared: list[Compared]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluate(ComparingStage):
+    """Compares the arms, in the order of the recipe, baselines first."""
 
     name = "evaluate"
     version = 6
+    report = Comparison
+    output = EvaluateOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
@@ -56,7 +145,10 @@ class Evaluate(Stage):
         lost = dict(self.failed)
         return [Ingest(), *(stage for stage in measured_stages(recipe) if stage.arm not in lost)]
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def compared(self, recipe: Recipe) -> Sequence[tuple[str, Stage]]:
+        return [(stage.arm, stage) for stage in measured_stages(recipe)]
+
+    def run(self, job: Job) -> Comparison:
         from llmcf_cli.rec.measure.compare import markdown, notes, summarise
         from llmcf_cli.rec.measure.plots import plot
         from llmcf_cli.rec.measure.slices import LEAST, too_small
@@ -66,37 +158,29 @@ class Evaluate(Stage):
         task, truth = data.task, data.truth("test")
         task.check(truth, "test")
         slices = task.slices(data.splits["train"], data.splits["test"])
-        (job.out / "predictions").mkdir()
+        out = EvaluateOutput(job.out)
+        out.predictions.mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, task, truth, slices) for stage in stages]
-        report = {
-            "recipe": recipe.name, "backbone": recipe.rec.backbone.type, "monitor": recipe.rec.monitor,
-            "test_samples": len(truth),
-            "slices": {name: int(mask.sum()) for name, mask in slices.items()},
-            "small_slices": too_small(task.main, truth, slices), "least": LEAST, "failed": lost,
-            **summarise(runs, truth, task.measures, recipe.rec.references),
-            "served": _served(job, runs, task.measure(recipe.rec.monitor)),
-            "compared": [
-                {"stage": s.name, "arm": s.arm, "seed": s.seed, "key": job.keys[s.role]} for s in stages
-            ],
-        }  # fmt: skip
-        report["notes"] = notes(report)
-        write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, job.out / "metric.parquet")
-        (job.out / "comparison.json").write_text(json.dumps(report, indent=2) + "\n")
-        (job.out / "comparison.md").write_text(markdown(report))
-        plot(report, runs, job.out)
+        summary = summarise(runs, truth, task.measures, recipe.rec.references)
+        report = Comparison(
+            recipe=recipe.name, backbone=recipe.rec.backbone.type, monitor=recipe.rec.monitor, test_samples=len(truth),
+            slices={name: int(mask.sum()) for name, mask in slices.items()},
+            small_slices=too_small(task.main, truth, slices), least=LEAST, failed=lost, **summary,
+            served=_served(job, runs, task.measure(recipe.rec.monitor)),
+            compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages], notes=notes(summary),
+        )  # fmt: skip
+        write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, out.metrics)
+        plain = to_json(report)
+        out.report.write_text(json.dumps(plain, indent=2) + "\n")
+        out.page.write_text(markdown(plain))
+        plot(plain, runs, job.out)
         return report
 
 
 def measured_stages(recipe: Recipe) -> list[FitBaseline | Predict]:
     """The stages that leave predictions: a baseline once, an arm once per seed."""
-    baselines = [FitBaseline(config, recipe.seeds[0]) for config in recipe.rec.baselines]
-    return [*baselines, *(Predict(arm, seed) for arm in recipe.arms for seed in recipe.seeds)]
-
-
-def trained_stages(recipe: Recipe) -> list[TrainRec]:
-    """One `TrainRec` per arm and seed."""
-    return [TrainRec(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
+    return [*FitBaseline.of(recipe), *Predict.of(recipe)]
 
 
 def _measure(
@@ -107,17 +191,19 @@ def _measure(
     from llmcf_cli.rec.measure.compare import ArmRun
     from llmcf_cli.rec.measure.slices import slice_values
 
-    folder = job.inputs[stage.role]
-    shutil.copyfile(folder / PREDICTIONS, job.out / "predictions" / f"{stage.arm}-seed{stage.seed}.parquet")
-    prediction_N = task.read(read_parquet(folder / PREDICTIONS, [task.output.name]))
-    found = read_manifest(folder / MANIFEST).report
+    made = PredictOutput(job.inputs[stage.role]).predictions
+    shutil.copyfile(made, EvaluateOutput(job.out).predictions / f"{stage.arm}-seed{stage.seed}.parquet")
+    prediction_N = task.read(read_parquet(made, [task.output.name]))
+    found: ArmReport = job.report_of(stage)
+    trained = found if isinstance(found, TrainRecReport) else None
     meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
     return ArmRun(
-        arm=stage.arm, meaning=meanings.get(stage.arm, found["meaning"]), seed=stage.seed,
-        prediction_N=prediction_N, metrics=measured(task.measures, prediction_N, truth), validation=found["best"],
-        curve=[epoch["validation"][found["monitor"]] for epoch in found.get("epochs", ())],
-        seconds_per_epoch=found.get("seconds_per_epoch"), parameters=found.get("num_parameters"),
-        peak_memory=found.get("peak_memory"), slices=slice_values(task.main, prediction_N, truth, slices),
+        arm=stage.arm, meaning=meanings.get(stage.arm, found.meaning), seed=stage.seed,
+        prediction_N=prediction_N, metrics=measured(task.measures, prediction_N, truth), validation=found.best,
+        curve=[epoch.validation[found.monitor] for epoch in (trained.epochs if trained else ())],
+        seconds_per_epoch=trained.seconds_per_epoch if trained else None,
+        parameters=trained.num_parameters if trained else None, peak_memory=trained.peak_memory if trained else None,
+        slices=slice_values(task.main, prediction_N, truth, slices),
     )  # fmt: skip
 
 
@@ -127,7 +213,7 @@ def _meaning(variant: VariantSection) -> str:
     return variant.meaning or flow.strip()[1:-1]
 
 
-def _served(job: Job, runs: Sequence[ArmRun], monitor: Measure) -> dict[str, Any] | None:
+def _served(job: Job, runs: Sequence[ArmRun], monitor: Measure) -> Served | None:
     """The bundle to serve: of the arm that `serve.arm` names, else of the one that is best on validation.
 
     Means over the seeds are compared; of the arm's seeds the best one on validation is served. An arm whose guard leaks
@@ -144,10 +230,9 @@ def _served(job: Job, runs: Sequence[ArmRun], monitor: Measure) -> dict[str, Any
         return None
     arm = named or max(means, key=lambda name: means[name])  # the first of equals
     seed = -max(found[arm])[1]
-    bundle = read_manifest(job.inputs[Predict(arm, seed).role] / MANIFEST).report["bundle"]
+    bundle = job.report_of(Predict(arm, seed)).bundle
     validation = {name: sign * value for name, value in means.items()}
-    return {"arm": arm, "seed": seed, "bundle": str(bundle), "named": bool(named), "monitor": monitor.name,
-            "validation": validation}  # fmt: skip
+    return Served(arm, seed, bundle, bool(named), monitor.name, validation)
 
 
 def _metric_rows(runs: Sequence[ArmRun]) -> list[dict[str, Any]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import Progress
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.llm.writing.cots import CoTOutput
+from llmcf_cli.llm.writing.reports import CoTReport
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.engine.run import plan
@@ -17,15 +19,14 @@ from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import recipe_words, with_local_files, writing_model, writing_stages
 from llmcf_cli.store.assets import ASSET_PREFIX
 
-if TYPE_CHECKING:
-    from llmcf_cli.llm.writing.generate import CoTReport
-
 
 class GenCoT(Stage):
     """Makes the in-context CoT data set {(x_i, cot_i, y_i)}."""
 
     name = "gen-cot"
     version = 3
+    report = CoTReport
+    output = CoTOutput
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -34,17 +35,16 @@ class GenCoT(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), *writing_stages(recipe.cot.engine))
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> CoTReport:
         from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside
 
         arguments = _arguments(job.context, job.inputs, job.keys)
         if job.forced:
             retry_set_aside(**arguments)
-        report = generate_cots(
+        return generate_cots(
             **arguments, out=job.out, progress=job.progress, executor=job.context.executor,
             blank_texts=job.recipe.dataset.limits.blank_texts,
         )  # fmt: skip
-        return asdict(report)
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         from llmcf_cli.llm.models.load import hf_folder
@@ -107,7 +107,7 @@ def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, 
     model, digest = writing_model(inputs, keys, section.engine)
     section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
     return {
-        "section": section, "data": inputs["ingest"] / "data.duckdb", "model": model, "model_digest": digest,
+        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model, "model_digest": digest,
         "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
         "seed": context.recipe.seed, "history": context.recipe.dataset.history,
         "words": recipe_words(context.recipe),

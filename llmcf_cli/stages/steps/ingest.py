@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.data.report import IngestReport
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 
@@ -15,6 +16,8 @@ class Ingest(Stage):
 
     name = "ingest"
     version = 3
+    report = IngestReport
+    output = IngestOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "dataset": recipe.dataset}
@@ -22,11 +25,10 @@ class Ingest(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return ()
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> IngestReport:
         from llmcf_cli.data.ingest import ingest
 
-        report = ingest(
-            job.recipe.dataset, locate=job.context.locate.path, seed=job.recipe.seed, out=job.out / "data.duckdb",
-            progress=job.progress,
+        return ingest(
+            job.recipe.dataset, locate=job.context.locate.path, seed=job.recipe.seed,
+            out=IngestOutput(job.out).database, progress=job.progress,
         )  # fmt: skip
-        return asdict(report)

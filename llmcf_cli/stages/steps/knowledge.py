@@ -3,23 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.llm.writing.reports import KnowledgeReport
 from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.words import words_of
 from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.steps.embed import EncodedTexts
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model, writing_stages
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read, open_lance, read_parquet
 from llmcf_cli.store.tables import knowledge
 
-TEXTS = "knowledge_text.parquet"
+
+class KnowledgeOutput(Output):
+    """Texts about users and items."""
+
+    texts = File("knowledge_text.parquet", "table knowledge_text")
+    lance = File("lance", "LanceDB table knowledge")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnowledgeStageReport(KnowledgeReport):
+    """What was written and encoded.
+
+    Attributes:
+        dim: Numbers in a vector.
+        read: What the encoder read.
+        reach: Split → share of its samples whose user's, and whose item's, text is for them.
+    """
+
+    dim: int
+    read: EncodedTexts
+    reach: dict[str, dict[str, float]]
 
 
 class Knowledge(Stage):
@@ -27,6 +50,8 @@ class Knowledge(Stage):
 
     name = "knowledge"
     version = 2
+    report = KnowledgeStageReport
+    output = KnowledgeOutput
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -35,21 +60,22 @@ class Knowledge(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), *writing_stages(_section(recipe).engine))
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> KnowledgeStageReport:
         from llmcf_cli.llm.writing.knowledge import write_knowledge
         from llmcf_cli.recipe.prompt import load_prompt
 
-        section, locate = _section(job.recipe), job.context.locate.path
+        section, locate, out = _section(job.recipe), job.context.locate.path, KnowledgeOutput(job.out)
         model, digest = writing_model(job.inputs, job.keys, section.engine)
         section = section.model_copy(update={"engine": with_local_files(section.engine, job.context.locate)})
         report = write_knowledge(
             section, data=job.database, model=model, model_digest=digest,
             user_prompt=load_prompt(locate(section.user_prompt)), item_prompt=load_prompt(locate(section.item_prompt)),
-            cache=job.context.generations, out=job.out / TEXTS, seed=job.recipe.seed,
+            cache=job.context.generations, out=out.texts, seed=job.recipe.seed,
             words=words_of(job.recipe.dataset.label), progress=job.progress,
         )  # fmt: skip
-        encoded = _encode(job, read_parquet(job.out / TEXTS))
-        return {**asdict(report), **encoded, "reach": _reach(job.database, job.out / TEXTS)}
+        dim, read = _encode(job, read_parquet(out.texts))
+        reach = _reach(job.database, out.texts)
+        return KnowledgeStageReport(**vars(report), dim=dim, read=read, reach=reach)
 
 
 def _section(recipe: Recipe) -> KnowledgeSection:
@@ -61,7 +87,7 @@ def _section(recipe: Recipe) -> KnowledgeSection:
     return recipe.knowledge
 
 
-def _encode(job: Job, texts: pa.Table) -> dict[str, Any]:
+def _encode(job: Job, texts: pa.Table) -> tuple[int, EncodedTexts]:
     """Write the vectors; their length, and what the encoder read."""
     from llmcf_cli.llm.models.encoder import TextEncoder
 
@@ -70,8 +96,8 @@ def _encode(job: Job, texts: pa.Table) -> dict[str, Any]:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
     spec = knowledge(encoder.dim)
     data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)
-    open_lance(job.out / "lance").create_table(spec.name, data)
-    return {"dim": encoder.dim, "read": encoder.counts}
+    open_lance(KnowledgeOutput(job.out).lance).create_table(spec.name, data)
+    return encoder.dim, EncodedTexts(**encoder.counts)
 
 
 def _reach(database: Path, texts: Path) -> dict[str, dict[str, float]]:

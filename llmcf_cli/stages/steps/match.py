@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +11,43 @@ from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.core.types import key_view
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.data.report import NegativesAudit
 from llmcf_cli.match.config import AnnSearchConfig
+from llmcf_cli.match.reports import AuditReport, MatchReport
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
-from llmcf_cli.stages.steps.embed import Embed, Examples
+from llmcf_cli.stages.steps.embed import Embed, EmbedOutput, Examples, ExamplesOutput
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.negatives import stored_audit
 from llmcf_cli.store.artifacts import KEY_LENGTH
+from llmcf_cli.store.layout import File, Output
 
 if TYPE_CHECKING:
     from llmcf_cli.match.materialise import ExampleStore
     from llmcf_cli.match.recall import Tuned
+
+
+class MatchOutput(Output):
+    """The examples of every sample."""
+
+    matches = File("example_match.parquet", "table example_match")
+
+
+@dataclass(frozen=True)
+class MatchStageReport:
+    """What was matched, and what the audits of matches and of drawn negatives found.
+
+    Attributes:
+        match: The search.
+        audit: Of the matches.
+        negatives: Of the negatives; None where the label draws none.
+    """
+
+    match: MatchReport
+    audit: AuditReport
+    negatives: NegativesAudit | None
 
 
 class Match(Stage):
@@ -30,6 +55,8 @@ class Match(Stage):
 
     name = "match"
     version = 2
+    report = MatchStageReport
+    output = MatchOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         match = recipe.match
@@ -41,12 +68,12 @@ class Match(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return [Ingest(), Embed(), Examples()]
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> MatchStageReport:
         from llmcf_cli.match.audit import audit_matches
         from llmcf_cli.match.guard import limits_of
         from llmcf_cli.match.materialise import match_samples
 
-        out = job.out / "example_match.parquet"
+        out = MatchOutput(job.out).matches
         report = match_samples(
             job.recipe.match, data=job.database, history_length=job.recipe.dataset.history.max_length, out=out,
             store=_shared_store(job), keep=index_folder(job.context, job.keys), progress=job.progress,
@@ -63,8 +90,7 @@ class Match(Stage):
         if negatives is not None and negatives.violations:
             what = f"{negatives.violations:,} negatives are of an item that was protected from them"
             raise StoreError(what, code="guards-broken", where="ingest", hint="llmcf run RECIPE --force ingest")
-        drawn = None if negatives is None else asdict(negatives)
-        return {"match": asdict(report), "audit": audit.as_dict(), "negatives": drawn}
+        return MatchStageReport(report, audit, negatives)
 
 
 def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
@@ -97,7 +123,7 @@ def tune(context: Context, nodes: Sequence[Node], recall: float, progress: Progr
     section, recipe = context.recipe.match, context.recipe
     if not isinstance(section.search, AnnSearchConfig):
         section = section.model_copy(update={"search": AnnSearchConfig()})
-    data = inputs["ingest"] / "data.duckdb"
+    data = IngestOutput(inputs["ingest"]).database
     search = SampleSearch(
         section, read_clock(data), _store(inputs), recipe.dataset.history.max_length,
         index_folder(context, {node.stage.role: node.key for node in nodes}), progress,
@@ -109,7 +135,9 @@ def _store(inputs: Mapping[str, Path]) -> ExampleStore:
     """Absolute, so that it means the same on every node that has the folder."""
     from llmcf_cli.match.materialise import ExampleStore
 
-    return ExampleStore(inputs["embed"].absolute() / "lance", inputs["examples"].absolute() / "lance")
+    return ExampleStore(
+        EmbedOutput(inputs["embed"].absolute()).lance, ExamplesOutput(inputs["examples"].absolute()).lance
+    )
 
 
 def _shared_store(job: Job) -> ExampleStore:

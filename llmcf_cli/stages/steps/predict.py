@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.steps.task_data import arm_stages, task_data
-from llmcf_cli.stages.steps.train_rec import BUNDLE, TrainRec
-from llmcf_cli.store.artifacts import MANIFEST, read_manifest
+from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput, TrainRecReport
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import write_parquet
 
 if TYPE_CHECKING:
@@ -21,7 +21,22 @@ if TYPE_CHECKING:
 
     from llmcf_cli.rec.input.dataset import TaskData
 
-PREDICTIONS = "predictions.parquet"
+
+class PredictOutput(Output):
+    """Scores of the test split, of an arm or a baseline."""
+
+    predictions = File("predictions.parquet", "the task's table of predictions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictReport(TrainRecReport):
+    """The training's report, with the place of its model.
+
+    Attributes:
+        bundle: Folder of the model that predicted.
+    """
+
+    bundle: str
 
 
 @dataclass(frozen=True)
@@ -30,6 +45,12 @@ class Predict(SeededArmStage):
 
     name = "predict"
     version = 2
+    report = PredictReport
+    output = PredictOutput
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Sequence[Self]:
+        return [cls(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
 
     @property
     def role(self) -> str:
@@ -41,18 +62,19 @@ class Predict(SeededArmStage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return [*arm_stages(recipe), TrainRec(self.arm, self.seed)]
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> PredictReport:
         from llmcf_cli.rec.bundle.bundle import load_bundle
         from llmcf_cli.rec.train.predict import predict
 
         folder = job.inputs[TrainRec.name]
         data = task_data(job.recipe, job.inputs)
-        model = load_bundle(folder / BUNDLE).model
+        bundle = TrainRecOutput(folder).bundle
+        model = load_bundle(bundle).model
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
             prediction_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
             task.advance(len(prediction_N))
-        write_predictions(data, prediction_N, job.out / PREDICTIONS)
-        return {"bundle": str(folder / BUNDLE), **read_manifest(folder / MANIFEST).report}
+        write_predictions(data, prediction_N, PredictOutput(job.out).predictions)
+        return PredictReport(bundle=str(bundle), **vars(job.report_of(TrainRec(self.arm, self.seed))))
 
 
 def write_predictions(data: TaskData, prediction_N: np.ndarray, path: Path) -> None:

@@ -6,14 +6,43 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.stages.engine.base import ArmStage, Job, Stage
 from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
+from llmcf_cli.store.layout import File, Output
 
-BEST = "best.json"
+
+class SearchOutput(Output):
+    """What was tried, and the best of it."""
+
+    trials = File("trials.json", "every trial: its settings and its measure")
+    best = File("best.json", "key path → value of the best trial")
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """The outcome of a search.
+
+    Attributes:
+        arm: Name of the arm.
+        trials: How many.
+        best: Settings of the best, by key path.
+        value: The measure that they reach on validation.
+        start: That of the recipe's own settings; None where they failed.
+        monitor: Name of the measure.
+        monitor_title: What tables call it.
+    """
+
+    arm: str
+    trials: int
+    best: dict[str, Any]
+    value: float
+    start: float | None
+    monitor: str
+    monitor_title: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +51,12 @@ class Search(ArmStage):
 
     name = "search"
     version = 1
+    report = SearchReport
+    output = SearchOutput
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Sequence[Self]:
+        return [cls(arm) for arm in recipe.arms] if recipe.search else []
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "search": recipe.search, **trained_sections(recipe)}
@@ -29,7 +64,7 @@ class Search(ArmStage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return arm_stages(recipe)
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> SearchReport:
         from llmcf_cli.rec.train.fit import fit
         from llmcf_cli.rec.train.search import search
 
@@ -50,15 +85,18 @@ class Search(ArmStage):
             judge, space, trials=section.trials if space else 1, start={path: recipe.value_at(path) for path in space},
             monitor=monitor, seed=recipe.seed, work=job.work, progress=job.progress,
         )  # fmt: skip
-        (job.out / "trials.json").write_text(json.dumps(trials.rows, indent=1) + "\n")
-        (job.out / BEST).write_text(json.dumps(trials.best, indent=1) + "\n")
-        return {"arm": self.arm, "trials": len(trials.rows), "best": trials.best, "value": trials.value,
-                "start": trials.rows[0]["value"], "monitor": monitor.name, "monitor_title": monitor.title}  # fmt: skip
+        out = SearchOutput(job.out)
+        out.trials.write_text(json.dumps(trials.rows, indent=1) + "\n")
+        out.best.write_text(json.dumps(trials.best, indent=1) + "\n")
+        return SearchReport(
+            arm=self.arm, trials=len(trials.rows), best=trials.best, value=trials.value, start=trials.rows[0]["value"],
+            monitor=monitor.name, monitor_title=monitor.title,
+        )  # fmt: skip
 
 
 def best_settings(folder: Path) -> dict[str, Any]:
     """Key path → value, as a search found them."""
-    found: dict[str, Any] = json.loads((folder / BEST).read_text())
+    found: dict[str, Any] = json.loads(SearchOutput(folder).best.read_text())
     return found
 
 

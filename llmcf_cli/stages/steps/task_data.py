@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmcf_cli.core.errors import UnknownNameError
 from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Stage
 from llmcf_cli.stages.steps.collab import Collab, read_collaborative
-from llmcf_cli.stages.steps.embed import Embed, Examples
+from llmcf_cli.stages.steps.embed import Embed, EmbedOutput, Examples, ExamplesOutput
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.knowledge import Knowledge
-from llmcf_cli.stages.steps.match import Match
-from llmcf_cli.stages.steps.teacher import Teacher
+from llmcf_cli.stages.steps.knowledge import Knowledge, KnowledgeOutput
+from llmcf_cli.stages.steps.match import Match, MatchOutput
+from llmcf_cli.stages.steps.teacher import Teacher, TeacherOutput
 from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
@@ -100,18 +101,18 @@ def task_data(recipe: Recipe, folders: Mapping[str, Path]) -> TaskData:
 
     item_text = examples = matches = knowledge = teacher = None
     if Embed.name in folders:
-        item_text = read_lance(folders[Embed.name] / "lance", "item_text")
+        item_text = read_lance(EmbedOutput(folders[Embed.name]).lance, "item_text")
     if Match.name in folders:
-        examples = read_lance(folders[Examples.name] / "lance", "cot_example")
-        matches = read_parquet(folders[Match.name] / "example_match.parquet")
+        examples = read_lance(ExamplesOutput(folders[Examples.name]).lance, "cot_example")
+        matches = read_parquet(MatchOutput(folders[Match.name]).matches)
         if recipe.rec.cot == "shuffled":
             examples = shuffle_cot(examples, recipe.seed)
     if Knowledge.name in folders:
-        knowledge = read_lance(folders[Knowledge.name] / "lance", "knowledge")
+        knowledge = read_lance(KnowledgeOutput(folders[Knowledge.name]).lance, "knowledge")
     if Teacher.name in folders:
-        teacher = read_parquet(folders[Teacher.name] / "teacher_score.parquet")
+        teacher = read_parquet(TeacherOutput(folders[Teacher.name]).scores)
     return load_task_data(
-        folders[Ingest.name] / "data.duckdb",
+        IngestOutput(folders[Ingest.name]).database,
         task_of(recipe),
         history_length=recipe.dataset.history.max_length,
         item_text=item_text,

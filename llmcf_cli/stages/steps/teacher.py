@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.llm.asking.reports import TeacherReport
 from llmcf_cli.recipe.asking import TeacherSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.train_llm import TrainLLM, recipe_words
+from llmcf_cli.stages.steps.train_llm import TrainLLM, TrainLLMOutput, recipe_words
+from llmcf_cli.store.layout import File, Output
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.config import RecommendationMixConfig
+
+
+class TeacherOutput(Output):
+    """The teacher's scores."""
+
+    scores = File("teacher_score.parquet", "table teacher_score")
 
 
 class Teacher(Stage):
@@ -22,6 +29,8 @@ class Teacher(Stage):
 
     name = "teacher"
     version = 3
+    report = TeacherReport
+    output = TeacherOutput
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
@@ -30,15 +39,15 @@ class Teacher(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), TrainLLM())
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> TeacherReport:
         from llmcf_cli.llm.asking.teacher import ask_teacher
 
-        report = ask_teacher(
-            _section(job.recipe), question_of(job.recipe), data=job.database, model=job.inputs["train-llm"] / "model",
-            model_digest=job.keys["train-llm"], cache=job.context.answers, out=job.out / "teacher_score.parquet",
+        model = TrainLLMOutput(job.inputs["train-llm"]).model
+        return ask_teacher(
+            _section(job.recipe), question_of(job.recipe), data=job.database, model=model,
+            model_digest=job.keys["train-llm"], cache=job.context.answers, out=TeacherOutput(job.out).scores,
             seed=job.recipe.seed, words=recipe_words(job.recipe), progress=job.progress,
         )  # fmt: skip
-        return asdict(report)
 
 
 def _section(recipe: Recipe) -> TeacherSection:

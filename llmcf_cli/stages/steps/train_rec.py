@@ -4,17 +4,66 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from llmcf_cli.plugin import registry
+from llmcf_cli.rec.train.reports import Epoch
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.steps.search import Search, best_settings
 from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
+from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import read_clock
 
-BUNDLE = "bundle"
-"""Folder of the model to serve, inside the stage's folder."""
+
+class TrainRecOutput(Output):
+    """The trained model."""
+
+    bundle = File("bundle", "the model to serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmReport:
+    """How one arm and seed did on validation.
+
+    Attributes:
+        arm: Name of the arm.
+        seed: Its seed.
+        meaning: What the arm is, in a few words.
+        best: Validation measures by name, at their best.
+        monitor: Name of the measure that choices went by.
+        monitor_title: What tables call it.
+    """
+
+    arm: str
+    seed: int
+    meaning: str
+    best: dict[str, float]
+    monitor: str
+    monitor_title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecReport(ArmReport):
+    """How a training went.
+
+    Attributes:
+        epochs: Every epoch that was run.
+        best_epoch: Number of the epoch whose weights were kept.
+        num_parameters: Learned numbers of the model.
+        num_samples: Size of the train split.
+        peak_memory: Bytes that training added to the process at most.
+        seconds_per_epoch: Median over the epochs.
+        samples_per_second: Train samples over that time.
+    """
+
+    epochs: list[Epoch]
+    best_epoch: int
+    num_parameters: int
+    num_samples: int
+    peak_memory: int
+    seconds_per_epoch: float
+    samples_per_second: float
 
 
 @dataclass(frozen=True)
@@ -23,6 +72,12 @@ class TrainRec(SeededArmStage):
 
     name = "train-rec"
     version = 3
+    report = TrainRecReport
+    output = TrainRecOutput
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Sequence[Self]:
+        return [cls(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": self.seed, "serve.histories": recipe.serve.histories, **trained_sections(recipe)}
@@ -31,7 +86,7 @@ class TrainRec(SeededArmStage):
         search = [Search(self.arm)] if recipe.search else []
         return [*arm_stages(recipe), *search]
 
-    def run(self, job: Job) -> dict[str, Any]:
+    def run(self, job: Job) -> TrainRecReport:
         from llmcf_cli.rec.bundle.bundle import save_bundle
         from llmcf_cli.rec.train.fit import fit
 
@@ -43,7 +98,10 @@ class TrainRec(SeededArmStage):
             data = replace(data, resources=replace(data.resources, histories=None))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
-        clock = read_clock(job.database)
-        save_bundle(job.out / BUNDLE, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock)
+        bundle, clock = TrainRecOutput(job.out).bundle, read_clock(job.database)
+        save_bundle(bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock)
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary
-        return {"arm": self.arm, "seed": self.seed, "meaning": meaning, **report.to_json()}
+        return TrainRecReport(
+            arm=self.arm, seed=self.seed, meaning=meaning, best=report.best, **vars(report),
+            seconds_per_epoch=report.seconds_per_epoch, samples_per_second=report.samples_per_second,
+        )  # fmt: skip

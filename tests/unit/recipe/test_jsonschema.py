@@ -6,9 +6,9 @@ import pytest
 
 from llmcf_cli.core.tree import plain
 from llmcf_cli.core.yamlfile import read_yaml
+from llmcf_cli.plugin import builtin_registry
 from llmcf_cli.recipe.jsonschema import recipe_schema
 from llmcf_cli.recipe.library import library_dir, recipe_files
-from llmcf_cli.recipe.reference import builtin_registry
 
 SCHEMA = recipe_schema(builtin_registry())
 DEFS = SCHEMA["$defs"]

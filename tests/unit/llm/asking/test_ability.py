@@ -9,8 +9,9 @@ from sklearn.metrics import log_loss
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
-from llmcf_cli.llm.asking.ability import Estimate, Measured, choose, differences, measures, recommendation_answers
+from llmcf_cli.llm.asking.ability import Measured, choose, differences, measures, recommendation_answers
 from llmcf_cli.llm.asking.reading import Reader
+from llmcf_cli.llm.asking.reports import Estimate
 from llmcf_cli.llm.asking.tables import balance_rows, markdown, mass_alarms, model_rows, verdict
 from llmcf_cli.llm.config import RecommendationMixConfig
 from llmcf_cli.recipe.asking import AbilitySection

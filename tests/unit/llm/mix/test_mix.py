@@ -12,8 +12,9 @@ from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.llm.config import RecommendationMixConfig
-from llmcf_cli.llm.mix.build import MixReport, build_mix
+from llmcf_cli.llm.mix.build import build_mix
 from llmcf_cli.llm.mix.decontaminate import EvaluationRuns
+from llmcf_cli.llm.mix.reports import MixReport
 from llmcf_cli.llm.models.load import load_tokenizer
 from llmcf_cli.recipe.sections import LLMSection
 

@@ -104,13 +104,14 @@ def test_texts_longer_than_the_encoder_reads_are_counted(encoder: TextEncoder) -
 
 
 def test_what_was_cut_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    from llmcf_cli.cli.findings import FINDINGS
+    from llmcf_cli.cli.findings import embed
+    from llmcf_cli.stages.steps.embed import EmbedReport, EncodedTexts
 
     read = {"texts": 4_000, "cut": 1_000, "cut_share": 0.25, "longest": 256}
-    FINDINGS["embed"]({"items": 4_000, "dim": 3, "seconds": 1.0, "read": read})
+    embed(EmbedReport(4_000, 3, 1.0, EncodedTexts(**read)))
     said = capsys.readouterr().out
     assert "1,000 of 4,000" in said
     assert "25.0%" in said
     assert "256" in said
-    FINDINGS["embed"]({"items": 4_000, "dim": 3, "seconds": 1.0, "read": read | {"cut": 0, "cut_share": 0.0}})
+    embed(EmbedReport(4_000, 3, 1.0, EncodedTexts(**read | {"cut": 0, "cut_share": 0.0})))
     assert "256" not in capsys.readouterr().out

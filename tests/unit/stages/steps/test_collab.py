@@ -12,7 +12,7 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.features.collaborative import load_collaborative
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.engine.base import Context, Job
-from llmcf_cli.stages.steps.collab import COLLABORATIVE, Collab
+from llmcf_cli.stages.steps.collab import Collab, CollabOutput
 from llmcf_cli.stages.steps.task_data import task_data
 from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.tables import FEATURE, SAMPLE
@@ -47,8 +47,8 @@ def job(tmp_path):
 
 def test_train_positives_become_vectors_that_task_data_take_up(job):
     report = Collab().run(job)
-    found = load_collaborative(job.out / COLLABORATIVE)
-    assert {name: report[name] for name in ("positives", "items", "dim", "folds")} == {
+    found = load_collaborative(CollabOutput(job.out).vectors)
+    assert {name: getattr(report, name) for name in ("positives", "items", "dim", "folds")} == {
         "positives": 30, "items": 5, "dim": 3, "folds": 4
     }  # fmt: skip
     assert found.count_FI[-1].tolist() == [0, 6, 6, 6, 6, 6, 0, 0]  # items 6 and 7 are of other splits

@@ -1,0 +1,117 @@
+"""The plugin as a user has it, installed: its stage runs, shows, is cached; its command reads the result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llmcf_example_stage
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from llmcf_example_stage.commands import show_stats
+from llmcf_example_stage.stage import CotStats, CotStatsOutput, CotStatsReport
+
+from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.progress import SILENT
+from llmcf_cli.llm.writing.cots import CoTOutput
+from llmcf_cli.plugin import builtin_registry
+from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.stages.engine.base import Context, Job
+from llmcf_cli.stages.engine.report import from_json, to_json
+from llmcf_cli.stages.engine.run import plan
+from llmcf_cli.store.artifacts import ArtifactStore
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["One two  three.", "The user\nlikes it", " five words are written here "]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where the plugin is installed, as pip leaves it."""
+    info = tmp_path / "site" / "llmcf_example_stage-0.1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: llmcf-example-stage\nVersion: 0.1.0\n")
+    (info / "entry_points.txt").write_text("[llmcf.plugins]\ncot_stats = llmcf_example_stage:register\n")
+    return tmp_path
+
+
+def llmcf(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(folder / "site"), str(ROOT / "src"), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-m", "llmcf_cli", *words], cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "160"},
+    )  # fmt: skip
+
+
+def run_alone(folder: Path, texts: list[str]) -> CotStatsReport:
+    """The stage on chains of thought, without those before it."""
+    inputs = CoTOutput(folder / "gen-cot")
+    for name in ("gen-cot", "out"):
+        (folder / name).mkdir()
+    table = pa.table({"sample_id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
+    pq.write_table(table, inputs.cots)
+    recipe = load_recipe("quickstart").recipe
+    context = Context(recipe=recipe, store=ArtifactStore(folder), locate=None, models=folder)
+    return CotStats().run(Job(context, folder / "out", folder, {"gen-cot": inputs.folder}, {}, SILENT))
+
+
+def test_words_are_counted_as_python_splits_them(tmp_path, capsys):
+    report = run_alone(tmp_path, TEXTS)
+    counts = [len(text.split()) for text in TEXTS]
+    assert report == CotStatsReport(3, sum(counts), min(counts), sorted(counts)[1], max(counts))
+    assert pq.read_table(CotStatsOutput(tmp_path / "out").lengths)["words"].to_pylist() == counts
+    assert from_json(CotStatsReport, json.loads(json.dumps(to_json(report)))) == report
+    show_stats(report)
+    assert "12 words in 3 chains of thought: 3 to 5, median 4" in capsys.readouterr().out
+
+
+def test_without_chains_of_thought_there_is_no_spread(tmp_path):
+    assert run_alone(tmp_path, []) == CotStatsReport(0, 0, None, None, None)
+
+
+def test_it_comes_after_gen_cot_and_its_version_is_in_the_key(tmp_path, monkeypatch):
+    class Names:
+        def digest(self, ref: str) -> str:
+            return ref
+
+    context = Context(load_recipe("quickstart").recipe, ArtifactStore(tmp_path), Names(), tmp_path)
+    keys = []
+    for version in ("0.1.0", "0.2.0"):
+        registry = builtin_registry()
+        registry.register_from(f"llmcf-example-stage {version}", llmcf_example_stage.register)
+        monkeypatch.setattr("llmcf_cli.stages.engine.base.registry", lambda registry=registry: registry)
+        steps = plan(context, [CotStats()])
+        assert [step.node.label for step in steps][-2:] == ["gen-cot", "cot-stats"]
+        keys.append([step.node.key for step in steps])
+    assert keys[0][:-1] == keys[1][:-1]
+    assert keys[0][-1] != keys[1][-1]
+
+
+def test_help_lists_both_and_says_what_they_do(folder):
+    shown = llmcf(folder, "--help").stdout
+    assert "Measure how long the chains of thought are." in shown
+    assert "Print the longest chains of thought." in shown
+    assert shown.index(" evaluate ") < shown.index(" cot-stats ")
+    assert "Print the longest chains of thought." in llmcf(folder, "cot-longest", "--help").stdout
+    assert "llmcf-example-stage 0.1.0" in llmcf(folder, "plugins").stdout
+
+
+def test_a_dry_run_plans_it_and_the_command_says_what_to_run_first(folder):
+    done = llmcf(folder, "cot-stats", "quickstart", "--dry-run", "--artifacts", "made")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("cot-stats") or "cot-stats" in done.stdout
+    done = llmcf(folder, "cot-longest", "quickstart", "--artifacts", "made")
+    assert done.returncode == 6
+    assert done.stderr.splitlines()[-1] == "  next: llmcf cot-stats quickstart --artifacts made"
+    assert "Traceback" not in done.stderr
+
+
+def test_it_is_refused_where_a_name_is_taken():
+    registry = builtin_registry()
+    registry.add("command", "cot-stats", target="json:dumps", summary="Another.")
+    with pytest.raises(LlmcfError, match="there is a command of that name"):
+        registry.register_from("llmcf-example-stage 0.1.0", llmcf_example_stage.register)
