@@ -178,7 +178,7 @@ def plugin_of(**arguments: str):
 def test_no_plugin_replaces_a_stage_or_command(kind, component):
     with pytest.raises(LlmcfError, match=component.name) as caught:
         builtin_registry().register_from("other 1.0", plugin_of(kind=kind, name=component.name))
-    assert caught.value.where == "built-in and other 1.0"
+    assert str(caught.value.where) == "built-in and other 1.0"
 
 
 @pytest.mark.parametrize("name", ["", "Mine", "a b", "../up", "a_b", "-a", "a-", "cache", "runs", ".hidden", "é"])
