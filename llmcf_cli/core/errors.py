@@ -12,6 +12,11 @@ from llmcf_cli.core.place import Place
 SHOWN_PROBLEMS = 100
 """Problems of a recipe that are told; the others are counted."""
 _LONGEST_NAME = 100
+_EXTRAS = {
+    "cryptography": "sign", "fastapi": "serve", "jinja2": "serve", "lm_eval": "ability", "openai": "openai",
+    "prometheus_client": "serve", "ray": "ray", "uvicorn": "serve", "vllm": "vllm",
+}  # fmt: skip
+"""Package → the optional extra that brings it."""
 
 
 class LlmcfError(Exception):
@@ -134,8 +139,7 @@ class PackageError(LlmcfError):
     code = "package-missing"
 
     def __init__(self, package: str, *, where: str) -> None:
-        own = {"cryptography": "sign", "lm_eval": "ability", "openai": "openai", "ray": "ray", "vllm": "vllm"}
-        extras = own.get(package, "baselines,llm,plot,search")
+        extras = _EXTRAS.get(package, "baselines,llm,plot,search")
         hint = "" if package.startswith("llmcf") else f"pip install 'llmcf[{extras}]'"
         super().__init__(f"needs the package {package!r}", where=where, hint=hint)
 

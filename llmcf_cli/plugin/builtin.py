@@ -177,6 +177,7 @@ _COMMANDS = (
     ("compare", "stages:compare", "Compare arms over seeds: what `run` ends with, under the name of its purpose."),
     ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
     ("score", "serve:score", "Score (user, item) requests with a trained bundle."),
+    ("serve", "server:serve", "Serve a trained bundle over HTTP."),
     ("audit", "audit:audit", "Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard."),
     ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
     ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.types import Clock
 from llmcf_cli.data.raw import SOURCE
 from llmcf_cli.plugin import registry
+from llmcf_cli.serve.plain import plain_ids, plain_requests
 from llmcf_cli.tabular.csv import DELIMITERS, Dialect, first_line, read_csv
 from llmcf_cli.tabular.jsonl import read_json
 from llmcf_cli.tabular.lists import as_list, parse_lists
@@ -138,6 +141,13 @@ def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
     Raises:
         DataError: A column is missing, an id or history is none, or a time is not of the form.
     """
+    if not isinstance(rows, pa.Table) and (plain := plain_requests(rows, form.clock == "per_user")) is not None:
+        return plain
+    return converted(rows, form)
+
+
+def converted(rows: Rows, form: RequestForm) -> pa.Table:
+    """`to_requests` by the readers of tables alone."""
     con = _connection()
     try:
         if isinstance(rows, pa.Table):
@@ -149,6 +159,51 @@ def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
         con.unregister(_TABLE)
         for made in (_TABLE, _LISTS):
             con.execute(f"DROP TABLE IF EXISTS {made}")
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Users, each with a list of candidates; N candidates of all lists together.
+
+    Attributes:
+        users: `user_id`, `history` and `time` of each list, as `to_requests` gives them.
+        item_ids: string [N], the candidates list by list.
+        list_N: int64 [N], which list each candidate is of.
+    """
+
+    users: pa.Table
+    item_ids: pa.Array
+    list_N: NDArray[np.int64]
+
+    @classmethod
+    def of_pairs(cls, asked: pa.Table) -> Lists:
+        """Requests of `to_requests` as lists of one candidate each."""
+        return cls(asked, asked["item_id"].combine_chunks(), np.arange(asked.num_rows))
+
+
+def to_lists(rows: Sequence[Mapping[str, Any]], form: RequestForm) -> Lists:
+    """Users with lists of candidates from memory; what they have in common is read once per list.
+
+    Args:
+        rows: Mappings with user_id, `candidates` (item ids) and, if there are any, history and time.
+        form: How times are written.
+
+    Raises:
+        DataError: See `to_requests`; or a candidate has no id.
+    """
+    heads = [{"user_id": row["user_id"], "item_id": None, "history": row.get("history"), "time": row.get("time")}
+             for row in rows]  # fmt: skip
+    users = to_requests(heads, form)
+    given = [item for row in rows for item in row["candidates"]]
+    item_ids = plain_ids(given)
+    if item_ids is None:
+        item_ids = converted([{"user_id": None, "item_id": item} for item in given], RequestForm())["item_id"]
+        item_ids = item_ids.combine_chunks()
+    if item_ids.null_count:
+        raise DataError(f"{item_ids.null_count:,} candidates have no id", code="request-value", where="candidates",
+                        hint="an id is a text or a whole number")  # fmt: skip
+    list_N = np.repeat(np.arange(len(rows)), [len(row["candidates"]) for row in rows])
+    return Lists(users, item_ids, list_N)
 
 
 _OWN = threading.local()

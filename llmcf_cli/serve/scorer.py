@@ -5,19 +5,22 @@ Legend: N requests, B batch, L history, K examples, I items, T text.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.match.guard import Keys, guard_of
-from llmcf_cli.match.searcher import SEARCHER, Index
+from llmcf_cli.match.searcher import SEARCHER, Index, Matches
 from llmcf_cli.match.space import SPACE
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
@@ -26,12 +29,19 @@ from llmcf_cli.rec.input.signals import signals_of
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import score
 from llmcf_cli.recipe.sections import MatchSection
-from llmcf_cli.serve.requests import NEEDED, RequestForm, Rows, to_requests
+from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
 NORM_TOLERANCE = 0.01
+
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+def _unmeasured(name: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,23 @@ class KeptHistories:
     kept: int
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Scores with their examples.
+
+    Attributes:
+        score_N: float32, what the model gives.
+        example_NK: int32 positions in the bundle's examples, best first; -1 where there are fewer than K.
+        likeness_NK: float32, each example's score in the search.
+        moved_NK: float32, by how much `score_N` falls when the example is taken away.
+    """
+
+    score_N: NDArray[np.float32]
+    example_NK: NDArray[np.int32]
+    likeness_NK: NDArray[np.float32]
+    moved_NK: NDArray[np.float32]
+
+
 class Scorer:
     """Scores (user, item) requests with a bundle. Make one by `Scorer.load`.
 
@@ -69,7 +96,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
-        self.task = bundle.task
+        self.task, self.digest = bundle.task, bundle.digest
         self.form = RequestForm.of(bundle.recipe, bundle.clock)
         self._adding = Lock()
         self._index: Index | None = None
@@ -139,18 +166,45 @@ class Scorer:
         Raises:
             DataError: A column is missing, or a value cannot be read.
         """
-        model = self.model
         asked = to_requests(requests, self.form)
-        samples = self._encode(model, asked)
+        score_N = self.score_lists(Lists.of_pairs(asked))
+        return pa.table({"user_id": asked["user_id"], "item_id": asked["item_id"], **self.task.answer(score_N)})
+
+    def score_lists(self, lists: Lists, step: Step = _unmeasured) -> NDArray[np.float32]:
+        """What the model gives for each candidate of users' lists, float32 [N]; see `score`.
+
+        Args:
+            lists: Users and candidates.
+            step: Context in which each of the steps `encode`, `match` and `model` runs, e.g. to time it.
+        """
+        model = self.model
+        with step("encode"):
+            samples = self._encode(model, lists)
         score_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
-            block = slice(start, start + BATCH)
-            part = samples.take(block)
-            batch = to_batch(
-                part, model.device, example_NK=self._examples(model, part), signal_NS=_signals(model, part)
-            )
-            score_N[block] = score(model, batch, BATCH).cpu().numpy()
-        return pa.table({"user_id": asked["user_id"], "item_id": asked["item_id"], **self.task.answer(score_N)})
+            part = samples.take(slice(start, start + BATCH))
+            with step("match"):
+                matches = self._matches(model, part)
+            with step("model"):
+                found = None if matches is None else matches.index_NK
+                score_N[start : start + BATCH] = self._score(model, part, found)
+        return score_N
+
+    def explain_lists(self, lists: Lists) -> Explained:
+        """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
+        model = self.model
+        samples = self._encode(model, lists)
+        matches = self._matches(model, samples)
+        whole_N = self._score(model, samples, None if matches is None else matches.index_NK)
+        if matches is None:
+            nothing = np.empty((len(samples), 0), np.float32)
+            return Explained(whole_N, nothing.astype(np.int32), nothing, nothing)
+        moved_NK = np.zeros_like(matches.score_NK, np.float32)
+        for k in range(model.resources.num_examples):
+            without_NK = matches.index_NK.copy()
+            without_NK[:, k] = -1
+            moved_NK[:, k] = whole_N - self._score(model, samples, without_NK)
+        return Explained(whole_N, matches.index_NK, matches.score_NK, moved_NK)
 
     def unknown(self, requests: Rows) -> dict[str, Unknown]:
         """What the bundle does not know of the users, the items, and the items of histories in requests.
@@ -193,17 +247,23 @@ class Scorer:
                 text_IT = np.concatenate([text_IT, _checked(text_nT, added.ids, text_IT.shape[1])])
             self.model = self.model.with_items(replace(resources.catalog, items=known.extended(added)), text_IT)
 
-    def _encode(self, model: RecModel, requests: pa.Table) -> Samples:
+    def _encode(self, model: RecModel, lists: Lists) -> Samples:
+        """The candidates as samples; what is the user's is encoded once per list."""
+        users = self._encode_users(model, lists.users)
+        samples = users.take(lists.list_N)
+        return replace(samples, item_row_N=model.resources.catalog.items.rows(lists.item_ids))
+
+    def _encode_users(self, model: RecModel, asked: pa.Table) -> Samples:
+        """Samples without items: each request's user, history and time."""
         catalog: Catalog = model.resources.catalog
-        size = requests.num_rows
-        users, items = (requests[name].combine_chunks() for name in NEEDED)
+        size = asked.num_rows
         rows = pa.table({
-            "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(users),
-            "item_row": catalog.items.rows(items), "label": np.zeros(size, np.float32), "time": _times(requests),
-            "history": _history(requests, catalog),
+            "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(asked["user_id"].combine_chunks()),
+            "item_row": np.zeros(size, np.int32), "label": np.zeros(size, np.float32), "time": _times(asked),
+            "history": _history(asked, catalog),
         })  # fmt: skip
         samples = encode_rows(rows, model.resources.spec.history_length)
-        histories, without_N = model.resources.histories, requests["history"].is_null().to_numpy()
+        histories, without_N = model.resources.histories, asked["history"].is_null().to_numpy()
         if histories is None or not without_N.any():
             return samples
         kept_nL = histories.before(
@@ -213,6 +273,15 @@ class Scorer:
         history_row_NL[without_N] = kept_nL
         return replace(samples, history_row_NL=history_row_NL)
 
+    def events_of(self, asked: pa.Table) -> NDArray[np.int64]:
+        """Events of history that the model reads of each request, int64 [n]: given, or kept in the bundle.
+
+        Args:
+            asked: Requests of `to_requests`, or users of `to_lists`.
+        """
+        read: NDArray[np.int64] = (self._encode_users(self.model, asked).history_row_NL > 0).sum(1)
+        return read
+
     def kept_histories(self, requests: Rows) -> KeptHistories:
         """How requests that bring no history are scored.
 
@@ -221,16 +290,21 @@ class Scorer:
         """
         asked = to_requests(requests, self.form)
         without_N = asked["history"].is_null().to_numpy()
-        has_N = (self._encode(self.model, asked).history_row_NL > 0).any(1)
+        has_N = self.events_of(asked) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
-    def _examples(self, model: RecModel, samples: Samples) -> np.ndarray | None:
-        """Each sample's examples, [N, K] positions in the bank; None for an arm without examples."""
+    def _matches(self, model: RecModel, samples: Samples) -> Matches | None:
+        """Each sample's examples with their likeness; None for an arm without examples."""
         if self._index is None:
             return None
         item_ID = self._space.item_vectors(_item_texts(model))
         queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
-        return self._index.search(queries_BS, Keys.of(samples), k=model.resources.num_examples).index_NK
+        return self._index.search(queries_BS, Keys.of(samples), k=model.resources.num_examples)
+
+    @staticmethod
+    def _score(model: RecModel, samples: Samples, example_NK: NDArray[np.int32] | None) -> NDArray[np.float32]:
+        batch = to_batch(samples, model.device, example_NK=example_NK, signal_NS=_signals(model, samples))
+        return score(model, batch, BATCH).cpu().numpy()
 
 
 def _item_texts(model: RecModel) -> np.ndarray:

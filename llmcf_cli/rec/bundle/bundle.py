@@ -73,12 +73,14 @@ class Bundle:
         task: What it predicts.
         recipe: The resolved recipe it was made by, as JSON data.
         clock: `global` or `per_user`: how times of examples and requests compare.
+        digest: Of its manifest, which names the digest of every file; the same for the same bundle anywhere.
     """
 
     model: RecModel
     task: Task
     recipe: Mapping[str, Any]
     clock: Clock
+    digest: str
 
 
 def save_bundle(
@@ -160,7 +162,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         if not isinstance(recipe, dict):
             raise StoreError("is no recipe", code="bundle-malformed", where=str(path / RECIPE))
         task = registry().build(TASK, _config("task", manifest.get("task", OLDER_TASK)))
-        return Bundle(model.eval(), task, recipe, manifest["clock"])
+        return Bundle(model.eval(), task, recipe, manifest["clock"], digest_json(manifest))
 
 
 def _manifest(path: Path) -> dict[str, Any]:

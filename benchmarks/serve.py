@@ -1,0 +1,276 @@
+"""Serving over HTTP: what LLM-CF adds to the plain backbone, what batching across requests gives, and reloads.
+
+    python benchmarks/serve.py [--quick]
+
+Bundles in the shape of MovieLens-100K (DeepFM; `none`, and `ict` with K = 4 of 2,000 examples): examples that depend on
+user and target (`ict`), or on the user alone (`ict, user`: item weight 0). The server has the first core, the load the
+last one, over loopback. Latencies of one client, 100 and 1,000 candidates; throughput of 32 clients with 10 candidates
+each, against the same server that scores one request at a time, and against a bare FastAPI handler around the same
+scorer; a reload every second under the load of 4 clients. Ratios of medians and 99th percentiles, in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from synthetic import Size, task_data
+
+from llmcf_cli.match.config import TextSpaceConfig
+from llmcf_cli.match.space import TextSpace
+from llmcf_cli.rec.bundle.bundle import save_bundle
+from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
+from llmcf_cli.rec.model import RecModel
+
+EXAMPLES, CLIENTS, SHARED = 2_000, 32, 10
+TARGETS = {"ict, user: 100": 1.5, "ict: 100": 3.0, "ict, user: 1000": 2.0, "ict: 1000": 4.0}
+"""p99 against `none`, by arm and candidates."""
+BATCHING, RELOAD = 3.0, 2.0
+WEIGHTS = {"none": (0.5, 0.5), "ict": (0.5, 0.5), "ict, user": (1.0, 0.0)}
+
+
+def main() -> None:
+    """Run, print the tables and the JSON line, exit 1 if a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer requests")
+    parser.add_argument("--server", nargs=3, metavar=("KIND", "BUNDLE", "PORT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.server:
+        run_server(*options.server)
+        return
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    count, seconds = (50, 2.0) if options.quick else (300, 8.0)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        make_bundles(folder)
+        p99 = latencies(folder, count)
+        rates = throughputs(folder, seconds)
+        reload = reloads(folder, seconds)
+    ratios = {name: p99[name] / p99[f"none: {name.split(': ')[1]}"] for name in TARGETS}
+    batching = rates["batched"] / rates["one by one"]
+    bare = rates["batched"] / rates["bare handler"]
+    ok = {name: ratio <= TARGETS[name] for name, ratio in ratios.items()}
+    ok |= {"batching": batching >= BATCHING, "bare": bare >= 1.0}
+    ok |= {"reload": reload["failed"] == 0 and reload["p99 ratio"] <= RELOAD}
+    print(f"batching {batching:.2f} × one by one, {bare:.2f} × a bare handler; while reloading: {reload}")
+    detail = {"p99_ms": p99, "per_second": rates, "reload": reload, "ok": ok}
+    ratio = max(ratio / TARGETS[name] for name, ratio in ratios.items())
+    print(json.dumps({"name": "serve", "ratio": round(ratio, 2), "target": 1.0, "ok": all(ok.values()),
+                      "detail": {"ratios": {k: round(v, 2) for k, v in ratios.items()}, **detail}}))  # fmt: skip
+    sys.exit(0 if all(ok.values()) else 1)
+
+
+def make_bundles(folder: Path) -> None:
+    """One bundle for each arm."""
+    data = task_data(Size(train=20_000, examples=EXAMPLES))
+    resources = data.resources
+    samples = resources.bank.samples
+    for name, (history, item) in WEIGHTS.items():
+        section = {"type": "text", "encoder": "asset:any", "history_weight": history, "item_weight": item}
+        space = TextSpace(TextSpaceConfig.model_validate(section))
+        vector_ES = space.example_vectors(resources.item_text_IT, samples.item_row_N, samples.history_row_NL)
+        augment = NoneConfig() if name == "none" else ICTConfig()
+        own = replace(resources, bank=replace(resources.bank, vector_ES=vector_ES))
+        model = RecModel(own, DeepFMConfig(), augment, (BCEConfig(),))
+        recipe = {"match": {"space": section, "k": 4, "balance": "labels"}}
+        save_bundle(folder / name, model, task=RankingConfig(), recipe=recipe, clock="global")
+
+
+def latencies(folder: Path, count: int) -> dict[str, float]:
+    """99th percentiles in ms by arm and number of candidates; arms take turns, so that a slow minute is all theirs."""
+    from contextlib import ExitStack
+
+    rng = np.random.default_rng(1)
+    p99: dict[str, float] = {}
+    print(f"{'candidates':>10}{'arm':>12}{'p50 ms':>9}{'p99 ms':>9}")
+    with ExitStack() as stack:
+        ports = {arm: stack.enter_context(server("llmcf", folder / arm)) for arm in WEIGHTS}
+        for candidates in (100, 1000):
+            times: dict[str, list[float]] = {arm: [] for arm in ports}
+            for number in range(count // (1 if candidates == 100 else 3) + 5):
+                body = body_of(rng, candidates)
+                for arm, port in ports.items():
+                    took = asyncio.run(one(port, body))
+                    if number >= 5:
+                        times[arm].append(took)
+            for arm, found in times.items():
+                last = p99[f"{arm}: {candidates}"] = round(1000 * float(np.percentile(found, 99)), 2)
+                print(f"{candidates:>10,}{arm:>12}{1000 * statistics.median(found):>9.1f}{last:>9.1f}")
+    return p99
+
+
+def throughputs(folder: Path, seconds: float) -> dict[str, float]:
+    """Requests a second of many clients, by kind of server."""
+    rates = {}
+    for kind in ("llmcf", "one by one", "bare handler"):
+        with server(kind, folder / "ict") as port:
+            asyncio.run(load(port, CLIENTS, 1.0))
+            found = asyncio.run(load(port, CLIENTS, seconds))
+        name = "batched" if kind == "llmcf" else kind
+        rates[name] = round(len(found) / seconds, 1)
+        print(f"{name:>14}: {rates[name]:,.0f} requests/s, p99 {1000 * np.percentile(found, 99):.0f} ms")
+    return rates
+
+
+def reloads(folder: Path, seconds: float) -> dict[str, float]:
+    """Failed requests, and p99 while another bundle is loaded every second, against p99 without."""
+    pointer = folder / "champion"
+    pointer.write_text("ict")
+    with server("watch", pointer) as port:
+        asyncio.run(load(port, 4, 1.0))
+        calm = asyncio.run(load(port, 4, seconds))
+
+        async def both() -> list[float]:
+            async def change() -> None:
+                for number in range(int(seconds / 2)):
+                    await asyncio.sleep(2.0)
+                    pointer.write_text("ict, user" if number % 2 == 0 else "ict")
+
+            changing = asyncio.create_task(change())
+            found = await load(port, 4, seconds)
+            changing.cancel()
+            return found
+
+        moved = asyncio.run(both())
+    ratio = float(np.percentile(moved, 99) / np.percentile(calm, 99))
+    return {"failed": sum(np.isinf(moved)), "p99 ratio": round(ratio, 2)}
+
+
+def body_of(rng: np.random.Generator, candidates: int) -> bytes:
+    """A request of a known user."""
+    items = [f"i{n}" for n in rng.integers(0, 1682, candidates)]
+    history = [f"i{n}" for n in rng.integers(0, 1682, 20)]
+    return json.dumps(
+        {"requests": [{"user_id": f"u{rng.integers(943)}", "candidates": items, "history": history}]}
+    ).encode()
+
+
+async def one(port: int, body: bytes) -> float:
+    """Seconds of one request on a connection of its own."""
+    client = await Client.connect(port)
+    try:
+        return await client.ask(body)
+    finally:
+        client.close()
+
+
+async def load(port: int, clients: int, seconds: float) -> list[float]:
+    """Seconds of every request of clients that ask one after the other; infinite where one failed."""
+    end, found = time.perf_counter() + seconds, []
+
+    async def client(number: int) -> None:
+        rng, connection = np.random.default_rng(number), await Client.connect(port)
+        while time.perf_counter() < end:
+            found.append(await connection.ask(body_of(rng, SHARED)))
+        connection.close()
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return found
+
+
+class Client:
+    """A connection that is kept; no library, as its cost would be measured too."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def connect(cls, port: int) -> Client:
+        """A new connection."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 24))
+
+    async def ask(self, body: bytes) -> float:
+        """Seconds until the answer is there; infinite where it is no success."""
+        begun = time.perf_counter()
+        self.writer.write(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        head = await self.reader.readuntil(b"\r\n\r\n")
+        (length,) = (
+            int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+        )
+        await self.reader.readexactly(length)
+        return time.perf_counter() - begun if head.startswith(b"HTTP/1.1 200") else float("inf")
+
+    def close(self) -> None:
+        """Hang up."""
+        self.writer.close()
+
+
+@contextmanager
+def server(kind: str, bundle: Path) -> Iterator[int]:
+    """The port of a server of its own process, on the first core."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    core = min(os.sched_getaffinity(os.getppid()) | {0})
+    command = [sys.executable, __file__, "--server", kind, str(bundle), str(port)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL,
+                               preexec_fn=lambda: os.sched_setaffinity(0, {core}))  # fmt: skip
+    try:
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def run_server(kind: str, bundle: str, port: str) -> None:
+    """One of the servers, in this process."""
+    from llmcf_cli.serve.http.run import serve
+    from llmcf_cli.serve.http.settings import Limits, ServeSettings
+
+    if kind == "bare handler":
+        run_bare(Path(bundle), int(port))
+        return
+    limits = Limits(batch_rows=1) if kind == "one by one" else Limits()
+    watch = Path(bundle) if kind == "watch" else None
+    serve(
+        ServeSettings(None if watch else Path(bundle), watch, limits=limits),
+        host="127.0.0.1",
+        port=int(port),
+        workers=1,
+    )
+
+
+def run_bare(bundle: Path, port: int) -> None:
+    """What one writes first: a handler that calls the scorer."""
+    import uvicorn
+    from fastapi import FastAPI
+
+    from llmcf_cli.serve.http.bodies import ScoreBody
+    from llmcf_cli.serve.scorer import Scorer
+
+    scorer, app = Scorer.load(bundle), FastAPI()
+
+    @app.post("/v1/score")
+    def score(body: ScoreBody) -> list[dict[str, object]]:
+        rows = [
+            {"user_id": request.user_id, "item_id": item, "history": request.history}
+            for request in body.requests for item in request.candidates
+        ]  # fmt: skip
+        return scorer.score(rows).to_pylist()
+
+    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answering over HTTP: `llmcf serve`. Needs the extra `serve`."""

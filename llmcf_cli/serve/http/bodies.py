@@ -1,0 +1,147 @@
+"""What requests and answers look like; the source of the OpenAPI page."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _written(value: Any) -> Any:
+    if type(value) not in (str, int, float):
+        raise PydanticCustomError("id", "must be a text or a number")
+    return value
+
+
+Id = Annotated[str | int | float, BeforeValidator(_written)]
+"""As the reader of requests takes it: of `5`, `5.0` and `"5"` it makes the same id."""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class CandidateList(_Body):
+    """One user's candidates."""
+
+    user_id: Id
+    """The user, written as in the data. A user that the bundle does not know is scored by the history alone."""
+    candidates: Annotated[list[Id], Field(min_length=1)]
+    """Items to score."""
+    history: list[Id] | None = None
+    """Items the user took, oldest first. Left out: the events that the bundle keeps of the user. Empty: none."""
+    time: Id | None = None
+    """When the request is made, written as in the data. Left out: after everything."""
+
+
+class ScoreBody(_Body):
+    """Lists of candidates to score."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"requests": [{"user_id": "196", "candidates": ["242", "302"]}]}]}
+    )
+    requests: Annotated[list[CandidateList], Field(min_length=1)]
+    """One entry for each user."""
+    explain: bool = False
+    """Also give, for each candidate, the examples it was scored with, and how the score moves without each."""
+
+
+class ExampleShown(BaseModel):
+    """An in-context example behind a score."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    item_id: str
+    """Its item."""
+    label: int
+    """Whether its user took the item: 1 or 0."""
+    likeness: float
+    """Weighted likeness of its history and item to the request's, as matching computes it."""
+    moved: float
+    """By how much the model's raw output (of ranking the logit) falls when this example is taken away."""
+
+
+class Scored(BaseModel):
+    """A candidate with its score."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    item_id: str
+    """The candidate."""
+    known: bool
+    """Whether the bundle's catalogue has it; an unknown item is scored with the embedding of unknown items."""
+    score: dict[str, float]
+    """What the bundle's task answers: of ranking `logit` and `probability`."""
+    examples: list[ExampleShown] | None = None
+    """See `explain`."""
+
+
+class Result(BaseModel):
+    """The scores of one list, in the order of its candidates."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    user_id: str
+    """The user."""
+    known: bool
+    """Whether training saw the user."""
+    events: int
+    """Events of the history that the model read: given, or kept in the bundle."""
+    scores: list[Scored]
+    """One for each candidate."""
+
+
+class ScoreAnswer(BaseModel):
+    """The answer to `ScoreBody`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    bundle: str
+    """Digest of the bundle that answered."""
+    results: list[Result]
+    """One for each list."""
+
+
+class Info(BaseModel):
+    """What is served."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    bundle: str
+    """Digest of the bundle that answers."""
+    previous: str | None
+    """Digest of the one before, which `POST /admin/rollback` puts back; null if there is none."""
+    recipe: str
+    """Name of the recipe that made it."""
+    task: str
+    backbone: str
+    augmenter: str
+    users: int
+    items: int
+    examples: int
+    """In-context examples in the bundle."""
+    k: int
+    """Examples that a score is made with."""
+    keeps_histories: bool
+    """Whether a request may leave its history out."""
+    llmcf: str
+    """Version of this server."""
+
+
+class Fault(BaseModel):
+    """What is wrong, and what to do."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    code: str
+    """Stable name of the kind of fault."""
+    what: str
+    """What is wrong."""
+    where: str = ""
+    """Which part of the request."""
+    allowed: list[str] = []
+    """What may stand there."""
+    hint: str = ""
+    """What to do."""
+
+
+class FaultAnswer(BaseModel):
+    """Every answer that is no success."""
+
+    error: Fault
+    request_id: str

@@ -1,0 +1,164 @@
+"""The bundle that answers, the one before, and how another one takes its place while requests are answered."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llmcf_cli import __version__
+from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
+from llmcf_cli.rec.bundle.bundle import MANIFEST
+from llmcf_cli.serve.http.bodies import Info
+from llmcf_cli.serve.requests import to_lists
+from llmcf_cli.serve.scorer import Scorer
+
+MAX_POINTER_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle ready to answer.
+
+    Attributes:
+        path: Its folder.
+        scorer: Its scorer.
+        digest: Its digest.
+    """
+
+    path: Path
+    scorer: Scorer
+    digest: str
+
+
+class Bundles:
+    """The bundle that answers. A reader takes `current` once and keeps it for a whole batch.
+
+    Args:
+        path: Folder of the first bundle.
+        signers: File of public keys, one of which must have signed every bundle; None: anybody.
+
+    Raises:
+        StoreError: The folder is no complete bundle, or is not signed by any of them.
+        ModelError: Its parts do not fit together.
+    """
+
+    def __init__(self, path: Path, signers: Path | None = None) -> None:
+        self._signers = signers
+        self._changing = threading.Lock()
+        self.current = self._loaded(path)
+        self.previous: Loaded | None = None
+
+    def load(self, path: Path) -> Loaded:
+        """Verify, load and try a bundle, then let it answer; the one before keeps answering until then.
+
+        Raises:
+            StoreError: As above; the current bundle stays.
+            ModelError: As above; the current bundle stays.
+        """
+        with self._changing:
+            found = self._loaded(path)
+            if found.digest != self.current.digest:
+                self.current, self.previous = found, self.current
+            return self.current
+
+    def rollback(self) -> Loaded:
+        """Let the previous bundle answer again.
+
+        Raises:
+            StoreError: There is none.
+        """
+        with self._changing:
+            if self.previous is None:
+                raise StoreError(
+                    "no bundle was served before this one",
+                    code="rollback-none",
+                    where="rollback",
+                    hint="POST /admin/reload",
+                )
+            self.current, self.previous = self.previous, self.current
+            return self.current
+
+    def info(self) -> Info:
+        """What is served."""
+        now, before = self.current, self.previous
+        model, recipe = now.scorer.model, now.scorer.recipe
+        resources = model.resources
+        return Info(
+            bundle=now.digest, previous=before.digest if before else None, recipe=str(recipe.get("name", "")),
+            task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
+            augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
+            items=len(resources.catalog.items.ids), examples=len(resources.bank) if resources.bank else 0,
+            k=resources.num_examples, keeps_histories=resources.histories is not None, llmcf=__version__,
+        )  # fmt: skip
+
+    def _loaded(self, path: Path) -> Loaded:
+        scorer = Scorer.load(path, signers=self._signers)
+        try_out(scorer)
+        return Loaded(path, scorer, scorer.digest)
+
+
+def try_out(scorer: Scorer) -> None:
+    """Score something, so that the first request waits for nothing that is made once.
+
+    Raises:
+        ModelError: The bundle does not answer.
+    """
+    items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
+    score_N = scorer.score_lists(to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form))
+    if not np.isfinite(score_N).all():
+        raise ModelError(
+            "the bundle answers a score that is no number", code="score-invalid", where="bundle", hint="llmcf train-rec"
+        )
+
+
+def pointed_at(pointer: Path) -> Path:
+    """The bundle that a file names: its first line, relative to the file's folder.
+
+    Raises:
+        StoreError: There is no such file, or it names no folder with a bundle.
+    """
+    try:
+        with pointer.open("rb") as file:
+            text = file.read(MAX_POINTER_BYTES + 1).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"cannot be read: {error}", code="pointer-invalid", where=str(pointer), hint="write the bundle's path in it"
+        ) from error
+    lines = text.splitlines()
+    if len(text) > MAX_POINTER_BYTES or not lines or "\0" in lines[0]:
+        raise StoreError(
+            "names no bundle", code="pointer-invalid", where=str(pointer), hint="write the bundle's path in it"
+        )
+    bundle = pointer.parent / lines[0].strip()
+    if not (bundle / MANIFEST).is_file():
+        raise StoreError(
+            f"names {lines[0].strip()!r:.200}, which is no bundle", code="pointer-invalid", where=str(pointer)
+        )
+    return bundle
+
+
+class Watch:
+    """Says when the bundle that a file names has changed.
+
+    Args:
+        pointer: The file.
+    """
+
+    def __init__(self, pointer: Path) -> None:
+        self.pointer = pointer
+        self._seen = self._state()
+
+    def changed(self) -> bool:
+        """Whether the file, or the bundle that it names, is another than at the last call."""
+        before, self._seen = self._seen, self._state()
+        return before != self._seen
+
+    def _state(self) -> tuple[str, int]:
+        try:
+            bundle = pointed_at(self.pointer)
+            return str(bundle), (bundle / MANIFEST).stat().st_mtime_ns
+        except (LlmcfError, OSError) as error:
+            return str(error), 0

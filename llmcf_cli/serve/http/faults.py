@@ -1,0 +1,54 @@
+"""Whatever goes wrong with a request, as a status and a body that says what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
+
+from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.serve.http.batcher import ClosedError, DeadlineError, OverloadedError
+from llmcf_cli.serve.http.bodies import Fault
+
+
+@dataclass
+class Refusal(Exception):
+    """A request that gets no answer.
+
+    Attributes:
+        status: HTTP status.
+        fault: What the client is told.
+        headers: Headers of the response.
+    """
+
+    status: int
+    fault: Fault
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def refusal_of(error: BaseException) -> Refusal | None:
+    """What a client is told about an error; None: it is no fault of the client, nor of the load."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, ValidationError):
+        return Refusal(422, _fault_of(error))
+    if isinstance(error, LlmcfError):
+        status = 422 if isinstance(error, DataError) else 409
+        return Refusal(status, Fault(code=error.code, what=error.what, where=str(error.where),
+                                     allowed=list(error.allowed), hint=error.hint))  # fmt: skip
+    if isinstance(error, OverloadedError):
+        fault = Fault(code="overloaded", what="too many requests are waiting", hint="try again in a second")
+        return Refusal(429, fault, {"Retry-After": "1"})
+    if isinstance(error, DeadlineError):
+        fault = Fault(code="deadline", what="the answer was not ready in time", hint="send fewer candidates, or retry")
+        return Refusal(503, fault, {"Retry-After": "1"})
+    if isinstance(error, ClosedError):
+        return Refusal(503, Fault(code="stopping", what="the server is stopping", hint="ask another one"))
+    return None
+
+
+def _fault_of(error: ValidationError) -> Fault:
+    first, *others = error.errors(include_url=False, include_context=False, include_input=False)
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" ({len(others):,} more problems)" if others else ""
+    return Fault(code="body", what=f"{first['msg']}{more}", where=where, hint="GET /docs shows what a request is")

@@ -1,0 +1,41 @@
+"""Two bundles of the small world, and servers of them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from serving import serving
+
+from llmcf_cli.rec.bundle.bundle import save_bundle
+from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
+from llmcf_cli.rec.model import RecModel
+
+RECIPE = {
+    "name": "world <b>&", "match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def bundles(world, tmp_path_factory) -> dict[str, Path]:
+    """Folder of a bundle by the name of its arm."""
+    folder = tmp_path_factory.mktemp("bundles")
+    for name, augment in (("ict", ICTConfig()), ("none", NoneConfig())):
+        model = RecModel(world.data.resources, DeepFMConfig(), augment, (BCEConfig(),), seed=4)
+        for parameter in model.parameters():
+            parameter.data *= 3  # away from logits near 0
+        save_bundle(folder / name, model, task=RankingConfig(), recipe=RECIPE, clock="global")
+    return {name: folder / name for name in ("ict", "none")}
+
+
+@pytest.fixture
+def own_bundle(bundles, tmp_path):
+    """A copy of a bundle that a test may harm."""
+    return Path(shutil.copytree(bundles["ict"], tmp_path / "own"))
+
+
+@pytest.fixture(scope="module")
+def client(bundles):
+    with serving(bundles["ict"]) as found:
+        yield found
