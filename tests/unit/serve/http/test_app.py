@@ -133,7 +133,7 @@ def test_reload_rollback_and_a_broken_bundle(bundles, own_bundle, tmp_path):
         assert client.get("/info").json()["augmenter"] == "ict"
         weights = own_bundle / "weights.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])  # half copied
-        assert error_of(client.post("/admin/reload")) == (409, "store")
+        assert error_of(client.post("/admin/reload")) == (409, "bundle-changed")
         assert client.post("/v1/score", json=ASK).headers["x-bundle"] == second
         assert client.post("/admin/rollback").json()["bundle"] == first
         assert client.post("/v1/score", json=ASK).headers["x-bundle"] == first
