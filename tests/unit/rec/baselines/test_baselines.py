@@ -97,6 +97,6 @@ def test_gbm_stops_by_the_validation_split(world):
 
 
 def test_gbm_needs_collaborative_vectors(world):
-    resources = dataclasses.replace(world.data.resources, collaborative=None)
-    with refused("input-missing", DataError):
+    resources = world.data.resources.holding(collaborative=None)
+    with pytest.raises(DataError, match="collaborative"):
         learnt(GBM(GBMConfig()), dataclasses.replace(world.data, resources=resources))
