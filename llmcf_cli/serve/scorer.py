@@ -148,7 +148,9 @@ class Scorer:
             if added.ids.null_count:
                 raise DataError(f"{added.ids.null_count:,} items have no id", code="items-no-id", where="add_items")
             if (old_n := known.rows(added.ids) > 0).any():
-                raise DataError(f"{_named(added.ids, old_n)}: in the catalogue already", where="add_items")
+                raise DataError(
+                    f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
+                )
             longer = replace(resources, catalog=replace(resources.catalog, items=known.extended(added)))
             given = {"text": text_nT}
             for name, one in self.inputs.items():

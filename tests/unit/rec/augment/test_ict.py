@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from refusals import refused
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError

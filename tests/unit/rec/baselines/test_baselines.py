@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from refusals import refused
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.core.errors import DataError
