@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.serve.http.bodies import ScoreBody
 from llmcf_cli.serve.http.bundles import Bundles, Loaded
 from llmcf_cli.serve.http.metrics import Metrics
@@ -102,7 +103,7 @@ class Answering:
 
 def _details(now: Loaded, explained: Any) -> list[list[Answer]]:
     """The examples of each candidate, best first."""
-    bank, items = now.scorer.model.resources.bank, now.scorer.model.resources.catalog.items
+    bank, items = now.scorer.model.resources.get(EXAMPLES), now.scorer.model.resources.catalog.items
     if bank is None:
         return [[] for _ in explained.score_N]
     return [

@@ -11,6 +11,7 @@ import numpy as np
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.rec.bundle.bundle import MANIFEST
+from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.serve.http.bodies import Info
 from llmcf_cli.serve.requests import to_lists
 from llmcf_cli.serve.scorer import Scorer
@@ -86,12 +87,13 @@ class Bundles:
         now, before = self.current, self.previous
         model, recipe = now.scorer.model, now.scorer.recipe
         resources = model.resources
+        bank = resources.get(EXAMPLES)
         return Info(
             bundle=now.digest, previous=before.digest if before else None, recipe=str(recipe.get("name", "")),
             task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
             augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
-            items=len(resources.catalog.items.ids), examples=len(resources.bank) if resources.bank else 0,
-            k=resources.num_examples, keeps_histories=resources.histories is not None, llmcf=__version__,
+            items=len(resources.catalog.items.ids), examples=len(bank) if bank else 0,
+            k=now.scorer.examples_of_a_score, keeps_histories=resources.histories is not None, llmcf=__version__,
         )  # fmt: skip
 
     def _loaded(self, path: Path) -> Loaded:
