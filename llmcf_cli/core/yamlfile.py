@@ -40,11 +40,15 @@ _CONTAINERS = {_CORE + "map", _CORE + "seq"}
 _SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null")}
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1."""
+class _Loader(yaml.composer.Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1; libyaml scans, where it is there."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own class attribute)
     _count = _depth = 0
+
+    def __init__(self, text: str) -> None:
+        super(yaml.composer.Composer, self).__init__(text)
+        yaml.composer.Composer.__init__(self)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node and all below it; counted here, so that no more is parsed than is allowed."""
