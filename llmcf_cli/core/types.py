@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from llmcf_cli.core.errors import AccessError, LlmcfError
+from llmcf_cli.core.meanings import meanings
 
 Clock = Literal["global", "per_user"]
 """Whether times of different users can be compared."""
@@ -88,11 +89,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
         defer_build=True,  # most classes of a module are not used by one command
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        properties = handler.resolve_ref_schema(found).get("properties", {})
+        for name, text in meanings(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", text)
+        return found
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
