@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import FunctionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
@@ -80,7 +81,8 @@ def rules_of(
 ) -> tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Any], Iterator[Broken]]], ...]:
     """(key paths that it reads, rule) of every rule of a class, inherited ones first."""
     methods = {name: method for cls in reversed(model.__mro__) for name, method in vars(cls).items()}
-    return tuple((getattr(method, _READS), method) for method in methods.values() if hasattr(method, _READS))
+    functions = [method for method in methods.values() if isinstance(method, FunctionType)]
+    return tuple((getattr(method, _READS), method) for method in functions if hasattr(method, _READS))
 
 
 class Config(BaseModel):

@@ -124,7 +124,8 @@ def _parse(text: str, where: Place, origin: Origin) -> Node:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = replace(where, line=mark.line + 1) if mark and origin.file else where
+        if mark and origin.file:  # libyaml ends a text with a line of its own
+            where = replace(where, line=min(mark.line, text.count("\n")) + 1)
         what = " ".join(filter(None, [error.problem, error.context]))
         if what in (_TOO_MANY, _TOO_DEEP):
             raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
