@@ -56,7 +56,7 @@ class _Loader(yaml.composer.Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoad
         self._depth += 1
         if self._count > 2 * MAX_VALUES or self._depth > MAX_DEPTH:  # keys are nodes, not values
             what = _TOO_MANY if self._depth <= MAX_DEPTH else _TOO_DEEP
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            event: Any = self.peek_event()
             raise yaml.composer.ComposerError(None, None, what, event.start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1

@@ -274,7 +274,7 @@ def _delete(connection: Any, table: Table, calls: Sequence[Call]) -> None:
 
 
 def _written(table: Table) -> list[str]:
-    return _TEXT if table is GENERATION else table.schema.names
+    return list(_TEXT if table is GENERATION else table.schema.names)
 
 
 def _insert(connection: Any, table: Table, rows: Sequence[tuple[Any, ...]], *, or_: str = "REPLACE") -> None:
