@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmcf_cli import __version__
-from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.errors import LlmcfError, as_data, from_data
 from llmcf_cli.core.hashing import digest_json
-from llmcf_cli.core.place import Place
 from llmcf_cli.store.assets import cache_dir
 
 MAX_FILES = 1_000
@@ -42,15 +40,11 @@ def remembered(asked: Any, files: Iterable[Path], check: Callable[[], Found]) ->
     key = digest_json([__version__, code, str(Path.cwd()), asked, marks])
     kept = cache_dir().parent / _FOLDER / f"{key}.json"
     try:
-        notes = json.loads(kept.read_bytes())
-        return [], [LlmcfError(**{**note, "where": Place.from_json(note["where"])}) for note in notes]
+        return [], [from_data(note) for note in json.loads(kept.read_bytes())]
     except (OSError, ValueError, TypeError, KeyError):
         wrong, notes = check()
     if not wrong:
-        _keep(kept, [
-            {"what": note.what, "code": note.code, "where": asdict(note.where), "allowed": note.allowed, "hint": note.hint}
-            for note in notes
-        ])  # fmt: skip
+        _keep(kept, [as_data(note) for note in notes])
     return wrong, notes
 
 
