@@ -130,7 +130,7 @@ def _parse(text: str, where: Place, origin: Origin) -> Node:
         if what in (_TOO_MANY, _TOO_DEEP):
             raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
         raise RecipeError([LlmcfError(f"is not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeEncodeError) as error:  # libyaml reads UTF-8, which has no lone surrogates
         raise RecipeError(
             [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
         ) from error

@@ -87,8 +87,8 @@ def write_reference(folder: Path) -> tuple[Path, ...]:
 def errors_page() -> str:
     """Exit codes and error codes as Markdown."""
     parts = [_ERRORS]
-    for status, meaning in _STATUSES.items():
-        parts.append(f"| {status} | {_cell(meaning)} |\n")
+    for status, about in _STATUSES.items():
+        parts.append(f"| {status} | {_cell(about)} |\n")
     parts.append("| 130 | Ctrl-C. What is finished is kept. |\n\n## Error codes\n")
     for title, codes in SECTIONS.items():
         parts.append(f"\n### {title}\n\n| Code | Meaning |\n|---|---|\n")

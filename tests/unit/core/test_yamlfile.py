@@ -157,3 +157,9 @@ def test_lines_carry_the_key_path_that_starts_on_them():
 def test_what_no_file_can_hold_is_refused(write, text):
     with pytest.raises(RecipeError):
         read_yaml(write(text))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a: [\udcff]", '"\\ud800"'])
+def test_half_characters_of_a_command_line_are_refused(text):
+    with pytest.raises(RecipeError):
+        read_value(text, Origin(override="name=x"))

@@ -5,8 +5,11 @@ import os
 import pytest
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.place import Place
 from llmcf_cli.stages import remembered as module
 from llmcf_cli.stages.remembered import remembered
+
+PLACE = Place(file="r.yaml", line=3, path=("dataset", "text"))
 
 
 @pytest.fixture
@@ -19,7 +22,9 @@ def asked(tmp_path, monkeypatch):
     def ask(about="columns", *, wrong=(), files=None):
         def check():
             calls.append(about)
-            return list(wrong), [LlmcfError("a note", where="r.yaml:3", allowed=("x",), hint="see")]
+            return list(wrong), [
+                LlmcfError("a note", code="columns-unchecked", where=PLACE, allowed=("x",), hint="see")
+            ]
 
         return remembered(about, files or [data, tmp_path / "data.item"], check)
 
@@ -27,12 +32,12 @@ def asked(tmp_path, monkeypatch):
 
 
 def told(found):
-    return [(note.what, note.where, note.allowed, note.hint) for note in found[1]]
+    return [(note.what, note.code, note.where, note.allowed, note.hint) for note in found[1]]
 
 
 def test_an_answer_is_kept_with_its_notes(asked):
     ask, calls, _ = asked
-    assert told(ask()) == told(ask()) == [("a note", "r.yaml:3", ("x",), "see")]
+    assert told(ask()) == told(ask()) == [("a note", "columns-unchecked", PLACE, ("x",), "see")]
     assert calls == ["columns"]
 
 
