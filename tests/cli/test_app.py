@@ -151,23 +151,3 @@ def test_what_to_run_next_names_the_users_own_recipe_and_options(tmp_path, comma
     hint = done.stderr.splitlines()[-1]
     assert hint.startswith("  next: llmcf ")
     assert hint.endswith(" 'my own.yaml' --set match.k=6 --artifacts made")
-
-
-def test_every_command_is_listed_as_it_is_when_it_is_built():
-    from typer.main import get_command
-
-    from llmcf_cli.cli.app import app
-    from llmcf_cli.cli.groups import lazily
-
-    def compare(lazy, whole):
-        assert set(lazy.commands) == set(whole.commands)
-        for name, stub in list(lazy.commands.items()):
-            real = whole.commands[name]
-            assert (stub.help, stub.rich_help_panel or None) == (real.help, real.rich_help_panel or None), name
-            built = lazy.builders.pop(name)()
-            assert (built.name, built.help) == (name, real.help)
-            assert [one.opts for one in built.params] == [one.opts for one in real.params]
-            if hasattr(real, "commands"):
-                compare(built, real)
-
-    compare(lazily(app), get_command(app))
