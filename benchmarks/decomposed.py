@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sqlite3
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
-
-import duckdb
 
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.core.seeding import derive_seed
@@ -67,7 +67,7 @@ def measure(name: str, count: int, artifacts: Path) -> dict[str, tuple[int, int,
     context = open_context(few, artifacts / name, SILENT)
     steps = plan(context, targets(few.recipe, "gen-cot"))
     execute(steps, SILENT, on_start=lambda step: None, on_end=lambda step, manifest: None)
-    with duckdb.connect(str(context.generations), read_only=True) as texts:
+    with closing(sqlite3.connect(context.generations)) as texts:
         mean = dict(texts.execute(LENGTHS).fetchall())
     recipe = load_recipe(RECIPE, changes).recipe
     prompt = load_prompt(context.locate.path(recipe.cot.prompt))

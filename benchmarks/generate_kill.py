@@ -15,13 +15,14 @@ import importlib.util
 import json
 import multiprocessing
 import random
+import sqlite3
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
@@ -146,17 +147,17 @@ def generate(folder: Path, run: Path) -> None:
     })  # fmt: skip
     generate_cots(
         section, data=folder / "data.duckdb", model=folder / "model", model_digest="m",
-        prompt=load_prompt(folder / "prompt.yaml"), cache=run / "cache.duckdb", out=run, seed=5,
+        prompt=load_prompt(folder / "prompt.yaml"), cache=run / "cache.sqlite", out=run, seed=5,
         history=HistorySection(),
     )  # fmt: skip
 
 
 def finished(run: Path) -> dict[Call, str]:
     """Every text in the cache of a run."""
-    if not (run / "cache.duckdb").is_file():
+    if not (run / "cache.sqlite").is_file():
         return {}
-    with duckdb.connect(str(run / "cache.duckdb")) as connection:
-        if not connection.execute("SELECT 1 FROM duckdb_tables() WHERE table_name = 'generation'").fetchone():
+    with closing(sqlite3.connect(run / "cache.sqlite")) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'generation'").fetchone():
             return {}
         rows = connection.execute("SELECT prompt_hash, sample_index, text FROM generation").fetchall()
     found = {(prompt_hash, index): text for prompt_hash, index, text in rows}

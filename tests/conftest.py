@@ -66,3 +66,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def assets() -> Assets:
     return Assets()
+
+
+@pytest.fixture(scope="session")
+def smollm(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M in Hugging Face format, converted once for all processes of a test run."""
+    from filelock import FileLock
+
+    from llmcf_cli.llm.models.load import hf_folder
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+    with FileLock(shared / "smollm.lock"):
+        return hf_folder(assets.path("asset:smollm2-135m-instruct"), shared / "smollm")

@@ -19,7 +19,7 @@ _OF_THE_PLACE = frozenset({
 
 app = typer.Typer(
     name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
-    cls=Commands,
+    cls=Commands, rich_markup_mode=None,  # importing rich takes as long as all else
     help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
 )  # fmt: skip
 

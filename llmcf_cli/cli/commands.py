@@ -37,6 +37,16 @@ class Commands(TyperGroup):
         name, _, rest = super().resolve_command(ctx, args)
         return name, None if name is None else command_of(self._components[name]), rest
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(ctx):
+            command = self.commands[name]
+            panel = getattr(command, "rich_help_panel", None) or "Commands"
+            panels.setdefault(panel, []).append((name, command.help or ""))
+        for panel, rows in panels.items():
+            with formatter.section(panel):
+                formatter.write_dl(rows)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -62,9 +72,10 @@ def command_of(component: Component) -> Any:
     else:
         target = component.load(component.command)
     if isinstance(target, typer.Typer):
+        target.rich_markup_mode = None
         command: Any = typer.main.get_group(target)
     elif callable(target):
-        alone = typer.Typer(add_completion=False)
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         alone.command()(target)
         command = typer.main.get_command(alone)
     else:

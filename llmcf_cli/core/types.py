@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from types import FunctionType
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, model_validator
@@ -13,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 from llmcf_cli.core.errors import AccessError, LlmcfError
+from llmcf_cli.core.meanings import meanings
 
 Clock = Literal["global", "per_user"]
 """Whether times of different users can be compared."""
@@ -79,7 +81,8 @@ def rules_of(
 ) -> tuple[tuple[tuple[tuple[str, ...], ...], Callable[[Any], Iterator[Broken]]], ...]:
     """(key paths that it reads, rule) of every rule of a class, inherited ones first."""
     methods = {name: method for cls in reversed(model.__mro__) for name, method in vars(cls).items()}
-    return tuple((getattr(method, _READS), method) for method in methods.values() if hasattr(method, _READS))
+    functions = [method for method in methods.values() if isinstance(method, FunctionType)]
+    return tuple((getattr(method, _READS), method) for method in functions if hasattr(method, _READS))
 
 
 class Config(BaseModel):
@@ -88,11 +91,19 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         validate_default=True,
         allow_inf_nan=False,
         defer_build=True,  # most classes of a module are not used by one command
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        properties = handler.resolve_ref_schema(found).get("properties", {})
+        for name, text in meanings(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", text)
+        return found
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:

@@ -40,11 +40,15 @@ _CONTAINERS = {_CORE + "map", _CORE + "seq"}
 _SCALARS = {_CORE + name for name in ("str", "int", "float", "bool", "null")}
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1."""
+class _Loader(yaml.composer.Composer, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """PyYAML's safe loader with the scalar rules of YAML 1.2 instead of 1.1; libyaml scans, where it is there."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  (PyYAML's own class attribute)
     _count = _depth = 0
+
+    def __init__(self, text: str) -> None:
+        super(yaml.composer.Composer, self).__init__(text)
+        yaml.composer.Composer.__init__(self)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """A node and all below it; counted here, so that no more is parsed than is allowed."""
@@ -52,7 +56,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._count > 2 * MAX_VALUES or self._depth > MAX_DEPTH:  # keys are nodes, not values
             what = _TOO_MANY if self._depth <= MAX_DEPTH else _TOO_DEEP
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            event: Any = self.peek_event()
             raise yaml.composer.ComposerError(None, None, what, event.start_mark)
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
@@ -120,12 +124,13 @@ def _parse(text: str, where: Place, origin: Origin) -> Node:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = replace(where, line=mark.line + 1) if mark and origin.file else where
+        if mark and origin.file:  # libyaml ends a text with a line of its own
+            where = replace(where, line=min(mark.line, text.count("\n")) + 1)
         what = " ".join(filter(None, [error.problem, error.context]))
         if what in (_TOO_MANY, _TOO_DEEP):
             raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
         raise RecipeError([LlmcfError(f"is not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeEncodeError) as error:  # libyaml reads UTF-8, which has no lone surrogates
         raise RecipeError(
             [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
         ) from error

@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.place import KeyPath, Place
 from llmcf_cli.core.tree import Node, nearest, plain, text_origin
 from llmcf_cli.core.types import Config, Distinct
@@ -270,8 +271,7 @@ class _File:
         return found
 
     def _meaning(self, path: KeyPath) -> str:
-        info = self._model(path).model_fields.get(str(path[-1]))
-        return " ".join((info.description or "").split()) if info is not None else ""
+        return meaning(self._model(path), str(path[-1]))
 
     def _form_problems(self) -> Iterator[LlmcfError]:
         """What is wrong with the templates of a file that is wrong in other things too."""

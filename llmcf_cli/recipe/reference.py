@@ -14,6 +14,7 @@ from pydantic_core import PydanticUndefined
 
 from llmcf_cli.core.codes import SECTIONS
 from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError, ModelError, RecipeError, StoreError
+from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.types import ComponentConfig, FileRef, InputConfig, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry
@@ -86,8 +87,8 @@ def write_reference(folder: Path) -> tuple[Path, ...]:
 def errors_page() -> str:
     """Exit codes and error codes as Markdown."""
     parts = [_ERRORS]
-    for status, meaning in _STATUSES.items():
-        parts.append(f"| {status} | {_cell(meaning)} |\n")
+    for status, about in _STATUSES.items():
+        parts.append(f"| {status} | {_cell(about)} |\n")
     parts.append("| 130 | Ctrl-C. What is finished is kept. |\n\n## Error codes\n")
     for title, codes in SECTIONS.items():
         parts.append(f"\n### {title}\n\n| Code | Meaning |\n|---|---|\n")
@@ -104,10 +105,10 @@ def reference_page(components: Registry | None = None) -> str:
         parts.append(f"\n### {title}\n\n{summary(model)}\n\n{_table(model)}")
     parts.append(_expressions())
     parts.append("\n## Components\n")
-    for kind, meaning in KINDS.items():
+    for kind, about in KINDS.items():
         members = [c for c in found.all() if c.kind == kind and not issubclass(c.config(), InputConfig)]
         if members:
-            parts.append(f"\n### {kind}\n\nA {kind} {meaning}.\n")
+            parts.append(f"\n### {kind}\n\nA {kind} {about}.\n")
             parts.extend(_component(component) for component in members)
     return "".join(parts)
 
@@ -127,8 +128,8 @@ def sections() -> Iterator[tuple[str, type[BaseModel]]]:
 def undocumented(models: Iterable[type[BaseModel]]) -> list[str]:
     """`Class.field` of every field without a docstring; a component's `type` has its base class's."""
     return [
-        f"{model.__name__}.{name}" for model in models for name, info in model.model_fields.items()
-        if not (info.description or "").strip() and not (name == "type" and issubclass(model, ComponentConfig))
+        f"{model.__name__}.{name}" for model in models for name in model.model_fields
+        if not meaning(model, name) and not (name == "type" and issubclass(model, ComponentConfig))
     ]  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def _nested(config: type[BaseModel]) -> str:
 
 def _table(model: type[BaseModel], leave_out: tuple[str, ...] = ()) -> str:
     rows = [
-        f"| `{name}` | {_type(info)} | {_default(info)} | {_cell(' '.join((info.description or '').split()))} |\n"
+        f"| `{name}` | {_type(info)} | {_default(info)} | {_cell(meaning(model, name))} |\n"
         for name, info in model.model_fields.items() if name not in leave_out
     ]  # fmt: skip
     return "| Key | Type | Default | Meaning |\n|---|---|---|---|\n" + "".join(rows) if rows else ""

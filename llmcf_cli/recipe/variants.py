@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,8 +47,19 @@ class Variant:
         return replace(self.where, below=where)
 
 
-def variants_of(root: Node) -> Iterator[Variant]:
+_last: tuple[Node, tuple[Variant, ...]] | None = None
+"""The variants of the recipe that was asked for last: every check asks for them."""
+
+
+def variants_of(root: Node) -> tuple[Variant, ...]:
     """Every entry of `rec.variants` that is written as one, whatever else is wrong with the recipe."""
+    global _last
+    if _last is None or _last[0] is not root:
+        _last = root, tuple(_variants(root))
+    return _last[1]
+
+
+def _variants(root: Node) -> Iterator[Variant]:
     rec = plain(root).get("rec")
     entries = rec.get("variants") if isinstance(rec, dict) else None
     if not isinstance(entries, list) or len(entries) > MAX_ARMS:
@@ -76,7 +88,7 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
     for variant in variants_of(root):
         if len(problems) + len(known) > SHOWN_PROBLEMS:
             break
-        found = list(variant.problems)
+        found = [copy(problem) for problem in variant.problems]
         if _task_of(variant.root) != task:
             found.append(LlmcfError("all arms of a comparison have one task", code="arms-tasks", where="rec.task"))
         try:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.place import KeyPath
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.component import ComponentOf
@@ -120,9 +121,7 @@ def known_keys(path: KeyPath, data: Any) -> list[str]:
 
 def meaning_at(path: KeyPath, data: Any) -> str:
     """The one-line meaning of the field at `path`; empty when the schema knows no such place."""
-    model = model_at(path[:-1], data)
-    info = model.model_fields.get(str(path[-1])) if model is not None else None
-    return " ".join((info.description or "").split()) if info is not None else ""
+    return meaning(model_at(path[:-1], data), str(path[-1]))
 
 
 def default_at(path: KeyPath, data: Any) -> Any:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from glob import escape
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
-from llmcf_cli.core.place import Place
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.core.tree import Node, nearest, plain, text_origin
+from llmcf_cli.core.tree import Node, child, nearest, origins, plain
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
-from llmcf_cli.data.features import feature_problem
-from llmcf_cli.data.preview import look
-from llmcf_cli.data.raw import Entity
-from llmcf_cli.data.shape import reshape
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.features import DeriveSection, FilterSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import WrittenRecipe
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
-from llmcf_cli.recipe.template import template_problems
+from llmcf_cli.stages.remembered import Found, remembered
 from llmcf_cli.store.assets import Locator, open_assets
 
 
@@ -100,14 +97,12 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     """Whether the data set can be read and has the columns that the recipe names, as far as its beginning shows."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
-    text = written.get("text")
-    texts: dict[str, Any] = text if isinstance(text, dict) else {}
     config = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
     if absent:
-        place = ("dataset", "text") if texts else ("dataset", "source")
+        place = ("dataset", "text") if written.get("text") else ("dataset", "source")
         where = nearest(root, place).origin.place("dataset")
         what = f"its columns are not checked, as {absent[0]} is not fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
@@ -119,16 +114,31 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     except ValidationError:
         return  # of which the recipe's own check tells
 
-    def of_expression(role: str, column: str | None) -> Place:
-        return _place(root, "filter", role) if column is None else _place(root, "derive", role, column)
+    def check() -> Found:
+        from llmcf_cli.stages.columns import column_problems
 
-    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=of_expression))
-    found.wrong += seen.wrong
-    found.unchecked += seen.notes
-    for entity, columns in seen.columns.items():
-        if seen.whole[entity]:
-            found.wrong += _text_problems(root, entity, texts.get(entity), columns)
-            found.wrong += _feature_problems(root, entity, written.get("features"), columns)
+        return column_problems(root, config, derive, kept, locate.path)
+
+    asked = [
+        _origin(config),
+        plain(root)["dataset"],
+        {key: str(at) for key, at in origins(dataset, child(root, "dataset")).items()},
+    ]
+    wrong, notes = remembered(asked, _files(config, locate), check)
+    found.wrong += wrong
+    found.unchecked += notes
+
+
+def _files(config: ComponentConfig, locate: Locator) -> Iterator[Path]:
+    """What a source may read: what it names, and what stands beside that under the same name."""
+    for path in map(locate.path, file_refs(config)):
+        yield from (
+            sorted(path.rglob("*")) if path.is_dir() else sorted({path, *path.parent.glob(f"{escape(path.stem)}.*")})
+        )
+
+
+def _origin(config: ComponentConfig) -> str:
+    return registry().get("source", config.type).origin
 
 
 def _source(written: Any) -> ComponentConfig | None:
@@ -139,29 +149,3 @@ def _source(written: Any) -> ComponentConfig | None:
         return registry().get("source", str(written.get("type"))).config().model_validate(written)
     except (UnknownNameError, ValidationError):
         return None
-
-
-def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
-    """Unknown variables of a text; its form is the recipe's own matter."""
-    if not isinstance(template, str):
-        return
-    origin = nearest(root, ("dataset", "text", entity)).origin
-    for problem in template_problems(template, columns):
-        if problem.name:
-            where = text_origin(origin, template, problem.line).place("dataset", "text", entity)
-            hint = "" if columns else f"the data set has no columns of {entity}s"
-            yield LlmcfError(problem.what, code="text-template", where=where, allowed=problem.allowed, hint=hint)
-
-
-def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
-    """Features that are no columns."""
-    chosen = features.get(entity) if isinstance(features, dict) else None
-    for column in chosen if isinstance(chosen, dict) else ():
-        problem = feature_problem(str(column), columns, entity, _place(root, "features", entity, column))
-        if problem is not None:
-            yield problem
-
-
-def _place(root: Node, *path: str) -> Place:
-    """File, line and key path of a setting of the data set."""
-    return nearest(root, ("dataset", *path)).origin.place("dataset", *path)

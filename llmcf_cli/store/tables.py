@@ -144,7 +144,7 @@ GENERATION = Table(
         _required("new_tokens", pa.int32()), _required("seconds", pa.float64()),
         # Null in rows from before they were kept.
         pa.field("decode", pa.string()), pa.field("seed", pa.int64()), pa.field("attempts", pa.int32()),
-        pa.field("finished", pa.int64()),
+        pa.field("finished", pa.int64()), _required("checksum", pa.int64()),
     ]),
     _CALL_KEY,
 )  # fmt: skip

@@ -148,6 +148,6 @@ def test_what_to_run_next_names_the_users_own_recipe_and_options(tmp_path, comma
     (tmp_path / "my own.yaml").write_text("extends: quickstart\nname: own\n")
     done = llmcf(*command, "my own.yaml", "--set", "match.k=6", "--artifacts", "made", cwd=tmp_path)
     assert done.returncode != 0
-    hint = done.stderr.splitlines()[-1]
+    hint = next(line for line in done.stderr.splitlines() if line.startswith("  next: "))
     assert hint.startswith("  next: llmcf ")
     assert hint.endswith(" 'my own.yaml' --set match.k=6 --artifacts made")

@@ -63,7 +63,7 @@ else:
         "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"},
     })
     report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
-                           prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.duckdb",
+                           prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.sqlite",
                            out=run, history=HistorySection(), seed=5, progress=Loud())
 print("REPORT", json.dumps(asdict(report)))
 '''

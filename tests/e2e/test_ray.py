@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import contextmanager
+import sqlite3
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -17,7 +18,6 @@ from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.store.artifacts import ArtifactStore
-from llmcf_cli.store.open import connect_read
 
 RECIPE = """\
 extends: base.yaml
@@ -87,9 +87,9 @@ def test_two_nodes_write_and_find_what_one_process_does(tmp_path, write_ratings,
     calls = texts["generated"]
     assert found["generated"] == calls >= 70
     assert found["failed"] == found["cached"] == 0
-    with connect_read(there.generations) as connection:
-        assert connection.sql("SELECT count(*), max(attempts) FROM generation").fetchall() == [(calls, 1)]
-        assert connection.sql("SELECT count(*) FROM generation_lease").fetchall() == [(0,)]
+    with closing(sqlite3.connect(there.generations)) as connection:
+        assert connection.execute("SELECT count(*), max(attempts) FROM generation").fetchall() == [(calls, 1)]
+        assert connection.execute("SELECT count(*) FROM generation_lease").fetchall() == [(0,)]
     for name in ("cot", "cot_candidate", "cot_dropped"):
         assert pq.read_table(scaled_cots / f"{name}.parquet").equals(pq.read_table(cots / f"{name}.parquet"))
     scaled = pq.read_table(scaled_matches / "example_match.parquet")

@@ -74,7 +74,7 @@ def generate_cots(
         model: Folder of the model in Hugging Face format; None for an engine that needs none.
         model_digest: Names the model's content in the cache.
         prompt: What is asked.
-        cache: DuckDB file of generated texts, shared between runs.
+        cache: SQLite file of generated texts, shared between runs.
         out: Folder to write the tables to.
         seed: The recipe's seed.
         history: What histories hold, as ingest built them.
@@ -121,7 +121,8 @@ def estimate_cots(
     """What `generate_cots` with the same arguments would cost; generates nothing and leaves the cache as it is."""
     engine = Writer(section.engine, model).engine
     with tempfile.TemporaryDirectory() as nothing:
-        file = cache if cache.is_file() else Path(nothing) / "generation.duckdb"
+        there = cache.is_file() or cache.with_suffix(".duckdb").is_file()
+        file = cache if there else Path(nothing) / cache.name
         with connect_read(data) as reader, SharedTexts(file) as store:
             ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
             asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)

@@ -92,7 +92,7 @@ def write_knowledge(
         model_digest: Names the model's content in the cache.
         user_prompt: What is asked about a user.
         item_prompt: What is asked about an item.
-        cache: DuckDB file of generated texts, shared between runs.
+        cache: SQLite file of generated texts, shared between runs.
         out: Parquet file to write.
         seed: The recipe's seed.
         words: Of the label.

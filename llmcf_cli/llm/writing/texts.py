@@ -30,7 +30,7 @@ _POLL = 0.2  # seconds between two looks at what other workers are making
 _RECENT = 1024  # texts that a rate is taken from
 _TEXTS = """
 SELECT prompt_hash, sample_index, text, finish_reason, prompt_tokens, new_tokens FROM generation
-WHERE model_digest = ? AND decode_hash = ? AND sample_index < ? AND prompt_hash IN (SELECT unnest(?))
+WHERE model_digest = ? AND decode_hash = ? AND sample_index < ? AND prompt_hash IN (SELECT value FROM json_each(?))
 ORDER BY prompt_hash, sample_index
 """
 _PACE = """
@@ -287,7 +287,7 @@ class TextCache:
         """The texts of so many rounds by prompt hash, in the order of their index; a prompt that failed has none."""
         hashes = [ask.prompt_hash for ask in asks]
         with self._store.transaction() as connection:
-            values = [self._model, self._decode, rounds * self.samples, hashes]
+            values = [self._model, self._decode, rounds * self.samples, json.dumps(hashes)]
             rows = connection.execute(_TEXTS, values).fetchall()
         found: dict[str, list[Candidate]] = {}
         for prompt_hash, index, text, *rest in rows:

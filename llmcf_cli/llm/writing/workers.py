@@ -1,7 +1,6 @@
 """Several workers on one cache of generated texts: no call is made twice, and no worker's death loses or blocks one.
 
-DuckDB lets one process write a file. So a worker opens the file for one short transaction at a time, under a lock file
-that makes the others wait, and never holds it while a model generates:
+They share one SQLite file, in transactions of about a millisecond; none is open while a model generates:
 
 1. *Claim.* It writes a lease (table `generation_lease`) for every call of its next batch that is neither finished nor
    set aside nor leased, and makes only these.
@@ -11,14 +10,20 @@ A lease names its worker. A worker holds an operating-system lock on a file of i
 kernel lets go of it however the process ends, SIGKILL included. A lease whose worker's lock can be had is void, and the
 next claim removes it. There are no clocks, no heartbeats, and no process ids that could come to mean another process.
 
-Workers are processes of one machine, or of several on a file system that shares locks. Where engines run elsewhere
-(an API, actors of a cluster), the process that hands out the batches is the one worker.
+Workers are processes of one machine, or of several on a file system that shares locks: hence the rollback journal, as
+a write-ahead log needs shared memory. Where engines run elsewhere (an API, actors of a cluster), the process that hands
+out the batches is the one worker.
+
+SQLite keeps no checksums. So a text's row has one of its own. All of them and the structure are checked on entry, and a
+damaged file is refused, rather than its texts paid for again.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import time
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,19 +35,21 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.store.open import BusyError, connect_write, intact
+from llmcf_cli.store.open import connect_read, intact
 from llmcf_cli.store.tables import GENERATION, GENERATION_FAILURE, GENERATION_LEASE, Table
 
 Call = tuple[str, str, str, int]
 """Prompt hash, model digest, decode hash and index of a text: what identifies a call."""
 
-_CALL = pa.schema([GENERATION_LEASE.schema.field(name) for name in GENERATION_LEASE.primary_key])
-_KEY = ", ".join(_CALL.names)
+TABLES = (GENERATION, GENERATION_FAILURE, GENERATION_LEASE)
+_KEY = ", ".join(GENERATION_LEASE.primary_key)
+_TEXT = GENERATION.schema.names[:-1]  # all but their checksum
+_KINDS = {pa.string(): str, pa.int32(): int, pa.int64(): int, pa.float64(): float, pa.bool_(): bool}
 _PATIENCE = 300.0  # seconds to wait for the file, which a worker holds for a fraction of one
 _STATES = f"""
-SELECT {_KEY}, g.text IS NOT NULL, coalesce(f.attempts, 0), coalesce(f.retryable, true), coalesce(f.reason, ''),
+SELECT {_KEY}, g.text IS NOT NULL, coalesce(f.attempts, 0), coalesce(f.retryable, 1), coalesce(f.reason, ''),
        coalesce(l.worker, '')
-FROM wanted LEFT JOIN generation g USING ({_KEY}) LEFT JOIN generation_failure f USING ({_KEY})
+FROM temp.wanted LEFT JOIN generation g USING ({_KEY}) LEFT JOIN generation_failure f USING ({_KEY})
             LEFT JOIN generation_lease l USING ({_KEY})
 """
 
@@ -71,28 +78,36 @@ class CallState:
 
 
 class SharedTexts:
-    """The DuckDB file of generated texts as one of several workers uses it; a context manager.
+    """The SQLite file of generated texts as one of several workers uses it; a context manager.
 
     Args:
-        path: The file; made if it is new, brought up to date if it is of an older version.
+        path: The file; made if it is new. Texts of a DuckDB file of the same name, from before version 2 of this cache,
+            are taken over once; that file is then called `….imported`.
 
     Raises:
-        StoreError: On entry, if a process that is no worker (named by pid) holds the file.
+        StoreError: On entry, if another process holds the file, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._folder = path.with_suffix(".workers")
-        self._lock = FileLock(self._folder / "transaction.lock", timeout=_PATIENCE)
         self.name = uuid.uuid4().hex
         self._alive = FileLock(self._lock_file(self.name))
+        self._connection: Any = None
 
     def __enter__(self) -> SharedTexts:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._alive.acquire()
         try:
-            with self.transaction(patience=0) as connection:
-                _prepare(connection)
+            with self._told():
+                self._connection = _connect(self._path)
+            with self.transaction() as connection:
+                self._prepare(connection)
+            earlier = self._path.with_suffix(".duckdb")
+            if earlier != self._path and earlier.is_file():
+                with self.transaction() as connection:
+                    _take_over(connection, earlier)
+                earlier.replace(earlier.with_name(f"{earlier.name}.imported"))
         except BaseException:
             self._leave()
             raise
@@ -103,28 +118,24 @@ class SharedTexts:
 
     @contextmanager
     def transaction(self, patience: float = _PATIENCE) -> Iterator[Any]:
-        """A writing connection that commits at the end of the block, and rolls back if the block fails.
+        """The connection, in a transaction that ends with the block and is undone if the block fails.
 
         Args:
-            patience: Seconds to wait for a process that is no worker, e.g. one that reads.
+            patience: Seconds to wait for other processes.
 
         Raises:
-            StoreError: A process (named by pid) does not let go of the file, or it is damaged.
+            StoreError: A process does not let go of the file, or it is damaged, or the disk is full.
         """
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise StoreError(
-                f"has been in use by another worker for {_PATIENCE:.0f} s", code="store-busy", where=str(self._path),
-                hint="look for a stopped llmcf process and end it",
-            ) from error  # fmt: skip
-        try:
-            with intact(self._path), _connect(self._path, patience) as connection:
-                connection.execute("BEGIN")
-                yield connection
-                connection.execute("COMMIT")
-        finally:
-            self._lock.release()
+        with self._told():
+            self._connection.execute(f"PRAGMA busy_timeout = {int(1000 * patience)}")
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
 
     def states(self, calls: Sequence[Call]) -> dict[Call, CallState]:
         """What is known of each call."""
@@ -181,60 +192,101 @@ class SharedTexts:
         return self._folder / f"{worker}.lock"
 
     def _leave(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
         self._alive.release()
         self._lock_file(self.name).unlink(missing_ok=True)
 
-
-def _connect(path: Path, patience: float) -> Any:
-    """A writing connection, as soon as nobody else has one or reads."""
-    deadline = time.monotonic() + patience
-    while True:
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """What SQLite says, in our words."""
         try:
-            return connect_write(path)
-        except BusyError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(0.2)
+            yield
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                what, hint = "another process holds it", "wait for it, or look for a stopped llmcf process and end it"
+                raise StoreError(what, code="store-busy", where=str(self._path), hint=hint) from error
+            raise self._unreadable(str(error)) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise self._unreadable(str(error)) from error
+
+    def _unreadable(self, why: str) -> StoreError:
+        hint = f"if it is damaged: mv {self._path} {self._path}.damaged; what it held is made again"
+        return StoreError(f"cannot be read: {why}", code="store-unreadable", where=str(self._path), hint=hint)
+
+    def _prepare(self, connection: Any) -> None:
+        """Make the tables of a new file; check those of another."""
+        there = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name").fetchall()
+        if not there:
+            for table in TABLES:
+                connection.execute(table.ddl())
+            return
+        if [sql for (sql,) in there] != sorted(table.ddl() for table in TABLES):
+            raise self._unreadable("its tables are not those of this version")
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self._unreadable(found)
+        columns = ", ".join(_TEXT)
+        wrong = connection.execute(f"SELECT count(*) FROM generation WHERE checksum IS NOT checksum_of({columns})")
+        if count := wrong.fetchone()[0]:
+            raise self._unreadable(f"{count:,} texts have changed since they were written")
 
 
-def _prepare(connection: Any) -> None:
-    """Make the tables; texts of a version that kept less about each of them stay."""
-    for table in (GENERATION, GENERATION_FAILURE, GENERATION_LEASE):
-        connection.execute(table.ddl(create="CREATE TABLE IF NOT EXISTS"))
-    columns = [row[0] for row in connection.execute("DESCRIBE generation").fetchall()]
-    if columns != GENERATION.schema.names:
-        kept = connection.sql("SELECT * FROM generation").to_arrow_table()  # noqa: F841 - read by name below
-        connection.execute("DROP TABLE generation")
-        connection.execute(GENERATION.ddl())
-        connection.execute("INSERT INTO generation BY NAME SELECT * FROM kept")
+def _connect(path: Path) -> Any:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+    connection.execute("PRAGMA journal_mode = TRUNCATE")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("checksum_of", len(_TEXT), _checksum, deterministic=True)
+    columns = ", ".join(GENERATION_LEASE.primary_key)
+    connection.execute(f"CREATE TEMP TABLE wanted ({columns})")
+    return connection
+
+
+def _checksum(*row: Any) -> int:
+    return zlib.crc32("\x1f".join(map(str, row)).encode())
+
+
+def _take_over(connection: Any, earlier: Path) -> None:
+    """Copy the texts and failures of a DuckDB file; what is there already stays."""
+    with intact(earlier), connect_read(earlier) as old:
+        tables = {name for (name,) in old.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+        for table in (GENERATION, GENERATION_FAILURE):
+            if table.name not in tables:
+                continue
+            kept = [row[0] for row in old.execute(f"DESCRIBE {table.name}").fetchall()]
+            names = [name for name in table.schema.names if name in kept]
+            found = old.execute(f"SELECT {', '.join(names)} FROM {table.name}")
+            while rows := found.fetchmany(10_000):
+                whole = [dict(zip(names, row, strict=True)) for row in rows]
+                ordered = [tuple(row.get(name) for name in _written(table)) for row in whole]
+                _insert(connection, table, ordered, or_="IGNORE")
 
 
 def _states(connection: Any, calls: Sequence[Call]) -> dict[Call, CallState]:
-    with _wanted(connection, calls):
-        rows = connection.execute(_STATES).fetchall()
-    return {tuple(row[:4]): CallState(*row[4:]) for row in rows}
+    _want(connection, calls)
+    rows = connection.execute(_STATES).fetchall()
+    return {tuple(row[:4]): CallState(bool(row[4]), row[5], bool(row[6]), *row[7:]) for row in rows}
 
 
 def _delete(connection: Any, table: Table, calls: Sequence[Call]) -> None:
-    with _wanted(connection, calls):
-        connection.execute(f"DELETE FROM {table.name} WHERE ({_KEY}) IN (SELECT ({_KEY}) FROM wanted)")
+    _want(connection, calls)
+    connection.execute(f"DELETE FROM {table.name} WHERE ({_KEY}) IN (SELECT {_KEY} FROM temp.wanted)")
 
 
-def _insert(connection: Any, table: Table, rows: Sequence[tuple[Any, ...]]) -> None:
-    if rows:
-        connection.register("fresh", _arrow(rows, table.schema))
-        connection.execute(f"INSERT OR REPLACE INTO {table.name} SELECT * FROM fresh")
-        connection.unregister("fresh")
+def _written(table: Table) -> list[str]:
+    return list(_TEXT if table is GENERATION else table.schema.names)
 
 
-@contextmanager
-def _wanted(connection: Any, calls: Sequence[Call]) -> Iterator[None]:
-    """Some calls as the table `wanted`."""
-    connection.register("wanted", _arrow(calls, _CALL))
-    yield
-    connection.unregister("wanted")
+def _insert(connection: Any, table: Table, rows: Sequence[tuple[Any, ...]], *, or_: str = "REPLACE") -> None:
+    kinds = [_KINDS[field.type] for field in table.schema]
+    rows = [tuple(v if v is None else kind(v) for kind, v in zip(kinds, row, strict=False)) for row in rows]
+    if table is GENERATION:
+        rows = [(*row, _checksum(*row)) for row in rows]
+    places = ", ".join("?" * len(table.schema))
+    connection.executemany(f"INSERT OR {or_} INTO {table.name} VALUES ({places})", rows)
 
 
-def _arrow(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True) if rows else ((),) * len(schema)
-    return pa.table([pa.array(column, f.type) for column, f in zip(columns, schema, strict=True)], schema=schema)
+def _want(connection: Any, calls: Sequence[Call]) -> None:
+    """Put some calls into the table `wanted`."""
+    connection.execute("DELETE FROM temp.wanted")
+    connection.executemany("INSERT INTO temp.wanted VALUES (?, ?, ?, ?)", calls)

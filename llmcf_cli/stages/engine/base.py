@@ -61,8 +61,8 @@ class Context:
 
     @property
     def generations(self) -> Path:
-        """DuckDB file of every generated text, shared by all recipes that use this artifact root."""
-        return self.store.root / "cache" / "generation.duckdb"
+        """SQLite file of every generated text, shared by all recipes that use this artifact root."""
+        return self.store.root / "cache" / "generation.sqlite"
 
     @property
     def answers(self) -> Path:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from llmcf_cli.core.errors import AccessError, DataError
+from llmcf_cli.core.meanings import meanings
 from llmcf_cli.core.types import (
     ComponentConfig,
     Config,
@@ -64,7 +65,8 @@ def test_configuration_is_frozen_strict_and_documented():
         config.path = "b"
     with pytest.raises(ValidationError):
         Inner(pth="a")
-    assert Inner.model_fields["path"].description == "A file."
+    assert meanings(Inner)["path"] == "A file."
+    assert Inner.model_json_schema()["properties"]["path"]["description"] == "A file."
     with pytest.raises(ValidationError):
         type("Bad", (Config,), {"__annotations__": {"x": float}})(x=float("nan"))
 

@@ -111,7 +111,7 @@ def test_a_bomb_of_aliases_is_refused(write):
     ("content", "code"),
     [(b"", "yaml-empty"), (b"# only a comment\n", "yaml-empty"), (b"a: \xff\n", "file-unreadable"),
      (b"a: \x07\n", "yaml-invalid"),
-     (b"a: " + b"x" * (1 << 20), "yaml-limit")],
+     (b"a: " + b"x" * (1 << 20), "file-limit")],
 )  # fmt: skip
 def test_files_that_are_no_recipe(tmp_path, content, code):
     path = tmp_path / "x.yaml"
@@ -157,3 +157,9 @@ def test_lines_carry_the_key_path_that_starts_on_them():
 def test_what_no_file_can_hold_is_refused(write, text):
     with pytest.raises(RecipeError):
         read_yaml(write(text))
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a: [\udcff]", '"\\ud800"'])
+def test_half_characters_of_a_command_line_are_refused(text):
+    with pytest.raises(RecipeError):
+        read_value(text, Origin(override="name=x"))

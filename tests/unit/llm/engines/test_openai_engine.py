@@ -28,7 +28,6 @@ from llmcf_cli.llm.config import OpenAIEngineConfig, TransformersEngineConfig
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.engines.openai import OpenAIEngine
 from llmcf_cli.llm.engines.transformers import TransformersEngine
-from llmcf_cli.llm.models.load import hf_folder
 
 KEY = "sk-quite-secret-0123456789"
 
@@ -306,16 +305,15 @@ def test_settings_that_cannot_work_are_refused() -> None:
 
 
 @pytest.fixture(scope="module")
-def served(assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+def served(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """Address of `transformers serve` on loopback, and the folder of the SmolLM2 that it serves."""
     for package in ("fastapi", "uvicorn"):
         pytest.importorskip(package)
-    folder = hf_folder(assets.path("asset:smollm2-135m-instruct"), tmp_path_factory.mktemp("models"))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     start = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", start, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port),
+    command = [sys.executable, "-c", start, "serve", str(smollm), "--host", "127.0.0.1", "--port", str(port),
                "--device", "cpu", "--dtype", "float32"]  # fmt: skip
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
@@ -325,7 +323,7 @@ def served(assets, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[s
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.2)
-            yield f"http://127.0.0.1:{port}/v1", folder
+            yield f"http://127.0.0.1:{port}/v1", smollm
         finally:
             process.terminate()
 

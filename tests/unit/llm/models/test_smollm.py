@@ -70,11 +70,6 @@ def test_minilm_puts_similar_texts_close(assets) -> None:
     assert not np.any(vectors_NT[3])
 
 
-@pytest.fixture(scope="module")
-def smollm(assets, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return hf_folder(assets.path("asset:smollm2-135m-instruct"), tmp_path_factory.mktemp("cache"))
-
-
 MEASURE = """
 import re
 import sys

@@ -55,7 +55,7 @@ class Notes(SilentProgress):
 
 @pytest.fixture
 def texts(tmp_path: Path):
-    with SharedTexts(tmp_path / "c.duckdb") as store:
+    with SharedTexts(tmp_path / "c.sqlite") as store:
         yield TextCache(store, Engine(), "m", 1)
 
 
@@ -96,7 +96,7 @@ def test_a_part_of_the_prompts_stands_for_all(texts: TextCache) -> None:
 
 def test_calls_of_another_kind_are_taken_at_their_longest_and_the_known_speed(texts: TextCache, tmp_path: Path) -> None:
     complete(texts, ASKS[:4])  # 20 tokens in half a second
-    with SharedTexts(tmp_path / "other.duckdb") as store:
+    with SharedTexts(tmp_path / "other.sqlite") as store:
         other = TextCache(store, Engine(), "m", 1)
         found = estimate([demand(Load(10, ASKS, texts)), demand(Load(10, ASKS, other))], None)
     assert found.bounded

@@ -42,7 +42,7 @@ def run(tmp_path: Path, tiny_data: Path, tiny_model: Path):
     prompt.write_text(PROMPT)
 
     def generate(sample: dict[str, object], engine: dict[str, object] | None = None, **changes: object):
-        options = {"cache": tmp_path / "cache.duckdb", "seed": 1, "judge": LENIENT, **changes}
+        options = {"cache": tmp_path / "cache.sqlite", "seed": 1, "judge": LENIENT, **changes}
         section = _section(sample, engine, options.pop("judge"))
         report = generate_cots(
             section, data=tiny_data, model=tiny_model, model_digest="m", prompt=load_prompt(prompt),
@@ -82,7 +82,7 @@ def test_larger_samples_contain_and_reuse_the_smaller(run) -> None:
 def test_same_texts_whatever_the_cache_held(run, tmp_path: Path) -> None:
     run({"count": 7}, {"max_batch": 3})
     _, pieced = run({"count": 20}, {"max_batch": 5})
-    _, whole = run({"count": 20}, cache=tmp_path / "other.duckdb")
+    _, whole = run({"count": 20}, cache=tmp_path / "other.sqlite")
     assert pieced.equals(whole)
     _, other = run({"count": 20}, seed=2)
     assert not set(other["text"].to_pylist()) & set(whole["text"].to_pylist())

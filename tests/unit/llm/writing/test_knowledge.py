@@ -47,7 +47,7 @@ def write(tmp_path: Path, tiny_data: Path, tiny_model: Path):
                    (("user", user), ("item", item))}  # fmt: skip
         report = write_knowledge(
             KnowledgeSection.model_validate({"user_prompt": "u", "item_prompt": "i", "engine": engine, **section}),
-            data=data, model=tiny_model, model_digest="m", cache=tmp_path / "cache.duckdb",
+            data=data, model=tiny_model, model_digest="m", cache=tmp_path / "cache.sqlite",
             out=tmp_path / "text.parquet", seed=1, **prompts,
         )  # fmt: skip
         return report, pq.read_table(tmp_path / "text.parquet")

@@ -67,7 +67,7 @@ def select(
         )
         for n, p in enumerate(engine.texts)
     ]
-    with SharedTexts(folder / "c.duckdb") as store, SILENT.task("t", len(asked), "samples") as task:
+    with SharedTexts(folder / "c.sqlite") as store, SILENT.task("t", len(asked), "samples") as task:
         texts = TextCache(store, engine, "m", 1)
         texts.complete([one.ask for one in asked], task)
         with Selector(texts, "cot", Judge(), about, floor=floor, rounds=rounds, out=folder) as selector:

@@ -76,7 +76,7 @@ def reader(tiny_data: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Any]:
-    with SharedTexts(tmp_path / "cache.duckdb") as shared:
+    with SharedTexts(tmp_path / "cache.sqlite") as shared:
         yield shared
 
 

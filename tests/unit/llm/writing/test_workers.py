@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -19,6 +21,7 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.engines.base import Completion, Failure
 from llmcf_cli.llm.writing.texts import Ask, TextCache
 from llmcf_cli.llm.writing.workers import SharedTexts
+from llmcf_cli.store.tables import GENERATION, GENERATION_FAILURE
 
 WORKER = """
 import sys, time
@@ -62,20 +65,20 @@ def _end(worker: subprocess.Popen[str]) -> list[int]:
 
 
 def test_two_processes_share_the_calls_and_both_get_every_text(tmp_path: Path) -> None:
-    cache, log = tmp_path / "cache.duckdb", tmp_path / "calls.txt"
+    cache, log = tmp_path / "cache.sqlite", tmp_path / "calls.txt"
     workers = [_worker(cache, log, 0.25) for _ in range(2)]
     ends = [_end(worker) for worker in workers]
     assert sum(generated for generated, _, _ in ends) == 60
     assert all(generated > 0 and generated + cached == 60 and prompts == 30 for generated, cached, prompts in ends)
     calls = log.read_text().splitlines()
     assert len(calls) == len(set(calls)) == 60
-    with duckdb.connect(str(cache)) as connection:
+    with closing(sqlite3.connect(cache)) as connection:
         assert connection.execute("SELECT count(*) FROM generation_lease").fetchone() == (0,)
-    assert not [file for file in (tmp_path / "cache.workers").iterdir() if file.name != "transaction.lock"]
+    assert not list((tmp_path / "cache.workers").iterdir())
 
 
 def test_what_a_killed_worker_was_making_the_other_makes(tmp_path: Path) -> None:
-    cache, log = tmp_path / "cache.duckdb", tmp_path / "calls.txt"
+    cache, log = tmp_path / "cache.sqlite", tmp_path / "calls.txt"
     doomed = _worker(cache, log, 600)
     assert doomed.stdout.readline() == "MAKING\n"
     other = _worker(cache, log, 0)
@@ -127,10 +130,10 @@ def _complete(cache: Path, engine: Flaky, asks: list[Ask], tries: int = 3) -> Te
 
 def test_a_call_that_fails_is_retried_after_the_others_and_counts_its_attempts(tmp_path: Path) -> None:
     asks, engine = _asks("a", "b", "c"), Flaky({"a": 2})
-    texts = _complete(tmp_path / "c.duckdb", engine, asks)
+    texts = _complete(tmp_path / "c.sqlite", engine, asks)
     assert engine.asked == {"a": 3, "b": 1, "c": 1}
     assert (texts.generated, texts.failed, texts.lost) == (3, 2, {})
-    with duckdb.connect(str(tmp_path / "c.duckdb")) as connection:
+    with closing(sqlite3.connect(tmp_path / "c.sqlite")) as connection:
         rows = connection.execute(
             "SELECT text, attempts, decode, seed, prompt_tokens, new_tokens, seconds, finished > 1e9 FROM generation "
             "ORDER BY text"
@@ -145,7 +148,7 @@ def test_a_call_that_fails_is_retried_after_the_others_and_counts_its_attempts(t
 def test_a_poisoned_call_is_set_aside_with_its_reason_and_the_rest_goes_on(
     tmp_path: Path, retryable: bool, attempts: int
 ) -> None:
-    asks, cache = _asks("a", "b", "c"), tmp_path / "c.duckdb"
+    asks, cache = _asks("a", "b", "c"), tmp_path / "c.sqlite"
     texts = _complete(cache, Flaky({"b": 99}, retryable=retryable), asks)
     assert sorted(texts.found) == ["hash a", "hash c"]
     assert {key: (s.reason, s.attempts) for key, s in texts.lost.items()} == {"hash b": ("status 500", attempts)}
@@ -160,7 +163,7 @@ def test_a_poisoned_call_is_set_aside_with_its_reason_and_the_rest_goes_on(
 
 
 def test_more_tries_try_again(tmp_path: Path) -> None:
-    asks, cache = _asks("a"), tmp_path / "c.duckdb"
+    asks, cache = _asks("a"), tmp_path / "c.sqlite"
     assert _complete(cache, Flaky({"a": 99}), asks).lost
     engine = Flaky({"a": 1})
     assert not _complete(cache, engine, asks, tries=5).lost
@@ -174,7 +177,7 @@ def test_an_error_leaves_finished_calls_and_no_lease(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return super()._answer(content)
 
-    asks, cache = _asks("a", "b", "c"), tmp_path / "c.duckdb"
+    asks, cache = _asks("a", "b", "c"), tmp_path / "c.sqlite"
     with pytest.raises(KeyboardInterrupt):
         _complete(cache, Broken({}), asks)
     engine = Flaky({})
@@ -182,52 +185,77 @@ def test_an_error_leaves_finished_calls_and_no_lease(tmp_path: Path) -> None:
     assert engine.asked == {"b": 1, "c": 1}
 
 
-def test_texts_of_an_earlier_version_are_kept(tmp_path: Path) -> None:
-    cache, engine = tmp_path / "c.duckdb", Flaky({})
-    _complete(cache, engine, _asks("a"))
-    with duckdb.connect(str(cache)) as connection:
-        connection.execute(
-            "CREATE TABLE old AS SELECT * EXCLUDE (decode, seed, attempts, finished) FROM generation; "
-            "DROP TABLE generation; ALTER TABLE old RENAME TO generation"
-        )
-    again = Flaky({})
-    texts = _complete(cache, again, _asks("a", "b"))
-    assert again.asked == {"b": 1}
-    assert texts.found["hash a"] == [("a", "stop")]
+@pytest.mark.parametrize("kept_less", [False, True])
+def test_texts_and_failures_of_an_earlier_version_are_taken_over_once(tmp_path: Path, kept_less: bool) -> None:
+    cache, asks = tmp_path / "c.sqlite", _asks("a", "b")
+    _complete(cache, Flaky({"b": 99}, retryable=False), asks)
+    with duckdb.connect(str(tmp_path / "c.duckdb")) as earlier, closing(sqlite3.connect(cache)) as now:
+        for table in (GENERATION, GENERATION_FAILURE):
+            earlier.execute(table.ddl())
+            rows = now.execute(f"SELECT * FROM {table.name}").fetchall()
+            earlier.executemany(f"INSERT INTO {table.name} VALUES ({', '.join('?' * len(table.schema))})", rows)
+        gone = "checksum" + (", decode, seed, attempts, finished" if kept_less else "")
+        earlier.execute(f"CREATE TABLE old AS SELECT * EXCLUDE ({gone}) FROM generation; DROP TABLE generation")
+        earlier.execute("ALTER TABLE old RENAME TO generation")
+    cache.unlink()
+    for _ in range(2):
+        engine = Flaky({})
+        texts = _complete(cache, engine, asks)
+        assert engine.asked == {}
+        assert texts.found["hash a"] == [("a", "stop")]
+        assert texts.lost["hash b"].reason == "status 500"
+        assert not (tmp_path / "c.duckdb").exists()
+    assert (tmp_path / "c.duckdb.imported").is_file()
 
 
-def test_a_reader_delays_a_run_but_does_not_end_it(tmp_path: Path) -> None:
-    cache = tmp_path / "c.duckdb"
+def test_an_earlier_cache_that_cannot_be_read_is_named_and_stays(tmp_path: Path) -> None:
+    earlier = tmp_path / "c.duckdb"
+    earlier.write_bytes(b"no database" * 1000)
+    with refused("store-unreadable", StoreError, names=str(earlier)):
+        _complete(tmp_path / "c.sqlite", Flaky({}), _asks("a"))
+    assert earlier.read_bytes() == b"no database" * 1000
+
+
+def test_a_process_that_holds_the_file_delays_a_run_but_does_not_end_it(tmp_path: Path) -> None:
+    cache = tmp_path / "c.sqlite"
     _complete(cache, Flaky({}), _asks("a"))
-    script = (
-        "import duckdb, sys, time; c = duckdb.connect(sys.argv[1], read_only=True); print('open', flush=True); "
-        "time.sleep(1)"
+    held = (
+        "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1]); c.execute('BEGIN EXCLUSIVE'); "
+        "print('open', flush=True); time.sleep(1) if sys.argv[2] else sys.stdin.read()"
     )
     with SharedTexts(cache) as store:
-        with subprocess.Popen([sys.executable, "-c", script, str(cache)], stdout=subprocess.PIPE, text=True) as reader:
-            reader.stdout.readline()
+        command = [sys.executable, "-c", held, str(cache)]
+        with subprocess.Popen([*command, "briefly"], stdout=subprocess.PIPE, text=True) as holder:
+            holder.stdout.readline()
             with SILENT.task("t", 1, "prompts") as task:
                 TextCache(store, Flaky({}), "m", 1).complete(_asks("b"), task)
-            reader.wait()
-        held = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
-        with subprocess.Popen(
-            [sys.executable, "-c", held, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as holder:
+            holder.wait()
+        with subprocess.Popen([*command, ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
             holder.stdout.readline()
-            with refused("store-busy", StoreError, names=str(holder.pid)), store.transaction(patience=0.3):
+            with refused("store-busy", StoreError, names=str(cache)), store.transaction(patience=0.3):
                 pass
             holder.communicate("")
 
 
+def test_a_transaction_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with SharedTexts(tmp_path / "c.sqlite") as store:
+        with pytest.raises(ZeroDivisionError), store.transaction() as connection:
+            connection.execute("INSERT INTO generation_lease VALUES ('p', 'm', 'd', 0, 'w')")
+            1 / 0  # noqa: B018
+        with store.transaction() as connection:
+            assert connection.execute("SELECT count(*) FROM generation_lease").fetchone() == (0,)
+
+
 def test_a_flipped_or_truncated_cache_is_named_or_gives_what_it_held(tmp_path: Path) -> None:
-    whole, asks = tmp_path / "whole.duckdb", [Ask([], f"hash{n}", 5, False) for n in range(40)]
+    whole, asks = tmp_path / "whole.sqlite", [Ask([], f"hash{n}", 5, False) for n in range(40)]
     with SharedTexts(whole) as store:
         calls = [(ask.prompt_hash, "m", "d", 0) for ask in asks]
         store.commit({call: (f"text of {call[0]} " * 20, "stop", 1, 2, 0.5, "{}", 7) for call in calls}, {})
     content, chance, found = whole.read_bytes(), random.Random(1), Counter()
-    expected = duckdb.connect(str(whole)).sql("SELECT * FROM generation ORDER BY ALL").fetchall()
+    with closing(sqlite3.connect(whole)) as connection:
+        expected = connection.execute("SELECT * FROM generation ORDER BY 1").fetchall()
     for number in range(60):
-        cache = tmp_path / f"{number}.duckdb"
+        cache = tmp_path / f"{number}.sqlite"
         broken = bytearray(content)
         if number % 6 == 0:
             del broken[chance.randrange(len(broken)) :]
@@ -236,7 +264,7 @@ def test_a_flipped_or_truncated_cache_is_named_or_gives_what_it_held(tmp_path: P
         cache.write_bytes(broken)
         try:
             with SharedTexts(cache) as store, store.transaction() as connection:
-                rows = connection.sql("SELECT * FROM generation ORDER BY ALL").fetchall()
+                rows = connection.execute("SELECT * FROM generation ORDER BY 1").fetchall()
             assert not broken or rows == expected, number
             found["harmless"] += 1
         except StoreError:
