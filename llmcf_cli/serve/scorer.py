@@ -35,6 +35,7 @@ NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
 NORM_TOLERANCE = 0.01
+EXAMPLES = 5
 
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -50,11 +51,29 @@ class Unknown:
 
     Attributes:
         ids: Different ids.
-        requests: Requests with such an id, or without any.
+        requests: Requests with such an id.
+        examples: A few of the ids, in the order of the requests.
+        missing: Requests that name nobody.
     """
 
     ids: int
     requests: int
+    examples: tuple[str, ...] = ()
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Added:
+    """Items that a scorer knows from now on.
+
+    Attributes:
+        items: How many.
+        without_text: Those without a text vector, which a model that reads texts scores as items without a text; 0 if
+            the model reads none.
+    """
+
+    items: int
+    without_text: int
 
 
 @dataclass(frozen=True)
@@ -222,12 +241,16 @@ class Scorer:
             "items of histories": _unknown(catalog.items, values, np.repeat(each, length_N)),
         }  # fmt: skip
 
-    def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
+    def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> Added:
         """Make new items known, without training: by features the vocabulary has, and by text. All of them or none.
 
         Args:
             items: `item_id` and any of the item's feature columns.
             text_nT: Their text vectors, float32 of unit norm, from the encoder of the recipe's `match.space`.
+                None, or a row of zeros: the item has no text.
+
+        Returns:
+            How many there are, and how many of them lack a text that the model reads.
 
         Raises:
             DataError: An id is missing, there twice or known already, or a vector does not fit or is not of unit norm.
@@ -242,10 +265,13 @@ class Scorer:
                 raise DataError(
                     f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
                 )
-            text_IT = resources.item_text_IT
+            text_IT, without = resources.item_text_IT, 0
             if text_IT is not None:
-                text_IT = np.concatenate([text_IT, _checked(text_nT, added.ids, text_IT.shape[1])])
+                checked_nT = _checked(text_nT, added.ids, text_IT.shape[1])
+                without = int((~checked_nT.any(1)).sum())
+                text_IT = np.concatenate([text_IT, checked_nT])
             self.model = self.model.with_items(replace(resources.catalog, items=known.extended(added)), text_IT)
+            return Added(len(added.ids), without)
 
     def _encode(self, model: RecModel, lists: Lists) -> Samples:
         """The candidates as samples; what is the user's is encoded once per list."""
@@ -355,9 +381,11 @@ def _times(requests: pa.Table) -> pa.Array:
 
 def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknown:
     """Of ids, each of the request of that number, those that a table lacks."""
-    lacking_n = known.rows(ids) == 0
-    different = ids.filter(pa.array(lacking_n)).drop_null().cast(pa.string()).unique()
-    return Unknown(len(different), len(np.unique(request_n[lacking_n])))
+    given_n = ids.is_valid().to_numpy(zero_copy_only=False)
+    lacking_n = (known.rows(ids) == 0) & given_n
+    different = ids.filter(pa.array(lacking_n)).cast(pa.string()).unique()
+    examples = tuple(different.slice(0, EXAMPLES).to_pylist())
+    return Unknown(len(different), len(np.unique(request_n[lacking_n])), examples, len(np.unique(request_n[~given_n])))
 
 
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:

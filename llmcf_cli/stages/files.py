@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.place import Place
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.tree import Node, nearest, plain, text_origin
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
-from llmcf_cli.data.features import feature_problem
+from llmcf_cli.data.entities import RESERVED
+from llmcf_cli.data.features import feature_problem, kind_problem
 from llmcf_cli.data.preview import look
-from llmcf_cli.data.raw import Entity
+from llmcf_cli.data.raw import Entity, RawData, Role
 from llmcf_cli.data.shape import reshape
+from llmcf_cli.data.sources.config import Times
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.features import DeriveSection, FilterSection
+from llmcf_cli.recipe.features import DeriveSection, Feature, FilterSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import WrittenRecipe
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
 from llmcf_cli.recipe.references import Reference, references_of
+from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.recipe.template import template_problems
 from llmcf_cli.store.assets import Locator, open_assets
 
@@ -102,7 +105,7 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     written = dataset if isinstance(dataset, dict) else {}
     text = written.get("text")
     texts: dict[str, Any] = text if isinstance(text, dict) else {}
-    config = _source(written.get("source"))
+    config, times = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
@@ -113,16 +116,12 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, code="columns-unchecked", where=where, hint=hint))
         return
-    try:
-        derive = DeriveSection.model_validate(written.get("derive") or {})
-        kept = FilterSection.model_validate(written.get("filter") or {})
-    except ValidationError:
-        return  # of which the recipe's own check tells
-
-    def of_expression(role: str, column: str | None) -> Place:
-        return _place(root, "filter", role) if column is None else _place(root, "derive", role, column)
-
-    seen = look(config, locate.path, lambda con, raw: reshape(con, raw, derive, kept, place=of_expression))
+    shape, derived = _shaping(root, written)
+    limit = written.get("max_bad_rows")
+    seen = look(
+        config, locate.path, shape, derived=derived, times=times,
+        max_bad_rows=limit if isinstance(limit, int | float) else DatasetSection.model_fields["max_bad_rows"].default,
+    )  # fmt: skip
     found.wrong += seen.wrong
     found.unchecked += seen.notes
     for entity, columns in seen.columns.items():
@@ -131,33 +130,84 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
             found.wrong += _feature_problems(root, entity, written.get("features"), columns)
 
 
-def _source(written: Any) -> ComponentConfig | None:
-    """The settings of a data set's source; None where they are wrong."""
+def _shaping(
+    root: Node, written: Mapping[str, Any]
+) -> tuple[Callable[[Any, RawData], RawData], dict[Role, tuple[str, ...]]]:  # fmt: skip
+    """What derives and filters as the recipe says, and the columns that it derives."""
+    named = written.get("derive") if isinstance(written.get("derive"), dict) else {}
+    derived: dict[Role, tuple[str, ...]] = {
+        role: tuple(map(str, named[role])) for role in get_args(Role) if isinstance(named.get(role), dict)
+    }
+    try:
+        derive = DeriveSection.model_validate(named)
+        kept = FilterSection.model_validate(written.get("filter") or {})
+    except ValidationError:  # of which the recipe's own check tells
+
+        def nothing(con: Any, raw: RawData) -> RawData:
+            raise RecipeError(())
+
+        return nothing, derived
+
+    def of_expression(role: str, column: str | None) -> Place:
+        return _place(root, "filter", role) if column is None else _place(root, "derive", role, column)
+
+    return lambda con, raw: reshape(con, raw, derive, kept, place=of_expression), derived
+
+
+def _source(written: Any) -> tuple[ComponentConfig | None, bool]:
+    """The settings of a data set's source, and whether those of its times are as written.
+
+    Wrong settings of times are left out: the recipe's own check tells of them, and columns can be checked without them.
+    None where others are wrong.
+    """
     if not isinstance(written, dict):
         written = {"type": written}
     try:
-        return registry().get("source", str(written.get("type"))).config().model_validate(written)
-    except (UnknownNameError, ValidationError):
-        return None
+        schema = registry().get("source", str(written.get("type"))).config()
+    except UnknownNameError:
+        return None, False
+    try:
+        return schema.model_validate(written), True
+    except ValidationError as error:
+        places = {item["loc"] for item in error.errors()}
+    columns = written.get("columns")
+    if not isinstance(columns, dict) or not places <= {("columns", name) for name in Times.model_fields}:
+        return None, False
+    sound = {name: value for name, value in columns.items() if ("columns", name) not in places}
+    try:
+        return schema.model_validate({**written, "columns": sound}), False
+    except ValidationError:
+        return None, False
 
 
-def _text_problems(root: Node, entity: Entity, template: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
+def _text_problems(root: Node, entity: Entity, template: Any, columns: Mapping[str, str]) -> Iterator[LlmcfError]:
     """Unknown variables of a text; its form is the recipe's own matter."""
     if not isinstance(template, str):
         return
     origin = nearest(root, ("dataset", "text", entity)).origin
-    for problem in template_problems(template, columns):
+    for problem in template_problems(template, list(columns)):
         if problem.name:
             where = text_origin(origin, template, problem.line).place("dataset", "text", entity)
             hint = "" if columns else f"the data set has no columns of {entity}s"
             yield LlmcfError(problem.what, code="text-template", where=where, allowed=problem.allowed, hint=hint)
 
 
-def _feature_problems(root: Node, entity: Entity, features: Any, columns: Sequence[str]) -> Iterator[LlmcfError]:
-    """Features that are no columns."""
+def _feature_problems(
+    root: Node, entity: Entity, features: Any, columns: Mapping[str, str]
+) -> Iterator[LlmcfError]:  # fmt: skip
+    """Features that are no columns, or not of their kind; their form is the recipe's own matter."""
     chosen = features.get(entity) if isinstance(features, dict) else None
-    for column in chosen if isinstance(chosen, dict) else ():
-        problem = feature_problem(str(column), columns, entity, _place(root, "features", entity, column))
+    for column, feature in chosen.items() if isinstance(chosen, dict) else ():
+        if feature is None:  # takes away what an extended recipe declares
+            continue
+        where, name = _place(root, "features", entity, column), str(column)
+        name = f"{name}_" if name.lower() in RESERVED[entity] and f"{name}_" in columns else name
+        try:
+            meant = TypeAdapter(Feature).validate_python(feature)
+        except ValidationError:
+            problem = feature_problem(name, list(columns), entity, where)
+        else:
+            problem = kind_problem(entity, name, meant, columns, where)
         if problem is not None:
             yield problem
 
