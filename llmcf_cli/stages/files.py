@@ -134,7 +134,8 @@ def _shaping(
     root: Node, written: Mapping[str, Any]
 ) -> tuple[Callable[[Any, RawData], RawData], dict[Role, tuple[str, ...]]]:  # fmt: skip
     """What derives and filters as the recipe says, and the columns that it derives."""
-    named = written.get("derive") if isinstance(written.get("derive"), dict) else {}
+    given = written.get("derive")
+    named: dict[str, Any] = given if isinstance(given, dict) else {}
     derived: dict[Role, tuple[str, ...]] = {
         role: tuple(map(str, named[role])) for role in get_args(Role) if isinstance(named.get(role), dict)
     }
