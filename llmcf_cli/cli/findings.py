@@ -243,6 +243,8 @@ def train_rec(report: TrainRecReport) -> None:
         f"best epoch {report.best_epoch} of {len(report.epochs)}: validation {_monitored(report)}, "
         f"{report.num_parameters:,} parameters, {report.samples_per_second:,.0f} samples/s"
     )
+    if report.best_epoch == len(report.epochs):
+        console().print("! stopped by rec.fit.epochs, still improving: raise it", style="yellow", markup=False)
 
 
 def baseline(report: BaselineReport) -> None:

@@ -73,7 +73,11 @@ def _samples(report: IngestReport) -> None:
 
 
 def _rules(report: IngestReport) -> None:
-    found = [f"{rule.meaning} {rule.auc:.3f}" for rule in report.rules if rule.auc is not None]
+    found = [
+        f"{rule.meaning} {rule.auc:.3f}"
+        + ("" if rule.expected is None else f" ({rule.expected:.3f} expected by popularity alone)")
+        for rule in report.rules if rule.auc is not None
+    ]  # fmt: skip
     console().print(f"AUC of rules without a model, validation: {'; '.join(found) or 'one label only'}", markup=False)
     audit = report.negatives
     if audit is not None:

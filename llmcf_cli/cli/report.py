@@ -17,7 +17,7 @@ from llmcf_cli.llm.asking import tables as ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.rec.measure.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
-from llmcf_cli.stages.engine.base import Context, Stage, labelled
+from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.engine.run import Step
 from llmcf_cli.stages.look.verify import Verified
@@ -82,6 +82,10 @@ def end_step(step: Step, manifest: Manifest) -> None:
     console().print(f"[green]✓ {label}[/] {duration(manifest.seconds)} [dim]{step.node.folder}[/]")
 
 
+def _made(node: Node) -> Manifest | None:
+    return node.context.store.look(node.stage.name, node.key).whole
+
+
 def findings(stage: Stage, manifest: Manifest) -> None:
     """What a stage found, by the function that it is registered with."""
     component = registry().get(STAGE, stage.name)
@@ -109,7 +113,10 @@ class Ended:
 def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     """The end of a run of a stage's command: as the stage says, else what to try next."""
     component, last = registry().get(STAGE, stage), steps[-1].node
-    manifest = last.context.store.look(last.stage.name, last.key).whole
+    for step in steps:
+        if step.node.stage.name == stage and not step.runs and (there := _made(step.node)):
+            findings(step.node.stage, there)
+    manifest = _made(last)
     if not component.ending or manifest is None:
         console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}", soft_wrap=True)
         return
@@ -162,6 +169,8 @@ def comparison(report: Mapping[str, Any]) -> None:
         title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
         text_table(*difference_rows(report, shown), title=title)
         console().print(report["notes"][0], style="dim", markup=False)
+    for warning in report.get("warnings", ()):
+        console().print(f"! {warning}", style="yellow", markup=False, soft_wrap=True)
     for arm, why in report["failed"].items():
         console().print(f"{arm} failed: {why}", style="red", markup=False)
 

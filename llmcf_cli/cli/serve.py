@@ -60,7 +60,12 @@ def score(
         if unknown.requests:
             console().print(
                 f"{unknown.requests:,} of {asked.num_rows:,} requests have {kind} that the bundle does not know "
-                f"({unknown.ids:,} different): {_TREATED[kind]}",
+                f"({unknown.ids:,} different, e.g. {', '.join(map(repr, unknown.examples))}): {_TREATED[kind]}",
+                style="yellow", markup=False, soft_wrap=True,
+            )  # fmt: skip
+        if unknown.missing:
+            console().print(
+                f"{unknown.missing:,} of {asked.num_rows:,} requests have {kind} without an id: {_TREATED[kind]}",
                 style="yellow", markup=False, soft_wrap=True,
             )  # fmt: skip
     kept = scorer.kept_histories(asked)

@@ -168,7 +168,7 @@ def run_stage(
     from llmcf_cli.recipe.load import find_recipe
     from llmcf_cli.stages.engine.base import ComparingStage
     from llmcf_cli.stages.engine.lock import write_lock
-    from llmcf_cli.stages.engine.run import plan
+    from llmcf_cli.stages.engine.run import judge, plan
     from llmcf_cli.stages.pipeline import run_steps, stage_names, targets
 
     for name in force:
@@ -180,6 +180,7 @@ def run_stage(
     if dry_run:
         report.plan(steps)
         report.costs(steps)
+        judge(steps)
         return
     report.begin(find_recipe(recipe), context)
     steps = run_steps(

@@ -78,6 +78,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "source-files": "A folder holds none, or several, of the files that the source wants.",
         "ratings-missing": "The label needs ratings, and there are none.",
         "data-empty": "No rows, or none left.",
+        "table-format": "A file's ending is of another format than the recipe's, or of none that is known.",
         "rows-unusable": "Too many rows are unusable.",
         "value-object": "A nested value stands where a plain one is wanted.",
         "value-unreadable": "A value cannot be read as what it should be.",

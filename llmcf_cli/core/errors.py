@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -101,7 +102,7 @@ class LimitError(DataError):
 
     Attributes:
         limit: Name of the limit.
-        found: What was counted: a share in [0, 1], or a number of samples.
+        found: What was counted: a share in [0, 1] (float), or a number of samples (int).
         allowed_value: The limit's value.
     """
 
@@ -110,9 +111,11 @@ class LimitError(DataError):
     def __init__(
         self, limit: str, found: float, allowed_value: float, what: str, *, where: str = "", hint: str
     ) -> None:
+        enough = math.ceil(found * 1000) / 1000 if isinstance(found, float) else found
+        measured = f" ({found:.1%})" if isinstance(found, float) else ""
         super().__init__(
-            f"{what}; dataset.limits.{limit} is {allowed_value:g}", where=where or "dataset",
-            hint=f"{hint}; or change dataset.limits.{limit}",
+            f"{what}{measured}; dataset.limits.{limit} is {allowed_value:g}", where=where or "dataset",
+            hint=f"{hint}; or, if results may mean that little, set dataset.limits.{limit}: {enough:g}",
         )  # fmt: skip
         self.limit = limit
         self.found = found

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmcf_cli.core.errors import LimitError
+from llmcf_cli.data.raw import Meaning
+from llmcf_cli.data.remedies import in_expression, quoted
 from llmcf_cli.data.report import Alarm, IngestReport, JoinCount
 from llmcf_cli.recipe.sections import DatasetSection
 
@@ -68,8 +70,25 @@ def stop_at_blank_texts(items: int, blank: int, limit: float) -> None:
         )  # fmt: skip
 
 
-def find_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alarm]:
-    """What a user should know before going on."""
+def find_alarms(report: IngestReport, section: DatasetSection, meaning: Meaning) -> Iterator[Alarm]:
+    """What a user should know before going on.
+
+    Args:
+        report: What ingest found.
+        section: The recipe's `dataset`.
+        meaning: What the columns of its interactions mean.
+    """
+    for similar in report.similar:
+        column = meaning.item if similar.entity == "item" else meaning.user
+        examples = "; ".join(", ".join(map(repr, alike)) for alike in similar.examples[:3])
+        derived = section.derive.interactions.get(column)
+        made = quoted(f"upper({in_expression(column) if derived is None else derived.strip()})")
+        yield Alarm(
+            "similar_ids", f"{similar.ids:,} {similar.entity} ids differ only in case, or in signs around them; they "
+            f"may mean {similar.different:,}: {examples}",
+            f"if they do, derive one id: dataset.derive.interactions.{column}: {made}, and likewise in the "
+            f"{similar.entity} table if there is one" if meaning.settings else "",
+        )  # fmt: skip
     for texts in report.texts:
         if texts.blank and texts.entity == "item":
             yield Alarm(
@@ -117,9 +136,15 @@ def _rule_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alar
             "no_repeats", "no pair occurs twice, yet with dataset.repeats: keep a negative may be an item taken "
             "earlier, which no positive is", "dataset.repeats: first",
         )  # fmt: skip
-    negative = found.get("train_negative", 0.5)
-    if report.negatives is not None and abs(negative - 0.5) > _NEAR:
-        yield Alarm("train_negative", f"train negatives alone reach AUC {negative:.3f} on validation")
+    for rule in report.rules:
+        expected = 0.5 if rule.expected is None else rule.expected
+        if rule.code != "train_negative" or report.negatives is None or rule.auc is None:
+            continue
+        if abs(rule.auc - expected) > _NEAR:
+            yield Alarm(
+                "train_negative", f"train negatives alone reach AUC {rule.auc:.3f} on validation, {expected:.3f} is "
+                "expected: they say what their users take",
+            )  # fmt: skip
     audit = report.negatives
     if audit is not None and audit.violations:
         yield Alarm("negatives", f"{audit.violations:,} negatives are of an item that was protected from them")
@@ -135,8 +160,10 @@ def _meaning(report: IngestReport, code: str) -> str:
 
 
 def _unjoined(join: JoinCount) -> str:
-    examples = f", e.g. {', '.join(map(repr, join.examples))}" if join.examples else ""
-    listed = f"; the table has {', '.join(map(repr, join.listed))}" if join.listed else ""
+    counts = [*join.events, *[0] * (len(join.examples) - len(join.events))]
+    named = [f"{one!r}{f' ({n:,} events)' if n else ''}" for one, n in zip(join.examples, counts, strict=True)]
+    examples = f", most often {', '.join(named)}" if named else ""
+    listed = f"; ids of that table without events: {', '.join(map(repr, join.listed))}" if join.listed else ""
     return (
         f"{join.unjoined:,} of {join.wanted:,} {join.entity}s have no row in the {join.entity} table{examples}{listed}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
@@ -35,11 +35,7 @@ def cast_interactions(con: Any, table: Table, meaning: Meaning, *, needs_rating:
         DataError: A column is missing, or holds objects.
     """
     columns = {"user": meaning.user, "item": meaning.item, "rating": meaning.rating, "order": meaning.order}
-    wanted = [column for column in columns.values() if column is not None]
-    types = columns_of(con, table.relation)
-    hint = f"correct the names under {meaning.settings or 'dataset.source'}, or derive the column in dataset.derive"
-    require_columns(wanted, list(types), table.origin, hint)
-    _stop_at_objects(table, wanted)
+    types = require_meant(con, table, meaning)
     kinds = {key: types[column] if column is not None else "DOUBLE" for key, column in columns.items()}
     picked = ", ".join(
         f"{name(column) if column is not None else 'CAST(NULL AS DOUBLE)'} AS c_{key}"
@@ -74,6 +70,27 @@ def cast_interactions(con: Any, table: Table, meaning: Meaning, *, needs_rating:
                 {as_number("c_rating", kinds["rating"])} AS rating FROM {rows}))
         """
     )
+
+
+def require_meant(con: Any, table: Table, meaning: Meaning, derived: Sequence[str] = ()) -> dict[str, str]:
+    """The columns of the interactions → DuckDB type.
+
+    Args:
+        con: DuckDB connection.
+        table: The interactions.
+        meaning: What their columns mean.
+        derived: Columns that will be there besides.
+
+    Raises:
+        DataError: One that has a meaning is missing, or holds objects.
+    """
+    named = (meaning.user, meaning.item, meaning.rating, meaning.order)
+    wanted = [column for column in named if column is not None and column not in derived]
+    types = columns_of(con, table.relation)
+    hint = f"correct the names under {meaning.settings or 'dataset.source'}, or derive the column in dataset.derive"
+    require_columns(wanted, list(types), table.origin, hint)
+    _stop_at_objects(table, wanted)
+    return types
 
 
 def _stop_at_objects(table: Table, wanted: list[str]) -> None:

@@ -5,6 +5,7 @@ Leaves the tables `clean(user_id, item_id, rating, time)`, `item_feature(item_id
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
@@ -18,10 +19,10 @@ from llmcf_cli.data.cast import (
     too_many,
     whole_float_notes,
 )  # fmt: skip
-from llmcf_cli.data.raw import RawData, reading, scalar
-from llmcf_cli.data.remedies import remedy
-from llmcf_cli.data.report import Note, StepLog
-from llmcf_cli.tabular.times import count_reading
+from llmcf_cli.data.raw import Meaning, RawData, reading, scalar
+from llmcf_cli.data.remedies import remedy, unread_format
+from llmcf_cli.data.report import Alarm, Note, StepLog
+from llmcf_cli.tabular.times import ORDERS, count_reading
 
 
 def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_rows: float, log: StepLog) -> None:
@@ -56,10 +57,11 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     if lost.count + bad.count > max_bad_rows * (read + lost.count):
         worst = next(iter(problems), "lines")
         worst = "lines" if lost.count > problems.get(worst, 0) else worst
-        raise too_many(lost, bad, read + lost.count, max_bad_rows, where, remedy(con, worst, table, meaning))
+        raise too_many(lost, bad, read + lost.count, max_bad_rows, where, remedy(con, worst, raw))
     log.add("read interactions", read, lost.count, "lines that do not parse", lost.samples)
     reasons = "; ".join(f"{WORDS[problem]}: {count:,}" for problem, count in sorted(problems.items()))
     log.add("check values", read - bad.count, bad.count, reasons or "all values are as they should be", bad.samples)
+    log.alarms += _swapped(con, problems, meaning)
     notes = list(table.notes)
     ids = {"user": ("user_id", "user_whole"), "item": ("item_id", "item_whole")}
     notes += whole_float_notes(con, "checked", ids)
@@ -73,7 +75,19 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     )
     con.execute("DROP TABLE checked")
     kept = scalar(con, "SELECT count(*) FROM clean")
-    log.add("drop duplicates", kept, read - bad.count - kept, "same user, item and time; the highest rating stays")
+    stays = "" if meaning.rating is None else "; the highest rating stays"
+    log.add("drop duplicates", kept, read - bad.count - kept, f"same user, item and time{stays}")
+
+
+def _swapped(con: Any, problems: Mapping[str, int], meaning: Meaning) -> Iterator[Alarm]:
+    """That the times which could not be read are all of another format: those that were read may be misread."""
+    other = unread_format(con, meaning) if problems.get("format") and meaning.times.format in ORDERS else None
+    if other is not None:
+        yield Alarm(
+            "other_format", f"{meaning.order} is read as {meaning.times.format}, but there is {other[0]}, {other[1]}: "
+            "the times that were read likely have day and month swapped",
+            f"set {meaning.settings}.time_format: {other[0]}" if meaning.settings else "",
+        )  # fmt: skip
 
 
 def sample_users(con: Any, most: int | None, seed: int, log: StepLog) -> None:

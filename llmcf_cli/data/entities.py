@@ -10,7 +10,7 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.place import Place
 from llmcf_cli.data.cast import too_many, whole_float_notes
 from llmcf_cli.data.raw import TABLES, Entity, RawData, columns_of, name, reading, scalar
-from llmcf_cli.data.remedies import in_expression
+from llmcf_cli.data.remedies import in_expression, leave_out
 from llmcf_cli.data.report import Note, StepLog
 from llmcf_cli.recipe.sections import Conflicts
 from llmcf_cli.tabular.lists import as_list, parse_lists
@@ -75,7 +75,7 @@ def clean_entity(
         cast = cast_entity(con, raw, entity)
     rows = cast.relation
     total, without_id = con.execute(f"SELECT count(*), count(*) FILTER ({key} IS NULL) FROM {rows}").fetchone()
-    _stop_if_nameless(table, raw.meaning.keys[entity], role, total, without_id, max_bad_rows)
+    _stop_if_nameless(raw, entity, total, without_id, max_bad_rows)
     notes = [*table.notes, *whole_float_notes(con, rows, {entity: (key, cast.whole)}), *cast.notes]
     notes += _list_notes(con, table, role, cast, total, max_bad_rows)
     log.notes += [Note(role, note) for note in notes]
@@ -157,24 +157,33 @@ def cast_entity(con: Any, raw: RawData, entity: Entity) -> EntityCast:
     return EntityCast(f"{entity}_cast", tuple(names), bad_list, f"{flag}whole", f"{flag}place", tuple(notes))
 
 
-def require_multi(con: Any, raw: RawData) -> None:
+def require_multi(con: Any, raw: RawData, besides: Sequence[str] = ()) -> None:
     """Check that the columns that hold several values are columns of items or users.
+
+    Args:
+        con: DuckDB connection.
+        raw: The data set.
+        besides: Columns that will be there as well.
 
     Raises:
         DataError: Some are none.
     """
     known = [c for role in TABLES.values() if role in raw.tables for c in columns_of(con, raw.tables[role].relation)]
+    known += [column for column in besides if column not in known]
     require_columns(raw.meaning.multi, known, "dataset.source.multi", "name columns of the items or users there")
 
 
-def _stop_if_nameless(table: Table, key: str, role: str, total: int, without_id: int, max_bad_rows: float) -> None:
+def _stop_if_nameless(raw: RawData, entity: Entity, total: int, without_id: int, max_bad_rows: float) -> None:
+    role, key = TABLES[entity], raw.meaning.keys[entity]
+    table = raw.tables[role]
     lost = table.bad
     if lost.count + without_id <= max_bad_rows * (total + lost.count):
         return
     if lost.count >= without_id:
         hint = table.remedy or "correct these lines of the file"
     else:
-        hint = f"rows without it are left out by dataset.filter: {{{role}: '{in_expression(key)} is not null'}}"
+        kept = leave_out(role, f"{in_expression(key)} is not null", raw.kept.get(role))
+        hint = f"rows without it are left out by {kept}"
     nameless = BadRows(without_id, (f"{without_id:,} rows without {key}",) if without_id else ())
     raise too_many(lost, nameless, total + lost.count, max_bad_rows, table.origin, hint)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, Literal
+from llmcf_cli.recipe.expression import COMPARISONS, Call, Column, Literal, columns_in
 from llmcf_cli.recipe.kinds import Kind, Typed
 from llmcf_cli.tabular.sql import name, text
 from llmcf_cli.tabular.times import TimeFormat, with_times
@@ -322,6 +322,9 @@ class Compiler:
         """
         conditions = [*([needed.sql] if needed else []), *(f"{sql} IS NOT NULL" for sql in given)]
         failed = " AND ".join([*conditions, f"{result.sql} IS NULL"])
+        read = {column.name for column in columns_in(tree)}
+        if len(read) == 1 and not read & self._defined:
+            shown = [self.raw[read.pop()]]
         value = f" || ' {tree.function} ' || ".join(f"CAST({sql} AS VARCHAR)" for sql in shown)
         self.fallible.append(Fallible(source[tree.start : tree.end], failed, value))
 

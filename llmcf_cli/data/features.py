@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError, closest
 from llmcf_cli.core.place import Place
 from llmcf_cli.data.entities import RESERVED
 from llmcf_cli.data.raw import Entity, columns_of, name, text
-from llmcf_cli.data.remedies import in_expression
+from llmcf_cli.data.remedies import in_expression, number_expression, quoted
 from llmcf_cli.data.report import FeatureCount
 from llmcf_cli.features.choice import MAX_VALUES, Choice
 from llmcf_cli.recipe.features import FeatureSection
@@ -39,7 +39,8 @@ def chosen_features(con: Any, section: DatasetSection) -> tuple[Choice, ...]:
         features = section.features.item if entity == "item" else section.features.user
         for column, feature in features.items():
             column = f"{column}_" if column.lower() in RESERVED[entity] and f"{column}_" in columns else column
-            problem = _problem(entity, column, feature, columns)
+            where = f"dataset.features.{entity}.{column}"
+            problem = kind_problem(entity, column, feature, columns, where)
             if problem is not None:
                 problems.append(problem)
             else:
@@ -66,6 +67,37 @@ def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: 
     )
 
 
+def kind_problem(
+    entity: Entity, column: str, feature: FeatureSection, columns: Mapping[str, str], where: Place | str
+) -> LlmcfError | None:  # fmt: skip
+    """What is wrong with a feature: it is no column, or its column is not of its kind; None: nothing.
+
+    Args:
+        entity: Whose feature it is.
+        column: Its column.
+        feature: What the recipe says of it.
+        columns: Columns of the table → DuckDB type; empty: not known yet.
+        where: Its place in the recipe.
+    """
+    problem = feature_problem(column, list(columns), entity, where)
+    if problem is not None or not columns[column]:
+        return problem
+    is_list = columns[column].endswith("[]")
+    if is_list and feature.kind != "multi":
+        hint = f"make it multi, or derive one value of it in dataset.derive.{entity}s"
+        return LlmcfError(
+            f"holds lists, so it cannot be {feature.kind}",
+            code="feature-kind",
+            where=where,
+            allowed=("multi",),
+            hint=hint,
+        )
+    if not is_list and feature.kind == "multi":
+        hint = f"name it in dataset.source.multi, or derive a list: parts({in_expression(column)}, {text('|')})"
+        return LlmcfError("holds one text each, no lists", code="feature-kind", where=where, hint=hint)
+    return None
+
+
 def feature_sql(choice: Choice, sql_type: str) -> str:
     """SQL of a feature's value, of the type that its kind has in the tables `item` and `user`.
 
@@ -87,22 +119,23 @@ def stored_type(choice: Choice) -> str:
 
 
 def feature_counts(
-    con: Any, choices: Sequence[Choice], max_bad_rows: float
+    con: Any, choices: Sequence[Choice], section: DatasetSection
 ) -> tuple[FeatureCount, ...]:  # fmt: skip
     """What the features look like over the items and users that have interactions.
 
     Args:
         con: Connection with `item_number`, `item_feature`, `user_number` and `user_feature`.
         choices: The features.
-        max_bad_rows: Share of the values of a numeric feature that may be no numbers.
+        section: The recipe's `dataset`; its `max_bad_rows` is the share of the values of a numeric feature that may be
+            no numbers.
 
     Raises:
         DataError: More of them are none.
     """
-    return tuple(_count(con, choice, max_bad_rows) for choice in choices)
+    return tuple(_count(con, choice, section) for choice in choices)
 
 
-def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
+def _count(con: Any, choice: Choice, section: DatasetSection) -> FeatureCount:
     entity, column = choice.entity, name(choice.name)
     sql_type = columns_of(con, f"{entity}_feature")[choice.name]
     rows = (
@@ -123,7 +156,8 @@ def _count(con: Any, choice: Choice, max_bad_rows: float) -> FeatureCount:
     total, missing = con.execute(f"SELECT count(*), count(*) FILTER ({empty}) FROM {rows}").fetchone()
     if choice.kind == "numeric":
         bad, examples = _not_numbers(con, choice, rows, sql_type)
-        _stop_if_too_many(choice, bad, examples, total - missing + bad, max_bad_rows)
+        if bad > section.max_bad_rows * (total - missing + bad):
+            raise _no_numbers(con, choice, bad, examples, total - missing + bad, rows, section)
     (distinct,) = con.execute(f"SELECT count(DISTINCT value) FROM {values}").fetchone()
     top = con.execute(
         f"SELECT value, count(*) AS n FROM {values} GROUP BY value ORDER BY n DESC, value LIMIT 1"
@@ -145,16 +179,20 @@ def _not_numbers(con: Any, choice: Choice, rows: str, sql_type: str) -> tuple[in
     return (int(found[0][2]) if found else 0), tuple(value for value, *_ in found)
 
 
-def _stop_if_too_many(choice: Choice, bad: int, examples: tuple[str, ...], given: int, limit: float) -> None:
-    if bad <= limit * given:
-        return
-    table = f"{choice.entity}s"
-    raise DataError(
+def _no_numbers(
+    con: Any, choice: Choice, bad: int, examples: tuple[str, ...], given: int, rows: str, section: DatasetSection
+) -> DataError:  # fmt: skip
+    """The error of a numeric feature; names an expression that reads its values, as they are written."""
+    table, column = f"{choice.entity}s", choice.name
+    derived = getattr(section.derive, table).get(column)
+    source = in_expression(column) if derived is None else derived.strip()
+    made = number_expression(con, rows, "CAST(raw AS VARCHAR)", source) or f"coalesce(number({source}), null)"
+    return DataError(
         f"{bad:,} of {given:,} values are no numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
-        f"allows {limit:.1%}", code="feature-numbers", where=f"dataset.features.{choice.entity}.{choice.name}",
-        hint=f"derive a number in dataset.derive.{table}, as in {choice.name}: "
-        f"number(replace({in_expression(choice.name)}, \"$\", \"\")), make the feature categorical, or raise "
-        "dataset.max_bad_rows",
+        f"allows {section.max_bad_rows:.1%}", code="feature-numbers",
+        where=f"dataset.features.{choice.entity}.{column}",
+        hint=f"derive a number: dataset.derive.{table}.{column}: {quoted(made)}, make the feature categorical, or "
+        "raise dataset.max_bad_rows",
     )  # fmt: skip
 
 
@@ -182,24 +220,3 @@ def _choice(entity: Entity, column: str, feature: FeatureSection) -> Choice:
         entity, column, feature.kind, feature.max_values or MAX_VALUES, feature.transform or "standard",
         feature.buckets or 10,
     )  # fmt: skip
-
-
-def _problem(entity: Entity, column: str, feature: FeatureSection, columns: dict[str, str]) -> LlmcfError | None:
-    where = f"dataset.features.{entity}.{column}"
-    problem = feature_problem(column, list(columns), entity, where)
-    if problem is not None:
-        return problem
-    is_list = columns[column].endswith("[]")
-    if is_list and feature.kind != "multi":
-        hint = f"make it multi, or derive one value of it in dataset.derive.{entity}s"
-        return LlmcfError(
-            f"holds lists, so it cannot be {feature.kind}",
-            code="feature-kind",
-            where=where,
-            allowed=("multi",),
-            hint=hint,
-        )
-    if not is_list and feature.kind == "multi":
-        hint = f"name it in dataset.source.multi, or derive a list: parts({column}, {text('|')})"
-        return LlmcfError("holds one text each, no lists", code="feature-kind", where=where, hint=hint)
-    return None

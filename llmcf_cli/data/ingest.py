@@ -101,6 +101,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.advance()
     task.note("check")
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
+    log.similar = tuple(measure.similar_ids(con, "clean"))
     require_multi(con, raw)
     for entity in _ENTITIES:
         conflicts = {"item": section.conflicts.items, "user": section.conflicts.users}[entity]
@@ -183,9 +184,10 @@ def _report(con: Any, section: DatasetSection, found: _Found, seed: int) -> Inge
         negatives=drawn_audit(con, section.label, section.repeats, derive_seed(seed, "audit")),
         times=found.log.times,
         notes=tuple(found.log.notes),
-        features=feature_counts(con, found.features, section.max_bad_rows),
+        features=feature_counts(con, found.features, section),
+        similar=found.log.similar,
     )
-    return replace(report, alarms=tuple(find_alarms(report, section)))
+    return replace(report, alarms=(*found.log.alarms, *find_alarms(report, section, found.raw.meaning)))
 
 
 def _write(

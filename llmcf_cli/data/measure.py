@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from llmcf_cli.data.raw import Entity, scalar
-from llmcf_cli.data.report import SPLITS, JoinCount, Rule, SliceCount, SplitCount, TextCount
+from llmcf_cli.data.raw import Entity, scalar, text
+from llmcf_cli.data.report import SPLITS, JoinCount, Rule, SimilarIds, SliceCount, SplitCount, TextCount
 from llmcf_cli.features.slices import cold_start_slices
 
 # The first time that a user took an item: what lies strictly before a sample's time was taken before it.
@@ -41,6 +41,17 @@ _RULES = {
         "item_row FROM {sample} WHERE split = 'train' AND label = 0) n USING (user_row, item_row) WHERE split = $split "
         "AND NOT EXISTS (FROM taken t WHERE t.user_row = s.user_row AND t.item_row = s.item_row AND t.time < s.time)",
     ),
+}
+
+# Users and items that are drawn often make a pair that was drawn likely, whatever it is: of D draws, of which U are the
+# user's and I the item's, it expects U · I / D.
+_EXPECTED = {
+    "train_negative": "SELECT s.label, 1 - exp(-coalesce(u.draws, 0) * coalesce(i.draws, 0) / d.draws) AS score "
+    "FROM {sample} s LEFT JOIN (SELECT user_row, count(*) AS draws FROM {sample} WHERE split = 'train' AND label = 0 "
+    "GROUP BY ALL) u USING (user_row) LEFT JOIN (SELECT item_row, count(*) AS draws FROM {sample} WHERE "
+    "split = 'train' AND label = 0 GROUP BY ALL) i USING (item_row), (SELECT count(*)::DOUBLE AS draws FROM {sample} "
+    "WHERE split = 'train' AND label = 0) d WHERE split = $split AND d.draws > 0 "
+    "AND NOT EXISTS (FROM taken t WHERE t.user_row = s.user_row AND t.item_row = s.item_row AND t.time < s.time)",
 }
 
 
@@ -73,9 +84,21 @@ def split_counts(con: Any, sample: str = "sample") -> tuple[SplitCount, ...]:
 
 def rules(con: Any, sample: str = "sample", split: str = "validation") -> tuple[Rule, ...]:
     """What rules without any model reach on a split: an AUC far from .5 where it should not be shows a leak."""
-    return tuple(
-        Rule(code, meaning, _auc(con, query.format(sample=sample), split)) for code, (meaning, query) in _RULES.items()
-    )
+    found = []
+    for code, (meaning, query) in _RULES.items():
+        auc = _auc(con, query.format(sample=sample), split)
+        by_chance = _EXPECTED.get(code) if auc is not None else None
+        expected = None if by_chance is None else _mean_auc(con, by_chance.format(sample=sample), split)
+        found.append(Rule(code, meaning, auc, expected))
+    return tuple(found)
+
+
+def _mean_auc(con: Any, query: str, split: str) -> float | None:
+    """AUC expected of a rule that scores 1 with the query's probability `score`, else 0."""
+    difference = con.execute(
+        f"SELECT avg(score) FILTER (label = 1) - avg(score) FILTER (label = 0) FROM ({query})", {"split": split}
+    ).fetchone()[0]
+    return None if difference is None else 0.5 + difference / 2
 
 
 def _auc(con: Any, query: str, split: str) -> float | None:
@@ -122,8 +145,42 @@ def joins(con: Any, entities: Sequence[Entity]) -> Iterator[JoinCount]:
         wanted = scalar(con, f"SELECT count(*) FROM {entity}_number")
         lacking = f"FROM {entity}_number ANTI JOIN {entity}_feature USING ({key})"
         unjoined = scalar(con, f"SELECT count(*) {lacking}")
-        shown = [
-            tuple(row[0] for row in con.execute(f"SELECT {key} {source} ORDER BY {key} LIMIT 3").fetchall())
-            for source in (lacking, f"FROM {entity}_feature ANTI JOIN {entity}_number USING ({key})")
-        ]
-        yield JoinCount(entity, wanted, unjoined, shown[0], shown[1] if unjoined else ())
+        if not unjoined:
+            yield JoinCount(entity, wanted, 0)
+            continue
+        most = con.execute(
+            f"SELECT {key}, count(*) FROM (SELECT * {lacking}) JOIN interaction USING ({entity}_row) GROUP BY {key} "
+            f"ORDER BY 2 DESC, 1 LIMIT {_EXAMPLES}"
+        ).fetchall()
+        listed = con.execute(
+            f"SELECT {key} FROM {entity}_feature ANTI JOIN {entity}_number USING ({key}) ORDER BY {key} LIMIT 3"
+        ).fetchall()
+        yield JoinCount(
+            entity, wanted, unjoined, tuple(one for one, _ in most), tuple(one for (one,) in listed),
+            tuple(count for _, count in most),
+        )  # fmt: skip
+
+
+def similar_ids(con: Any, events: str) -> Iterator[SimilarIds]:
+    """Ids of items and of users that differ only in case, or in white space and punctuation around them.
+
+    Args:
+        con: Connection to the tables.
+        events: Relation with `item_id` and `user_id`, before steps that drop rare ones.
+    """
+    for entity in ("item", "user"):
+        key = f"{entity}_id"
+        same = f"lower(regexp_replace({key}, {text(_AROUND)}, '', 'g'))"
+        groups = (
+            f"(SELECT list({key} ORDER BY {key}) AS ids FROM (SELECT DISTINCT {key} FROM {events}) "
+            f"WHERE {same} <> '' GROUP BY {same} "
+            "HAVING count(*) > 1)"
+        )
+        ids, different = con.execute(f"SELECT coalesce(sum(len(ids)), 0)::BIGINT, count(*) FROM {groups}").fetchone()
+        if ids:
+            rows = con.execute(f"SELECT ids[:4] FROM {groups} ORDER BY ids LIMIT {_EXAMPLES}").fetchall()
+            yield SimilarIds(entity, ids, different, tuple(tuple(alike) for (alike,) in rows))
+
+
+_EXAMPLES = 5
+_AROUND = r"^[^\p{L}\p{N}]+|[^\p{L}\p{N}]+$"

@@ -73,10 +73,12 @@ class RawData:
     Attributes:
         tables: The interactions, and items and users where there are such tables.
         meaning: What their columns mean.
+        kept: Conditions by which the recipe's filter has left out rows of these tables.
     """
 
     tables: Mapping[Role, Table]
     meaning: Meaning
+    kept: Mapping[Role, str] = field(default_factory=dict)
 
     def reshaped(self, change: Callable[[Role, Table], Table]) -> RawData:
         """The data with each table changed, e.g. to a relation with derived columns or fewer rows."""

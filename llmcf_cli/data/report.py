@@ -87,11 +87,14 @@ class Rule:
         code: Its name.
         meaning: What it scores a sample by.
         auc: On validation; None where that has one label only.
+        expected: What the rule would reach if it told nothing about the pair: by how often its user and its item are
+            drawn alone. None where that is .5, or there is no AUC.
     """
 
     code: str
     meaning: str
     auc: float | None
+    expected: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,8 +131,9 @@ class JoinCount:
         entity: Which of the two.
         wanted: Items or users with interactions.
         unjoined: Those that the table lacks.
-        examples: A few of their ids.
-        listed: A few ids of the table, to compare.
+        examples: A few of their ids, those with most events first.
+        listed: A few ids of the table that have no events, to compare.
+        events: How many events each of the examples has.
     """
 
     entity: Literal["item", "user"]
@@ -137,6 +141,24 @@ class JoinCount:
     unjoined: int
     examples: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
+    events: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class SimilarIds:
+    """Ids that differ only in case, or in signs and white space around them.
+
+    Attributes:
+        entity: Whose they are.
+        ids: How many.
+        different: How many would be left, were these differences none.
+        examples: A few of them, alike ones together.
+    """
+
+    entity: Literal["item", "user"]
+    ids: int
+    different: int
+    examples: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -211,6 +233,7 @@ class IngestReport:
         times: How times were read; None where there are positions only.
         notes: What else reading did.
         features: What models read beside the ids.
+        similar: Ids that are nearly alike, of items and users that have some.
     """
 
     steps: tuple[IngestStep, ...]
@@ -233,6 +256,7 @@ class IngestReport:
     times: Reading | None = None
     notes: tuple[Note, ...] = ()
     features: tuple[FeatureCount, ...] = ()
+    similar: tuple[SimilarIds, ...] = ()
 
 
 class StepLog:
@@ -241,6 +265,8 @@ class StepLog:
     def __init__(self) -> None:
         self.steps: list[IngestStep] = []
         self.notes: list[Note] = []
+        self.alarms: list[Alarm] = []
+        self.similar: tuple[SimilarIds, ...] = ()
         self.times: Reading | None = None
 
     def add(self, name: str, kept: int, dropped: int, reason: str, samples: tuple[str, ...] = ()) -> None:

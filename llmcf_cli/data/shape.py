@@ -10,6 +10,7 @@ from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
 from llmcf_cli.core.place import Place
 from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
 from llmcf_cli.data.raw import RawData, Role, reading
+from llmcf_cli.data.remedies import in_expression, leave_out, quoted
 from llmcf_cli.data.report import StepLog
 from llmcf_cli.recipe.expression import Call, Column, ExpressionError
 from llmcf_cli.recipe.features import DeriveSection, FilterSection
@@ -31,7 +32,8 @@ class FailedValues:
         column: The derived column; None: the filter.
         operation: The operation as written, e.g. `number(price)`.
         count: Rows.
-        examples: Up to `MAX_BAD_SAMPLES` different values.
+        examples: Up to `MAX_BAD_SAMPLES` different values, the most frequent first; as the file has them where the
+            operation reads one of its columns.
     """
 
     column: str | None
@@ -130,7 +132,7 @@ def reshape(
             return table
         if count is None:
             return table
-        _stop_at_failures(count, role, max_bad_rows, place)
+        _stop_at_failures(count, role, max_bad_rows, place, getattr(derive, role), getattr(where, role))
         if log is not None and count.rows:
             _log(log, role, count)
         notes = (*map(_note, count.failed), *_time_notes(count.times))
@@ -139,7 +141,8 @@ def reshape(
     found = raw.reshaped(change)
     if problems:
         raise RecipeError(problems)
-    return found
+    kept = {role: text for role in found.tables if (text := getattr(where, role)) is not None}
+    return replace(found, kept=kept)
 
 
 def shape(
@@ -200,16 +203,23 @@ def _derived(value: Value, table: Role) -> str:
     return value.sql
 
 
-def _stop_at_failures(count: ShapeCount, role: Role, limit: float, place: PlaceOf) -> None:
+def _stop_at_failures(
+    count: ShapeCount, role: Role, limit: float, place: PlaceOf, derive: Mapping[str, str], where: str | None
+) -> None:  # fmt: skip
     for failed in count.failed:
         if failed.count > limit * count.rows:
+            operation, column = failed.operation, failed.column
+            if column is None:
+                hint = f"leave these rows out by {leave_out(role, f'{operation} is not null', where)}"
+            else:
+                made = derive[column].replace(operation, f"coalesce({operation}, null)")
+                out = leave_out(role, f"{in_expression(column)} is not null", where)
+                hint = f"have these values be null by dataset.derive.{role}.{column}: {quoted(made)}, and leave out " \
+                       f"all rows without the value, if need be, by {out}"  # fmt: skip
             raise DataError(
-                f"{failed.operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
+                f"{operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
                 f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
-                code="derivation-failed", where=place(role, failed.column),
-                hint=f"leave these rows out by dataset.filter.{role}: `{failed.operation} is not null` (and whatever "
-                "else it asks, after `and`, in brackets), say what to take instead by "
-                f"`coalesce({failed.operation}, …)`, or raise dataset.max_bad_rows",
+                code="derivation-failed", where=place(role, column), hint=f"{hint}; or raise dataset.max_bad_rows",
             )  # fmt: skip
 
 
@@ -344,9 +354,10 @@ def _count(
     for one, owner, condition, count in zip(fallible, owners, failures, counts, strict=False):
         if count:
             examples = con.execute(
-                f"SELECT DISTINCT {one.value} FROM {rows_of} WHERE {condition} ORDER BY ALL LIMIT {MAX_BAD_SAMPLES}"
+                f"SELECT {one.value} AS value, count(*) FROM {rows_of} WHERE {condition} GROUP BY value "
+                f"ORDER BY 2 DESC, 1 LIMIT {MAX_BAD_SAMPLES}"
             ).fetchall()
-            failed.append(FailedValues(owner, one.source, count, tuple(value for (value,) in examples)))
+            failed.append(FailedValues(owner, one.source, count, tuple(value for value, _ in examples)))
     rest = counts[len(fallible) :]
     filtered = tuple(
         FilterCount(part.source, false, unknown)

@@ -258,8 +258,14 @@ def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[An
     if field.is_number:
         out[1:] = _encode_numbers(_numbers(column, field.key), field)
     elif field.kind == "categorical":
-        out[1:] = vocab.encode(field, column.cast(pa.string()))
+        out[1:] = vocab.encode(field, _texts(column, field))
     else:
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_null(column.type)):
+            raise DataError(
+                f"{field.name} holds one value each ({column.type}), no lists", code="feature-kind",
+                where=f"{field.entity} features",
+                hint='it has several values: give a list of texts each, e.g. ["Comedy", "Drama"]',
+            )  # fmt: skip
         values, length_R = list_parts(column)
         ids = vocab.encode(field, values.cast(pa.string()))
         position_RM = np.cumsum(length_R)[:, None] - length_R[:, None] + np.arange(field.width)
@@ -267,6 +273,17 @@ def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[An
         if len(ids):
             out[1:] = np.where(inside_RM, ids[np.where(inside_RM, position_RM, 0)], 0)
     return out
+
+
+def _texts(column: pa.Array, field: FieldSpec) -> pa.Array:
+    """The values of a categorical feature as texts."""
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{field.name} holds {column.type}, no single values", code="feature-kind",
+            where=f"{field.entity} features", hint="give one text each",
+        ) from error  # fmt: skip
 
 
 def _encode_numbers(value_R: NDArray[np.float64], field: FieldSpec) -> NDArray[Any]:

@@ -15,6 +15,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "CSV or TSV tables, columns mapped in the recipe"),
         ("jsonl", "data.sources.config:JsonlConfig", "data.sources.tables:TableSource",
          "tables of JSON objects, one a line, columns mapped in the recipe"),
+        ("tables", "data.sources.config:MixedConfig", "data.sources.tables:TableSource",
+         "tables in a format each, by the endings of their names, columns mapped in the recipe"),
         ("amazon", "data.sources.config:AmazonConfig", "data.sources.amazon:AmazonSource",
          "Amazon reviews 2014, 2018 or 2023: JSON lines of reviews and metadata"),
         ("amazon2014", "data.sources.config:Amazon2014Config", "data.sources.amazon:AmazonSource",

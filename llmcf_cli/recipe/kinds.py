@@ -173,7 +173,8 @@ class _Checker:
             return "any"
         if tree.name not in self._columns:
             near = closest(tree.name, self._columns)
-            what = f"there is no column {tree.name!r}" + (f"; did you mean {near!r}?" if near else "")
+            meant = f"did you mean {near!r}?" if near else f'a text stands in quotes: "{tree.name}"'
+            what = f"there is no column {tree.name!r}; {meant}"
             raise self._error(what, tree, tuple(self._columns))
         kind = self._columns[tree.name]
         if kind == "other":

@@ -127,7 +127,8 @@ class Recipe(Config):
 
     @cached_property
     def arms(self) -> dict[str, Recipe]:
-        """Name → the recipe of that arm alone: `rec.compare` in order, `rec.augment`, then `rec.variants`.
+        """Name → the recipe of that arm alone: `rec.compare` in order, or `rec.augment` where there is
+        none, then `rec.variants`.
 
         Raises:
             ValidationError: A variant sets what the schema does not allow (`load_recipe` checks this first).
@@ -178,7 +179,9 @@ class Recipe(Config):
         """The arms and objectives that need a section which is not there."""
         if getattr(self, section) is not None:
             return
-        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = [(("rec", "augment"), self.rec.augment)]
+        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = []
+        if not self.rec.compare or self.rec.variants:
+            places.append((("rec", "augment"), self.rec.augment))
         for field in ("compare", "objectives"):
             places += [(("rec", field, place), config) for place, config in enumerate(getattr(self.rec, field))]
         for at, config in places:
@@ -195,7 +198,7 @@ class Recipe(Config):
         return [*variants, *((b.type, ("rec", "baselines", place)) for place, b in enumerate(self.rec.baselines))]
 
     def _augmented(self) -> dict[str, ComponentConfig]:
-        return {arm_name(config): config for config in (*self.rec.compare, self.rec.augment)}
+        return {arm_name(config): config for config in self.rec.compare or (self.rec.augment,)}
 
 
 def arm_name(augment: ComponentConfig) -> str:

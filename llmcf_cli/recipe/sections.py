@@ -296,7 +296,7 @@ class RecSection(Config):
     backbone: Backbone
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
-    """Where the extra context feature comes from; the arm that is bundled for serving."""
+    """Where the extra context feature comes from: of the one arm if `compare` names none, and of each of `variants`."""
     objectives: Annotated[tuple[Objective, ...], Field(max_length=32), Distinct()] = Field(
         default=("bce",), min_length=1, validate_default=True
     )
@@ -306,7 +306,8 @@ class RecSection(Config):
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
     compare: Annotated[tuple[Augmenter, ...], Field(max_length=MAX_ARMS), Distinct()] = ()
-    """Arms to train beside `augment`, each with the same backbone and fit; `augment` itself is always one."""
+    """Arms to train, each with the same backbone and fit; these and no others, besides `variants`. None given: the one
+    that `augment` names."""
     variants: Annotated[tuple[VariantSection, ...], Field(max_length=MAX_ARMS), Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
     baselines: Annotated[tuple[Baseline, ...], Field(max_length=MAX_ARMS), Distinct("type")] = ()

@@ -161,7 +161,7 @@ def unknown_settings(root: Node) -> list[LlmcfError]:
         rec, search = RecSection.model_validate(data.get("rec")), SearchSection.model_validate(data.get("search"))
     except ValidationError:
         return []
-    arms = [{"rec": {**data["rec"], "augment": config.model_dump()}} for config in (*rec.compare, rec.augment)]
+    arms = [{"rec": {**data["rec"], "augment": config.model_dump()}} for config in rec.compare or (rec.augment,)]
     arms += [plain(variant.root) for variant in variants_of(root)]
     return [
         LlmcfError(_NO_ARM, code="setting-of-no-arm", where=_searched(root, path))

@@ -123,7 +123,7 @@ def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
         where there is none; `time` (timestamp[us, UTC], of positions int64), null where there is none.
 
     Raises:
-        DataError: A column is missing, an id or history is none, or a time is not of the form.
+        DataError: A column is missing, a request has no item, an id or history is none, or a time is not of the form.
     """
     if not isinstance(rows, pa.Table) and (plain := plain_requests(rows, form.clock == "per_user")) is not None:
         return plain
@@ -294,7 +294,14 @@ def _require_columns(found: Sequence[str], where: str) -> None:
 
 
 def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
-    """Raise a `DataError` about the first value that is there and cannot be read."""
+    """Raise a `DataError` about requests without an item, or the first value that is there and cannot be read."""
+    none = pc.indices_nonzero(found["item_id_shown"].is_null())
+    if len(none):
+        raise DataError(
+            f"{len(none):,} of {found.num_rows:,} requests have no item_id", code="request-value",
+            where=f"{origin}, request {none[0].as_py() + 1:,}",
+            hint="leave them out, or give each an item: a request asks how well one suits a user",
+        )  # fmt: skip
     for column in (*NEEDED, "history", "time"):
         shown = found[f"{column}_shown"]
         bad = pc.indices_nonzero(pc.and_(shown.is_valid(), found[column].is_null()))

@@ -29,6 +29,8 @@ from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_reques
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
+NAMED = 5
+"""Unknown ids that are named."""
 
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -44,11 +46,29 @@ class Unknown:
 
     Attributes:
         ids: Different ids.
-        requests: Requests with such an id, or without any.
+        requests: Requests with such an id.
+        examples: A few of the ids, in the order of the requests.
+        missing: Requests that name nobody.
     """
 
     ids: int
     requests: int
+    examples: tuple[str, ...] = ()
+    missing: int = 0
+
+
+@dataclass(frozen=True)
+class Added:
+    """Items that a scorer knows from now on.
+
+    Attributes:
+        items: How many.
+        without_text: Those without a text vector, which a model that reads texts scores as items without a text; 0 if
+            the model reads none.
+    """
+
+    items: int
+    without_text: int
 
 
 @dataclass(frozen=True)
@@ -193,12 +213,16 @@ class Scorer:
             "items of histories": _unknown(catalog.items, values, np.repeat(each, length_N)),
         }  # fmt: skip
 
-    def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> None:
+    def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> Added:
         """Make new items known, without training: by features the vocabulary has, and by text. All of them or none.
 
         Args:
             items: `item_id` and any of the item's feature columns.
             text_nT: Their text vectors, float32 of unit norm, from the encoder of the recipe's `match.space`.
+                None, or a row of zeros: the item has no text.
+
+        Returns:
+            How many there are, and how many of them lack a text that the model reads.
 
         Raises:
             DataError: An id is missing, there twice or known already, or a vector does not fit or is not of unit norm.
@@ -220,6 +244,9 @@ class Scorer:
                     held = one.extended(resources.get(name), longer, items, given.get(name))
                     longer = longer.holding(**{name: held})
             self.model = self.model.with_items(longer)
+            texts = longer.get("text") if "text" in self.inputs else None
+            added_nT = None if texts is None else texts[-len(added.ids) :]
+            return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
     def _encode(self, model: RecModel, lists: Lists) -> Samples:
         """The candidates as samples; what is the user's is encoded once per list."""
@@ -291,9 +318,11 @@ def _times(requests: pa.Table) -> pa.Array:
 
 def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknown:
     """Of ids, each of the request of that number, those that a table lacks."""
-    lacking_n = known.rows(ids) == 0
-    different = ids.filter(pa.array(lacking_n)).drop_null().cast(pa.string()).unique()
-    return Unknown(len(different), len(np.unique(request_n[lacking_n])))
+    given_n = ids.is_valid().to_numpy(zero_copy_only=False)
+    lacking_n = (known.rows(ids) == 0) & given_n
+    different = ids.filter(pa.array(lacking_n)).cast(pa.string()).unique()
+    examples = tuple(different.slice(0, NAMED).to_pylist())
+    return Unknown(len(different), len(np.unique(request_n[lacking_n])), examples, len(np.unique(request_n[~given_n])))
 
 
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:

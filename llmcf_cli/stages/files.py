@@ -14,8 +14,8 @@ from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.tree import Node, child, nearest, origins, plain
 from llmcf_cli.core.types import ComponentConfig, PromptRef, file_refs
+from llmcf_cli.data.sources.config import Times
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.features import DeriveSection, FilterSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import WrittenRecipe
 from llmcf_cli.recipe.prompt import Prompt, check_knows, load_prompt
@@ -97,7 +97,7 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     """Whether the data set can be read and has the columns that the recipe names, as far as its beginning shows."""
     dataset = plain(root).get("dataset")
     written = dataset if isinstance(dataset, dict) else {}
-    config = _source(written.get("source"))
+    config, times = _source(written.get("source"))
     if config is None or locate.check(file_refs(config)):
         return
     absent = [name for name in file_refs(config) if not locate.is_here(name)]
@@ -108,16 +108,11 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, code="columns-unchecked", where=where, hint=hint))
         return
-    try:
-        derive = DeriveSection.model_validate(written.get("derive") or {})
-        kept = FilterSection.model_validate(written.get("filter") or {})
-    except ValidationError:
-        return  # of which the recipe's own check tells
 
     def check() -> Found:
         from llmcf_cli.stages.columns import column_problems
 
-        return column_problems(root, config, derive, kept, locate.path)
+        return column_problems(root, written, config, times, locate.path)
 
     asked = [
         _origin(config),
@@ -141,11 +136,27 @@ def _origin(config: ComponentConfig) -> str:
     return registry().get("source", config.type).origin
 
 
-def _source(written: Any) -> ComponentConfig | None:
-    """The settings of a data set's source; None where they are wrong."""
+def _source(written: Any) -> tuple[ComponentConfig | None, bool]:
+    """The settings of a data set's source, and whether those of its times are as written.
+
+    Wrong settings of times are left out: the recipe's own check tells of them, and columns can be checked without them.
+    None where others are wrong.
+    """
     if not isinstance(written, dict):
         written = {"type": written}
     try:
-        return registry().get("source", str(written.get("type"))).config().model_validate(written)
-    except (UnknownNameError, ValidationError):
-        return None
+        schema = registry().get("source", str(written.get("type"))).config()
+    except UnknownNameError:
+        return None, False
+    try:
+        return schema.model_validate(written), True
+    except ValidationError as error:
+        places = {item["loc"] for item in error.errors()}
+    columns = written.get("columns")
+    if not isinstance(columns, dict) or not places <= {("columns", name) for name in Times.model_fields}:
+        return None, False
+    sound = {name: value for name, value in columns.items() if ("columns", name) not in places}
+    try:
+        return schema.model_validate({**written, "columns": sound}), False
+    except ValidationError:
+        return None, False

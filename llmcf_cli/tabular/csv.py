@@ -130,7 +130,7 @@ def read_csv(
         into: The table to make.
         dialect: How lines split.
         names: The columns, in order, of a file without a line of names; None: the first line names them.
-        rows: Read this many rows and no more; None: all.
+        rows: Read the rows of this many lines and no more; None: all.
 
     Raises:
         DataError: The file cannot be read at all, or its first line is no list of columns.
@@ -162,7 +162,15 @@ def read_body(
         if dialect.encoding != "utf-8":
             source = folder / "text.csv"
             _to_utf8(path, source, dialect, _BEGINNING if rows is not None else None)
-        bad, mended = _load(con, source, path, into, dialect, columns, skip, rows, folder)
+        cut = False
+        if rows is not None:
+            beginning = folder / "beginning.csv"
+            try:
+                source, cut = beginning, _copy_beginning(source, beginning, skip + rows)
+            except BROKEN as error:
+                raise unreadable_text(path, error, dialect.encoding, dialect.encoding_setting) from error
+        bad, mended = _load(con, source, path, into, dialect, columns, skip, cut, folder)
+    bad = _drop_headers(con, path, into, columns, cells, bad)
     undecoded = scalar(con, f"SELECT count(*) FROM {name(into + '_reject')} WHERE error_type = 'INVALID ENCODING'")
     remedy = encoding_hint(path, dialect.encoding, dialect.encoding_setting) if undecoded else ""
     return Table(name(into), str(path), bad, remedy, notes + mended + _drop_blank(con, into, columns, cells))
@@ -203,13 +211,13 @@ def _check_names(path: Path, dialect: Dialect, header: Header, names: Sequence[s
 
 def _load(
     con: Any, source: Path, path: Path, into: str, dialect: Dialect, columns: Sequence[str], skip: int,
-    rows: int | None, folder: Path,
+    cut: bool, folder: Path,
 ) -> tuple[BadRows, tuple[str, ...]]:  # fmt: skip
     """Fill the table; a file whose lines end in different ways is read from a copy in which they do not."""
     import duckdb
 
     try:
-        return _fill(con, source, path, into, dialect, columns, skip, rows), ()
+        return _fill(con, source, path, into, dialect, columns, skip, cut), ()
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -222,7 +230,7 @@ def _load(
     one = folder / "one_end.csv"
     _one_line_end(source, one)
     try:
-        bad = _fill(con, one, path, into, dialect, columns, skip, rows)
+        bad = _fill(con, one, path, into, dialect, columns, skip, cut)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -231,7 +239,7 @@ def _load(
 
 
 def _fill(
-    con: Any, source: Path, path: Path, into: str, dialect: Dialect, columns: Sequence[str], skip: int, rows: int | None
+    con: Any, source: Path, path: Path, into: str, dialect: Dialect, columns: Sequence[str], skip: int, cut: bool
 ) -> BadRows:
     types = ", ".join(f"{text(column)}: 'VARCHAR'" for column in columns)
     options = {
@@ -243,9 +251,13 @@ def _fill(
     for leftover in (f"{into}_reject", f"{into}_reject_scan"):
         con.execute(f"DROP TABLE IF EXISTS {name(leftover)}")
     arguments = ", ".join(f"{option} = {value}" for option, value in options.items())
-    limit = "" if rows is None else f" LIMIT {rows}"
     file = f"read_csv({text(exactly(source))}, {arguments})"
-    con.execute(f"CREATE OR REPLACE TABLE {name(into)} AS SELECT * FROM {file}{limit}")
+    con.execute(f"CREATE OR REPLACE TABLE {name(into)} AS SELECT * FROM {file}")
+    if cut:  # in the midst of a quoted value, maybe
+        con.execute(
+            f"DELETE FROM {name(into + '_reject')} WHERE error_type = 'UNQUOTED VALUE' "
+            f"AND line = (SELECT max(line) FROM {name(into + '_reject')})"
+        )
     rejected = con.execute(
         f"SELECT count(*) OVER (), line, first(csv_line), first(error_type::VARCHAR ORDER BY column_idx) "
         f"FROM {name(into + '_reject')} GROUP BY line ORDER BY line LIMIT {MAX_BAD_SAMPLES}"
@@ -268,6 +280,21 @@ def _rejection(kind: str, columns: int, dialect: Dialect) -> str:
     return known.get(kind, kind.lower())
 
 
+def _drop_headers(
+    con: Any, path: Path, into: str, columns: Sequence[str], cells: Sequence[str], bad: BadRows
+) -> BadRows:  # fmt: skip
+    """Leave out lines that name the columns again, as in files that were put together; the bad rows with them."""
+    named = [(column, cell) for column, cell in zip(columns, cells, strict=True) if cell]
+    if len(named) < 2:
+        return bad
+    repeated = " AND ".join(f"trim({name(column)}, {text(WHITE)}) = {text(cell)}" for column, cell in named)
+    count = int(con.execute(f"DELETE FROM {name(into)} WHERE {repeated}").fetchone()[0])
+    if not count:
+        return bad
+    said = f"{path.name}: {count:,} more line{'s' * (count > 1)} of column names: {','.join(cells)[:_SHOWN]!r}"
+    return BadRows(bad.count + count, (said, *bad.samples)[:MAX_BAD_SAMPLES])
+
+
 def _drop_blank(con: Any, into: str, columns: Sequence[str], cells: Sequence[str]) -> tuple[str, ...]:
     """Leave out columns that have neither a name nor a value; notes about them."""
     nameless = {place: column for place, column in enumerate(columns, 1) if not cells[place - 1] and len(columns) > 1}
@@ -283,6 +310,22 @@ def _drop_blank(con: Any, into: str, columns: Sequence[str], cells: Sequence[str
         left = ", ".join(map(name, blank.values()))
         con.execute(f"CREATE OR REPLACE TABLE {name(into)} AS SELECT * EXCLUDE ({left}) FROM {name(into)}")
     return tuple(f"column {place} has neither a name nor values and is left out" for place in blank)
+
+
+def _copy_beginning(path: Path, out: Path, lines: int) -> bool:
+    """Copy so many lines of a file, unpacked, and no more than is needed to look at it; whether there are more.
+
+    DuckDB does not tell of lines that do not parse unless it reads a file to its end.
+    """
+    with opened(path) as source, out.open("wb") as handle:
+        for _ in range(lines):
+            line = source.readline(_BEGINNING)
+            if not line:
+                return False
+            handle.write(line)
+            if handle.tell() > _BEGINNING:
+                break
+        return bool(source.read(1))
 
 
 def _to_utf8(path: Path, out: Path, dialect: Dialect, most: int | None) -> None:

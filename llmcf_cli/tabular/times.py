@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.tabular.sql import name, text
 from llmcf_cli.tabular.values import NUMBER, as_id, is_list, is_number, is_structure, present
 
@@ -60,7 +60,10 @@ def format_problem(written: str) -> str | None:
 def zone_problem(written: str) -> str | None:
     """What is wrong with the name of a time zone; None: nothing."""
     zones = available_timezones()  # none on a machine without a database of them
-    return None if not zones or written in zones else f"unknown time zone {written!r}"
+    if not zones or written in zones:
+        return None
+    near = closest(written, zones)
+    return f"unknown time zone {written!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
 @dataclass(frozen=True)
@@ -340,6 +343,31 @@ def _offset(form: TimeFormat) -> str:
 def _shown(instant: str) -> str:
     """What the clocks of `t_z_name` show at an instant, both in microseconds."""
     return f"epoch_us(timezone(t_z_name, make_timestamptz({instant})))"
+
+
+NEARLY_ALL = 0.99
+"""Share of values that a format must read to be named: the few others are no times at all."""
+
+
+def fitting_format(con: Any, relation: str, column: str, form: TimeFormat) -> tuple[str, int, int, str] | None:
+    """Another named format that reads (nearly) all of some texts: its name, how many it reads of how many, and one.
+
+    Args:
+        con: DuckDB connection.
+        relation: Relation with the texts.
+        column: The column of them, VARCHAR.
+        form: How they were not read.
+    """
+    texts = f"(SELECT {column} AS given FROM {relation})"
+    for other in (order for order in ORDERS if order != form.format):
+        timed = with_times(con, texts, "given", "VARCHAR", TimeFormat(other, form.zone))
+        total, read, example = con.execute(
+            f"SELECT count(*), count(*) FILTER (time_problem IS DISTINCT FROM 'format'), "
+            f"min(given) FILTER (time_problem IS DISTINCT FROM 'format') FROM {timed}"
+        ).fetchone()
+        if read and read >= NEARLY_ALL * total:
+            return other, read, total, example
+    return None
 
 
 def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:

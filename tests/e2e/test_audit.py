@@ -33,7 +33,7 @@ rec:
   backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}
   augment: ict
   fit: {epochs: 1, batch_size: 256}
-  compare: [none, mean]
+  compare: [none, mean, ict]
   variants:
     - {name: random ict, set: {match.search: random}}
     - {name: leaking, set: {match.exclude: reference}}

@@ -33,7 +33,7 @@ rec:
   augment: kar
   objectives: [bce, {type: distill, temperature: 2, weight: 0.5}, cot_reconstruction]
   fit: {epochs: 2, batch_size: 64}
-  compare: [none, mean]
+  compare: [none, mean, kar]
 """
 
 

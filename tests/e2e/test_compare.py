@@ -40,7 +40,7 @@ rec:
   augment: ict
   objectives: [bce, cot_reconstruction]
   fit: {epochs: 2, batch_size: 256}
-  compare: [none, text, signals, mean]
+  compare: [none, text, signals, mean, ict]
   variants:
     - {name: random examples, set: {match.search: random}, meaning: "control: examples by chance"}
     - {name: shuffled CoT, set: {rec.cot: shuffled}}
@@ -57,7 +57,14 @@ search:
 BASELINES = ["popularity", "item_knn", "als", "gbm"]
 TRAINED = ["none", "text", "signals", "mean", "ict", "random examples", "shuffled CoT", "labels only",
            "reference guard", "KD", "DIN"]  # fmt: skip
-SMALL = ["rec.compare=[none]", "rec.variants=[]", "rec.baselines=[]", "rec.seeds=[1]", "rec.fit.epochs=4", "search="]
+SMALL = [
+    "rec.compare=[none, ict]",
+    "rec.variants=[]",
+    "rec.baselines=[]",
+    "rec.seeds=[1]",
+    "rec.fit.epochs=4",
+    "search=",
+]
 """Changes that leave two arms and no search."""
 BROKEN = {
     "diverging": {"rec.augment": "none", "rec.fit.learning_rate": 1.0e30},
@@ -304,7 +311,7 @@ def broken(done, folder) -> tuple[subprocess.CompletedProcess, Result]:
     variants = [{"name": name, "set": changes} for name, changes in BROKEN.items()]
     (folder / "broken.yaml").write_text(
         "extends: recipe.yaml\nname: broken\n"
-        f"rec: {{compare: [none], augment: text, variants: {json.dumps(variants)}, baselines: [], seeds: [1]}}\n"
+        f"rec: {{compare: [none, text], augment: text, variants: {json.dumps(variants)}, baselines: [], seeds: [1]}}\n"
     )
     command = ["run", str(folder / "broken.yaml"), "--set", "search=", "--artifacts", str(folder / "artifacts")]
     environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}

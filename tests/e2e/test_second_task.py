@@ -28,7 +28,7 @@ rec:
   augment: ict
   objectives: [squared_error, cot_reconstruction]
   fit: {epochs: 3, batch_size: 128, learning_rate: 0.01}
-  compare: [none, text]
+  compare: [none, text, ict]
   variants: [{name: random examples, set: {match.search: random}}]
   baselines: [item_mean]
   seeds: [1, 2]

@@ -144,6 +144,29 @@ class CsvConfig(TablesConfig):
     """Column names of the tables that have no header line."""
 
 
+class TableFormat(Config):
+    """How the file of one table is written. What is left out goes by the ending of its name."""
+
+    format: Literal["csv", "jsonl", "parquet"] | None = None
+    """None: by the ending: `.csv`, `.txt`; `.tsv`; `.jsonl`, `.json`, `.ndjson`; `.parquet`, or a folder."""
+    delimiter: Annotated[str, Field(min_length=1, max_length=4)] | None = None
+    """Of CSV, see there; None: a tab for `.tsv`, else a comma."""
+    quote: str = Field(default='"', max_length=1)
+    """Of CSV, see there."""
+    encoding: Encoding = "utf-8"
+    """Of CSV: character encoding."""
+    names: Columns = ()
+    """Of CSV: column names of a file that has no header line."""
+
+
+class MixedConfig(TablesConfig):
+    """Tables in a format each: CSV, TSV, JSON lines or Parquet, by the endings of their names or as `formats` says."""
+
+    type: Literal["tables"] = "tables"
+    formats: dict[Literal["interactions", "items", "users"], TableFormat] = Field(default_factory=dict)
+    """How each file is written, e.g. `{interactions: {delimiter: ";", encoding: cp1252}}`."""
+
+
 class AmazonConfig(ComponentConfig):
     """Amazon reviews as published in 2014, 2018 or 2023: JSON lines, gzipped or not."""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.raw import Locate, Meaning, RawData, Role
-from llmcf_cli.data.sources.config import CsvConfig, JsonlConfig, ParquetConfig
+from llmcf_cli.data.sources.config import CsvConfig, JsonlConfig, MixedConfig, ParquetConfig, TableFormat
 from llmcf_cli.tabular.csv import Dialect, read_csv
 from llmcf_cli.tabular.files import require_file
 from llmcf_cli.tabular.jsonl import read_json
 from llmcf_cli.tabular.parquet import read_parquet
 from llmcf_cli.tabular.table import Table
 from llmcf_cli.tabular.times import TimeFormat
+from llmcf_cli.tabular.unpack import plain_suffix
 
 _ROLES: tuple[Role, ...] = ("interactions", "items", "users")
 
@@ -21,7 +23,7 @@ _ROLES: tuple[Role, ...] = ("interactions", "items", "users")
 class TableSource:
     """Reads one table of interactions, and optionally one of items and one of users."""
 
-    def __init__(self, config: ParquetConfig | CsvConfig | JsonlConfig) -> None:
+    def __init__(self, config: ParquetConfig | CsvConfig | JsonlConfig | MixedConfig) -> None:
         self._config = config
         self.times = TimeFormat(config.columns.time_format, config.columns.time_zone)
 
@@ -42,14 +44,51 @@ class TableSource:
         ))  # fmt: skip
 
     def _read(self, con: Any, path: Path, role: Role, rows: int | None) -> Table:
-        config, into = self._config, f"file_{role}"
-        if isinstance(config, ParquetConfig):
+        into, given = f"file_{role}", self._format(path, role)
+        if given.format == "parquet":
             return read_parquet(con, path, into, rows)
         if path.is_dir():
             raise DataError(
                 "is a folder", code="path-folder", where=str(path), hint=f"name one file in dataset.source.{role}"
             )
-        if isinstance(config, JsonlConfig):
+        if given.format == "jsonl":
             return read_json(con, path, into, rows)
-        dialect = Dialect(config.delimiter, config.quote, config.encoding, "dataset.source")
-        return read_csv(con, path, into, dialect, config.names.get(role), rows)
+        own = f".formats.{role}" if isinstance(self._config, MixedConfig) else ""
+        delimiter = given.delimiter or ("\t" if plain_suffix(path) == ".tsv" else ",")
+        dialect = Dialect(delimiter, given.quote, given.encoding, f"dataset.source{own}")
+        return read_csv(con, path, into, dialect, given.names or None, rows)
+
+    def _format(self, path: Path, role: Role) -> TableFormat:
+        """How a file is written: as the recipe says, or by the ending of its name."""
+        config, ending = self._config, "" if path.is_dir() else plain_suffix(path)
+        found = "parquet" if path.is_dir() else _ENDINGS.get(ending)
+        if isinstance(config, MixedConfig):
+            given = config.formats.get(role, TableFormat())
+            if given.format is None and found is None:
+                raise DataError(
+                    f"is of no known format by its ending {ending!r}", code="table-format",
+                    where=str(path), allowed=tuple(_ENDINGS),
+                    hint=f"name its format in dataset.source.formats.{role}.format: csv, jsonl or parquet",
+                )  # fmt: skip
+            return given.model_copy(update={"format": given.format or found})
+        if found is not None and found != config.type and ending not in _ANY:
+            raise DataError(
+                f"is {found} by its ending, and dataset.source.type is {config.type}", code="table-format",
+                where=str(path),
+                hint="set dataset.source.type: tables, by which each table has the format of its ending; what is "
+                "special about one (delimiter, encoding) stands in dataset.source.formats",
+            )  # fmt: skip
+        if not isinstance(config, CsvConfig):
+            return TableFormat(format=config.type)
+        return TableFormat(
+            format="csv", delimiter=config.delimiter, quote=config.quote, encoding=config.encoding,
+            names=config.names.get(role, ()),
+        )  # fmt: skip
+
+
+_ANY = ("", ".txt", ".json")
+"""Endings of files that may be of another format, if the recipe says so."""
+_ENDINGS: Mapping[str, Literal["csv", "jsonl", "parquet"]] = {
+    ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl",
+    ".parquet": "parquet",
+}  # fmt: skip

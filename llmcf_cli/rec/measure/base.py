@@ -65,6 +65,8 @@ class Measure(ABC):
         higher_is_better: Whether more is better.
         chance: What a prediction that knows nothing reaches, where relative improvement over it has a meaning.
         test_title: Name of `test` in tables.
+        most: Value past which users of the predictions are warned; None: none.
+        advice: What that means for them.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Measure(ABC):
     higher_is_better: bool
     chance: float | None = None
     test_title: str = "bootstrap"
+    most: float | None = None
+    advice: str = ""
 
     @abstractmethod
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:

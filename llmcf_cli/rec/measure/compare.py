@@ -34,6 +34,7 @@ class ArmRun:
         validation: Measures on validation by name, at the best epoch.
         prediction_N: Predictions of the test samples, float32.
         curve: Validation measure that early stopping went by, after each epoch; empty where there are no epochs.
+        best_epoch: Number of the epoch that was kept; 0 where there are none.
         seconds_per_epoch: Mean training time of an epoch; None where there are none.
         parameters: Learned parameters; None where they are not counted.
         peak_memory: Bytes that training added to the process at most; None where it was not measured.
@@ -47,6 +48,7 @@ class ArmRun:
     validation: Mapping[str, float]
     prediction_N: NDArray[np.float32]
     curve: Sequence[float] = ()
+    best_epoch: int = 0
     seconds_per_epoch: float | None = None
     parameters: int | None = None
     peak_memory: int | None = None
@@ -114,6 +116,28 @@ def notes(report: Mapping[str, Any]) -> list[str]:
         "differences are of an arm's seeds together, so they are not those of the means above",
         f"{significant} and over the seeds (paired t-test)",
     ]
+
+
+def warnings(runs: Sequence[ArmRun], measures: Sequence[Measure], served: str | None) -> list[str]:
+    """What makes an arm less than it could be, or its predictions unfit to be used as they are.
+
+    Args:
+        runs: Every arm and seed.
+        measures: What was measured.
+        served: The arm to serve; None: there is none.
+    """
+    # Patience ends a fit after a worse epoch, so one whose best epoch is its last was ended by their number.
+    short = list(dict.fromkeys(run.arm for run in runs if run.curve and run.best_epoch == len(run.curve)))
+    found = []
+    if short:
+        found.append(
+            f"{', '.join(short)}: the best epoch is the last one: stopped by rec.fit.epochs, still improving: raise it"
+        )
+    for measure in measures:
+        values = [run.metrics[measure.name] for run in runs if run.arm == served and measure.name in run.metrics]
+        if values and measure.most is not None and np.mean(values) > measure.most:
+            found.append(f"{served}: {measure.title} {np.mean(values):.3f} > {measure.most:g}: {measure.advice}")
+    return found
 
 
 def p_text(value: float | None) -> str:
@@ -206,6 +230,8 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
         lines += [*_table(*difference_rows(report, report["differences"])), ""]
         lines += [f"- {line}" for line in report["notes"]]
+    if report.get("warnings"):
+        lines += ["", *(md(f"- {warning}") for warning in report["warnings"])]
     if report["failed"]:
         lines += ["", "Arms that failed:", "", *(md(f"- {name}: {why}") for name, why in report["failed"].items())]
     titles, cells = slice_rows(report)

@@ -84,6 +84,7 @@ class CalibrationError(MeanMeasure):
     """Expected calibration error in bins of equal width."""
 
     name, title = "ece", "ECE"
+    most, advice = 0.05, "calibrate the probabilities (on validation) before you use them as such"
     higher_is_better = False
 
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:

@@ -171,6 +171,18 @@ class Stage(ABC):
     def run(self, job: Job) -> Any:
         """Fill `job.out`; return the report, of the declared class."""
 
+    def judge(self, recipe: Recipe, report: Mapping[str, Any]) -> None:
+        """Judge a finished result by settings that say what is acceptable and so are in no key.
+
+        Args:
+            recipe: The recipe of this run, which may ask for more than the one that the result was made by.
+            report: What `run` returned.
+
+        Raises:
+            LimitError: It is not acceptable.
+        """
+        return
+
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         """What a language model's part in it will cost, as (what, how much) for people; empty without such a part.
 

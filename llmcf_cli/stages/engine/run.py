@@ -15,7 +15,7 @@ from enum import Enum, auto
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage, versions
-from llmcf_cli.stages.engine.readable import require_texts
+from llmcf_cli.stages.engine.readable import judge_texts, require_texts
 from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
@@ -109,6 +109,26 @@ def examined(steps: Sequence[Step], progress: Progress = SILENT) -> list[Step]:
     return found[::-1]
 
 
+def judge(steps: Sequence[Step]) -> None:
+    """Judge the cached results of a plan by the limits of this run's recipe, before anything is made of them.
+
+    Raises:
+        LimitError: One is not acceptable.
+    """
+    for step in steps:
+        if not step.runs:
+            _judge(step.node, _manifest(step.node))
+
+
+def _judge(node: Node, manifest: Manifest) -> None:
+    recipe = node.context.recipe
+    node.stage.judge(recipe, manifest.report)
+    if node.stage.reads_texts:
+        data = node.needs["ingest"]
+        if (ingested := data.context.store.look(data.stage.name, data.key).whole) is not None:  # else it runs first
+            judge_texts(ingested.report, recipe)
+
+
 def execute(
     steps: Sequence[Step],
     progress: Progress,
@@ -130,7 +150,11 @@ def execute(
 
     Returns:
         Label of each step that failed or could not run → the error behind it.
+
+    Raises:
+        LimitError: A cached result is not acceptable, see `judge`.
     """
+    judge(steps)
     failed: dict[str, LlmcfError] = {}
     for step in steps:
         behind = next((failed[need.label] for need in step.node.needs.values() if need.label in failed), None)
@@ -140,6 +164,8 @@ def execute(
         on_start(step)
         try:
             step, manifest = _run(step, progress) if step.runs else (step, _manifest(step.node))
+            if step.cause is Cause.ELSEWHERE:
+                _judge(step.node, manifest)
         except LlmcfError as error:
             if on_failure is None:
                 raise

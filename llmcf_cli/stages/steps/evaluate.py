@@ -104,6 +104,7 @@ class Comparison:
         served: The model to serve; None where the arm to serve failed.
         compared: The artifacts behind the arms.
         notes: How to read the differences.
+        warnings: What makes an arm less than it could be, or its predictions unfit to be used as they are.
     """
 
     recipe: str
@@ -123,6 +124,7 @@ class Comparison:
     served: Served | None
     compared: list[Compared]
     notes: list[str]
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Evaluate(ComparingStage):
     """Compares the arms, in the order of the recipe, baselines first."""
 
     name = "evaluate"
-    version = 6
+    version = 7
     report = Comparison
     output = EvaluateOutput
 
@@ -149,7 +151,7 @@ class Evaluate(ComparingStage):
         return [(stage.arm, stage) for stage in measured_stages(recipe)]
 
     def run(self, job: Job) -> Comparison:
-        from llmcf_cli.rec.measure.compare import markdown, notes, summarise
+        from llmcf_cli.rec.measure.compare import markdown, notes, summarise, warnings
         from llmcf_cli.rec.measure.plots import plot
         from llmcf_cli.rec.measure.slices import LEAST, too_small
 
@@ -163,11 +165,12 @@ class Evaluate(ComparingStage):
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, task, truth, slices) for stage in stages]
         summary = summarise(runs, truth, task.measures, recipe.rec.references)
+        served = _served(job, runs, task.measure(recipe.rec.monitor))
         report = Comparison(
             recipe=recipe.name, backbone=recipe.rec.backbone.type, monitor=recipe.rec.monitor, test_samples=len(truth),
             slices={name: int(mask.sum()) for name, mask in slices.items()},
             small_slices=too_small(task.main, truth, slices), least=LEAST, failed=lost, **summary,
-            served=_served(job, runs, task.measure(recipe.rec.monitor)),
+            served=served, warnings=warnings(runs, task.measures, served.arm if served else None),
             compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages], notes=notes(summary),
         )  # fmt: skip
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, out.metrics)
@@ -201,6 +204,7 @@ def _measure(
         arm=stage.arm, meaning=meanings.get(stage.arm, found.meaning), seed=stage.seed,
         prediction_N=prediction_N, metrics=measured(task.measures, prediction_N, truth), validation=found.best,
         curve=[epoch.validation[found.monitor] for epoch in (trained.epochs if trained else ())],
+        best_epoch=trained.best_epoch if trained else 0,
         seconds_per_epoch=trained.seconds_per_epoch if trained else None,
         parameters=trained.num_parameters if trained else None, peak_memory=trained.peak_memory if trained else None,
         slices=slice_values(task.main, prediction_N, truth, slices),

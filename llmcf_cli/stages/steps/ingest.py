@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import IngestReport
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.engine.report import from_json
 
 
 class Ingest(Stage):
@@ -32,3 +33,8 @@ class Ingest(Stage):
             job.recipe.dataset, locate=job.context.locate.path, seed=job.recipe.seed,
             out=IngestOutput(job.out).database, progress=job.progress,
         )  # fmt: skip
+
+    def judge(self, recipe: Recipe, report: Mapping[str, Any]) -> None:
+        from llmcf_cli.data.alarms import stop_at_limits
+
+        stop_at_limits(from_json(IngestReport, report, self.label), recipe.dataset)

@@ -35,7 +35,7 @@ def write(folder, time=str, rating=str, header="user_id,item_id,rating,time", en
 
 def followed(hint, settings):
     """The settings, with what a hint says set."""
-    found = re.search(r"""(?:set )?dataset\.([\w.]+): (\{.*\}|"[^"]+"|[^\s,;]+)""", hint)
+    found = re.search(r"""(?:set )?dataset\.([\w.]+): (\{.*\}|'(?:[^']|'')*'|"[^"]+"|[^\s,;]+)""", hint)
     assert found, f"names no setting: {hint}"
     *path, last = found[1].split(".")
     below = settings

@@ -11,7 +11,7 @@ extends: quickstart
 name: arms
 rec:
   augment: {type: ict, dropout: 0.1}
-  compare: [none, text]
+  compare: [none, text, {type: ict, dropout: 0.1}]
   variants:
     - {name: eight, set: {match.k: 8, rec.fit: {epochs: 3}}, meaning: more examples}
     - {name: other backbone, set: {rec.backbone: din, rec.augment: none}}
@@ -109,3 +109,10 @@ def test_the_arm_to_serve_may_be_named_beside_others():
     assert recipe.serve.arm == "ict"
     assert len(recipe.arms) > 1
     assert all(arm.serve.arm is None for arm in recipe.arms.values())
+
+
+def test_a_comparison_has_the_arms_that_it_names(tmp_path):
+    """Whatever augmenter an extended recipe has: nobody asked for it."""
+    named = load(tmp_path, "extends: quickstart\nname: own\nrec: {compare: [none, text]}\n")
+    assert list(named.arms) == ["none", "text"]
+    assert list(load(tmp_path, "extends: quickstart\nname: own\nrec: {compare: [], augment: text}\n").arms) == ["text"]

@@ -124,7 +124,9 @@ def test_a_variant_without_a_name_is_told_by_its_place(write):
 def test_settings_of_a_search_are_checked_beside_a_wrong_recipe(write):
     values = "{choices: [1, 2]}"
     space = f"{{rec.fit.lerning_rate: {values}, rec.augment.heads: {values}, rec.augment.hid: {values}}}"
-    path = write(f"extends: quickstart\nname: s\nrec: {{compare: [none]}}\nsearch: {{trials: 2, space: {space}}}\n")
+    path = write(
+        f"extends: quickstart\nname: s\nrec: {{compare: [none, ict]}}\nsearch: {{trials: 2, space: {space}}}\n"
+    )
     found = told(path, "llm.count=x")
     assert found.keys() == {
         "4: search.space: rec.fit.lerning_rate", "4: search.space: rec.augment.hid", "--set llm.count=x: llm.count"

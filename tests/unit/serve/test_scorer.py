@@ -28,7 +28,7 @@ from llmcf_cli.rec.config import (
 from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import predict
-from llmcf_cli.serve.scorer import KeptHistories, Scorer, Unknown
+from llmcf_cli.serve.scorer import Added, KeptHistories, Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 SIGNALS = {
@@ -243,7 +243,32 @@ def test_what_the_bundle_does_not_know_is_counted_by_id_and_by_request(world, se
         "history": [known["history"], ["gone", "new"], None, ["gone"]],
     })  # fmt: skip
     assert scorer.unknown(asked) == {
-        "users": Unknown(1, 3), "items": Unknown(1, 1), "items of histories": Unknown(2, 2),
+        "users": Unknown(1, 2, ("somebody",), missing=1), "items": Unknown(1, 1, ("new",)),
+        "items of histories": Unknown(2, 2, ("gone", "new")),
     }  # fmt: skip
     nothing = dict.fromkeys(scorer.unknown(asked), Unknown(0, 0))
     assert scorer.unknown(asked.drop_columns(["history"]).slice(0, 1)) == nothing
+
+
+def test_a_request_without_an_item_is_refused(served):
+    _, scorer = served
+    with pytest.raises(DataError) as caught:
+        scorer.score([{"user_id": "u1", "item_id": "i1"}, {"user_id": "u1", "item_id": " "}])
+    assert caught.value.code == "request-value"
+    assert "1 of 2" in caught.value.what
+
+
+def test_new_items_without_a_text_are_counted(world, tmp_path):
+    _, scorer = make(world, tmp_path / "bundle", "text")
+    vectors = world.data.resources.item_text_IT[3:5].copy()
+    vectors[1] = 0
+    assert scorer.add_items(pa.table({"item_id": ["a", "b"]}), vectors) == Added(2, 1)
+    assert scorer.add_items(pa.table({"item_id": ["c"]})) == Added(1, 1)
+
+
+def test_a_text_where_an_item_has_lists_is_refused(served):
+    _, scorer = served
+    field = next(f for f in scorer.model.resources.spec.fields if f.entity == "item" and f.kind == "multi")
+    with pytest.raises(DataError) as caught:
+        scorer.add_items(pa.table({"item_id": ["fresh"], field.name: ["Drama"]}))
+    assert caught.value.code == "feature-kind"

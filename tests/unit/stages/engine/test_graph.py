@@ -23,7 +23,7 @@ RECIPE = """\
 extends: quickstart
 name: graph
 rec:
-  compare: [none]
+  compare: [none, ict]
   augment: ict
   variants:
     - {name: random, set: {match.search: random}}
