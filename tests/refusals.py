@@ -18,4 +18,9 @@ def refused(code: str, kind: type[LlmcfError] = LlmcfError, *, names: str | None
     Args:
         names: Regular expression of values that it names: ids, numbers, files.
     """
-    return pytest.raises(kind, match=names, check=lambda error: code in codes(error))
+
+    def check(error: LlmcfError) -> bool:
+        assert code in codes(error), f"{code} is not among {codes(error)}: {error}"
+        return True
+
+    return pytest.raises(kind, match=names, check=check)

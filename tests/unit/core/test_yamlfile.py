@@ -111,7 +111,7 @@ def test_a_bomb_of_aliases_is_refused(write):
     ("content", "code"),
     [(b"", "yaml-empty"), (b"# only a comment\n", "yaml-empty"), (b"a: \xff\n", "file-unreadable"),
      (b"a: \x07\n", "yaml-invalid"),
-     (b"a: " + b"x" * (1 << 20), "yaml-limit")],
+     (b"a: " + b"x" * (1 << 20), "file-limit")],
 )  # fmt: skip
 def test_files_that_are_no_recipe(tmp_path, content, code):
     path = tmp_path / "x.yaml"
