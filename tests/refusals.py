@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmcf_cli.core.errors import LlmcfError, RecipeError
-
-
-def codes(error: LlmcfError) -> set[str]:
-    """The codes of an error: of a recipe's, those of its problems."""
-    return {problem.code for problem in error.problems} if isinstance(error, RecipeError) else {error.code}
+from llmcf_cli.core.errors import LlmcfError
 
 
 def refused(code: str, kind: type[LlmcfError] = LlmcfError, *, names: str | None = None):
@@ -18,4 +13,9 @@ def refused(code: str, kind: type[LlmcfError] = LlmcfError, *, names: str | None
     Args:
         names: Regular expression of values that it names: ids, numbers, files.
     """
-    return pytest.raises(kind, match=names, check=lambda error: code in codes(error))
+
+    def check(error: LlmcfError) -> bool:
+        assert code in error.codes, f"{code} is not among {error.codes}: {error}"
+        return True
+
+    return pytest.raises(kind, match=names, check=check)

@@ -45,7 +45,7 @@ def run() -> None:
         app()
     except LlmcfError as error:
         error_console().print(f"error: {error}", style="red", markup=False)
-        error_console().print(f"  code: {error.code}", style="dim", markup=False)
+        error_console().print(f"  code: {', '.join(error.codes)}", style="dim", markup=False)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what Typer makes of Ctrl-C

@@ -45,6 +45,11 @@ class LlmcfError(Exception):
         self.hint = hint
         self.code = code or type(self).code
 
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Its code; of several problems those of each, once."""
+        return (self.code,)
+
     def __str__(self) -> str:
         lines = [": ".join(filter(None, (str(self.where), self.what)))]
         if self.allowed:
@@ -64,6 +69,11 @@ class RecipeError(LlmcfError):
         self.problems = tuple(problems)
         count = len(self.problems)
         super().__init__(f"{count} problem{'s' if count != 1 else ''} in the recipe", hint=hint)
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """Those of its problems."""
+        return tuple(dict.fromkeys(problem.code for problem in self.problems))
 
     def __str__(self) -> str:
         body = "\n".join(f"- {problem}" for problem in self.problems[:SHOWN_PROBLEMS])

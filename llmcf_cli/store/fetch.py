@@ -275,9 +275,7 @@ def _explained(name: str, file: AssetFile) -> Iterator[None]:
         hint = "correct the catalogue, or use another source"
         raise MismatchError(error.what, where=f"asset:{name}", hint=hint) from error
     except AssetError as error:
-        raise AssetError(
-            error.what, code="asset-unfetchable", where=f"asset:{name}", hint=error.hint or hint
-        ) from error
+        raise AssetError(error.what, code=error.code, where=f"asset:{name}", hint=error.hint or hint) from error
     except LlmcfError:
         raise
     except OSError as error:

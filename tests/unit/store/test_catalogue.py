@@ -116,7 +116,7 @@ def test_files_of_a_catalogue_lie_below_it(tmp_path, source):
 def test_a_catalogue_of_any_size_is_refused_past_a_mebibyte(tmp_path):
     path = tmp_path / "assets.yaml"
     path.write_text("#" * (1 << 20) + "\n")
-    with refused("yaml-limit", RecipeError):
+    with refused("file-limit", RecipeError):
         load_catalogue(path)
 
 
