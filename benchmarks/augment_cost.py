@@ -75,7 +75,7 @@ class Arm:
 
     def __init__(self, data: TaskData, augment: ComponentConfig, objectives: tuple[ComponentConfig, ...]) -> None:
         self.model = RecModel(data.resources, DeepFMConfig(), augment, objectives).train()
-        self.train = data.batch("train", examples="examples" in augment.needs)
+        self.train = data.batch("train", inputs=self.model.reads)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
 
     def epoch(self) -> None:

@@ -125,15 +125,14 @@ def _computed(data: TaskData, backbone: str, augmenter: str, rows: int, device: 
     torch.manual_seed(0)
     for parameter in model.parameters():  # away from the start, where zero weights hide what lies behind them
         parameter.data += 0.05 * torch.randn_like(parameter)
-    train = data.batch("train", **model.inputs)
-    if model.standardise is not None:
-        model.standardise.fit(train.signals_BS)
+    model.prepare(data.batch("train", inputs=model.reads))
     model = model.to(device).train()
     if dtype is torch.float64:
         model = model.double()  # what is complex stays, unlike with `to`
-    whole = data.batch("train", device, **model.inputs)
-    real = {name: x.to(dtype) for name, x in vars(whole).items() if isinstance(x, Tensor) and x.is_floating_point()}
-    whole = dataclasses.replace(whole, **real)
+    whole = data.batch("train", device, inputs=model.reads)
+    assert whole.target_B is not None
+    inputs = {name: x.to(dtype) if x.is_floating_point() else x for name, x in whole.inputs.items()}
+    whole = dataclasses.replace(whole, target_B=whole.target_B.to(dtype), inputs=inputs)
     logits, gradients = [], []
     for index_B in torch.arange(rows, device=device).chunk(BATCHES):
         model.zero_grad()

@@ -15,10 +15,11 @@ from llmcf_cli.features.choice import Choice
 from llmcf_cli.features.spec import fit_features
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.rec.config import RankingConfig
-from llmcf_cli.rec.input.dataset import TaskData
+from llmcf_cli.rec.input.base import default_inputs
+from llmcf_cli.rec.input.dataset import TaskData, with_rows_of_examples
+from llmcf_cli.rec.input.examples import ExampleBank
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
-from llmcf_cli.rec.input.resources import ExampleBank, Resources
-from llmcf_cli.rec.input.signals import signals_of
+from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.tasks.ranking import Ranking
 
 LENGTH, TEXT, K = 20, 384, 4
@@ -60,12 +61,18 @@ def task_data(size: Size, seed: int = 20240) -> TaskData:
     catalog = Catalog(encode_entities(users, "user", spec, vocab), encode_entities(items, "item", spec, vocab))
     text_IT = np.concatenate([np.zeros((1, TEXT), np.float32), unit(rng, size.items)])
     chosen_E = np.sort(rng.choice(size.train, size.examples, replace=False))
-    bank = ExampleBank(train.take(chosen_E), unit(rng, size.examples))
+    bank = ExampleBank(train.take(chosen_E), unit(rng, size.examples), K)
     splits = {"train": train, "validation": validation}
     matches = {name: _matches(rng, rows, size.examples) for name, rows in splits.items()}
     targets = {name: rows.label_N for name, rows in splits.items()}
     task = Ranking(RankingConfig())
-    return TaskData(Resources(spec, vocab, catalog, text_IT, bank, K), task, splits, targets, matches)
+    return TaskData(
+        Resources(spec, vocab, catalog, {"text": text_IT, "examples": bank}),
+        task,
+        splits,
+        targets,
+        {"examples": matches},
+    )
 
 
 def with_all_inputs(data: TaskData, seed: int = 20240) -> TaskData:
@@ -82,11 +89,10 @@ def with_all_inputs(data: TaskData, seed: int = 20240) -> TaskData:
         train.user_row_N[liked_N], train.item_row_N[liked_N], users, items, dim=16, folds=5, seed=seed
     )
     known = Knowledge(_known(rng, users, len(train)), _known(rng, items, 0))
-    resources = replace(resources, collaborative=collaborative, knowledge=known)
-    bank, folds_E = resources.bank, collaborative.train_folds(resources.bank.samples.user_row_N)
-    bank = replace(bank, signal_EG=signals_of(resources, bank.samples, folds_E))
+    resources = resources.holding(collaborative=collaborative, knowledge=known)
     teacher_N = np.where(np.arange(len(train)) % 2, np.nan, rng.standard_normal(len(train))).astype(np.float32)
-    return replace(data, resources=replace(resources, bank=bank), teacher_N=teacher_N)
+    resources = with_rows_of_examples(resources, default_inputs(["signals"]).values())
+    return replace(data, resources=resources, loaded={**data.loaded, "teacher": {"train": teacher_N}})
 
 
 def _known(rng: np.random.Generator, count: int, latest: int) -> EntityKnowledge:

@@ -25,6 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmcf_cli.store.open import open_lance
+from llmcf_cli.store.tables import FEATURE
+
 SAMPLES, LIMIT, TARGET = 10_000_000, 6.0, 1.0
 USERS, ITEMS, EXAMPLES, TEXT, K, LENGTH = 100_000, 50_000, 20_000, 384, 4, 20
 BLOCK, BATCHES = 500_000, 20
@@ -76,15 +79,18 @@ def measure(size: int) -> float:
 def train(folder: Path) -> None:
     """Load, train for 20 batches, print the peak in GiB."""
     from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, RankingConfig
+    from llmcf_cli.rec.input.config import ExamplesInputConfig, TextInputConfig
     from llmcf_cli.rec.input.dataset import load_task_data
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.ranking import Ranking
     from llmcf_cli.rec.train.fit import fit
     from llmcf_cli.recipe.sections import FitSection
 
-    tables = {name: pq.read_table(folder / f"{name}.parquet") for name in ("item_text", "examples", "matches")}
-    data = load_task_data(folder / "data.duckdb", Ranking(RankingConfig()), history_length=LENGTH, **tables)
-    del tables
+    folders = {stage: folder / stage for stage in ("embed", "examples", "match")}
+    data = load_task_data(
+        folder / "data.duckdb", Ranking(RankingConfig()), history_length=LENGTH,
+        inputs=[TextInputConfig(), ExamplesInputConfig()], folders=folders,
+    )  # fmt: skip
     model = RecModel(data.resources, DeepFMConfig(), ICTConfig(), (BCEConfig(), CoTReconstructionConfig()))
     try:
         fit(model, data, FitSection(batch_size=512, epochs=1), seed=0, work=folder / "work", progress=Few())
@@ -136,18 +142,24 @@ def write(folder: Path, size: int) -> None:
             "CREATE TABLE sample (sample_id BIGINT, user_row INTEGER, item_row INTEGER, label TINYINT, time BIGINT, "
             "split VARCHAR, history INTEGER[])"
         )
-        with pq.ParquetWriter(folder / "matches.parquet", matches(rng, np.arange(1), chosen_E).schema) as writer:
+        connection.execute(FEATURE.ddl())
+        connection.execute("CREATE TABLE history (user_row INTEGER, items INTEGER[], times BIGINT[])")
+        connection.execute(f"INSERT INTO history SELECT i + 1, [], [] FROM range({USERS}) t(i)")
+        for stage in ("embed", "examples", "match"):
+            (folder / stage).mkdir()
+        found = folder / "match" / "example_match.parquet"
+        with pq.ParquetWriter(found, matches(rng, np.arange(1), chosen_E).schema) as writer:
             for start in range(0, size, BLOCK):
                 id_N = np.arange(start, min(start + BLOCK, size))
                 block = samples(rng, id_N, size)
                 connection.execute("INSERT INTO sample FROM block")
                 writer.write_table(matches(rng, id_N, chosen_E))
                 rows.append(block.take(pa.array(chosen_E[(chosen_E >= start) & (chosen_E < start + BLOCK)] - start)))
-    pq.write_table(
-        pa.table({"item_row": np.arange(1, ITEMS + 1), "vector": unit(rng, ITEMS, TEXT)}), folder / "item_text.parquet"
-    )
+    texts = pa.table({"item_row": np.arange(1, ITEMS + 1), "vector": unit(rng, ITEMS, TEXT)})
+    open_lance(folder / "embed" / "lance").create_table("item_text", texts)
     examples = pa.concat_tables(rows).append_column("cot_vector", unit(rng, EXAMPLES, TEXT))
-    pq.write_table(examples.append_column("vector", unit(rng, EXAMPLES, 2 * TEXT)), folder / "examples.parquet")
+    examples = examples.append_column("vector", unit(rng, EXAMPLES, 2 * TEXT))
+    open_lance(folder / "examples" / "lance").create_table("cot_example", examples)
 
 
 def samples(rng: np.random.Generator, id_N: np.ndarray, size: int) -> pa.Table:

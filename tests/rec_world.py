@@ -7,22 +7,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.choice import Choice
+from llmcf_cli.features.collaborative import COLLABORATIVE, save_collaborative
 from llmcf_cli.match.collaborative import fit_collaborative
 from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.exact import ExactSearcher
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.space import TextSpace
+from llmcf_cli.plugin import registry
 from llmcf_cli.rec.config import RankingConfig
+from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.input.dataset import TaskData, load_task_data
+from llmcf_cli.rec.input.needs import in_order
 from llmcf_cli.rec.tasks.ranking import Ranking
+from llmcf_cli.store.open import open_lance
 from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
 
 USERS, ITEMS, LENGTH, T, K = 30, 24, 5, 12, 4
@@ -35,6 +42,8 @@ MATCH_SECTION = {
     "space": {"type": "text", "encoder": "asset:any", "history_weight": 0.5, "item_weight": 0.5},
     "search": {"type": "exact"}, "k": K, "balance": "labels",
 }  # fmt: skip
+SERVED = (ExamplesInputConfig(**MATCH_SECTION),)
+"""What a bundle of the world must know to search for the examples of requests."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +108,37 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
     collaborative = fit_collaborative(
         liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), USERS, ITEMS, dim=6, folds=5, seed=seed
     )
-    data = load_task_data(
-        database, Ranking(RankingConfig()), history_length=LENGTH, item_text=texts, examples=examples,
-        matches=matches, teacher=teacher, knowledge=known, collaborative=collaborative,
-    )  # fmt: skip
+    tables = {"item_text": texts, "examples": examples, "matches": matches, "teacher": teacher, "knowledge": known,
+              "collaborative": collaborative}  # fmt: skip
+    data = load_data(database, folder / "made", **tables)
     return World(database, items, samples, texts, examples, matches, teacher, known, data)
+
+
+def load_data(database: Path, folder: Path, *, history_length: int = LENGTH, **tables: Any) -> TaskData:
+    """Write tables as their stages do, and load the inputs that can be made of them."""
+    inputs = set()
+    for name, table in tables.items():
+        stage, place, needed = {
+            "item_text": ("embed", "lance", {"text"}), "examples": ("examples", "lance", {"examples"}),
+            "matches": ("match", "example_match.parquet", {"examples"}),
+            "teacher": ("teacher", "teacher_score.parquet", {"teacher"}),
+            "knowledge": ("knowledge", "lance", {"knowledge"}),
+            "collaborative": ("collab", COLLABORATIVE, {"collaborative", "signals"}),
+        }[name]  # fmt: skip
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        inputs |= needed
+        if place == "lance":
+            spec = {"item_text": "item_text", "examples": "cot_example", "knowledge": "knowledge"}[name]
+            open_lance(folder / stage / place).create_table(spec, table)
+        elif name == "collaborative":
+            save_collaborative(table, folder / stage / place)
+        else:
+            pq.write_table(table, folder / stage / place)
+    folders = {made.name: made for made in folder.iterdir()} if folder.exists() else {}
+    configs = [registry().get("input", name).config()() for name in in_order(inputs)]
+    return load_task_data(
+        database, Ranking(RankingConfig()), history_length=history_length, inputs=configs, folders=folders
+    )
 
 
 def _samples(rng: np.random.Generator, per_user: int) -> pa.Table:

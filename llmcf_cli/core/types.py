@@ -106,17 +106,37 @@ class ComponentConfig(Config):
     """Base of a pluggable component's own settings; `type` is the name it is registered under."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Inputs beyond a sample's own features that the component reads.
+    """Inputs beyond a sample's own features that the component reads: names of registered inputs.
 
-    `text` vectors, `collaborative` vectors, matching `signals` (which are of both), retrieved `examples`, `knowledge`
-    about users and items, for objectives a `teacher`'s scores, for engines the tuned language `model`.
+    Of engines: `model`, the tuned language model.
     """
 
     targets: ClassVar[frozenset[str]] = frozenset()
     """Targets that it predicts or is trained on, as `TaskConfig.target` names them; empty: whatever a task has."""
 
+    version: ClassVar[int] = 1
+    """Raised when stored settings of before no longer mean what they say; `upgraded` then brings them up to date."""
+
     type: str
     """Registered name of the component."""
+
+    @classmethod
+    def upgraded(cls, settings: Mapping[str, Any], version: int) -> Mapping[str, Any]:
+        """Settings that an earlier version stored, as this one writes them."""
+        return settings
+
+
+class InputConfig(ComponentConfig):
+    """Base of an arm input's declaration. `needs` names the inputs that it is made of.
+
+    A recipe does not choose inputs: components read them. Fields are what loading and serving must know of the recipe,
+    each marked `FromRecipe`; a bundle keeps them.
+    """
+
+    made_by: ClassVar[tuple[str, ...]] = ()
+    """Stages that it is loaded from, besides `ingest` and those of the inputs it is made of."""
+    for_losses: ClassVar[bool] = False
+    """Whether only objectives read it, as they read the target. No augmenter does, and no bundle keeps it."""
 
 
 class TaskConfig(ComponentConfig):
@@ -134,6 +154,19 @@ class Runtime:
 
     Such fields stay out of artifact keys, so changing them reuses what exists.
     """
+
+
+@dataclass(frozen=True)
+class FromRecipe:
+    """Annotation for a field of an `InputConfig`: the key path of the recipe's value that it takes, if there is one.
+
+    Attributes:
+        path: Key path, e.g. `match.k`.
+        digest: Take the content digest of the file or asset named there.
+    """
+
+    path: str
+    digest: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: N samples, B batch, L history length, R rows of an entity, M values of a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,11 +100,11 @@ class Targets:
 
     Attributes:
         target_B: float32, as the task says.
-        teacher_B: float32, the language model's log(P(Yes) / P(No)), NaN where it was not asked; None without any.
+        inputs: Name of an arm's input → values, of those that only losses read (`teacher`) and others.
     """
 
     target_B: torch.Tensor
-    teacher_B: torch.Tensor | None = None
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,7 @@ class Batch:
         history_row_BL: Item rows, left-padded with 0.
         time_B: When the label was or would be known (int64); what is later than that is not for this row.
         target_B: See `Targets`; None where nothing is to be learned.
-        example_BK: Positions in the example bank, -1 where there is none; None without examples.
-        teacher_B: See `Targets`.
-        signals_BS: float32, matching signals; None where nothing reads them.
+        inputs: Name of an arm's input → its values of the samples, [B, …].
     """
 
     user_row_B: torch.Tensor
@@ -127,9 +125,7 @@ class Batch:
     history_row_BL: torch.Tensor
     time_B: torch.Tensor
     target_B: torch.Tensor | None = None
-    example_BK: torch.Tensor | None = None
-    teacher_B: torch.Tensor | None = None
-    signals_BS: torch.Tensor | None = None
+    inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def targets(self) -> Targets:
@@ -139,16 +135,17 @@ class Batch:
             ModelError: The batch was made without targets.
         """
         if self.target_B is None:
-            raise ModelError("the batch has no targets", code="batch-incomplete", where="rec model")
-        return Targets(self.target_B, self.teacher_B)
+            raise ModelError("the batch has no targets", where="rec model")
+        return Targets(self.target_B, self.inputs)
 
     def __len__(self) -> int:
         return len(self.user_row_B)
 
     def take(self, index_b: torch.Tensor) -> Batch:
         """The samples at the given positions, integers as int64."""
-        parts = ((field.name, getattr(self, field.name)) for field in fields(self))
-        return Batch(**{name: _taken(part, index_b) for name, part in parts})
+        parts = {name: part for name, part in vars(self).items() if name != "inputs"}
+        inputs = {name: _taken(part, index_b) for name, part in self.inputs.items()}
+        return Batch(**{name: _taken(part, index_b) for name, part in parts.items()}, inputs=inputs)
 
 
 def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
@@ -158,10 +155,16 @@ def _taken(part: torch.Tensor | None, index_b: torch.Tensor) -> Any:
 
 def to_batch(
     samples: Samples, device: Any = "cpu", *, target_N: NDArray[np.float32] | None = None,
-    example_NK: NDArray[np.int32] | None = None,
-    teacher_N: NDArray[np.float32] | None = None, signal_NS: NDArray[np.float32] | None = None,
+    inputs: Mapping[str, NDArray[Any] | None] | None = None,
 ) -> Batch:  # fmt: skip
-    """Samples and what belongs to them as tensors on `device`, integers as int32. On a CPU nothing is copied."""
+    """Samples and what belongs to them as tensors on `device`, integers as int32. On a CPU nothing is copied.
+
+    Args:
+        samples: Rows.
+        device: Where to.
+        target_N: What is to be predicted of them.
+        inputs: Name of an arm's input → its values, [N, …]; None where there are none.
+    """
     import torch
 
     def tensor(array: NDArray[Any] | None) -> Any:
@@ -169,8 +172,8 @@ def to_batch(
 
     return Batch(
         tensor(samples.user_row_N), tensor(samples.item_row_N), tensor(samples.history_row_NL),
-        tensor(samples.time_N), tensor(target_N), tensor(example_NK), tensor(teacher_N),
-        tensor(signal_NS),
+        tensor(samples.time_N), tensor(target_N),
+        {name: tensor(values) for name, values in (inputs or {}).items() if values is not None},
     )  # fmt: skip
 
 

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import StoreError
 
+COLLABORATIVE = "collaborative.safetensors"
+"""Name of the file that holds it, in the stage's folder and in a bundle."""
+
 
 @dataclass(frozen=True)
 class Collaborative:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from llmcf_cli.match.limits import Limits
 
 if TYPE_CHECKING:
     from llmcf_cli.features.batch import Samples
-    from llmcf_cli.recipe.sections import MatchSection
 
 Exclude = Literal["strict", "reference"]
 
@@ -63,12 +62,32 @@ class Keys:
         return Keys(self.sample_id_N[index], self.user_row_N[index], self.item_row_N[index], self.time_N[index])
 
 
-def limits_of(section: MatchSection) -> Limits:
+class Matching(Protocol):
+    """The settings that guards and balance go by: a recipe's `match`, or what a bundle keeps of it."""
+
+    @property
+    def balance(self) -> Literal["labels", "none"]:
+        """Whether half of the examples are positive."""
+
+    @property
+    def exclude(self) -> Exclude:
+        """Which rule holds."""
+
+    @property
+    def max_per_user(self) -> int | None:
+        """Most examples of one user."""
+
+    @property
+    def distinct_items(self) -> bool:
+        """Whether no two may be of the same item."""
+
+
+def limits_of(section: Matching) -> Limits:
     """The limits that a recipe sets."""
     return Limits(section.max_per_user, section.distinct_items)
 
 
-def guard_of(section: MatchSection, clock: Clock, example_split: Iterable[str] = ()) -> Guard:
+def guard_of(section: Matching, clock: Clock, example_split: Iterable[str] = ()) -> Guard:
     """The guard that a recipe sets.
 
     Raises:

@@ -39,6 +39,7 @@ KINDS: dict[str, str] = {
     "searcher": "finds the top-K examples under the guards",
     "task": "says what is predicted, and how predictions are measured and compared",
     "backbone": "turns field embeddings and context into a score",
+    "input": "is something that arms read beside the features of a sample",
     "augmenter": "turns retrieved examples into a context feature",
     "objective": "a training loss",
     "baseline": "predicts without any of that: a simple model from another library, for comparison",
@@ -171,6 +172,10 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         """Registered names of one kind, sorted."""
         return sorted(name for k, name in self._components if k == kind)
+
+    def of_kind(self, kind: str) -> list[Component]:
+        """Every component of one kind, in the order of registration."""
+        return [component for (k, _), component in self._components.items() if k == kind]
 
     def all(self) -> list[Component]:
         """Every component that a recipe can name, by kind and name."""

@@ -12,9 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from llmcf_cli.core.codes import SECTIONS
-from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError, ModelError, RecipeError, StoreError
-from llmcf_cli.core.types import ComponentConfig, FileRef, Runtime, TaskConfig
+from llmcf_cli.core.types import ComponentConfig, FileRef, InputConfig, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry
 from llmcf_cli.recipe.jsonschema import schema_text
@@ -105,7 +103,7 @@ def reference_page(components: Registry | None = None) -> str:
     parts.append(_expressions())
     parts.append("\n## Components\n")
     for kind, meaning in KINDS.items():
-        members = [component for component in found.all() if component.kind == kind]
+        members = [c for c in found.all() if c.kind == kind and not issubclass(c.config(), InputConfig)]
         if members:
             parts.append(f"\n### {kind}\n\nA {kind} {meaning}.\n")
             parts.extend(_component(component) for component in members)

@@ -132,7 +132,7 @@ class Recipe(Config):
         Raises:
             ValidationError: A variant sets what the schema does not allow (`load_recipe` checks this first).
         """
-        alone: dict[str, Any] = {"rec.compare": [], "rec.variants": [], "rec.baselines": []}
+        alone: dict[str, Any] = {"rec.compare": [], "rec.variants": [], "rec.baselines": [], "serve.arm": None}
         arms = {
             name: self.with_changes({"rec.augment": config.model_dump(mode="json"), **alone})
             for name, config in self._augmented().items()

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from llmcf_cli.core.errors import DataError, closest
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.types import Clock
-from llmcf_cli.data.raw import SOURCE
-from llmcf_cli.plugin import registry
 from llmcf_cli.serve.plain import plain_ids, plain_requests
 from llmcf_cli.tabular.csv import DELIMITERS, Dialect, first_line, read_csv
 from llmcf_cli.tabular.jsonl import read_json
@@ -59,20 +57,6 @@ class RequestForm:
 
     clock: Clock = "global"
     times: TimeFormat = TimeFormat()
-
-    @classmethod
-    def of(cls, recipe: Mapping[str, Any], clock: Clock) -> RequestForm:
-        """The form of a bundle's requests.
-
-        Args:
-            recipe: The resolved recipe in the bundle.
-            clock: The bundle's clock.
-        """
-        written = recipe.get("dataset", {}).get("source")
-        if written is None:
-            return cls(clock)
-        config = registry().get("source", written["type"]).config().model_validate(written)
-        return cls(clock, registry().build(SOURCE, config).times)
 
 
 def read_requests(path: Path, form: RequestForm) -> pa.Table:

@@ -1,40 +1,34 @@
-"""Requests → scores, by the same encoding, matching and model as offline.
+"""Requests → scores, by the same encoding, inputs and model as offline.
 
-Legend: N requests, B batch, L history, K examples, I items, T text.
+Legend: N requests, n users or new items, B batch, L history, K examples, T text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
-from llmcf_cli.match.guard import Keys, guard_of
-from llmcf_cli.match.searcher import SEARCHER, Index, Matches
-from llmcf_cli.match.space import SPACE
-from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.signature import check_signer
-from llmcf_cli.rec.input.signals import signals_of
+from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import score
-from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
 BATCH = 4096
-NORM_TOLERANCE = 0.01
 
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -97,38 +91,11 @@ class Scorer:
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
         self.task, self.digest = bundle.task, bundle.digest
-        self.form = RequestForm.of(bundle.recipe, bundle.clock)
+        self.form, self.inputs = RequestForm(bundle.clock, bundle.times), bundle.inputs
         self._adding = Lock()
-        self._index: Index | None = None
-        bank = self.model.resources.bank
-        if bank is None:
-            return
-        if bank.vector_ES is None:
-            raise ModelError(
-                "the bundle's examples have no search vectors",
-                code="bundle-unfit",
-                where="examples",
-                hint="llmcf train-rec",
-            )
-        try:
-            section = MatchSection.model_validate(self.recipe.get("match"))
-        except ValidationError as error:
-            what = f"its recipe has no section `match` of this version: {error.errors()[0]['msg']}"
-            raise ModelError(what, code="bundle-recipe", where="recipe.json", hint="llmcf train-rec") from error
-        self._space = registry().build(SPACE, section.space)
-        nobody = np.zeros(1, np.int32), np.zeros((1, self.model.resources.spec.history_length), np.int32)
-        item_ID = self._space.item_vectors(_item_texts(self.model))
-        if (dim := self._space.query_vectors(item_ID, *nobody).shape[1]) != bank.vector_ES.shape[1]:
-            what = f"examples of {bank.vector_ES.shape[1]} numbers, but queries have {dim}"
-            raise ModelError(what, code="bundle-unfit", where="examples.safetensors", hint="llmcf train-rec")
-        searcher = registry().build(SEARCHER, section.search)
-        self._index = searcher.prepare(
-            bank.vector_ES,
-            Keys.of(bank.samples),
-            bank.samples.label_N,
-            balance=section.balance,
-            guard=guard_of(section, self.clock),
-        )
+        self._answers = {
+            name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()
+        }
 
     @classmethod
     def load(cls, bundle: str | Path, *, signers: Path | None = None) -> Scorer:
@@ -184,26 +151,28 @@ class Scorer:
         for start in range(0, len(samples), BATCH):
             part = samples.take(slice(start, start + BATCH))
             with step("match"):
-                matches = self._matches(model, part)
+                values = self._values(model, part)
             with step("model"):
-                found = None if matches is None else matches.index_NK
-                score_N[start : start + BATCH] = self._score(model, part, found)
+                score_N[start : start + BATCH] = self._score(model, part, values)
         return score_N
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
         model = self.model
         samples = self._encode(model, lists)
-        matches = self._matches(model, samples)
-        whole_N = self._score(model, samples, None if matches is None else matches.index_NK)
-        if matches is None:
+        values = self._values(model, samples)
+        search = self._answers.get(EXAMPLES)
+        if not isinstance(search, ExampleAnswers):
+            whole_N = self._score(model, samples, values)
             nothing = np.empty((len(samples), 0), np.float32)
             return Explained(whole_N, nothing.astype(np.int32), nothing, nothing)
+        matches = search.search(model.resources, samples)
+        whole_N = self._score(model, samples, {**values, EXAMPLES: matches.index_NK})
         moved_NK = np.zeros_like(matches.score_NK, np.float32)
-        for k in range(model.resources.num_examples):
+        for k in range(moved_NK.shape[1]):
             without_NK = matches.index_NK.copy()
             without_NK[:, k] = -1
-            moved_NK[:, k] = whole_N - self._score(model, samples, without_NK)
+            moved_NK[:, k] = whole_N - self._score(model, samples, {**values, EXAMPLES: without_NK})
         return Explained(whole_N, matches.index_NK, matches.score_NK, moved_NK)
 
     def unknown(self, requests: Rows) -> dict[str, Unknown]:
@@ -242,10 +211,13 @@ class Scorer:
                 raise DataError(
                     f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
                 )
-            text_IT = resources.item_text_IT
-            if text_IT is not None:
-                text_IT = np.concatenate([text_IT, _checked(text_nT, added.ids, text_IT.shape[1])])
-            self.model = self.model.with_items(replace(resources.catalog, items=known.extended(added)), text_IT)
+            longer = replace(resources, catalog=replace(resources.catalog, items=known.extended(added)))
+            given = {"text": text_nT}
+            for name, one in self.inputs.items():
+                if one.holds:
+                    held = one.extended(resources.get(name), longer, items, given.get(name))
+                    longer = longer.holding(**{name: held})
+            self.model = self.model.with_items(longer)
 
     def _encode(self, model: RecModel, lists: Lists) -> Samples:
         """The candidates as samples; what is the user's is encoded once per list."""
@@ -293,53 +265,15 @@ class Scorer:
         has_N = self.events_of(asked) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
-    def _matches(self, model: RecModel, samples: Samples) -> Matches | None:
-        """Each sample's examples with their likeness; None for an arm without examples."""
-        if self._index is None:
-            return None
-        item_ID = self._space.item_vectors(_item_texts(model))
-        queries_BS = self._space.query_vectors(item_ID, samples.item_row_N, samples.history_row_NL)
-        return self._index.search(queries_BS, Keys.of(samples), k=model.resources.num_examples)
+    def _values(self, model: RecModel, samples: Samples) -> dict[str, NDArray[Any] | None]:
+        """Values of the inputs for some requests."""
+        return {name: answers(model.resources, samples) for name, answers in self._answers.items()}
 
     @staticmethod
-    def _score(model: RecModel, samples: Samples, example_NK: NDArray[np.int32] | None) -> NDArray[np.float32]:
-        batch = to_batch(samples, model.device, example_NK=example_NK, signal_NS=_signals(model, samples))
-        return score(model, batch, BATCH).cpu().numpy()
-
-
-def _item_texts(model: RecModel) -> np.ndarray:
-    if model.resources.item_text_IT is None:
-        raise ModelError(
-            "the bundle has examples, but no text vectors",
-            code="bundle-unfit",
-            where="examples",
-            hint="llmcf train-rec",
-        )
-    return model.resources.item_text_IT
-
-
-def _signals(model: RecModel, samples: Samples) -> np.ndarray | None:
-    collaborative = model.resources.collaborative
-    if collaborative is None or not model.inputs["signals"]:
-        return None
-    return signals_of(model.resources, samples, collaborative.later_folds(len(samples)))
-
-
-def _checked(text_nT: np.ndarray | None, ids: pa.Array, dim: int) -> np.ndarray:
-    """Text vectors of new items, float32 [n, T]; zeros where there are none."""
-    expected = (len(ids), dim)
-    text_nT = np.zeros(expected, np.float32) if text_nT is None else np.asarray(text_nT, np.float32)
-    if text_nT.shape != expected:
-        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", code="vectors-unfit", where="add_items")
-    with np.errstate(over="ignore"):
-        norm_n = np.linalg.norm(text_nT, axis=1)
-    wrong_n = ~(np.isfinite(norm_n) & ((norm_n == 0) | (np.abs(norm_n - 1) < NORM_TOLERANCE)))
-    if wrong_n.any():
-        what = f"{_named(ids, wrong_n)}: a text vector has norm {norm_n[wrong_n][0]:g} instead of 1"
-        raise DataError(
-            what, code="items-norm", where="add_items", hint="give the vectors that the recipe's encoder makes"
-        )
-    return text_nT
+    def _score(
+        model: RecModel, samples: Samples, values: Mapping[str, NDArray[Any] | None]
+    ) -> NDArray[np.float32]:  # fmt: skip
+        return score(model, to_batch(samples, model.device, inputs=values), BATCH).cpu().numpy()
 
 
 def _named(ids: pa.Array, of_n: np.ndarray) -> str:

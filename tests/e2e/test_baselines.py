@@ -93,8 +93,8 @@ def test_knowledge_reaches_later_samples_of_its_users(steps):
     table = read_lance(node.folder / "lance", "knowledge")
     assert table.num_rows == manifest.report["users"] + manifest.report["items"] > 0
     reach = manifest.report["reach"]
-    data = task_data(node.context.recipe, folders(steps))
-    users = data.resources.knowledge.users
+    data = task_data(node.context.recipe, folders(steps), frozenset({"knowledge"}))
+    users = data.resources.get("knowledge").users
     for split, samples in data.splits.items():
         slot_N = users.slot_R[samples.user_row_N]
         known_N = (slot_N > 0) & (samples.time_N > users.as_of_N[slot_N])

@@ -9,14 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.plugin import Kind
-from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
+from llmcf_cli.rec.input.base import Rows
+from llmcf_cli.rec.parts.embedding import FieldShape
 
 _T = TypeVar("_T")
 
@@ -30,74 +31,18 @@ class AugmentShape:
 
     Attributes:
         fields: Sizes of the field embeddings.
-        text_dim: T; 0 without text vectors.
-        cot_dim: Length of a chain of thought's vector; 0 without examples.
-        num_examples: K; 0 without examples.
+        sizes: What the inputs that it reads say of their size, by name: of the built-in ones `text` (T), `signals`
+            (S), `examples` (K), `cot` (length of a chain of thought's vector) and `knowledge`.
         wanted: Auxiliary outputs that some objective reads.
-        knowledge_dim: Length of a vector of knowledge; 0 without any.
-        num_signals: S; 0 without matching signals.
     """
 
     fields: FieldShape
-    text_dim: int
-    cot_dim: int
-    num_examples: int
+    sizes: Mapping[str, int] = field(default_factory=dict)
     wanted: frozenset[str] = frozenset()
-    knowledge_dim: int = 0
-    num_signals: int = 0
 
-
-@dataclass(frozen=True)
-class Rows:
-    """Embedded samples without their labels: queries, or examples seen as queries.
-
-    Attributes:
-        fields: Their field embeddings.
-        item_text_BT: Text vector of the target item; None without text vectors.
-        history_text_BT: Mean of the history's item vectors, renormalised; zeros for an empty history.
-        signals_BS: Matching signals, standardised; None unless the configuration's `needs` names them.
-    """
-
-    fields: FieldEmbeddings
-    item_text_BT: Tensor | None = None
-    history_text_BT: Tensor | None = None
-    signals_BS: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Examples:
-    """The examples of a batch, each distinct one once.
-
-    Attributes:
-        rows: The U distinct examples as rows, label-free.
-        cot_UT: Vectors of their chains of thought.
-        label_U: int64 labels.
-        slot_BK: Which of the U stands at place k of row b, best first.
-        mask_BK: False where a row has fewer examples; the slot there means nothing.
-    """
-
-    rows: Rows
-    cot_UT: Tensor
-    label_U: Tensor
-    slot_BK: Tensor
-    mask_BK: Tensor
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a language model wrote about the user and the item of each row.
-
-    Attributes:
-        user_BT: Vectors; zeros where nothing may be known.
-        user_known_B: bool, where something is.
-        item_BT: As `user_BT`.
-        item_known_B: As `user_known_B`.
-    """
-
-    user_BT: Tensor
-    user_known_B: Tensor
-    item_BT: Tensor
-    item_known_B: Tensor
+    def size(self, name: str) -> int:
+        """A size; 0 where the input is not there."""
+        return self.sizes.get(name, 0)
 
 
 @dataclass(frozen=True)
@@ -105,14 +50,13 @@ class AugmentInput:
     """Everything an augmenter may read.
 
     Attributes:
-        query: The rows to be scored.
-        examples: Their retrieved examples; None unless the configuration's `needs` names them.
-        knowledge: Knowledge about them; None unless the configuration's `needs` names it.
+        query: The rows to be scored, with the inputs whose values belong to a row itself: `text`, `signals`.
+        inputs: Name of an input that belongs to queries alone → what it gives: `examples`, `knowledge`. Only what the
+            configuration's `needs` names is there.
     """
 
     query: Rows
-    examples: Examples | None = None
-    knowledge: Known | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ class ICTAugmenter(Augmenter):
         super().__init__()
         self.context_dim = config.dim
         self.tokens = ExampleTokens(config, shape)
-        length = len(config.tokens) * shape.num_examples + 1
+        length = len(config.tokens) * shape.size("examples") + 1
         self.decoder = CausalDecoder(config.layers, config.heads, config.dim, config.dropout, length)
         predicts = {"row", "cot"} <= set(config.tokens) and COT_AUX in shape.wanted
-        self.cot_head = nn.Linear(config.dim, shape.cot_dim, bias=False) if predicts else None
+        self.cot_head = nn.Linear(config.dim, shape.size("cot"), bias=False) if predicts else None
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """Context [B, D]; in training also the predictions of chains of thought, if an objective wants them."""
@@ -59,6 +59,6 @@ class ICTAugmenter(Augmenter):
         hidden_BRD = self.decoder(tokens_BSD, mask_BS, read_R)
         if head is None:
             return Augmentation(hidden_BRD[:, -1])
-        examples = given(x.examples, "examples")
+        examples = given(x.inputs.get("examples"), "examples")
         prediction = CoTPrediction(hidden_BRD[:, :-1], head.weight, examples.cot_UT, examples.slot_BK, examples.mask_BK)
         return Augmentation(hidden_BRD[:, -1], {COT_AUX: prediction})

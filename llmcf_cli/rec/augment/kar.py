@@ -26,24 +26,19 @@ class KARAugmenter(Augmenter):
 
     def __init__(self, config: KARConfig, shape: AugmentShape) -> None:
         super().__init__()
-        if not shape.knowledge_dim:
-            raise ModelError(
-                "needs knowledge about users and items",
-                code="input-missing",
-                where="augmenter kar",
-                hint="llmcf knowledge",
-            )
+        if not shape.size("knowledge"):
+            raise ModelError("needs knowledge about users and items", where="augmenter kar", hint="llmcf knowledge")
         self.context_dim = 2 * config.dim
-        sizes = shape.knowledge_dim, config.hidden, config.dim
+        sizes = shape.size("knowledge"), config.hidden, config.dim
         self.shared = Experts(config.shared_experts, *sizes)
         self.user_experts, self.item_experts = (Experts(config.specific_experts, *sizes) for _ in range(2))
         total = config.shared_experts + config.specific_experts
-        self.user_gate, self.item_gate = (nn.Linear(shape.knowledge_dim, total) for _ in range(2))
+        self.user_gate, self.item_gate = (nn.Linear(shape.size("knowledge"), total) for _ in range(2))
         self.missing_user_D, self.missing_item_D = (nn.Parameter(torch.zeros(config.dim)) for _ in range(2))
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
-        known = given(x.knowledge, "knowledge")
+        known = given(x.inputs.get("knowledge"), "knowledge")
         user_BD = self._adapt(known.user_BT, self.user_experts, self.user_gate)
         item_BD = self._adapt(known.item_BT, self.item_experts, self.item_gate)
         user_BD = torch.where(known.user_known_B[:, None], user_BD, self.missing_user_D)

@@ -17,13 +17,11 @@ class SignalsAugmenter(Augmenter):
 
     def __init__(self, config: SignalsConfig, shape: AugmentShape) -> None:
         super().__init__()
-        if not shape.num_signals:
-            raise ModelError(
-                "needs matching signals", code="input-missing", where="augmenter signals", hint="llmcf collab"
-            )
+        if not shape.size("signals"):
+            raise ModelError("needs matching signals", where="augmenter signals", hint="llmcf collab")
         self.context_dim = config.dim
-        self.mlp = MLP(shape.num_signals, config.hidden, config.dim, config.dropout)
+        self.mlp = MLP(shape.size("signals"), config.hidden, config.dim, config.dropout)
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, S] → [B, C]."""
-        return Augmentation(self.mlp(x.query.signals_BS))
+        return Augmentation(self.mlp(x.query.inputs["signals"]))

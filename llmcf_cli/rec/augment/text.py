@@ -22,18 +22,17 @@ class TextAugmenter(Augmenter):
 
     def __init__(self, config: TextConfig, shape: AugmentShape) -> None:
         super().__init__()
-        if not shape.text_dim:
-            raise ModelError(
-                "needs item text vectors", code="input-missing", where="augmenter text", hint="llmcf embed"
-            )
+        if not shape.size("text"):
+            raise ModelError("needs item text vectors", where="augmenter text", hint="llmcf embed")
         self.context_dim = config.dim
         self.signals = "signals" in config.features
-        width = 3 * shape.text_dim + (shape.num_signals if self.signals else 0)
+        width = 3 * shape.size("text") + (shape.size("signals") if self.signals else 0)
         self.mlp = MLP(width, config.hidden, config.dim, config.dropout)
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
-        item_BT, history_BT = given(x.query.item_text_BT, "text"), given(x.query.history_text_BT, "text")
+        text = given(x.query.inputs.get("text"), "text")
+        item_BT, history_BT = text.item_BT, text.history_BT
         parts = [item_BT, history_BT, item_BT * history_BT]
-        parts += [given(x.query.signals_BS, "signals")] if self.signals else []
+        parts += [given(x.query.inputs.get("signals"), "signals")] if self.signals else []
         return Augmentation(self.mlp(torch.cat(parts, 1)))

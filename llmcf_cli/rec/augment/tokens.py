@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Examples, Rows, given
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, given
+from llmcf_cli.rec.input.base import Rows
+from llmcf_cli.rec.input.examples import Examples
 from llmcf_cli.rec.parts.layers import MLP
 
 
@@ -54,7 +56,7 @@ class ExampleTokens(nn.Module):
 
     def __init__(self, config: TokenSettings, shape: AugmentShape) -> None:
         super().__init__()
-        if not (shape.text_dim and shape.cot_dim and shape.num_examples):
+        if not all(map(shape.size, ("text", "cot", "examples"))):
             raise ModelError(
                 "needs item text vectors and retrieved examples",
                 code="input-missing",
@@ -64,10 +66,10 @@ class ExampleTokens(nn.Module):
         self.kinds = config.tokens
         self.features = config.features
         width = shape.fields.num_fields * shape.fields.embedding_dim
-        width += 2 * shape.text_dim if "text" in self.features else 0
-        width += shape.num_signals if "signals" in self.features else 0
+        width += 2 * shape.size("text") if "text" in self.features else 0
+        width += shape.size("signals") if "signals" in self.features else 0
         self.row = MLP(width, (config.hidden,), config.dim)
-        self.cot = MLP(shape.cot_dim, (config.hidden,), config.dim) if "cot" in self.kinds else None
+        self.cot = MLP(shape.size("cot"), (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,7 +78,7 @@ class ExampleTokens(nn.Module):
         Returns:
             Example tokens [B, S, D]; bool [B, S], which of them exist; query tokens [B, D].
         """
-        query_BD, examples = self._rows(x.query), given(x.examples, "examples")
+        query_BD, examples = self._rows(x.query), given(x.inputs.get("examples"), "examples")
         example_UPD = torch.stack([self._token(kind, examples) for kind in self.kinds], 1)
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(examples.slot_BK, example_UPD.flatten(1))
@@ -94,8 +96,9 @@ class ExampleTokens(nn.Module):
     def _rows(self, rows: Rows) -> Tensor:
         parts = [rows.fields.flat_BX]
         if "text" in self.features:
-            parts += [given(rows.item_text_BT, "text"), given(rows.history_text_BT, "text")]
+            text = given(rows.inputs.get("text"), "text")
+            parts += [text.item_BT, text.history_BT]
         if "signals" in self.features:
-            parts.append(given(rows.signals_BS, "signals"))
+            parts.append(given(rows.inputs.get("signals"), "signals"))
         row_BD: Tensor = self.row(torch.cat(parts, 1))
         return row_BD

@@ -37,12 +37,14 @@ class GBM(Baseline):
             l2_regularization=config.l2, early_stopping=True, n_iter_no_change=config.patience, scoring="loss",
             random_state=derive_seed(seed, "baseline", "gbm"),
         )  # fmt: skip
-        self._model.fit(data.signals("train"), train, X_val=data.signals("validation"), y_val=validation)
+        self._model.fit(
+            data.values("signals", "train"), train, X_val=data.values("signals", "validation"), y_val=validation
+        )
 
     def score(self, data: TaskData, split: str) -> np.ndarray:
         """Logits, float32 [N]."""
-        signal_NS = data.signals(split)
-        if not len(signal_NS):
+        signal_NS = data.values("signals", split)
+        if signal_NS is None or not len(signal_NS):
             return np.zeros(0, np.float32)
         logit_N: np.ndarray = self._model.decision_function(signal_NS).astype(np.float32)
         return logit_N

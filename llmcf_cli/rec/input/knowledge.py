@@ -5,7 +5,10 @@ Legend: R rows of an entity, N vectors and one of zeros, T text, B batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +16,16 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.features.batch import Batch
 from llmcf_cli.features.choice import ENTITIES
 from llmcf_cli.features.vectors import vectors
+from llmcf_cli.rec.input.base import Input, Loaded, Made, QueryLookup, Rows
+from llmcf_cli.rec.input.resources import Resources
+from llmcf_cli.rec.input.stored import Stored, Storing, check_vectors, demand, within
+from llmcf_cli.store.open import read_lance
+
+FILE = "knowledge.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,67 @@ class Knowledge:
         return int(self.users.vector_NT.shape[1])
 
 
+@dataclass(frozen=True)
+class Known:
+    """What a language model wrote about the user and the item of each row.
+
+    Attributes:
+        user_BT: Vectors; zeros where nothing may be known.
+        user_known_B: bool, where something is.
+        item_BT: As `user_BT`.
+        item_known_B: As `user_known_B`.
+    """
+
+    user_BT: Tensor
+    user_known_B: Tensor
+    item_BT: Tensor
+    item_known_B: Tensor
+
+
+class WrittenKnowledge(Input):
+    """Holds `Knowledge`."""
+
+    files: ClassVar[tuple[str, ...]] = (FILE,)
+
+    def load(self, made: Made) -> Loaded:
+        """Of the table `knowledge`."""
+        catalog = made.resources.catalog
+        table = read_lance(made.folders["knowledge"] / "lance", "knowledge")
+        return Loaded(read_knowledge(table, len(catalog.users.ids), len(catalog.items.ids)))
+
+    def lookup(self, resources: Resources) -> KnownLookup:
+        """`sizes`: `knowledge` is T."""
+        return KnownLookup(resources.get("knowledge"))
+
+    def save(self, held: Any, out: Storing) -> None:
+        """Arrays `users.*` and `items.*`."""
+        out.arrays(FILE, {f"{kind}.{n}": array for kind, part in vars(held).items() for n, array in vars(part).items()})
+
+    def read(self, stored: Stored, resources: Resources) -> Knowledge:
+        """Of the catalogue's length."""
+        arrays, parts = stored.arrays(FILE), {}
+        for kind, table in (("users", resources.catalog.users), ("items", resources.catalog.items)):
+            part = {name: arrays[f"{kind}.{name}"] for name in ("slot_R", "vector_NT", "as_of_N")}
+            if len(part["slot_R"]) != len(table.ids) + 1:
+                what = f"knowledge and catalogue differ in the number of {kind}"
+                raise ModelError(what, where=str(stored.path(FILE)))
+            parts[kind] = EntityKnowledge(**part)
+        return Knowledge(**parts)
+
+    def check(self, held: Any, resources: Resources, where: Path) -> None:
+        """Slots that exist, finite vectors of one length."""
+        for kind, part in vars(held).items():
+            check_vectors(part.vector_NT, where, f"knowledge of {kind}")
+            size = len(part.vector_NT)
+            demand(within(part.slot_R, size) and part.as_of_N.shape == (size,), where, f"knowledge of {kind}")
+        demand(held.users.vector_NT.shape[1] == held.items.vector_NT.shape[1], where, "knowledge")
+
+    def extended(self, held: Any, resources: Resources, items: pa.Table, given: Any) -> Knowledge:
+        """Nothing is known of new items."""
+        longer: Knowledge = replace(held, items=held.items.extended(len(resources.catalog.items.ids)))
+        return longer
+
+
 def read_knowledge(table: pa.Table, num_users: int, num_items: int) -> Knowledge:
     """Knowledge from the table `knowledge`.
 
@@ -83,6 +154,20 @@ def _entity(table: pa.Table, entity: str, size: int) -> EntityKnowledge:
     slot_R[row_n] = np.arange(1, len(row_n) + 1)
     vector_nT, as_of_n = vectors(table["vector"]), table["as_of"].combine_chunks().to_numpy()
     return EntityKnowledge(slot_R, np.pad(vector_nT, ((1, 0), (0, 0))), np.pad(as_of_n, (1, 0)))
+
+
+class KnownLookup(QueryLookup):
+    """Queries → `Known`."""
+
+    def __init__(self, knowledge: Knowledge) -> None:
+        super().__init__()
+        self.users, self.items = KnowledgeLookup(knowledge.users), KnowledgeLookup(knowledge.items)
+        self.sizes = {"knowledge": knowledge.dim}
+
+    def forward(self, batch: Batch, embed: Callable[[Batch], Rows]) -> Known:
+        """What is known at each row's time."""
+        users, items = self.users(batch.user_row_B, batch.time_B), self.items(batch.item_row_B, batch.time_B)
+        return Known(*users, *items)
 
 
 class KnowledgeLookup(nn.Module):

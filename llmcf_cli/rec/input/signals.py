@@ -8,13 +8,17 @@ D dimensions, S signals.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from llmcf_cli.core.errors import DataError
-from llmcf_cli.features.batch import Samples
+from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.features.batch import Batch, Samples
+from llmcf_cli.rec.input.base import Input, RowLookup
 from llmcf_cli.rec.input.resources import Resources
 
 _LIKENESSES = ("max", "mean", "last", "profile")
@@ -29,12 +33,51 @@ BLOCK_NUMBERS = 1 << 22
 """Numbers of gathered history vectors at once: 16 MiB stay near the processor."""
 
 
+SIGNALS = "signals"
+
+
+class Signals(Input):
+    """Values of rows: float32 [N, S] of `signals_of`; train rows out of their user's fold."""
+
+    holds: ClassVar[bool] = False
+    of_examples: ClassVar[bool] = True
+
+    def values(self, resources: Resources, samples: Samples, split: str) -> NDArray[np.float32]:
+        """Of any samples.
+
+        Raises:
+            DataError: There are no collaborative vectors.
+        """
+        return signals_of(resources, samples, folds(resources, samples, split))
+
+    def lookup(self, resources: Resources) -> Standardise:
+        """`sizes`: `signals` is S."""
+        return Standardise(len(signal_names(resources)))
+
+
+def folds(resources: Resources, samples: Samples, split: str) -> NDArray[np.int8]:
+    """Fold of the collaborative space that each sample of a split is matched with, int8 [N].
+
+    Raises:
+        DataError: There are no collaborative vectors.
+    """
+    collaborative = resources.get("collaborative")
+    if collaborative is None:
+        raise DataError("there are no collaborative vectors", where=f"split {split}", hint="llmcf collab")
+    found: NDArray[np.int8]
+    if split == "train":
+        found = collaborative.train_folds(samples.user_row_N)
+    else:
+        found = collaborative.later_folds(len(samples))
+    return found
+
+
 def signal_names(resources: Resources) -> tuple[str, ...]:
     """The signals that these resources allow, in order."""
-    return tuple(n for n in SIGNAL_NAMES if resources.item_text_IT is not None or n not in _OF_TEXT)
+    return tuple(n for n in SIGNAL_NAMES if resources.get("text") is not None or not n.startswith("text"))
 
 
-def signals_of(resources: Resources, samples: Samples, fold_N: np.ndarray) -> np.ndarray:
+def signals_of(resources: Resources, samples: Samples, fold_N: NDArray[np.int8]) -> NDArray[np.float32]:
     """Signals of samples; each sample's depend on itself, frozen vectors and its fold only, never on its label.
 
     Args:
@@ -50,7 +93,7 @@ def signals_of(resources: Resources, samples: Samples, fold_N: np.ndarray) -> np
     Raises:
         DataError: There are no collaborative vectors.
     """
-    collaborative, text_IT = resources.collaborative, resources.item_text_IT
+    collaborative, text_IT = resources.get("collaborative"), resources.get("text")
     if collaborative is None:
         raise DataError(
             "signals need collaborative vectors", code="input-missing", where="signals", hint="llmcf collab"
@@ -99,7 +142,7 @@ def _likeness(table_RD: Tensor, target_B: Tensor, event_BL: Tensor, mask_BL: Ten
     return torch.stack([best_B, total_B / count_B.clamp_min(1), cosine_BL[:, -1], profile_B], 1)
 
 
-class Standardise(nn.Module):
+class Standardise(RowLookup):
     """(x − mean) / standard deviation per signal, by statistics of the train rows, which `state_dict` holds.
 
     Leaves signals as they are until `fit`.
@@ -113,15 +156,18 @@ class Standardise(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
+        self.sizes = {SIGNALS: size}
         self.register_buffer("mean_S", torch.zeros(size))
         self.register_buffer("scale_S", torch.ones(size))
 
-    def fit(self, signal_NS: Tensor) -> None:
-        """Take the statistics of these rows; a signal that is the same everywhere is only centred."""
-        deviation_S, mean_S = torch.std_mean(signal_NS.double(), 0, correction=0)
+    def fit(self, train: Batch) -> None:
+        """Take the statistics of the train rows; a signal that is the same everywhere is only centred."""
+        deviation_S, mean_S = torch.std_mean(train.inputs[SIGNALS].double(), 0, correction=0)
         self.mean_S.copy_(mean_S)
         self.scale_S.copy_(deviation_S.where(deviation_S > 1e-6, 1))
 
-    def forward(self, signal_BS: Tensor) -> Tensor:
-        """[B, S] → [B, S]."""
-        return (signal_BS - self.mean_S) / self.scale_S
+    def forward(self, batch: Batch) -> Tensor:
+        """[B, S]."""
+        if SIGNALS not in batch.inputs:
+            raise ModelError("the batch brings no signals", where="rec model", hint="llmcf collab")
+        return (batch.inputs[SIGNALS] - self.mean_S) / self.scale_S

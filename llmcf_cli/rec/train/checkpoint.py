@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -117,8 +118,12 @@ def _save_moments(optimizer: torch.optim.Optimizer, path: Path) -> None:
             raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
+def _sum(values: NDArray[Any] | None) -> float | None:
+    return None if values is None else float(np.nansum(values, dtype=np.float64))
+
+
 def fingerprint(model: RecModel, data: TaskData, section: FitSection, seed: int) -> str:
-    """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by sizes and sums of targets."""
+    """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by sizes and sums."""
     configs = model.configs
     return digest_json({
         "seed": seed,
@@ -126,7 +131,7 @@ def fingerprint(model: RecModel, data: TaskData, section: FitSection, seed: int)
         "backbone": configs.backbone.model_dump(), "augment": configs.augment.model_dump(),
         "objectives": [config.model_dump() for config in configs.objectives],
         "weights": {name: list(tensor.shape) for name, tensor in model.state_dict().items()},
-        "teacher": None if data.teacher_N is None else float(np.nansum(data.teacher_N)),
+        "inputs": {name: _sum(data.values(name, "train")) for name in sorted(model.reads)},
         "task": data.task.config.model_dump(),
         "splits": {split: [len(target_N), float(target_N.sum())] for split, target_N in data.targets.items()},
     })  # fmt: skip

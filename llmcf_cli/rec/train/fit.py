@@ -97,11 +97,9 @@ class _Run:
         self.monitor, self.measures = monitor, data.task.measures
         self.memory = _Memory()
         self.train, self.validation = (
-            data.batch(split, accelerator.device, **model.inputs) for split in ("train", "validation")
+            data.batch(split, accelerator.device, inputs=model.reads) for split in ("train", "validation")
         )
-        if model.standardise is not None:
-            assert self.train.signals_BS is not None, "asked for in `inputs`"
-            model.standardise.fit(self.train.signals_BS)
+        model.prepare(self.train)
         self.truth = data.truth("validation")
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
         self.lasting = model.state_dict().keys()

@@ -22,7 +22,7 @@ def predict(model: RecModel, data: TaskData, split: str, *, batch_size: int = 40
         split: Its name.
         batch_size: Samples per forward pass.
     """
-    batch = data.batch(split, model.device, **model.inputs)
+    batch = data.batch(split, model.device, inputs=model.reads)
     return score(model, batch, batch_size).cpu().numpy()
 
 

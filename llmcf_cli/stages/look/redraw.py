@@ -1,6 +1,6 @@
 """Test predictions of a trained model that is given random examples instead of the ones that matching finds.
 
-Legend: N test samples, K examples, S signals.
+Legend: N test samples.
 """
 
 from __future__ import annotations
@@ -65,37 +65,18 @@ class _Draw:
 
     def __init__(self, bundle: Bundle, seed: int) -> None:
         from llmcf_cli.match.config import RandomSearchConfig
-        from llmcf_cli.match.guard import Keys, guard_of
-        from llmcf_cli.match.random import RandomSearcher
-        from llmcf_cli.recipe.sections import MatchSection
 
-        self.model, resources = bundle.model, bundle.model.resources
-        bank = resources.bank
-        if bank is None or bank.vector_ES is None:
-            raise ModelError(
-                "the bundle has no examples to draw from",
-                code="no-examples",
-                where="examples",
-                hint="llmcf train-rec RECIPE",
-            )
-        section = MatchSection.model_validate(bundle.recipe["match"])
-        self.collaborative = resources.collaborative
-        self.index = RandomSearcher(RandomSearchConfig(seed=seed)).prepare(
-            bank.vector_ES, Keys.of(bank.samples), bank.samples.label_N, balance=section.balance,
-            guard=guard_of(section, bundle.clock),
-        )  # fmt: skip
+        self.model, examples = bundle.model, bundle.inputs.get("examples")
+        if examples is None:
+            raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
+        drawn = examples.config.model_copy(update={"search": RandomSearchConfig(seed=seed)})
+        inputs = {**bundle.inputs, "examples": type(examples)(drawn)}
+        self.answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in inputs.items()}
 
     def predictions(self, samples: Samples) -> np.ndarray:
         """Predictions for samples outside the train split."""
         from llmcf_cli.features.batch import to_batch
-        from llmcf_cli.match.guard import Keys
-        from llmcf_cli.rec.input.signals import signals_of
         from llmcf_cli.rec.train.predict import score
 
-        resources = self.model.resources
-        found = self.index.search(np.zeros((len(samples), 0)), Keys.of(samples), k=resources.num_examples)
-        signal_NS = None
-        if self.model.inputs["signals"] and self.collaborative is not None:
-            signal_NS = signals_of(resources, samples, self.collaborative.later_folds(len(samples)))
-        batch = to_batch(samples, self.model.device, example_NK=found.index_NK, signal_NS=signal_NS)
-        return score(self.model, batch, BLOCK).cpu().numpy()
+        values = {name: answers(self.model.resources, samples) for name, answers in self.answers.items()}
+        return score(self.model, to_batch(samples, self.model.device, inputs=values), BLOCK).cpu().numpy()

@@ -12,7 +12,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.predict import PredictOutput, write_predictions
-from llmcf_cli.stages.steps.task_data import component_stages, task_data
+from llmcf_cli.stages.steps.task_data import component_stages, foreign_inputs, task_data
 from llmcf_cli.stages.steps.train_rec import ArmReport
 
 
@@ -66,7 +66,8 @@ class FitBaseline(Stage):
         return self.label
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": self.seed, "baseline": self.config, "rec.task": recipe.rec.task}
+        own = foreign_inputs(recipe, self.config.needs)
+        return {"seed": self.seed, "baseline": self.config, "rec.task": recipe.rec.task, **own}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return component_stages(self.config.needs)
@@ -75,7 +76,7 @@ class FitBaseline(Stage):
         from llmcf_cli.rec.baselines.base import BASELINE
         from llmcf_cli.rec.measure.base import measured
 
-        data = task_data(job.recipe, job.inputs)
+        data = task_data(job.recipe, job.inputs, self.config.needs)
         model = registry().build(BASELINE, self.config)
         meaning = registry().get(BASELINE, self.config.type).summary
         started = time.perf_counter()

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read
-
-if TYPE_CHECKING:
-    from llmcf_cli.features.collaborative import Collaborative
 
 
 class CollabOutput(Output):
@@ -43,15 +39,6 @@ class CollabReport:
     folds: int
     variance_kept: float
     seconds: float
-
-
-def read_collaborative(folders: Mapping[str, Path]) -> Collaborative | None:
-    """The vectors, where their stage is among the folders (stage → folder)."""
-    from llmcf_cli.features.collaborative import load_collaborative
-
-    if Collab.name not in folders:
-        return None
-    return load_collaborative(CollabOutput(folders[Collab.name]).vectors)
 
 
 class Collab(Stage):

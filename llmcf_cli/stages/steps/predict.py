@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
-from llmcf_cli.stages.steps.task_data import arm_stages, task_data
+from llmcf_cli.stages.steps.task_data import arm_needs, arm_stages, task_data
 from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput, TrainRecReport
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import write_parquet
@@ -67,7 +67,7 @@ class Predict(SeededArmStage):
         from llmcf_cli.rec.train.predict import predict
 
         folder = job.inputs[TrainRec.name]
-        data = task_data(job.recipe, job.inputs)
+        data = task_data(job.recipe, job.inputs, arm_needs(job.recipe))
         bundle = TrainRecOutput(folder).bundle
         model = load_bundle(bundle).model
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:

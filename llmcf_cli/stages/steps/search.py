@@ -11,7 +11,7 @@ from typing import Any, Self
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import SearchRange
 from llmcf_cli.stages.engine.base import ArmStage, Job, Stage
-from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
+from llmcf_cli.stages.steps.task_data import arm_model, arm_needs, arm_stages, task_data, trained_sections
 from llmcf_cli.store.layout import File, Output
 
 
@@ -70,7 +70,7 @@ class Search(ArmStage):
 
         recipe, section = job.recipe, job.recipe.search
         assert section is not None
-        data = task_data(recipe, job.inputs)
+        data = task_data(recipe, job.inputs, arm_needs(recipe))
         monitor = data.task.measure(recipe.rec.monitor)
 
         def judge(settings: Mapping[str, Any], work: Path) -> float:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmcf_cli.core.errors import UnknownNameError
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import ComponentConfig, FromRecipe, InputConfig
 from llmcf_cli.data.output import IngestOutput
-from llmcf_cli.plugin import registry
+from llmcf_cli.plugin import STAGE, registry
+from llmcf_cli.rec.input.needs import closure, declaration
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Stage
-from llmcf_cli.stages.steps.collab import Collab, read_collaborative
-from llmcf_cli.stages.steps.embed import Embed, EmbedOutput, Examples, ExamplesOutput
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.knowledge import Knowledge, KnowledgeOutput
-from llmcf_cli.stages.steps.match import Match, MatchOutput
-from llmcf_cli.stages.steps.teacher import Teacher, TeacherOutput
-from llmcf_cli.store.open import read_lance, read_parquet
 
 if TYPE_CHECKING:
     from llmcf_cli.rec.config import BackboneConfig
@@ -26,43 +20,33 @@ if TYPE_CHECKING:
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.base import Task
 
-MADE_BY: Mapping[str, tuple[type[Stage], ...]] = {
-    "text": (Embed,),
-    "collaborative": (Collab,),
-    "signals": (Embed, Collab),
-    "examples": (Embed, Examples, Match),
-    "knowledge": (Knowledge,),
-    "teacher": (Teacher,),
-}
-"""What a component may name in `needs` → the stages whose results are read for it."""
-TARGETS = frozenset({"teacher"})
-"""Needs of objectives alone, beside the label; an augmenter never reads them."""
-
-
 def arm_stages(recipe: Recipe) -> list[Stage]:
     """The stages whose results the recipe's arm is trained on and evaluated with."""
-    needs = recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe)))
-    return component_stages(needs)
+    return component_stages(arm_needs(recipe))
+
+
+def arm_needs(recipe: Recipe) -> frozenset[str]:
+    """The inputs that the recipe's arm and its objectives name."""
+    return recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe)))
 
 
 def component_stages(needs: frozenset[str]) -> list[Stage]:
     """The stages to read for components with these needs, `ingest` first.
 
     Raises:
-        UnknownNameError: No stage makes what a component needs.
+        UnknownNameError: There is no such input, or no stage that makes it.
     """
-    unknown = sorted(needs - MADE_BY.keys())
-    if unknown:
-        raise UnknownNameError("input", unknown[0], MADE_BY, hint="mend `needs` of the component's configuration")
     kinds: list[type[Stage]] = [Ingest]
-    for need, made_by in MADE_BY.items():
-        kinds += made_by if need in needs else ()
+    for name in closure(needs):
+        for stage in declaration(name).made_by:
+            kinds.append(registry().get(STAGE, stage, where=f"input {name}").load())
     return [kind() for kind in dict.fromkeys(kinds)]
 
 
 def arm_objectives(recipe: Recipe) -> tuple[ComponentConfig, ...]:
     """The recipe's objectives that its augmenter has the inputs for."""
-    return tuple(o for o in recipe.rec.objectives if o.needs - TARGETS <= recipe.rec.augment.needs)
+    own = {c.name for c in registry().of_kind("input") if declaration(c.name).for_losses}
+    return tuple(o for o in recipe.rec.objectives if o.needs - own <= recipe.rec.augment.needs)
 
 
 def trained_sections(recipe: Recipe) -> dict[str, Any]:
@@ -71,8 +55,38 @@ def trained_sections(recipe: Recipe) -> dict[str, Any]:
     return {
         "rec.task": rec.task, "rec.backbone": rec.backbone, "rec.augment": rec.augment,
         "rec.objectives": arm_objectives(recipe), "rec.fit": rec.fit.model_copy(update={"monitor": rec.monitor}),
-        "rec.cot": rec.cot if "examples" in rec.augment.needs else "own",
+        "rec.cot": rec.cot if "examples" in rec.augment.needs else "own", **foreign_inputs(recipe, arm_needs(recipe)),
     }  # fmt: skip
+
+
+def foreign_inputs(recipe: Recipe, needs: frozenset[str]) -> dict[str, Any]:
+    """Key material: settings of inputs that plugins bring. Of built-in ones the stages that make them say it all."""
+    configs = input_configs(recipe, needs)
+    foreign = [c for c in configs if registry().get("input", c.type).origin != "built-in"]
+    return {"inputs": foreign} if foreign else {}
+
+
+def input_configs(
+    recipe: Recipe, needs: frozenset[str], digest: Callable[[str], str] | None = None
+) -> list[InputConfig]:  # fmt: skip
+    """Settings of the inputs that components with these needs read, each after what it is made of.
+
+    Args:
+        recipe: What their fields are taken from.
+        needs: Names of inputs.
+        digest: Content digest of a file or asset; None: fields that want one keep their default.
+    """
+    found = []
+    for name in closure(needs):
+        cls = declaration(name)
+        values = {}
+        for field, info in cls.model_fields.items():
+            mark = next((mark for mark in info.metadata if isinstance(mark, FromRecipe)), None)
+            value = None if mark is None else recipe.value_at(mark.path)
+            if mark is not None and value is not None and (digest or not mark.digest):
+                values[field] = digest(value) if digest and mark.digest else value
+        found.append(cls.model_validate({"type": name, **values}))
+    return found
 
 
 def arm_model(recipe: Recipe, data: TaskData, seed: int) -> RecModel:
@@ -90,35 +104,17 @@ def task_of(recipe: Recipe) -> Task:
     return registry().build(TASK, recipe.rec.task)
 
 
-def task_data(recipe: Recipe, folders: Mapping[str, Path]) -> TaskData:
-    """Samples, catalogue and whatever else the stages among the folders made.
+def task_data(recipe: Recipe, folders: Mapping[str, Path], needs: frozenset[str] = frozenset()) -> TaskData:
+    """Samples, catalogue, and the inputs that components with these needs read.
 
     Args:
-        recipe: For the task and the history's length.
+        recipe: For the task, the history's length and the inputs' settings.
         folders: Stage → folder; those of `component_stages`.
+        needs: Names of inputs.
     """
-    from llmcf_cli.rec.input.dataset import load_task_data, shuffle_cot
+    from llmcf_cli.rec.input.dataset import load_task_data
 
-    item_text = examples = matches = knowledge = teacher = None
-    if Embed.name in folders:
-        item_text = read_lance(EmbedOutput(folders[Embed.name]).lance, "item_text")
-    if Match.name in folders:
-        examples = read_lance(ExamplesOutput(folders[Examples.name]).lance, "cot_example")
-        matches = read_parquet(MatchOutput(folders[Match.name]).matches)
-        if recipe.rec.cot == "shuffled":
-            examples = shuffle_cot(examples, recipe.seed)
-    if Knowledge.name in folders:
-        knowledge = read_lance(KnowledgeOutput(folders[Knowledge.name]).lance, "knowledge")
-    if Teacher.name in folders:
-        teacher = read_parquet(TeacherOutput(folders[Teacher.name]).scores)
     return load_task_data(
-        IngestOutput(folders[Ingest.name]).database,
-        task_of(recipe),
-        history_length=recipe.dataset.history.max_length,
-        item_text=item_text,
-        examples=examples,
-        matches=matches,
-        teacher=teacher,
-        knowledge=knowledge,
-        collaborative=read_collaborative(folders),
-    )
+        IngestOutput(folders[Ingest.name]).database, task_of(recipe), history_length=recipe.dataset.history.max_length,
+        inputs=input_configs(recipe, needs), folders=folders,
+    )  # fmt: skip

@@ -11,7 +11,14 @@ from llmcf_cli.rec.train.reports import Epoch
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.steps.search import Search, best_settings
-from llmcf_cli.stages.steps.task_data import arm_model, arm_stages, task_data, trained_sections
+from llmcf_cli.stages.steps.task_data import (
+    arm_model,
+    arm_needs,
+    arm_stages,
+    input_configs,
+    task_data,
+    trained_sections,
+)
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import read_clock
 
@@ -87,19 +94,24 @@ class TrainRec(SeededArmStage):
         return [*arm_stages(recipe), *search]
 
     def run(self, job: Job) -> TrainRecReport:
+        from llmcf_cli.data.raw import SOURCE
         from llmcf_cli.rec.bundle.bundle import save_bundle
         from llmcf_cli.rec.train.fit import fit
 
         recipe = job.recipe
         if recipe.search:
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
-        data = task_data(recipe, job.inputs)
+        data = task_data(recipe, job.inputs, arm_needs(recipe))
         if not recipe.serve.histories:
             data = replace(data, resources=replace(data.resources, histories=None))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         bundle, clock = TrainRecOutput(job.out).bundle, read_clock(job.database)
-        save_bundle(bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock)
+        save_bundle(
+            bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock,
+            times=registry().build(SOURCE, recipe.dataset.source).times,
+            inputs=input_configs(recipe, recipe.rec.augment.needs, job.context.locate.digest),
+        )  # fmt: skip
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary
         return TrainRecReport(
             arm=self.arm, seed=self.seed, meaning=meaning, best=report.best, **vars(report),

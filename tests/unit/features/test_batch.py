@@ -87,10 +87,12 @@ def test_extended_tables_keep_their_rows():
 
 def test_batches_are_taken_by_position():
     samples = encode_rows(rows([[1], [2, 3], []]), 2)
-    batch = to_batch(samples, target_N=samples.label_N, example_NK=np.array([[0, -1], [1, 2], [2, 0]], np.int32)).take(
-        torch.tensor([1, 0])
-    )
+    batch = to_batch(
+        samples,
+        target_N=samples.label_N,
+        inputs={"examples": np.array([[0, -1], [1, 2], [2, 0]], np.int32), "none": None},
+    ).take(torch.tensor([1, 0]))
     assert len(batch) == 2
-    assert batch.example_BK.tolist() == [[1, 2], [0, -1]]
+    assert batch.inputs["examples"].tolist() == [[1, 2], [0, -1]]
     assert batch.history_row_BL.tolist() == [[2, 3], [0, 1]]
     assert batch.target_B.tolist() == [1.0, 0.0]

@@ -89,14 +89,14 @@ def test_examples_may_be_copied_to_an_address(match, store, tmp_path):
 
 def test_every_sample_is_matched_once_by_the_space(world, match):
     resources = world.data.resources
-    bank = resources.bank
+    bank = resources.get("examples")
     table = match()
     ids = table["sample_id"].to_numpy()
     row_of = {sample_id: row for row, sample_id in enumerate(ids.tolist())}
     assert len(row_of) == len(ids) == sum(map(len, world.data.splits.values()))
     at_of = {sample_id: at for at, sample_id in enumerate(bank.samples.sample_id_N.tolist())}
     found, scores = table["example_sample_id"].to_pylist(), table["score"].to_pylist()
-    space, item_IT, checked = TextSpace(TextSpaceConfig(**SPACE)), resources.item_text_IT, 0
+    space, item_IT, checked = TextSpace(TextSpaceConfig(**SPACE)), resources.get("text"), 0
     example_ED = space.example_vectors(item_IT, bank.samples.item_row_N, bank.samples.history_row_NL)
     for rows in world.data.splits.values():
         query_ND = space.query_vectors(item_IT, rows.item_row_N, rows.history_row_NL)

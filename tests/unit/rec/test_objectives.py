@@ -9,15 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from refusals import refused
+from rec_world import load_data
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Targets
-from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, DistillConfig, NoneConfig, RankingConfig
-from llmcf_cli.rec.input.dataset import load_task_data
+from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, DistillConfig, NoneConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import BCE, Distill, total_loss
-from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.recipe.sections import FitSection
 
@@ -27,7 +25,7 @@ TEACHER = [1.0, math.nan, -0.5, 3.0, math.nan]
 
 def distill(temperature, teacher=TEACHER):
     logits_B = torch.tensor(LOGITS, requires_grad=True)
-    targets = Targets(torch.zeros(5), torch.tensor(teacher))
+    targets = Targets(torch.zeros(5), {"teacher": torch.tensor(teacher)})
     return logits_B, Distill(DistillConfig(temperature=temperature))(logits_B, targets, {})
 
 
@@ -69,7 +67,7 @@ def test_it_is_finite_where_nobody_was_asked_and_where_the_teacher_is_certain():
 
 
 def test_weights_sum_the_losses():
-    logits_B, targets = torch.tensor(LOGITS), Targets(torch.ones(5), torch.tensor(TEACHER))
+    logits_B, targets = torch.tensor(LOGITS), Targets(torch.ones(5), {"teacher": torch.tensor(TEACHER)})
     bce, kd = BCE(BCEConfig(weight=0.5)), Distill(DistillConfig(weight=3.0))
     total = total_loss([bce, kd], logits_B, targets, {})
     torch.testing.assert_close(total, 0.5 * bce(logits_B, targets, {}) + 3 * kd(logits_B, targets, {}))
@@ -84,19 +82,19 @@ def test_a_model_learns_from_the_teacher_alone(world, tmp_path):
 
 def test_without_scores_the_stage_to_run_is_named(world, tmp_path):
     model = RecModel(world.data.resources, DeepFMConfig(), NoneConfig(), (DistillConfig(),))
-    data = dataclasses.replace(world.data, teacher_N=None)
-    with refused("input-missing", ModelError):
+    data = dataclasses.replace(world.data, loaded={})
+    with pytest.raises(ModelError, match="llmcf teacher"):
         fit(model, data, FitSection(), seed=1, work=tmp_path)
 
 
-def test_scores_belong_to_their_samples_and_only_train_samples_have_any(world):
+def test_scores_belong_to_their_samples_and_only_train_samples_have_any(world, tmp_path):
     train = world.data.splits["train"]
     scores = dict(zip(world.teacher["sample_id"].to_pylist(), world.teacher["logit"].to_pylist(), strict=True))
     expected = [scores.get(sample_id, math.nan) for sample_id in train.sample_id_N.tolist()]
-    np.testing.assert_array_equal(world.data.teacher_N, np.array(expected, np.float32))
+    np.testing.assert_array_equal(world.data.values("teacher", "train"), np.array(expected, np.float32))
     assert 0 < np.isnan(expected).sum() < len(train)
-    assert world.data.batch("train").teacher_B is not None
-    assert world.data.batch("validation").teacher_B is None
+    assert "teacher" in world.data.batch("train", inputs=["teacher"]).inputs
+    assert world.data.batch("validation", inputs=["teacher"]).inputs == {}
     foreign = pa.table({"sample_id": world.data.splits["test"].sample_id_N[:1], "logit": np.zeros(1, np.float32)})
-    with refused("not-train", DataError):
-        load_task_data(world.database, Ranking(RankingConfig()), history_length=5, teacher=foreign)
+    with pytest.raises(DataError, match="no train sample"):
+        load_data(world.database, tmp_path, teacher=foreign)

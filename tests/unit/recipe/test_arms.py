@@ -102,3 +102,10 @@ def test_references_are_arms(tmp_path):
         caught.value
     )
     assert load(tmp_path, TEXT + "  references: [none, eight]\n").rec.references == ("none", "eight")
+
+
+def test_the_arm_to_serve_may_be_named_beside_others():
+    recipe = load_recipe("quickstart", ["serve.arm=ict"]).recipe
+    assert recipe.serve.arm == "ict"
+    assert len(recipe.arms) > 1
+    assert all(arm.serve.arm is None for arm in recipe.arms.values())

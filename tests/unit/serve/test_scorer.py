@@ -25,6 +25,7 @@ from llmcf_cli.rec.config import (
     SignalsConfig,
     TextConfig,
 )
+from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.serve.scorer import KeptHistories, Scorer, Unknown
@@ -35,7 +36,6 @@ SIGNALS = {
     "text with signals": TextConfig(features=("text", "signals")),
     "ict with signals": ICTConfig(features=("text", "signals")),
 }
-RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 
 
 def make(world, folder, arm="ict", backbone=None):
@@ -43,7 +43,7 @@ def make(world, folder, arm="ict", backbone=None):
     model = RecModel(world.data.resources, backbone or DeepFMConfig(), (ARMS | SIGNALS)[arm], objectives, seed=4)
     for parameter in model.parameters():
         parameter.data *= 3  # away from logits near 0
-    save_bundle(folder, model, task=RankingConfig(), recipe=RECIPE, clock="global")
+    save_bundle(folder, model, task=RankingConfig(), recipe={}, clock="global", inputs=rec_world.SERVED)
     return model, Scorer.load(folder)
 
 
@@ -98,7 +98,7 @@ def test_a_known_user_without_history_is_scored_by_the_kept_events(world, served
 def test_a_bundle_without_histories_says_that_there_are_none(world, tmp_path):
     resources = replace(world.data.resources, histories=None)
     model = RecModel(resources, DeepFMConfig(), NoneConfig(), (BCEConfig(),), seed=4)
-    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe=RECIPE, clock="global")
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe={}, clock="global", inputs=rec_world.SERVED)
     scorer = Scorer.load(tmp_path / "b")
     asked = requests(world, "test").select(["user_id", "item_id"])
     assert scorer.kept_histories(asked) == KeptHistories(asked.num_rows, 0)
@@ -120,8 +120,8 @@ def test_new_users_and_items_have_signals(world, tmp_path):
     ask = pa.table({"user_id": ["new", "new", "new"], "item_id": ["i7", "i7", "fresh"], "history": history})
     near, far, unknown = scorer.score(ask)["logit"].to_numpy()
     assert abs(near - far) > 1e-4
-    scorer.add_items(pa.table({"item_id": ["fresh"]}), world.data.resources.item_text_IT[3:4])
-    collaborative = scorer.model.resources.collaborative
+    scorer.add_items(pa.table({"item_id": ["fresh"]}), world.data.resources.get("text")[3:4])
+    collaborative = scorer.model.resources.get("collaborative")
     assert not collaborative.item_FID[:, -1].any()
     after = scorer.score(ask)["logit"].to_numpy()
     np.testing.assert_allclose(after[:2], [near, far], atol=1e-5)
@@ -133,10 +133,10 @@ def test_a_bundle_of_approximate_search_serves_what_exact_search_does(world, tmp
     larger = rec_world.make_world(tmp_path, per_user=24, num_examples=200)
     model, exact = make(larger, tmp_path / "exact")
     search = {"type": "ann", "index": "ivf_flat", "partition_rows": 16, "probes": 1000, "time_block": 16}
-    recipe = {"match": RECIPE["match"] | {"search": search}}
-    save_bundle(tmp_path / "approximate", model, task=RankingConfig(), recipe=recipe, clock="global")
+    inputs = [ExamplesInputConfig(**rec_world.MATCH_SECTION | {"search": search})]
+    save_bundle(tmp_path / "approximate", model, task=RankingConfig(), recipe={}, clock="global", inputs=inputs)
     approximate = Scorer.load(tmp_path / "approximate")
-    assert {pool["kind"] for pool in approximate._index.kinds.values()} == {"ivf_flat"}
+    assert {pool["kind"] for pool in approximate._answers["examples"]._search._index.kinds.values()} == {"ivf_flat"}
     for time in (True, False):
         asked = requests(larger, "test", time=time)
         expected = exact.score(asked)["logit"].to_numpy()
@@ -178,7 +178,7 @@ def test_new_items_are_scored_by_their_text_and_features(world, tmp_path):
     _, scorer = make(world, tmp_path / "bundle")
     ask = pa.table({"user_id": ["u1", "u1"], "item_id": ["new", "i3"], "history": [["i1"], ["i1"]]})
     before = scorer.score(ask)["logit"].to_numpy()
-    text = world.data.resources.item_text_IT[3:4]
+    text = world.data.resources.get("text")[3:4]
     scorer.add_items(pa.table({"item_id": ["new"], "brand": ["b3"], "tags": [["t0"]]}), text)
     after = scorer.score(ask)["logit"].to_numpy()
     assert abs(after[0] - before[0]) > 1e-4
@@ -191,7 +191,7 @@ def test_new_items_are_scored_by_their_text_and_features(world, tmp_path):
 
 def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     _, scorer = make(world, tmp_path / "bundle", "kar")
-    users = scorer.model.resources.knowledge.users
+    users = scorer.model.resources.get("knowledge").users
     as_of = int(users.as_of_N[users.slot_R[1]])
     ask = pa.table({
         "user_id": ["u1"] * 4, "item_id": ["i2"] * 4, "time": times([as_of - 1, as_of, as_of + 1, as_of + 99]),

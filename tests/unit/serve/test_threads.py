@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from refusals import refused
+from rec_world import SERVED
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.rec.bundle.bundle import save_bundle
@@ -16,13 +16,12 @@ from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, KARConfig, 
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.serve.scorer import Scorer
 
-RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 ARMS = {"ict with signals": ICTConfig(features=("text", "signals")), "kar": KARConfig(), "signals": SignalsConfig()}
 
 
-def scorer_of(world, folder, arm="ict with signals", recipe=RECIPE):
+def scorer_of(world, folder, arm="ict with signals", inputs=SERVED):
     model = RecModel(world.data.resources, DeepFMConfig(), ARMS[arm], (BCEConfig(),), seed=4)
-    save_bundle(folder, model, task=RankingConfig(), recipe=recipe, clock="global")
+    save_bundle(folder, model, task=RankingConfig(), recipe={}, clock="global", inputs=inputs)
     return Scorer.load(folder)
 
 
@@ -35,7 +34,7 @@ def requests(world, extra=()):
 
 
 def vector(world, seed):
-    found = np.random.default_rng(seed).standard_normal((1, world.data.resources.item_text_IT.shape[1]))
+    found = np.random.default_rng(seed).standard_normal((1, world.data.resources.get("text").shape[1]))
     return (found / np.linalg.norm(found)).astype(np.float32)
 
 
@@ -43,7 +42,7 @@ def vector(world, seed):
 def test_items_that_threads_add_all_arrive_while_others_score(world, tmp_path, arm):
     names = [f"new{n}" for n in range(24)]
     serial, shared = (scorer_of(world, tmp_path / name, arm) for name in ("serial", "shared"))
-    vectors = {name: vector(world, n) if shared.model.resources.item_text_IT is not None else None
+    vectors = {name: vector(world, n) if shared.model.resources.get("text") is not None else None
                for n, name in enumerate(names)}  # fmt: skip
     before = serial.score(requests(world))["logit"].to_numpy()
     for name in names:
@@ -94,16 +93,15 @@ def test_a_time_that_is_no_number_is_named(world, tmp_path):
         scorer.score(asked)
 
 
-@pytest.mark.parametrize("match", [None, {}, {"space": {"type": "no such"}}, {**RECIPE["match"], "k": 10**9}])
-def test_a_bundle_whose_recipe_says_nothing_of_matching_is_refused(world, tmp_path, match):
-    with refused("bundle-recipe", ModelError):
-        scorer_of(world, tmp_path / "b", recipe={"match": match})
+def test_a_bundle_that_says_nothing_of_matching_is_refused(world, tmp_path):
+    with pytest.raises(ModelError, match="match"):
+        scorer_of(world, tmp_path / "b", inputs=())
 
 
 def test_examples_of_another_space_are_refused(world, tmp_path):
-    bank = world.data.resources.bank
-    other = replace(world.data.resources, bank=replace(bank, vector_ES=bank.vector_ES[:, :-1]))
+    bank = world.data.resources.get("examples")
+    other = world.data.resources.holding(examples=replace(bank, vector_ES=bank.vector_ES[:, :-1]))
     model = RecModel(other, DeepFMConfig(), ICTConfig(), (BCEConfig(),))
-    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe=RECIPE, clock="global")
-    with refused("bundle-unfit", ModelError):
+    save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe={}, clock="global", inputs=SERVED)
+    with pytest.raises(ModelError, match="numbers"):
         Scorer.load(tmp_path / "b")

@@ -6,7 +6,6 @@ import dataclasses
 
 import pytest
 import torch
-from refusals import refused
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
@@ -37,8 +36,8 @@ def context(built, batch):
 @pytest.fixture
 def batch(world):
     """Rows with no example, with some, and with all."""
-    found = world.data.batch("train").take(torch.tensor([0, 1, 2, 20, 60, 150, 250, 300]))
-    counts = (found.example_BK >= 0).sum(1)
+    found = world.data.batch("train", inputs=["examples"]).take(torch.tensor([0, 1, 2, 20, 60, 150, 250, 300]))
+    counts = (found.inputs["examples"] >= 0).sum(1)
     assert counts.min() == 0
     assert counts.max() == 4
     return found
@@ -47,17 +46,19 @@ def batch(world):
 def test_padding_examples_contents_do_not_matter(world, batch):
     built = model(world).eval()
     # Slot 0 of the bank stands in for "no example": take it away from real use, then change all of it.
-    real = dataclasses.replace(batch, example_BK=torch.where(batch.example_BK == 0, -1, batch.example_BK))
+    real = dataclasses.replace(
+        batch, inputs={"examples": torch.where(batch.inputs["examples"] == 0, -1, batch.inputs["examples"])}
+    )
     before = context(built, real)
-    built.bank_cot_ET[0] *= -3
-    built.bank_label_E[0] = 1 - built.bank_label_E[0]
-    built.bank_item_E[0], built.bank_history_EL[0] = 5, 7
+    built.inputs["examples"].cot_ET[0] *= -3
+    built.inputs["examples"].label_E[0] = 1 - built.inputs["examples"].label_E[0]
+    built.inputs["examples"].item_E[0], built.inputs["examples"].history_EL[0] = 5, 7
     torch.testing.assert_close(context(built, real), before, rtol=1e-6, atol=1e-7)
 
 
 def test_rows_without_examples_are_finite_forward_and_backward(world, batch):
     built = model(world).train()
-    empty = dataclasses.replace(batch, example_BK=torch.full_like(batch.example_BK, -1))
+    empty = dataclasses.replace(batch, inputs={"examples": torch.full_like(batch.inputs["examples"], -1)})
     output = built(empty)
     loss = built.loss(output, empty.targets)
     loss.backward()
@@ -65,37 +66,37 @@ def test_rows_without_examples_are_finite_forward_and_backward(world, batch):
     assert all(torch.isfinite(p.grad).all() for p in built.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("part", ["bank_cot_ET", "bank_label_E"])
+@pytest.mark.parametrize("part", ["cot_ET", "label_E"])
 def test_examples_matter(world, batch, part):
     built = model(world).eval()
     before = context(built, batch)
-    buffer = getattr(built, part)
+    buffer = getattr(built.inputs["examples"], part)
     buffer.copy_(1 - buffer)
     changed = (context(built, batch) - before).abs().amax(1) > 1e-5
-    assert changed.tolist() == (batch.example_BK >= 0).any(1).tolist()
+    assert changed.tolist() == (batch.inputs["examples"] >= 0).any(1).tolist()
 
 
 def test_without_chains_of_thought_they_are_not_seen(world, batch):
     built = model(world, tokens=("row", "label")).eval()
     before = context(built, batch)
-    built.bank_cot_ET.copy_(-built.bank_cot_ET)
+    built.inputs["examples"].cot_ET.copy_(-built.inputs["examples"].cot_ET)
     assert torch.equal(context(built, batch), before)
     assert COT_AUX not in built.train()(batch).aux
 
 
 def test_a_prediction_sees_neither_its_own_chain_of_thought_nor_its_label(world):
     built = model(world).train()
-    batch = world.data.batch("train").take(torch.arange(300, 310))
+    batch = world.data.batch("train", inputs=["examples"]).take(torch.arange(300, 310))
     before = built(batch).aux[COT_AUX].hidden_BKD.detach()
     for k in range(4):
         # The hidden state at x_k reads x_1 … y_{k-1} and x_k, so only later ones move when example k changes.
-        example = int(batch.example_BK[0, k])
-        saved = built.bank_cot_ET[example].clone(), built.bank_label_E[example].clone()
-        built.bank_cot_ET[example] *= -2
-        built.bank_label_E[example] = 1 - built.bank_label_E[example]
+        example = int(batch.inputs["examples"][0, k])
+        saved = built.inputs["examples"].cot_ET[example].clone(), built.inputs["examples"].label_E[example].clone()
+        built.inputs["examples"].cot_ET[example] *= -2
+        built.inputs["examples"].label_E[example] = 1 - built.inputs["examples"].label_E[example]
         moved = (built(batch).aux[COT_AUX].hidden_BKD.detach()[0] - before[0]).abs().amax(1) > 1e-6
         assert moved.tolist() == [j > k for j in range(4)]
-        built.bank_cot_ET[example], built.bank_label_E[example] = saved
+        built.inputs["examples"].cot_ET[example], built.inputs["examples"].label_E[example] = saved
 
 
 def test_the_last_layer_computes_only_what_is_read_and_the_same():
@@ -142,8 +143,8 @@ def test_the_reconstruction_head_exists_only_where_it_is_trained(world):
     assert not any("cot_head" in n for n in names)
 
 
-@pytest.mark.parametrize("missing", ["item_text_IT", "bank"])
+@pytest.mark.parametrize("missing", ["text", "examples"])
 def test_what_is_missing_is_named(world, missing):
-    resources = dataclasses.replace(world.data.resources, **{missing: None})
-    with refused("input-missing", ModelError):
+    resources = world.data.resources.holding(**{missing: None})
+    with pytest.raises(ModelError, match="needs"):
         RecModel(resources, DeepFMConfig(), ICTConfig())

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from refusals import refused
 
 from llmcf_cli.core.errors import DataError, ModelError
-from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, Known, Rows
+from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape
 from llmcf_cli.rec.augment.kar import KARAugmenter
 from llmcf_cli.rec.config import DeepFMConfig, KARConfig
-from llmcf_cli.rec.input.knowledge import EntityKnowledge, KnowledgeLookup, read_knowledge
+from llmcf_cli.rec.input.base import Rows
+from llmcf_cli.rec.input.knowledge import EntityKnowledge, KnowledgeLookup, Known, read_knowledge
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.parts.embedding import FieldShape
 from llmcf_cli.store.tables import knowledge as knowledge_table
@@ -26,7 +27,7 @@ T, B = 7, 5
 
 def adaptor(**settings) -> KARAugmenter:
     torch.manual_seed(0)
-    shape = AugmentShape(FieldShape(3, 4, 5), 0, 0, 0, knowledge_dim=T)
+    shape = AugmentShape(FieldShape(3, 4, 5), {"knowledge": T})
     augmenter = KARAugmenter(KARConfig(**{"dim": 3, "hidden": 4, **settings}), shape)
     torch.nn.init.normal_(augmenter.missing_user_D)
     torch.nn.init.normal_(augmenter.missing_item_D)
@@ -41,7 +42,7 @@ def known() -> Known:
 
 def test_the_adaptor_is_the_gated_sum_of_shared_and_own_experts():
     augmenter, x = adaptor(shared_experts=2, specific_experts=3), known()
-    found_BC = augmenter(AugmentInput(Rows(None), knowledge=x)).context_BC
+    found_BC = augmenter(AugmentInput(Rows(None), {"knowledge": x})).context_BC
     assert found_BC.shape == (B, augmenter.context_dim) == (B, 6)
 
     def expert(bank, number, vector_T):
@@ -68,9 +69,9 @@ def test_the_adaptor_is_the_gated_sum_of_shared_and_own_experts():
 
 def test_what_is_not_known_cannot_matter():
     augmenter, x = adaptor(), known()
-    before_BC = augmenter(AugmentInput(Rows(None), knowledge=x)).context_BC
+    before_BC = augmenter(AugmentInput(Rows(None), {"knowledge": x})).context_BC
     other = dataclasses.replace(x, user_BT=torch.where(x.user_known_B[:, None], x.user_BT, 9.0))
-    assert torch.equal(augmenter(AugmentInput(Rows(None), knowledge=other)).context_BC, before_BC)
+    assert torch.equal(augmenter(AugmentInput(Rows(None), {"knowledge": other})).context_BC, before_BC)
 
 
 @given(st.data())
@@ -99,10 +100,12 @@ def test_a_users_text_reaches_no_sample_that_it_may_tell_about(world):
     batch = world.data.batch("train")
     before = model(batch).score_B
     user = 5
-    slot = model.user_knowledge.slot_R[user]
-    as_of = model.user_knowledge.as_of_N[slot]
-    model.user_knowledge.vector_NT = model.user_knowledge.vector_NT.clone()  # the world's own stays as it is
-    model.user_knowledge.vector_NT[slot] *= -1
+    slot = model.inputs["knowledge"].users.slot_R[user]
+    as_of = model.inputs["knowledge"].users.as_of_N[slot]
+    model.inputs["knowledge"].users.vector_NT = model.inputs[
+        "knowledge"
+    ].users.vector_NT.clone()  # the world's own stays as it is
+    model.inputs["knowledge"].users.vector_NT[slot] *= -1
     changed = (model(batch).score_B - before).abs() > 1e-6
     theirs = batch.user_row_B == user
     assert torch.equal(changed, theirs & (batch.time_B > as_of))
@@ -136,6 +139,6 @@ def test_rows_that_do_not_fit_the_catalogue_are_refused(row):
 
 
 def test_without_knowledge_the_stage_to_run_is_named(world):
-    resources = dataclasses.replace(world.data.resources, knowledge=None)
-    with refused("input-missing", ModelError):
+    resources = world.data.resources.holding(knowledge=None)
+    with pytest.raises(ModelError, match="llmcf knowledge"):
         RecModel(resources, DeepFMConfig(), KARConfig())

@@ -20,8 +20,8 @@ def observe(world, batch, **settings):
 
 
 def test_the_context_is_that_of_the_mean_over_existing_examples(world):
-    batch = world.data.batch("train").take(torch.tensor([0, 20, 60, 150, 250, 300]))
-    counts = set((batch.example_BK >= 0).sum(1).tolist())
+    batch = world.data.batch("train", inputs=["examples"]).take(torch.tensor([0, 20, 60, 150, 250, 300]))
+    counts = set((batch.inputs["examples"] >= 0).sum(1).tolist())
     assert {0, 4} < counts  # none, some, all
     for tokens in (("row", "cot", "label"), ("row", "label")):
         x, context_BC, augmenter = observe(world, batch, tokens=tokens)
@@ -33,10 +33,12 @@ def test_the_context_is_that_of_the_mean_over_existing_examples(world):
 
 
 def test_the_order_of_examples_does_not_matter_but_they_do(world):
-    batch = world.data.batch("train").take(torch.arange(290, 300))
-    assert (batch.example_BK >= 0).all()
+    batch = world.data.batch("train", inputs=["examples"]).take(torch.arange(290, 300))
+    assert (batch.inputs["examples"] >= 0).all()
     context_BC = observe(world, batch)[1]
-    turned = dataclasses.replace(batch, example_BK=batch.example_BK.flip(1))
+    turned = dataclasses.replace(batch, inputs={"examples": batch.inputs["examples"].flip(1)})
     torch.testing.assert_close(observe(world, turned)[1], context_BC, rtol=1e-5, atol=1e-6)
-    fewer = dataclasses.replace(batch, example_BK=batch.example_BK.masked_fill(torch.tensor([0, 0, 1, 1]).bool(), -1))
+    fewer = dataclasses.replace(
+        batch, inputs={"examples": batch.inputs["examples"].masked_fill(torch.tensor([0, 0, 1, 1]).bool(), -1)}
+    )
     assert ((observe(world, fewer)[1] - context_BC).abs().amax(1) > 1e-5).all()

@@ -19,17 +19,21 @@ def seen(world):
     model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), seed=3)
     inputs = []
     model.augmenter.register_forward_hook(lambda module, args, output: inputs.append(args[0]))
-    batch = world.data.batch("train").take(torch.tensor([0, 20, 60, 150, 250, 300]))
+    batch = world.data.batch("train", inputs=["examples"]).take(torch.tensor([0, 20, 60, 150, 250, 300]))
     model(batch)
-    counts = inputs[0].examples.mask_BK.sum(1)
+    counts = inputs[0].inputs["examples"].mask_BK.sum(1)
     assert (counts.min(), counts.max()) == (0, 4)
     return model._augment_shape(), inputs[0]
 
 
 def row_tokens(tokens, rows):
     return [
-        tokens.row(torch.cat([rows.fields.fields_BFD[n].flatten(), rows.item_text_BT[n], rows.history_text_BT[n]]))
-        for n in range(len(rows.item_text_BT))
+        tokens.row(
+            torch.cat(
+                [rows.fields.fields_BFD[n].flatten(), rows.inputs["text"].item_BT[n], rows.inputs["text"].history_BT[n]]
+            )
+        )
+        for n in range(len(rows.inputs["text"].item_BT))
     ]
 
 
@@ -39,29 +43,29 @@ def test_tokens_are_those_made_one_by_one(seen, kinds):
     tokens = ExampleTokens(ICTConfig(tokens=kinds), shape)
     found_BSD, mask_BS, query_BD = tokens(x)
     torch.testing.assert_close(query_BD, torch.stack(row_tokens(tokens, x.query)), rtol=1e-5, atol=1e-6)
-    rows = row_tokens(tokens, x.examples.rows)
-    for b, places in enumerate(x.examples.slot_BK.tolist()):
+    rows = row_tokens(tokens, x.inputs["examples"].rows)
+    for b, places in enumerate(x.inputs["examples"].slot_BK.tolist()):
         expected = []
         for slot in places:
             made = {
                 "row": lambda slot: rows[slot],
-                "cot": lambda slot: tokens.cot(x.examples.cot_UT[slot]),
-                "label": lambda slot: tokens.label.weight[x.examples.label_U[slot]],
+                "cot": lambda slot: tokens.cot(x.inputs["examples"].cot_UT[slot]),
+                "label": lambda slot: tokens.label.weight[x.inputs["examples"].label_U[slot]],
             }
             expected += [made[kind](slot) for kind in kinds]
         torch.testing.assert_close(found_BSD[b], torch.stack(expected), rtol=1e-5, atol=1e-6)
-        exists = [bool(m) for m in x.examples.mask_BK[b] for _ in range(len(tokens.kinds))]
+        exists = [bool(m) for m in x.inputs["examples"].mask_BK[b] for _ in range(len(tokens.kinds))]
         assert mask_BS[b].tolist() == exists
 
 
 def test_the_transformers_parts_draw_their_weights_in_a_fixed_order(seen):
     """Published results depend on it: rows, chains of thought, labels, decoder."""
     shape, _ = seen
-    width = shape.fields.num_fields * shape.fields.embedding_dim + 2 * shape.text_dim
+    width = shape.fields.num_fields * shape.fields.embedding_dim + 2 * shape.size("text")
     torch.manual_seed(5)
     drawn = [
         MLP(width, (64,), 32),
-        MLP(shape.cot_dim, (64,), 32),
+        MLP(shape.size("cot"), (64,), 32),
         nn.Embedding(2, 32),
         CausalDecoder(2, 2, 32, 0.0, 13),
     ]

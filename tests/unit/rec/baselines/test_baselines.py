@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-from refusals import refused
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.core.errors import DataError
@@ -97,6 +96,6 @@ def test_gbm_stops_by_the_validation_split(world):
 
 
 def test_gbm_needs_collaborative_vectors(world):
-    resources = dataclasses.replace(world.data.resources, collaborative=None)
-    with refused("input-missing", DataError):
+    resources = world.data.resources.holding(collaborative=None)
+    with pytest.raises(DataError, match="collaborative"):
         learnt(GBM(GBMConfig()), dataclasses.replace(world.data, resources=resources))

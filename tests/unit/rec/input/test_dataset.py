@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from refusals import refused
+from rec_world import load_data
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.config import RankingConfig
@@ -15,28 +15,28 @@ from llmcf_cli.rec.input.dataset import load_task_data
 from llmcf_cli.rec.tasks.ranking import Ranking
 
 
-def load(world, **changes):
+def load(world, folder, **changes):
     tables = {"item_text": world.item_text, "examples": world.examples, "matches": world.matches} | changes
-    return load_task_data(world.database, Ranking(RankingConfig()), history_length=5, **tables)
+    return load_data(world.database, folder, **tables)
 
 
 def shuffled(table, seed=0):
     return table.take(pa.array(np.random.default_rng(seed).permutation(table.num_rows)))
 
 
-def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world):
-    data = load(world, **{n: shuffled(getattr(world, n)) for n in ("item_text", "examples", "matches")})
+def test_matches_point_at_the_right_examples_whatever_the_order_of_rows(world, tmp_path):
+    data = load(world, tmp_path, **{n: shuffled(getattr(world, n)) for n in ("item_text", "examples", "matches")})
     expected = dict(zip(*(world.matches[n].to_pylist() for n in ("sample_id", "example_sample_id")), strict=True))
-    bank = data.resources.bank
+    bank = data.resources.get("examples")
     known = np.append(bank.samples.sample_id_N, -1)
     for split, samples in data.splits.items():
-        found = known[data.matches[split]]
+        found = known[data.loaded["examples"][split]]
         assert found.tolist() == [expected[i] for i in samples.sample_id_N.tolist()]
     vectors = dict(zip(world.examples["sample_id"].to_pylist(), world.examples["cot_vector"].to_pylist(), strict=True))
     for at in (0, 7):
         np.testing.assert_allclose(bank.cot_ET[at], vectors[int(bank.samples.sample_id_N[at])])
-    np.testing.assert_allclose(data.resources.item_text_IT[3], world.item_text["vector"][2].as_py())
-    assert not data.resources.item_text_IT[0].any()
+    np.testing.assert_allclose(data.resources.get("text")[3], world.item_text["vector"][2].as_py())
+    assert not data.resources.get("text")[0].any()
 
 
 def test_splits_are_disjoint_and_complete(world):
@@ -52,24 +52,23 @@ def test_vocabulary_ignores_what_train_does_not_show(world):
 
 def test_without_examples_nothing_needs_them(world):
     data = load_task_data(world.database, Ranking(RankingConfig()), history_length=3)
-    assert data.resources.bank is None
-    assert data.batch("test").example_BK is None
+    assert data.resources.get("examples") is None
+    assert data.batch("test", inputs=["text", "examples"]).inputs == {}
     assert data.splits["train"].history_row_NL.shape[1] == 3
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda w: {"matches": None}, "matches-missing"),
-        (lambda w: {"matches": w.matches.slice(1)}, "match-broken"),
-        (lambda w: {"item_text": w.item_text.slice(1)}, "vectors-unfit"),
-        (lambda w: {"examples": w.examples.slice(5)}, "match-broken"),
-        (lambda w: {"examples": foreign(w.examples)}, "not-train"),
+        (lambda w: {"matches": w.matches.slice(1)}, "no row of matches"),
+        (lambda w: {"item_text": w.item_text.slice(1)}, "text vectors"),
+        (lambda w: {"examples": w.examples.slice(5)}, "does not exist"),
+        (lambda w: {"examples": foreign(w.examples)}, "no train sample"),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(world, change, code):
-    with refused(code, DataError):
-        load(world, **change(world))
+def test_parts_that_do_not_fit_are_refused(world, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        load(world, tmp_path, **change(world))
 
 
 def foreign(examples):
@@ -83,7 +82,7 @@ def test_an_unknown_split_is_named(world):
 
 
 def test_shuffled_chains_of_thought_come_from_another_example_of_the_label():
-    from llmcf_cli.rec.input.dataset import shuffle_cot
+    from llmcf_cli.rec.input.examples import shuffle_cot
 
     label = np.array([1, 0, 1, 0, 1, 0, 0], np.int8)
     vector = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(1, 8, dtype=np.float32)), 1)
@@ -115,8 +114,8 @@ def test_samples_read_in_blocks_and_out_of_order_are_the_same(world, tmp_path, m
 
 def test_a_whole_split_is_not_copied(world):
     samples = world.data.splits["train"]
-    batch = world.data.batch("train")
+    batch = world.data.batch("train", inputs=["examples"])
     assert np.shares_memory(batch.history_row_BL.numpy(), samples.history_row_NL)
-    assert np.shares_memory(batch.example_BK.numpy(), world.data.matches["train"])
+    assert np.shares_memory(batch.inputs["examples"].numpy(), world.data.loaded["examples"]["train"])
     taken = batch.take(torch.arange(3))
-    assert {taken.user_row_B.dtype, taken.history_row_BL.dtype, taken.example_BK.dtype} == {torch.int64}
+    assert {taken.user_row_B.dtype, taken.history_row_BL.dtype, taken.inputs["examples"].dtype} == {torch.int64}

@@ -111,9 +111,9 @@ def test_a_checkpoint_of_another_fit_is_not_taken(world, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_named_by_epoch_and_batch(world, tmp_path):
-    text = world.data.resources.item_text_IT.copy()
+    text = world.data.resources.get("text").copy()
     text[5:] = np.nan
-    data = dataclasses.replace(world.data, resources=dataclasses.replace(world.data.resources, item_text_IT=text))
+    data = dataclasses.replace(world.data, resources=world.data.resources.holding(text=text))
     model = RecModel(data.resources, DeepFMConfig(), *ICT)
     with refused("loss-not-finite", ModelError, names=r"1.*1"):
         fit(model, data, SECTION, seed=1, work=tmp_path)

@@ -53,10 +53,10 @@ def test_train_positives_become_vectors_that_task_data_take_up(job):
     }  # fmt: skip
     assert found.count_FI[-1].tolist() == [0, 6, 6, 6, 6, 6, 0, 0]  # items 6 and 7 are of other splits
     assert not found.item_FID[:, 6:].any()
-    data = task_data(job.recipe, {**job.inputs, "collab": job.out})
-    assert np.array_equal(data.resources.collaborative.item_FID, found.item_FID)
-    assert data.signals("train").shape == (60, 7)
-    assert task_data(job.recipe, job.inputs).resources.collaborative is None
+    data = task_data(job.recipe, {**job.inputs, "collab": job.out}, frozenset({"collaborative"}))
+    assert np.array_equal(data.resources.get("collaborative").item_FID, found.item_FID)
+    assert data.values("signals", "train").shape == (60, 7)
+    assert task_data(job.recipe, job.inputs).resources.get("collaborative") is None
 
 
 def test_vectors_of_another_catalogue_are_refused(job):
@@ -64,4 +64,4 @@ def test_vectors_of_another_catalogue_are_refused(job):
     with duckdb.connect(str(job.database)) as connection:
         connection.execute("INSERT INTO item VALUES (8, 'x8', '')")
     with refused("vectors-unfit", DataError, names="12.*7.*12.*8"):
-        task_data(job.recipe, {**job.inputs, "collab": job.out})
+        task_data(job.recipe, {**job.inputs, "collab": job.out}, frozenset({"collaborative"}))

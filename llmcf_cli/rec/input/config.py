@@ -1,0 +1,85 @@
+"""Declarations of arm inputs: what makes each, and what a bundle keeps of the recipe for it. Cheap to import."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from llmcf_cli.core.types import FromRecipe, InputConfig
+from llmcf_cli.rec.config import MAX_EXAMPLES
+from llmcf_cli.recipe.sections import Positive, Searcher, Space
+
+
+class TextInputConfig(InputConfig):
+    """Vectors of item texts."""
+
+    made_by: ClassVar[tuple[str, ...]] = ("embed",)
+
+    type: Literal["text"] = "text"
+    encoder: Annotated[str, FromRecipe("match.space.encoder")] = ""
+    """What made the vectors; vectors of new items must come from it."""
+    encoder_digest: Annotated[str, FromRecipe("match.space.encoder", digest=True)] = ""
+    """Digest of the encoder's content."""
+    template: Annotated[str, FromRecipe("dataset.text.item")] = ""
+    """Template of an item's text; empty: all its columns but numeric features."""
+
+
+class CollaborativeInputConfig(InputConfig):
+    """Item vectors and popularity from train positives."""
+
+    made_by: ClassVar[tuple[str, ...]] = ("collab",)
+
+    type: Literal["collaborative"] = "collaborative"
+
+
+class SignalsInputConfig(InputConfig):
+    """How well a target matches a history, in text and collaborative space."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "collaborative"})
+
+    type: Literal["signals"] = "signals"
+
+
+class ExamplesInputConfig(InputConfig):
+    """The retrieved examples of a row, with their chains of thought."""
+
+    made_by: ClassVar[tuple[str, ...]] = ("examples", "match")
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+
+    type: Literal["examples"] = "examples"
+    cot: Annotated[Literal["own", "shuffled"], FromRecipe("rec.cot")] = "own"
+    """Which chain of thought an example carries."""
+    seed: Annotated[int, FromRecipe("seed")] = 0
+    """Seed of that shuffle."""
+    space: Annotated[Space | None, FromRecipe("match.space")] = None
+    """How queries and examples become vectors; None: nothing will search."""
+    search: Annotated[Searcher, FromRecipe("match.search")] = Field(default="exact", validate_default=True)
+    """How the nearest examples are found."""
+    k: Annotated[int, Field(ge=1, le=MAX_EXAMPLES), FromRecipe("match.k")] = 4
+    """Examples per row."""
+    balance: Annotated[Literal["labels", "none"], FromRecipe("match.balance")] = "labels"
+    """Whether half of them are positive."""
+    exclude: Annotated[Literal["strict", "reference"], FromRecipe("match.exclude")] = "strict"
+    """Which examples a row must not see."""
+    max_per_user: Annotated[Positive | None, FromRecipe("match.max_per_user")] = None
+    """Most examples of one user; None: any number."""
+    distinct_items: Annotated[bool, FromRecipe("match.distinct_items")] = False
+    """Whether no two may be of the same item."""
+
+
+class KnowledgeInputConfig(InputConfig):
+    """Vectors of what the language model wrote about users and items."""
+
+    made_by: ClassVar[tuple[str, ...]] = ("knowledge",)
+
+    type: Literal["knowledge"] = "knowledge"
+
+
+class TeacherInputConfig(InputConfig):
+    """The language model's scores of train samples."""
+
+    made_by: ClassVar[tuple[str, ...]] = ("teacher",)
+    for_losses: ClassVar[bool] = True
+
+    type: Literal["teacher"] = "teacher"
