@@ -139,7 +139,7 @@ class OnlineSearch:
         dim = self._space.query_vectors(self._space.item_vectors(text_IT), *nobody).shape[1]
         if dim != self._dim:
             what = f"examples of {self._dim} numbers, but queries have {dim}"
-            raise ModelError(what, where="examples.safetensors", hint="llmcf train-rec")
+            raise ModelError(what, code="bundle-unfit", where="examples.safetensors", hint="llmcf train-rec")
 
     def search(self, text_IT: NDArray[np.float32], samples: Samples, k: int) -> Matches:
         """The K best allowed examples of each request.

@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from llmcf_cli.core.codes import SECTIONS
+from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError, ModelError, RecipeError, StoreError
 from llmcf_cli.core.types import ComponentConfig, FileRef, InputConfig, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry

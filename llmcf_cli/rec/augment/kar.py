@@ -27,7 +27,12 @@ class KARAugmenter(Augmenter):
     def __init__(self, config: KARConfig, shape: AugmentShape) -> None:
         super().__init__()
         if not shape.size("knowledge"):
-            raise ModelError("needs knowledge about users and items", where="augmenter kar", hint="llmcf knowledge")
+            raise ModelError(
+                "needs knowledge about users and items",
+                code="input-missing",
+                where="augmenter kar",
+                hint="llmcf knowledge",
+            )
         self.context_dim = 2 * config.dim
         sizes = shape.size("knowledge"), config.hidden, config.dim
         self.shared = Experts(config.shared_experts, *sizes)

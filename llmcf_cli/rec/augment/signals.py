@@ -18,7 +18,9 @@ class SignalsAugmenter(Augmenter):
     def __init__(self, config: SignalsConfig, shape: AugmentShape) -> None:
         super().__init__()
         if not shape.size("signals"):
-            raise ModelError("needs matching signals", where="augmenter signals", hint="llmcf collab")
+            raise ModelError(
+                "needs matching signals", code="input-missing", where="augmenter signals", hint="llmcf collab"
+            )
         self.context_dim = config.dim
         self.mlp = MLP(shape.size("signals"), config.hidden, config.dim, config.dropout)
 

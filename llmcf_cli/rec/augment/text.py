@@ -23,7 +23,9 @@ class TextAugmenter(Augmenter):
     def __init__(self, config: TextConfig, shape: AugmentShape) -> None:
         super().__init__()
         if not shape.size("text"):
-            raise ModelError("needs item text vectors", where="augmenter text", hint="llmcf embed")
+            raise ModelError(
+                "needs item text vectors", code="input-missing", where="augmenter text", hint="llmcf embed"
+            )
         self.context_dim = config.dim
         self.signals = "signals" in config.features
         width = 3 * shape.size("text") + (shape.size("signals") if self.signals else 0)

@@ -140,7 +140,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
             _verify(path, raw["files"])
         recipe = read_json(path / RECIPE, MAX_MANIFEST_BYTES, StoreError)
         if not isinstance(recipe, dict):
-            raise StoreError("is no recipe", where=str(path / RECIPE))
+            raise StoreError("is no recipe", code="bundle-malformed", where=str(path / RECIPE))
         older = raw["format"] == format3.FORMAT
         manifest = Manifest.model_validate(format3.converted(raw, recipe) if older else raw)
         stored = Stored(path, frozenset(manifest.files), format3.RENAMED if older else {})
@@ -173,7 +173,9 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
     """The inputs that the manifest names: just those that the augmenter reads, with all their files and no others."""
     inputs = inputs_of(one.config("input") for one in manifest.inputs)
     if [*inputs] != closure(needs) or len(inputs) != len(manifest.inputs):
-        raise StoreError("its inputs are not those that its augmenter reads", where=str(path / MANIFEST))
+        raise StoreError(
+            "its inputs are not those that its augmenter reads", code="bundle-unfit", where=str(path / MANIFEST)
+        )
     own = {file for one in inputs.values() for file in one.files}
     strange, lacking = (
         sorted(manifest.files.keys() - own - ALWAYS - {HISTORY}),
@@ -181,7 +183,7 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
     )
     if strange or lacking:
         what = f"lists {strange[0]!r:.60}, which is no part of the bundle" if strange else f"does not list {lacking[0]}"
-        raise StoreError(what, where=str(path / MANIFEST))
+        raise StoreError(what, code="bundle-foreign-file", where=str(path / MANIFEST))
     return inputs
 
 
@@ -200,9 +202,11 @@ def _raw_manifest(path: Path) -> dict[str, Any]:
             f"install llmcf {made:.20} or later" if newer else f"use llmcf {made:.20}, or train again: llmcf train-rec"
         )
         what = f"bundle format {found!s:.20}, this version reads {format3.FORMAT} and {Manifest.FORMAT}"
-        raise StoreError(what, where=str(path), hint=hint)
+        raise StoreError(what, code="bundle-format", where=str(path), hint=hint)
     if manifest.pop("digest", None) != digest_json(manifest):
-        raise StoreError("differs from what was written", where=str(file), hint="copy the bundle again")
+        raise StoreError(
+            "differs from what was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
+        )
     return manifest
 
 
@@ -210,7 +214,11 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     """Whether the manifest lists files of the folder, and no place elsewhere."""
     for name in files:
         if not _PLAIN.fullmatch(name) or name == MANIFEST:
-            raise StoreError(f"lists {name!r:.60}, which is no part of a bundle", where=str(path / MANIFEST))
+            raise StoreError(
+                f"lists {name!r:.60}, which is no part of a bundle",
+                code="bundle-foreign-file",
+                where=str(path / MANIFEST),
+            )
         if (path / name).is_symlink():
             raise StoreError(
                 "is a link; a bundle has its own files",
@@ -219,9 +227,14 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
                 hint="copy the bundle again",
             )
         if not (path / name).is_file():
-            raise StoreError("the bundle lacks a file", where=str(path / name), hint="copy the bundle again")
+            raise StoreError(
+                "the bundle lacks a file",
+                code="bundle-incomplete",
+                where=str(path / name),
+                hint="copy the bundle again",
+            )
     if RECIPE not in files:
-        raise StoreError(f"does not list {RECIPE}", where=str(path / MANIFEST))
+        raise StoreError(f"does not list {RECIPE}", code="bundle-incomplete", where=str(path / MANIFEST))
 
 
 def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -240,7 +253,9 @@ def _resources(stored: Stored, manifest: Manifest, inputs: Mapping[str, Input]) 
     vocab = Vocab.from_arrow(stored.table(VOCAB), spec)
     for field in spec.fields:
         if not field.is_number and field.size != len(vocab.values[field.key]) + 2:
-            raise ModelError(f"vocabulary of {field.key} does not fit the spec", where=str(path / VOCAB))
+            raise ModelError(
+                f"vocabulary of {field.key} does not fit the spec", code="bundle-unfit", where=str(path / VOCAB)
+            )
     catalog = Catalog(*(_load_entities(stored, entity, spec) for entity in ("user", "item")))
     histories = Histories.from_arrow(stored.table(HISTORY)) if HISTORY in stored.files else None
     resources = Resources(spec, vocab, catalog, histories=histories)

@@ -50,12 +50,16 @@ class StoredComponent(Config):
         except UnknownNameError as error:
             plugin = "" if self.origin == "built-in" else f": {self.origin:.80}"
             hint = f"install the plugin that has it{plugin}"
-            raise ModelError(error.what, where="bundle.json", allowed=error.allowed, hint=hint) from error
+            raise ModelError(
+                error.what, code="type-unknown", where="bundle.json", allowed=error.allowed, hint=hint
+            ) from error
         cls = component.config()
         if self.version > cls.version:
             what = f"{kind} {component.name} has version {self.version}, this installation reads up to {cls.version}"
             other = "llmcf" if component.origin == "built-in" else self.origin
-            raise ModelError(what, where="bundle.json", hint=f"install a later version of {other:.80}")
+            raise ModelError(
+                what, code="bundle-component", where="bundle.json", hint=f"install a later version of {other:.80}"
+            )
         settings: Mapping[str, Any] = self.settings
         if self.version < cls.version:
             settings = cls.upgraded(settings, self.version)

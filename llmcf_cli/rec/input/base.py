@@ -251,7 +251,7 @@ def needed(resources: Resources, names: Iterable[str], reader: str) -> Resources
             if held is None or (hasattr(held, "__len__") and not len(held)):
                 component, made_by = registry().get("input", name), one.config.made_by
                 hint = f"llmcf {made_by[-1]}" if made_by else "llmcf run"
-                raise ModelError(f"needs {component.summary}", where=reader, hint=hint)
+                raise ModelError(f"needs {component.summary}", code="input-missing", where=reader, hint=hint)
             kept[name] = held
     return Resources(resources.spec, resources.vocab, resources.catalog, kept, resources.histories)
 

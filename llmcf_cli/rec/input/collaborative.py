@@ -27,7 +27,7 @@ class CollaborativeVectors(Input):
         expected = len(catalog.users.ids), len(catalog.items.ids)
         if sizes != expected:
             raise DataError(
-                f"vectors for {sizes[0]} users and {sizes[1]} items, but there are {expected[0]} and {expected[1]}",
+                f"vectors for {sizes[0]} users and {sizes[1]} items, but there are {expected[0]} and {expected[1]}", code="vectors-unfit",
                 where="collaborative vectors", hint="run the recipe again with --force collab",
             )  # fmt: skip
         return Loaded(found)
@@ -46,7 +46,7 @@ class CollaborativeVectors(Input):
         found = Collaborative(**stored.arrays(COLLABORATIVE))
         if found.item_FID.shape[1] != len(resources.catalog.items.ids) + 1:
             what = "collaborative vectors and catalogue differ in the number of items"
-            raise ModelError(what, where=str(stored.folder))
+            raise ModelError(what, code="bundle-unfit", where=str(stored.folder))
         return found
 
     def check(self, held: Any, resources: Resources, where: Path) -> None:

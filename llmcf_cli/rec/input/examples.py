@@ -117,11 +117,11 @@ class RetrievedExamples(Input):
         table, length = stored.table(TABLE), resources.spec.history_length
         if (width := table["history"].type.list_size) != length:
             what = f"histories of {width} items, but the spec has {length}"
-            raise ModelError(what, where=str(stored.path(TABLE)))
+            raise ModelError(what, code="bundle-unfit", where=str(stored.path(TABLE)))
         samples, arrays = encode_rows(table, length), stored.arrays(VECTORS)
         if len(arrays["cot_ET"]) != len(samples):
             what = f"{len(arrays['cot_ET'])} vectors for {len(samples)} examples"
-            raise ModelError(what, where=str(stored.path(VECTORS)))
+            raise ModelError(what, code="bundle-unfit", where=str(stored.path(VECTORS)))
         rows = {name.removeprefix(_ROWS): array for name, array in arrays.items() if name.startswith(_ROWS)}
         return ExampleBank(samples, arrays["cot_ET"], self.config.k, arrays.get("vector_ES"), rows)
 
@@ -163,9 +163,13 @@ class ExampleAnswers:
         bank = resources.get(EXAMPLES)
         hint = "make the bundle anew with llmcf train-rec"
         if bank.vector_ES is None:
-            raise ModelError("the bundle's examples have no search vectors", where=EXAMPLES, hint=hint)
+            raise ModelError(
+                "the bundle's examples have no search vectors", code="bundle-unfit", where=EXAMPLES, hint=hint
+            )
         if config.space is None:
-            raise ModelError("the bundle does not say how examples are matched", where=EXAMPLES, hint=hint)
+            raise ModelError(
+                "the bundle does not say how examples are matched", code="bundle-unfit", where=EXAMPLES, hint=hint
+            )
         self._k = bank.k
         space = registry().get("space", config.space.type).load()(config.space)
         searcher = registry().get("searcher", config.search.type).load()(config.search)
@@ -208,7 +212,9 @@ class ExampleLookup(QueryLookup):
     def forward(self, batch: Batch, embed: Callable[[Batch], Rows]) -> Examples:
         """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
         if (example_BK := batch.inputs.get(EXAMPLES)) is None:
-            raise ModelError("the batch brings no examples", where="rec model", hint="llmcf match")
+            raise ModelError(
+                "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"
+            )
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         seen = Batch(
             self.user_E[index_U], self.item_E[index_U], self.history_EL[index_U], self.time_E[index_U],
@@ -234,7 +240,12 @@ def _bank(examples: pa.Table, train: Samples, k: int) -> ExampleBank:
     foreign = pc.unique(examples["split"]).to_pylist()
     at_E = positions(examples, train)
     if foreign != ["train"] or at_E is None:
-        raise DataError("an example is no train sample, or there are none", where="cot_example", hint="llmcf gen-cot")
+        raise DataError(
+            "an example is no train sample, or there are none",
+            code="not-train",
+            where="cot_example",
+            hint="llmcf gen-cot",
+        )
     return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), k, vectors(examples["vector"]))
 
 
@@ -245,11 +256,18 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> NDArray[np
         sample_id_n = table["sample_id"].combine_chunks().to_numpy()
     at_N = np.minimum(np.searchsorted(sample_id_n, samples.sample_id_N), max(len(sample_id_n) - 1, 0))
     if len(samples) and not (len(sample_id_n) and np.array_equal(sample_id_n[at_N], samples.sample_id_N)):
-        raise DataError("a sample has no row of matches", where="example_match", hint="llmcf match")
+        raise DataError(
+            "a sample has no row of matches", code="match-broken", where="example_match", hint="llmcf match"
+        )
     ids = table["example_sample_id"].combine_chunks()
     id_NK = ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size)[at_N]
     known = bank.samples.sample_id_N
     index_NK = np.minimum(np.searchsorted(known, id_NK), len(known) - 1)
     if not np.all((known[index_NK] == id_NK) | (id_NK == -1)):
-        raise DataError("a match names an example that does not exist", where="example_match", hint="llmcf match")
+        raise DataError(
+            "a match names an example that does not exist",
+            code="match-broken",
+            where="example_match",
+            hint="llmcf match",
+        )
     return np.where(id_NK == -1, -1, index_NK).astype(np.int32)

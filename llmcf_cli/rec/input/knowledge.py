@@ -108,7 +108,7 @@ class WrittenKnowledge(Input):
             part = {name: arrays[f"{kind}.{name}"] for name in ("slot_R", "vector_NT", "as_of_N")}
             if len(part["slot_R"]) != len(table.ids) + 1:
                 what = f"knowledge and catalogue differ in the number of {kind}"
-                raise ModelError(what, where=str(stored.path(FILE)))
+                raise ModelError(what, code="bundle-unfit", where=str(stored.path(FILE)))
             parts[kind] = EntityKnowledge(**part)
         return Knowledge(**parts)
 

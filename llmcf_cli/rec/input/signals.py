@@ -63,7 +63,9 @@ def folds(resources: Resources, samples: Samples, split: str) -> NDArray[np.int8
     """
     collaborative = resources.get("collaborative")
     if collaborative is None:
-        raise DataError("there are no collaborative vectors", where=f"split {split}", hint="llmcf collab")
+        raise DataError(
+            "there are no collaborative vectors", code="input-missing", where=f"split {split}", hint="llmcf collab"
+        )
     found: NDArray[np.int8]
     if split == "train":
         found = collaborative.train_folds(samples.user_row_N)
@@ -169,5 +171,7 @@ class Standardise(RowLookup):
     def forward(self, batch: Batch) -> Tensor:
         """[B, S]."""
         if SIGNALS not in batch.inputs:
-            raise ModelError("the batch brings no signals", where="rec model", hint="llmcf collab")
+            raise ModelError(
+                "the batch brings no signals", code="batch-incomplete", where="rec model", hint="llmcf collab"
+            )
         return (batch.inputs[SIGNALS] - self.mean_S) / self.scale_S

@@ -46,7 +46,7 @@ class Stored:
             StoreError: The bundle does not list it.
         """
         if name not in self.files:
-            raise StoreError(f"does not list {name}", where=str(self.folder))
+            raise StoreError(f"does not list {name}", code="bundle-incomplete", where=str(self.folder))
         return self.folder / name
 
     def now(self, file: str, name: str) -> str:
@@ -66,7 +66,11 @@ class Stored:
         path = self.path(name)
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows > ROWS_PER_BYTE * path.stat().st_size:
-                raise StoreError(f"claims {file.metadata.num_rows:,} rows, more than it can hold", where=str(path))
+                raise StoreError(
+                    f"claims {file.metadata.num_rows:,} rows, more than it can hold",
+                    code="bundle-oversized",
+                    where=str(path),
+                )
             return file.read()
 
 
@@ -93,7 +97,9 @@ class Storing:
     def _path(self, name: str) -> Path:
         if name not in self.files or (self.folder / name).exists():
             raise StoreError(
-                f"{name} is not among the files that the input declares, or is there", where=str(self.folder)
+                f"{name} is not among the files that the input declares, or is there",
+                code="bundle-file",
+                where=str(self.folder),
             )
         return self.folder / name
 
@@ -105,7 +111,9 @@ def demand(holds: Any, path: Path, what: str) -> None:
         ModelError: It does not.
     """
     if not holds:
-        raise ModelError(f"{what}: out of range, of another size or kind, or not finite", where=str(path))
+        raise ModelError(
+            f"{what}: out of range, of another size or kind, or not finite", code="bundle-values", where=str(path)
+        )
 
 
 def within(ids: NDArray[Any], size: int) -> bool:

@@ -28,7 +28,7 @@ class TeacherScores(Input):
         at_n = positions(scores, train)
         if at_n is None:
             what = "a score is of no train sample, or there are none"
-            raise DataError(what, where="teacher_score", hint="llmcf teacher")
+            raise DataError(what, code="not-train", where="teacher_score", hint="llmcf teacher")
         teacher_N = np.full(len(train), np.nan, np.float32)
         teacher_N[at_n] = scores["logit"].combine_chunks().to_numpy()
         return Loaded(rows={"train": teacher_N})

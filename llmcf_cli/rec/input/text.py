@@ -63,7 +63,7 @@ class Text(Input):
         text_IT, items = stored.arrays(FILE)["item_text_IT"], len(resources.catalog.items.ids)
         if len(text_IT) != items + 1:
             what = f"text vectors for {len(text_IT) - 1} items, catalogue of {items}"
-            raise ModelError(what, where=str(stored.folder))
+            raise ModelError(what, code="bundle-unfit", where=str(stored.folder))
         return text_IT
 
     def check(self, held: Any, resources: Resources, where: Path) -> None:
@@ -96,7 +96,7 @@ def _checked(given: Any, ids: pa.Array, dim: int) -> NDArray[np.float32]:
     expected = (len(ids), dim)
     text_nT = np.zeros(expected, np.float32) if given is None else np.asarray(given, np.float32)
     if text_nT.shape != expected:
-        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", where="add_items")
+        raise DataError(f"text vectors {text_nT.shape}, expected {expected}", code="vectors-unfit", where="add_items")
     with np.errstate(over="ignore"):
         norm_n = np.linalg.norm(text_nT, axis=1)
     wrong_n = ~(np.isfinite(norm_n) & ((norm_n == 0) | (np.abs(norm_n - 1) < NORM_TOLERANCE)))
@@ -104,5 +104,7 @@ def _checked(given: Any, ids: pa.Array, dim: int) -> NDArray[np.float32]:
         chosen = ids.filter(pa.array(wrong_n))
         named = f"item {chosen[0].as_py()!r}" + (f" and {len(chosen) - 1:,} more" if len(chosen) > 1 else "")
         what = f"{named}: a text vector has norm {norm_n[wrong_n][0]:g} instead of 1"
-        raise DataError(what, where="add_items", hint="give the vectors that the recipe's encoder makes")
+        raise DataError(
+            what, code="items-norm", where="add_items", hint="give the vectors that the recipe's encoder makes"
+        )
     return text_nT

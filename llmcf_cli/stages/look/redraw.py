@@ -68,7 +68,12 @@ class _Draw:
 
         self.model, examples = bundle.model, bundle.inputs.get("examples")
         if examples is None:
-            raise ModelError("the bundle has no examples to draw from", where="examples", hint="llmcf train-rec RECIPE")
+            raise ModelError(
+                "the bundle has no examples to draw from",
+                code="no-examples",
+                where="examples",
+                hint="llmcf train-rec RECIPE",
+            )
         drawn = examples.config.model_copy(update={"search": RandomSearchConfig(seed=seed)})
         inputs = {**bundle.inputs, "examples": type(examples)(drawn)}
         self.answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in inputs.items()}

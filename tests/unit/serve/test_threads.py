@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from rec_world import SERVED
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.rec.bundle.bundle import save_bundle

@@ -17,6 +17,7 @@ import pytest
 import rec_world
 import torch
 from rec_world import SERVED
+from refusals import refused
 from safetensors.torch import load_file, save_file
 
 from llmcf_cli.core.errors import ModelError, StoreError

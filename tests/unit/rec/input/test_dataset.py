@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 from rec_world import load_data
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.rec.config import RankingConfig
