@@ -135,7 +135,7 @@ class Batch:
             ModelError: The batch was made without targets.
         """
         if self.target_B is None:
-            raise ModelError("the batch has no targets", where="rec model")
+            raise ModelError("the batch has no targets", code="batch-incomplete", where="rec model")
         return Targets(self.target_B, self.inputs)
 
     def __len__(self) -> int:

@@ -79,7 +79,12 @@ class Distill(Objective):
     def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's scored rows; 0 if there are none."""
         if (asked_B := targets.inputs.get("teacher")) is None:
-            raise ModelError("needs the language model's scores", where="objective distill", hint="llmcf teacher")
+            raise ModelError(
+                "needs the language model's scores",
+                code="input-missing",
+                where="objective distill",
+                hint="llmcf teacher",
+            )
         scored_B = ~asked_B.isnan()
         model_B, teacher_B = score_B / self.temperature, asked_B.nan_to_num() / self.temperature
         # KL of Bernoullis by their logits: p·(t − z) + softplus(z) − softplus(t), finite for any t and z.

@@ -27,8 +27,8 @@ class CollaborativeVectors(Input):
         expected = len(catalog.users.ids), len(catalog.items.ids)
         if sizes != expected:
             raise DataError(
-                f"vectors for {sizes[0]} users and {sizes[1]} items, but there are {expected[0]} and {expected[1]}", code="vectors-unfit",
-                where="collaborative vectors", hint="run the recipe again with --force collab",
+                f"vectors for {sizes[0]} users and {sizes[1]} items, but there are {expected[0]} and {expected[1]}",
+                code="vectors-unfit", where="collaborative vectors", hint="run the recipe again with --force collab",
             )  # fmt: skip
         return Loaded(found)
 

@@ -154,7 +154,7 @@ def test_no_bundle_and_another_format_are_refused(bundle, tmp_path):
     with pytest.raises(StoreError, match="format 99, this version reads 3 and 4"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text("{")
-    with refused("bundle-malformed", StoreError):
+    with refused("json-invalid", StoreError):
         load_bundle(bundle)
 
 
@@ -259,7 +259,7 @@ def test_numbers_that_mean_nothing_are_refused(bundle):
         examples.set_column(at, "item_row", pc.add(examples["item_row"], 10_000)), bundle / "examples.parquet"
     )
     rewrite(bundle, lambda m: None)
-    with refused("bundle-unfit", ModelError):
+    with refused("bundle-values", ModelError):
         load_bundle(bundle)
 
 
