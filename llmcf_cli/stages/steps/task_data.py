@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmcf_cli.rec.model import RecModel
     from llmcf_cli.rec.tasks.base import Task
 
+
 def arm_stages(recipe: Recipe) -> list[Stage]:
     """The stages whose results the recipe's arm is trained on and evaluated with."""
     return component_stages(arm_needs(recipe))
