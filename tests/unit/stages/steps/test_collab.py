@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 import numpy as np
 import pytest
+from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.progress import SILENT
