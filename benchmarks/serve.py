@@ -32,6 +32,7 @@ from llmcf_cli.match.config import TextSpaceConfig
 from llmcf_cli.match.space import TextSpace
 from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
+from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.model import RecModel
 
 EXAMPLES, CLIENTS, SHARED = 2_000, 32, 10
@@ -76,16 +77,16 @@ def make_bundles(folder: Path) -> None:
     """One bundle for each arm."""
     data = task_data(Size(train=20_000, examples=EXAMPLES))
     resources = data.resources
-    samples = resources.bank.samples
+    samples = resources.get("examples").samples
     for name, (history, item) in WEIGHTS.items():
         section = {"type": "text", "encoder": "asset:any", "history_weight": history, "item_weight": item}
         space = TextSpace(TextSpaceConfig.model_validate(section))
-        vector_ES = space.example_vectors(resources.item_text_IT, samples.item_row_N, samples.history_row_NL)
+        vector_ES = space.example_vectors(resources.get("text"), samples.item_row_N, samples.history_row_NL)
         augment = NoneConfig() if name == "none" else ICTConfig()
-        own = replace(resources, bank=replace(resources.bank, vector_ES=vector_ES))
+        own = resources.holding(examples=replace(resources.get("examples"), vector_ES=vector_ES))
         model = RecModel(own, DeepFMConfig(), augment, (BCEConfig(),))
-        recipe = {"match": {"space": section, "k": 4, "balance": "labels"}}
-        save_bundle(folder / name, model, task=RankingConfig(), recipe=recipe, clock="global")
+        inputs = [ExamplesInputConfig.model_validate({"space": section})]
+        save_bundle(folder / name, model, task=RankingConfig(), recipe={}, clock="global", inputs=inputs)
 
 
 def latencies(folder: Path, count: int) -> dict[str, float]:

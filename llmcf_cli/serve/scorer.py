@@ -97,6 +97,12 @@ class Scorer:
             name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()
         }
 
+    @property
+    def examples(self) -> int:
+        """K, the examples of a request; 0 for an arm without."""
+        bank = self.model.resources.get(EXAMPLES)
+        return 0 if bank is None else int(bank.k)
+
     @classmethod
     def load(cls, bundle: str | Path, *, signers: Path | None = None) -> Scorer:
         """The scorer of a bundle, which holds everything it needs.

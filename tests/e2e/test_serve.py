@@ -16,12 +16,12 @@ from contextlib import contextmanager, suppress
 
 import httpx2
 import pytest
+from rec_world import SERVED
 
 from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
 from llmcf_cli.rec.model import RecModel
 
-RECIPE = {"match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"}}
 ASK = {"requests": [{"user_id": "u1", "candidates": ["i1", "i2", "i3"]}]}
 KEY = "s3cret"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -32,7 +32,7 @@ def bundles(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     for name, augment in (("ict", ICTConfig()), ("none", NoneConfig())):
         model = RecModel(world.data.resources, DeepFMConfig(), augment, (BCEConfig(),), seed=4)
-        save_bundle(folder / name, model, task=RankingConfig(), recipe=RECIPE, clock="global")
+        save_bundle(folder / name, model, task=RankingConfig(), recipe={}, clock="global", inputs=SERVED)
     return folder
 
 

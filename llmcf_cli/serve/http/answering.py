@@ -102,7 +102,7 @@ class Answering:
 
 def _details(now: Loaded, explained: Any) -> list[list[Answer]]:
     """The examples of each candidate, best first."""
-    bank, items = now.scorer.model.resources.bank, now.scorer.model.resources.catalog.items
+    bank, items = now.scorer.model.resources.get("examples"), now.scorer.model.resources.catalog.items
     if bank is None:
         return [[] for _ in explained.score_N]
     return [

@@ -90,8 +90,8 @@ class Bundles:
             bundle=now.digest, previous=before.digest if before else None, recipe=str(recipe.get("name", "")),
             task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
             augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
-            items=len(resources.catalog.items.ids), examples=len(resources.bank) if resources.bank else 0,
-            k=resources.num_examples, keeps_histories=resources.histories is not None, llmcf=__version__,
+            items=len(resources.catalog.items.ids), examples=len(resources.get("examples") or ()),
+            k=now.scorer.examples, keeps_histories=resources.histories is not None, llmcf=__version__,
         )  # fmt: skip
 
     def _loaded(self, path: Path) -> Loaded:

@@ -62,7 +62,7 @@ class Service:
             Exception: See `Batcher.submit`, and what `Scorer` raises.
         """
         rows = sum(len(request.candidates) for request in body.requests)
-        rows *= 1 + self.bundles.current.scorer.model.resources.num_examples if body.explain else 1
+        rows *= 1 + self.bundles.current.scorer.examples if body.explain else 1
         if rows > self.settings.limits.rows:
             what = f"{rows:,} pairs of user and candidate" + (", one more per example" if body.explain else "")
             raise Refusal(413, Fault(code="rows-too-many", what=f"{what}; at most {self.settings.limits.rows:,}",

@@ -6,15 +6,14 @@ import shutil
 from pathlib import Path
 
 import pytest
+from rec_world import SERVED
 from serving import serving
 
 from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
 from llmcf_cli.rec.model import RecModel
 
-RECIPE = {
-    "name": "world <b>&", "match": {"space": {"type": "text", "encoder": "asset:any"}, "k": 4, "balance": "labels"},
-}  # fmt: skip
+RECIPE = {"name": "world <b>&"}
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +24,7 @@ def bundles(world, tmp_path_factory) -> dict[str, Path]:
         model = RecModel(world.data.resources, DeepFMConfig(), augment, (BCEConfig(),), seed=4)
         for parameter in model.parameters():
             parameter.data *= 3  # away from logits near 0
-        save_bundle(folder / name, model, task=RankingConfig(), recipe=RECIPE, clock="global")
+        save_bundle(folder / name, model, task=RankingConfig(), recipe=RECIPE, clock="global", inputs=SERVED)
     return {name: folder / name for name in ("ict", "none")}
 
 
