@@ -93,9 +93,7 @@ class Scorer:
         self.task, self.digest = bundle.task, bundle.digest
         self.form, self.inputs = RequestForm(bundle.clock, bundle.times), bundle.inputs
         self._adding = Lock()
-        self._answers = {
-            name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()
-        }
+        self._answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()}
 
     @property
     def examples(self) -> int:
