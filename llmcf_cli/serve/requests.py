@@ -95,7 +95,7 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
                 where=str(path),
                 hint=hint,
             )
-        return _converted(con, table, form)
+        return _require_items(_converted(con, table, form), str(path))
 
 
 @contextmanager
@@ -125,6 +125,11 @@ def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
     Raises:
         DataError: A column is missing, a request has no item, an id or history is none, or a time is not of the form.
     """
+    return _require_items(_requests(rows, form), "requests")
+
+
+def _requests(rows: Rows, form: RequestForm) -> pa.Table:
+    """What `to_requests` gives, whether or not each has an item."""
     if not isinstance(rows, pa.Table) and (plain := plain_requests(rows, form.clock == "per_user")) is not None:
         return plain
     return converted(rows, form)
@@ -177,7 +182,7 @@ def to_lists(rows: Sequence[Mapping[str, Any]], form: RequestForm) -> Lists:
     """
     heads = [{"user_id": row["user_id"], "item_id": None, "history": row.get("history"), "time": row.get("time")}
              for row in rows]  # fmt: skip
-    users = to_requests(heads, form)
+    users = _requests(heads, form)
     given = [item for row in rows for item in row["candidates"]]
     item_ids = plain_ids(given)
     if item_ids is None:
@@ -293,15 +298,20 @@ def _require_columns(found: Sequence[str], where: str) -> None:
     )  # fmt: skip
 
 
-def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
-    """Raise a `DataError` about requests without an item, or the first value that is there and cannot be read."""
-    none = pc.indices_nonzero(found["item_id_shown"].is_null())
+def _require_items(found: pa.Table, origin: str) -> pa.Table:
+    """The requests, if each has an item."""
+    none = pc.indices_nonzero(found["item_id"].is_null())
     if len(none):
         raise DataError(
             f"{len(none):,} of {found.num_rows:,} requests have no item_id", code="request-value",
             where=f"{origin}, request {none[0].as_py() + 1:,}",
             hint="leave them out, or give each an item: a request asks how well one suits a user",
         )  # fmt: skip
+    return found
+
+
+def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
+    """Raise a `DataError` about the first value that is there and cannot be read."""
     for column in (*NEEDED, "history", "time"):
         shown = found[f"{column}_shown"]
         bad = pc.indices_nonzero(pc.and_(shown.is_valid(), found[column].is_null()))
