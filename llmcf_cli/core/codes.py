@@ -141,6 +141,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "server-unreachable": "The server cannot be reached.",
         "encoder-unusable": "No text encoder that can be loaded.",
         "model-folder": "The folder holds no model that can be used: files are missing, several, or of another kind.",
+        "model-architecture": "The model is no causal language model of a known kind.",
+        "model-tokenizer-missing": "The model has no tokenizer.",
         "model-chat-template-missing": "The model has no chat template, so it is no chat model.",
         "model-weights-missing": "Weights are missing.",
         "model-unreadable": "The model cannot be loaded.",

@@ -89,10 +89,14 @@ def check_folder(folder: Path) -> None:
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
         found = "only pickled weights" if pickled else f"no weights; it holds {_listing(folder)}"
         raise ModelError(
-            f"the folder has {found}", code="model-folder", where=where, hint="convert the weights to .safetensors"
+            f"the folder has {found}",
+            code="model-pickle" if pickled else "model-weights-missing",
+            where=where,
+            hint="convert the weights to .safetensors",
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}", code="model-folder", where=where,
+        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}",
+                         code="model-tokenizer-missing", where=where,
                          allowed=TOKENIZER_FILES)  # fmt: skip
 
 
@@ -322,7 +326,7 @@ def _check_architecture(config: dict[str, Any], where: str) -> None:
         fits = config.get("model_type") in known
     if not fits:
         found = ", ".join(named) or f"model_type {config.get('model_type')!r}"
-        raise ModelError(f"no causal language model: config.json names {found}", code="model-folder", where=where,
+        raise ModelError(f"no causal language model: config.json names {found}", code="model-architecture", where=where,
                          hint="name a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_examples_may_be_copied_to_an_address(match, store, tmp_path):
     assert match(store=copy).equals(match())
     assert store.copied(copy.items, copy.examples) == copy, "what is there is not copied again"
     assert len(open_lance(copy.examples).open_table("cot_example").list_versions()) == 1
-    with refused("store-missing", StoreError):
+    with refused("store-unreadable", StoreError):
         match(store=ExampleStore(copy.items, f"{address}/nowhere"))
 
 

@@ -211,7 +211,7 @@ def test_knowledge_is_served_from_the_time_on_that_it_is_for(world, tmp_path):
     ("table", "code"),
     [
         ({"user_id": ["u1"]}, "column-missing"),
-        ({"user_id": [["u1"]], "item_id": ["i1"]}, "value-object"),
+        ({"user_id": [["u1"]], "item_id": ["i1"]}, "request-value"),
         ({"user_id": ["u1"], "item_id": ["i1"], "history": ["i1 i2"]}, "request-value"),
         ({"user_id": ["u1"], "item_id": ["i1"], "time": ["soon"]}, "request-value"),
     ],

@@ -41,27 +41,27 @@ def _config(folder: Path, **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "code"),
     [
-        (lambda f: (f / "config.json").unlink(), "no config.json; it holds .*safetensors"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda f: (f / "config.json").unlink(), "model-folder"),
+        (lambda f: (f / "config.json").write_text("{"), "json-invalid"),
         (
             lambda f: _config(f, architectures=["BertModel"]),
-            "no causal language model: config.json names BertModel",
+            "model-architecture",
         ),
-        (lambda f: _config(f, architectures=None, model_type="vit"), "model_type 'vit'"),
-        (lambda f: (f / "model.safetensors").unlink(), "no weights"),
-        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "only pickled weights"),
-        (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer"),
+        (lambda f: _config(f, architectures=None, model_type="vit"), "model-architecture"),
+        (lambda f: (f / "model.safetensors").unlink(), "model-weights-missing"),
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "model-pickle"),
+        (lambda f: (f / "tokenizer.json").unlink(), "model-tokenizer-missing"),
     ],
 )
-def test_what_is_no_language_model_is_refused_by_name(tiny_model: Path, tmp_path: Path, spoil, message: str) -> None:
+def test_what_is_no_language_model_is_refused_by_name(tiny_model: Path, tmp_path: Path, spoil, code: str) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     spoil(folder)
-    with pytest.raises(ModelError, match=message) as error:
+    with refused(code, ModelError) as error:
         hf_folder(folder, tmp_path)
-    assert str(error.value.where) == str(folder)
+    assert str(error.value.where).startswith(str(folder))
 
 
 def test_base_models_without_chat_template_are_refused(tiny_model: Path, tmp_path: Path) -> None:
