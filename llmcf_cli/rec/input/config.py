@@ -48,7 +48,7 @@ class ExamplesInputConfig(InputConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     type: Literal["examples"] = "examples"
-    cot: Annotated[Literal["own", "shuffled"], FromRecipe("rec.cot")] = "own"
+    cot: Annotated[Literal["own", "shuffled", "mean"], FromRecipe("rec.cot")] = "own"
     """Which chain of thought an example carries."""
     seed: Annotated[int, FromRecipe("seed")] = 0
     """Seed of that shuffle."""
