@@ -59,7 +59,7 @@ class ComponentOf:
 
 
 class FileOr(ComponentOf):
-    """The same where a text names a file: `Annotated[str | SerializeAsAny[ComponentConfig], FileRef(), FileOr("…")]`."""
+    """The same where a text names a file: `Annotated[str | SerializeAsAny[ComponentConfig], FileRef(), FileOr(…)]`."""
 
     def _by_name(self, value: Any, info: ValidationInfo) -> Any:
         return value if isinstance(value, str) else super()._by_name(value, info)

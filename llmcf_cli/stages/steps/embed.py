@@ -47,13 +47,13 @@ class EncodedTexts:
         texts: Texts encoded.
         cut: Those longer than it reads.
         cut_share: Share of these.
-        longest: Tokens that it reads of a text.
+        longest: Tokens that it reads of a text; None: all.
     """
 
     texts: int
     cut: int
     cut_share: float
-    longest: int
+    longest: int | None
 
 
 @dataclass(frozen=True)
