@@ -334,6 +334,8 @@ def _digests(item: Any, digest_of: Callable[[str], str], beside: tuple[str, ...]
         others = {end: _digest_if_there(f"{stem}{end}", digest_of) for end in beside if dot and "/" not in ending}
         found = {end: digest for end, digest in others.items() if digest is not None}
         return {"file": digest_of(item), "beside": found} if found else digest_of(item)
+    if isinstance(item, BaseModel):  # a component in place of a file
+        return key_view(item, digest_of)
     if isinstance(item, Mapping):
         return {str(key): _digests(below, digest_of, beside) for key, below in item.items()}
     return [_digests(below, digest_of, beside) for below in item] if isinstance(item, Sequence) else item
@@ -351,6 +353,8 @@ def _digest_if_there(name: str, digest_of: Callable[[str], str]) -> str | None:
 def _texts(item: Any) -> Iterator[str]:
     if isinstance(item, str):
         yield from [item] if item else []
+    elif isinstance(item, BaseModel):
+        yield from file_refs(item)
     elif isinstance(item, Mapping | Sequence):
         for below in item.values() if isinstance(item, Mapping) else item:
             yield from _texts(below)

@@ -264,6 +264,54 @@ class VllmEngineConfig(LocalEngineConfig):
     """Prompts handed over, and committed, together; vLLM batches them itself."""
 
 
+class HashingEncoderConfig(ComponentConfig):
+    """Texts as bags of hashed character n-grams: nothing to fetch or to learn; alike are texts that share words.
+
+    For worlds made by rule, tests and quick looks; a sentence encoder knows what words mean.
+    """
+
+    type: Literal["hashing"] = "hashing"
+    """Registered name."""
+    dim: Annotated[int, Field(ge=8, le=4096)] = 256
+    """Numbers of a vector."""
+
+
+class DataEngineConfig(ComponentConfig):
+    """What engines share that write from the ingested data, without a language model; they read no prompt."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"data"})
+
+
+class FactsEngineConfig(DataEngineConfig):
+    """Writes what can be counted in the train split up to a sample's time, in sentences, thousands a second.
+
+    What a language model adds to these texts is what reasoning adds to counts.
+    """
+
+    type: Literal["facts"] = "facts"
+    """Registered name."""
+    decision: Literal["told", "hidden"] = "told"
+    """Whether a text ends with what the user decided."""
+    most: Annotated[int, Field(ge=1, le=20)] = 2
+    """Most traits that a sentence names."""
+    peers: Annotated[int, Field(ge=1, le=1000)] = 20
+    """Most users of like taste that are asked what they did with the item, those first with whom most is shared."""
+
+
+class PlantedEngineConfig(DataEngineConfig):
+    """Tells what is so in the world of the source `planted`, and no more of it than `truth` says."""
+
+    type: Literal["planted"] = "planted"
+    """Registered name."""
+    truth: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Chance that a statement is true; any other names a value at random, so that at 0 texts say nothing."""
+    knows: Annotated[tuple[Literal["row", "item", "user", "match"], ...], Field(min_length=1), Distinct()] = (
+        "item", "user", "match",
+    )  # fmt: skip
+    """What is told: the hidden attributes of the book; what the reader is after; what spoke for or against the book;
+    `row` also repeats the book's own text and the last book liked, as language models do, which hides the rest."""
+
+
 class RubricJudgeConfig(ComponentConfig):
     """Scores a chain of thought in [0, 1] by four criteria of equal weight."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
-from llmcf_cli.core.types import Broken, ComponentConfig, FilePath, Runtime, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, FileRef, Runtime, rule
+from llmcf_cli.recipe.component import FileOr
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -15,8 +16,9 @@ Weight = Annotated[float, Field(ge=0)]
 class SpaceConfig(ComponentConfig):
     """History ⊕ item. Score = history_weight·⟨h, h_i⟩ + item_weight·⟨t, t_i⟩ of unit vectors."""
 
-    encoder: FilePath
-    """Sentence encoder that turns texts into vectors, e.g. `asset:minilm-l6-v2`."""
+    encoder: Annotated[str | SerializeAsAny[ComponentConfig], FileRef(), FileOr("encoder")]
+    """What turns texts into vectors: a sentence encoder's folder, e.g. `asset:minilm-l6-v2`, or a component, e.g.
+    `{type: hashing}`."""
     history_weight: Weight = 0.5
     """Weight of the likeness of histories; 0.5 for ranking and 1 for candidate retrieval in the paper."""
     item_weight: Weight = 0.5

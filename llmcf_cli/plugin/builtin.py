@@ -21,6 +21,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "Amazon reviews 2014, 2018 or 2023: JSON lines of reviews and metadata"),
         ("amazon2014", "data.sources.config:Amazon2014Config", "data.sources.amazon:AmazonSource",
          "Amazon reviews 2014: gzipped JSON lines of reviews and metadata"),
+        ("planted", "planted.config:PlantedConfig", "data.sources.planted:PlantedSource",
+         "a made-up world in which labels depend on what no column has, for positive controls"),
     ),
     "label": (
         ("rating", "data.config:RatingLabelConfig", "data.label:RatingLabel",
@@ -63,10 +65,18 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "a server that speaks OpenAI's chat completions"),
         ("vllm", "llm.config:VllmEngineConfig", "llm.engines.vllm:VllmEngine",
          "the tuned model through vLLM, on a GPU"),
+        ("facts", "llm.config:FactsEngineConfig", "llm.engines.facts:FactsEngine",
+         "no model: sentences from counts over train rows before the sample"),
+        ("planted", "llm.config:PlantedEngineConfig", "llm.engines.planted:PlantedEngine",
+         "no model: tells of a planted world what is so, to a given truth"),
     ),
     "judge": (
         ("rubric", "llm.config:RubricJudgeConfig", "llm.writing.judge:RubricJudge",
          "coherence, completeness, relevance and consistency, equal weights"),
+    ),
+    "encoder": (
+        ("hashing", "llm.config:HashingEncoderConfig", "llm.models.hashing:HashingEncoder",
+         "bag of hashed character n-grams: no model, thousands of texts a second"),
     ),
     "space": (
         ("text", "match.config:TextSpaceConfig", "match.space:TextSpace",
@@ -123,6 +133,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "control: likeness of target and history in text and collaborative space, no examples"),
         ("ict", "rec.config:ICTConfig", "rec.augment.ict:ICTAugmenter",
          "LLM-CF: transformer decoder over retrieved examples and their chains of thought"),
+        ("readout", "rec.config:ReadoutConfig", "rec.augment.readout:ReadoutAugmenter",
+         "text, and what like examples' chains of thought say beyond their rows, through one linear layer"),
         ("kar", "rec.config:KARConfig", "rec.augment.kar:KARAugmenter",
          "knowledge vectors of user and item through a hybrid-expert adaptor (Xi et al., 2023)"),
     ),

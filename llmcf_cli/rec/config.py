@@ -203,6 +203,26 @@ class MeanConfig(TokenConfig):
     type: Literal["mean"] = "mean"
 
 
+class ReadoutConfig(ComponentConfig):
+    """What like examples' chains of thought say beyond their rows, read by one linear layer, beside the texts."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
+
+    type: Literal["readout"] = "readout"
+    dim: Width = 32
+    """Numbers in the context feature."""
+    hidden: Widths = (64,)
+    """Widths of the hidden layers of the MLP over the texts, as in `text`."""
+    dropout: Dropout = 0.0
+    """Share of these hidden units dropped in training."""
+    nearness: Annotated[float, Field(gt=0)] = 60.0
+    """How fast the weight of an example falls with the cosine of its item and the target; learned, this is its
+    start."""
+    threshold: Annotated[float, Field(ge=-1, le=1)] = 0.9
+    """Cosine of items at which an example weighs as much as that there is none like the target; learned, this is its
+    start."""
+
+
 class KARConfig(ComponentConfig):
     """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
 

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +18,20 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import Batch, Targets
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, CoTPrediction
+from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, BankBlock, CoTPrediction
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
 from llmcf_cli.rec.input.base import Lookup, QueryLookup, RowLookup, Rows, default_inputs, needed
-from llmcf_cli.rec.input.examples import EXAMPLES
+from llmcf_cli.rec.input.examples import EXAMPLES, ExampleLookup
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
+from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.objectives import OBJECTIVE, total_loss
 from llmcf_cli.rec.parts.embedding import FieldEmbedding
 from llmcf_cli.rec.ranking.base import BACKBONE
 
 _Module = TypeVar("_Module", bound=nn.Module)
+BANK_BLOCK = 8192
+"""Examples whose vectors are looked up at once."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,24 @@ class RecModel(nn.Module):
         """Weighted sum of the objectives that apply, a scalar."""
         return total_loss(self.objectives, output.score_B, targets, output.aux)
 
-    def prepare(self, train: Batch) -> None:
-        """Let inputs take what they need from the train split, before training."""
+    def prepare(self, train: Batch) -> tuple[str, ...]:
+        """Let inputs take what they need from the train split, and the augmenter from all examples, before training.
+
+        Returns:
+            What the augmenter could not tell of the examples there are.
+        """
         for _, part in self._parts(Lookup):
             part.fit(train)
+        return self.augmenter.learn_bank(self._bank_blocks)
+
+    def _bank_blocks(self) -> Iterator[BankBlock]:
+        if not {EXAMPLES, TEXT} <= self.inputs.keys():
+            return
+        bank, text = cast("ExampleLookup", self.inputs[EXAMPLES]), self.inputs[TEXT]
+        for index_E in torch.arange(len(bank.item_E), device=self.device).split(BANK_BLOCK):
+            rows = bank.rows(index_E)
+            of = text(rows)
+            yield BankBlock(rows.item_row_B, of.item_BT, of.history_BT, bank.cot_ET[index_E])
 
     @property
     def device(self) -> torch.device:

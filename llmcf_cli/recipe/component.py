@@ -58,6 +58,16 @@ class ComponentOf:
         return {COMPONENT_MARK: self.kind}
 
 
+class FileOr(ComponentOf):
+    """The same where a text names a file: `Annotated[str | SerializeAsAny[ComponentConfig], FileRef(), FileOr(…)]`."""
+
+    def _by_name(self, value: Any, info: ValidationInfo) -> Any:
+        return value if isinstance(value, str) else super()._by_name(value, info)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, {COMPONENT_MARK: self.kind}]}
+
+
 def names_for(kind: str, target: str) -> tuple[str, ...]:
     """Names of the components of a kind that are for a task's target."""
     configs = {name: registry().get(kind, name).config() for name in registry().names(kind)}

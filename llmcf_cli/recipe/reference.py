@@ -18,6 +18,7 @@ from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.types import ComponentConfig, FileRef, InputConfig, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry
+from llmcf_cli.recipe.component import FileOr
 from llmcf_cli.recipe.jsonschema import schema_text
 from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
 from llmcf_cli.recipe.schema import Recipe
@@ -214,7 +215,8 @@ _NAMES: dict[Any, str] = {
 
 def _type_name(slot: Slot) -> str:
     if slot.kind is not None:
-        return f"[{slot.kind}](#{slot.kind})"
+        file = "file or " if any(isinstance(mark, FileOr) for mark in slot.metadata) else ""
+        return f"{file}[{slot.kind}](#{slot.kind})"
     if slot.item is not None:
         many = "mapping of names to" if get_origin(slot.annotation) is dict else "list of"
         return f"{many} {_type_name(slot.item)}"

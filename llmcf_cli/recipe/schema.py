@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from llmcf_cli.core.errors import closest
+from llmcf_cli.core.errors import LlmcfError, closest
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
 from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
@@ -37,8 +37,8 @@ class Recipe(Config):
     """The number every random choice is derived from."""
     dataset: DatasetSection
     """Data set, labels, split and history."""
-    llm: LLMSection
-    """Language model and tuning mix."""
+    llm: LLMSection | None = None
+    """Language model and tuning mix; a recipe whose engines need no model may leave it out."""
     cot: CoTSection
     """Chain-of-thought generation."""
     match: MatchSection
@@ -66,6 +66,23 @@ class Recipe(Config):
     @rule(*_COMPONENTS, "teacher")
     def _teacher_is_there(self) -> Iterator[Broken]:
         yield from self._without_section("teacher")
+
+    @rule("llm", "cot.engine", "knowledge", "teacher", "balance")
+    def _language_model_is_there(self) -> Iterator[Broken]:
+        if self.llm is not None:
+            return
+        engines: list[tuple[tuple[str, ...], ComponentConfig]] = [(("cot", "engine"), self.cot.engine)]
+        engines += [(("knowledge", "engine"), self.knowledge.engine)] if self.knowledge is not None else []
+        readers = [(at, f"the engine `{engine.type}`") for at, engine in engines if "model" in engine.needs]
+        readers += [((section,), f"`{section}`") for section in ("teacher", "balance") if getattr(self, section)]
+        for at, reader in readers:
+            yield Broken(f"{reader} needs the section `llm`, which the recipe does not have", at)
+
+    @rule("knowledge")
+    def _knowledge_is_asked_for(self) -> Iterator[Broken]:
+        if self.knowledge is not None and "data" in self.knowledge.engine.needs:
+            what = f"`{self.knowledge.engine.type}` reads no prompt, so it cannot write about users and items alone"
+            yield Broken(what, ("knowledge", "engine"))
 
     @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines")
     def _arms_have_names_of_their_own(self) -> Iterator[Broken]:
@@ -95,7 +112,7 @@ class Recipe(Config):
 
     @rule("balance", "llm.mix", "llm.count")
     def _balance_can_be_swept(self) -> Iterator[Broken]:
-        if self.balance is not None:
+        if self.balance is not None and self.llm is not None:
             try:
                 sweep_points(self.balance, self.llm)
             except ValueError as error:
@@ -107,10 +124,24 @@ class Recipe(Config):
             what = "balance chooses a point, which must not be by the test split; set ability.split: validation"
             yield Broken(what, ("ability", "split"))
 
+    @property
+    def language_model(self) -> LLMSection:
+        """The section `llm`, for those who cannot do without.
+
+        Raises:
+            LlmcfError: There is none.
+        """
+        if self.llm is None:
+            raise LlmcfError(
+                "the recipe has no section `llm`: no language model", code="llm-missing", where=self.name,
+                hint="add the section (see llm in docs/recipe-reference.md), or use a recipe that has it",
+            )  # fmt: skip
+        return self.llm
+
     @cached_property
     def points(self) -> dict[str, Point]:
         """Name → point of the sweep `balance`, that of the recipe's own mix first; none without the section."""
-        return sweep_points(self.balance, self.llm) if self.balance is not None else {}
+        return sweep_points(self.balance, self.language_model) if self.balance is not None else {}
 
     def at(self, point: str) -> Recipe:
         """The recipe whose mix is that of a point of the sweep.
@@ -120,7 +151,7 @@ class Recipe(Config):
         """
         found = self.points[point]
         changes = {"llm.mix": found.mix, "llm.count": found.count, "balance": None}
-        question = self.ability.question or recommendation_source(self.llm)
+        question = self.ability.question or recommendation_source(self.language_model)
         if question is not None:  # the mix of a point may have none, and is asked the same
             changes["ability.question"] = question.model_dump(mode="json")
         return self.with_changes(changes)

@@ -202,8 +202,8 @@ class PriceSection(Config):
 class CoTSection(Config):
     """Chains of thought for a sample of the train interactions (`gen-cot`)."""
 
-    prompt: PromptPath
-    """A prompt file, relative to the recipe or one of the library's, e.g. `prompts/single.yaml`."""
+    prompt: PromptPath = "prompts/single.yaml"
+    """A prompt file, relative to the recipe or one of the library's. Engines that write from the data read none."""
     sample: TrainSampleSection
     """The train samples that are written about."""
     engine: Engine
@@ -301,8 +301,9 @@ class RecSection(Config):
         default=("bce",), min_length=1, validate_default=True
     )
     """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
-    cot: Literal["own", "shuffled"] = "own"
-    """Which chain of thought an example carries: its own or, as a control, that of another example of its label."""
+    cot: Literal["own", "shuffled", "mean"] = "own"
+    """Which chain of thought an example carries: its own or, as controls, that of another example of its label, or the
+    mean of all."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
     compare: Annotated[tuple[Augmenter, ...], Field(max_length=MAX_ARMS), Distinct()] = ()

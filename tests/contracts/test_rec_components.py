@@ -83,6 +83,7 @@ class TestEveryPair:
         trained = {name for name, _ in model.named_parameters()}
         extra = {n for n in model.state_dict() if n not in trained}
         statistics = ("running_mean", "running_var", "num_batches_tracked", "signals.mean_S", "signals.scale_S")
+        statistics += ("novelty.mean_T", "novelty.map_TT")
         assert all(name.endswith(statistics) for name in extra)
 
 

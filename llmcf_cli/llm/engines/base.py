@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm.prompts.chat import Messages
+from llmcf_cli.llm.prompts.rows import SampleTexts
 from llmcf_cli.llm.prompts.spoken import spoken, storable
 from llmcf_cli.plugin import Kind
+from llmcf_cli.recipe.words import Words
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,40 @@ class Adjustable:
         return [dict(message) for message in chat], ()
 
 
+@dataclass(frozen=True)
+class Ingested:
+    """What an engine reads that writes from the data.
+
+    Attributes:
+        database: DuckDB file of ingest.
+        source: The recipe's `dataset.source`.
+        words: Of the label.
+        seed: Of this use of the engine.
+    """
+
+    database: Path
+    source: ComponentConfig
+    words: Words
+    seed: int
+
+
+class DataEngine(Protocol):
+    """Writes from the ingested data, without a language model; `needs` of its configuration is `data`.
+
+    Built as `Engine(config)`. What it writes is judged like any text, and kept in no cache: it costs nothing.
+    """
+
+    def open(self, data: Ingested) -> None:
+        """Read what it will write from.
+
+        Raises:
+            LlmcfError: It cannot write about these data.
+        """
+
+    def write(self, rows: Sequence[SampleTexts]) -> list[str]:
+        """The chain of thought of each train sample; a text depends on its own sample only, and may be empty."""
+
+
 class Engine(Protocol):
     """Generates text from chats; built as `Engine(config)`."""
 
@@ -130,3 +167,4 @@ class Engine(Protocol):
 
 
 ENGINE: Kind[Engine] = Kind("engine")
+DATA_ENGINE: Kind[DataEngine] = Kind("engine")

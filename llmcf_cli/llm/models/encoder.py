@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,34 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.llm.models.load import best_device, quiet_libraries
 from llmcf_cli.llm.models.packed import pack_linears
 from llmcf_cli.llm.models.trusted import LOCAL, check_encoder
+from llmcf_cli.plugin import Kind
 
 _BATCHES_PER_BLOCK = 16
 _NO_LIMIT = 10**9  # tokenizers say 10³⁰ where they know none
+
+
+class Encoder(Protocol):
+    """What turns texts into vectors: a `TextEncoder`, or a component of the kind `encoder`, built as `Class(config)`.
+
+    Attributes:
+        dim: T.
+        seconds: Time spent encoding so far.
+    """
+
+    dim: int
+    seconds: float
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What a report says of the texts encoded so far, see `TextEncoder.counts`."""
+
+    def encode(
+        self, texts: Sequence[str] | pa.ChunkedArray, *, progress: Progress = SILENT, what: str = "texts"
+    ) -> np.ndarray:
+        """Vectors [N, T], float32, of unit L2 norm; zeros for a text of white space alone."""
+
+
+ENCODER: Kind[Encoder] = Kind("encoder")
 
 
 class TextEncoder:

@@ -18,11 +18,13 @@ import numpy as np
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.llm.engines.base import Engine
 from llmcf_cli.llm.prompts.rows import blank_items, choose_train, refuse_blank, sample_texts
 from llmcf_cli.llm.writing.cost import Demand, Estimate, Load, announce, demand, estimate, spent
 from llmcf_cli.llm.writing.judge import JUDGE, Judged
 from llmcf_cli.llm.writing.reports import CoTReport
+from llmcf_cli.llm.writing.scripted import write_cots
 from llmcf_cli.llm.writing.select import Selector, Tally
 from llmcf_cli.llm.writing.steps import TOO_LONG, Asked, Asking, StepPrompts, check_turns, plan_calls
 from llmcf_cli.llm.writing.texts import Answers, Batch
@@ -112,6 +114,29 @@ def generate_cots(
     if not selector.tally.kept:
         raise _unusable(len(ids), selector.tally)
     return _report(len(ids), blank, selector.tally, asking, announcement.found, section)
+
+
+def write_from_data(
+    section: CoTSection, *, data: Path, source: ComponentConfig, out: Path, seed: int, words: Words = Words(),
+    progress: Progress = SILENT,
+) -> CoTReport:  # fmt: skip
+    """The same tables, by an engine that writes from the data and not from prompts; arguments as `write_cots`.
+
+    Raises:
+        LlmcfError: More samples are asked for than the train split has, or no text was usable.
+    """
+    chosen, tally, seconds = write_cots(
+        section, data=data, source=source, out=out, seed=seed, words=words, progress=progress
+    )
+    if not tally.kept:
+        raise _unusable(chosen, tally)
+    nothing = estimate([], section.price).report()
+    return CoTReport(
+        wanted=chosen, kept=tally.kept, regenerated=0, rescued=0, dropped=dict(tally.dropped), set_aside={}, failed=0,
+        generated=chosen, cached=0, cut_off=tally.cut_off, histories_shortened=0, blank=0, changed={}, prompt_tokens=0,
+        new_tokens=0, seconds=seconds, tokens_per_second=0.0, steps={}, estimate=nothing, actual=nothing,
+        scores=tally.means, examples=tally.examples,
+    )  # fmt: skip
 
 
 def estimate_cots(

@@ -62,8 +62,8 @@ class Preview:
 
 
 def preview_prompts(
-    section: CoTSection, *, data: Path, model: Path, prompt: Prompt, seed: int, history: HistorySection, count: int,
-    words: Words = Words(), blank_texts: float = 0.9,
+    section: CoTSection, *, data: Path, model: Path | None, prompt: Prompt, seed: int, history: HistorySection,
+    count: int, words: Words = Words(), blank_texts: float = 0.9,
 ) -> Preview:  # fmt: skip
     """The prompts of `count` of the chosen samples, spread evenly over time.
 

@@ -13,14 +13,16 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmcf_cli.core.progress import Task
 from llmcf_cli.llm.writing.judge import Judge, Judged, Verdict
 from llmcf_cli.llm.writing.steps import Asked, Part
-from llmcf_cli.llm.writing.texts import Candidate, TextCache
+from llmcf_cli.llm.writing.texts import Ask, Candidate
+from llmcf_cli.llm.writing.workers import CallState
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.tables import COT, COT_CANDIDATE, COT_DROPPED, COT_PART
 
@@ -72,6 +74,25 @@ class _Judged:
     reason: str
 
 
+class Texts(Protocol):
+    """Where a `Selector` finds the candidates of prompts: a `TextCache`, or what an engine wrote from the data."""
+
+    samples: int
+
+    @property
+    def draws(self) -> bool:
+        """Whether asking again may give another text."""
+
+    def complete(self, asks: Sequence[Ask], task: Task, *, round_: int = 0) -> None:
+        """Make the texts of a further round."""
+
+    def candidates(self, asks: Sequence[Ask], *, rounds: int = 1) -> dict[str, list[Candidate]]:
+        """The texts of so many rounds by prompt hash."""
+
+    def set_aside(self, asks: Sequence[Ask]) -> Mapping[str, CallState]:
+        """The last failure of each prompt without a text, by prompt hash."""
+
+
 class Selector:
     """Chooses the chains of thought of samples, and writes them, all candidates and what was dropped to Parquet.
 
@@ -92,7 +113,7 @@ class Selector:
     """
 
     def __init__(
-        self, texts: TextCache, step: str, judge: Judge, about: Callable[[Asked, str], Judged], *, floor: float,
+        self, texts: Texts, step: str, judge: Judge, about: Callable[[Asked, str], Judged], *, floor: float,
         rounds: int, out: Path, words: Words = Words(),
     ) -> None:  # fmt: skip
         self._texts, self._step, self._judge, self._about, self._floor = texts, step, judge, about, floor

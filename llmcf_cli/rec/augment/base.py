@@ -7,10 +7,11 @@ S signals.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,19 @@ class AugmentShape:
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """How like the examples of each row are to it, by text vectors of length 1 (or zeros, without a text).
+
+    Attributes:
+        item_BK: cos(target, target of the example).
+        history_BK: cos(history, history of the example); 0 where either is empty.
+    """
+
+    item_BK: Tensor
+    history_BK: Tensor
+
+
+@dataclass(frozen=True)
 class AugmentInput:
     """Everything an augmenter may read.
 
@@ -57,6 +71,14 @@ class AugmentInput:
 
     query: Rows
     inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def likeness(self) -> Likeness:
+        """Of the examples to their rows; needs examples and text vectors."""
+        examples = given(self.inputs.get("examples"), "examples")
+        own, other = (given(rows.inputs.get("text"), "text") for rows in (self.query, examples.rows))
+        pairs = ((own.item_BT, other.item_BT), (own.history_BT, other.history_BT))
+        slot_BK = examples.slot_BK
+        return Likeness(*(torch.einsum("bt,bkt->bk", q, functional.embedding(slot_BK, e)) for q, e in pairs))
 
 
 @dataclass(frozen=True)
@@ -87,6 +109,23 @@ class CoTPrediction:
 
 
 @dataclass(frozen=True)
+class BankBlock:
+    """Some examples of the bank.
+
+    Attributes:
+        item_row_E: Their items.
+        item_text_ET: Text vectors of these.
+        history_text_ET: Of their histories, as `Rows.history_text_BT`.
+        cot_ET: Of their chains of thought.
+    """
+
+    item_row_E: Tensor
+    item_text_ET: Tensor
+    history_text_ET: Tensor
+    cot_ET: Tensor
+
+
+@dataclass(frozen=True)
 class Augmentation:
     """What an augmenter makes.
 
@@ -104,6 +143,14 @@ class Augmenter(nn.Module, ABC):
 
     context_dim: int
     """C; 0 if there is no context."""
+
+    def learn_bank(self, blocks: Callable[[], Iterator[BankBlock]]) -> tuple[str, ...]:
+        """Take the statistics it needs of all examples, before the first step; what it has to say about them.
+
+        Args:
+            blocks: Goes through the bank, block by block, as often as it is called.
+        """
+        return ()
 
     @abstractmethod
     def forward(self, x: AugmentInput) -> Augmentation:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
-from llmcf_cli.core.types import FromRecipe, InputConfig
+from llmcf_cli.core.types import ComponentConfig, FromRecipe, InputConfig
 from llmcf_cli.rec.config import MAX_EXAMPLES
+from llmcf_cli.recipe.component import FileOr
 from llmcf_cli.recipe.sections import Positive, Searcher, Space
 
 
@@ -17,7 +18,7 @@ class TextInputConfig(InputConfig):
     made_by: ClassVar[tuple[str, ...]] = ("embed",)
 
     type: Literal["text"] = "text"
-    encoder: Annotated[str, FromRecipe("match.space.encoder")] = ""
+    encoder: Annotated[str | SerializeAsAny[ComponentConfig], FileOr("encoder"), FromRecipe("match.space.encoder")] = ""
     """What made the vectors; vectors of new items must come from it."""
     encoder_digest: Annotated[str, FromRecipe("match.space.encoder", digest=True)] = ""
     """Digest of the encoder's content."""
@@ -48,7 +49,7 @@ class ExamplesInputConfig(InputConfig):
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     type: Literal["examples"] = "examples"
-    cot: Annotated[Literal["own", "shuffled"], FromRecipe("rec.cot")] = "own"
+    cot: Annotated[Literal["own", "shuffled", "mean"], FromRecipe("rec.cot")] = "own"
     """Which chain of thought an example carries."""
     seed: Annotated[int, FromRecipe("seed")] = 0
     """Seed of that shuffle."""

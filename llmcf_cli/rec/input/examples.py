@@ -90,6 +90,8 @@ class RetrievedExamples(Input):
         matches = read_parquet(made.folders["match"] / "example_match.parquet")
         if self.config.cot == "shuffled":
             examples = shuffle_cot(examples, self.config.seed)
+        if self.config.cot == "mean":
+            examples = mean_cot(examples)
         k = matches["example_sample_id"].type.list_size
         bank = _bank(examples, made.splits["train"], k)
         return Loaded(bank, {split: _matches(matches, bank, samples) for split, samples in made.splits.items()})
@@ -216,11 +218,24 @@ class ExampleLookup(QueryLookup):
                 "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"
             )
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
-        seen = Batch(
+        return Examples(
+            embed(self.rows(index_U)), self.cot_ET[index_U], self.label_E[index_U], slot_BK, example_BK >= 0
+        )
+
+    def rows(self, index_U: Tensor) -> Batch:
+        """Some examples of the bank as rows."""
+        return Batch(
             self.user_E[index_U], self.item_E[index_U], self.history_EL[index_U], self.time_E[index_U],
             inputs={name: getattr(self, f"rows_{name}")[index_U] for name in self._rows},
         )  # fmt: skip
-        return Examples(embed(seen), self.cot_ET[index_U], self.label_E[index_U], slot_BK, example_BK >= 0)
+
+
+def mean_cot(examples: pa.Table) -> pa.Table:
+    """Table `cot_example` in which each example has the mean of all chains of thought."""
+    field = examples.schema.field("cot_vector")
+    cot_ET = vectors(examples["cot_vector"])
+    mean = pa.FixedSizeListArray.from_arrays(pa.array(np.tile(cot_ET.mean(0), len(cot_ET))), cot_ET.shape[1])
+    return examples.set_column(examples.column_names.index("cot_vector"), field, mean.cast(field.type))
 
 
 def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:

@@ -23,6 +23,7 @@ from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.stored import Stored, Storing, check_vectors
 from llmcf_cli.store.open import read_lance
 
+TEXT = "text"
 FILE = "item_text.safetensors"
 NORM_TOLERANCE = 0.01
 

@@ -71,10 +71,13 @@ def fit(
     report = FitReport(
         monitor.name, monitor.title, num_parameters=model.num_parameters, num_samples=len(data.splits["train"])
     )
+    report.notes = list(run.notes)
     report.epochs = [Epoch(**epoch) for epoch in checkpoint.restore(model, run.optimizer)]
     report.best_epoch = _best_epoch(report.epochs, monitor)
     total, done = section.epochs * report.num_samples, len(report.epochs) * report.num_samples
     with progress.task("fit", total, "samples", done) as task:
+        for note in run.notes:
+            task.note(note)
         while not _finished(report, section):
             report.epochs.append(run.epoch(len(report.epochs) + 1, task))
             report.peak_memory = max(report.peak_memory, run.memory.peak)
@@ -99,7 +102,7 @@ class _Run:
         self.train, self.validation = (
             data.batch(split, accelerator.device, inputs=model.reads) for split in ("train", "validation")
         )
-        model.prepare(self.train)
+        self.notes = model.prepare(self.train)
         self.truth = data.truth("validation")
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
         self.lasting = model.state_dict().keys()

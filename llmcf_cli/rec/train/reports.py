@@ -35,6 +35,7 @@ class FitReport:
         monitor: Name of the validation measure that chose the best epoch.
         monitor_title: What tables call it.
         peak_memory: Most bytes that the process held during training beyond what it held before the model's first step.
+        notes: What the augmenter could not tell of the examples there are.
     """
 
     monitor: str
@@ -44,6 +45,7 @@ class FitReport:
     num_parameters: int = 0
     num_samples: int = 0
     peak_memory: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def best(self) -> dict[str, float]:

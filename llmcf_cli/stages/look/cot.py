@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llmcf_cli.core.errors import StoreError
+from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import Progress
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.stages.engine.base import Context
@@ -34,11 +34,18 @@ def preview(context: Context, count: int, progress: Progress) -> Preview:
     from llmcf_cli.recipe.prompt import load_prompt
 
     recipe = context.recipe
+    if "data" in recipe.cot.engine.needs:
+        raise LlmcfError(
+            f"the engine {recipe.cot.engine.type} sends no prompts: it writes from the data", code="engine-no-prompts",
+            where="cot preview", hint="llmcf gen-cot RECIPE, then llmcf cot show RECIPE",
+        )  # fmt: skip
     prompt = load_prompt(context.locate.path(recipe.cot.prompt))
     steps = plan(context, [Ingest()])
     execute(steps, progress, on_start=lambda step: None, on_end=lambda step, manifest: None)
     # Tuning leaves the tokenizer as it is, so the prompts of the tuned model are those of the one it starts from.
-    model = hf_folder(context.locate.path(recipe.llm.model), context.models, progress)
+    model = None
+    if "model" in recipe.cot.engine.needs:
+        model = hf_folder(context.locate.path(recipe.language_model.model), context.models, progress)
     return preview_prompts(
         recipe.cot, data=IngestOutput(steps[-1].node.folder).database, model=model, prompt=prompt, seed=recipe.seed,
         history=recipe.dataset.history, count=count, words=recipe_words(recipe),

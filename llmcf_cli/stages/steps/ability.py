@@ -155,7 +155,7 @@ class Ability(Stage):
             "seed": recipe.seed, "question": _question(recipe),
             "ability": recipe.ability.model_copy(update={"question": None}),
         }  # fmt: skip
-        return found | ({"llm": _BaseModel(model=recipe.llm.model)} if self.model == BASE else {})
+        return found | ({"llm": _BaseModel(model=recipe.language_model.model)} if self.model == BASE else {})
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(),) if self.model == BASE else (Ingest(), TrainLLM())
@@ -195,7 +195,7 @@ class Ability(Stage):
 
         if self.model == TUNED:
             return TrainLLMOutput(job.inputs[TrainLLM.name]).model, job.keys[TrainLLM.name]
-        locate, model = job.context.locate, job.recipe.llm.model
+        locate, model = job.context.locate, job.recipe.language_model.model
         return hf_folder(locate.path(model), job.context.models, job.progress), locate.digest(model)
 
 
@@ -219,7 +219,10 @@ class EvalLLM(Stage):
 
         models = [read_measured(stage.model, job.inputs[stage.role]) for stage in self.needs(job.recipe)]
         recipe = job.recipe
-        notes = {NO_RECOMMENDATION: recommendation_source(recipe.llm) is None, NO_GENERAL: recipe.ability.data is None}
+        notes = {
+            NO_RECOMMENDATION: recommendation_source(recipe.language_model) is None,
+            NO_GENERAL: recipe.ability.data is None,
+        }
         said = [note for note, true in notes.items() if true]
         rows = compare(models)
         alarms = mass_alarms(rows, recipe.ability.min_mass)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
+from pydantic import SerializeAsAny
 
-from llmcf_cli.core.types import Config, FilePath
+from llmcf_cli.core.types import ComponentConfig, Config, FileRef
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
@@ -19,6 +20,9 @@ from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
 from llmcf_cli.store.tables import Table, cot_example, item_text
+
+if TYPE_CHECKING:
+    from llmcf_cli.llm.models.encoder import Encoder
 
 _BLOCK = 4096  # examples whose texts and vectors are held in memory together
 
@@ -43,13 +47,13 @@ class EncodedTexts:
         texts: Texts encoded.
         cut: Those longer than it reads.
         cut_share: Share of these.
-        longest: Tokens that it reads of a text.
+        longest: Tokens that it reads of a text; None: all.
     """
 
     texts: int
     cut: int
     cut_share: float
-    longest: int
+    longest: int | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class ExamplesReport:
 class _Encoder(Config):
     """The part of `match.space` that decides the vectors of texts."""
 
-    encoder: FilePath
+    encoder: Annotated[str | SerializeAsAny[ComponentConfig], FileRef()]
 
 
 class Embed(Stage):
@@ -110,7 +114,7 @@ class Embed(Stage):
         return (Ingest(),)
 
     def run(self, job: Job) -> EmbedReport:
-        encoder = _text_encoder(job)
+        encoder = text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
         item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
@@ -133,7 +137,7 @@ class Examples(Stage):
         return [Ingest(), GenCoT(), Embed()]
 
     def run(self, job: Job) -> ExamplesReport:
-        encoder = _text_encoder(job)
+        encoder = text_encoder(job)
         written = CoTOutput(job.inputs["gen-cot"])
         cots = read_parquet(written.cots, ["sample_id", "text"])
         parts = _Parts(written.parts)
@@ -199,10 +203,14 @@ class _Parts:
         return [[texts.get((step, sample), "") for sample in sample_ids] for step in self.steps]
 
 
-def _text_encoder(job: Job) -> Any:
-    from llmcf_cli.llm.models.encoder import TextEncoder
+def text_encoder(job: Job) -> Encoder:
+    """What turns texts into vectors: a sentence encoder, or a component."""
+    from llmcf_cli.llm.models.encoder import ENCODER, TextEncoder
 
-    return TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
+    encoder: str | ComponentConfig = job.recipe.match.space.encoder  # type: ignore[attr-defined]
+    if isinstance(encoder, str):
+        return TextEncoder(job.context.locate.path(encoder))
+    return registry().build(ENCODER, encoder)
 
 
 def _rows(database: Path, query: str) -> pa.Table:

@@ -36,8 +36,19 @@ class GenCoT(Stage):
         return (Ingest(), *writing_stages(recipe.cot.engine))
 
     def run(self, job: Job) -> CoTReport:
-        from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside
+        from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside, write_from_data
 
+        recipe = job.recipe
+        if "data" in recipe.cot.engine.needs:
+            return write_from_data(
+                recipe.cot,
+                data=job.database,
+                source=recipe.dataset.source,
+                out=job.out,
+                seed=recipe.seed,
+                words=recipe_words(recipe),
+                progress=job.progress,
+            )
         arguments = _arguments(job.context, job.inputs, job.keys)
         if job.forced:
             retry_set_aside(**arguments)
@@ -51,13 +62,15 @@ class GenCoT(Stage):
         from llmcf_cli.llm.writing.cost import estimate_rows
         from llmcf_cli.llm.writing.generate import estimate_cots
 
+        if "data" in node.context.recipe.cot.engine.needs:
+            return [("calls", "none: the engine writes from the data")]
         ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
         if not ingest.made:
             hint = "llmcf ingest, with the same recipe and settings"
             raise LlmcfError("what it costs is known once the samples are", code="not-made", where=self.name, hint=hint)
         arguments = _arguments(context, *_places(node))
         if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
-            base = context.recipe.llm.model
+            base = context.recipe.language_model.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
                 raise LlmcfError(
@@ -89,6 +102,12 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
         need.check()
     if node.made:
         return None
+    engine = context.recipe.cot.engine
+    if "data" in engine.needs:
+        raise LlmcfError(
+            f"the engine {engine.type} writes alone, in seconds: there is nothing to help with",
+            code="engine-no-prompts", where="work", hint="llmcf gen-cot, with the same recipe and settings",
+        )  # fmt: skip
     arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)

@@ -15,7 +15,7 @@ from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.words import words_of
 from llmcf_cli.stages.engine.base import Job, Stage
-from llmcf_cli.stages.steps.embed import EncodedTexts
+from llmcf_cli.stages.steps.embed import EncodedTexts, text_encoder
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model, writing_stages
 from llmcf_cli.store.layout import File, Output
@@ -89,9 +89,7 @@ def _section(recipe: Recipe) -> KnowledgeSection:
 
 def _encode(job: Job, texts: pa.Table) -> tuple[int, EncodedTexts]:
     """Write the vectors; their length, and what the encoder read."""
-    from llmcf_cli.llm.models.encoder import TextEncoder
-
-    encoder = TextEncoder(job.context.locate.path(job.recipe.match.space.encoder))  # type: ignore[attr-defined]
+    encoder = text_encoder(job)
     vector_NT = encoder.encode(texts["text"], progress=job.progress, what="knowledge")
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
     spec = knowledge(encoder.dim)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from llmcf_cli.core.types import ComponentConfig, FromRecipe, InputConfig
+from llmcf_cli.core.hashing import digest_json
+from llmcf_cli.core.types import ComponentConfig, FromRecipe, InputConfig, key_view
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.rec.input.needs import closure, declaration
@@ -85,9 +86,13 @@ def input_configs(
             mark = next((mark for mark in info.metadata if isinstance(mark, FromRecipe)), None)
             value = None if mark is None else recipe.value_at(mark.path)
             if mark is not None and value is not None and (digest or not mark.digest):
-                values[field] = digest(value) if digest and mark.digest else value
+                values[field] = _digested(value, digest) if digest and mark.digest else value
         found.append(cls.model_validate({"type": name, **values}))
     return found
+
+
+def _digested(value: str | ComponentConfig, digest: Callable[[str], str]) -> str:
+    return digest(value) if isinstance(value, str) else digest_json(key_view(value, digest))
 
 
 def arm_model(recipe: Recipe, data: TaskData, seed: int) -> RecModel:

@@ -65,5 +65,5 @@ def question_of(recipe: Recipe) -> RecommendationMixConfig:
     """The question the model was tuned on; the default one if its mix has none."""
     from llmcf_cli.llm.config import RecommendationMixConfig
 
-    sources = [part.source for part in recipe.llm.mix]
+    sources = [part.source for part in recipe.language_model.mix]
     return next((s for s in sources if isinstance(s, RecommendationMixConfig)), RecommendationMixConfig())

@@ -54,7 +54,7 @@ class TrainLLM(Stage):
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": recipe.seed, "llm": recipe.llm}
+        return {"seed": recipe.seed, "llm": recipe.language_model}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(),)
@@ -64,7 +64,7 @@ class TrainLLM(Stage):
         from llmcf_cli.llm.models.load import context_length, hf_folder, load_tokenizer
         from llmcf_cli.llm.tuning.run import TUNER
 
-        section, out = job.recipe.llm, TrainLLMOutput(job.out)
+        section, out = job.recipe.language_model, TrainLLMOutput(job.out)
         base = hf_folder(job.context.locate.path(section.model), job.context.models, job.progress)
         tokenizer = load_tokenizer(base)
         mix = build_mix(

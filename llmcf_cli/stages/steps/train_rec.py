@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from llmcf_cli.plugin import registry
@@ -60,6 +60,7 @@ class TrainRecReport(ArmReport):
         num_parameters: Learned numbers of the model.
         num_samples: Size of the train split.
         peak_memory: Bytes that training added to the process at most.
+        notes: What the augmenter could not tell of the examples there are.
         seconds_per_epoch: Median over the epochs.
         samples_per_second: Train samples over that time.
     """
@@ -69,6 +70,7 @@ class TrainRecReport(ArmReport):
     num_parameters: int
     num_samples: int
     peak_memory: int
+    notes: list[str] = field(default_factory=list)
     seconds_per_epoch: float
     samples_per_second: float
 
