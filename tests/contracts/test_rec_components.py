@@ -8,6 +8,7 @@ import itertools
 import pytest
 import torch
 
+from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.model import RecModel
@@ -147,6 +148,6 @@ def test_an_objective_is_a_finite_scalar_or_does_not_apply(world, name, augmente
 def test_every_setting_is_documented(kind, name):
     config = registry().get(kind, name).config()
     assert config.__doc__
-    for field, info in config.model_fields.items():
-        assert field == "type" or info.description, field
+    for field in config.model_fields:
+        assert field == "type" or meaning(config, field), field
     assert config().type == name
