@@ -9,6 +9,7 @@ import pytest
 from refusals import refused
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.meanings import meaning
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.baselines.base import Baseline
 from llmcf_cli.rec.measure.metrics import auc, sigmoid
@@ -108,6 +109,6 @@ def test_what_sees_the_history_finds_what_a_user_likes(world, name):
 def test_every_setting_is_documented(name):
     config = registry().get("baseline", name).config()
     assert config.__doc__
-    for field, info in config.model_fields.items():
-        assert field == "type" or info.description, field
+    for field in config.model_fields:
+        assert field == "type" or meaning(config, field), field
     assert config().type == name

@@ -84,7 +84,13 @@ def amazon(folder: Path) -> dict:
     return {"year": 2023, "reviews": str(folder / "r.json"), "metadata": str(folder / "m.json")}
 
 
+def tables(folder: Path) -> dict:
+    csv(folder)
+    return jsonl(folder) | {"interactions": str(folder / "inter.csv")}
+
+
 SOURCES = {
+    "tables": tables,
     "recbole": recbole,
     "jsonl": jsonl,
     "amazon": amazon,
@@ -92,6 +98,8 @@ SOURCES = {
     "csv": csv,
     "amazon2014": amazon2014,
 }
+GENERATED = {"planted"}
+"""Sources that make data up instead of reading any; their own tests look at these."""
 LABELS = {"rating": {"positive_from": 3}, "implicit": {"per_positive": 2}}
 NEGATIVES: dict[str, dict] = {"uniform": {}, "popularity": {"exponent": 0.75}}
 SPLITTERS: dict[str, dict] = {"global_time": {"validation": 0.2, "test": 0.2}, "leave_one_out": {}}
@@ -102,7 +110,8 @@ SPLITTERS: dict[str, dict] = {"global_time": {"validation": 0.2, "test": 0.2}, "
     [("source", SOURCES), ("label", LABELS), ("negatives", NEGATIVES), ("split", SPLITTERS)],
 )  # fmt: skip
 def test_every_built_in_has_a_case(kind, cases):
-    assert {c.name for c in registry().all() if c.kind == kind and c.origin == "built-in"} == set(cases)
+    built_in = {c.name for c in registry().all() if c.kind == kind and c.origin == "built-in"}
+    assert built_in - GENERATED == set(cases)
 
 
 def run(folder: Path, source: str = "recbole", label: dict | str = "rating", split: dict | str = "leave_one_out"):
@@ -149,7 +158,7 @@ def test_a_look_at_a_source_finds_the_columns_that_reading_it_does(tmp_path, sou
     con = connect_write(tmp_path / "scratch.duckdb")
     raw = registry().build("source", _config(settings)).load(con, Path)
     cast = cast_entity(con, raw, "item")
-    assert seen.columns == {"item": cast.columns, "user": ()}
+    assert {entity: tuple(columns) for entity, columns in seen.columns.items()} == {"item": cast.columns, "user": ()}
     assert {"title", "categories"} <= set(cast.columns)
     con.close()
 
