@@ -260,7 +260,7 @@ def test_a_request_without_an_item_is_refused(served):
 
 def test_new_items_without_a_text_are_counted(world, tmp_path):
     _, scorer = make(world, tmp_path / "bundle", "text")
-    vectors = world.data.resources.item_text_IT[3:5].copy()
+    vectors = world.data.resources.get("text")[3:5].copy()
     vectors[1] = 0
     assert scorer.add_items(pa.table({"item_id": ["a", "b"]}), vectors) == Added(2, 1)
     assert scorer.add_items(pa.table({"item_id": ["c"]})) == Added(1, 1)
