@@ -167,7 +167,7 @@ def test_scoring_from_the_command_line(workplace):
     requests.write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = llmcf("score", str(bundle / "bundle"), str(requests), "--out", "scores.parquet", cwd=workplace)
     assert "probability" in text
-    assert "1 of 2 requests have users that the bundle does not know (1 different)" in text
+    assert "1 of 2 requests have users that the bundle does not know (1 different, e.g. 'new')" in text
     found = pq.read_table(workplace / "scores.parquet")
     assert found["user_id"].to_pylist() == ["1", "new"]
     assert all(0 < p < 1 for p in found["probability"].to_pylist())
