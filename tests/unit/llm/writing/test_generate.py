@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import duckdb
@@ -9,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from refusals import refused
 
-from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm.prompts.rows import choose_train
 from llmcf_cli.llm.writing import generate as generate_module
@@ -130,18 +128,6 @@ def test_unusable_texts_are_dropped_and_counted(run) -> None:
     assert table.num_rows == report.kept
     with refused("cot-none-usable", LlmcfError, names="30"):
         run({"count": 30}, judge={"type": "rubric", "min_words": 500})
-
-
-def test_second_writer_is_refused_by_pid(run, tmp_path: Path) -> None:
-    script = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
-    cache = tmp_path / "held.duckdb"
-    with subprocess.Popen(
-        [sys.executable, "-c", script, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as holder:
-        holder.stdout.readline()
-        with refused("store-busy", StoreError, names=str(holder.pid)):
-            run({"count": 5}, cache=cache)
-        holder.communicate("")
 
 
 def test_what_it_costs_is_measured_and_said_only_where_a_text_is_missing(run, monkeypatch) -> None:
