@@ -93,12 +93,13 @@ def test_configurations_of_the_library_are_read_by_accelerate_and_here(path: Pat
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["- 1", "{", "num_processes: 2", "{distributed_type: MULTI_GPU, num_processes: 4, num_machines: 2}"],
+    ("text", "code"),
+    [("- 1", "launch-config"), ("{", "yaml-invalid"), ("num_processes: 2", "launch-config"),
+     ("{distributed_type: MULTI_GPU, num_processes: 4, num_machines: 2}", "launch-elsewhere")],
 )  # fmt: skip
-def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str) -> None:
+def test_what_is_no_configuration_is_refused(tmp_path: Path, text: str, code: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    with refused("launch-config", LlmcfError):
+    with refused(code, LlmcfError):
         read_launch(tmp_path / "a.yaml")
 
 
