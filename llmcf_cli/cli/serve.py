@@ -1,7 +1,8 @@
-"""`llmcf score`: answer requests from a bundle, without an LLM."""
+"""`llmcf serve`: answer over HTTP from a bundle, without an LLM."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,75 +10,48 @@ import typer
 
 from llmcf_cli.cli.bundle import SignersOption
 
-SHOWN = 10
-WRITTEN = (".parquet", ".csv")
-_TREATED = {
-    "users": "scored with the embedding of unknown users", "items": "scored with the embedding of unknown items",
-    "items of histories": "left out of them",
-}  # fmt: skip
 
-
-def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
-    requests: Annotated[
-        Path,
-        typer.Argument(
-            metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV: user_id, item_id and, if there are any, history: item ids, oldest first, "
-            'in CSV as a quoted list: "[242, 50]"; and time, written as in the data.',
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores: .parquet or .csv.")
+def serve(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")
     ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at; beyond this machine with a key only.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any free one.")] = 8000,
+    watch: Annotated[
+        Path | None,
+        typer.Option("--watch", metavar="FILE", help="Serve the bundle whose path this file holds, and follow it."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Processes, each with its own copy.")] = 1,
+    deadline: Annotated[
+        float, typer.Option("--deadline", metavar="SECONDS", min=0.001, help="Longest a request may wait.")
+    ] = 5.0,
+    max_rows: Annotated[
+        int, typer.Option("--max-rows", min=1, help="Most (user, candidate) pairs of a request.")
+    ] = 20_000,
     signers: SignersOption = None,
 ) -> None:
-    import pyarrow.csv as pc
-    import pyarrow.parquet as pq
-    from rich.table import Table
+    from llmcf_cli.core.errors import AccessError, LlmcfError, PackageError
+    from llmcf_cli.core.permissions import Host
 
-    from llmcf_cli.cli.console import console
-    from llmcf_cli.core.errors import DataError
-    from llmcf_cli.serve.requests import read_requests
-    from llmcf_cli.serve.scorer import Scorer
+    try:
+        from llmcf_cli.serve.http.bundles import pointed_at
+        from llmcf_cli.serve.http.run import serve as run
+        from llmcf_cli.serve.http.settings import KEY_VARIABLE, Limits, ServeSettings
+    except ModuleNotFoundError as error:
+        raise PackageError(error.name or "", where="llmcf serve") from error
 
-    if out is not None and out.suffix not in WRITTEN:
-        raise DataError(
-            f"cannot write {out.suffix or 'this kind of'} file", code="file-ending", where=str(out), allowed=WRITTEN
-        )
-    scorer = Scorer.load(bundle, signers=signers)
-    asked = read_requests(requests, scorer.form)
-    scores = scorer.score(asked)
-    table = Table(box=None, pad_edge=False)
-    for column in scores.column_names:
-        table.add_column(column)
-    for row in scores.slice(0, SHOWN).to_pylist():
-        table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
-    console().print(table)
-    if scores.num_rows > SHOWN:
-        console().print(f"… and {scores.num_rows - SHOWN:,} more", style="dim")
-    for kind, unknown in scorer.unknown(asked).items():
-        if unknown.requests:
-            console().print(
-                f"{unknown.requests:,} of {asked.num_rows:,} requests have {kind} that the bundle does not know "
-                f"({unknown.ids:,} different, e.g. {', '.join(map(repr, unknown.examples))}): {_TREATED[kind]}",
-                style="yellow", markup=False, soft_wrap=True,
-            )  # fmt: skip
-        if unknown.missing:
-            console().print(
-                f"{unknown.missing:,} of {asked.num_rows:,} requests have {kind} without an id: {_TREATED[kind]}",
-                style="yellow", markup=False, soft_wrap=True,
-            )  # fmt: skip
-    kept = scorer.kept_histories(asked)
-    if kept.requests:
-        console().print(
-            f"{kept.requests:,} of {asked.num_rows:,} requests bring no history: {kept.kept:,} scored with the events "
-            f"that the bundle keeps of their user, {kept.requests - kept.kept:,} without any",
-            style="yellow" if kept.kept < kept.requests else "dim", markup=False, soft_wrap=True,
-        )  # fmt: skip
-    if out is not None:
-        if out.suffix == ".csv":
-            pc.write_csv(scores, out)
-        else:
-            pq.write_table(scores, out, compression="zstd")
-        console().print(f"written to {out}", markup=False, soft_wrap=True)
+    if (bundle is None) == (watch is None):
+        what = "give a bundle, or a file that names one with --watch"
+        raise LlmcfError(what, code="option-conflict", where="llmcf serve", hint="llmcf serve BUNDLE")
+    key = os.environ.get(KEY_VARIABLE, "")
+    if not key and not Host.of(f"http://{f'[{host}]' if ':' in host else host}").is_this_machine:
+        raise AccessError("anybody who reaches this address could ask", code="address-open", where=f"--host {host}",
+                          hint=f"export {KEY_VARIABLE}=$(openssl rand -hex 16), which clients send as a Bearer "
+                          "token")  # fmt: skip
+    limits = Limits(deadline_seconds=deadline, rows=max_rows)
+    settings = ServeSettings(bundle, watch, signers, key, limits)
+    if watch is not None:
+        pointed_at(watch)
+    run(settings, host=host, port=port, workers=workers)

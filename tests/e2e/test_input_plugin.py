@@ -18,9 +18,8 @@ extends: base.yaml
 name: recent
 rec:
   backbone: {type: deepfm, embedding_dim: 4, hidden: [8]}
-  augment: recency
   fit: {epochs: 2, batch_size: 128, learning_rate: 0.01}
-  compare: [none]
+  compare: [none, recency]
 serve: {arm: recency}
 """
 
