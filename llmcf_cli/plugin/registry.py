@@ -188,7 +188,7 @@ class Registry:
 
     def stages(self) -> list[Component]:
         """Every stage likewise: built-in ones in running order."""
-        return [component for component in self.extensions() if component.kind == STAGE]
+        return self.of_kind(STAGE)
 
     def build(self, kind: Kind[_T], config: ComponentConfig, *args: Any, **kwargs: Any) -> _T:
         """The implementation that `config.type` names, called with `config` and then the given arguments."""
