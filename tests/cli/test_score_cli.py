@@ -2,7 +2,7 @@
 
 from refusals import refused
 
-from llmcf_cli.cli.serve import score
+from llmcf_cli.cli.score import score
 from llmcf_cli.core.errors import DataError
 
 
