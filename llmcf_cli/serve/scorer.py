@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -85,17 +86,32 @@ class KeptHistories:
 
 
 @dataclass(frozen=True)
-class Explained:
+class Scores:
+    """What the model gives for users' lists of candidates.
+
+    Attributes:
+        score_N: float32, of each candidate.
+        item_known_N: bool, whether the catalogue has it.
+        user_known_n: bool, whether training saw the user of each list.
+        event_n: int64, events of history that were read for each list: given, or kept in the bundle.
+    """
+
+    score_N: NDArray[np.float32]
+    item_known_N: NDArray[np.bool_]
+    user_known_n: NDArray[np.bool_]
+    event_n: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Explained(Scores):
     """Scores with their examples.
 
     Attributes:
-        score_N: float32, what the model gives.
         example_NK: int32 positions in the bundle's examples, best first; -1 where there are fewer than K.
         likeness_NK: float32, each example's score in the search.
         moved_NK: float32, by how much `score_N` falls when the example is taken away.
     """
 
-    score_N: NDArray[np.float32]
     example_NK: NDArray[np.int32]
     likeness_NK: NDArray[np.float32]
     moved_NK: NDArray[np.float32]
@@ -158,11 +174,11 @@ class Scorer:
             DataError: A column is missing, or a value cannot be read.
         """
         asked = to_requests(requests, self.form)
-        score_N = self.score_lists(Lists.of_pairs(asked))
+        score_N = self.score_lists(Lists.of_pairs(asked)).score_N
         return pa.table({"user_id": asked["user_id"], "item_id": asked["item_id"], **self.task.answer(score_N)})
 
-    def score_lists(self, lists: Lists, step: Step = _unmeasured) -> NDArray[np.float32]:
-        """What the model gives for each candidate of users' lists, float32 [N]; see `score`.
+    def score_lists(self, lists: Lists, step: Step = _unmeasured) -> Scores:
+        """Scores of users' lists of candidates; see `score`.
 
         Args:
             lists: Users and candidates.
@@ -170,7 +186,7 @@ class Scorer:
         """
         model = self.model
         with step("encode"):
-            samples = self._encode(model, lists)
+            users, samples = self._encode(model, lists)
         score_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
             part = samples.take(slice(start, start + BATCH))
@@ -178,24 +194,26 @@ class Scorer:
                 values = self._values(model, part)
             with step("model"):
                 score_N[start : start + BATCH] = _score(model, part, values)
-        return score_N
+        return Scores(score_N, *_known(users, samples))
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
         model, search = self.model, self._answers.get(EXAMPLES)
-        samples = self._encode(model, lists)
-        values = self._values(model, samples)
-        whole_N = _score(model, samples, values)
+        users, samples = self._encode(model, lists)
+        known = _known(users, samples)
         if not isinstance(search, ExampleAnswers):
             nothing = np.empty((len(samples), 0), np.float32)
-            return Explained(whole_N, nothing.astype(np.int32), nothing, nothing)
+            whole_N = _score(model, samples, self._values(model, samples))
+            return Explained(whole_N, *known, nothing.astype(np.int32), nothing, nothing)
         matches = search.search(model.resources, samples)
+        values = self._values(model, samples, {EXAMPLES: matches.index_NK})
+        whole_N = _score(model, samples, values)
         moved_NK = np.zeros_like(matches.score_NK, np.float32)
         for k in range(moved_NK.shape[1]):
             without_NK = matches.index_NK.copy()
             without_NK[:, k] = -1
             moved_NK[:, k] = whole_N - _score(model, samples, {**values, EXAMPLES: without_NK})
-        return Explained(whole_N, matches.index_NK, matches.score_NK, moved_NK)
+        return Explained(whole_N, *known, matches.index_NK, matches.score_NK, moved_NK)
 
     def unknown(self, requests: Rows) -> dict[str, Unknown]:
         """What the bundle does not know of the users, the items, and the items of histories in requests.
@@ -248,11 +266,11 @@ class Scorer:
             added_nT = None if texts is None else texts[-len(added.ids) :]
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
-    def _encode(self, model: RecModel, lists: Lists) -> Samples:
-        """The candidates as samples; what is the user's is encoded once per list."""
+    def _encode(self, model: RecModel, lists: Lists) -> tuple[Samples, Samples]:
+        """The users of lists, see `_encode_users`, and the candidates; what is the user's is encoded once per list."""
         users = self._encode_users(model, lists.users)
-        samples = users.take(lists.list_N)
-        return replace(samples, item_row_N=model.resources.catalog.items.rows(lists.item_ids))
+        item_row_N = model.resources.catalog.items.rows(lists.item_ids)
+        return users, replace(users.take(lists.list_N), item_row_N=item_row_N)
 
     def _encode_users(self, model: RecModel, asked: pa.Table) -> Samples:
         """Samples without items: each request's user, history and time."""
@@ -274,15 +292,6 @@ class Scorer:
         history_row_NL[without_N] = kept_nL
         return replace(samples, history_row_NL=history_row_NL)
 
-    def events_of(self, asked: pa.Table) -> NDArray[np.int64]:
-        """Events of history that the model reads of each request, int64 [n]: given, or kept in the bundle.
-
-        Args:
-            asked: Requests of `to_requests`, or users of `to_lists`.
-        """
-        read: NDArray[np.int64] = (self._encode_users(self.model, asked).history_row_NL > 0).sum(1)
-        return read
-
     def kept_histories(self, requests: Rows) -> KeptHistories:
         """How requests that bring no history are scored.
 
@@ -291,12 +300,25 @@ class Scorer:
         """
         asked = to_requests(requests, self.form)
         without_N = asked["history"].is_null().to_numpy()
-        has_N = self.events_of(asked) > 0
+        has_N = _events(self._encode_users(self.model, asked)) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
-    def _values(self, model: RecModel, samples: Samples) -> dict[str, NDArray[Any] | None]:
-        """Values of the inputs for some requests."""
-        return {name: answers(model.resources, samples) for name, answers in self._answers.items()}
+    def _values(
+        self, model: RecModel, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
+    ) -> dict[str, NDArray[Any] | None]:
+        """Values of the inputs for some requests; those that are found already are taken as they are."""
+        asked = {name: answers for name, answers in self._answers.items() if name not in found}
+        return {**found, **{name: answers(model.resources, samples) for name, answers in asked.items()}}
+
+
+def _events(users: Samples) -> NDArray[np.int64]:
+    read: NDArray[np.int64] = (users.history_row_NL > 0).sum(1)
+    return read
+
+
+def _known(users: Samples, samples: Samples) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
+    """Of `Scores`, all that is not computed by the model."""
+    return samples.item_row_N > 0, users.user_row_N > 0, _events(users)
 
 
 def _score(model: RecModel, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from llmcf_cli.serve.http.bodies import ScoreBody
 from llmcf_cli.serve.http.bundles import Bundles, Loaded
 from llmcf_cli.serve.http.metrics import Metrics
 from llmcf_cli.serve.requests import Lists, to_lists
+from llmcf_cli.serve.scorer import Explained, Scores
 
 Answer = dict[str, Any]
 
@@ -31,66 +34,51 @@ class Answering:
     def __call__(self, bodies: Sequence[ScoreBody]) -> list[Answer | Exception]:
         """An answer of `ScoreAnswer` to each body, or what is wrong with it: one bad body spoils no other."""
         now = self._bundles.current
-        plain = [at for at, body in enumerate(bodies) if not body.explain]
-        answers: list[Answer | Exception] = [LookupError()] * len(bodies)
-        for at, body in enumerate(bodies):
-            if body.explain:
-                answers[at] = self._caught(now, [body])
-        together = self._caught(now, [bodies[at] for at in plain]) if plain else {}
-        for at in plain:
-            if isinstance(together, Exception):
-                answers[at] = together if len(plain) == 1 else self._caught(now, [bodies[at]])
-        if not isinstance(together, Exception):
-            results = iter(together.get("results", ()))
-            for at in plain:
-                mine = [next(results) for _ in bodies[at].requests]
-                answers[at] = {"bundle": now.digest, "results": mine}
-        return answers
+        plain = partial(now.scorer.score_lists, step=self._metrics.step)
+        together = iter(self._answers(now, [body for body in bodies if not body.explain], plain))
+        return [
+            self._answers(now, [body], now.scorer.explain_lists)[0] if body.explain else next(together)
+            for body in bodies
+        ]
 
-    def _caught(self, now: Loaded, bodies: Sequence[ScoreBody]) -> Answer | Exception:
+    def _answers(
+        self, now: Loaded, bodies: Sequence[ScoreBody], score: Callable[[Lists], Scores]
+    ) -> list[Answer | Exception]:
+        """Of bodies that are scored at once; where that fails, of each by itself."""
+        if not bodies:
+            return []
         try:
-            return self._answer(now, bodies)
+            results = iter(self._results(now, bodies, score))
         except LlmcfError as error:
-            return error
+            alone = [self._answers(now, [body], score) for body in bodies] if len(bodies) > 1 else [[error]]
+            return [answer for answers in alone for answer in answers]
+        return [{"bundle": now.digest, "results": list(islice(results, len(body.requests)))} for body in bodies]
 
-    def _answer(self, now: Loaded, bodies: Sequence[ScoreBody]) -> Answer:
-        scorer, metrics = now.scorer, self._metrics
-        requests = [request for body in bodies for request in body.requests]
-        with metrics.step("read"):
-            lists = to_lists([vars(request) for request in requests], scorer.form)
-        metrics.batch.observe(len(lists.list_N))
-        details: list[list[Answer]] | None = None
-        if bodies[0].explain:
-            explained = scorer.explain_lists(lists)
-            score_N, details = explained.score_N, _details(now, explained)
-        else:
-            score_N = scorer.score_lists(lists, metrics.step)
-        with metrics.step("write"):
-            return {"bundle": now.digest, "results": self._results(now, lists, score_N, details)}
+    def _results(self, now: Loaded, bodies: Sequence[ScoreBody], score: Callable[[Lists], Scores]) -> list[Answer]:
+        """A result for each list of the bodies."""
+        with self._metrics.step("read"):
+            lists = to_lists([vars(request) for body in bodies for request in body.requests], now.scorer.form)
+        self._metrics.batch.observe(len(lists.list_N))
+        scores = score(lists)
+        with self._metrics.step("write"):
+            return self._written(now, lists, scores)
 
-    def _results(
-        self, now: Loaded, lists: Lists, score_N: np.ndarray, details: list[list[Answer]] | None
-    ) -> list[Answer]:
-        scorer, catalog = now.scorer, now.scorer.model.resources.catalog
-        columns = {name: column.tolist() for name, column in scorer.task.answer(score_N).items()}
-        known_N = (catalog.items.rows(lists.item_ids) > 0).tolist()
-        users = lists.users["user_id"].combine_chunks()
-        user_known_n = (catalog.users.rows(users) > 0).tolist()
+    def _written(self, now: Loaded, lists: Lists, scores: Scores) -> list[Answer]:
+        columns = {name: column.tolist() for name, column in now.scorer.task.answer(scores.score_N).items()}
+        known_N, user_known_n = scores.item_known_N.tolist(), scores.user_known_n.tolist()
         self._count(columns, known_N, user_known_n)
-        scores = [
+        written = [
             {"item_id": item, "known": known, "score": dict(zip(columns, values, strict=True))}
             for item, known, *values in zip(lists.item_ids.to_pylist(), known_N, *columns.values(), strict=True)
         ]
-        for score, examples in zip(scores, details or (), strict=False):
-            score["examples"] = examples
-        end_n = np.cumsum(np.bincount(lists.list_N, minlength=lists.users.num_rows)).tolist()
-        start_n = [0, *end_n[:-1]]
-        heads = zip(
-            users.to_pylist(), user_known_n, scorer.events_of(lists.users).tolist(), start_n, end_n, strict=True
-        )
+        if isinstance(scores, Explained):
+            for one, examples in zip(written, _details(now, scores), strict=True):
+                one["examples"] = examples
+        of_lists = iter(written)
+        users, size_n = lists.users["user_id"].to_pylist(), np.bincount(lists.list_N, minlength=lists.users.num_rows)
         return [
-            {"user_id": user or "", "known": known, "events": events, "scores": scores[start:end]}
-            for user, known, events, start, end in heads
+            {"user_id": user or "", "known": known, "events": events, "scores": list(islice(of_lists, size))}
+            for user, known, events, size in zip(users, user_known_n, scores.event_n.tolist(), size_n, strict=True)
         ]
 
     def _count(self, columns: dict[str, list[float]], known_N: list[bool], user_known_n: list[bool]) -> None:
@@ -101,7 +89,7 @@ class Answering:
                 self._metrics.unknown.labels(kind).inc(lacking)
 
 
-def _details(now: Loaded, explained: Any) -> list[list[Answer]]:
+def _details(now: Loaded, explained: Explained) -> list[list[Answer]]:
     """The examples of each candidate, best first."""
     bank, items = now.scorer.model.resources.get(EXAMPLES), now.scorer.model.resources.catalog.items
     if bank is None:

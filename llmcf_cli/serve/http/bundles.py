@@ -10,6 +10,7 @@ import numpy as np
 
 from llmcf_cli import __version__
 from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
+from llmcf_cli.core.files import read_small
 from llmcf_cli.rec.bundle.bundle import MANIFEST
 from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.serve.http.bodies import Info
@@ -109,7 +110,9 @@ def try_out(scorer: Scorer) -> None:
         ModelError: The bundle does not answer.
     """
     items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
-    score_N = scorer.score_lists(to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form))
+    score_N = scorer.score_lists(
+        to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form)
+    ).score_N
     if not np.isfinite(score_N).all():
         raise ModelError(
             "the bundle answers a score that is no number", code="score-invalid", where="bundle", hint="llmcf train-rec"
@@ -122,18 +125,14 @@ def pointed_at(pointer: Path) -> Path:
     Raises:
         StoreError: There is no such file, or it names no folder with a bundle.
     """
+    hint = "write the bundle's path in it"
     try:
-        with pointer.open("rb") as file:
-            text = file.read(MAX_POINTER_BYTES + 1).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(
-            f"cannot be read: {error}", code="pointer-invalid", where=str(pointer), hint="write the bundle's path in it"
-        ) from error
-    lines = text.splitlines()
-    if len(text) > MAX_POINTER_BYTES or not lines or "\0" in lines[0]:
-        raise StoreError(
-            "names no bundle", code="pointer-invalid", where=str(pointer), hint="write the bundle's path in it"
-        )
+        lines = read_small(pointer, MAX_POINTER_BYTES, StoreError).decode().splitlines()
+    except (StoreError, UnicodeDecodeError) as error:
+        why = error.what if isinstance(error, StoreError) else "is no text"
+        raise StoreError(why, code="pointer-invalid", where=str(pointer), hint=hint) from error
+    if not lines or "\0" in lines[0]:
+        raise StoreError("names no bundle", code="pointer-invalid", where=str(pointer), hint=hint)
     bundle = pointer.parent / lines[0].strip()
     if not (bundle / MANIFEST).is_file():
         raise StoreError(

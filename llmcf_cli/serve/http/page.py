@@ -51,7 +51,7 @@ async def page_of(bundles: Bundles, score: Score, user: str, items: str, history
     scores = sorted(result["scores"], key=_first, reverse=True) if result else []
     text = _template().render(
         info=bundles.info(), user=user, items=items, history=history, result=result, scores=scores,
-        fault=fault, left_out=max(len(wanted) - SHOWN, 0), widest=max(map(_widest, scores), default=0) or 1,
+        fault=fault, left_out=max(len(wanted) - SHOWN, 0),
     )  # fmt: skip
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
 
@@ -71,7 +71,3 @@ def _ids(text: str) -> list[Any]:
 def _first(score: Any) -> float:
     value: float = next(iter(score["score"].values()))
     return value
-
-
-def _widest(score: Any) -> float:
-    return max((abs(example["moved"]) for example in score["examples"]), default=0.0)
