@@ -283,7 +283,7 @@ class DataEngineConfig(ComponentConfig):
 
 
 class FactsEngineConfig(DataEngineConfig):
-    """Writes what can be counted in the train split up to a sample's time, in sentences, thousands a second.
+    """Writes what can be counted in the train split up to a sample's time, in sentences.
 
     What a language model adds to these texts is what reasoning adds to counts.
     """

@@ -89,7 +89,7 @@ def generate_cots(
     Raises:
         LlmcfError: More samples are asked for than the train split has, or no text was usable.
         ModelError: The model cannot be loaded.
-        StoreError: A process that generates nothing (named by pid) holds the cache.
+        StoreError: Another process holds the cache and does not let go of it.
     """
     writer = Writer(section.engine, model)
     judge = registry().build(JUDGE, section.judge)

@@ -101,7 +101,7 @@ def write_knowledge(
     Raises:
         LlmcfError: A prompt uses a variable that its text must not know, or nothing was written.
         ModelError: The model cannot be loaded.
-        StoreError: A process that generates nothing (named by pid) holds the cache.
+        StoreError: Another process holds the cache and does not let go of it.
     """
     check_knows(user_prompt, ("history", "user"), "knowledge.user_prompt")
     check_knows(item_prompt, ("item",), "knowledge.item_prompt")

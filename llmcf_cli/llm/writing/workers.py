@@ -237,8 +237,7 @@ def _connect(path: Path) -> Any:
     connection.execute("PRAGMA journal_mode = TRUNCATE")
     connection.execute("PRAGMA synchronous = FULL")
     connection.create_function("checksum_of", len(_TEXT), _checksum, deterministic=True)
-    columns = ", ".join(GENERATION_LEASE.primary_key)
-    connection.execute(f"CREATE TEMP TABLE wanted ({columns})")
+    connection.execute(f"CREATE TEMP TABLE wanted ({_KEY})")
     return connection
 
 
