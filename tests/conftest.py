@@ -10,6 +10,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import signal
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,14 @@ def own_permissions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The small world of `tests/rec_world.py`, made once."""
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The small world of `tests/rec_world.py`, made once; a test that changes what all share fails the run."""
     import rec_world
 
-    return rec_world.make_world(tmp_path_factory.mktemp("world"))
+    made = rec_world.make_world(tmp_path_factory.mktemp("world"))
+    before = rec_world.digest(made.data)
+    yield made
+    assert rec_world.digest(made.data) == before, "a test changed the world that it shares: let it copy what it changes"
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ Users like items whose group (item_row mod 3) is theirs (user_row mod 3), so a m
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.choice import Choice
@@ -112,6 +116,27 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
               "collaborative": collaborative}  # fmt: skip
     data = load_data(database, folder / "made", **tables)
     return World(database, items, samples, texts, examples, matches, teacher, known, data)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of all arrays that a value reaches through dataclasses and mappings."""
+    sha = hashlib.sha256()
+    for array in _arrays(value):
+        sha.update(repr((array.dtype, array.shape)).encode() + array.tobytes())
+    return sha.hexdigest()
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, torch.Tensor):
+        yield value.numpy()
+    elif isinstance(value, Mapping):
+        for _, part in sorted(value.items()):
+            yield from _arrays(part)
+    elif dataclasses.is_dataclass(value):
+        for part in dataclasses.fields(value):
+            yield from _arrays(getattr(value, part.name))
 
 
 def load_data(database: Path, folder: Path, *, history_length: int = LENGTH, **tables: Any) -> TaskData:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -18,7 +19,9 @@ OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
 
 
 def model(world, seed=3, objectives=OBJECTIVES, **settings):
-    built = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(**settings), objectives, seed=seed)
+    # A model's buffers are the arrays of its resources, and these tests change them: they get their own.
+    resources = copy.deepcopy(world.data.resources)
+    built = RecModel(resources, DeepFMConfig(), ICTConfig(**settings), objectives, seed=seed)
     torch.manual_seed(seed)
     for parameter in built.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
