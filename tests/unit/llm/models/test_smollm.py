@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmcf_cli.llm.config import FullTuneConfig, TransformersEngineConfig
 from llmcf_cli.llm.engines.transformers import TransformersEngine
@@ -84,7 +85,7 @@ def peak():  # of this program; ru_maxrss starts with what the program had that 
     return 1024 * int(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 folder, model = Path(sys.argv[1]), Path(sys.argv[2])
-config = FullTuneConfig(max_length=256, batch_size=4, precision=sys.argv[3])
+config = FullTuneConfig(max_length=256, batch_size=int(sys.argv[4]), precision=sys.argv[3])
 import llmcf_cli.llm.tuning.trainer
 before = peak()
 tune(config, model=model, mix=folder / "mix.parquet", out=folder / "out", work=folder / "work", seed=1)
@@ -95,15 +96,27 @@ print("RATIO", needed / (peak() - before))
 """
 
 
+@pytest.fixture(scope="module")
+def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of its 30 layers: few processors multiply bfloat16 fast."""
+    folder = tmp_path_factory.mktemp("six_layers")
+    AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_estimate_of_memory_is_near_what_tuning_takes(smollm: Path, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(("model", "precision", "batch_size"), [("smollm", "fp32", 4), ("six_layers", "bf16", 2)])
+def test_the_estimate_of_memory_is_near_what_tuning_takes(
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, precision: str, batch_size: int
+) -> None:
+    folder = request.getfixturevalue(model)
     # Two steps: only the second one has activations and the state of the optimiser at once.
     row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
            "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
-    pq.write_table(pa.Table.from_pylist([row] * 8, schema=SCHEMA), tmp_path / "mix.parquet")
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path), str(smollm), precision], capture_output=True,
-                          text=True, check=False)  # fmt: skip
+    pq.write_table(pa.Table.from_pylist([row] * 2 * batch_size, schema=SCHEMA), tmp_path / "mix.parquet")
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(folder), precision, str(batch_size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split("RATIO")[-1])
     print("estimate / measured", ratio)
