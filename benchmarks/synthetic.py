@@ -85,8 +85,9 @@ def with_all_inputs(data: TaskData, seed: int = 20240) -> TaskData:
     resources, train = data.resources, data.splits["train"]
     liked_N = train.label_N == 1
     users, items = (len(table.ids) for table in (resources.catalog.users, resources.catalog.items))
+    folds_U = np.append(5, rng.permutation(users) % 5)
     collaborative = fit_collaborative(
-        train.user_row_N[liked_N], train.item_row_N[liked_N], users, items, dim=16, folds=5, seed=seed
+        train.user_row_N[liked_N], train.item_row_N[liked_N], folds_U, items, dim=16, seed=seed
     )
     known = Knowledge(_known(rng, users, len(train)), _known(rng, items, 0))
     resources = resources.holding(collaborative=collaborative, knowledge=known)

@@ -109,8 +109,9 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
             connection.execute("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?)", list(vars(choice).values()))
     teacher, known = _teacher(rng, train), _knowledge(rng)
     liked = train.filter(pc.equal(train["label"], 1))
+    folds = np.append(5, np.random.default_rng(seed).permutation(USERS) % 5)
     collaborative = fit_collaborative(
-        liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), USERS, ITEMS, dim=6, folds=5, seed=seed
+        liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), folds, ITEMS, dim=6, seed=seed
     )
     tables = {"item_text": texts, "examples": examples, "matches": matches, "teacher": teacher, "knowledge": known,
               "collaborative": collaborative}  # fmt: skip

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 def show(report: IngestReport) -> None:
     """Print a report of ingest."""
     _steps(report)
+    _added(report)
     _notes(report)
     _features(report)
     _samples(report)
@@ -30,6 +31,17 @@ def _steps(report: IngestReport) -> None:
         for sample in step.samples:
             table.add_row("", "", "", f"[dim]e.g. {escaped(sample)}[/]")
     console().print(table)
+
+
+def _added(report: IngestReport) -> None:
+    added = report.added
+    if added is not None:
+        console().print(
+            f"added: {added.users:,} users, {added.items:,} items, {added.interactions:,} interactions, "
+            f"{added.samples:,} samples; {added.known:,} rows were there already; "
+            f"changed: {added.changed_users:,} known users, {added.changed_items:,} known items",
+            markup=False,
+        )
 
 
 def _notes(report: IngestReport) -> None:

@@ -19,6 +19,7 @@ from llmcf_cli.data.cast import (
     too_many,
     whole_float_notes,
 )  # fmt: skip
+from llmcf_cli.data.negatives import PAIR
 from llmcf_cli.data.raw import Meaning, RawData, reading, scalar
 from llmcf_cli.data.remedies import remedy, unread_format
 from llmcf_cli.data.report import Alarm, Note, StepLog
@@ -50,7 +51,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
         cast_interactions(con, table, meaning, needs_rating=needs_rating)
     lost, bad, problems = table.bad, bad_values(con), problem_counts(con)
     read = scalar(con, "SELECT count(*) FROM checked")
-    if read + lost.count == 0:
+    if read + lost.count < log.least:
         raise DataError(
             "has no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
         )
@@ -90,21 +91,45 @@ def _swapped(con: Any, problems: Mapping[str, int], meaning: Meaning) -> Iterato
         )  # fmt: skip
 
 
-def sample_users(con: Any, most: int | None, seed: int, log: StepLog) -> None:
-    """Keep `most` users in `clean`, those with the least seeded hash of their id; None keeps all."""
+def sample_users(con: Any, most: int | None, seed: int, log: StepLog) -> str | None:
+    """Keep `most` users in `clean`, those with the least seeded hash of their id; None keeps all.
+
+    Returns:
+        The greatest hash that was kept, by which `keep_sampled` takes or leaves later users; None: all are kept.
+    """
     if most is None:
-        return
+        return None
+    bound = con.execute(
+        f"SELECT max(draw), count(*) FROM (SELECT DISTINCT {_draw(seed)} AS draw, user_id FROM clean "
+        f"ORDER BY draw LIMIT {most})"
+    ).fetchone()
+    keep_sampled(con, bound[0] if bound[1] == most else None, seed, f"dataset.max_users is {most:,}", log)
+    return bound[0] if bound[1] == most else None
+
+
+def keep_sampled(con: Any, bound: str | None, seed: int, why: str, log: StepLog) -> None:
+    """Keep users in `clean` whose seeded hash is not above a bound; None keeps all."""
     before = scalar(con, "SELECT count(*) FROM clean")
-    con.execute(
-        f"DELETE FROM clean WHERE user_id NOT IN (SELECT user_id FROM clean GROUP BY user_id "
-        f"ORDER BY md5(concat_ws(',', {seed}, user_id)), user_id LIMIT {most})"
-    )
+    if bound is not None:
+        con.execute(f"DELETE FROM clean WHERE {_draw(seed)} > '{bound}'")
     kept, users = con.execute("SELECT count(*), count(DISTINCT user_id) FROM clean").fetchone()
-    log.add("sample users", kept, before - kept, f"{users:,} users drawn at random; dataset.max_users is {most:,}")
+    log.add("sample users", kept, before - kept, f"{users:,} users drawn at random; {why}")
+
+
+def _draw(seed: int) -> str:
+    return f"md5(concat_ws(',', {seed}, user_id))"
+
+
+def know_nobody(con: Any) -> None:
+    """Create `known_user` and `known_item` without a row: the users and items of a base that there is not."""
+    for entity in ("user", "item"):
+        con.execute(f"CREATE OR REPLACE TABLE known_{entity} ({entity}_row INTEGER, {entity}_id VARCHAR)")
 
 
 def k_core(con: Any, user_least: int, item_least: int, log: StepLog) -> None:
     """Drop users and items with too few interactions from `clean`, again and again until none is left to drop.
+
+    Those of `known_user` and `known_item` stay, however few they have here.
 
     Raises:
         DataError: Nothing is left.
@@ -113,11 +138,11 @@ def k_core(con: Any, user_least: int, item_least: int, log: StepLog) -> None:
     rounds, last = 0, -1
     while kept != last:
         last, rounds = kept, rounds + 1
-        for column, least in (("user_id", user_least), ("item_id", item_least)):
+        for entity, least in (("user", user_least), ("item", item_least)):
             if least > 1:
                 con.execute(
-                    f"DELETE FROM clean WHERE {column} IN "
-                    f"(SELECT {column} FROM clean GROUP BY {column} HAVING count(*) < {least})"
+                    f"DELETE FROM clean WHERE {entity}_id IN (SELECT {entity}_id FROM clean ANTI JOIN known_{entity} "
+                    f"USING ({entity}_id) GROUP BY {entity}_id HAVING count(*) < {least})"
                 )
         kept = scalar(con, "SELECT count(*) FROM clean")
     reason = f"fewer than {user_least} per user or {item_least} per item; stable after {rounds} rounds"
@@ -125,16 +150,19 @@ def k_core(con: Any, user_least: int, item_least: int, log: StepLog) -> None:
 
 
 def assign_rows(con: Any, log: StepLog) -> None:
-    """Number users and items from 1 in the order of their ids, and create `interaction` with those numbers.
+    """Number users and items and create `interaction` with those numbers.
 
-    Creates `user_number(user_row, user_id)`, `item_number(item_row, item_id)` and `interaction(user_row, item_row,
-    rating, time)`. Users and items without interactions get no number: an item nobody ever chose would be an
-    unmistakable negative.
+    Those of `known_user` and `known_item` keep theirs; new ones get the next, in the order of their ids. Users and
+    items without interactions get no number: an item nobody ever chose would be an unmistakable negative.
+
+    Creates `user_number(user_row, user_id)` and `item_number(item_row, item_id)` of the new ones, and
+    `interaction(user_row, item_row, rating, time, pair)`, where `pair` is the hash `PAIR`.
     """
     for entity in ("user", "item"):
         con.execute(
-            f"CREATE OR REPLACE TABLE {entity}_number AS SELECT (row_number() OVER (ORDER BY {entity}_id))::INTEGER "
-            f"AS {entity}_row, {entity}_id FROM (SELECT DISTINCT {entity}_id FROM clean)"
+            f"CREATE OR REPLACE TABLE {entity}_number AS SELECT (row_number() OVER (ORDER BY {entity}_id) + "
+            f"(SELECT coalesce(max({entity}_row), 0) FROM known_{entity}))::INTEGER AS {entity}_row, {entity}_id "
+            f"FROM (SELECT DISTINCT {entity}_id FROM clean ANTI JOIN known_{entity} USING ({entity}_id))"
         )
         kept = scalar(con, f"SELECT count(*) FROM {entity}_number")
         known = scalar(con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN {entity}_number USING ({entity}_id)")
@@ -144,7 +172,8 @@ def assign_rows(con: Any, log: StepLog) -> None:
             reason = f"there is no {entity} table"
         log.add(f"number {entity}s", kept, listed - known, reason)
     con.execute(
-        "CREATE OR REPLACE TABLE interaction AS SELECT user_row, item_row, rating, time FROM clean "
-        "JOIN user_number USING (user_id) JOIN item_number USING (item_id) ORDER BY user_row, time, item_row"
+        f"CREATE OR REPLACE TABLE interaction AS SELECT user_row, item_row, rating, time, {PAIR} AS pair FROM clean "
+        "JOIN (FROM known_user UNION ALL FROM user_number) USING (user_id) "
+        "JOIN (FROM known_item UNION ALL FROM item_number) USING (item_id) ORDER BY user_row, time, item_row"
     )
     con.execute("DROP TABLE clean")

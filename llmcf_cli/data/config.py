@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
@@ -12,6 +12,7 @@ from llmcf_cli.recipe.component import ComponentOf
 from llmcf_cli.recipe.words import CHOSE, LIKED, LabelWords
 
 Negatives = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("negatives")]
+Moment = str | int | float
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -66,7 +67,29 @@ class GlobalTimeConfig(ComponentConfig):
             yield Broken(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
 
 
+class FixedCutConfig(ComponentConfig):
+    """Two cuts at given times, the same for all users. Needs a clock shared by all users.
+
+    The cuts stay where they are when rows are added: rows at or after `test_from` are test, however many come.
+    """
+
+    type: Literal["fixed_cut"] = "fixed_cut"
+    validation_from: Moment
+    """Time of the first validation events: ISO 8601, or as the data's times are written. Without a zone it is in the
+    data's (`time_zone`, or UTC)."""
+    test_from: Moment
+    """Time of the first test events, later than `validation_from`."""
+
+    @rule("validation_from", "test_from")
+    def _in_order(self) -> Iterator[Broken]:
+        first, second = self.validation_from, self.test_from
+        if not isinstance(first, str) and not isinstance(second, str) and second <= first:
+            yield Broken(f"is {second}, not later than validation_from ({first})", ("test_from",))
+
+
 class LeaveOneOutConfig(ComponentConfig):
     """Each user's last event to test and the one before to validation; users with fewer than three: all train."""
 
+    cuts_in_time: ClassVar[bool] = False
+    """Whether the split is by times that stay as rows are added; here a later event moves its user's last two."""
     type: Literal["leave_one_out"] = "leave_one_out"

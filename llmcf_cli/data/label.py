@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data.config import ImplicitLabelConfig, RatingLabelConfig
-from llmcf_cli.data.negatives import NEGATIVES, insert_negatives
+from llmcf_cli.data.negatives import Catalogue, insert_negatives
 from llmcf_cli.data.raw import scalar
-from llmcf_cli.plugin import Kind, registry
+from llmcf_cli.plugin import Kind
 from llmcf_cli.recipe.sections import Repeats
 
 
@@ -26,13 +26,19 @@ class Label(Protocol):
     needs_rating: bool
 
     def label(self, con: Any, repeats: Repeats, seed: int) -> str:
-        """Create `labelled` from `event`; a positive sample always is an event.
+        """Create `labelled` from `event` and `catalogue`; a positive sample always is an event.
+
+        A sample follows from the seed and its user's events up to its own time, so later rows change no label.
 
         Args:
             repeats: Whether `event` holds a user's later events with an item.
 
         Returns:
             One line for the report.
+        """
+
+    def require_both(self, con: Any) -> None:
+        """Check `labelled`.
 
         Raises:
             DataError: Some label occurs nowhere.
@@ -57,6 +63,12 @@ class RatingLabel:
             "CREATE OR REPLACE TABLE labelled AS SELECT user_row, item_row, "
             f"(rating >= {threshold!r})::TINYINT AS label, time, place, split FROM event"
         )
+        positive = scalar(con, "SELECT coalesce(avg(label), 0) FROM labelled")
+        return f"rating ≥ {threshold:g} is positive: {positive:.1%} of the samples"
+
+    def require_both(self, con: Any) -> None:
+        """See `Label.require_both`."""
+        threshold = self._config.positive_from
         least, most = con.execute("SELECT min(rating), max(rating) FROM event").fetchone()
         positive = scalar(con, "SELECT avg(label) FROM labelled")
         if positive in (0, 1):
@@ -65,7 +77,6 @@ class RatingLabel:
                 f"{'positive' if positive else 'negative'}",
                 code="label-one-class", where="dataset.label", hint="choose another dataset.label.positive_from",
             )  # fmt: skip
-        return f"rating ≥ {threshold:g} is positive: {positive:.1%} of the samples"
 
 
 class ImplicitLabel:
@@ -83,13 +94,16 @@ class ImplicitLabel:
             "CREATE OR REPLACE TABLE labelled AS "
             "SELECT user_row, item_row, 1::TINYINT AS label, time, place, split FROM event"
         )
-        weights_I = registry().build(NEGATIVES, config.negatives).weights(con)
-        drawn, short = insert_negatives(con, weights_I, config.per_positive, repeats, derive_seed(seed, "negatives"))
-        if not drawn:
+        catalogue = Catalogue.read(con, config.negatives)
+        drawn, short = insert_negatives(con, catalogue, config.per_positive, repeats, derive_seed(seed, "negatives"))
+        lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""
+        return f"{config.per_positive} negatives per positive, {config.negatives.type}: {drawn:,} drawn{lack}"
+
+    def require_both(self, con: Any) -> None:
+        """See `Label.require_both`."""
+        if not scalar(con, "SELECT count(*) FROM labelled WHERE label = 0"):
             raise DataError(
                 "no negative could be drawn: every user has taken every item that can be drawn",
                 code="negatives-none", where="dataset.label",
                 hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
             )  # fmt: skip
-        lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""
-        return f"{config.per_positive} negatives per positive, {config.negatives.type}: {drawn:,} drawn{lack}"

@@ -143,6 +143,8 @@ def joins(con: Any, entities: Sequence[Entity]) -> Iterator[JoinCount]:
     for entity in entities:
         key = f"{entity}_id"
         wanted = scalar(con, f"SELECT count(*) FROM {entity}_number")
+        if not wanted:
+            continue  # rows were added that bring none
         lacking = f"FROM {entity}_number ANTI JOIN {entity}_feature USING ({key})"
         unjoined = scalar(con, f"SELECT count(*) {lacking}")
         if not unjoined:

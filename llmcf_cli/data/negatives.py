@@ -5,6 +5,10 @@ if it did, "drawn as a negative in train" would say that the user never takes th
 Where repeats are kept only the items taken at t itself are protected: if the earlier ones were, "taken before" would
 mean positive.
 
+Where the split has cuts in time, a negative is an item that the train split knows, or that somebody has taken by t. And
+every draw follows from the seed, the user's id, the item's id and the time of its positive, whatever else is drawn. So
+rows that are added later change no negative of before.
+
 Legend: P positives of a batch, K negatives per positive, D draws, I items, S protected (group, item) pairs, C items
 that one positive may draw.
 """
@@ -13,27 +17,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.seeding import GOLDEN, mixed, shifted
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import PopularityNegativesConfig, UniformNegativesConfig
+from llmcf_cli.data.cut import Cuts
 from llmcf_cli.data.raw import scalar
-from llmcf_cli.plugin import Kind
+from llmcf_cli.plugin import Kind, registry
 from llmcf_cli.recipe.sections import Repeats
 
 _BATCH_DRAWS = 1_000_000
 _MAX_ROUNDS = 64
 _EXACT_CELLS = 4_000_000
+_ALWAYS = int(np.iinfo(np.int64).min)
+PAIR = "(md5_number_lower(concat_ws(chr(31), user_id, item_id)) >> 1)::BIGINT"
+"""SQL of a hash of a user's and an item's id: what is drawn for the two depends on it, and not on their row numbers."""
 
 
 class Negatives(Protocol):
     """A distribution over items: built with its configuration."""
 
     def weights(self, con: Any) -> np.ndarray:
-        """Weight of each item, float64 [I] by item_row − 1, from the tables `event` and `item_number`."""
+        """Weight of each item, float64 [I] by item_row − 1, from the table `catalogue` (see `make_catalogue`)."""
 
 
 NEGATIVES: Kind[Negatives] = Kind("negatives")
@@ -47,7 +57,7 @@ class UniformNegatives:
 
     def weights(self, con: Any) -> np.ndarray:
         """See `Negatives.weights`."""
-        return np.ones(scalar(con, "SELECT count(*) FROM item_number"), dtype=np.float64)
+        return np.ones(scalar(con, "SELECT count(*) FROM catalogue"), dtype=np.float64)
 
 
 class PopularityNegatives:
@@ -61,12 +71,66 @@ class PopularityNegatives:
 
     def weights(self, con: Any) -> np.ndarray:
         """See `Negatives.weights`."""
-        counts_I = con.execute(
-            "SELECT count(event.item_row) AS count FROM item_number LEFT JOIN event "
-            "ON item_number.item_row = event.item_row AND event.split = 'train' "
-            "GROUP BY item_number.item_row ORDER BY item_number.item_row"
-        ).fetchnumpy()["count"]
+        counts_I = con.execute("SELECT train FROM catalogue ORDER BY item_row").fetchnumpy()["train"]
         return (np.asarray(counts_I, dtype=np.float64) + 1) ** self._config.exponent
+
+
+def make_catalogue(con: Any, cuts: Cuts | None, items: str = "item_number", events: str = "event") -> None:
+    """Create `catalogue(item_row, item_id, train, known)`: events of the train split, and since when it can be drawn.
+
+    Args:
+        con: Connection.
+        cuts: Of the split. None: every item can be drawn at any time.
+        items: Relation of all items (item_row, item_id).
+        events: Relation of all events (item_row, time, split).
+    """
+    known = "NULL" if cuts is None else f"CASE WHEN min(time) >= {cuts.validation_from} THEN min(time) END"
+    train = "count(*) FILTER (split = 'train')"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE catalogue AS SELECT item_row, item_id, {train} AS train, "
+        f"coalesce({known}, {_ALWAYS})::BIGINT AS known FROM {items} JOIN {events} USING (item_row) GROUP BY ALL"
+    )
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items that can be drawn, in the order in which they became known, and by id among equals.
+
+    Attributes:
+        item_I: Their rows, int64.
+        weight_I: Unnormalised probability, float64; 0: never drawn.
+        known_I: Time from which each can be drawn, int64, ascending.
+    """
+
+    item_I: np.ndarray
+    weight_I: np.ndarray
+    known_I: np.ndarray
+
+    @classmethod
+    def read(cls, con: Any, negatives: ComponentConfig) -> Catalogue:
+        """The table `catalogue`, with the weights of a kind of negatives."""
+        weight_I = registry().build(NEGATIVES, negatives).weights(con)
+        found = con.execute("SELECT item_row, known FROM catalogue ORDER BY known, item_id").fetchnumpy()
+        item_I = np.asarray(found["item_row"], np.int64)
+        return cls(item_I, np.asarray(weight_I, np.float64)[item_I - 1], np.asarray(found["known"], np.int64))
+
+    @cached_property
+    def cumulative_I(self) -> np.ndarray:
+        """Running sum of the weights, float64."""
+        total_I: np.ndarray = np.cumsum(self.weight_I)
+        return total_I
+
+    @cached_property
+    def place_I(self) -> np.ndarray:
+        """Position of each item by item_row − 1, int64."""
+        place_I = np.empty(len(self.item_I), np.int64)
+        place_I[self.item_I - 1] = np.arange(len(self.item_I))
+        return place_I
+
+    def known_by(self, time_P: np.ndarray) -> np.ndarray:
+        """How many of the items, the first ones, can be drawn at each time, int64."""
+        count_P: np.ndarray = np.searchsorted(self.known_I, time_P, side="right")
+        return count_P
 
 
 @dataclass(frozen=True)
@@ -77,11 +141,13 @@ class Positives:
         user_P: int64.
         item_P: int64, from 1.
         time_P: int64.
+        state_P: int64, a hash of each one's user id, item id and time: where its random numbers start.
     """
 
     user_P: np.ndarray
     item_P: np.ndarray
     time_P: np.ndarray
+    state_P: np.ndarray
 
     def __len__(self) -> int:
         return len(self.user_P)
@@ -118,24 +184,21 @@ class Protected:
         return self._key_S[start:stop][self._since_S[start:stop] <= time] % self._stride
 
 
-def insert_negatives(
-    con: Any, weights_I: np.ndarray, per_positive: int, repeats: Repeats, seed: int
-) -> tuple[int, int]:
+def insert_negatives(con: Any, catalogue: Catalogue, per_positive: int, repeats: Repeats, seed: int) -> tuple[int, int]:
     """Add `per_positive` negatives with label 0 to `labelled` for every event, with its user, time and split.
 
     Users are taken in batches, so memory is bounded by the batch and the largest single user.
 
     Args:
-        weights_I: Weight of each item, float64; 0: never drawn.
+        catalogue: What can be drawn.
         repeats: Whether `event` holds a user's later events with an item.
 
     Returns:
         Negatives drawn, and how many fewer that is than asked for.
     """
     drawn = short = 0
-    for number, events in enumerate(user_batches(con, max(1, _BATCH_DRAWS // per_positive))):
-        rng = np.random.default_rng(derive_seed(seed, number))
-        item_PK = sample_negatives(positives_of(events), repeats, weights_I, per_positive, rng)
+    for events in user_batches(con, max(1, _BATCH_DRAWS // per_positive)):
+        item_PK = sample_negatives(positives_of(events), repeats, catalogue, per_positive, seed)
         found_PK = item_PK > 0
         take = pa.array(np.repeat(np.arange(len(events)), found_PK.sum(axis=1)))
         negatives = events.select(["user_row", "time", "split"]).take(take)
@@ -151,28 +214,31 @@ def insert_negatives(
 
 
 def positives_of(events: pa.Table) -> Positives:
-    """The columns user_row, item_row and time of `events` as arrays."""
-    return Positives(*(events[name].to_numpy().astype(np.int64) for name in ("user_row", "item_row", "time")))
+    """The columns user_row, item_row, time and pair (see `PAIR`) of `events` as arrays."""
+    user_P, item_P, time_P, pair_P = (
+        events[name].to_numpy().astype(np.int64) for name in ("user_row", "item_row", "time", "pair")
+    )
+    return Positives(user_P, item_P, time_P, mixed(mixed(pair_P) ^ time_P))
 
 
 def user_batches(con: Any, events: int) -> Iterator[pa.Table]:
-    """The rows of `event` (user_row, item_row, time, split), a range of users with about `events` of them at a time."""
+    """The rows of `event` (user_row, item_row, time, split, pair), users with about `events` of them at a time."""
     count_U = con.execute("SELECT count(*) AS count FROM event GROUP BY user_row ORDER BY user_row").fetchnumpy()[
         "count"
     ]
     user_U = con.execute("SELECT DISTINCT user_row FROM event ORDER BY user_row").fetchnumpy()["user_row"]
+    if not len(user_U):
+        return
     batch_U = (np.cumsum(count_U) - count_U) // events
     first = np.flatnonzero(np.diff(batch_U, prepend=-1))
     for start, stop in zip(first, [*first[1:], len(user_U)], strict=True):
         yield con.sql(
-            f"SELECT user_row, item_row, time, split FROM event WHERE user_row BETWEEN {user_U[start]} AND "
+            f"SELECT user_row, item_row, time, split, pair FROM event WHERE user_row BETWEEN {user_U[start]} AND "
             f"{user_U[stop - 1]} ORDER BY user_row, time, item_row"
         ).to_arrow_table()
 
 
-def sample_negatives(
-    positives: Positives, repeats: Repeats, weights_I: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
+def sample_negatives(positives: Positives, repeats: Repeats, catalogue: Catalogue, count: int, seed: int) -> np.ndarray:
     """Draw `count` different items for every positive, none of which is protected from it.
 
     Rejection sampling on all rows at once; a row that finds too few draws from the exact complement.
@@ -180,13 +246,15 @@ def sample_negatives(
     Args:
         positives: All positives of some users.
         repeats: Whether a user may have an item among them twice; see `Protected`.
-        weights_I: Unnormalised probability of each item, float64.
+        catalogue: What can be drawn.
+        seed: With each positive's state it decides what is drawn.
 
     Returns:
         Item rows, int64 [P, K]; 0 at the end of a row where too few items are left.
     """
-    protected = Protected(positives, repeats, len(weights_I))
-    item_PK = _reject(positives, protected, weights_I, count, rng)
+    protected = Protected(positives, repeats, len(catalogue.item_I))
+    state_P = mixed(positives.state_P ^ np.int64(seed))
+    item_PK = _reject(positives, protected, catalogue, count, state_P)
     rest_P = np.flatnonzero((item_PK == 0).any(axis=1))
     if not len(rest_P):
         return item_PK
@@ -195,24 +263,30 @@ def sample_negatives(
     changes_P = (np.diff(group_P[rest_P]) != 0) | (np.diff(time_P[rest_P]) != 0)
     for row_P in np.split(rest_P, np.flatnonzero(changes_P) + 1):
         closed = protected.of(group_P[row_P[0]], time_P[row_P[0]])
-        item_PK[row_P] = _exact(len(row_P), closed, weights_I, count, rng)
+        known = int(catalogue.known_by(time_P[row_P[:1]])[0])
+        item_PK[row_P] = _exact(state_P[row_P], closed, catalogue, known, count)
     return item_PK
 
 
 def _reject(
-    positives: Positives, protected: Protected, weights_I: np.ndarray, count: int, rng: np.random.Generator
+    positives: Positives, protected: Protected, catalogue: Catalogue, count: int, state_P: np.ndarray
 ) -> np.ndarray:
     """Item rows, int64 [P, K]. A row that still has unfit draws after `_MAX_ROUNDS` comes back as zeros."""
-    cumulative_I = np.cumsum(weights_I)
+    known_P = catalogue.known_by(positives.time_P)
+    weight_P = np.append(0.0, catalogue.cumulative_I)[known_P]
     item_PK = np.zeros((len(positives), count), dtype=np.int64)
     flat = item_PK.reshape(-1)
     open_D = np.arange(flat.size)
-    for _ in range(_MAX_ROUNDS):
+    for number in range(_MAX_ROUNDS):
         if not len(open_D):
             break
-        point_D = np.minimum(rng.random(len(open_D)) * cumulative_I[-1], np.nextafter(cumulative_I[-1], 0))
-        draw_D = np.searchsorted(cumulative_I, point_D, side="right") + 1
-        row_D = open_D // count
+        row_D, slot_D = np.divmod(open_D, count)
+        weight_D = weight_P[row_D]
+        random_D = _uniform(state_P[row_D] + (number * count + slot_D + 1) * np.int64(GOLDEN))
+        point_D = np.minimum(random_D * weight_D, np.nextafter(weight_D, 0))
+        place_D = np.searchsorted(catalogue.cumulative_I, point_D, side="right")
+        fits_D = (weight_D > 0) & (place_D < known_P[row_D])
+        draw_D = np.where(fits_D, catalogue.item_I[np.minimum(place_D, len(catalogue.item_I) - 1)], 0)
         flat[open_D] = np.where(protected.hits(protected.group_P[row_D], positives.time_P[row_D], draw_D), 0, draw_D)
         row_R = np.unique(row_D)
         item_RK = _without_repeats(item_PK[row_R])
@@ -221,6 +295,12 @@ def _reject(
         open_D = row_R[open_R] * count + open_K
     item_PK[open_D // count] = 0
     return item_PK
+
+
+def _uniform(state: np.ndarray) -> np.ndarray:
+    """A number between 0 and 1, both excluded, for each int64 state."""
+    number: np.ndarray = (shifted(mixed(state), 11) + 0.5) * 2.0**-53
+    return number
 
 
 def _without_repeats(item_RK: np.ndarray) -> np.ndarray:
@@ -233,20 +313,24 @@ def _without_repeats(item_RK: np.ndarray) -> np.ndarray:
     return result_RK
 
 
-def _exact(rows: int, closed: np.ndarray, weights_I: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Weighted draws [rows, K] without replacement from all items but `closed`: the largest log w + Gumbel noise."""
-    allowed_I = weights_I > 0
-    allowed_I[closed - 1] = False
-    item_C = np.flatnonzero(allowed_I) + 1
-    take = min(count, len(item_C))
-    result = np.zeros((rows, count), dtype=np.int64)
+def _exact(state_R: np.ndarray, closed: np.ndarray, catalogue: Catalogue, known: int, count: int) -> np.ndarray:
+    """Weighted draws [R, K] without replacement from the first `known` items but `closed`: greatest log w + Gumbel."""
+    allowed_I = catalogue.weight_I[:known] > 0
+    place = catalogue.place_I[closed - 1]
+    allowed_I[place[place < known]] = False
+    place_C = np.flatnonzero(allowed_I)
+    take = min(count, len(place_C))
+    result = np.zeros((len(state_R), count), dtype=np.int64)
     if take == 0:
         return result
-    log_weight_C = np.log(weights_I[item_C - 1])
-    step = max(1, _EXACT_CELLS // len(item_C))
-    for start in range(0, rows, step):
-        size = min(step, rows - start)
-        key = log_weight_C + rng.gumbel(size=(size, len(item_C)))
-        best = np.argpartition(-key, take - 1, axis=1)[:, :take]
-        result[start : start + size, :take] = item_C[best]
+    log_weight_C = np.log(catalogue.weight_I[place_C])
+    step = max(1, _EXACT_CELLS // len(place_C))
+    for start in range(0, len(state_R), step):
+        state_R1 = mixed(state_R[start : start + step, None])  # another stream than that of `_reject`
+        gumbel_RC = -np.log(-np.log(_uniform(state_R1 + (place_C + 1) * np.int64(GOLDEN))))
+        key_RC = log_weight_C + gumbel_RC
+        best_RK = np.argpartition(-key_RC, take - 1, axis=1)[:, :take]
+        # Sorted: of equal sets, argpartition's order depends on how many candidates there are.
+        best_RK = np.take_along_axis(best_RK, np.argsort(np.take_along_axis(-key_RC, best_RK, 1), axis=1), 1)
+        result[start : start + step, :take] = catalogue.item_I[place_C[best_RK]]
     return result

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from llmcf_cli.core.seeding import derive_seed
+from llmcf_cli.core.seeding import derive_seed, mixed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import ImplicitLabelConfig
-from llmcf_cli.data.negatives import NEGATIVES, Positives, positives_of, sample_negatives
+from llmcf_cli.data.negatives import Catalogue, Positives, positives_of, sample_negatives
 from llmcf_cli.data.report import NegativesAudit
-from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.sections import Repeats
 
 DRAWS = 199
@@ -29,29 +28,31 @@ MAX_POSITIVES = 50_000
 _PROTECTED = {"first": "e.time <= s.time", "keep": "e.time = s.time"}
 
 
-def drawn_audit(con: Any, label: ComponentConfig, repeats: Repeats, seed: int) -> NegativesAudit | None:
+def drawn_audit(
+    con: Any, label: ComponentConfig, repeats: Repeats, seed: int, draws: int = DRAWS
+) -> NegativesAudit | None:
     """The audit of a data set's negatives; None where the label draws none.
 
     Args:
-        con: Connection with the tables `event`, `item_number` and `sample`.
+        con: Connection with the tables `event`, `catalogue` and `sample`.
         label: The recipe's `dataset.label`.
         repeats: The recipe's `dataset.repeats`.
         seed: Of the fresh draws.
+        draws: How many fresh draws.
     """
     if not isinstance(label, ImplicitLabelConfig):
         return None
-    weights_I = registry().build(NEGATIVES, label.negatives).weights(con)
-    return audit_negatives(con, weights_I, label.per_positive, repeats, seed)
+    return audit_negatives(con, Catalogue.read(con, label.negatives), label.per_positive, repeats, seed, draws)
 
 
 def audit_negatives(
-    con: Any, weights_I: np.ndarray, per_positive: int, repeats: Repeats, seed: int, draws: int = DRAWS
+    con: Any, catalogue: Catalogue, per_positive: int, repeats: Repeats, seed: int, draws: int = DRAWS
 ) -> NegativesAudit:
     """Check the train negatives of `sample` against the events of their users.
 
     Args:
-        con: Connection with the tables `event(user_row, item_row, time, split)`, all positives, and `sample`.
-        weights_I: Weight of each item, float64, as they were drawn by.
+        con: Connection with the tables `event(user_row, item_row, time, split, pair)`, all positives, and `sample`.
+        catalogue: What they were drawn from.
         per_positive: Negatives per positive.
         repeats: The recipe's `dataset.repeats`.
         seed: Of the fresh draws and of the choice of users.
@@ -64,17 +65,18 @@ def audit_negatives(
     _choose_users(con, seed)
     positives, train_P = _positives(con)
     drawn = con.sql(
-        "SELECT user_row, item_row, time FROM sample SEMI JOIN audited USING (user_row) "
+        "SELECT user_row, item_row, time, 0 AS pair FROM sample SEMI JOIN audited USING (user_row) "
         "WHERE label = 0 AND split = 'train'"
     ).to_arrow_table()
-    later = _Later(positives, len(weights_I))
+    later = _Later(positives, len(catalogue.item_I))
     observed = later.count(positives_of(drawn))
     fresh = np.empty(draws)
     at_once = max(1, _BATCH_DRAWS // (len(positives) * per_positive))
     for start in range(0, draws, at_once):
-        rng = np.random.default_rng(derive_seed(seed, "audit", start))
         copies = min(at_once, draws - start)
-        item_CPK = sample_negatives(_copies(positives, copies), repeats, weights_I, per_positive, rng)
+        item_CPK = sample_negatives(
+            _copies(positives, copies), repeats, catalogue, per_positive, derive_seed(seed, "audit", start)
+        )
         for number, item_PK in enumerate(item_CPK.reshape(copies, len(positives), per_positive)):
             fresh[start + number] = later.count_drawn(positives, item_PK, train_P)
     mean = float(fresh.mean())
@@ -94,7 +96,7 @@ def _choose_users(con: Any, seed: int) -> None:
 def _positives(con: Any) -> tuple[Positives, np.ndarray]:
     """The events of the audited users, and which are of the train split (bool [P])."""
     rows: pa.Table = con.sql(
-        "SELECT user_row, item_row, time, split FROM event SEMI JOIN audited USING (user_row) "
+        "SELECT user_row, item_row, time, split, pair FROM event SEMI JOIN audited USING (user_row) "
         "ORDER BY user_row, time, item_row"
     ).to_arrow_table()
     return positives_of(rows), np.asarray(rows["split"].to_pylist()) == "train"
@@ -104,7 +106,8 @@ def _copies(positives: Positives, count: int) -> Positives:
     """The positives `count` times, each time of other users, so that one call makes as many draws."""
     step = int(positives.user_P.max()) + 1
     user_P = np.concatenate([positives.user_P + number * step for number in range(count)])
-    return Positives(user_P, np.tile(positives.item_P, count), np.tile(positives.time_P, count))
+    state_P = np.concatenate([mixed(positives.state_P + number) for number in range(count)])
+    return Positives(user_P, np.tile(positives.item_P, count), np.tile(positives.time_P, count), state_P)
 
 
 class _Later:
@@ -129,4 +132,4 @@ class _Later:
         user, time = (np.repeat(column[train_P], per_positive) for column in (positives.user_P, positives.time_P))
         item = item_PK[train_P].reshape(-1)
         found = item > 0
-        return self.count(Positives(user[found], item[found], time[found]))
+        return self.count(Positives(user[found], item[found], time[found], time[found]))

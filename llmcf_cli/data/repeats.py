@@ -18,7 +18,7 @@ def drop_repeats(con: Any, repeats: Repeats, log: StepLog) -> int:
     total: int = scalar(con, "SELECT count(*) FROM clean")
     found: int = total - scalar(con, "SELECT count(*) FROM (SELECT DISTINCT user_id, item_id FROM clean)")
     if repeats == "keep":
-        log.add("repeats", total, 0, f"{found:,} events ({found / total:.1%}) of a pair seen before, all kept")
+        log.add("repeats", total, 0, f"{found:,} events ({found / max(total, 1):.1%}) of a pair seen before, all kept")
         return found
     if found:
         con.execute(

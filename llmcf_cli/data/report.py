@@ -7,6 +7,7 @@ from typing import Literal
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.types import Clock
+from llmcf_cli.data.cut import Cuts
 from llmcf_cli.tabular.times import Reading
 
 SPLITS = ("train", "validation", "test")
@@ -211,6 +212,25 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Added:
+    """What was added to an ingest.
+
+    Attributes:
+        users, items, interactions, samples: New ones.
+        known: Rows of the added files that were there already.
+        changed_users, changed_items: Known ones whose text or features are new.
+    """
+
+    users: int = 0
+    items: int = 0
+    interactions: int = 0
+    samples: int = 0
+    known: int = 0
+    changed_users: int = 0
+    changed_items: int = 0
+
+
+@dataclass(frozen=True)
 class IngestReport:
     """The outcome of an ingest.
 
@@ -232,8 +252,11 @@ class IngestReport:
         alarms: What the user should know before going on.
         times: How times were read; None where there are positions only.
         notes: What else reading did.
-        features: What models read beside the ids.
+        features: What models read beside the ids; where rows were added, over the new users and items.
         similar: Ids that are nearly alike, of items and users that have some.
+        cuts: Of the split; None where rows cannot be added by cuts in time.
+        added: What was added to a base; None where there is none. The steps, joins, notes and times are then those of
+            the added rows, all else is of the whole.
     """
 
     steps: tuple[IngestStep, ...]
@@ -257,12 +280,19 @@ class IngestReport:
     notes: tuple[Note, ...] = ()
     features: tuple[FeatureCount, ...] = ()
     similar: tuple[SimilarIds, ...] = ()
+    cuts: Cuts | None = None
+    added: Added | None = None
 
 
 class StepLog:
-    """The steps so far, and what reading noted. A step that leaves nothing stops the ingest."""
+    """The steps so far, and what reading noted.
 
-    def __init__(self) -> None:
+    Args:
+        least: Rows that a step must keep; with fewer it stops the ingest.
+    """
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
         self.steps: list[IngestStep] = []
         self.notes: list[Note] = []
         self.alarms: list[Alarm] = []
@@ -273,10 +303,10 @@ class StepLog:
         """Record a step.
 
         Raises:
-            DataError: It kept no rows.
+            DataError: It kept too few rows.
         """
         self.steps.append(IngestStep(name, kept, dropped, reason, samples))
-        if kept == 0:
+        if kept < self.least:
             detail = "".join(f"\n  {sample}" for sample in samples)
             raise DataError(
                 f'step "{name}" left nothing: {dropped:,} dropped ({reason}){detail}',

@@ -48,7 +48,8 @@ class Collaborative:
     def popularity_FI(self) -> NDArray[np.float32]:
         """float32, `count_FI` as if every fold had all users, so that numbers of all folds compare."""
         popularity_FI = self.count_FI.astype(np.float32)
-        # By the number of folds, not by their positives: a user's own must not count, not even in a factor.
+        # By the number of folds, not by their positives: a user's own must not count, not even in a factor. Folds are
+        # of equal size but for chance.
         popularity_FI[:-1] *= self.last / max(self.last - 1, 1)
         return popularity_FI
 

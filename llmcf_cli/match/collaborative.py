@@ -5,7 +5,7 @@ Legend: P train positives, U users, I items, D dimensions, F folds; the last of 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,28 @@ if TYPE_CHECKING:
 POWER_ITERATIONS = 4
 
 
+def deal_users(connection: Any, folds: int, seed: int) -> np.ndarray:
+    """The fold of every user, by a seeded hash of the id: a user keeps its fold, whoever else comes or goes.
+
+    Folds are of about equal size; of few users, some may be empty.
+
+    Args:
+        connection: To a database with the table `user`.
+        folds: Folds, 2 to 126.
+        seed: Decides folds.
+
+    Returns:
+        int8 [U + 1] by user_row; `folds` for row 0.
+    """
+    hashed = f"md5_number_lower(concat_ws(',', {derive_seed(seed, 'collab', 'folds')}, user_id))"
+    found = connection.sql(f'SELECT user_row, ({hashed} % {folds})::TINYINT AS fold FROM "user"').fetchnumpy()
+    fold_of_user_U = np.full(len(found["user_row"]) + 1, folds, np.int8)
+    fold_of_user_U[found["user_row"]] = found["fold"]
+    return fold_of_user_U
+
+
 def fit_collaborative(
-    user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int, *, dim: int, folds: int, seed: int,
+    user_row_P: np.ndarray, item_row_P: np.ndarray, fold_of_user_U: np.ndarray, num_items: int, *, dim: int, seed: int,
     progress: Progress = SILENT,
 ) -> Collaborative:  # fmt: skip
     """Item vectors from train positives, once per fold without the fold's users and once from all.
@@ -31,26 +51,23 @@ def fit_collaborative(
     Shen et al., 2021). An item's vector is its row of V Σ, scaled to unit length: cosines of the matrix's columns after
     the best approximation of rank D (Halko et al., 2011, finds it).
 
-    Users are dealt into folds by a seeded permutation, whether or not they have positives: a user's own interactions
-    change neither its fold nor anything that the vectors of this fold hold.
+    A user's own interactions change nothing that the vectors of its fold hold, as long as they do not decide the fold.
 
     Args:
-        user_row_P: integer user rows, 1 to `num_users`.
+        user_row_P: integer user rows, 1 to U.
         item_row_P: integer item rows, 1 to `num_items`. Pairs that repeat count once.
-        num_users: U.
+        fold_of_user_U: integer [U + 1], each user's fold from 0, and the number of folds for row 0; see `deal_users`.
         num_items: I.
         dim: D; taken down to what the matrix of the smallest fold allows, which `progress` is told.
-        folds: Folds, 2 to 126; at most one per user.
-        seed: Decides folds, and the random start of the factorisation.
+        seed: Decides the random start of the factorisation.
         progress: Where to report.
 
     Raises:
         DataError: There are no positives, or a row number is out of range.
     """
     user_row_P, item_row_P = np.asarray(user_row_P), np.asarray(item_row_P)
+    num_users, folds = len(fold_of_user_U) - 1, int(fold_of_user_U[0])
     _check(user_row_P, item_row_P, num_users, num_items)
-    folds = min(folds, num_users)
-    fold_of_user_U = _deal(num_users, folds, seed)
     taken_UI = _matrix(user_row_P, item_row_P, num_users, num_items)
     limit = min(num_items, num_users - int(np.bincount(fold_of_user_U[1:]).max()))
     size = max(min(dim, limit), 1)
@@ -65,7 +82,7 @@ def fit_collaborative(
             count_FI[fold] = part_UI.sum(axis=0)
             item_FID[fold], kept_F[fold] = _factorise(part_UI, size, seed)
             task.advance()
-    return Collaborative(item_FID, count_FI, fold_of_user_U, kept_F)
+    return Collaborative(item_FID, count_FI, fold_of_user_U.astype(np.int8), kept_F)
 
 
 def _check(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int) -> None:
@@ -83,14 +100,6 @@ def _check(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_i
                 code="rows-out-of-range", where="collab",
                 hint="run the recipe again with --force ingest",
             )  # fmt: skip
-
-
-def _deal(num_users: int, folds: int, seed: int) -> np.ndarray:
-    """Fold of every user, int8 [U + 1], folds of equal size; `folds` for row 0."""
-    order_u = np.random.default_rng(derive_seed(seed, "collab", "folds")).permutation(num_users)
-    fold_of_user_U = np.full(num_users + 1, folds, np.int8)
-    fold_of_user_U[1 + order_u] = np.arange(num_users) % folds
-    return fold_of_user_U
 
 
 def _matrix(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int) -> csr_matrix:

@@ -39,6 +39,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "split": (
         ("global_time", "data.config:GlobalTimeConfig", "data.split:GlobalTimeSplit",
          "one cut in time for all users"),
+        ("fixed_cut", "data.config:FixedCutConfig", "data.split:FixedCutSplit",
+         "two cuts at given times for all users"),
         ("leave_one_out", "data.config:LeaveOneOutConfig", "data.split:LeaveOneOutSplit",
          "each user's last event to test, the one before to validation"),
     ),

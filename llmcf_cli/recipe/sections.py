@@ -14,6 +14,7 @@ from llmcf_cli.core.types import (
     Config,
     Distinct,
     FilePath,
+    FileRef,
     PromptPath,
     Runtime,
     TaskConfig,
@@ -101,6 +102,17 @@ class ConflictsSection(Config):
     """Of the user table."""
 
 
+class AddedSection(Config):
+    """Files with later rows, in the form of `dataset.source`."""
+
+    interactions: FilePath
+    """Interactions, all later than those before; rows that are there already are left out and counted."""
+    items: Annotated[str | None, FileRef()] = None
+    """Table of new items, and of known ones with changes; none: the source's own table describes new items."""
+    users: Annotated[str | None, FileRef()] = None
+    """Table of new users, likewise."""
+
+
 class DatasetSection(Config):
     """The data set and how samples are made from it (`ingest`)."""
 
@@ -122,7 +134,8 @@ class DatasetSection(Config):
     """A user's later events with the same item (re-buys, new ratings): `first` drops them, `keep` makes them samples
     too. With `keep`, what a user took earlier may also be drawn as a negative."""
     max_users: Positive | None = None
-    """Users drawn at random before the k-core, for a trial at a smaller size; None: all."""
+    """Users drawn at random before the k-core, for a trial at a smaller size; None: all. Those of `added` are drawn at
+    the share that the first files were, so they may be more in all."""
     k_core: KCoreSection = KCoreSection()
     """Filter for users and items with few interactions."""
     text: TextSection = TextSection()
@@ -133,6 +146,25 @@ class DatasetSection(Config):
     """Rows of items and users that differ under one id."""
     limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
     """Counts past which a run stops."""
+    added: Annotated[tuple[AddedSection, ...], Field(max_length=1000)] = ()
+    """Later rows, oldest first. Each addition extends the ingest before it: users, items and samples keep their
+    numbers, samples their histories, labels and splits. Needs a split by cuts in time: `fixed_cut`, or `global_time`,
+    whose cuts are then those of the first ingest. Training rows are in the first files: what comes later is validation
+    or test."""
+
+    @rule("added", "source", "split")
+    def _can_be_extended(self) -> Iterator[Broken]:
+        if not self.added:
+            return
+        if not getattr(self.split, "cuts_in_time", True):
+            what = f"{self.split.type} has no cuts in time, so later rows would move earlier ones between splits"
+            yield Broken(what, ("split",), ("fixed_cut", "global_time"))
+        taken = getattr(self.source, "roles", {})
+        for number, one in enumerate(self.added):
+            for role, file in one:
+                if file is not None and role not in taken:
+                    what = f"the source {self.source.type} takes no later table of {role}"
+                    yield Broken(what, ("added", number, role), tuple(taken))
 
 
 class MixPart(Config):

@@ -102,7 +102,10 @@ GENERATED = {"planted"}
 """Sources that make data up instead of reading any; their own tests look at these."""
 LABELS = {"rating": {"positive_from": 3}, "implicit": {"per_positive": 2}}
 NEGATIVES: dict[str, dict] = {"uniform": {}, "popularity": {"exponent": 0.75}}
-SPLITTERS: dict[str, dict] = {"global_time": {"validation": 0.2, "test": 0.2}, "leave_one_out": {}}
+SPLITTERS: dict[str, dict] = {
+    "global_time": {"validation": 0.2, "test": 0.2}, "leave_one_out": {},
+    "fixed_cut": {"validation_from": "1970-01-01T01:00:30+01:00", "test_from": 45},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -85,12 +85,14 @@ def test_the_split_is_where_counting_puts_it(shop):
 
 
 def test_histories_are_what_was_bought_strictly_before(shop):
-    recipe, _, _users, _items, rows, _ = shop
+    recipe, _, users, items, rows, _ = shop
     salt = derive_seed(recipe.seed, "split", "ties")
 
     def place(event):
         user, item, time = event
-        return time, hashlib.md5(f"{salt},{user},{item}".encode()).hexdigest()
+        ids = f"{users[user]}\x1f{items[item]}".encode()
+        pair = int.from_bytes(hashlib.md5(ids).digest()[8:], "little") >> 1
+        return time, hashlib.md5(f"{salt},{pair}".encode()).hexdigest()
 
     bought = defaultdict(list)
     for event in sorted(((u, i, t) for u, i, label, t, *_ in rows if label), key=place):

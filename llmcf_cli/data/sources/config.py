@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -57,6 +57,8 @@ class RecBoleColumns(Times):
 class RecBoleConfig(ComponentConfig):
     """RecBole atomic files: `NAME.inter` and, if there are any, `NAME.item` and `NAME.user` in one folder."""
 
+    roles: ClassVar[Mapping[str, str]] = {"interactions": "path"}
+    """Table → the setting that names its file."""
     type: Literal["recbole"] = "recbole"
     path: Annotated[str, FileRef(beside=(".item", ".user"))]
     """The folder, `asset:NAME`, or the `.inter` file itself where a folder has several."""
@@ -99,6 +101,8 @@ class TableColumns(Times):
 class TablesConfig(ComponentConfig):
     """What Parquet, CSV and JSON tables have in common."""
 
+    roles: ClassVar[Mapping[str, str]] = {"interactions": "interactions", "items": "items", "users": "users"}
+    """Table → the setting that names its file."""
     interactions: FilePath
     """Table with one row per interaction: a file, or `asset:NAME`; of Parquet also a folder of files."""
     items: OptionalFilePath = None
@@ -170,6 +174,8 @@ class MixedConfig(TablesConfig):
 class AmazonConfig(ComponentConfig):
     """Amazon reviews as published in 2014, 2018 or 2023: JSON lines, gzipped or not."""
 
+    roles: ClassVar[Mapping[str, str]] = {"interactions": "reviews", "items": "metadata"}
+    """Table → the setting that names its file."""
     type: Literal["amazon"] = "amazon"
     year: Literal[2014, 2018, 2023]
     """Which of them: what the fields are called depends on it."""
@@ -182,6 +188,8 @@ class AmazonConfig(ComponentConfig):
 class Amazon2014Config(ComponentConfig):
     """Amazon reviews as published in 2014; the same as `{type: amazon, year: 2014}`."""
 
+    roles: ClassVar[Mapping[str, str]] = {"interactions": "reviews", "items": "metadata"}
+    """Table → the setting that names its file."""
     type: Literal["amazon2014"] = "amazon2014"
     reviews: FilePath
     """Reviews: `reviewerID`, `asin`, `overall` (rating), `unixReviewTime`."""

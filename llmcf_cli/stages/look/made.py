@@ -11,7 +11,7 @@ from llmcf_cli.stages.engine.base import Context
 from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.steps.evaluate import Compared, Comparison, Evaluate
-from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.ingest import Base, Ingest
 from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.stages.steps.predict import Predict
 from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore, Manifest, read_manifest
@@ -108,7 +108,9 @@ def run_of_recipe(context: Context) -> Run:
     steps = plan(context, [Evaluate()])
     last = steps[-1].node
     matches = [step.node for step in steps if isinstance(step.node.stage, Match)]
-    ingests = [step.node for step in steps if isinstance(step.node.stage, Ingest)]
+    ingests = [
+        step.node for step in steps if isinstance(step.node.stage, Ingest) and not isinstance(step.node.stage, Base)
+    ]
     found = [made for node in matches if (made := _trace(context.store, node.key))]
     if matches and not found:
         raise StoreError(
@@ -142,6 +144,8 @@ def run_of_folder(folder: Path) -> Run:
         )
     matches = {made.manifest.key: made for made in last.below(Match.name)}
     ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
+    extended = {need.manifest.key for made in ingests.values() for need in made.needs.values()}
+    ingests = {key: made for key, made in ingests.items() if key not in extended}
     if not ingests:
         raise StoreError(
             f"a result of {manifest.stage} that no samples went into", code="artifact-unusable", where=str(folder)

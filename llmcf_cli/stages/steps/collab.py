@@ -45,7 +45,7 @@ class Collab(Stage):
     """Factorises who took what, once per fold of users, so that no train row is matched with its own interaction."""
 
     name = "collab"
-    version = 1
+    version = 2
     report = CollabReport
     output = CollabOutput
 
@@ -57,16 +57,17 @@ class Collab(Stage):
 
     def run(self, job: Job) -> CollabReport:
         from llmcf_cli.features.collaborative import save_collaborative
-        from llmcf_cli.match.collaborative import fit_collaborative
+        from llmcf_cli.match.collaborative import deal_users, fit_collaborative
 
         section, started = job.recipe.match.collaborative, time.perf_counter()
         with connect_read(job.database) as connection:
             positives = connection.sql(
                 "SELECT user_row, item_row FROM sample WHERE split = 'train' AND label = 1 ORDER BY sample_id"
             ).fetchnumpy()
-            sizes = connection.sql('SELECT (SELECT count(*) FROM "user"), (SELECT count(*) FROM item)').fetchall()[0]
+            fold_of_user_U = deal_users(connection, section.folds, job.recipe.seed)
+            ((items,),) = connection.sql("SELECT count(*) FROM item").fetchall()
         found = fit_collaborative(
-            positives["user_row"], positives["item_row"], *sizes, dim=section.dim, folds=section.folds,
+            positives["user_row"], positives["item_row"], fold_of_user_U, items, dim=section.dim,
             seed=job.recipe.seed, progress=job.progress,
         )  # fmt: skip
         save_collaborative(found, CollabOutput(job.out).vectors)

@@ -196,3 +196,47 @@ def test_users_are_drawn_by_the_seed_with_all_their_events(run_rows):
     more = run_rows(rows, max_users=20)
     assert set(found.ids("user").values()) < set(more.ids("user").values())
     assert "sample users" not in [step.name for step in run_rows(rows).report.steps]
+
+
+def test_a_fixed_cut_reads_times_as_the_data_or_in_iso(run_rows):
+    rows = [(f"u{n % 3}", f"i{n}", float(1 + n % 5), 1_700_000_000_000 + n * 1000) for n in range(9)]
+    source = {"columns": {"rating": "rating", "time": "t", "time_format": "milliseconds", "time_zone": "Europe/Berlin"}}
+    written = {
+        "validation_from": [1_700_000_003_000, "2023-11-14T22:13:23Z", "2023-11-14 23:13:23"],
+        "test_from": [1_700_000_006_000, "2023-11-15T00:13:26+02:00", "2023-11-14T23:13:26"],
+    }
+    for first, second in zip(*written.values(), strict=True):
+        split = {"type": "fixed_cut", "validation_from": first, "test_from": second}
+        result = run_rows(rows, source=source, split=split)
+        assert [(c.split, c.positive + c.negative) for c in result.report.samples] == [
+            ("train", 3), ("validation", 3), ("test", 3)
+        ]  # fmt: skip
+        assert (result.report.cuts.validation_from, result.report.cuts.test_from) == (
+            1_700_000_003_000_000, 1_700_000_006_000_000,
+        )  # fmt: skip
+        meta = {row["key"]: row["value"] for row in result["meta"]}
+        assert (meta["cut.validation_from"], meta["cut.test_from"]) == ("1700000003000000", "1700000006000000")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key", "code"),
+    [
+        ("soon", 6, "validation_from", "cut-invalid"), (4, "2024-13-01", "test_from", "cut-invalid"),
+        ("1970-01-01T00:00:06Z", 4, "test_from", "cut-order"), (100, 200, "validation_from", "cut-outside"),
+        (1, 4, "validation_from", "cut-outside"), (4, "5.0000001", "test_from", "cut-invalid"),
+    ],
+)  # fmt: skip
+def test_fixed_cuts_that_cannot_be(run_rows, first, second, key, code):
+    rows = [(f"u{n % 3}", f"i{n}", float(1 + n % 5), 1 + n) for n in range(9)]
+    with refused(code, DataError) as error:
+        run_rows(rows, split={"type": "fixed_cut", "validation_from": first, "test_from": second})
+    assert str(error.value.where) == f"dataset.split.{key}"
+
+
+def test_a_fixed_cut_needs_a_clock(run_rows):
+    rows = [(f"u{n % 3}", f"i{n}", float(1 + n % 5), 1 + n) for n in range(9)]
+    with refused("split-clock", DataError) as error:
+        run_rows(rows, order="position", split={"type": "fixed_cut", "validation_from": 4, "test_from": 6})
+    assert str(error.value.where) == "dataset.split"
+    with pytest.raises(ValueError, match="not later than validation_from"):
+        run_rows(rows, split={"type": "fixed_cut", "validation_from": 6, "test_from": 6})

@@ -48,7 +48,7 @@ def test_movies(run, movies):
         {"user_row": 2, "user_id": "u2", "text": "a -year-old", "age": None, "occupation": None},
     ]
     assert [tuple(row.values()) for row in result["interaction"]] == [
-        (1, 1, 5.0, 100, 1), (1, 1, 3.0, 400, 5), (1, 2, 2.0, 200, 2), (1, 3, 4.0, 300, 3), (1, 4, 4.5, 300, 4),
+        (1, 1, 5.0, 100, 1), (1, 1, 3.0, 400, 5), (1, 2, 2.0, 200, 2), (1, 3, 4.0, 300, 4), (1, 4, 4.5, 300, 3),
         (2, 2, 4.0, 150, 1), (2, 3, 5.0, 500, 3), (2, 5, 1.0, 250, 2),
     ]  # fmt: skip
     assert [(*row.values(),) for row in map(in_seconds, result["sample"])] == [
@@ -58,7 +58,7 @@ def test_movies(run, movies):
         (3, 2, 5, 0, 250, "train", [2]),
         (4, 1, 3, 1, 300, "validation", [1]),
         (5, 1, 4, 1, 300, "validation", [1]),
-        (6, 1, 1, 0, 400, "test", [3, 4]),
+        (6, 1, 1, 0, 400, "test", [4, 3]),
         (7, 2, 3, 1, 500, "test", [2]),
     ]
     report = result.report
@@ -82,7 +82,7 @@ def test_all_events_in_the_history(run, movies):
         }
     )  # fmt: skip
     by_key = {(r["user_row"], r["item_row"], r["time"]): r["history"] for r in map(in_seconds, result["sample"])}
-    assert by_key[1, 1, 400] == [2, 3, 4]
+    assert by_key[1, 1, 400] == [2, 4, 3]
     assert by_key[1, 3, 300] == by_key[1, 4, 300] == [1, 2]
     assert by_key[2, 3, 500] == [2, 5]
     assert result["item"][0]["text"] == '"Crocodile" Dundee, 1986, Adventure Comedy'

@@ -13,14 +13,24 @@ from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.data import negatives as module
 from llmcf_cli.data.config import PopularityNegativesConfig
-from llmcf_cli.data.negatives import PopularityNegatives, Positives, sample_negatives
+from llmcf_cli.data.cut import Cuts
+from llmcf_cli.data.negatives import Catalogue, PopularityNegatives, Positives, make_catalogue, sample_negatives
 
 
-def draw(events, weights, count=1, seed=0, repeats="first"):
+def of(weights, known=None):
+    """A catalogue of items 1, 2, … with these weights, all known at any time if nothing else is said."""
+    known = np.zeros(len(weights), np.int64) if known is None else np.asarray(known)
+    order = np.argsort(known, kind="stable")
+    return Catalogue(order + 1, np.asarray(weights, dtype=float)[order], known[order])
+
+
+def draw(events, weights, count=1, seed=0, repeats="first", known=None):
     """Negatives of events (user, item) or (user, item, time); without a time all of a user's happen at once."""
     rows = [(*event, 0)[:3] for event in events]
-    positives = Positives(*(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)))
-    return sample_negatives(positives, repeats, np.asarray(weights, dtype=float), count, np.random.default_rng(seed))
+    positives = Positives(
+        *(np.array(column, dtype=np.int64) for column in zip(*rows, strict=True)), np.arange(len(rows))
+    )
+    return sample_negatives(positives, repeats, of(weights, known), count, seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,6 +51,29 @@ def test_guards(events, weights, count, seed, repeats):
         assert len(set(found)) == len(found) == min(count, len(left))
         assert row == found + [0] * (count - len(found))
     assert (item_PK == draw(events, weights, count, seed, repeats)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    events=st.lists(
+        st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=40, unique=True
+    ),
+    weights=st.lists(st.sampled_from([0.0, 0.5, 1.0, 100.0]), min_size=9, max_size=9).filter(any),
+    more=st.lists(st.sampled_from([1.0, 1e6]), max_size=9),
+    count=st.integers(1, 5), seed=st.integers(0, 99), repeats=st.sampled_from(["first", "keep"]),
+)  # fmt: skip
+def test_later_items_and_events_change_no_draw(events, weights, more, count, seed, repeats):
+    first = {item: min(t for _, i, t in events if i == item) for _, item, _ in events}
+    known = [first.get(item, 0) for item in range(1, 10)]
+    before = draw(events, weights, count, seed, repeats, known)
+    later = events + [(user, 10 + n, 6 + n) for n in range(len(more)) for user in (1, 5)]
+    after = draw(later, weights + more, count, seed, repeats, known + [6 + n for n in range(len(more))])
+    assert (after[: len(events)] == before).all()
+    for (user, _, time), row in zip(events, before.tolist(), strict=True):
+        closed = {i for u, i, t in events if u == user and (t == time or (t < time and repeats == "first"))}
+        left = {i for i, w in enumerate(weights, 1) if w and known[i - 1] <= time} - closed
+        assert set(row) - {0} <= left
+        assert np.count_nonzero(row) == min(count, len(left))
 
 
 def frequencies(item_PK, items):
@@ -98,10 +131,16 @@ def test_shortage_is_counted(run_rows):
 
 def test_popularity_counts_train_events_plus_one():
     con = duckdb.connect()
-    con.execute("CREATE TABLE item_number AS SELECT unnest([1, 2, 3]) AS item_row")
+    con.execute("CREATE TABLE item_number AS SELECT unnest([1, 2, 3]) AS item_row, unnest(['b', 'a', 'c']) AS item_id")
     con.execute(
-        "CREATE TABLE event AS FROM (VALUES (1, 'train'), (1, 'train'), (2, 'train'), (3, 'test')) t(item_row, split)"
+        "CREATE TABLE event AS FROM (VALUES (1, 'train', 1), (1, 'train', 2), (2, 'train', 3), (3, 'test', 5)) "
+        "t(item_row, split, time)"
     )
+    make_catalogue(con, Cuts(4, 5))
+    found = Catalogue.read(con, PopularityNegativesConfig(exponent=0.5))
+    assert found.item_I.tolist() == [2, 1, 3]
+    assert np.allclose(found.weight_I, np.sqrt([2, 3, 1]))
+    assert found.known_by(np.array([0, 4, 5])).tolist() == [2, 2, 3]
     weights = PopularityNegatives(PopularityNegativesConfig(exponent=0.5)).weights(con)
     assert np.allclose(weights, np.sqrt([3, 2, 1]))
 
@@ -149,9 +188,10 @@ def test_train_negatives_do_not_know_the_future(run_rows, repeats, setting):
 def test_the_audit_finds_negatives_that_know_the_future(run_rows, monkeypatch):
     """The rule of old: what a user takes at any time is never drawn."""
 
-    def all_knowing(positives, repeats, weights_I, count, rng):
+    def all_knowing(positives, repeats, catalogue, count, seed):
+        catalogue = replace(catalogue, known_I=np.zeros_like(catalogue.known_I))
         return sample_negatives(
-            replace(positives, time_P=np.zeros_like(positives.time_P)), repeats, weights_I, count, rng
+            replace(positives, time_P=np.zeros_like(positives.time_P)), repeats, catalogue, count, seed
         )
 
     monkeypatch.setattr(module, "sample_negatives", all_knowing)

@@ -37,12 +37,11 @@ def test_history_is_the_users_own_past(run_rows, rows, length, events):
     assume(usable(rows))
     result = run_rows(rows, split="global_time", history={"max_length": length, "events": events})
     user, item = result.ids("user"), result.ids("item")
-    row_of = {entity: {name: row for row, name in result.ids(entity).items()} for entity in ("user", "item")}
     salt = derive_seed(7, "split", "ties")
 
     def place(row):  # events at one time come in the order that the seed gives them
-        pair = f"{salt},{row_of['user'][row[0]]},{row_of['item'][row[1]]}"
-        return row[3], hashlib.md5(pair.encode()).hexdigest()
+        pair = int.from_bytes(hashlib.md5(f"{row[0]}\x1f{row[1]}".encode()).digest()[8:], "little") >> 1
+        return row[3], hashlib.md5(f"{salt},{pair}".encode()).hexdigest()
 
     past = defaultdict(list)
     for u, i, rating, time in sorted(rows, key=place):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import duckdb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +13,9 @@ from refusals import refused
 
 from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.core.progress import SilentProgress
+from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.features.collaborative import load_collaborative, save_collaborative
-from llmcf_cli.match.collaborative import fit_collaborative
+from llmcf_cli.match.collaborative import deal_users, fit_collaborative
 
 USERS, ITEMS = 40, 18
 
@@ -35,8 +39,16 @@ def positives(seed=0, users=USERS):
     return np.array(taken, np.int32).T
 
 
+def deal(users, folds, seed):
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"CREATE TABLE \"user\" AS SELECT r AS user_row, 'u' || r AS user_id FROM range(1, {users + 1}) t(r)"
+        )
+        return deal_users(connection, folds, seed)
+
+
 def fit(pairs, users=USERS, dim=6, folds=4, seed=3, **rest):
-    return fit_collaborative(*pairs, users, ITEMS, dim=dim, folds=folds, seed=seed, **rest)
+    return fit_collaborative(*pairs, deal(users, folds, seed), ITEMS, dim=dim, seed=seed, **rest)
 
 
 def test_items_of_the_same_users_are_alike_in_every_fold():
@@ -66,9 +78,17 @@ def test_with_all_dimensions_cosines_are_those_of_the_normalised_columns():
     assert found.variance_kept_F[-1] == pytest.approx(1, abs=1e-4)
 
 
-def test_folds_are_of_equal_size_and_unknown_users_see_the_last():
+def test_folds_are_of_about_equal_size_and_a_user_keeps_its_own():
+    fold_U = deal(10_000, 4, 3)
+    assert np.abs(np.bincount(fold_U[1:]) - 2_500).max() < 5 * np.sqrt(2_500 * 0.75)
+    assert np.array_equal(deal(20_000, 4, 3)[:10_001], fold_U)
+    seeded = derive_seed(3, "collab", "folds")
+    expected = [int.from_bytes(hashlib.md5(f"{seeded},u{r}".encode()).digest()[8:], "little") % 4 for r in (1, 77)]
+    assert fold_U[[1, 77]].tolist() == expected
+
+
+def test_unknown_users_see_the_last_fold():
     found = fit(positives())
-    assert np.bincount(found.fold_of_user_U[1:]).tolist() == [10, 10, 10, 10]
     assert found.fold_of_user_U[0] == found.last == 4
     assert found.later_folds(3).tolist() == [4, 4, 4]
     user_row_N = np.array([1, 0, 7])
@@ -120,9 +140,9 @@ def test_more_dimensions_than_there_are_is_said():
 def test_fewer_users_than_folds(users):
     pairs = np.array([range(1, users + 1), [1] * users])
     found = fit(pairs, users=users, folds=10)
-    assert found.last == users
-    assert sorted(found.fold_of_user_U[1:]) == list(range(users))
-    assert found.count_FI[:, 1].tolist() == [users - 1] * users + [users]
+    assert found.last == 10
+    of_fold = np.bincount(found.fold_of_user_U[1:], minlength=10)
+    assert found.count_FI[:, 1].tolist() == [*(users - of_fold), users]
     assert np.isfinite(found.item_FID).all()
     assert not found.item_FID[:, 2:].any()
 

@@ -81,8 +81,8 @@ def test_a_train_rows_signals_do_not_show_its_own_label(world):
     data = world.data
     train, user = data.splits["train"], 4
     liked = (train.label_N == 1) & (train.user_row_N != user)
-    users, items = len(data.resources.catalog.users.ids), len(data.resources.catalog.items.ids)
-    without = fit_collaborative(train.user_row_N[liked], train.item_row_N[liked], users, items, dim=6, folds=5, seed=0)
+    items, folds_U = len(data.resources.catalog.items.ids), data.resources.get("collaborative").fold_of_user_U
+    without = fit_collaborative(train.user_row_N[liked], train.item_row_N[liked], folds_U, items, dim=6, seed=0)
     resources = data.resources.holding(collaborative=without)
     mine = train.take(train.user_row_N == user)
     found = signals_of(resources, mine, without.train_folds(mine.user_row_N))

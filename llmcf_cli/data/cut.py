@@ -1,0 +1,82 @@
+"""Two cuts in time, the same for all users: where they are, and how a recipe writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.sql import text
+from llmcf_cli.tabular.times import TimeFormat, shown_time, with_times
+
+_META = ("cut.validation_from", "cut.test_from")
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """Train before `validation_from`, validation before `test_from`, test from there on.
+
+    Attributes:
+        validation_from, test_from: Microseconds since 1970 in UTC.
+    """
+
+    validation_from: int
+    test_from: int
+
+    def split(self, time: str = "time") -> str:
+        """SQL of the split of a time in microseconds."""
+        return (
+            f"CASE WHEN {time} < {self.validation_from} THEN 'train' WHEN {time} < {self.test_from} "
+            "THEN 'validation' ELSE 'test' END"
+        )
+
+    def meta(self) -> dict[str, str]:
+        """Entries of the table `meta`; `from_meta` is the inverse."""
+        return dict(zip(_META, map(str, (self.validation_from, self.test_from)), strict=True))
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, str]) -> Cuts | None:
+        """The cuts of an ingest; None where its split has none."""
+        return cls(*(int(meta[key]) for key in _META)) if all(key in meta for key in _META) else None
+
+    def __str__(self) -> str:
+        return f"validation from {shown_time(self.validation_from)}, test from {shown_time(self.test_from)} (UTC)"
+
+
+def read_moment(con: Any, written: str | float, form: TimeFormat, where: str) -> int:
+    """A time that a recipe names, in microseconds since 1970 in UTC.
+
+    Args:
+        con: DuckDB connection.
+        written: As the data's times are written, or in ISO 8601.
+        form: How the data's times are written.
+        where: Key path, for the error.
+
+    Raises:
+        DataError: It is neither, or has digits below the microsecond.
+    """
+    for tried in (form, TimeFormat(zone=form.zone)):
+        given = f"(SELECT {text(str(written))} AS written)"
+        time, cut, twice = con.execute(
+            f"SELECT time, time_cut, time_twice FROM {with_times(con, given, 'written', 'VARCHAR', tried)}"
+        ).fetchone()
+        if time is not None and cut:
+            raise DataError(
+                f"{written} has digits below the microsecond",
+                code="cut-invalid",
+                where=where,
+                hint="write at most six after the point",
+            )
+        if time is not None and twice:
+            raise DataError(
+                f"the clocks of {form.zone} showed {written} twice", code="cut-invalid", where=where,
+                hint="write its offset, as in 2024-10-27T02:30:00+01:00",
+            )  # fmt: skip
+        if time is not None:
+            return int(time)
+    raise DataError(
+        f"{written!r} is no time that can be read", code="cut-invalid", where=where,
+        allowed=("2024-06-01", "2024-06-01T12:00:00+02:00", "1717200000"),
+        hint="write it in ISO 8601, or as the data's times are written (dataset.source)",
+    )  # fmt: skip
