@@ -31,7 +31,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.input.dataset import TaskData, load_task_data
-from llmcf_cli.rec.input.needs import in_order
+from llmcf_cli.rec.input.needs import closure, declaration, in_order
 from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.store.open import open_lance
 from llmcf_cli.store.tables import FEATURE, SAMPLE, TEACHER_SCORE, cot_example, example_match, item_text, knowledge
@@ -141,8 +141,8 @@ def _arrays(value: Any) -> Iterator[np.ndarray]:
 
 
 def load_data(database: Path, folder: Path, *, history_length: int = LENGTH, **tables: Any) -> TaskData:
-    """Write tables as their stages do, and load the inputs that can be made of them."""
-    inputs = set()
+    """Write tables as their stages do, and load the inputs that can be made of them, or of `ingest` alone."""
+    inputs = {name for name in registry().names("input") if not any(declaration(n).made_by for n in closure([name]))}
     for name, table in tables.items():
         stage, place, needed = {
             "item_text": ("embed", "lance", {"text"}), "examples": ("examples", "lance", {"examples"}),

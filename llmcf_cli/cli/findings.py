@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.tables import escaped, number, optional, plain_table
+from llmcf_cli.cli.tables import escaped, number, optional, plain_table, text_table
 from llmcf_cli.llm.asking import tables as ability_tables
 
 if TYPE_CHECKING:
@@ -28,19 +28,29 @@ _FEW = 8
 
 
 def each_field(report: Any) -> None:
-    """The fields of any report that are a number, a text or a list of few: for a stage that names nothing else."""
-    table = plain_table()
+    """Any report, for a stage that names nothing else.
+
+    Fields that are a number, a text or a mapping of few stand one a line, lists of dataclasses below as tables.
+    """
+    table, lists = plain_table(), {}
     table.show_header = False
     for field in fields(report):
-        value = getattr(report, field.name)
-        if isinstance(value, int) and not isinstance(value, bool):
-            table.add_row(field.name.replace("_", " "), f"{value:,}")
-        elif isinstance(value, str | float | bool | None):
-            table.add_row(field.name.replace("_", " "), escaped(number(value)))
+        title, value = field.name.replace("_", " "), getattr(report, field.name)
+        if isinstance(value, str | float | int | None):
+            table.add_row(title, escaped(_told(value)))
         elif isinstance(value, Mapping) and len(value) <= _FEW:
-            told = ", ".join(f"{name} {number(one)}" for name, one in value.items())
-            table.add_row(field.name.replace("_", " "), escaped(told))
+            table.add_row(title, escaped(", ".join(f"{name} {number(one)}" for name, one in value.items())))
+        elif isinstance(value, list | tuple) and value and all(is_dataclass(row) for row in value):
+            lists[title] = value
     console().print(table)
+    for title, rows in lists.items():
+        names = [field.name for field in fields(rows[0])]
+        cells = [[_told(getattr(row, name)) for name in names] for row in rows]
+        text_table([name.replace("_", " ") for name in names], cells, title=title)
+
+
+def _told(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else number(value)
 
 
 def at_the_end(report: Any) -> None:

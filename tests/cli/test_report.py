@@ -1,5 +1,6 @@
 """What is printed at the end of a run fits the terminal, however many arms there are."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.console import console
+from llmcf_cli.cli.findings import each_field
 from llmcf_cli.cli.groups import same_run
 from llmcf_cli.cli.tables import GAP, fitting, text_table
 from llmcf_cli.core.errors import LlmcfError, RecipeError
@@ -44,6 +46,32 @@ def test_no_cell_is_broken_and_no_line_is_longer_than_the_terminal(capsys, termi
     text = "\n".join(lines)
     assert all(text.count(cell) == sum(row.count(cell) for row in cells) for row in cells for cell in row[1:])
     assert text.count("arm number 1") == tables
+
+
+@dataclass
+class Row:
+    item: str
+    times_taken: int
+    share: float | None
+
+
+@dataclass
+class Report:
+    positives: int
+    note: str
+    shares: dict[str, float]
+    top: tuple[Row, ...]
+    others: list[int]
+
+
+@pytest.mark.parametrize("rows", [(Row("a [b]", 1234, 0.5), Row("c", 7, None)), ()])
+def test_a_report_that_nobody_shows_is_its_fields_and_its_lists_of_dataclasses_as_tables(capsys, terminal, rows):
+    terminal(100)
+    each_field(Report(1241, "[as it is]", {"x": 0.25}, rows, [1]))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[:3] == [["positives", "1,241"], ["note", "[as", "it", "is]"], ["shares", "x", "0.25"]]
+    table = [["top"], ["item", "times", "taken", "share"], ["a", "[b]", "1,234", "0.5"], ["c", "7", "None"]]
+    assert lines[3:] == (table if rows else [])
 
 
 @pytest.mark.parametrize("stage", ["gen-cot", "train-rec[ict seed=1]"])

@@ -108,7 +108,7 @@ def test_numbers_that_are_none_are_refused(world, tmp_path, name):
             with pytest.raises(ModelError):
                 one.check(broken, resources, tmp_path)
             checked += 1
-    assert checked
+    assert checked or all(array.dtype.kind in "biu" for array in arrays(held).values())
 
 
 @pytest.mark.parametrize("name", HOLDING)

@@ -60,3 +60,13 @@ def test_served_scores_are_those_of_the_run(folder, offline_requests):
     llmcf(folder, "score", report["served"]["bundle"], "asked.parquet", "--out", "scores.parquet")
     found = pq.read_table(folder / "scores.parquet")["logit"].to_numpy()
     np.testing.assert_allclose(found, asked["logit"].to_numpy(), atol=1e-5)
+
+
+def test_the_contract_tests_check_a_plugin_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/contracts/test_inputs.py",
+         "tests/contracts/test_rec_components.py", "-k", "recency and (test_inputs or deepfm)"],
+        cwd=PLUGINS.parents[1], text=True, capture_output=True, env={**os.environ, "LLMCF_PLUGINS": str(PLUGINS)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > 15

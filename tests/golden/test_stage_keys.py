@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from llmcf_cli.rec.tasks.ranking import Ranking
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.engine.base import Context
 from llmcf_cli.stages.engine.run import plan
@@ -50,6 +51,13 @@ def test_a_setting_changes_exactly_the_stages_that_it_determines(tmp_path):
     everything = set(keys(tmp_path))
     assert changed(tmp_path, "dataset.label.positive_from=5") == everything
     assert changed(tmp_path, "seed=1") >= {"ingest", "train-llm", "gen-cot"}
+
+
+def test_another_measure_makes_the_comparison_anew_and_nothing_else(tmp_path, monkeypatch):
+    before = keys(tmp_path)
+    monkeypatch.setattr(Ranking, "measures", Ranking.measures[:-1])
+    after = keys(tmp_path)
+    assert {label for label in before if before[label] != after[label]} == {"evaluate"}
 
 
 def test_settings_that_cannot_change_a_result_change_no_key(tmp_path):

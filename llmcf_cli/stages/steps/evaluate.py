@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import yaml
 
+from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import VariantSection
 from llmcf_cli.stages.engine.base import ComparingStage, Job, Stage
@@ -137,10 +138,13 @@ class Evaluate(ComparingStage):
     output = EvaluateOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
+        from llmcf_cli.rec.tasks.base import TASK
+
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
+        measures = ", ".join(measure.name for measure in registry().build(TASK, recipe.rec.task).measures)
         return {
             "rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed),
-            "serve.arm": recipe.serve.arm, "rec.task": recipe.rec.task,
+            "serve.arm": recipe.serve.arm, "rec.task": recipe.rec.task, "measures": measures,
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
