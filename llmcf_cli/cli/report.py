@@ -16,7 +16,16 @@ from llmcf_cli.core.types import ComponentConfig, file_refs
 from llmcf_cli.llm.asking import tables as ability_tables
 from llmcf_cli.match.config import AnnSearchConfig
 from llmcf_cli.plugin import STAGE, registry
-from llmcf_cli.rec.measure.compare import FEW, difference_rows, main_differences, rows, small_slices, title_of
+from llmcf_cli.rec.measure.compare import (
+    CONTROL_NOTE,
+    FEW,
+    control_rows,
+    difference_rows,
+    main_differences,
+    rows,
+    small_slices,
+    title_of,
+)
 from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.engine.run import Step
@@ -169,6 +178,9 @@ def comparison(report: Mapping[str, Any]) -> None:
         title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
         text_table(*difference_rows(report, shown), title=title)
         console().print(report["notes"][0], style="dim", markup=False)
+    if report["controls"]:
+        text_table(*control_rows(report), title=f"Arms and their controls, {title_of(report)}")
+        console().print(CONTROL_NOTE, style="dim", markup=False)
     for warning in report.get("warnings", ()):
         console().print(f"! {warning}", style="yellow", markup=False, soft_wrap=True)
     for arm, why in report["failed"].items():

@@ -6,9 +6,10 @@ An index that filters for every query on its own is slow. Here a query's past is
 with a prefilter on an indexed column. The examples from the cut to the query's own time are few: they are compared one
 by one, by exact search. A query's result depends on no other query.
 
-Besides time, guards refuse only examples of the query's own user (and itself), which a join finds. The index is asked
-for as many more examples as it may have to give up, the guard decides on every candidate, and a query that still has
-fewer than it could is asked again without the index, which compares all. Scores are those of exact search, to the bit.
+Besides time, guards refuse only examples of the query's own user or item (and itself), which a join finds. The index is
+asked for as many more examples as it may have to give up, the guard decides on every candidate, and a query that still
+has fewer than it could is asked again without the index, which compares all. Scores are those of exact search, to the
+bit.
 
 Legend: N queries, B queries of a block, E examples, D space dimensions, K examples per query, C candidates.
 """
@@ -29,7 +30,7 @@ import torch
 
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import AnnSearchConfig, ExactSearchConfig
-from llmcf_cli.match.exact import Pool, check_examples
+from llmcf_cli.match.exact import Lookup, Pool, check_examples
 from llmcf_cli.match.grid import FORBIDDEN, encode, exact_scores, on_grid, to_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.lance import COMPRESSED, Kind, Rows, kind_for, open_index, trained_on
@@ -183,7 +184,8 @@ class _AnnPool:
             member_E = member_E[np.argsort(examples.keys.time_N[member_E], kind="stable")]
         self.vector_ED, self.member_E, self.scale = examples.vector_ED, member_E, scale
         self.keys, self.rank_E = examples.keys.take(member_E), rank_E[member_E]
-        self.by_id, self.by_user = np.argsort(self.keys.sample_id_N), np.argsort(self.keys.user_row_N, kind="stable")
+        self.by_id = np.argsort(self.keys.sample_id_N)
+        self.by_user, self.by_item = Lookup(self.keys.user_row_N), Lookup(self.keys.item_row_N)
         self.cut_C, self.start_C = self._cuts()
         self.kind: Kind = kind_for(config, len(member_E))
         self.table: Any = None
@@ -286,16 +288,15 @@ class _AnnPool:
         return code_BK
 
     def _refused(self, keys: Keys, end: int) -> np.ndarray:
-        """[B]: how many of the first `end` examples the guard refuses: of the query's user, or the query itself."""
-        user_E = self.keys.user_row_N[self.by_user]
-        first_B = np.searchsorted(user_E, keys.user_row_N, side="left")
-        count_B = np.searchsorted(user_E, keys.user_row_N, side="right") - first_B
-        row = np.repeat(np.arange(len(keys)), count_B)
-        within = np.arange(len(row)) - np.repeat(np.cumsum(count_B) - count_B, count_B)
-        example = self.by_user[np.repeat(first_B, count_B) + within]
+        """[B]: how many of the first `end` examples the guard refuses: of the query's user, its item, or itself."""
         itself_B = self._position(keys.sample_id_N)
-        other = (itself_B >= 0) & (self.keys.user_row_N[itself_B] != keys.user_row_N)
-        row, example = np.append(row, np.flatnonzero(other)), np.append(example, itself_B[other])
+        pairs = [
+            self.by_user.find(keys.user_row_N),
+            (np.flatnonzero(itself_B >= 0), itself_B[itself_B >= 0]),
+        ]
+        if self.guard.by_item:
+            pairs.append(self.by_item.find(keys.item_row_N))
+        row, example = np.unique(np.concatenate([np.stack(pair, 1) for pair in pairs]), axis=0).T
         refused = ~self.guard.allowed_pairs(keys.take(row), self.keys.take(example)) & (example < end)
         return np.bincount(row[refused], minlength=len(keys))
 

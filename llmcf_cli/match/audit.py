@@ -7,6 +7,7 @@ from typing import Any
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.types import Clock
+from llmcf_cli.match.guard import Exclude
 from llmcf_cli.match.limits import Limits
 from llmcf_cli.match.reports import AuditReport, Violation
 from llmcf_cli.store.open import refuse_code
@@ -45,6 +46,10 @@ _CHECKS = {
         "an example of the same user and item",
         "SELECT sample_id, example_id FROM pair WHERE filled AND example_id <> sample_id "
         "AND e_user = user_row AND e_item = item_row",
+    ),
+    "own_item": (
+        "an example of the same item in spite of match.exclude: own_item",
+        "SELECT sample_id, example_id FROM pair WHERE filled AND e_item = item_row",
     ),
     "future": (
         "an example not strictly before the sample",
@@ -101,8 +106,9 @@ _CHECKS = {
 
 
 def audit_matches(
-    ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels", limits: Limits | None = None
-) -> AuditReport:
+    ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels", limits: Limits | None = None,
+    exclude: Exclude = "strict",
+) -> AuditReport:  # fmt: skip
     """Check every stored match against the samples.
 
     Args:
@@ -111,6 +117,7 @@ def audit_matches(
         clock: The data's clock, as ingest recorded it: which examples count as past.
         balance: The recipe's `match.balance`; `labels` also checks that no label takes more than half.
         limits: The recipe's limits on users and items, checked where they are set.
+        exclude: The recipe's `match.exclude`; `own_item` also checks that no example is of the sample's item.
 
     Raises:
         StoreError: A file is missing or lacks the columns.
@@ -135,6 +142,7 @@ def audit_matches(
         limits = limits or Limits()
         asked = {
             "label_imbalance": balance == "labels",
+            "own_item": exclude == "own_item",
             "crowded_user": limits.max_per_user is not None,
             "repeated_item": limits.distinct_items,
         }

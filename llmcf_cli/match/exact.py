@@ -124,12 +124,12 @@ class Pool:
         self.time_E = torch.from_numpy(self.keys.time_N).to(device)
         # Within each block, columns by user and by item: where the joins of `_forbid` look.
         starts = range(0, len(member), self.block)
-        self.by_user = {start: _Lookup(self.keys.user_row_N[start : start + self.block]) for start in starts}
-        self.by_item: dict[int, _Lookup] = {}
-        if guard.limits.distinct_items:
-            self.by_item = {start: _Lookup(self.keys.item_row_N[start : start + self.block]) for start in starts}
-        self.by_rank = _Lookup(rank_E[member])
-        self.by_id = _Lookup(self.keys.sample_id_N)
+        self.by_user = {start: Lookup(self.keys.user_row_N[start : start + self.block]) for start in starts}
+        self.by_item: dict[int, Lookup] = {}
+        if guard.limits.distinct_items or guard.by_item:
+            self.by_item = {start: Lookup(self.keys.item_row_N[start : start + self.block]) for start in starts}
+        self.by_rank = Lookup(rank_E[member])
+        self.by_id = Lookup(self.keys.sample_id_N)
 
     def nearest(
         self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int, barred: Barred | None = None
@@ -257,11 +257,13 @@ class Pool:
                 score_BE[torch.from_numpy(rows).to(self.device), torch.from_numpy(columns).to(self.device)] = -torch.inf
 
     def _own_examples(self, keys: Keys, block: slice) -> tuple[np.ndarray, np.ndarray]:
-        """Every (query row, block column) of one user or one sample: all that rules other than time can refuse."""
-        row, column = self.by_user[block.start].find(keys.user_row_N)
+        """Every (query row, block column) that rules other than time can refuse: of one user, one sample, one item."""
         stored = np.flatnonzero(keys.sample_id_N >= 0)
         at, where = self.by_id.find(keys.sample_id_N[stored])
-        row, column = np.concatenate([row, stored[at]]), np.concatenate([column, where - block.start])
+        pairs = [self.by_user[block.start].find(keys.user_row_N), (stored[at], where - block.start)]
+        if self.guard.by_item:
+            pairs.append(self.by_item[block.start].find(keys.item_row_N))
+        row, column = (np.concatenate(side) for side in zip(*pairs, strict=True))
         inside = (column >= 0) & (column < block.stop - block.start)
         return row[inside], column[inside]
 
@@ -281,7 +283,7 @@ class Pool:
         ]
 
 
-class _Lookup:
+class Lookup:
     """Where values stand in an array, by binary search."""
 
     def __init__(self, value_E: np.ndarray) -> None:

@@ -18,7 +18,7 @@ from llmcf_cli.match.limits import Limits
 if TYPE_CHECKING:
     from llmcf_cli.features.batch import Samples
 
-Exclude = Literal["strict", "reference"]
+Exclude = Literal["strict", "own_item", "reference"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,8 @@ class Guard:
     - Never the query's own sample, never the same (user, item) pair.
     - Train rows only: checked once, here, for all examples.
 
+    `exclude: own_item` refuses examples of the query's item besides: a control of what examples of other items say.
+
     `exclude: reference` is the published code's rule instead, only for measuring its leak: it refuses nothing but
     strictly later rows of the query's own user, so a train row finds itself.
 
@@ -139,7 +141,12 @@ class Guard:
     @property
     def by_time(self) -> bool:
         """Whether nothing but older examples is allowed, so that a prefix in time order holds all candidates."""
-        return self.clock == "global" and self.exclude == "strict"
+        return self.clock == "global" and self.exclude != "reference"
+
+    @property
+    def by_item(self) -> bool:
+        """Whether examples of the query's item are refused, whoever's they are."""
+        return self.exclude == "own_item"
 
     def allowed(self, query: Keys, example: Keys) -> np.ndarray:
         """bool [Q, E]: may query q see example e?"""
@@ -169,6 +176,7 @@ class Guard:
             if self.clock == "per_user":
                 before |= ~same_user
             itself = (query_id == example_id) & (query_id >= 0)
-            same_pair = same_user & (query_item == example_item)
-            allowed = before & ~itself & ~same_pair
+            same_item: np.ndarray = query_item == example_item
+            refused = same_item if self.by_item else same_user & same_item
+            allowed = before & ~itself & ~refused
         return allowed

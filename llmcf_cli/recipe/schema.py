@@ -102,6 +102,16 @@ class Recipe(Config):
                 what = f"{name!r} is no arm of the comparison" + (f"; did you mean {near!r}?" if near else "")
                 yield Broken(what, ("rec", "references", place), tuple(names))
 
+    @rule("rec.augment", "rec.compare", "rec.variants")
+    def _controls_are_of_arms(self) -> Iterator[Broken]:
+        names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
+        for place, variant in enumerate(self.rec.variants):
+            allowed = tuple(name for name in names if name != variant.name)
+            if variant.control_of is not None and variant.control_of not in allowed:
+                near = closest(variant.control_of, allowed)
+                what = f"{variant.control_of!r} is no other arm" + (f"; did you mean {near!r}?" if near else "")
+                yield Broken(what, ("rec", "variants", place, "control_of"), allowed)
+
     @rule("serve.arm", "rec.augment", "rec.compare", "rec.variants")
     def _served_is_an_arm(self) -> Iterator[Broken]:
         names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]

@@ -273,9 +273,10 @@ class MatchSection(Config):
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
     """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
-    exclude: Literal["strict", "reference"] = "strict"
-    """`strict`: only older train rows, never the sample itself. `reference`: the published code's rule, under which a
-    train row finds itself; for measuring that leak only."""
+    exclude: Literal["strict", "own_item", "reference"] = "strict"
+    """`strict`: only older train rows, never the sample itself. `own_item`: besides, none of the sample's item, as a
+    control. `reference`: the published code's rule, under which a train row finds itself; for measuring that leak
+    only."""
     max_per_user: Positive | None = None
     """Most examples of one user among those of a sample; None: any number."""
     distinct_items: bool = False
@@ -318,6 +319,9 @@ class VariantSection(Config):
     """Key path → value, as with `--set`: `{match.search: random, rec.augment.heads: 4}`."""
     meaning: str = ""
     """What the arm shows, for the tables."""
+    control_of: str | None = None
+    """The arm that this one is a control of: the same without what should make the difference. The comparison says how
+    much of that arm's gain the control has."""
 
 
 class RecSection(Config):

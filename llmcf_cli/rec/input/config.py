@@ -61,7 +61,7 @@ class ExamplesInputConfig(InputConfig):
     """Examples per row."""
     balance: Annotated[Literal["labels", "none"], FromRecipe("match.balance")] = "labels"
     """Whether half of them are positive."""
-    exclude: Annotated[Literal["strict", "reference"], FromRecipe("match.exclude")] = "strict"
+    exclude: Annotated[Literal["strict", "own_item", "reference"], FromRecipe("match.exclude")] = "strict"
     """Which examples a row must not see."""
     max_per_user: Annotated[Positive | None, FromRecipe("match.max_per_user")] = None
     """Most examples of one user; None: any number."""

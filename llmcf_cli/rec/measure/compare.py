@@ -5,8 +5,9 @@ Legend: N test samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ FEW = 6
 """Most arms, and most differences, that are told in full on a screen; the rest is in `comparison.md`."""
 LEVEL = 0.05
 """Significance level of the notes."""
+CONTROL_NOTE = "share: how much of the arm's gain its control has, where the arm has any"
+"""How to read the table of controls."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class ArmRun:
 
 
 def summarise(
-    runs: Sequence[ArmRun], truth: Truth, measures: Sequence[Measure], references: Sequence[str]
+    runs: Sequence[ArmRun], truth: Truth, measures: Sequence[Measure], references: Sequence[str],
+    controls: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:  # fmt: skip
     """Per arm: mean and standard deviation over seeds; per pair with a reference arm: two tests of the first measure.
 
@@ -68,6 +72,7 @@ def summarise(
         truth: What the predictions are measured against.
         measures: In the order of the tables; arms are compared by the first.
         references: Arms that the others are tested against; those that did not run are left out.
+        controls: Control → the arm that it is one of; pairs of which one did not run are left out.
     """
     grouped: dict[str, list[ArmRun]] = {}
     for run in runs:
@@ -94,6 +99,11 @@ def summarise(
         "arms": arms,
         "references": references,
         "differences": [_difference(grouped[a], grouped[b], main, pooled) for a, b in pairs],
+        "controls": [
+            _control(*(grouped[name] for name in names), main, pooled)
+            for names in _with_controls(references, controls)
+            if all(name in grouped for name in names)
+        ],
         "seeds": len({run.seed for run in runs}),
     }
 
@@ -204,6 +214,19 @@ def difference_rows(
     return _filled(columns)
 
 
+def control_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of controls as text: an arm's gain, its control's, and the difference of both with its tests."""
+    found = report["controls"]
+    titles, cells = difference_rows(report, [control["from_control"] for control in found])
+    shown = [
+        [f"{c['gain']:+.4f}", f"{c['control_gain']:+.4f}", "–" if c["share"] is None else f"{c['share']:.0%}"]
+        for c in found
+    ]
+    over = [control["reference"] for control in found]
+    gains = [f"gain over {over[0]}" if len(set(over)) == 1 else "gain", "the control's", "share"]
+    return [titles[0], *gains, *titles[1:]], [[row[0], *gain, *row[1:]] for row, gain in zip(cells, shown, strict=True)]
+
+
 def slice_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The table of slices as text: a row per arm, a column per slice with its number of samples."""
     names = [name for name in report["slices"] if any(name in arm["slices"] for arm in report["arms"])]
@@ -230,6 +253,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
         lines += [*_table(*difference_rows(report, report["differences"])), ""]
         lines += [f"- {line}" for line in report["notes"]]
+    if report["controls"]:
+        lines += ["", f"Arms and their controls, {title_of(report)}; {CONTROL_NOTE}:", ""]
+        lines += _table(*control_rows(report))
     if report.get("warnings"):
         lines += ["", *(md(f"- {warning}") for warning in report["warnings"])]
     if report["failed"]:
@@ -305,4 +331,28 @@ def _difference(
         "reference": first, "arm": second, "difference": found.difference, "standard_error": found.standard_error,
         "interval": found.interval, "p_value": found.p_value, "p_value_seeds": paired_p_value(*values),
         "mean_difference": float(np.mean([*by_seed[1].values()]) - np.mean([*by_seed[0].values()])),
+    }  # fmt: skip
+
+
+def _with_controls(references: Sequence[str], controls: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(arm, control, reference of their gains): the last reference that is neither, nor a control of another arm."""
+    for control, arm in controls.items():
+        for reference in reversed(references):
+            if reference not in (arm, control) and controls.get(reference, arm) == arm:
+                yield arm, control, reference
+                break
+
+
+def _control(
+    arm: Sequence[ArmRun], control: Sequence[ArmRun], reference: Sequence[ArmRun], measure: Measure,
+    pooled: Mapping[str, Values],
+) -> dict[str, Any]:  # fmt: skip
+    """Gains are positive where an arm is better; there is a share where the arm's 95 % interval is above 0."""
+    gain, control_gain = (_difference(reference, group, measure, pooled) for group in (arm, control))
+    sure = min(measure.sign * bound for bound in gain["interval"]) > 0
+    return {
+        "arm": arm[0].arm, "control": control[0].arm, "reference": reference[0].arm,
+        "gain": measure.sign * gain["difference"], "control_gain": measure.sign * control_gain["difference"],
+        "share": control_gain["difference"] / gain["difference"] if sure else None,
+        "from_control": _difference(control, arm, measure, pooled),
     }  # fmt: skip

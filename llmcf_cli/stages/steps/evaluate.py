@@ -101,6 +101,7 @@ class Comparison:
         arms: What tables say of each arm.
         references: Arms that the others are tested against.
         differences: Each arm from each reference, with its tests.
+        controls: Each arm with each of its controls: both gains, the control's share, the difference with its tests.
         seeds: How many.
         served: The model to serve; None where the arm to serve failed.
         compared: The artifacts behind the arms.
@@ -121,6 +122,7 @@ class Comparison:
     arms: list[dict[str, Any]]
     references: list[str]
     differences: list[dict[str, Any]]
+    controls: list[dict[str, Any]]
     seeds: int
     served: Served | None
     compared: list[Compared]
@@ -133,7 +135,7 @@ class Evaluate(ComparingStage):
     """Compares the arms, in the order of the recipe, baselines first."""
 
     name = "evaluate"
-    version = 7
+    version = 8
     report = Comparison
     output = EvaluateOutput
 
@@ -143,8 +145,9 @@ class Evaluate(ComparingStage):
         meanings = {variant.name: _meaning(variant) for variant in recipe.rec.variants}
         measures = ", ".join(measure.name for measure in registry().build(TASK, recipe.rec.task).measures)
         return {
-            "rec.references": recipe.rec.references, "meanings": meanings, "failed": dict(self.failed),
-            "serve.arm": recipe.serve.arm, "rec.task": recipe.rec.task, "measures": measures,
+            "rec.references": recipe.rec.references, "controls": _controls(recipe), "meanings": meanings,
+            "failed": dict(self.failed), "serve.arm": recipe.serve.arm, "rec.task": recipe.rec.task,
+            "measures": measures,
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -168,7 +171,7 @@ class Evaluate(ComparingStage):
         out.predictions.mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, task, truth, slices) for stage in stages]
-        summary = summarise(runs, truth, task.measures, recipe.rec.references)
+        summary = summarise(runs, truth, task.measures, recipe.rec.references, _controls(recipe))
         served = _served(job, runs, task.measure(recipe.rec.monitor))
         report = Comparison(
             recipe=recipe.name, backbone=recipe.rec.backbone.type, monitor=recipe.rec.monitor, test_samples=len(truth),
@@ -213,6 +216,11 @@ def _measure(
         parameters=trained.num_parameters if trained else None, peak_memory=trained.peak_memory if trained else None,
         slices=slice_values(task.main, prediction_N, truth, slices),
     )  # fmt: skip
+
+
+def _controls(recipe: Recipe) -> dict[str, str]:
+    """Control → its arm."""
+    return {variant.name: variant.control_of for variant in recipe.rec.variants if variant.control_of is not None}
 
 
 def _meaning(variant: VariantSection) -> str:

@@ -80,8 +80,8 @@ class Match(Stage):
             executor=job.context.executor,
         )  # fmt: skip
         match = job.recipe.match
-        audit = audit_matches(job.database, out, report.clock, match.balance, limits_of(match))
-        wanted = audit.leaks if job.recipe.match.exclude == "reference" else 0
+        audit = audit_matches(job.database, out, report.clock, match.balance, limits_of(match), match.exclude)
+        wanted = audit.leaks if match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
             raise StoreError(f"matches break the guards and are not kept: {found}", code="guards-broken", where="match")

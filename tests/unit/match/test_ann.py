@@ -118,7 +118,7 @@ def test_a_query_finds_the_same_alone_and_among_others(world):
     seed=st.integers(0, 10**6), users=st.sampled_from([1, 2, 40]), times=st.sampled_from([1, 3, 1000]),
     positives=st.sampled_from([0.0, 0.5, 1.0]), distinct=st.sampled_from([1, 4, 10**6]),
     empty=st.booleans(), clock=st.sampled_from(["global", "per_user"]), balance=st.sampled_from(["labels", "none"]),
-    exclude=st.sampled_from(["strict", "reference"]),
+    exclude=st.sampled_from(["strict", "own_item", "reference"]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
 def test_guards_hold_and_no_place_is_lost(seed, users, times, positives, distinct, empty, clock, balance, exclude):

@@ -93,6 +93,12 @@ def test_each_planted_kind_is_found(tmp_path, kind, sample, found, also):
     assert counts(report) == {k: n for k, n in {kind: planted.count, **also}.items() if n}
 
 
+def test_examples_of_the_own_item_are_found_where_they_are_excluded(tmp_path):
+    files = write(tmp_path, CLEAN)
+    own = {v.kind: v for v in audit_matches(*files, "global", exclude="own_item").violations}["own_item"]
+    assert own.count == sum(ROWS[e][2] == ROWS[q][2] for q, found in CLEAN.items() for e in found) > 0
+
+
 @pytest.mark.parametrize(
     ("limits", "found", "want"),
     [
@@ -166,8 +172,9 @@ def test_only_five_rows_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize("clock", ["global", "per_user"])
+@pytest.mark.parametrize("exclude", ["strict", "own_item"])
 @pytest.mark.parametrize("limits", [Limits(), Limits(1), Limits(2, True)])
-def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock, limits):
+def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock, limits, exclude):
     rng = np.random.default_rng(7)
     count, train = 400, 250
     rows = [
@@ -180,13 +187,15 @@ def test_what_the_exact_searcher_finds_is_clean(tmp_path, clock, limits):
     picked = np.sort(rng.choice(train, 80, replace=False))
     found = ExactSearcher().search(
         vector, keys, vector[picked], keys.take(picked), columns[3][picked], k=4, balance="labels",
-        guard=Guard(clock, columns[5][picked], limits=limits),
+        guard=Guard(clock, columns[5][picked], exclude, limits),
     )  # fmt: skip
     ids = np.where(found.index_NK >= 0, picked[found.index_NK], -1)
     files = write(tmp_path, dict(enumerate(ids.tolist())), found.score_NK.tolist(), rows)
-    report = audit_matches(*files, clock, limits=limits)
+    report = audit_matches(*files, clock, limits=limits, exclude=exclude)
     assert counts(report) == {}
     assert report.padding_share < 0.5
+    own = audit_matches(*files, clock, exclude="own_item")
+    assert bool(counts(own)) == (exclude == "strict")
     if not limits:
         strict = audit_matches(*files, clock, limits=Limits(1, True))
         assert {"crowded_user", "repeated_item"} == set(counts(strict))

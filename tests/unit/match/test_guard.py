@@ -63,3 +63,11 @@ def test_the_reference_rule_refuses_the_own_users_later_rows_alone():
         assert guard.allowed(query, example).tolist() == [[True, True, False, True, True]]
         assert not guard.by_time
     assert Guard("global").by_time
+
+
+@pytest.mark.parametrize("clock", ["global", "per_user"])
+def test_examples_of_the_own_item_may_be_refused_besides(clock):
+    query = Keys([9, -1], [3, 0], [5, 0], [99, 99])
+    allowed = Guard(clock, exclude="own_item").allowed(query, EXAMPLES)
+    assert allowed.tolist() == [[False, True, False, True], [True, True, True, True]]
+    assert Guard("global", exclude="own_item").by_time

@@ -2,6 +2,7 @@
 
 import pytest
 from pydantic import ValidationError
+from refusals import refused
 
 from llmcf_cli.core.errors import RecipeError
 from llmcf_cli.recipe.load import load_recipe
@@ -102,6 +103,14 @@ def test_references_are_arms(tmp_path):
         caught.value
     )
     assert load(tmp_path, TEXT + "  references: [none, eight]\n").rec.references == ("none", "eight")
+
+
+@pytest.mark.parametrize(("control_of", "named"), [("txt", "text"), ("eight", "other backbone")])
+def test_a_control_is_one_of_another_arm(tmp_path, control_of, named):
+    text = TEXT.replace("meaning: more examples", "control_of: text")
+    assert load(tmp_path, text).rec.variants[0].control_of == "text"
+    with refused("rule-broken", RecipeError, names=named):
+        load(tmp_path, text.replace("control_of: text", f"control_of: {control_of}"))
 
 
 def test_the_arm_to_serve_may_be_named_beside_others():

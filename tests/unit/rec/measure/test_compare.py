@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from llmcf_cli.rec.measure.base import Truth, measured
 from llmcf_cli.rec.measure.compare import (
     ArmRun,
+    control_rows,
     difference_rows,
     main_differences,
     markdown,
@@ -181,3 +182,38 @@ def test_a_screen_shows_all_differences_or_those_from_the_last_reference():
     assert {d["reference"] for d in main_differences(report)} == {"text"}
     few = {**report, "differences": report["differences"][1:7]}
     assert main_differences(few) == few["differences"]
+
+
+def test_an_arms_gain_stands_beside_its_controls(runs):
+    """Gains over the last reference that is neither of the two, nor another arm's control."""
+    arms = {"none": 0.5, "text": 0.7, "ict": 1.0, "shuffled": 0.8, "ict + signals": 1.2, "text + signals": 1.1}
+    runs = [run(arm, seed, strength) for arm, strength in arms.items() for seed in (1, 2)]
+    controls = {"shuffled": "ict", "text + signals": "ict + signals", "absent": "ict"}
+    found = summarise(runs, TRUTH, MEASURES, ("none", "text", "text + signals"), controls)["controls"]
+    assert [(c["arm"], c["control"], c["reference"]) for c in found] == [
+        ("ict", "shuffled", "text"), ("ict + signals", "text + signals", "text"),
+    ]  # fmt: skip
+    auc = {a: roc_auc_score(LABEL, np.mean([r.prediction_N for r in runs if r.arm == a], axis=0)) for a in arms}
+    assert found[0]["gain"] == pytest.approx(auc["ict"] - auc["text"])
+    assert found[0]["control_gain"] == pytest.approx(auc["shuffled"] - auc["text"])
+    assert found[0]["share"] == pytest.approx(found[0]["control_gain"] / found[0]["gain"])
+    assert found[0]["from_control"]["difference"] == pytest.approx(auc["ict"] - auc["shuffled"])
+
+
+def test_there_is_no_share_of_a_gain_that_may_be_none():
+    arms = {"text": 1.0, "ict": 1.0, "shuffled": 1.0}
+    runs = [run(arm, seed, strength) for arm, strength in arms.items() for seed in (1, 2)]
+    report = summarise(runs, TRUTH, MEASURES, ("text",), {"shuffled": "ict"})
+    assert report["controls"][0]["share"] is None
+    titles, cells = control_rows(report)
+    assert titles[:4] == ["arms", "gain over text", "the control's", "share"]
+    assert cells[0][0] == "ict − shuffled"
+    assert cells[0][3] == "–"
+
+
+def test_a_gain_is_positive_where_less_is_better():
+    arms = {"text": 0.5, "ict": 2.0, "shuffled": 0.5}
+    runs = [run(arm, seed, strength) for arm, strength in arms.items() for seed in (1, 2)]
+    found = summarise(runs, TRUTH, (LogLoss(), AUC()), ("text",), {"shuffled": "ict"})["controls"][0]
+    assert found["gain"] > 0
+    assert 0 <= abs(found["share"]) < 0.5
