@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 
 # C0 but tab and line feed, DEL, C1; marks that turn the direction of what follows; lone surrogates.
@@ -17,6 +16,8 @@ def visible(text: str) -> str:
 
 def markdown(text: str) -> str:
     """The text for one line of Markdown: no HTML, no link, no code, no end of a table's cell."""
+    import html  # a table of 2,000 names, which few commands need
+
     return _MARKDOWN.sub(r"\\\1", html.escape(visible(" ".join(text.split())), quote=False))
 
 

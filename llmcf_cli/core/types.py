@@ -1,7 +1,5 @@
 """The base of every configuration class, the rules between its fields, and markers for fields."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -86,7 +84,10 @@ def rules_of(
 
 
 class Config(BaseModel):
-    """Base of all configuration: frozen, no unknown keys, each field documented by the docstring under it."""
+    """Base of all configuration: frozen, no unknown keys, each field documented by the docstring under it.
+
+    Modules that derive from it do without `from __future__ import annotations`: pydantic would compile each text.
+    """
 
     model_config = ConfigDict(
         frozen=True,

@@ -1,7 +1,5 @@
 """Settings of labels, negatives and splits."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Settings of the language-model components: mix sources, tuners, engines and judges."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator

@@ -1,7 +1,5 @@
 """Settings of spaces and searchers; importing this must stay cheap."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Settings of the planted world: a data set made by rule, in which what texts say is known to matter."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Literal
 

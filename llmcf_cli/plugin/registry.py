@@ -11,10 +11,12 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
-from llmcf_cli.core.types import ComponentConfig
+
+if TYPE_CHECKING:  # importing it takes as long as listing all commands
+    from llmcf_cli.core.types import ComponentConfig
 
 _T = TypeVar("_T")
 
@@ -85,6 +87,8 @@ class Component:
 
     def config(self) -> type[ComponentConfig]:
         """The configuration class, imported now."""
+        from llmcf_cli.core.types import ComponentConfig
+
         cls = _resolve(self.config_target, self)
         if not (isinstance(cls, type) and issubclass(cls, ComponentConfig)):
             raise LlmcfError(

@@ -1,7 +1,5 @@
 """Settings of backbones, augmenters and objectives. Importing this module costs nothing but pydantic."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The sections about what a language model is asked beside its chains of thought: answers, abilities, knowledge."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Sections of a recipe about columns: which are features, which are made of others, and which rows count."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 

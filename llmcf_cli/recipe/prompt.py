@@ -4,8 +4,6 @@ A step is asked once per interaction, per distinct item, or per user and block o
 variable of the steps after it, and all of it together is the chain of thought.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property

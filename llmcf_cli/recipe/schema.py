@@ -1,7 +1,5 @@
 """A whole recipe: its sections, and its arms, each a recipe of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -153,7 +151,7 @@ class Recipe(Config):
         """Name → point of the sweep `balance`, that of the recipe's own mix first; none without the section."""
         return sweep_points(self.balance, self.language_model) if self.balance is not None else {}
 
-    def at(self, point: str) -> Recipe:
+    def at(self, point: str) -> "Recipe":
         """The recipe whose mix is that of a point of the sweep.
 
         Raises:
@@ -167,7 +165,7 @@ class Recipe(Config):
         return self.with_changes(changes)
 
     @cached_property
-    def arms(self) -> dict[str, Recipe]:
+    def arms(self) -> dict[str, "Recipe"]:
         """Name → the recipe of that arm alone: `rec.compare` in order, or `rec.augment` where there is
         none, then `rec.variants`.
 
@@ -186,7 +184,7 @@ class Recipe(Config):
         """One run per arm and seed."""
         return self.rec.seeds or (self.seed,)
 
-    def with_changes(self, changes: Mapping[str, Any]) -> Recipe:
+    def with_changes(self, changes: Mapping[str, Any]) -> "Recipe":
         """The recipe with other values at some key paths; mappings of one `type` merge, everything else is replaced.
 
         Raises:

@@ -1,7 +1,5 @@
 """The sections of a recipe: every field with its meaning and default."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """What people do with items, in words: prompts, questions and judges take them from the label."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

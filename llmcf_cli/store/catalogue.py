@@ -1,7 +1,5 @@
 """`assets.yaml`: data sets and models by name, with where each file comes from and what it must hash to."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -95,7 +93,7 @@ class Asset(Config):
     """What it consists of."""
 
     @model_validator(mode="after")
-    def _consistent(self) -> Asset:
+    def _consistent(self) -> "Asset":
         if not self.files:
             raise ValueError("has no files")
         paths = [file.path for file in self.files]
@@ -178,11 +176,11 @@ def _problem(file: Path, item: ErrorDetails) -> LlmcfError:
     return LlmcfError(message, code="catalogue-invalid", where=Place(file=str(file), path=tuple(item["loc"])))
 
 
-def _anchored(asset: Asset, file: Path) -> Asset:
+def _anchored(asset: Asset, file: Path) -> "Asset":
     """The asset with whole paths for its `file:` sources, all below the catalogue's folder."""
     folder = file.parent.resolve()
 
-    def anchored(one: AssetFile) -> AssetFile:
+    def anchored(one: AssetFile) -> "AssetFile":
         if not one.source.startswith(_FILE):
             return one
         path = (folder / one.source.removeprefix(_FILE)).resolve()

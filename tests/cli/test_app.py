@@ -1,9 +1,10 @@
 """The command line as a user meets it: help without heavy imports, one message per error, exit codes."""
 
-import os
 import subprocess
 import sys
+from functools import partial
 
+import commands
 import pytest
 
 from llmcf_cli.plugin import builtin_registry
@@ -13,11 +14,7 @@ STAGES = [component.name for component in builtin_registry().stages()]
 HEAVY = ("torch", "transformers", "lancedb", "duckdb", "pyarrow", "numpy", "sklearn", "matplotlib")
 
 
-def llmcf(*arguments: str, cwd=None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *arguments],
-        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "160", **env}, check=False,
-    )  # fmt: skip
+llmcf = partial(commands.llmcf, COLUMNS="160")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["recipe", "validate", "quickstart"], ["run", "--help"]])

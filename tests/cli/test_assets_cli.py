@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 
+import commands
 import pytest
 
 CONTENT = b"user_id\titem_id\n1\t2\n"
@@ -23,11 +21,10 @@ def llmcf(tmp_path):
     }
     entry = {"kind": "dataset", "description": "Two columns.", "licence": "CC0-1.0", "files": [file]}
     (tmp_path / "assets.yaml").write_text(json.dumps({"tiny": entry}))
-    environment = {**os.environ, "COLUMNS": "120", "LLMCF_CACHE": str(tmp_path / "cache")}
+    cache = str(tmp_path / "cache")
 
     def run(*arguments):
-        command = [sys.executable, "-m", "llmcf_cli", "assets", *arguments, "--beside", str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        return commands.llmcf("assets", *arguments, "--beside", tmp_path, COLUMNS="120", LLMCF_CACHE=cache)
 
     return run
 

@@ -1,10 +1,9 @@
 """A shop's own tables through the real command line: what is told again, and judged again, of what is cached."""
 
-import os
 import re
-import subprocess
-import sys
+from functools import partial
 
+import commands
 import pytest
 
 RECIPE = """\
@@ -25,10 +24,7 @@ rec: {augment: text, compare: [none, text]}
 """
 
 
-def llmcf(*arguments, cwd):
-    environment = {**os.environ, "COLUMNS": "200"}
-    command = [sys.executable, "-m", "llmcf_cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+llmcf = partial(commands.llmcf, COLUMNS="200")
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -41,10 +39,7 @@ ARMS = ["item_mean", "none", "text", "ict", "random examples"]
 
 def llmcf(folder: Path, *words: str, code: int = 0) -> str:
     """What a command prints with the plugin."""
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *words], cwd=folder, text=True, capture_output=True,
-        env={**os.environ, "LLMCF_PLUGINS": str(PLUGINS), "COLUMNS": "200"},
-    )  # fmt: skip
+    done = commands.llmcf(*words, cwd=folder, LLMCF_PLUGINS=str(PLUGINS), COLUMNS="200")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -1,7 +1,5 @@
 """Settings of the sources: where the tables are and what their columns mean."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal
 

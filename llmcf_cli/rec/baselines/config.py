@@ -1,7 +1,5 @@
 """Settings of baselines. Importing this module costs nothing but pydantic."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field

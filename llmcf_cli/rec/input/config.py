@@ -1,7 +1,5 @@
 """Declarations of arm inputs: what makes each, and what a bundle keeps of the recipe for it. Cheap to import."""
 
-from __future__ import annotations
-
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny

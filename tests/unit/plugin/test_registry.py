@@ -77,6 +77,25 @@ def test_configurations_are_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_annotations_of_configurations_are_no_texts():
+    """pydantic would compile every one on import, which took a tenth of `llmcf recipe validate`."""
+    script = (
+        "from llmcf_cli.core.types import Config\n"
+        "from llmcf_cli.plugin import registry\n"
+        "from llmcf_cli.recipe import prompt, schema\n"
+        "from llmcf_cli.store import catalogue\n"
+        "[component.config() for component in registry().all()]\n"
+        "def below(cls):\n"
+        "    return [cls, *(found for sub in cls.__subclasses__() for found in below(sub))]\n"
+        "found = below(Config)\n"
+        "assert len(found) > 90, len(found)\n"
+        "texts = {name for cls in found for name in vars(cls).get('__annotations__', {}).values()}\n"
+        "print(sorted(name for name in texts if isinstance(name, str)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_listing(fresh):
     assert fresh.names("backbone") == sorted(fresh.names("backbone"))
     assert [(c.kind, c.name) for c in fresh.all()] == sorted((c.kind, c.name) for c in fresh.all())
