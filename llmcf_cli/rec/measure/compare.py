@@ -100,9 +100,9 @@ def summarise(
         "references": references,
         "differences": [_difference(grouped[a], grouped[b], main, pooled) for a, b in pairs],
         "controls": [
-            _control(*(grouped[name] for name in names), main, pooled)
-            for names in _with_controls(references, controls)
-            if all(name in grouped for name in names)
+            _control(grouped[arm], grouped[control], grouped[reference], main, pooled)
+            for arm, control, reference in _with_controls(references, controls)
+            if arm in grouped and control in grouped
         ],
         "seeds": len({run.seed for run in runs}),
     }
