@@ -18,7 +18,7 @@ def visible(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """The text for one line of Markdown: no HTML, link, picture, emphasis, code or formula, no end of a table's cell."""
+    """The text for one line of Markdown: no HTML, link, emphasis, code or formula in it, no end of a table's cell."""
     return _MARKDOWN.sub(r"\\\1", html.escape(label(text), quote=False))
 
 

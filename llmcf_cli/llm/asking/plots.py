@@ -128,8 +128,8 @@ def _balance_page(report: Mapping[str, Any], path: Path) -> None:
     page = Figure()
     for p in _points(report):
         page.add_scatter(
-            x=[p["x"]], y=[p["y"]], error_x={"array": [p["dx"]]}, error_y={"array": [p["dy"]]}, text=[page_label(p["name"])],
-            mode="markers+text", textposition="top right", name=page_label(p["name"]),
+            x=[p["x"]], y=[p["y"]], error_x={"array": [p["dx"]]}, error_y={"array": [p["dy"]]},
+            text=[page_label(p["name"])], mode="markers+text", textposition="top right", name=page_label(p["name"]),
             marker={"size": 16 if p["chosen"] else 8, "symbol": "star" if p["chosen"] else "circle",
                     "color": p["colour"].removeprefix("tab:")},
         )  # fmt: skip
