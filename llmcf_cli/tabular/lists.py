@@ -23,8 +23,6 @@ from llmcf_cli.tabular.values import (
 
 NESTED = " > "
 """Between the parts of a list within a list, e.g. a path of categories."""
-MAX_NESTED = 5
-"""Lists within each other that are read; planning a query takes several times as long for each further one."""
 _TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|(?P<mark>[\[\],])|(?P<bare>[^\s,\[\]{}"'()]+))\s*""",
     re.DOTALL,
@@ -152,8 +150,8 @@ def _element(kind: str) -> str:
 
 
 def _ids(sql: str, kind: str) -> str:
-    """A list, of elements of a DuckDB type, as a list of ids; NULL if they are structures, or nest too deep."""
-    if is_structure(kind) or kind.endswith("[]" * MAX_NESTED):
+    """A list, of elements of a DuckDB type, as a list of ids; NULL if they are structures."""
+    if is_structure(kind):
         return f"CASE WHEN {sql} IS NULL OR len({sql}) = 0 THEN CAST([] AS VARCHAR[]) END"
     if is_list(kind):
         inner = f"list_transform({sql}, lambda v: array_to_string({_ids('v', _element(kind))}, {text(NESTED)}))"
