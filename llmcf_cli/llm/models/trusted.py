@@ -65,8 +65,9 @@ def check_encoder(folder: Path) -> None:
             check_contained(place)
         if kind == "Dense":
             settings = _refuse_keys(place / "config.json", _DENSE_KEYS)
-            sizes = [settings.get(key) for key in ("in_features", "out_features")]
-            if all(isinstance(size, int) for size in sizes):
+            given = [settings.get(key) for key in ("in_features", "out_features")]
+            sizes = [size for size in given if isinstance(size, int)]
+            if len(sizes) == len(given):
                 check_numbers(
                     place / "config.json", math.prod(sizes), numbers_held(sorted(place.glob("*.safetensors")))
                 )
