@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcf_cli.core.errors import AssetError
+from llmcf_cli.core.text import visible
 
 if TYPE_CHECKING:
     from llmcf_cli.store.assets import AssetStore
@@ -59,7 +60,7 @@ def fetch(
         was_here = store.status(name) == "ready"
         folder = store.fetch(name, progress)
         typer.echo(f"{name}: {'already here' if was_here else 'fetched'}, {asset.size / 1e6:,.1f} MB in {folder}")
-        typer.echo(f"  licence: {asset.licence}")
+        typer.echo(f"  licence: {visible(asset.licence)}")
 
 
 @app.command()
@@ -77,7 +78,7 @@ def verify(names: Names = None, beside: CatalogueFolder = None) -> None:
             typer.echo(f"ok: {name}")
     if problems:
         for problem in problems[:-1]:
-            typer.echo(str(problem), err=True)
+            typer.echo(visible(str(problem)), err=True)
         raise problems[-1]
 
 

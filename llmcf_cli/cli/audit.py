@@ -153,7 +153,7 @@ def _show_effects(effects: Sequence[ChanceEffect], run: Run) -> None:
         low, high = effect.difference.interval
         table.add_row(
             f"{effect.arm} seed {effect.seed}", effect.how, f"{effect.value:.4f}", f"{effect.random_value:.4f}",
-            f"{effect.difference.difference:+.4f}", f"[{low:+.4f}, {high:+.4f}]".replace("[", r"\["),
+            f"{effect.difference.difference:+.4f}", f"[{low:+.4f}, {high:+.4f}]",
             p_text(effect.difference.p_value),
         )  # fmt: skip
     console().print(table)

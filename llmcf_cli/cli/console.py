@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 @cache
 def console() -> Console:
-    """The console for results (standard output). Control characters in what it is given are written out."""
+    """The console for results (standard output): a text is shown as it is, control characters written out.
+
+    What is printed with `markup=True` has rich's own (`[red]`) read; text of others in it goes through `escaped`.
+    """
     return _console(stderr=False, soft_wrap=False)
 
 
@@ -31,16 +34,21 @@ def error_console() -> Console:
 
 
 def _console(*, stderr: bool, soft_wrap: bool) -> Console:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.text import Text
 
     class CleanConsole(Console):
-        """Every text that is printed, in a cell of a table too, comes by here before it gets its own codes."""
+        """All that is printed comes by here before it gets its own codes: strings, cells of tables, any `Text`."""
 
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(visible(text), **options)
 
-    return CleanConsole(stderr=stderr, highlight=False, soft_wrap=soft_wrap)
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for text, style, control in super().render(renderable, options):
+                yield Segment(text if control else visible(text), style, control)
+
+    return CleanConsole(stderr=stderr, highlight=False, soft_wrap=soft_wrap, markup=False, emoji=False)
 
 
 class _RichTask:

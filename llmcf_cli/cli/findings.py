@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from llmcf_cli.cli.console import console
-from llmcf_cli.cli.tables import escaped, number, optional, plain_table, text_table
+from llmcf_cli.cli.tables import number, optional, plain_table, text_table
 from llmcf_cli.llm.asking import tables as ability_tables
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ def each_field(report: Any) -> None:
     for field in fields(report):
         title, value = field.name.replace("_", " "), getattr(report, field.name)
         if isinstance(value, str | float | int | None):
-            table.add_row(title, escaped(_told(value)))
+            table.add_row(title, _told(value))
         elif isinstance(value, Mapping) and len(value) <= _FEW:
-            table.add_row(title, escaped(", ".join(f"{name} {number(one)}" for name, one in value.items())))
+            table.add_row(title, ", ".join(f"{name} {number(one)}" for name, one in value.items()))
         elif isinstance(value, list | tuple) and value and all(is_dataclass(row) for row in value):
             lists[title] = value
     console().print(table)

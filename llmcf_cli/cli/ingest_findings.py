@@ -27,10 +27,10 @@ def show(report: IngestReport) -> None:
 def _steps(report: IngestReport) -> None:
     table = plain_table("step", "kept", "dropped", "why")
     for step in report.steps:
-        table.add_row(step.name, f"{step.kept:,}", f"{step.dropped:,}", escaped(step.reason))
+        table.add_row(escaped(step.name), f"{step.kept:,}", f"{step.dropped:,}", escaped(step.reason))
         for sample in step.samples:
             table.add_row("", "", "", f"[dim]e.g. {escaped(sample)}[/]")
-    console().print(table)
+    console().print(table, markup=True)
 
 
 def _added(report: IngestReport) -> None:
@@ -62,7 +62,7 @@ def _features(report: IngestReport) -> None:
         )  # fmt: skip
         for warning in found.warnings:
             table.add_row("", "", "", "", f"[yellow]{escaped(warning)}[/]", "", "")
-    console().print(table)
+    console().print(table, markup=True)
 
 
 def _samples(report: IngestReport) -> None:

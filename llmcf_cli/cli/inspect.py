@@ -58,6 +58,7 @@ def doctor(artifacts: ArtifactsOption = None) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import escaped
     from llmcf_cli.stages.look.doctor import check
     from llmcf_cli.stages.pipeline import artifact_root
 
@@ -67,8 +68,8 @@ def doctor(artifacts: ArtifactsOption = None) -> None:
     findings = check(artifact_root(artifacts))
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
-        table.add_row(mark, finding.name, finding.found, finding.hint)
-    console().print(table)
+        table.add_row(mark, *map(escaped, (finding.name, finding.found, finding.hint)))
+    console().print(table, markup=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 

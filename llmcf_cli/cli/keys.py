@@ -39,7 +39,7 @@ def list_() -> None:
     import os
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.cli.tables import plain_table
     from llmcf_cli.core.permissions import READ_VARIABLE, Permissions
 
     permissions = Permissions()
@@ -52,7 +52,7 @@ def list_() -> None:
     if reads:
         table = plain_table("recipes in", "may also read")
         for folder, places in reads.items():
-            table.add_row(escaped(folder), escaped("\n".join(places)))
+            table.add_row(folder, "\n".join(places))
         console().print(table)
     if everywhere := os.environ.get(READ_VARIABLE):
         console().print(f"{READ_VARIABLE}: any recipe may read {everywhere}", markup=False, soft_wrap=True)

@@ -11,6 +11,7 @@ import typer
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
+from llmcf_cli.core.text import visible
 
 if TYPE_CHECKING:
     from llmcf_cli.recipe.load import LoadedRecipe
@@ -70,7 +71,7 @@ def validate(recipes: RecipeNames, set_: Overrides = None, allow_read: AllowRead
         problems += wrong
         typer.echo(f"wrong: {name}" if wrong else f"ok: {name}")
         for note in notes:
-            typer.echo("  note: " + "\n  ".join(str(note).splitlines()))
+            typer.echo(visible("  note: " + "\n  ".join(str(note).splitlines())))
     if problems:
         raise RecipeError(problems, hint="see docs/recipe-reference.md, or run: llmcf recipe schema")
 
@@ -132,7 +133,8 @@ def _with_origins(loaded: LoadedRecipe) -> str:
     from llmcf_cli.core.yamlfile import dump_lines
 
     lines = [
-        (text, str(loaded.origins[key]) if key in loaded.origins else "") for text, key in dump_lines(_data(loaded))
+        (text, visible(str(loaded.origins[key])) if key in loaded.origins else "")
+        for text, key in dump_lines(_data(loaded))
     ]
     width = min(max((len(text) for text, _ in lines), default=0), 60)
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in lines)

@@ -15,27 +15,27 @@ def print_access(found: Access, recipe: str) -> None:
     table = _table("reads", "named at", "")
     for read in found.reads:
         table.add_row(escaped(str(read.path or read.name)), escaped(str(read.where)), _readable(read))
-    console().print(table)
+    console().print(table, markup=True)
     if found.fetches:
         table = _table("fetches", "MB", "from", "licence", "")
         for fetch in found.fetches:
             size, licence = f"{fetch.asset.size / 1e6:,.1f}", escaped(fetch.asset.licence)
             table.add_row(escaped(fetch.asset.name), size, _sources(fetch), licence, _state(fetch))
-        console().print(table)
+        console().print(table, markup=True)
     if found.sends:
         table = _table("sends prompts, made of your data, to", "with the key in", "")
         for send in found.sends:
             table.add_row(escaped(str(send.host)), send.variable or "no key", _sendable(send))
-        console().print(table)
+        console().print(table, markup=True)
     table = _table("writes below", "")
     for folder, what in found.writes:
         table.add_row(escaped(str(folder)), what)
-    console().print(table)
+    console().print(table, markup=True)
     if found.plugins:
         table = _table("runs code of plugins", "from")
         for component, origin in found.plugins:
             table.add_row(escaped(component), escaped(origin))
-        console().print(table)
+        console().print(table, markup=True)
     if not found.sends:
         console().print("sends nothing: language models run on this machine")
     for hint in dict.fromkeys(read.problem.hint for read in found.reads if read.refused and read.problem):

@@ -44,7 +44,7 @@ def plan(steps: Sequence[Step]) -> None:
     for step in steps:
         state = "[yellow]to run[/]" if step.runs else "[green]cached[/]"
         table.add_row(escaped(step.node.label), state, escaped(step.reason), step.node.key[:KEY_LENGTH])
-    console().print(table)
+    console().print(table, markup=True)
 
 
 def costs(steps: Sequence[Step]) -> None:
@@ -61,12 +61,12 @@ def costs(steps: Sequence[Step]) -> None:
             table = plain_table(escaped(step.node.label), "estimate")
             for row in found:
                 table.add_row(*map(escaped, row))
-            console().print(table)
+            console().print(table, markup=True)
 
 
 def begin(path: Path, context: Context) -> None:
     """The first lines of a run of the recipe at `path`."""
-    console().print(f"[bold]{context.recipe.name}[/]: {escaped(context.recipe.description)}")
+    console().print(f"[bold]{context.recipe.name}[/]: {escaped(context.recipe.description)}", markup=True)
     console().print(f"recipe {path}, artifacts {context.store.root}", style="dim", markup=False)
     outside = [name for name in dict.fromkeys(file_refs(context.recipe)) if context.locate.is_outside(name)]
     if outside:
@@ -76,19 +76,21 @@ def begin(path: Path, context: Context) -> None:
 def start_step(step: Step) -> None:
     """Announce a step."""
     if step.runs:
-        console().print(f"[bold cyan]▶ {escaped(step.node.label)}[/] [dim]({escaped(step.reason)})[/]")
+        about = f"[bold cyan]▶ {escaped(step.node.label)}[/] [dim]({escaped(step.reason)})[/]"
+        console().print(about, markup=True)
 
 
 def end_step(step: Step, manifest: Manifest) -> None:
     """Say how a step ended, and what it found if it ran now."""
     label = escaped(step.node.label)
     if not step.runs:
-        how = escaped(step.reason)
-        made = manifest.started[:19].replace("T", " ")
-        console().print(f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]")
+        how, made = escaped(step.reason), escaped(manifest.started[:19].replace("T", " "))
+        about = f"[green]✓ {label}[/] {how} [dim]{step.node.key[:KEY_LENGTH]}, made {made} UTC[/]"
+        console().print(about, markup=True)
         return
     findings(step.node.stage, manifest)
-    console().print(f"[green]✓ {label}[/] {duration(manifest.seconds)} [dim]{step.node.folder}[/]")
+    about = f"[green]✓ {label}[/] {duration(manifest.seconds)} [dim]{escaped(str(step.node.folder))}[/]"
+    console().print(about, markup=True)
 
 
 def _made(node: Node) -> Manifest | None:
@@ -127,7 +129,7 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
             findings(step.node.stage, there)
     manifest = _made(last)
     if not component.ending or manifest is None:
-        console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}", soft_wrap=True)
+        console().print(f"[dim]next:[/] llmcf run {escaped(recipe)}", markup=True, soft_wrap=True)
         return
     report = from_json(type(last.stage).report, manifest.report, last.label)
     component.load(component.ending)(Ended(report, last.folder, recipe, steps))
@@ -162,7 +164,7 @@ def evaluation(ended: Ended) -> None:
 
 def failed_step(step: Step, error: LlmcfError) -> None:
     """Say that a step failed, and why: what does not need it goes on, so the end may be far."""
-    console().print(f"[red]✗ {escaped(step.node.label)}[/]")
+    console().print(f"✗ {step.node.label}", style="red")
     console().print(textwrap.indent(str(error), "  "), style="red", markup=False, soft_wrap=True)
 
 
@@ -235,7 +237,7 @@ def artifacts(store: ArtifactStore) -> None:
         label = labelled(m.stage, m.variant)
         size = sum(record.size for record in m.files.values()) / 1e6
         table.add_row(
-            escaped(label),
+            label,
             m.recipe,
             m.key[:KEY_LENGTH],
             m.started[5:16].replace("T", " "),
@@ -255,8 +257,10 @@ def verified(found: Sequence[Verified], recipe: str) -> None:
         else:
             state = "[green]whole[/]" if manifest else "[dim]not made[/]"
         files = f"{len(manifest.files):,}" if manifest else ""
-        table.add_row(escaped(one.label), folder.name, files, f"{one.bytes / 1e6:,.1f}" if manifest else "", state)
-    console().print(table)
+        table.add_row(
+            escaped(one.label), escaped(folder.name), files, f"{one.bytes / 1e6:,.1f}" if manifest else "", state
+        )
+    console().print(table, markup=True)
     broken = [one for one in found if one.found.faults]
     if broken:
         console().print(f"{len(broken):,} of {len(found):,} are damaged", style="red")

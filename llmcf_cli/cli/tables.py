@@ -23,7 +23,7 @@ def text_table(titles: Sequence[str], cells: Sequence[Sequence[str]], *, title: 
         for place in (0, *columns):
             table.add_column(titles[place], justify="right" if place else "left", overflow="fold")
         for row in cells:
-            table.add_row(*(escaped(row[place]) for place in (0, *columns)))
+            table.add_row(*(row[place] for place in (0, *columns)))
         console().print(table)
 
 

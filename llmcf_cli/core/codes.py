@@ -11,6 +11,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "file-unreadable": "A file cannot be read: permissions, or damage.",
         "file-limit": "A file is larger than what is read of its kind.",
         "json-invalid": "Not valid JSON.",
+        "column-nested": "A Parquet column has lists within each other, too deep to be read.",
         "unpack-limit": "A file unpacks to far more than its size.",
         "line-limit": "A line is longer than what is read.",
         "blank-lines": "More blank lines than are read.",

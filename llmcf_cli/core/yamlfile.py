@@ -17,6 +17,7 @@ import yaml
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.files import read_small
 from llmcf_cli.core.place import Place
+from llmcf_cli.core.text import visible
 from llmcf_cli.core.tree import Node, Origin, origins, shown
 
 MAX_BYTES = 1 << 19
@@ -237,7 +238,8 @@ def _unwritable(what: str, text: str) -> str:
 
 def dump_yaml(data: Any) -> str:
     """Plain data as block-style YAML that `read_yaml` reads back to the same values."""
-    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_NO_FOLDING))
+    text = str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_NO_FOLDING))
+    return visible(text)  # what that writes out stands in double quotes, where YAML reads it back
 
 
 def dump_lines(data: Any) -> list[tuple[str, str]]:
@@ -264,6 +266,8 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
 def _represent_str(dumper: yaml.SafeDumper, data: str) -> yaml.Node:
     patterns = _Loader.yaml_implicit_resolvers.get(data[:1], ())
     looks_like_other = any(pattern.match(data) for _, pattern in patterns)
+    if visible(data) != data:
+        return dumper.represent_scalar(_CORE + "str", data, style='"')
     style = "|" if "\n" in data else "'" if looks_like_other else None
     return dumper.represent_scalar(_CORE + "str", data, style=style)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llmcf_cli.core.text import PLAIN_LABELS, label, page_label
+
 Histogram = Sequence[tuple[float, float, int]]
 
 XLABEL, YLABEL = "similarity of sample and example", "places"
@@ -21,7 +23,10 @@ def plot_similarity(histograms: Mapping[str, Histogram], folder: Path) -> list[P
         return []
     png, page = folder / "similarity.png", folder / "similarity.html"
     try:
-        _picture(shown, png)
+        import matplotlib
+
+        with matplotlib.rc_context(PLAIN_LABELS):
+            _picture(shown, png)
         _page(shown, page)
     except ModuleNotFoundError:
         return []
@@ -36,7 +41,7 @@ def _picture(histograms: Mapping[str, Histogram], path: Path) -> None:
     for axes, (title, bins) in zip(panels, histograms.items(), strict=True):
         axes.bar([low for low, _, _ in bins], [n for _, _, n in bins], [h - low for low, h, _ in bins], align="edge")
         axes.set(xlabel=XLABEL, ylabel=YLABEL)
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(label(title), fontsize="medium")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
@@ -44,7 +49,7 @@ def _picture(histograms: Mapping[str, Histogram], path: Path) -> None:
 def _page(histograms: Mapping[str, Histogram], path: Path) -> None:
     from plotly.subplots import make_subplots
 
-    page = make_subplots(rows=len(histograms), cols=1, subplot_titles=list(histograms))
+    page = make_subplots(rows=len(histograms), cols=1, subplot_titles=[*map(page_label, histograms)])
     for row, bins in enumerate(histograms.values(), 1):
         page.add_bar(
             x=[(low + high) / 2 for low, high, _ in bins], y=[n for _, _, n in bins],

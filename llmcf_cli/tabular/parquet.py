@@ -14,6 +14,9 @@ from llmcf_cli.tabular.unpack import MOST_FREE, MOST_TIMES
 MOST_ROWS, ROWS_PER_BYTE = 1 << 20, 64
 """Rows that any file may have, and that one may have for each of its bytes: events differ, so they take some."""
 
+MAX_NESTED = 5
+"""Lists within each other; planning a query that reads them takes several times as long for each further one."""
+
 
 def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Table:
     """Make the view `into` of a Parquet file, or of all files `*.parquet` below a folder.
@@ -45,6 +48,12 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     with reading(path):
         con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT * FROM {relation}{limit}")
         found = columns_of(con, name(into))
+    for column, kind in found.items():
+        if "[]" * (MAX_NESTED + 1) in kind:
+            raise DataError(
+                f"the column {column!r:.80} has lists within each other, more than {MAX_NESTED} deep",
+                code="column-nested", where=str(path), hint="flatten the column, or leave it out of the file",
+            )  # fmt: skip
     return Table(name(into), str(path), notes=_renamed(files[0], list(found)))
 
 

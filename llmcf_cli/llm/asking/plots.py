@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from llmcf_cli.core.text import PLAIN_LABELS, label, page_label
 from llmcf_cli.llm.asking.tables import NAMES, unit, verdict
 
+_TITLE = 130
+"""Characters of a line of a title; matplotlib itself would look for formulas as it wraps one."""
 _X, _Y = "general ability: mean accuracy over benchmarks (%)", "recommendation AUC"
 
 
@@ -36,8 +40,11 @@ def _saved(
 ) -> list[Path]:
     paths = [folder / f"{name}{suffix}" for suffix in (".png", ".html")]
     try:
-        for drawing, path in zip(draw, paths, strict=True):
-            drawing(report, path)
+        import matplotlib
+
+        with matplotlib.rc_context(PLAIN_LABELS):
+            for drawing, path in zip(draw, paths, strict=True):
+                drawing(report, path)
     except ModuleNotFoundError:
         return []
     return paths
@@ -61,11 +68,13 @@ def _models_picture(report: Mapping[str, Any], path: Path) -> None:
     names, models = _bars(report)
     figure = matplotlib.figure.Figure(figsize=(max(5, 1.3 * len(names)), 4), layout="constrained")
     axes, width = figure.subplots(), 0.8 / len(models)
-    for place, (model, values, errors) in enumerate(models):
-        axes.bar([i + place * width for i in range(len(names))], values, width, yerr=errors, capsize=3, label=model)
+    drawn = [
+        axes.bar([i + place * width for i in range(len(names))], values, width, yerr=errors, capsize=3)
+        for place, (_, values, errors) in enumerate(models)
+    ]
     axes.set_xticks([i + 0.4 - width / 2 for i in range(len(names))], names, rotation=20)
     axes.set(ylabel="% (AUC × 100), ± standard error")
-    axes.legend(frameon=False)
+    axes.legend(drawn, [label(model) for model, _, _ in models], frameon=False)
     axes.grid(alpha=0.3, axis="y")
     figure.savefig(path, dpi=130)
 
@@ -76,7 +85,7 @@ def _models_page(report: Mapping[str, Any], path: Path) -> None:
     names, models = _bars(report)
     page = Figure()
     for model, values, errors in models:
-        page.add_bar(x=names, y=values, error_y={"array": errors}, name=model)
+        page.add_bar(x=names, y=values, error_y={"array": errors}, name=page_label(model))
     page.update_layout(yaxis_title="% (AUC × 100), ± standard error", barmode="group")
     page.write_html(path, include_plotlyjs=True)
 
@@ -106,9 +115,9 @@ def _balance_picture(report: Mapping[str, Any], path: Path) -> None:
             p["x"], p["y"], xerr=p["dx"], yerr=p["dy"], fmt=marker, markersize=size, color=p["colour"], capsize=3,
             elinewidth=0.8,
         )  # fmt: skip
-        axes.annotate(p["name"], (p["x"], p["y"]), xytext=(6, 6), textcoords="offset points", fontsize="small")
+        axes.annotate(label(p["name"]), (p["x"], p["y"]), xytext=(6, 6), textcoords="offset points", fontsize="small")
     axes.set(xlabel=f"{_X}, ± standard error", ylabel=f"{_Y}, {report['split']}, ± standard error")
-    figure.suptitle(verdict(report), fontsize="small", wrap=True)
+    figure.suptitle(textwrap.fill(label(verdict(report)), _TITLE), fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
@@ -119,11 +128,11 @@ def _balance_page(report: Mapping[str, Any], path: Path) -> None:
     page = Figure()
     for p in _points(report):
         page.add_scatter(
-            x=[p["x"]], y=[p["y"]], error_x={"array": [p["dx"]]}, error_y={"array": [p["dy"]]}, text=[p["name"]],
-            mode="markers+text", textposition="top right", name=p["name"],
+            x=[p["x"]], y=[p["y"]], error_x={"array": [p["dx"]]}, error_y={"array": [p["dy"]]},
+            text=[page_label(p["name"])], mode="markers+text", textposition="top right", name=page_label(p["name"]),
             marker={"size": 16 if p["chosen"] else 8, "symbol": "star" if p["chosen"] else "circle",
                     "color": p["colour"].removeprefix("tab:")},
         )  # fmt: skip
     page.update_layout(xaxis_title=f"{_X}, ± standard error", yaxis_title=f"{_Y}, {report['split']}",
-                       title={"text": verdict(report), "font": {"size": 12}})  # fmt: skip
+                       title={"text": page_label(verdict(report)), "font": {"size": 12}})  # fmt: skip
     page.write_html(path, include_plotlyjs=True)

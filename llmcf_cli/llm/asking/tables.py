@@ -92,10 +92,11 @@ def markdown(report: Mapping[str, Any]) -> str:
     sweep = "chosen" in report
     titles, cells = balance_rows(report) if sweep else model_rows(report)
     lines = [f"| {' | '.join(map(md, row))} |" for row in (titles, ["---"] * len(titles), *cells)]
-    notes = [f"**{alarm}.**" for alarm in report["alarms"]]
-    notes += [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
+    notes = [f"**{md(alarm)}.**" for alarm in report["alarms"]]
+    told = [NOTE, f"Recommendation is measured on {report['split']} samples.", *report.get("notes", ())]
     if sweep:
-        notes += [verdict(report), *(f"{point} failed: {why}" for point, why in report["failed"].items())]
+        told += [verdict(report), *(f"{point} failed: {why}" for point, why in report["failed"].items())]
+    notes += map(md, told)
     return "\n".join([*lines, *(line for note in notes for line in ("", note)), ""])
 
 

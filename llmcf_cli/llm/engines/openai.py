@@ -8,6 +8,7 @@ reading whatever a server sends: an odd answer is one `Failure`.
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import openai
 from openai import OpenAI
@@ -52,6 +54,7 @@ class OpenAIEngine(Adjustable):
     def __init__(self, config: OpenAIEngineConfig) -> None:
         super().__init__(config)
         self._variable, self._key = Permissions().key_for(config.base_url)
+        self._spellings = _spellings(self._key)
         self._tokenizer: Any = None
         pace = Pace(config.requests_per_minute)
         self._client = OpenAI(
@@ -234,12 +237,24 @@ class OpenAIEngine(Adjustable):
 
     def _keyless(self, text: str) -> str:
         """A text without the key: a server that repeats it would have it kept, and passed on in a bundle."""
-        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
+        for spelling in self._spellings:
+            text = text.replace(spelling, "***")
+        return text
 
     def _shown(self, found: Any) -> str:
         """The beginning of what came back, on one line, without the key."""
         text = self._keyless(" ".join(storable(str(found)).split()))
         return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _spellings(key: str) -> list[str]:
+    """A key as it stands in a header, in JSON, in JSON within JSON, in an address and in HTML, longest first."""
+    if len(key) < _SHORTEST_KEY:
+        return []
+    quoted = json.dumps(key)[1:-1]
+    found = {key, quoted, json.dumps(quoted)[1:-1], repr(key)[1:-1], quote(key), quote(key, safe=""),
+             html.escape(key), html.escape(key, quote=False)}  # fmt: skip
+    return sorted(found, key=len, reverse=True)
 
 
 def _state(variable: str | None, key: str) -> str:

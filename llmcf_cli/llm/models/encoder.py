@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.llm.models.load import best_device, quiet_libraries
+from llmcf_cli.llm.models.load import best_device, check_network, quiet_libraries
 from llmcf_cli.llm.models.packed import pack_linears
-from llmcf_cli.llm.models.trusted import LOCAL, check_encoder
+from llmcf_cli.llm.models.trusted import LOCAL, check_encoder, modules_of
 from llmcf_cli.plugin import Kind
 
 _BATCHES_PER_BLOCK = 16
@@ -73,7 +73,11 @@ class TextEncoder:
         check_encoder(path)
         quiet_libraries()
         from sentence_transformers import SentenceTransformer
+        from transformers import AutoModel
 
+        for place, kind in modules_of(path):
+            if kind == "Transformer" and (place / "config.json").is_file():
+                check_network(place, AutoModel)
         try:
             self._model = SentenceTransformer(
                 str(path), device=str(best_device()), **LOCAL, model_kwargs={"use_safetensors": True}
@@ -84,8 +88,10 @@ class TextEncoder:
             ) from error
         _read_marks_as_text(self._model.tokenizer)
         dim = self._model.get_embedding_dimension()
-        if not dim:
-            raise ModelError("the model gives no sentence vectors", code="encoder-unusable", where=str(path))
+        given = self._model.encode(["a"], show_progress_bar=False).shape[-1]
+        if dim != given:  # as a module's settings say, and as it is
+            what = f"the model says that its vectors have {dim} numbers, and gives {given}"
+            raise ModelError(what, code="encoder-unusable", where=str(path))
         if self._model.device.type == "cpu":
             pack_linears(self._model)
         self.dim = int(dim)

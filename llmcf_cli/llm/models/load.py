@@ -14,11 +14,12 @@ from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.files import read_json
 from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.llm.models.sizes import check_size, numbers_held
 from llmcf_cli.llm.models.trusted import LOCAL, MAX_JSON_BYTES, WEIGHTS, check_contained
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
 
@@ -131,11 +132,45 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def context_length(folder: Path, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens, prompt and answer together, that the model of a folder is made for."""
+    """Most tokens, prompt and answer together, that the model of a folder is made for.
+
+    Raises:
+        ModelError: See `settings_of`.
+    """
+    shape = settings_of(folder).get_text_config()
+    return int(getattr(shape, "max_position_embeddings", None) or tokenizer.model_max_length)
+
+
+def settings_of(folder: Path) -> PretrainedConfig:
+    """The configuration of a model folder, as the library has it.
+
+    Raises:
+        ModelError: It cannot be read, or is of a kind that only code of the folder knows.
+    """
     from transformers import AutoConfig
 
-    shape = AutoConfig.from_pretrained(str(folder), **LOCAL).get_text_config()
-    return int(getattr(shape, "max_position_embeddings", None) or tokenizer.model_max_length)
+    try:
+        return AutoConfig.from_pretrained(str(folder), **LOCAL)
+    except Exception as error:  # the library raises whatever its parsers raise
+        raise ModelError(
+            f"the model cannot be loaded: {_brief(error)}", code="model-unreadable", where=str(folder)
+        ) from error
+
+
+def check_network(folder: Path, kind: Any) -> None:
+    """Check that a folder's network is about as large as its weights, before it gets any memory.
+
+    Args:
+        folder: Hugging Face format, safetensors.
+        kind: The library's class that will load it: `AutoModelForCausalLM` or `AutoModel`.
+
+    Raises:
+        ModelError: It is far larger, or one of both cannot be read.
+    """
+    settings = settings_of(folder)
+    packed = getattr(settings, "quantization_config", None) is not None
+    held = numbers_held(sorted(folder.glob("*.safetensors")), packed=packed)
+    check_size(folder / "config.json", lambda: kind.from_config(settings, trust_remote_code=False), held)
 
 
 def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -152,6 +187,7 @@ def load_causal_lm(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     quiet_libraries()
     from transformers import AutoModelForCausalLM
 
+    check_network(folder, AutoModelForCausalLM)
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             str(folder), dtype=dtype, output_loading_info=True, **WEIGHTS

@@ -6,6 +6,7 @@ encoder's own files only keys and modules that are known are accepted, since the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.core.files import kind_of, read_json
+from llmcf_cli.llm.models.sizes import check_numbers, numbers_held
 
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """Arguments of every `from_pretrained`: nothing is fetched, and no code of the folder runs."""
@@ -38,6 +40,9 @@ MAX_TEXT_BYTES = 1 << 26
 """Of a file that is no weights; the largest vocabularies there are have half of it."""
 MAX_ADDED_TOKENS = 20_000
 MAX_LAYERS = 1_000
+MAX_COUNT = 1 << 16
+"""Of any other things that a configuration has numbers of: heads, experts, labels, of which it makes lists."""
+_COUNTS = re.compile(r"(num|n)_(?!(ctx|embd|inner|positions|words|mels?|frames)).*")
 _MOST = {
     "config.json": MAX_JSON_BYTES, "generation_config.json": MAX_JSON_BYTES, "special_tokens_map.json": MAX_JSON_BYTES,
     "added_tokens.json": MAX_JSON_BYTES, "chat_template.jinja": MAX_JSON_BYTES, "tokenizer_config.json": 1 << 24,
@@ -52,7 +57,7 @@ def check_encoder(folder: Path) -> None:
     Raises:
         ModelError: It names a module, a key or an activation that is not known, or keeps weights in pickles.
     """
-    types = dict(_modules(folder))
+    types = dict(modules_of(folder))
     for place, kind in types.items():
         if kind == "Transformer":
             for name in ("sentence_bert_config.json", "sentence_roberta_config.json", "sentence_xlnet_config.json"):
@@ -60,6 +65,12 @@ def check_encoder(folder: Path) -> None:
             check_contained(place)
         if kind == "Dense":
             settings = _refuse_keys(place / "config.json", _DENSE_KEYS)
+            given = [settings.get(key) for key in ("in_features", "out_features")]
+            sizes = [size for size in given if isinstance(size, int)]
+            if len(sizes) == len(given):
+                check_numbers(
+                    place / "config.json", math.prod(sizes), numbers_held(sorted(place.glob("*.safetensors")))
+                )
             activation = str(settings.get("activation_function", _ACTIVATIONS[1]))
             if not activation.startswith(_ACTIVATIONS):
                 what = f"names the activation {activation!r:.80}, which is none of PyTorch's"
@@ -94,6 +105,9 @@ def check_contained(folder: Path) -> None:
         for key, value in _settings(_json(config)):
             if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
                 raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}",
+                                 code="model-limit", where=str(config))  # fmt: skip
+            if _COUNTS.fullmatch(key) and isinstance(value, int | float) and not value <= MAX_COUNT:
+                raise ModelError(f"has {value:,} by {key!r:.80}, more than {MAX_COUNT:,}",
                                  code="model-limit", where=str(config))  # fmt: skip
             if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
                 raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run",
@@ -151,7 +165,7 @@ def refuse_pickles(folder: Path) -> None:
         )  # fmt: skip
 
 
-def _modules(folder: Path) -> Iterator[tuple[Path, str]]:
+def modules_of(folder: Path) -> Iterator[tuple[Path, str]]:
     """Folder and known name of each module; of a folder without `modules.json` its one transformer."""
     listed = folder / "modules.json"
     if not listed.is_file():

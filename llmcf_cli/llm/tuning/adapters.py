@@ -9,7 +9,7 @@ import torch
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.llm.config import AdapterTuneConfig, QLoraTuneConfig
-from llmcf_cli.llm.models.load import load_causal_lm
+from llmcf_cli.llm.models.load import check_network, load_causal_lm
 from llmcf_cli.llm.models.trusted import WEIGHTS
 
 
@@ -66,6 +66,7 @@ def _in_four_bits(folder: Path) -> Any:
     from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    check_network(folder, AutoModelForCausalLM)
     bits = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,

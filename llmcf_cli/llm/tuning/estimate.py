@@ -24,8 +24,7 @@ import torch
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.config import AdapterTuneConfig, QLoraTuneConfig, TuneConfig
-from llmcf_cli.llm.models.load import best_device
-from llmcf_cli.llm.models.trusted import LOCAL
+from llmcf_cli.llm.models.load import best_device, settings_of
 from llmcf_cli.llm.tuning.tokens import TokenisedMix
 
 _REACHED = 0.6  # share of a matrix product's speed that whole steps reach
@@ -119,9 +118,9 @@ class Sharding:
 
 def model_shape(folder: Path, config: TuneConfig) -> Shape:
     """The shape of a folder's model, without loading its weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    settings = AutoConfig.from_pretrained(str(folder), **LOCAL)
+    settings = settings_of(folder)
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
     text = settings.get_text_config()

@@ -252,7 +252,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     if report["differences"]:
         lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
         lines += [*_table(*difference_rows(report, report["differences"])), ""]
-        lines += [f"- {line}" for line in report["notes"]]
+        lines += [md(f"- {line}") for line in report["notes"]]
     if report["controls"]:
         lines += ["", f"Arms and their controls, {title_of(report)}; {CONTROL_NOTE}:", ""]
         lines += _table(*control_rows(report))
@@ -264,7 +264,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     if len(titles) > 1:
         lines += ["", f"Test {title_of(report)} on slices:", "", *_table(titles, cells)]
     if report["small_slices"]:
-        lines += ["", small_slices(report)]
+        lines += ["", md(small_slices(report))]
     return "\n".join([*lines, ""])
 
 

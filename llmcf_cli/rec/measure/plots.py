@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from llmcf_cli.core.text import PLAIN_LABELS, label, page_label
 from llmcf_cli.rec.measure.compare import ArmRun, title_of
 from llmcf_cli.rec.measure.significance import NORMAL_95
 
@@ -27,9 +28,12 @@ def plot(report: Mapping[str, Any], runs: Sequence[ArmRun], folder: Path) -> lis
     Returns:
         The files written; empty where the `plot` extra is not installed.
     """
+    png, page = folder / "comparison.png", folder / "comparison.html"
     try:
-        png, page = folder / "comparison.png", folder / "comparison.html"
-        _picture(report, runs, png)
+        import matplotlib
+
+        with matplotlib.rc_context(PLAIN_LABELS):
+            _picture(report, runs, png)
         _page(report, runs, page)
     except ModuleNotFoundError:
         return []
@@ -51,23 +55,26 @@ def _picture(report: Mapping[str, Any], runs: Sequence[ArmRun], path: Path) -> N
     left.errorbar(means, list(row.values()), xerr=errors, fmt="o", capsize=3)
     seeds = _seeds(report, runs)
     left.plot(seeds, [row[run.arm] for run in runs], "k.", markersize=4, alpha=0.6)
-    left.set_yticks(list(row.values()), names)
+    left.set_yticks(list(row.values()), [*map(label, names)])
     arms, gaps, bars = _gaps(report)
     middle.errorbar(
         gaps, [row[arm] for arm in arms], xerr=np.transpose(bars).reshape(2, -1), fmt="o", capsize=3, color="tab:green"
     )
     middle.axvline(0, color="k", linewidth=0.8)
     middle.set_yticks(list(row.values()), [""] * len(names))
-    for axes, label in ((left, title_of(report)), (middle, f"difference of {title_of(report)}")):
-        axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-    for (name, curve), style in zip(_curves(runs).items(), cycle(_STYLES)):
-        right.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, label=name, **style)
+    for axes, what in ((left, title_of(report)), (middle, f"difference of {title_of(report)}")):
+        axes.set(xlabel=what, ylim=(len(names) - 0.5, -0.5))
+    curves = _curves(runs)
+    for curve, style in zip(curves.values(), cycle(_STYLES)):
+        right.plot(range(1, len(curve) + 1), curve, marker="o", markersize=3, **style)
     right.set(xlabel="epoch", ylabel=f"validation {title_of(report, report['monitor'])}")
     right.xaxis.get_major_locator().set_params(integer=True)
     if right.lines:
-        right.legend(fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        right.legend(
+            right.lines, [*map(label, curves)], fontsize="small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1)
+        )
     for axes, title in zip((left, middle, right), _titles(report), strict=True):
-        axes.set_title(title, fontsize="medium")
+        axes.set_title(label(title), fontsize="medium")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=130)
 
@@ -76,18 +83,19 @@ def _page(report: Mapping[str, Any], runs: Sequence[ArmRun], path: Path) -> None
     from plotly.subplots import make_subplots
 
     names, means, errors = _means(report)
-    page = make_subplots(rows=1, cols=3, subplot_titles=_titles(report), horizontal_spacing=0.12)
+    names = [*map(page_label, names)]
+    page = make_subplots(rows=1, cols=3, subplot_titles=[*map(page_label, _titles(report))], horizontal_spacing=0.12)
     page.add_scatter(
         x=means, y=names, error_x={"array": errors}, mode="markers", name="mean", showlegend=False, row=1, col=1
     )
     page.add_scatter(
-        x=_seeds(report, runs), y=[run.arm for run in runs], text=[f"seed {run.seed}" for run in runs],
+        x=_seeds(report, runs), y=[page_label(run.arm) for run in runs], text=[f"seed {run.seed}" for run in runs],
         mode="markers", marker={"size": 4, "color": "black"}, showlegend=False, row=1, col=1,
     )  # fmt: skip
     arms, gaps, bars = _gaps(report)
     page.add_scatter(
         x=gaps,
-        y=arms,
+        y=[*map(page_label, arms)],
         error_x={"symmetric": False, "arrayminus": [low for low, _ in bars], "array": [high for _, high in bars]},
         mode="markers",
         name="difference",
@@ -98,7 +106,7 @@ def _page(report: Mapping[str, Any], runs: Sequence[ArmRun], path: Path) -> None
     page.add_vline(x=0, row=1, col=2)
     for (name, curve), dash in zip(_curves(runs).items(), cycle(["solid"] * 10 + ["dash"] * 10 + ["dot"] * 10)):
         page.add_scatter(
-            x=list(range(1, len(curve) + 1)), y=curve, name=name, mode="lines+markers", line={"dash": dash},
+            x=list(range(1, len(curve) + 1)), y=curve, name=page_label(name), mode="lines+markers", line={"dash": dash},
             row=1, col=3,
         )  # fmt: skip
     page.update_xaxes(title_text=title_of(report), row=1, col=1)

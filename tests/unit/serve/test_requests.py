@@ -11,6 +11,7 @@ from refusals import refused
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.serve.requests import RequestForm, read_requests, to_requests
+from llmcf_cli.tabular.csv import MAX_HEADER
 from llmcf_cli.tabular.times import TimeFormat
 
 ROWS = [("u1", "242", ["50", "7"]), ("u2", "1", [])]
@@ -149,6 +150,7 @@ def test_histories_of_a_csv_are_in_json_or_python_notation(tmp_path, history):
         ("r.csv", "user_id,user_id,item_id\n", "r.csv:1", "names the column 'user_id' twice"),
         ("r.jsonl", '{"user_id": "1", "item_id": "2"}\n{"user_id"\n', "r.jsonl", "r.jsonl:2: no JSON (Expecting ':'"),
         ("r.json", '[{"user_id": "1"', "r.json:1", "JSON array and is none: Expecting ',' delimiter"),
+        ("r.csv", f"user_id,item_id,{'x' * MAX_HEADER}\nu,1,2\n", "r.csv:1", "the first line is longer than"),
         ("r.parquet", "nothing", "r.parquet", "cannot be read"),
     ],
 )  # fmt: skip

@@ -66,6 +66,12 @@ def test_every_problem_at_once(tmp_path):
     assert len(caught.value.problems) == 3
 
 
+@pytest.mark.parametrize("size", [10**99, 2**70, "1e400"])
+def test_a_size_that_no_disk_has_is_refused(tmp_path, size):
+    with refused("catalogue-invalid", RecipeError):
+        load_catalogue(write(tmp_path, {"x": entry(size=size)}))
+
+
 def test_wheels_are_pinned_and_only_those_used(tmp_path):
     source = "pypi:package==1.0/member.txt"
     pinned = {**entry(source=source), "wheels": {"package==1.0": {"sha256": ZEROS, "size": 3}}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import time
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from resources import used
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.serve.requests import RequestForm, read_requests
@@ -73,3 +75,40 @@ def test_a_parquet_file_of_few_bytes_and_long_values_is_refused(tmp_path):
     pq.write_table(pa.table({"user_id": repeated, "item_id": ["1"] * 20_000}), tmp_path / "b.parquet")
     with pytest.raises(DataError, match="a user_id has"):
         score(tmp_path / "b.parquet")
+
+
+def deep(levels, kind):
+    """Lists in lists, or objects in objects."""
+    found = pa.string()
+    for _ in range(levels):
+        found = pa.list_(found) if kind == "lists" else pa.struct([("a", found)])
+    return found
+
+
+@pytest.mark.parametrize("column", ["history", "user_id", "other"])
+@pytest.mark.parametrize("kind", ["lists", "objects"])
+def test_deep_types_of_a_parquet_file_are_refused_or_read(tmp_path, kind, column):
+    rows = {"user_id": pa.array(["u"] * 3), "item_id": pa.array(["1"] * 3)}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(rows), file)
+    score(file)
+    for levels in (30, 100):
+        pq.write_table(pa.table({**rows, column: pa.nulls(3, deep(levels, kind))}), file)
+        with used() as found, contextlib.suppress(DataError):
+            score(file)
+        assert found.seconds < 2
+        assert found.mebibytes < 1000
+
+
+@pytest.mark.parametrize("name", ["history", "item_id", "other"])
+def test_long_texts_that_stand_in_a_parquet_file_once_take_little_memory(tmp_path, name):
+    """20 GB, of 1 MiB that 20,000 rows share, with no compression to tell by."""
+    long = pa.DictionaryArray.from_arrays(pa.array(np.zeros(20_000, "int32")), pa.array(["x" * MIB]))
+    rows = {"user_id": ["u"] * 20_000, "item_id": ["1"] * 20_000}
+    pq.write_table(pa.table(rows).slice(0, 1), tmp_path / "small.parquet")
+    score(tmp_path / "small.parquet")
+    pq.write_table(pa.table({**rows, name: long}), tmp_path / "a.parquet")
+    with used() as found, contextlib.suppress(DataError):
+        score(tmp_path / "a.parquet")
+    assert found.seconds < 2
+    assert found.mebibytes < 1000

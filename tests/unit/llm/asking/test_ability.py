@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.llm.asking.ability import Measured, choose, differences, measures, recommendation_answers
+from llmcf_cli.llm.asking.plots import plot_balance, plot_models
 from llmcf_cli.llm.asking.reading import Reader
 from llmcf_cli.llm.asking.reports import Estimate
 from llmcf_cli.llm.asking.tables import balance_rows, markdown, mass_alarms, model_rows, verdict
@@ -125,6 +126,21 @@ def test_a_model_that_hardly_ever_answers_raises_an_alarm():
     assert mass_alarms(rows, 0.0) == []
     report = sweep(row("balanced", 0.7, -0.009) | {"recommendation": 1200, "general": 1200}) | {"alarms": [alarm]}
     assert alarm in markdown(report)
+
+
+@pytest.mark.parametrize("name", ["$x^^$ a", "_hidden", "<a href='https://example.org'>x</a>", "a\x1b[2J*b*"])
+def test_names_with_markup_are_drawn_and_told_as_they_are(tmp_path, name):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
+    rows = [row(name, 0.7, -0.009) | {"recommendation": 1200, "general": 1200}]
+    report = sweep(*rows) | {"alarms": [name], "failed": {name: name}}
+    files = [*plot_balance(report, tmp_path), *plot_models({"split": "test", "rows": report["rows"]}, tmp_path)]
+    assert len(files) == 4
+    told = markdown(report)
+    assert " *b*" not in told.replace("2J", " ")
+    for page in files[1::2]:
+        told += page.read_text().rpartition("Plotly.newPlot")[2]
+    assert not any(one in told for one in ("<a", r"\u003ca", "\x1b"))
 
 
 def test_no_point_is_chosen_where_general_ability_is_not_measured():

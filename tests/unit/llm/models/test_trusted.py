@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from refusals import refused
+from resources import used
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.llm.models.encoder import TextEncoder
 from llmcf_cli.llm.models.load import context_length, load_causal_lm, load_tokenizer
+from llmcf_cli.llm.models.sizes import numbers_held
 from llmcf_cli.llm.models.trusted import MAX_ADDED_TOKENS, check_contained, check_encoder
 
 
@@ -117,7 +119,8 @@ def test_a_dense_layer_has_an_activation_of_pytorch(encoder):
 
 @pytest.mark.parametrize("load", [load_tokenizer, lambda folder: load_causal_lm(folder, torch.float32),
                                   lambda folder: context_length(folder, load_tokenizer(folder))])  # fmt: skip
-def test_code_of_a_model_folder_never_runs(tiny_model, tmp_path, monkeypatch, load):
+@pytest.mark.parametrize("kind", ["llama", "mine"], ids=["known", "unknown"])
+def test_code_of_a_model_folder_never_runs(tiny_model, tmp_path, monkeypatch, load, kind):
     """`auto_map` is passed by: the known architecture is taken, or the folder refused; nobody is asked."""
     folder = tmp_path / "model"
     folder.mkdir()
@@ -128,7 +131,7 @@ def test_code_of_a_model_folder_never_runs(tiny_model, tmp_path, monkeypatch, lo
     mapped = {"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model", "AutoTokenizer": ["mine.Slow", None]}
     for name in ("config.json", "tokenizer_config.json"):
         settings = json.loads((folder / name).read_text())
-        (folder / name).write_text(json.dumps({**settings, "auto_map": mapped}))
+        (folder / name).write_text(json.dumps({**settings, "model_type": kind, "auto_map": mapped}))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     with contextlib.suppress(ModelError):
         load(folder)
@@ -245,3 +248,64 @@ def test_a_pipe_in_a_model_folder_is_not_waited_for(tiny_model, tmp_path):
     os.mkfifo(folder / "added_tokens.json")
     with pytest.raises(ModelError, match="named pipe"):
         load_tokenizer(folder)
+
+
+HUGE = (10**7, 10**9, 2**63)
+"""Of what a library would make at once: the smallest would fit into the memory of a large machine."""
+
+
+def settings_changed(folder: Path, **changes) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_attention_heads",
+                                 "num_key_value_heads", "num_labels", "num_hidden_layers"])  # fmt: skip
+def test_a_model_that_says_it_is_huge_takes_no_memory(tiny_model, tmp_path, key, size):
+    folder = _copy(tiny_model, tmp_path / "model")
+    load_causal_lm(folder, torch.float32)
+    settings_changed(folder, **{key: size})
+    with used() as found, pytest.raises(ModelError):
+        load_causal_lm(folder, torch.float32)
+    assert found.seconds < 2
+    assert found.mebibytes < 100
+
+
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings",
+                                 "type_vocab_size", "num_hidden_layers", "num_labels"])  # fmt: skip
+def test_an_encoder_that_says_it_is_huge_takes_no_memory(encoder, key, size):
+    TextEncoder(encoder)
+    settings_changed(encoder, **{key: size})
+    with used() as found, pytest.raises(ModelError):
+        TextEncoder(encoder)
+    assert found.seconds < 2
+    assert found.mebibytes < 100
+
+
+@pytest.mark.parametrize("size", HUGE)
+def test_layers_of_an_encoder_that_say_they_are_huge_take_no_memory(encoder, size):
+    TextEncoder(encoder)  # libraries are imported once
+    pooling = encoder / "1_Pooling" / "config.json"
+    whole = pooling.read_text()
+    pooling.write_text(json.dumps({**json.loads(whole), "word_embedding_dimension": size}))
+    with used() as found, refused("encoder-unusable", ModelError):
+        TextEncoder(encoder)
+    pooling.write_text(whole)
+    modules = json.loads((encoder / "modules.json").read_text())
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    (encoder / "modules.json").write_text(json.dumps(modules))
+    (encoder / "2_Dense").mkdir()
+    (encoder / "2_Dense" / "config.json").write_text(json.dumps({"in_features": 8, "out_features": size}))
+    with used() as more, refused("model-limit", ModelError):
+        TextEncoder(encoder)
+    assert max(found.mebibytes, more.mebibytes) < 100
+
+
+def test_weights_of_four_bits_stand_for_more_numbers(tiny_model, tmp_path):
+    files = [Path(tiny_model) / "model.safetensors"]
+    assert numbers_held(files, packed=True) == 8 * numbers_held(files)
+    with refused("model-unreadable", ModelError):
+        (tmp_path / "a.safetensors").write_bytes(b"\xff" * 100)
+        numbers_held([tmp_path / "a.safetensors"])

@@ -18,6 +18,7 @@ import rec_world
 import torch
 from rec_world import SERVED
 from refusals import refused
+from resources import used
 from safetensors.torch import load_file, save_file
 
 from llmcf_cli.core.errors import ModelError, StoreError
@@ -206,8 +207,12 @@ def test_only_listed_files_are_opened(bundle, world):
         load_bundle(bundle)
 
 
-@pytest.mark.parametrize("name", ["../b/weights.safetensors", "/etc/passwd", "notes.txt", "bundle.json"])
+@pytest.mark.parametrize(
+    "name", ["../b/weights.safetensors", "/etc/passwd", "notes.txt", "bundle.json", "other.parquet"]
+)
 def test_a_manifest_that_lists_something_else_is_refused(bundle, name):
+    if name == "other.parquet":  # of a name that a bundle's file could have, and there
+        (bundle / name).write_bytes(b"x")
     rewrite(bundle, lambda m: m["files"].update({name: {"sha256": "0" * 64, "bytes": 1}}))
     with refused("bundle-foreign-file", StoreError):
         load_bundle(bundle)
@@ -231,6 +236,42 @@ def test_sizes_that_nothing_fills_are_refused_at_once(bundle, where, size):
     with pytest.raises((StoreError, ModelError)):
         load_bundle(bundle)
     assert time.process_time() - started < 2
+
+
+def test_a_network_that_is_larger_than_its_weights_takes_no_memory(bundle):
+    """Within the limits of the settings, but 17 GB: told by the file's header."""
+    load_bundle(bundle)
+    rewrite(bundle, lambda manifest: manifest["backbone"]["settings"].update(hidden=[1 << 16, 1 << 16]))
+    with used() as found, refused("bundle-unfit", ModelError):
+        load_bundle(bundle)
+    assert found.mebibytes < 100
+
+
+def deep(levels):
+    """A table that says of itself to hold lists in lists."""
+    kind = pa.string()
+    for _ in range(levels):
+        kind = pa.list_(kind)
+    return pa.table({"item_id": pa.nulls(3, kind)})
+
+
+def dense_rows():
+    """Few bytes for many long texts."""
+    same = pa.DictionaryArray.from_arrays(pa.array(np.zeros(4_000, "int32")), pa.array(["x" * (1 << 20)]))
+    return pa.table({"item_id": same})
+
+
+@pytest.mark.parametrize("table", [deep(50), dense_rows(), pa.table({f"c{n}": [1] for n in range(5_000)})],
+                         ids=["deep", "long", "wide"])  # fmt: skip
+@pytest.mark.parametrize("file", ["item", "vocab", "examples", "history"])
+def test_tables_of_a_bundle_that_unpack_into_much_more_are_refused(bundle, file, table):
+    load_bundle(bundle)
+    pq.write_table(table, bundle / f"{file}.parquet", compression="zstd")
+    rewrite(bundle, lambda m: None)
+    with used() as found, pytest.raises((StoreError, ModelError)):
+        load_bundle(bundle)
+    assert found.seconds < 2
+    assert found.mebibytes < 500
 
 
 def test_a_table_that_claims_more_rows_than_it_can_hold_is_refused(bundle):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from llmcf_cli.core.text import markdown as md
 from llmcf_cli.rec.measure.base import Truth, measured
 from llmcf_cli.rec.measure.compare import (
     ArmRun,
@@ -155,7 +156,7 @@ def test_markdown_has_a_row_per_arm(report):
     assert all(f"| {arm} − none | " in markdown(report) for arm in ("text", "ict"))
     found = [line.split(" | ")[0] for line in main if line.startswith(("| none", "| text", "| ict"))]
     assert found == ["| none", "| text", "| ict"]
-    assert all(note in markdown(report) for note in report["notes"])
+    assert all(f"- {md(note)}" in markdown(report) for note in report["notes"])
 
 
 def test_a_metric_that_is_undefined_is_a_dash(report):
@@ -173,6 +174,30 @@ def test_plots_are_a_picture_and_a_page_that_needs_no_network(runs, report, tmp_
     text = page.read_text()
     assert "seed 3" in text
     assert 'src="http' not in text
+
+
+MARKUP = ["$x^^$ a", "_hidden", "<a href='https://example.org'>x</a>", "a|b `c` *d* $e$", "\x1b[2Jé\u202eb", "a\nb"]
+
+
+@pytest.mark.parametrize("name", MARKUP)
+def test_names_with_markup_are_drawn_and_told_as_they_are(tmp_path, name):
+    """Formulas of matplotlib, labels that it hides, HTML that plotly reads, Markdown, control characters."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("plotly")
+    runs = [run(arm, seed, 1.0) for arm in ("none", name) for seed in (1, 2)]
+    found = {
+        "recipe": "r", "backbone": "deepfm", "monitor": "auc", "test_samples": 400, "slices": {"new users": 7},
+        "failed": {name: name}, "small_slices": {}, "least": 50, "warnings": [name],
+        **summarise(runs, TRUTH, MEASURES, ("none",)),
+    }  # fmt: skip
+    found["notes"] = [*notes(found), name]
+    png, page = plot(found, runs, tmp_path)
+    assert png.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    data = page.read_text().rpartition("Plotly.newPlot")[2]
+    assert not any(one in data for one in ("<a", r"\u003ca", "\x1b", "\u202e"))
+    told = markdown(found)
+    assert not any(one in told for one in ("<a", "\x1b", "\u202e", "a|b", " `c`", " *d*"))
+    assert len(told.splitlines()) == len(markdown({**found, "failed": {"x": "x"}}).splitlines())
 
 
 def test_a_screen_shows_all_differences_or_those_from_the_last_reference():

@@ -11,6 +11,7 @@ from refusals import refused
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.stages.engine.base import Context, Stage
+from llmcf_cli.stages.engine.lock import write_lock
 from llmcf_cli.stages.engine.run import Cause, examined, execute, plan
 from llmcf_cli.store.artifacts import ArtifactStore, read_manifest
 
@@ -22,6 +23,7 @@ class Settings:
     name: str = "toy"
     first: int = 1
     second: int = 1
+    seed: int = 1
 
 
 class First(Stage):
@@ -226,6 +228,15 @@ def test_a_read_only_place_serves_what_is_cached(tmp_path, request):
     run(steps_of(disk))
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert run(examined(steps_of(disk))) == [{"number": 1}, {"sum": 2}]
+    steps = steps_of(disk)
+    write_lock(steps[-1].node.context, steps)  # of no effect
     with pytest.raises(OSError) as caught:
         run(examined(steps_of(disk, second=5)))
     assert caught.value.errno == errno.EROFS
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    whole = steps[-1].node.folder  # as a process leaves it that is killed while it replaces it
+    aside = whole.parent / ".partial" / whole.name
+    aside.mkdir(parents=True, exist_ok=True)
+    whole.rename(aside / "old")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    assert [step.runs for step in steps_of(disk)] == [False, True]
