@@ -22,19 +22,26 @@ C candidates, P pools.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.core.types import Clock
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid
-from llmcf_cli.match.guard import Guard, Keys
+from llmcf_cli.match.guard import Guard, Keys, Matching
 from llmcf_cli.match.limits import Barred, Choice
 from llmcf_cli.match.product import Product
 from llmcf_cli.match.ranked import AHEAD, RankedIndex
-from llmcf_cli.match.searcher import Balance, Searcher
+from llmcf_cli.match.searcher import Balance, Matches, OnlineSearch, Searcher
+
+if TYPE_CHECKING:
+    from llmcf_cli.features.batch import Samples
+    from llmcf_cli.match.space import Space
 
 SLACK = 4  # candidates beyond the quota when float32 cannot tell the quota's last from the next
 GROUP = 64  # columns whose maximum stands for them when a wide block is searched
@@ -52,6 +59,15 @@ class ExactSearcher(Searcher):
     ) -> ExactIndex:
         """See `Searcher.prepare`."""
         return ExactIndex(self.config, example_ED, example_keys, example_label_E, balance=balance, guard=guard)
+
+    def online(
+        self, space: Space, examples: Samples, vector_ES: NDArray[np.float32], matching: Matching, clock: Clock
+    ) -> OnlineSearch:
+        """See `Searcher.online`; the user's part is computed once where the examples are few enough."""
+        from llmcf_cli.match.halves import ExactOnlineSearch, fits
+
+        kind = ExactOnlineSearch if fits(vector_ES, _device(self.config.device)) else OnlineSearch
+        return kind(self, space, examples, vector_ES, matching, clock)
 
 
 class ExactIndex(RankedIndex):
@@ -87,13 +103,51 @@ class ExactIndex(RankedIndex):
         return self._pools
 
     def limited(self, query_BD: torch.Tensor, scale_B1: torch.Tensor, keys: Keys, quota: int) -> torch.Tensor:
-        """See `RankedIndex.limited`; as far as each round's candidates reach, and then without what is barred."""
-        choice = Choice(len(keys), len(self._pools), quota, self.limits)
-        rows_R, barred = np.arange(len(keys)), None
-        while len(rows_R):
+        """See `RankedIndex.limited`."""
+
+        def nearest(pool: int, rows_R: np.ndarray, count: int, barred: Barred | None) -> torch.Tensor:
             at = torch.from_numpy(rows_R).to(self.device)
-            asked = query_BD[at], scale_B1[at], keys.take(rows_R), AHEAD * quota
-            code_RPC = torch.stack([pool.nearest(*asked, barred) for pool in self._pools], 1)
+            return self._pools[pool].nearest(query_BD[at], scale_B1[at], keys.take(rows_R), count, barred)
+
+        return self._within_limits(nearest, len(keys), quota)
+
+    def of_scores(self, scores: Sequence[torch.Tensor], keys: Keys, k: int) -> Matches:
+        """What `search` finds, of queries whose exact scores are known.
+
+        Args:
+            scores: Of each pool, float32 [N, columns of the pool], rounded once from exact ones; overwritten.
+            keys: Keys of the queries.
+            k: Examples per query.
+        """
+        found = self._nothing(len(keys), k)
+        quota = k // len(self._pools)
+
+        def nearest(pool: int, rows_R: np.ndarray, count: int, barred: Barred | None) -> torch.Tensor:
+            return self._pools[pool].best(scores[pool][torch.from_numpy(rows_R)], keys.take(rows_R), count, barred)
+
+        if self.limits:
+            code_NK = self._within_limits(nearest, len(keys), quota)
+        else:
+            parts = [pool.best(score, keys, quota) for pool, score in zip(self._pools, scores, strict=True)]
+            code_NK = torch.cat(parts, 1).sort(1, descending=True).values
+        self._fill(found, slice(0, len(keys)), code_NK)
+        return found
+
+    def _within_limits(
+        self, nearest: Callable[[int, np.ndarray, int, Barred | None], torch.Tensor], queries: int, quota: int
+    ) -> torch.Tensor:
+        """Codes [B, K] as limits allow: as far as each round's candidates reach, then without what is barred.
+
+        Args:
+            nearest: Pool, rows of queries, candidates for each, and what is barred → codes.
+            queries: B.
+            quota: Examples from each pool.
+        """
+        choice = Choice(queries, len(self._pools), quota, self.limits)
+        rows_R, barred = np.arange(queries), None
+        while len(rows_R):
+            parts = [nearest(pool, rows_R, AHEAD * quota, barred) for pool in range(len(self._pools))]
+            code_RPC = torch.stack(parts, 1)
             settled_R = choice.walk(rows_R, code_RPC.cpu().numpy(), *self.owners(code_RPC))
             rows_R = rows_R[~settled_R]
             barred = choice.barred(rows_R)
@@ -146,6 +200,25 @@ class Pool:
                 return best_BK
         at = rows.cpu().numpy()
         best_BK[rows] = self._all(query_BD[rows], scale_B1[rows], keys.take(at), quota, barred and barred.take(at))
+        return best_BK
+
+    def best(self, score_BE: torch.Tensor, keys: Keys, quota: int, barred: Barred | None = None) -> torch.Tensor:
+        """What `nearest` gives, from exact scores of all examples, float32 [B, E]; overwritten."""
+        blocks = self._blocks(keys)
+        if not blocks:
+            return torch.full((len(keys), quota), FORBIDDEN)
+        for block in blocks:
+            self._forbid(score_BE[:, block], keys, block, barred)
+        score_BE = score_BE[:, : blocks[-1].stop]
+        value_BC, column_BC = _top(score_BE, quota + 1)
+        code_BC = encode(value_BC, self.rank_E[column_BC]).masked_fill_(torch.isinf(value_BC), FORBIDDEN)
+        best_BK = code_BC[:, :quota].sort(1, descending=True).values
+        # Where the first example left out scores as the last one taken, their sample ids decide.
+        tied_B = (value_BC[:, quota - 1] == value_BC[:, quota]) & ~torch.isinf(value_BC[:, quota])
+        if tied_B.any():
+            code_RE = encode(score_BE[tied_B], self.rank_E[: score_BE.shape[1]])
+            code_RE.masked_fill_(torch.isinf(score_BE[tied_B]), FORBIDDEN)
+            best_BK[tied_B] = code_RE.topk(quota).values
         return best_BK
 
     def _settle(
