@@ -65,7 +65,8 @@ class ExactOnlineSearch(OnlineSearch):
         own_N = samples.item_row_N.astype(np.int64)
         if items.is_nothing:  # then candidates differ in the examples of their own that the guard refuses
             pair_N = samples.user_row_N.astype(np.int64) << 32 | own_N
-            own_N = np.where(np.isin(pair_N, self._pairs), own_N, -1)
+            at_N = np.searchsorted(self._pairs, pair_N).clip(max=len(self._pairs) - 1)
+            own_N = np.where(self._pairs[at_N] == pair_N, own_N, -1)
         _, row_R, of_N = np.unique(history_of_N << 32 | (own_N + 1), return_index=True, return_inverse=True)
         keys = Keys.of(samples).take(row_R)
         keys = Keys(keys.sample_id_N, keys.user_row_N, own_N[row_R], keys.time_N)
