@@ -1,13 +1,13 @@
 """Serving over HTTP: what LLM-CF adds to the plain backbone, what batching across requests gives, and reloads.
 
-    python benchmarks/serve.py [--quick]
+    python benchmarks/serve.py [--quick] [--scorer]
 
 Bundles in the shape of MovieLens-100K (DeepFM; `none`, and `ict` with K = 4 of 2,000 examples): examples that depend on
 user and target (`ict`), or on the user alone (`ict, user`: item weight 0). The server has the first core, the load the
 last one, over loopback. Latencies of one client, 1, 100 and 1,000 candidates; throughput of 32 clients with 10
 candidates each, against the same server that scores one request at a time, and against a bare FastAPI handler around
 the same scorer; a reload every two seconds under the load of 4 clients. Ratios of medians and 99th percentiles, in one
-run. Only answers with status 200 count.
+run. Only answers with status 200 count. `--scorer` measures the scorer alone, in this process, in CPU time.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from synthetic import Size, task_data
 
 from llmcf_cli.match.config import TextSpaceConfig
@@ -39,6 +40,8 @@ EXAMPLES, CLIENTS, SHARED = 2_000, 32, 10
 TARGETS = {"ict, user: 100": 1.5, "ict: 100": 3.0, "ict, user: 1000": 2.0, "ict: 1000": 4.0}
 """p99 against `none`, by arm and candidates."""
 BATCHING, RELOAD = 3.0, 2.0
+LONGEST = 60.0
+"""Seconds for the latencies of one number of candidates; a busy machine measures fewer requests."""
 WEIGHTS = {"none": (0.5, 0.5), "ict": (0.5, 0.5), "ict, user": (1.0, 0.0)}
 
 
@@ -46,6 +49,7 @@ def main() -> None:
     """Run, print the tables and the JSON line, exit 1 if a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer requests")
+    parser.add_argument("--scorer", action="store_true", help="only the scorer, without HTTP, in CPU time")
     parser.add_argument("--server", nargs=3, metavar=("KIND", "BUNDLE", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
@@ -56,6 +60,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         make_bundles(folder)
+        if options.scorer:
+            scorers(folder, count)
+            return
         p50, p99 = latencies(folder, count)
         rates = throughputs(folder, seconds)
         reload = reloads(folder, seconds)
@@ -93,6 +100,40 @@ def make_bundles(folder: Path) -> None:
         save_bundle(folder / name, model, task=RankingConfig(), recipe={}, clock="global", inputs=served)
 
 
+def scorers(folder: Path, count: int) -> None:
+    """Print medians of the CPU time of a request, ms, by arm, number of candidates and step."""
+    from llmcf_cli.serve.requests import to_lists
+    from llmcf_cli.serve.scorer import Scorer
+
+    torch.set_num_threads(1)
+    rng, clock = np.random.default_rng(1), time.process_time
+    arms = {arm: Scorer.load(folder / arm) for arm in WEIGHTS}
+    steps = ("encode", "match", "model")
+    print(f"{'candidates':>10}{'arm':>12}{'p50 ms':>9}{'/ none':>8}" + "".join(f"{step:>9}" for step in steps))
+    for candidates in (1, 100, 1000):
+        found: dict[str, list[list[float]]] = {arm: [] for arm in arms}
+        for number in range(count // (3 if candidates == 1000 else 1) + 5):
+            lists = to_lists(json.loads(body_of(rng, candidates))["requests"], arms["none"].form)
+            for arm, scorer in arms.items():
+                spent = dict.fromkeys(steps, 0.0)
+
+                @contextmanager
+                def step(name: str, spent: dict[str, float] = spent) -> Iterator[None]:
+                    begun = clock()
+                    yield
+                    spent[name] += clock() - begun
+
+                begun = clock()
+                scorer.score_lists(lists, step)
+                if number >= 5:
+                    found[arm].append([clock() - begun, *spent.values()])
+        whole = float(np.median([row[0] for row in found["none"]]))
+        for arm, rows in found.items():
+            total, *parts = np.median(rows, 0)
+            shown = "".join(f"{1000 * part:>9.2f}" for part in parts)
+            print(f"{candidates:>10,}{arm:>12}{1000 * total:>9.2f}{total / whole:>8.2f}{shown}", flush=True)
+
+
 def latencies(folder: Path, count: int) -> tuple[dict[str, float], dict[str, float]]:
     """Medians and 99th percentiles in ms by arm and number of candidates.
 
@@ -106,7 +147,10 @@ def latencies(folder: Path, count: int) -> tuple[dict[str, float], dict[str, flo
         ports = {arm: stack.enter_context(server("llmcf", folder / arm)) for arm in WEIGHTS}
         for candidates in (1, 100, 1000):
             times: dict[str, list[float]] = {arm: [] for arm in ports}
+            end = time.perf_counter() + LONGEST
             for number in range(count // (3 if candidates == 1000 else 1) + 5):
+                if time.perf_counter() > end:
+                    break
                 body = body_of(rng, candidates)
                 for arm, port in ports.items():
                     took = asyncio.run(one(port, body))

@@ -212,6 +212,8 @@ def _shared(of_B: Tensor, sequences: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         int64 [C], the sequence of each copy; int64 [B], the copy of each row; int64 [B], its place there.
     """
+    if sequences == 1:
+        return of_B.new_zeros(1), of_B, torch.arange(len(of_B), device=of_B.device)
     order_B = torch.argsort(of_B, stable=True)
     count_G = torch.bincount(of_B, minlength=sequences)
     width = -(-len(of_B) // sequences)
