@@ -53,7 +53,8 @@ class ExactOnlineSearch(OnlineSearch):
         self._history_ED = grid_ED[:, : self._dim_half].contiguous()
         self._item_ED = grid_ED[:, self._dim_half :].contiguous()
         own = examples.user_row_N.astype(np.int64) << 32 | examples.item_row_N
-        self._pairs, self._items, self._lock = np.unique(own), None, Lock()
+        self._pairs, self._lock = np.unique(own), Lock()
+        self._items: _ItemHalf | None = None
 
     def search(self, text_IT: NDArray[np.float32], samples: Samples, k: int) -> Matches:
         """See `OnlineSearch.search`."""

@@ -76,7 +76,7 @@ class ExampleTokens(nn.Module):
         self.cot = MLP(shape.size("cot"), (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
         self.register_buffer("kept_EX", None, persistent=False)
-        self.register_load_state_dict_post_hook(_forget)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -140,6 +140,6 @@ class ExampleTokens(nn.Module):
         return row_BD
 
 
-def _forget(tokens: nn.Module, keys: Any) -> None:
+def _forget(tokens: Any, keys: Any) -> None:
     """Tokens of other weights are other tokens."""
     tokens.kept_EX = None
