@@ -55,7 +55,8 @@ def squares(vector_BD: torch.Tensor, peak_B1: torch.Tensor, bits: int) -> torch.
     row's grid would depend on the rows beside it. So those of a row's parts add up to those of the row.
     """
     step_BD = (vector_BD * power(bits - peak_B1)).round_()
-    return torch.linalg.vecdot(step_BD, step_BD)[:, None]
+    square_B: torch.Tensor = torch.linalg.vecdot(step_BD, step_BD)
+    return square_B[:, None]
 
 
 def exponents(peak_B1: torch.Tensor, square_B1: torch.Tensor, bits: int) -> torch.Tensor:

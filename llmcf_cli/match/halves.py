@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from llmcf_cli.core.types import Clock
 from llmcf_cli.features.batch import Samples
-from llmcf_cli.match.exact import ExactIndex
+from llmcf_cli.match.exact_index import ExactIndex
 from llmcf_cli.match.grid import LEAST, at_exponent, exponents, peaks, power, squares, step_bits
 from llmcf_cli.match.guard import Keys, Matching
 from llmcf_cli.match.searcher import Matches, OnlineSearch, Searcher

@@ -97,6 +97,11 @@ class RetrievedExamples(Input):
     files: ClassVar[tuple[str, ...]] = (TABLE, VECTORS)
     config: ExamplesInputConfig
 
+    @property
+    def repeatable(self) -> bool:
+        """Not where the search is approximate: its index is built anew at each load."""
+        return bool(registry().get("searcher", self.config.search.type).load().repeatable)
+
     def load(self, made: Made) -> Loaded:
         """Of the tables `cot_example` and `example_match`."""
         examples = read_lance(made.folders["examples"] / "lance", "cot_example")

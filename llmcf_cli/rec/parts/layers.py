@@ -129,6 +129,7 @@ class CausalDecoder(nn.Module):
         rope_SE, rope_1E = self.rope_SE[:length], self.rope_SE[length : length + 1]
         everything_S = torch.arange(length, device=prefix_GSD.device)
         for number, layer in enumerate(self.layers, 1):
+            assert isinstance(layer, DecoderLayer)
             last_CRD = layer.follow(last_CRD, rope_1E, layer.memory(prefix_GSD, rope_SE), copy_C, bias_C1S)
             if number < len(self.layers):
                 prefix_GSD = layer(prefix_GSD, bias_GSS, rope_SE, everything_S)
