@@ -22,7 +22,7 @@ from llmcf_cli.core.types import Clock
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.match.exact_index import ExactIndex
 from llmcf_cli.match.grid import LEAST, at_exponent, exponents, peaks, power, squares, step_bits
-from llmcf_cli.match.guard import Keys, Matching
+from llmcf_cli.match.guard import Keys, Matching, guard_of
 from llmcf_cli.match.searcher import Matches, OnlineSearch, Searcher
 from llmcf_cli.match.space import Space
 
@@ -55,6 +55,7 @@ class ExactOnlineSearch(OnlineSearch):
         own = examples.user_row_N.astype(np.int64) << 32 | examples.item_row_N
         self._pairs, self._lock = np.unique(own), Lock()
         self._items: _ItemHalf | None = None
+        self._by_item = guard_of(matching, clock).by_item
 
     def search(self, text_IT: NDArray[np.float32], samples: Samples, k: int) -> Matches:
         """See `OnlineSearch.search`."""
@@ -64,7 +65,7 @@ class ExactOnlineSearch(OnlineSearch):
         history_of_N = _runs(samples)
         first_U = np.flatnonzero(np.diff(history_of_N, prepend=-1))
         own_N = samples.item_row_N.astype(np.int64)
-        if items.is_nothing:  # then candidates differ in the examples of their own that the guard refuses
+        if items.is_nothing and not self._by_item:  # then candidates differ in the examples of their own that the guard refuses
             pair_N = samples.user_row_N.astype(np.int64) << 32 | own_N
             at_N = np.searchsorted(self._pairs, pair_N).clip(max=len(self._pairs) - 1)
             own_N = np.where(self._pairs[at_N] == pair_N, own_N, -1)
