@@ -9,7 +9,7 @@ from llmcf_cli.stages.steps.train_rec import TrainRec
 
 
 def of_arm(arm, **changes):
-    recipe = load_recipe("quickstart").with_changes({"rec.augment": {"type": arm}, **changes})
+    recipe = load_recipe("quickstart").recipe.with_changes({"rec.augment": {"type": arm}, **changes})
     stage = TrainRec(arm, 0)
     return "serve.reasoning" in stage.sections(recipe), [one.name for one in stage.needs(recipe)]
 
