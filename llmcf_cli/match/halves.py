@@ -53,7 +53,8 @@ class ExactOnlineSearch(OnlineSearch):
         self._history_ED = grid_ED[:, : self._dim_half].contiguous()
         self._item_ED = grid_ED[:, self._dim_half :].contiguous()
         own = examples.user_row_N.astype(np.int64) << 32 | examples.item_row_N
-        self._pairs, self._lock = np.unique(own), Lock()
+        # Sorted, with an end that is none, so that every search has a place.
+        self._pairs, self._lock = np.append(np.unique(own), np.iinfo(np.int64).max), Lock()
         self._items: _ItemHalf | None = None
         self._by_item = guard_of(matching, clock).by_item
 
@@ -65,10 +66,11 @@ class ExactOnlineSearch(OnlineSearch):
         history_of_N = _runs(samples)
         first_U = np.flatnonzero(np.diff(history_of_N, prepend=-1))
         own_N = samples.item_row_N.astype(np.int64)
-        if items.is_nothing and not self._by_item:  # then candidates differ in the examples of their own that the guard refuses
+        if (
+            items.is_nothing and not self._by_item
+        ):  # then candidates differ in the examples of their own that the guard refuses
             pair_N = samples.user_row_N.astype(np.int64) << 32 | own_N
-            at_N = np.searchsorted(self._pairs, pair_N).clip(max=len(self._pairs) - 1)
-            own_N = np.where(self._pairs[at_N] == pair_N, own_N, -1)
+            own_N = np.where(self._pairs[np.searchsorted(self._pairs, pair_N)] == pair_N, own_N, -1)
         _, row_R, of_N = np.unique(history_of_N << 32 | (own_N + 1), return_index=True, return_inverse=True)
         keys = Keys.of(samples).take(row_R)
         keys = Keys(keys.sample_id_N, keys.user_row_N, own_N[row_R], keys.time_N)
