@@ -54,8 +54,8 @@ def searches(rng, space, text_IT, examples, section, clock):
     items=st.integers(1, 30), dim=st.sampled_from([1, 3, 16]), levels=st.sampled_from([1, 3, 1000]),
     weights=st.sampled_from([(0.5, 0.5), (1.0, 0.0), (0.0, 1.0), (0.3, 1.7)]), k=st.sampled_from([2, 6]),
     balance=st.sampled_from(["labels", "none"]), clock=st.sampled_from(["global", "per_user"]),
-    exclude=st.sampled_from(["strict", "own_item", "reference"]), distinct=st.booleans(), most=st.sampled_from([None, 1, 2]),
-    kept=st.sampled_from([1 << 28, 4000]),
+    exclude=st.sampled_from(["strict", "own_item", "reference"]), distinct=st.booleans(),
+    most=st.sampled_from([None, 1, 2]), kept=st.sampled_from([1 << 28, 4000]),
 )  # fmt: skip
 def test_it_finds_what_the_plain_search_finds(
     seed, queries, examples, users, items, dim, levels, weights, k, balance, clock, exclude, distinct, most, kept
