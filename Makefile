@@ -3,7 +3,7 @@
 # make test   install what the tests need, and run them all
 # make lint   style, types and layer contracts
 # make faults kill runs 70 times and damage 5,000 bundles, more than `make test` does
-# make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues; under an hour
+# make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues, 10,000 requests over HTTP; about an hour
 # make docs   regenerate the reference pages
 PYTHON ?= python3
 VENV ?= .venv

@@ -282,6 +282,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "address-unusable": "The server cannot listen at the address.",
         "pointer-invalid": "The watched file names no bundle.",
         "rollback-none": "No bundle was served before this one.",
+        "golden-differs": "A bundle does not answer its golden requests as when it was made.",
         "score-invalid": "The bundle answers a score that is no number.",
     },
     "Clusters": {

@@ -30,7 +30,7 @@ import torch
 
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.match.config import AnnSearchConfig, ExactSearchConfig
-from llmcf_cli.match.exact import Lookup, Pool, check_examples
+from llmcf_cli.match.exact_index import Lookup, Pool, check_examples
 from llmcf_cli.match.grid import FORBIDDEN, encode, exact_scores, on_grid, to_grid
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.lance import COMPRESSED, Kind, Rows, kind_for, open_index, trained_on
@@ -47,6 +47,8 @@ CPU = torch.device("cpu")
 
 class AnnSearcher(Searcher):
     """Indexes of LanceDB, one for each label, behind exact guards."""
+
+    repeatable = False
 
     def __init__(
         self, config: AnnSearchConfig | None = None, folder: Path | None = None, progress: Progress = SILENT

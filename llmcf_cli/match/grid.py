@@ -29,18 +29,45 @@ def on_grid(vector_BD: torch.Tensor, *, shared: bool) -> tuple[torch.Tensor, tor
     """
     if not len(vector_BD):
         return vector_BD, torch.ones((1, 1), dtype=torch.float64, device=vector_BD.device)
-    peak_B1 = torch.linalg.vector_norm(vector_BD, ord=torch.inf, dim=1, keepdim=True)
-    exponent_B1 = torch.frexp(peak_B1).exponent.clamp_min(LEAST)
-    # The norm in whole steps of the peak, few enough that float32 sums them exactly: rounding must never
-    # decide between two powers of two, or a row's grid would depend on the rows beside it.
-    bits = (24 - vector_BD.shape[1].bit_length()) // 2
-    step_BD = (vector_BD * _power(bits - exponent_B1)).round_()
-    norm_B1 = torch.linalg.vecdot(step_BD, step_BD)[:, None].double().sqrt()
-    exponent_B1 = (exponent_B1 + torch.frexp(norm_B1).exponent - bits).clamp_min(LEAST)
+    bits, peak_B1 = step_bits(vector_BD.shape[1]), peaks(vector_BD)
+    exponent_B1 = exponents(peak_B1, squares(vector_BD, peak_B1, bits), bits)
     if shared:
         exponent_B1 = exponent_B1.amax(0, keepdim=True)
-    grid_BD = (vector_BD * _power(24 - exponent_B1)).round_().mul_(2.0**-24)
-    return grid_BD, _power(exponent_B1).double()
+    return at_exponent(vector_BD, exponent_B1), power(exponent_B1).double()
+
+
+def step_bits(dim: int) -> int:
+    """Bits of the steps of a peak that norms of `dim` numbers are computed in."""
+    return (24 - dim.bit_length()) // 2
+
+
+def peaks(vector_BD: torch.Tensor) -> torch.Tensor:
+    """int32 [B, 1]: exponent of the largest number of each row."""
+    return torch.frexp(torch.linalg.vector_norm(vector_BD, ord=torch.inf, dim=1, keepdim=True)).exponent.clamp_min(
+        LEAST
+    )
+
+
+def squares(vector_BD: torch.Tensor, peak_B1: torch.Tensor, bits: int) -> torch.Tensor:
+    """float32 [B, 1]: squared norm in whole steps of the peak, which may be that of a longer row.
+
+    The steps are few enough that float32 sums them exactly: rounding must never decide between two powers of two, or a
+    row's grid would depend on the rows beside it. So those of a row's parts add up to those of the row.
+    """
+    step_BD = (vector_BD * power(bits - peak_B1)).round_()
+    square_B: torch.Tensor = torch.linalg.vecdot(step_BD, step_BD)
+    return square_B[:, None]
+
+
+def exponents(peak_B1: torch.Tensor, square_B1: torch.Tensor, bits: int) -> torch.Tensor:
+    """int32 [B, 1]: exponents of the scales, from `peaks` and `squares`."""
+    norm_B1 = square_B1.double().sqrt()
+    return (peak_B1 + torch.frexp(norm_B1).exponent - bits).clamp_min(LEAST)
+
+
+def at_exponent(vector_BD: torch.Tensor, exponent_B1: torch.Tensor) -> torch.Tensor:
+    """Rows on the grid of the scales 2**exponent; each number by itself, so parts of rows are as in the row."""
+    return (vector_BD * power(24 - exponent_B1)).round_().mul_(2.0**-24)
 
 
 def to_grid(vector_BD: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -73,6 +100,6 @@ def decode(code: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return bits.view(torch.float32), 0x7FFFFFFF - (code & 0x7FFFFFFF)
 
 
-def _power(exponent: torch.Tensor) -> torch.Tensor:
+def power(exponent: torch.Tensor) -> torch.Tensor:
     """float32 2**exponent, set bit by bit: `pow` and `ldexp` promise no exact powers on every device."""
     return ((exponent + 127) << 23).view(torch.float32)

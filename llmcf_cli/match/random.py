@@ -10,7 +10,8 @@ import numpy as np
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.core.seeding import GOLDEN, derive_seed, mixed, shifted
 from llmcf_cli.match.config import RandomSearchConfig
-from llmcf_cli.match.exact import ExactIndex, ExactSearcher
+from llmcf_cli.match.exact import ExactSearcher
+from llmcf_cli.match.exact_index import ExactIndex
 from llmcf_cli.match.guard import Guard, Keys
 from llmcf_cli.match.searcher import Balance, Matches, Queries, Searcher
 

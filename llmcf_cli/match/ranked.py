@@ -78,12 +78,8 @@ class RankedIndex(ABC):
             LlmcfError: `k` cannot be halved between labels.
             DataError: Query vectors have another dimension or are not finite.
         """
-        if k < 1 or k % len(self.pools):
-            raise LlmcfError(
-                f"k is {k}, but balance: labels needs a positive even number", code="k-uneven", where="match.k"
-            )
         total = len(query_keys)
-        found = Matches(np.full((total, k), -1, np.int32), np.zeros((total, k), np.float32))
+        found = self._nothing(total, k)
         with progress.task("match", total, "queries") as task:
             for start in range(0, total, self.query_block):
                 block = slice(start, min(start + self.query_block, total))
@@ -91,6 +87,14 @@ class RankedIndex(ABC):
                 self._search_block(rows_BD, query_keys.take(block), found, block)
                 task.advance(block.stop - block.start)
         return found
+
+    def _nothing(self, queries: int, k: int) -> Matches:
+        """Matches to be filled."""
+        if k < 1 or k % len(self.pools):
+            raise LlmcfError(
+                f"k is {k}, but balance: labels needs a positive even number", code="k-uneven", where="match.k"
+            )
+        return Matches(np.full((queries, k), -1, np.int32), np.zeros((queries, k), np.float32))
 
     def owners(self, code_RPC: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Users and items [R, P, C] of the examples that codes stand for; -1 for none."""
@@ -113,7 +117,10 @@ class RankedIndex(ABC):
         query_BD, scale_B1 = on_grid(rows, shared=False)
         quota = found.index_NK.shape[1] // len(self.pools)
         best = self.limited if self.limits else self._nearest
-        code_BK = best(query_BD, scale_B1 * self.scale, keys, quota)
+        self._fill(found, block, best(query_BD, scale_B1 * self.scale, keys, quota))
+
+    def _fill(self, found: Matches, block: slice, code_BK: torch.Tensor) -> None:
+        """Write what codes stand for as the matches of some queries."""
         score_BK, rank_BK = decode(code_BK)
         empty_BK = (code_BK == FORBIDDEN).cpu().numpy()
         index_BK = self._order_E[np.where(empty_BK, 0, rank_BK.cpu().numpy())] if len(self._order_E) else -1

@@ -46,6 +46,8 @@ class Searcher(ABC):
 
     by_similarity: ClassVar[bool] = True
     """Whether scores are dot products of query and example."""
+    repeatable: ClassVar[bool] = True
+    """Whether what is found is the same after every `prepare`."""
 
     def kept_in(self, folder: Path, progress: Progress = SILENT) -> Searcher:
         """This searcher, keeping in `folder` what it builds, so that it is built once; by default nothing is built."""

@@ -407,6 +407,9 @@ class ServeSection(Config):
     """Arm of the comparison whose bundle is named at the end of a run; None: the one that is best on validation."""
     histories: bool = True
     """Whether bundles keep the latest events of every user, for requests that bring no history."""
+    reasoning: bool = False
+    """Whether bundles keep the texts of the chains of thought, so that explanations can show them. They describe the
+    users of the examples to whoever asks."""
 
 
 class SearchSection(Config):

@@ -127,7 +127,9 @@ class Scorer:
     def __init__(self, bundle: Bundle) -> None:
         self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
         self.task, self.inputs, self.digest = bundle.task, bundle.inputs, bundle.digest
+        self.golden, self.reasoning_E = bundle.golden, bundle.reasoning_E
         self.form = RequestForm(bundle.clock, bundle.times)
+        self.model.keep_examples()
         self._adding = Lock()
         self._answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()}
 

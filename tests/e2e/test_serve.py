@@ -141,6 +141,29 @@ def test_a_slow_client_holds_nobody_up(server):
         assert slow.recv(1 << 16).startswith(b"HTTP/1.1 200")
 
 
+def test_a_crowd_that_leaves_or_dawdles_takes_nothing_from_others(server):
+    body = json.dumps(ASK).encode()
+    crowd = []
+    try:
+        for n in range(90):
+            connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+            crowd.append(connection)
+            if n % 3 == 0:  # half a body, and nothing more
+                connection.sendall(head(len(body)) + body[: len(body) // 2])
+            elif n % 3 == 1:  # asks and leaves at once
+                connection.sendall(head(len(body)) + body)
+                connection.close()
+            else:  # asks, and does not read the answer
+                connection.sendall(head(len(body)) + body)
+        assert load(server, 60) == [200] * 60
+    finally:
+        for connection in crowd:
+            connection.close()
+    wait_until(lambda: "llmcf_queue_rows 0.0" in server.get("/metrics").text, "empty")
+    assert not any('"fault"' in line for line in server.log)
+    assert ask(server).status_code == 200
+
+
 def test_the_log_names_no_user_and_no_item(server):
     response = server.post("/v1/score", json={"requests": [{"user_id": "secretuser", "candidates": ["secretitem"]}]},
                            headers={"X-Request-Id": "mine-1"})  # fmt: skip

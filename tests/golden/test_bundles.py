@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sealing import sealed
 
 from llmcf_cli.core.errors import ModelError, StoreError
-from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.rec.bundle.bundle import load_bundle
 from llmcf_cli.serve.scorer import Scorer
 
@@ -25,17 +25,6 @@ KEPT = sorted(path.name for path in BUNDLES.iterdir() if path.is_dir())
 def asked(name):
     found = json.loads((BUNDLES / f"{name.rpartition('-')[2]}.json").read_text())
     return found["requests"], np.array(found["logit"])
-
-
-def sealed(bundle, change):
-    """Edit bundle.json, and bring digests up to date."""
-    manifest = json.loads((bundle / "bundle.json").read_text())
-    manifest.pop("digest")
-    change(manifest)
-    for name, record in manifest["files"].items():
-        record.update(sha256=digest_file(bundle / name), bytes=(bundle / name).stat().st_size)
-    (bundle / "bundle.json").write_text(json.dumps(manifest | {"digest": digest_json(manifest)}))
-    return bundle
 
 
 @pytest.fixture(params=KEPT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.input.base import Rows
 from llmcf_cli.rec.parts.embedding import FieldShape
+
+if TYPE_CHECKING:
+    from llmcf_cli.rec.input.examples import Examples
 
 _T = TypeVar("_T")
 
@@ -151,6 +154,14 @@ class Augmenter(nn.Module, ABC):
             blocks: Goes through the bank, block by block, as often as it is called.
         """
         return ()
+
+    def keep_examples(self, blocks: Iterator[Examples]) -> None:
+        """Keep what examples give that no query changes, until training begins or other weights are loaded.
+
+        Args:
+            blocks: All examples of the bank in order, block by block.
+        """
+        return
 
     @abstractmethod
     def forward(self, x: AugmentInput) -> Augmentation:

@@ -5,11 +5,14 @@ Legend: B batch, S example tokens, D model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape
 from llmcf_cli.rec.augment.tokens import ExampleTokens
 from llmcf_cli.rec.config import MeanConfig
+from llmcf_cli.rec.input.examples import Examples
 from llmcf_cli.rec.parts.layers import MLP
 
 
@@ -35,3 +38,7 @@ class MeanAugmenter(Augmenter):
         sum_BD = (tokens_BSD * mask_BS[..., None]).sum(1)
         mean_BD = sum_BD / mask_BS.sum(1, keepdim=True).clamp_min(1)
         return Augmentation(self.mlp(torch.cat([query_BD, mean_BD], 1)))
+
+    def keep_examples(self, blocks: Iterator[Examples]) -> None:
+        """See `Augmenter.keep_examples`: their tokens."""
+        self.tokens.keep(blocks)

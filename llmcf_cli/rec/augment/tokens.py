@@ -1,11 +1,13 @@
 """Rows and their examples as tokens: what the in-context transformer and its ablation both read.
 
-Legend: B batch, K examples of a row, U distinct examples of a batch, P tokens per example, S = P·K, T text, D model.
+Legend: B batch, K examples of a row, U distinct examples of a batch, E all of the bank, P tokens per example, S = P·K,
+T text, D model, X = P·D.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +56,8 @@ class ExampleTokens(nn.Module):
         ModelError: There are no text vectors, no examples, or no signals where they are a feature.
     """
 
+    kept_EX: Tensor | None
+
     def __init__(self, config: TokenSettings, shape: AugmentShape) -> None:
         super().__init__()
         if not all(map(shape.size, ("text", "cot", "examples"))):
@@ -71,6 +75,8 @@ class ExampleTokens(nn.Module):
         self.row = MLP(width, (config.hidden,), config.dim)
         self.cot = MLP(shape.size("cot"), (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
+        self.register_buffer("kept_EX", None, persistent=False)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -78,12 +84,42 @@ class ExampleTokens(nn.Module):
         Returns:
             Example tokens [B, S, D]; bool [B, S], which of them exist; query tokens [B, D].
         """
-        query_BD, examples = self._rows(x.query), given(x.inputs.get("examples"), "examples")
-        example_UPD = torch.stack([self._token(kind, examples) for kind in self.kinds], 1)
+        query_BD, examples = self.query(x), given(x.inputs.get("examples"), "examples")
+        return *self.sequences(examples, examples.slot_BK, examples.mask_BK), query_BD
+
+    def query(self, x: AugmentInput) -> Tensor:
+        """Tokens of the queries [B, D]."""
+        return self._rows(x.query)
+
+    def sequences(self, examples: Examples, slot_BK: Tensor, mask_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens of lists of examples.
+
+        Args:
+            examples: The distinct examples.
+            slot_BK: Which of them stand in each list.
+            mask_BK: False where there is none.
+
+        Returns:
+            Tokens [B, S, D]; bool [B, S], which of them exist.
+        """
+        example_UX = self._of_examples(examples) if self.kept_EX is None else self.kept_EX[examples.index_U]
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
-        chosen_BKX = functional.embedding(examples.slot_BK, example_UPD.flatten(1))
+        chosen_BKX = functional.embedding(slot_BK, example_UX)
         tokens_BSD = chosen_BKX.unflatten(2, (len(self.kinds), -1)).flatten(1, 2)
-        return tokens_BSD, examples.mask_BK.repeat_interleave(len(self.kinds), 1), query_BD
+        return tokens_BSD, mask_BK.repeat_interleave(len(self.kinds), 1)
+
+    def keep(self, blocks: Iterator[Examples]) -> None:
+        """Keep the tokens of all examples, until training begins or other weights are loaded."""
+        self.kept_EX = torch.cat([self._of_examples(block) for block in blocks])
+
+    def train(self, mode: bool = True) -> Self:
+        """See `nn.Module.train`."""
+        self.kept_EX = None if mode else self.kept_EX
+        return super().train(mode)
+
+    def _of_examples(self, examples: Examples) -> Tensor:
+        """Tokens of the distinct examples side by side, [U, P·D]."""
+        return torch.stack([self._token(kind, examples) for kind in self.kinds], 1).flatten(1)
 
     def _token(self, kind: str, examples: Examples) -> Tensor:
         if kind == "row":
@@ -102,3 +138,8 @@ class ExampleTokens(nn.Module):
             parts.append(given(rows.inputs.get("signals"), "signals"))
         row_BD: Tensor = self.row(torch.cat(parts, 1))
         return row_BD
+
+
+def _forget(tokens: Any, keys: Any) -> None:
+    """Tokens of other weights are other tokens."""
+    tokens.kept_EX = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
@@ -25,6 +26,7 @@ from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import FeatureSpec, Vocab
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.bundle import format3
+from llmcf_cli.rec.bundle.golden import Golden, make_golden, write_golden
 from llmcf_cli.rec.bundle.manifest import FileRecord, Manifest, StoredComponent, Times
 from llmcf_cli.rec.bundle.sound import (
     check_answer,
@@ -35,20 +37,25 @@ from llmcf_cli.rec.bundle.sound import (
     wholesome,
 )
 from llmcf_cli.rec.input.base import Input, default_inputs, inputs_of
+from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
-from llmcf_cli.rec.input.stored import Stored, Storing
+from llmcf_cli.rec.input.stored import Stored, Storing, demand
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.tasks.base import TASK, Task
 from llmcf_cli.tabular.times import TimeFormat
 
 MAX_MANIFEST_BYTES = 4 << 20
-MANIFEST, RECIPE, VOCAB, WEIGHTS, HISTORY = (
-    "bundle.json", "recipe.json", "vocab.parquet", "weights.safetensors", "history.parquet"
+MANIFEST, RECIPE, VOCAB, WEIGHTS, HISTORY, GOLDEN, REASONING = (
+    "bundle.json", "recipe.json", "vocab.parquet", "weights.safetensors", "history.parquet", "golden.json",
+    "reasoning.parquet",
 )  # fmt: skip
 ALWAYS = frozenset({RECIPE, VOCAB, WEIGHTS, "user.parquet", "item.parquet"})
-"""Files that every bundle has. Beside them it may have histories, and has what its inputs declare; no other file is
-ever opened."""
+"""Files that every bundle has. Beside them it has what its inputs declare, and may have `MAYBE`; no other file is ever
+opened."""
+MAYBE = frozenset({HISTORY, GOLDEN, REASONING})
+"""Histories of users, golden requests, and what the chains of thought of the examples say."""
+MAX_GOLDEN_BYTES, MAX_REASONING_BYTES = 4 << 20, 1 << 30
 _PLAIN = re.compile(r"[a-z0-9_]+\.(json|parquet|safetensors)")
 
 
@@ -63,6 +70,8 @@ class Bundle:
         clock: How times of examples and requests compare.
         times: How requests write times.
         recipe: The resolved recipe it was made by, as JSON data: for people, nothing here reads it.
+        golden: Requests with the answers that it gave when it was made; None: it has none.
+        reasoning_E: Texts of the examples' chains of thought; None: they are not in it.
         digest: Of its manifest, which names the digest of every file; the same for the same bundle anywhere.
     """
 
@@ -72,12 +81,14 @@ class Bundle:
     clock: Clock
     times: TimeFormat
     recipe: Mapping[str, Any]
+    golden: Golden | None
+    reasoning_E: pa.StringArray | None
     digest: str
 
 
 def save_bundle(
     path: Path, model: RecModel, *, task: TaskConfig, recipe: Mapping[str, Any], clock: Clock,
-    times: TimeFormat = TimeFormat(), inputs: Iterable[InputConfig] = (),
+    times: TimeFormat = TimeFormat(), inputs: Iterable[InputConfig] = (), reasoning: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Write a bundle. The same model and settings give the same bytes.
 
@@ -89,8 +100,10 @@ def save_bundle(
         clock: How times of examples and requests compare.
         times: How requests write times.
         inputs: Settings of inputs; one that is missing gets its defaults.
+        reasoning: Texts of the chains of thought of all examples in their order, to be shown; None: leave them out.
 
     Raises:
+        ValueError: There are not as many texts as examples.
         StoreError: The folder is not empty, or two inputs want a file of one name.
     """
     path.mkdir(parents=True, exist_ok=True)
@@ -107,6 +120,13 @@ def save_bundle(
         out.table(HISTORY, resources.histories.to_arrow())
     read = default_inputs(configs.augment.needs) | inputs_of(c for c in inputs if c.type in model.reads)
     served = [_save_input(read[name], resources, path) for name in closure(configs.augment.needs)]
+    golden = make_golden(model, inputs_of(served), clock)
+    if golden is not None:
+        write_golden(golden, path / GOLDEN)
+    if reasoning is not None:
+        if len(reasoning) != _examples(resources):
+            raise ValueError(f"{len(reasoning)} texts for {_examples(resources)} examples")
+        pq.write_table(pa.table({"text": pa.array(reasoning, pa.string())}), path / REASONING)
     files = {f.name: FileRecord(sha256=digest_file(f), bytes=f.stat().st_size) for f in sorted(path.iterdir())}
     manifest = Manifest(
         clock=clock, times=Times(format=times.format, zone=times.zone), task=StoredComponent.of("task", task),
@@ -158,7 +178,28 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         model.load_state_dict(weights)
         check_answer(model, inputs, path)
         task = registry().build(TASK, manifest.task.config("task"))
-        return Bundle(model.eval(), task, inputs, manifest.clock, manifest.times.as_format(), recipe, digest_json(raw))
+        golden = None
+        if GOLDEN in manifest.files:
+            golden = Golden.model_validate(read_json(path / GOLDEN, MAX_GOLDEN_BYTES, StoreError))
+        return Bundle(model.eval(), task, inputs, manifest.clock, manifest.times.as_format(), recipe, golden,
+                      _reasoning(stored, resources), digest_json(raw))  # fmt: skip
+
+
+def _examples(resources: Resources) -> int:
+    bank = resources.get(EXAMPLES)
+    return 0 if bank is None else len(bank)
+
+
+def _reasoning(stored: Stored, resources: Resources) -> pa.StringArray | None:
+    """The texts of all examples, if the bundle holds them."""
+    if REASONING not in stored.files:
+        return None
+    path = stored.path(REASONING)
+    demand(path.stat().st_size <= MAX_REASONING_BYTES, path, "reasoning")
+    texts = stored.table(REASONING)["text"].combine_chunks()
+    fits = len(texts) == _examples(resources) and texts.null_count == 0 and pa.types.is_string(texts.type)
+    demand(fits, path, "reasoning")
+    return texts
 
 
 def _save_input(one: Input, resources: Resources, path: Path) -> InputConfig:
@@ -178,7 +219,7 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
         )
     own = {file for one in inputs.values() for file in one.files}
     strange, lacking = (
-        sorted(manifest.files.keys() - own - ALWAYS - {HISTORY}),
+        sorted(manifest.files.keys() - own - ALWAYS - MAYBE),
         sorted((own | ALWAYS) - manifest.files.keys()),
     )
     if strange or lacking:

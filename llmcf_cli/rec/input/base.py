@@ -129,6 +129,11 @@ class Input:
         """As components' `needs` call it."""
         return self.config.type
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether requests get the same values each time that a bundle is loaded."""
+        return True
+
     # Offline
 
     def load(self, made: Made) -> Loaded:

@@ -6,8 +6,9 @@ S search space.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -59,23 +60,35 @@ class ExampleBank:
         return len(self.samples)
 
 
-@dataclass(frozen=True)
 class Examples:
-    """The examples of a batch, each distinct one once.
+    """The examples of a batch, each distinct one once; what is known of these is looked up when it is first read.
 
     Attributes:
-        rows: The U distinct examples as rows, label-free.
-        cot_UT: Vectors of their chains of thought.
-        label_U: int64 labels.
+        index_U: int64 positions in the bank of the U distinct ones.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
     """
 
-    rows: Rows
-    cot_UT: Tensor
-    label_U: Tensor
-    slot_BK: Tensor
-    mask_BK: Tensor
+    def __init__(
+        self, bank: ExampleLookup, embed: Callable[[Batch], Rows], index_U: Tensor, slot_BK: Tensor, mask_BK: Tensor
+    ) -> None:
+        self._bank, self._embed = bank, embed
+        self.index_U, self.slot_BK, self.mask_BK = index_U, slot_BK, mask_BK
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The U examples as rows, label-free."""
+        return self._embed(self._bank.rows(self.index_U))
+
+    @cached_property
+    def cot_UT(self) -> Tensor:
+        """Vectors of their chains of thought."""
+        return self._bank.cot_ET[self.index_U]
+
+    @cached_property
+    def label_U(self) -> Tensor:
+        """Their labels, int64."""
+        return self._bank.label_E[self.index_U]
 
 
 class RetrievedExamples(Input):
@@ -83,6 +96,11 @@ class RetrievedExamples(Input):
 
     files: ClassVar[tuple[str, ...]] = (TABLE, VECTORS)
     config: ExamplesInputConfig
+
+    @property
+    def repeatable(self) -> bool:
+        """Not where the search is approximate: its index is built anew at each load."""
+        return bool(registry().get("searcher", self.config.search.type).load().repeatable)
 
     def load(self, made: Made) -> Loaded:
         """Of the tables `cot_example` and `example_match`."""
@@ -212,15 +230,19 @@ class ExampleLookup(QueryLookup):
             tensor_table(self, f"rows_{name}", values)
 
     def forward(self, batch: Batch, embed: Callable[[Batch], Rows]) -> Examples:
-        """Each distinct example of the batch embedded once; slots without an example point anywhere, masked."""
+        """Each distinct example of the batch once; slots without an example point anywhere, masked."""
         if (example_BK := batch.inputs.get(EXAMPLES)) is None:
             raise ModelError(
                 "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"
             )
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
-        return Examples(
-            embed(self.rows(index_U)), self.cot_ET[index_U], self.label_E[index_U], slot_BK, example_BK >= 0
-        )
+        return Examples(self, embed, index_U, slot_BK, example_BK >= 0)
+
+    def blocks(self, embed: Callable[[Batch], Rows], size: int) -> Iterator[Examples]:
+        """All examples of the bank in order, each as the only one of a row."""
+        for index_U in torch.arange(len(self.item_E), device=self.item_E.device).split(size):
+            slot_B1 = torch.arange(len(index_U), device=index_U.device)[:, None]
+            yield Examples(self, embed, index_U, slot_B1, torch.ones_like(slot_B1, dtype=torch.bool))
 
     def rows(self, index_U: Tensor) -> Batch:
         """Some examples of the bank as rows."""

@@ -88,8 +88,13 @@ class TextLookup(RowLookup):
 
     def forward(self, batch: Batch) -> TextOf:
         """The direction of the history's sum is the direction of its mean."""
-        sum_BT = functional.embedding_bag(batch.history_row_BL, self.item_text_IT, mode="sum", padding_idx=0)
-        return TextOf(self.item_text_IT[batch.item_row_B], functional.normalize(sum_BT, dim=1, eps=1e-6))
+        history_BL, of_B = batch.history_row_BL, None
+        if not self.training and len(history_BL) > 1:  # a request's candidates have one history, one after another
+            new_B = functional.pad((history_BL[1:] != history_BL[:-1]).any(1), (1, 0), value=True)
+            history_BL, of_B = history_BL[new_B], new_B.cumsum(0) - 1
+        sum_BT = functional.embedding_bag(history_BL, self.item_text_IT, mode="sum", padding_idx=0)
+        history_BT = functional.normalize(sum_BT, dim=1, eps=1e-6)
+        return TextOf(self.item_text_IT[batch.item_row_B], history_BT if of_B is None else history_BT[of_B])
 
 
 def _checked(given: Any, ids: pa.Array, dim: int) -> NDArray[np.float32]:

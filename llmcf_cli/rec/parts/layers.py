@@ -1,6 +1,7 @@
 """Layers that several models share.
 
-Legend: B batch, S sequence, D model, H heads, E head dimension, X input of an MLP.
+Legend: B batch, S sequence, D model, H heads, E head dimension, R read positions, X input of an MLP; where rows share
+sequences: G sequences, C copies of them, R rows at each.
 """
 
 from __future__ import annotations
@@ -108,6 +109,33 @@ class CausalDecoder(nn.Module):
         hidden_BRD: Tensor = self.norm(tokens_BSD)
         return hidden_BRD
 
+    def continued(self, prefix_GSD: Tensor, mask_GS: Tensor, last_BD: Tensor, of_B: Tensor) -> Tensor:
+        """Hidden states [B, D] of one more token after sequences that many rows share; each sequence is read once.
+
+        It is what `forward` gives at the last position of [prefix_GSD[of_B], last_BD].
+
+        Args:
+            prefix_GSD: Token embeddings of the sequences.
+            mask_GS: False where a token is padding.
+            last_BD: The token of each row.
+            of_B: int64, the sequence that it follows.
+        """
+        length = prefix_GSD.shape[1]
+        copy_C, row_B, place_B = _shared(of_B, len(prefix_GSD))
+        last_CRD = last_BD.new_zeros(len(copy_C), int(place_B.max()) + 1, last_BD.shape[1])
+        last_CRD[row_B, place_B] = last_BD
+        bias_GSS = torch.where(causal_mask(mask_GS), 0.0, -torch.inf)
+        bias_C1S = torch.where(mask_GS, 0.0, -torch.inf)[copy_C][:, None]
+        rope_SE, rope_1E = self.rope_SE[:length], self.rope_SE[length : length + 1]
+        everything_S = torch.arange(length, device=prefix_GSD.device)
+        for number, layer in enumerate(self.layers, 1):
+            assert isinstance(layer, DecoderLayer)
+            last_CRD = layer.follow(last_CRD, rope_1E, layer.memory(prefix_GSD, rope_SE), copy_C, bias_C1S)
+            if number < len(self.layers):
+                prefix_GSD = layer(prefix_GSD, bias_GSS, rope_SE, everything_S)
+        hidden_BD: Tensor = self.norm(last_CRD[row_B, place_B])
+        return hidden_BD
+
 
 class DecoderLayer(nn.Module):
     """x + Attention(RMSNorm(x)), then x + SwiGLU(RMSNorm(x)), at the positions asked for."""
@@ -127,12 +155,44 @@ class DecoderLayer(nn.Module):
         normed_BSD = self.attention_norm(x_BSD)
         partial = len(at_R) < x_BSD.shape[1]
         x_BRD, source_BRD = (x_BSD[:, at_R], normed_BSD[:, at_R]) if partial else (x_BSD, normed_BSD)
-        query_BRHE = rotate(self._split(self.query(source_BRD)), rope_SE[at_R])
+        query_BHRE = rotate(self._split(self.query(source_BRD)), rope_SE[at_R]).transpose(1, 2)
+        key_BHSE, value_BHSE = self._keys_and_values(normed_BSD, rope_SE)
+        mixed_BHRE = attend(query_BHRE, key_BHSE, value_BHSE, bias_BSS[:, at_R] if partial else bias_BSS)
+        return self._mixed_in(x_BRD, mixed_BHRE)
+
+    def memory(self, x_BSD: Tensor, rope_SE: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of tokens, [B, H, S, E] each."""
+        key_BHSE, value_BHSE = self._keys_and_values(self.attention_norm(x_BSD), rope_SE)
+        return key_BHSE.contiguous(), value_BHSE.contiguous()  # products of many small matrices are slow otherwise
+
+    def follow(
+        self, x_CRD: Tensor, rope_1E: Tensor, memory: tuple[Tensor, Tensor], copy_C: Tensor, bias_C1S: Tensor
+    ) -> Tensor:
+        """[C, R, D] → [C, R, D]: tokens that all stand right after a sequence; each sees that and itself alone.
+
+        Args:
+            x_CRD: R tokens for each of C sequences.
+            rope_1E: Of their position.
+            memory: Keys and values of G sequences.
+            copy_C: int64, which of these each of the C is.
+            bias_C1S: -inf where a token of a sequence is padding.
+        """
+        normed_CRD = self.attention_norm(x_CRD)
+        query_CHRE = rotate(self._split(self.query(normed_CRD)), rope_1E).transpose(1, 2)
+        own_key_CHRE, own_value_CHRE = self._keys_and_values(normed_CRD, rope_1E)
+        key_CHSE, value_CHSE = (part_GHSE[copy_C] for part_GHSE in memory)
+        query_CHRE = query_CHRE.contiguous() * query_CHRE.shape[-1] ** -0.5
+        seen_CHRS = (query_CHRE @ key_CHSE.mT).add_(bias_C1S[:, None])
+        itself_CHR1 = (query_CHRE * own_key_CHRE).sum(-1, keepdim=True)
+        weight_CHRS = torch.cat([seen_CHRS, itself_CHR1], -1).softmax(-1)
+        mixed_CHRE = weight_CHRS[..., :-1] @ value_CHSE + weight_CHRS[..., -1:] * own_value_CHRE
+        return self._mixed_in(x_CRD, mixed_CHRE)
+
+    def _keys_and_values(self, normed_BSD: Tensor, rope_SE: Tensor) -> tuple[Tensor, Tensor]:
         key_BSHE, value_BSHE = self._split(self.key(normed_BSD)), self._split(self.value(normed_BSD))
-        mixed_BHRE = attend(
-            query_BRHE.transpose(1, 2), rotate(key_BSHE, rope_SE).transpose(1, 2), value_BSHE.transpose(1, 2),
-            bias_BSS[:, at_R] if partial else bias_BSS,
-        )  # fmt: skip
+        return rotate(key_BSHE, rope_SE).transpose(1, 2), value_BSHE.transpose(1, 2)
+
+    def _mixed_in(self, x_BRD: Tensor, mixed_BHRE: Tensor) -> Tensor:
         x_BRD = x_BRD + self._drop(self.out(mixed_BHRE.transpose(1, 2).flatten(2)))
         inner_NI = swiglu(self.mlp_norm(x_BRD).flatten(0, 1), self.gate.weight, self.up.weight)
         return x_BRD + self._drop(self.down(inner_NI)).view_as(x_BRD)
@@ -143,6 +203,28 @@ class DecoderLayer(nn.Module):
 
     def _drop(self, x: Tensor) -> Tensor:
         return functional.dropout(x, self.dropout, self.training) if self.dropout else x
+
+
+def _shared(of_B: Tensor, sequences: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Places for rows at copies of the sequences that they follow, R at each, so that few places stay empty.
+
+    R is the mean number of rows of a sequence; one with more is there several times, so at most 2 G copies are made.
+
+    Returns:
+        int64 [C], the sequence of each copy; int64 [B], the copy of each row; int64 [B], its place there.
+    """
+    if sequences == 1:
+        return of_B.new_zeros(1), of_B, torch.arange(len(of_B), device=of_B.device)
+    order_B = torch.argsort(of_B, stable=True)
+    count_G = torch.bincount(of_B, minlength=sequences)
+    width = -(-len(of_B) // sequences)
+    first_G = count_G.cumsum(0) - count_G
+    nth_B = torch.empty_like(order_B)
+    nth_B[order_B] = torch.arange(len(of_B), device=of_B.device) - first_G[of_B[order_B]]
+    copies_G = (count_G + width - 1) // width
+    copy_C = torch.repeat_interleave(torch.arange(sequences, device=of_B.device), copies_G)
+    first_copy_G = copies_G.cumsum(0) - copies_G
+    return copy_C, first_copy_G[of_B] + nth_B // width, nth_B % width
 
 
 class RMSNorm(nn.Module):

@@ -29,7 +29,8 @@ def predict(model: RecModel, data: TaskData, split: str, *, batch_size: int = 40
 @torch.inference_mode()
 def score(model: RecModel, batch: Batch, batch_size: int) -> torch.Tensor:
     """Predictions for any rows in bounded memory, float32 [N] on the model's device; the one way to evaluate."""
-    model.eval()
+    if model.training:
+        model.eval()
     if not len(batch):
         return torch.zeros(0, device=model.device)
     positions_N = torch.arange(len(batch), device=model.device)

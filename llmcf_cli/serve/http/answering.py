@@ -92,12 +92,14 @@ class Answering:
 def _details(now: Loaded, explained: Explained) -> list[list[Answer]]:
     """The examples of each candidate, best first."""
     bank, items = now.scorer.model.resources.get(EXAMPLES), now.scorer.model.resources.catalog.items
+    texts = now.scorer.reasoning_E
     if bank is None:
         return [[] for _ in explained.score_N]
     return [
         [
             {"item_id": items.ids[int(bank.samples.item_row_N[e]) - 1].as_py(), "label": int(bank.samples.label_N[e]),
-             "likeness": float(likeness), "moved": float(moved)}
+             "likeness": float(likeness), "moved": float(moved),
+             "reasoning": None if texts is None else texts[int(e)].as_py()}
             for e, likeness, moved in zip(*row, strict=True) if e >= 0
         ]
         for row in zip(explained.example_NK, explained.likeness_NK, explained.moved_NK, strict=True)

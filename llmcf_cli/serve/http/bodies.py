@@ -59,6 +59,8 @@ class ExampleShown(BaseModel):
     """Weighted likeness of its history and item to the request's, as matching computes it."""
     moved: float
     """By how much the model's raw output (of ranking the logit) falls when this example is taken away."""
+    reasoning: str | None = None
+    """What the language model wrote about it, if the bundle holds it (recipes: `serve.reasoning`)."""
 
 
 class Scored(BaseModel):
@@ -118,6 +120,10 @@ class Info(BaseModel):
     """In-context examples in the bundle."""
     k: int
     """Examples that a score is made with."""
+    golden: int
+    """Requests that the bundle was asked before it served, and answered as when it was made."""
+    reasoning: bool
+    """Whether explanations come with what the language model wrote about the examples."""
     keeps_histories: bool
     """Whether a request may leave its history out."""
     llmcf: str

@@ -13,6 +13,7 @@ from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
 from llmcf_cli.core.files import read_small
 from llmcf_cli.rec.bundle.bundle import MANIFEST
 from llmcf_cli.rec.input.examples import EXAMPLES
+from llmcf_cli.serve.golden import replay
 from llmcf_cli.serve.http.bodies import Info
 from llmcf_cli.serve.requests import to_lists
 from llmcf_cli.serve.scorer import Scorer
@@ -94,7 +95,9 @@ class Bundles:
             task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
             augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
             items=len(resources.catalog.items.ids), examples=len(bank) if bank else 0,
-            k=now.scorer.examples_of_a_score, keeps_histories=resources.histories is not None, llmcf=__version__,
+            k=now.scorer.examples_of_a_score, golden=len(now.scorer.golden.requests) if now.scorer.golden else 0,
+            reasoning=now.scorer.reasoning_E is not None, keeps_histories=resources.histories is not None,
+            llmcf=__version__,
         )  # fmt: skip
 
     def _loaded(self, path: Path) -> Loaded:
@@ -104,11 +107,13 @@ class Bundles:
 
 
 def try_out(scorer: Scorer) -> None:
-    """Score something, so that the first request waits for nothing that is made once.
+    """Ask the golden requests, and something else, so that the first request waits for nothing that is made once.
 
     Raises:
-        ModelError: The bundle does not answer.
+        ModelError: The bundle does not answer, or not what it answered when it was made.
     """
+    if scorer.golden is not None:
+        replay(scorer, scorer.golden)
     items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
     score_N = scorer.score_lists(
         to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
+from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.train.reports import Epoch
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
+from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.stages.steps.search import Search, best_settings
 from llmcf_cli.stages.steps.task_data import (
     arm_model,
@@ -20,7 +23,10 @@ from llmcf_cli.stages.steps.task_data import (
     trained_sections,
 )
 from llmcf_cli.store.layout import File, Output
-from llmcf_cli.store.open import read_clock
+from llmcf_cli.store.open import read_clock, read_parquet
+
+if TYPE_CHECKING:
+    from llmcf_cli.rec.input.resources import Resources
 
 
 class TrainRecOutput(Output):
@@ -89,11 +95,15 @@ class TrainRec(SeededArmStage):
         return [cls(arm, seed) for arm in recipe.arms for seed in recipe.seeds]
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": self.seed, "serve.histories": recipe.serve.histories, **trained_sections(recipe)}
+        served: dict[str, Any] = {"serve.histories": recipe.serve.histories}
+        if shows_reasoning(recipe):
+            served["serve.reasoning"] = True
+        return {"seed": self.seed, **served, **trained_sections(recipe)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         search = [Search(self.arm)] if recipe.search else []
-        return [*arm_stages(recipe), *search]
+        shown = [GenCoT()] if shows_reasoning(recipe) else []
+        return [*arm_stages(recipe), *shown, *search]
 
     def run(self, job: Job) -> TrainRecReport:
         from llmcf_cli.data.raw import SOURCE
@@ -113,9 +123,22 @@ class TrainRec(SeededArmStage):
             bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock,
             times=registry().build(SOURCE, recipe.dataset.source).times,
             inputs=input_configs(recipe, recipe.rec.augment.needs, job.context.locate.digest),
+            reasoning=_reasoning(job, model.resources) if shows_reasoning(recipe) else None,
         )  # fmt: skip
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary
         return TrainRecReport(
             arm=self.arm, seed=self.seed, meaning=meaning, best=report.best, **vars(report),
             seconds_per_epoch=report.seconds_per_epoch, samples_per_second=report.samples_per_second,
         )  # fmt: skip
+
+
+def shows_reasoning(recipe: Recipe) -> bool:
+    """Whether the arm's bundle holds the texts of its examples' chains of thought, each example its own."""
+    return recipe.serve.reasoning and recipe.rec.cot == "own" and "examples" in closure(recipe.rec.augment.needs)
+
+
+def _reasoning(job: Job, resources: Resources) -> list[str]:
+    """The texts of the examples' chains of thought, in the order of the bank."""
+    written = read_parquet(CoTOutput(job.inputs["gen-cot"]).cots, ["sample_id", "text"])
+    texts = dict(zip(written["sample_id"].to_pylist(), written["text"].to_pylist(), strict=True))
+    return [texts[sample] for sample in resources.get("examples").samples.sample_id_N.tolist()]

@@ -7,10 +7,13 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import COT_AUX, CoTPrediction
+from llmcf_cli.rec.augment.ict import distinct_lists
 from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.parts.layers import CausalDecoder, causal_mask, rotary, rotate
@@ -151,3 +154,56 @@ def test_what_is_missing_is_named(world, missing):
     resources = world.data.resources.holding(**{missing: None})
     with pytest.raises(ModelError, match="needs"):
         RecModel(resources, DeepFMConfig(), ICTConfig())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lists=st.integers(1, 9), rows=st.integers(1, 40), length=st.integers(1, 12), layers=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+)  # fmt: skip
+def test_a_token_after_a_shared_sequence_is_what_it_is_after_its_own(lists, rows, length, layers, seed):
+    torch.manual_seed(seed)
+    decoder = CausalDecoder(layers=layers, heads=2, dim=16, dropout=0.0, length=13).eval()
+    prefix, last = torch.randn(lists, length, 16), torch.randn(rows, 16)
+    mask, of = torch.rand(lists, length) < 0.7, torch.randint(lists, (rows,)) ** 2 // lists  # some have many rows
+    whole = torch.cat([prefix[of], last[:, None]], 1)
+    seen = functional.pad(mask[of], (0, 1), value=True)
+    expected = decoder(whole, seen, torch.tensor([length]))[:, 0]
+    torch.testing.assert_close(decoder.continued(prefix, mask, last, of), expected, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.integers(-1, 3), min_size=3, max_size=3), min_size=1, max_size=30))
+def test_distinct_lists_are_the_rows_there_are(rows):
+    given_BK = torch.tensor(rows)
+    list_GK, of_B = distinct_lists(given_BK)
+    assert torch.equal(list_GK[of_B], given_BK)
+    assert len(list_GK) == len({tuple(row) for row in rows})
+
+
+@pytest.mark.parametrize("tokens", [("row", "cot", "label"), ("label",)])
+def test_scores_do_not_depend_on_how_they_are_computed(world, tokens):
+    """One row alone, many together, with kept tokens, and by the pass over whole sequences that training makes."""
+    built = model(world, tokens=tokens)
+    batch = world.data.batch("train", inputs=["examples"]).take(torch.arange(300))
+    with torch.no_grad():
+        reference = built.train()(batch).score_B
+        together = built.eval()(batch).score_B
+        alone = torch.cat([built(batch.take(torch.tensor([n]))).score_B for n in range(0, 300, 25)])
+        built.keep_examples()
+        kept = built(batch).score_B
+    assert reference.std() > 0.1
+    for found in (together, kept):
+        torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone, reference[::25], rtol=1e-5, atol=1e-5)
+
+
+def test_kept_tokens_go_with_the_weights_they_were_made_by(world, batch):
+    built, other = model(world), model(world, seed=9)
+    built.keep_examples()
+    assert built.augmenter.tokens.kept_EX is not None
+    built.load_state_dict(other.state_dict())
+    torch.testing.assert_close(context(built, batch), context(other.eval(), batch))
+    built.keep_examples()
+    assert built.train().augmenter.tokens.kept_EX is None
+    assert "kept_EX" not in "".join(built.state_dict())

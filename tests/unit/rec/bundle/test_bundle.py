@@ -107,7 +107,7 @@ def test_only_what_the_arm_needs_is_stored(world, tmp_path):
     names = {f.name for f in (tmp_path / "b").iterdir()}
     assert names == {
         "bundle.json", "recipe.json", "vocab.parquet", "user.parquet", "item.parquet", "weights.safetensors",
-        "history.parquet",
+        "history.parquet", "golden.json",
     }  # fmt: skip
 
 

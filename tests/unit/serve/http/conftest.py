@@ -1,4 +1,4 @@
-"""Two bundles of the small world, and servers of them."""
+"""Three bundles of the small world, and servers of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from rec_world import SERVED
 from serving import serving
 
-from llmcf_cli.rec.bundle.bundle import save_bundle
+from llmcf_cli.rec.bundle.bundle import load_bundle, save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
 from llmcf_cli.rec.model import RecModel
 
@@ -25,7 +25,10 @@ def bundles(world, tmp_path_factory) -> dict[str, Path]:
         save_bundle(
             folder / name, model, task=RankingConfig(), recipe={"name": "world <b>&"}, clock="global", inputs=SERVED
         )
-    return {name: folder / name for name in ("ict", "none")}
+    texts = [f"because <i>{number}</i>\nof it" for number in range(len(world.data.resources.get("examples")))]
+    save_bundle(folder / "reasons", load_bundle(folder / "ict").model, task=RankingConfig(), recipe={}, clock="global",
+                inputs=SERVED, reasoning=texts)  # fmt: skip
+    return {name: folder / name for name in ("ict", "none", "reasons")}
 
 
 @pytest.fixture

@@ -11,8 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
+from safetensors.numpy import load_file, save_file
+from sealing import sealed
 from serving import PATIENT, serving
 
+from llmcf_cli.core.errors import ModelError
+from llmcf_cli.rec.bundle.golden import REQUESTS
 from llmcf_cli.serve.scorer import Scorer
 
 ASK = {"requests": [{"user_id": "u1", "candidates": ["i1", "i2", "i3"]}]}
@@ -142,6 +147,42 @@ def test_reload_rollback_and_a_broken_bundle(bundles, own_bundle, tmp_path):
               for outcome in ("done", "failed")}  # fmt: skip
     assert counts["done"] >= 2  # the file is watched too
     assert counts["failed"] >= 2
+
+
+def test_a_bundle_that_answers_otherwise_than_when_it_was_made_is_not_served(bundles, own_bundle):
+    with serving(own_bundle) as client:
+        before = client.get("/info").json()
+        assert before["golden"] == REQUESTS
+        weights = load_file(own_bundle / "weights.safetensors")
+        weights["embedding.table_VD"] *= 2
+        save_file(weights, own_bundle / "weights.safetensors")
+        sealed(own_bundle)
+        assert error_of(client.post("/admin/reload")) == (409, "golden-differs")
+        assert client.get("/ready").json()["bundle"] == before["bundle"]
+        assert client.post("/v1/score", json=ASK).headers["x-bundle"] == before["bundle"]
+        assert 'llmcf_reloads_total{outcome="failed"} 1.0' in client.get("/metrics").text
+    with refused("golden-differs", ModelError), serving(own_bundle):
+        pass
+    (own_bundle / "golden.json").unlink()
+    with serving(sealed(own_bundle, lambda manifest: manifest["files"].pop("golden.json"))) as client:
+        assert client.get("/info").json()["golden"] == 0
+
+
+def test_explanations_tell_the_reasoning_where_the_bundle_has_it(client, bundles):
+    assert not client.get("/info").json()["reasoning"]
+    shown = client.post("/v1/score", json=ASK | {"explain": True}).json()["results"][0]["scores"]
+    assert {example["reasoning"] for score in shown for example in score["examples"]} == {None}
+    scorer = Scorer.load(bundles["reasons"])
+    items = scorer.model.resources.catalog.items.ids.to_pylist()
+    with serving(bundles["reasons"]) as other:
+        assert other.get("/info").json()["reasoning"]
+        assert "reasoning" not in other.post("/v1/score", json=ASK).text
+        told = other.post("/v1/score", json=ASK | {"explain": True}).json()["results"][0]["scores"]
+        for example in (example for score in told for example in score["examples"]):
+            at = int(example["reasoning"].split(">")[1].split("<")[0])
+            assert items[scorer.model.resources.get("examples").samples.item_row_N[at] - 1] == example["item_id"]
+        page = other.get("/", params={"user": "u1", "items": "i1", "history": ""}).text
+        assert page.count("because &lt;i&gt;") == 4
 
 
 def test_metrics_count_requests_rows_and_strangers(bundles):
