@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from llmcf_cli.recipe.words import Words
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class About(StrEnum):
+    """What a text was written from."""
+
+    user = "user"
+    item = "item"
 
 
 @app.command()
@@ -81,7 +89,7 @@ def export(
         ),
     ] = None,
     without: Annotated[
-        list[Literal["user", "item"]] | None,
+        list[About] | None,
         typer.Option("--without", help="With --cache: leave out texts that were written from this. Repeatable."),
     ] = None,
     set_: SetOption = None,

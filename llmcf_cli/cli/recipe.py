@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmcf_cli.cli import recipe_lock
+from llmcf_cli.cli import recipe_lock, recipe_share
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
@@ -112,7 +112,11 @@ def reference(
         typer.echo(f"wrote {path}")
 
 
-for _name, _command in (("lock", recipe_lock.lock), ("verify", recipe_lock.verify), ("diff", recipe_lock.diff)):
+for _name, _command in (
+    ("lock", recipe_lock.lock), ("verify", recipe_lock.verify), ("diff", recipe_lock.diff),
+    ("export", recipe_share.export), ("import", recipe_share.import_),
+    ("push", recipe_share.push), ("pull", recipe_share.pull),
+):  # fmt: skip
     app.command(_name)(_command)
 
 

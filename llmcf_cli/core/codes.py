@@ -60,7 +60,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "section-missing": "The recipe lacks the section that the command needs.",
         "text-template": "A text template names what is no column, or is not well formed.",
     },
-    "Locks": {
+    "Locks and parcels": {
         "lock-invalid": "The file is no lock of this version, or was changed by hand.",
         "lock-setting": "A setting is another than in the lock.",
         "lock-file": "A file of the recipe is another than in the lock.",
@@ -68,6 +68,12 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lock-plugin": "A plugin is missing, or another than in the lock.",
         "lock-version": "A library has another version than in the lock.",
         "lock-stage": "A stage's key is another than in the lock.",
+        "parcel-invalid": "No parcel of this version.",
+        "parcel-changed": "A file of a parcel is missing, too much, or holds other bytes than its manifest lists.",
+        "parcel-path": "A file cannot travel under its path.",
+        "parcel-unpinned": "An address to pull from names no digest, or is of no known kind.",
+        "parcel-other": "The parcel at an address is another than its digest says.",
+        "target-taken": "Something is there, and nothing is overwritten.",
         "lock-no-results": "The lock was made before its run had ended, so there is nothing to compare.",
     },
     "Prompts": {

@@ -23,7 +23,8 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile, Wheel
 
 _POLL_SECONDS = 0.2
-_HTTP_TIMEOUT = 60
+HTTP_TIMEOUT = 60
+"""Seconds without a byte."""
 
 
 class MismatchError(AssetError):
@@ -140,7 +141,7 @@ class Fetcher:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
         hooks = {"request": [lambda request: check_source(str(request.url))]}  # of every redirect, too
         with (
-            httpx2.Client(timeout=_HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
+            httpx2.Client(timeout=HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
             client.stream("GET", file.source, headers=headers) as reply,
         ):
             reply.raise_for_status()

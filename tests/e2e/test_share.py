@@ -208,3 +208,92 @@ def test_texts_about_users_stay_at_home_if_asked(home, tmp_path):
     import pyarrow.parquet as pq
 
     assert pq.read_table(out).num_rows == 0
+
+
+@pytest.fixture(scope="module")
+def parcel(home, texts, tmp_path_factory) -> Path:
+    """Everything that travels, as a folder."""
+    target = tmp_path_factory.mktemp("parcel") / "shared"
+    llmcf("recipe", "export", home / "shared.yaml", target, "--with", "data", "--licence", "CC-BY-4.0",
+          "--artifacts", home / "artifacts")  # fmt: skip
+    return target
+
+
+def imported(source: object, target: Path, *more: object) -> Path:
+    llmcf("recipe", "import", source, target, "--artifacts", target.parent / "artifacts", *more, given="y\n")
+    return target
+
+
+def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_path, monkeypatch):
+    """From one home to an empty one, by a zip: the texts are there, so the language model is never asked."""
+    from llmcf_cli.llm.engines.transformers import TransformersEngine
+
+    packed = tmp_path / "shared.zip"
+    llmcf("recipe", "export", home / "shared.yaml", packed, "--with", "data", "--artifacts", home / "artifacts")
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("LLMCF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(TransformersEngine, "generate", lambda *_: pytest.fail("the language model was asked"))
+    target = imported(packed, tmp_path / "empty" / "shared")
+    artifacts = tmp_path / "empty" / "artifacts"
+    lock = target / "shared.lock.yaml"
+    llmcf("run", "--locked", lock, "--artifacts", artifacts)
+    assert report(artifacts, "gen-cot")["generated"] == 0
+    assert "every measure is within its tolerance" in llmcf("recipe", "verify", lock, "--artifacts", artifacts)
+    found = checked(target / "shared.yaml", lock, artifacts)
+    assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
+    assert reproduces(found)
+
+
+def test_the_card_tells_what_the_run_told(home, parcel):
+    card = (parcel / "README.md").read_text()
+    for arm in report(home / "artifacts", "evaluate")["arms"]:
+        assert f"{arm['measures']['auc']['mean']:.4f}" in card
+    assert "llmcf run --locked shared.lock.yaml" in card
+    assert "CC-BY-4.0" in card
+    assert "events.csv" in card
+    assert "sends nothing" in card
+
+
+def test_nothing_in_a_parcel_names_a_folder_of_this_machine(home, parcel):
+    for file in parcel.rglob("*"):
+        if file.is_file():
+            assert str(home).encode() not in file.read_bytes(), file
+
+
+def test_an_import_shows_what_it_writes_and_writes_nothing_without_a_yes(parcel, tmp_path):
+    target = tmp_path / "refused"
+    done = CliRunner().invoke(
+        app, ["recipe", "import", str(parcel), str(target), "--artifacts", str(tmp_path / "a")], input="n\n"
+    )
+    assert done.exit_code == 1
+    assert "events.csv" in done.output
+    assert "CC-BY-4.0" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_byte_in_any_file_is_refused_with_its_name(parcel, tmp_path):
+    from llmcf_cli.core.errors import DataError
+
+    for number, file in enumerate(sorted(path for path in parcel.rglob("*") if path.is_file())):
+        copied = tmp_path / f"copy{number}"
+        shutil.copytree(parcel, copied)
+        damaged = copied / file.relative_to(parcel)
+        content = bytearray(damaged.read_bytes())
+        content[len(content) // 2] ^= 1
+        damaged.write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            imported(copied, tmp_path / "target")
+        assert file.name in str(caught.value), caught.value
+        assert caught.value.code in ("parcel-changed", "parcel-invalid")
+        assert not (tmp_path / "target").exists()
+        shutil.rmtree(copied)
+
+
+def test_without_data_the_parcel_has_their_digests_and_says_what_to_bring(home, tmp_path):
+    target = tmp_path / "small"
+    done = llmcf("recipe", "export", home / "shared.yaml", target, "--without", "user",
+                 "--artifacts", home / "artifacts")  # fmt: skip
+    assert "events.csv: its digest travels" in done
+    assert not (target / "events.csv").exists()
+    assert not (target / "llmcf" / "texts.parquet").exists()
+    assert "events.csv" in (target / "README.md").read_text()

@@ -163,6 +163,17 @@ def import_texts(store: SharedTexts, file: Path, models: Collection[str] | None 
     return Imported(sum(found.values()), new, same, kept, dict(found))
 
 
+def check_texts(file: Path, models: Collection[str] | None = None) -> None:
+    """Check a file as `import_texts` does, without taking anything in.
+
+    Raises:
+        DataError: As there.
+    """
+    seen: set[tuple[str, str, str, int]] = set()
+    for rows in _blocks(file):
+        _check(rows, file, models, seen)
+
+
 def _table(one: StepCalls, rows: Sequence[tuple[Any, ...]], scores: Mapping[TextKey, Mapping[str, Any]]) -> pa.Table:
     def row(prompt: str, index: int, text: str, finish: str, prompt_tokens: int, new_tokens: int) -> dict[str, Any]:
         judged = scores.get((prompt, index), {})
