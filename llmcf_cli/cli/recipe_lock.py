@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llmcf_cli.cli.opening import AllowReadOption, allow, opened
+from llmcf_cli.cli.locked import locked_now
+from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument
-from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.core.errors import StoreError
 
 if TYPE_CHECKING:
     from llmcf_cli.stages.share.compare import Difference
-    from llmcf_cli.stages.share.lock import Now
     from llmcf_cli.stages.share.results import Checked
 
 LockArgument = Annotated[Path, typer.Argument(metavar="LOCK", help="NAME.lock.yaml or NAME.lock.json.")]
@@ -123,67 +123,21 @@ def diff(
         console().print("no stage runs again: none of this changes a result", style="green")
 
 
-def check_locked(
-    lock: Path,
-    recipe: str | None,
-    overrides: Sequence[str],
-    artifacts: Path | None,
-    allow_read: Sequence[Path] | None,
-    other_versions: bool,
-) -> str:
-    """The recipe of a lock, once everything is as the lock says.
-
-    Raises:
-        RecipeError: With everything that is not.
-    """
-    from llmcf_cli.cli.console import console
-    from llmcf_cli.stages.share.compare import lock_differences, refuse_differences, short
-    from llmcf_cli.stages.share.lock import locked_recipe, read_lock
-
-    if overrides:
-        raise LlmcfError("changes what is locked", code="option-conflict", where="--set",
-                         hint="leave it out, or run without --locked")  # fmt: skip
-    locked = read_lock(lock)
-    recipe = recipe or locked_recipe(lock, locked)
-    now = locked_now(recipe, artifacts, allow_read)
-    found = lock_differences(locked, now.lock)
-    if other_versions:
-        for one in found:
-            if one.kind == "version":
-                told = f"! {one.name} is {short(one.after)} here, and {short(one.before)} in the lock"
-                console().print(told, style="yellow", markup=False)
-        found = [one for one in found if one.kind != "version"]
-    refuse_differences(found, lock)
-    console().print(f"as locked: {len(now.steps)} stages, {len(locked.contents)} files and assets", style="green")
-    return recipe
-
-
-def locked_now(recipe: str, artifacts: Path | None, allow_read: Sequence[Path] | None) -> Now:
-    """What a lock of a recipe would say now."""
-    from datetime import UTC, datetime
-
-    from llmcf_cli.recipe.load import load_recipe
-    from llmcf_cli.stages.share.lock import lock_now
-
-    context = opened(recipe, None, artifacts, allow_read)
-    return lock_now(load_recipe(recipe), context, datetime.now(UTC).date().isoformat())
-
-
 def _print_checked(found: Sequence[Checked]) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.cli.tables import escaped, plain_table
 
     table = plain_table("what", "of", "", "in the lock", "here", "largest difference")
     for one in found:
-        number = (lambda value: f"{value:.6f}") if one.aspect == "measures" else (lambda value: f"{value:,.0f}")
+        form = ".6f" if one.aspect == "measures" else ",.0f"
         words = {
             "same": "same", "within": f"within {one.tolerance}", "missing": "not made",
             "parts": f"off by more than {one.tolerance}" if one.aspect == "measures" else f"{one.parts} of 16 parts",
         }  # fmt: skip
-        here = "" if one.here is None else number(one.here)
+        here = "" if one.here is None else format(one.here, form)
         largest = "" if one.largest is None or one.verdict == "same" else f"{one.largest:.2g}"
         said = f"[{_COLOURS[one.verdict]}]{words[one.verdict]}[/]"
-        table.add_row(one.aspect, escaped(one.name), said, number(one.locked), here, largest)
+        table.add_row(one.aspect, escaped(one.name), said, format(one.locked, form), here, largest)
     console().print(table)
 
 

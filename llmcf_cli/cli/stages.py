@@ -181,7 +181,7 @@ def run(
     ] = False,
 ) -> None:
     if locked is not None:
-        from llmcf_cli.cli.recipe_lock import check_locked
+        from llmcf_cli.cli.locked import check_locked
 
         recipe = check_locked(locked, recipe, set_ or (), artifacts, allow_read, other_versions)
     elif recipe is None:

@@ -124,6 +124,7 @@ class Fetcher:
         if done > file.size:  # of another file
             part.unlink()
             done = 0
+        part.touch()  # of an empty file there is nothing to download
         if done < file.size:
             self._download(file, part, done)
         try:
@@ -148,7 +149,7 @@ class Fetcher:
             whole = reply.status_code != httpx2.codes.PARTIAL_CONTENT
             self._task.skip(0 if whole else done)
             with part.open("wb" if whole else "ab") as out:
-                for chunk in reply.iter_raw(CHUNK_BYTES):
+                for chunk in reply.iter_raw():  # as they come: gathered ones would be lost where the connection breaks
                     self._task.advance(len(chunk))
                     out.write(chunk)
                     if out.tell() > file.size:

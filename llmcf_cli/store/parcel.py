@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 
 from llmcf_cli.core.errors import AssetError, DataError, StoreError
 from llmcf_cli.core.files import kind_of, read_small
-from llmcf_cli.core.hashing import digest_file
+from llmcf_cli.core.hashing import digest_file, digest_json
 from llmcf_cli.core.progress import Progress, Task
 from llmcf_cli.core.types import Broken, Config, rule
 from llmcf_cli.store.catalogue import AssetFile, Sha256, checked_member
@@ -32,6 +32,8 @@ from llmcf_cli.store.fetch import MismatchError, copy_verified, disk_full
 from llmcf_cli.store.locks import held
 
 MANIFEST = "MANIFEST.json"
+_DIGEST = "digest"
+"""Key of the manifest's own digest in its file."""
 MAX_FILES = 5_000
 MAX_MANIFEST = 4 << 20
 """Bytes of a manifest."""
@@ -109,7 +111,8 @@ class ParcelManifest(Config):
 
     def text(self) -> str:
         """The one way that it is written, so that whatever else is in the file's place is none."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        data = self.model_dump(mode="json")
+        return json.dumps({**data, _DIGEST: digest_json(data)}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     @property
     def digest(self) -> str:
@@ -283,13 +286,17 @@ def read_parcel_manifest(content: bytes, where: str) -> ParcelManifest:
         raise DataError(f"its manifest is larger than {MAX_MANIFEST:,} bytes", code="file-limit", where=where)
     try:
         data: Any = json.loads(content)
+        if isinstance(data, dict) and data.pop(_DIGEST, None) != digest_json(data):
+            raise DataError("was changed after it was made", code="parcel-changed", where=f"{where}: {MANIFEST}",
+                            hint=_AGAIN)  # fmt: skip
         manifest = ParcelManifest.model_validate(data)
     except (ValidationError, ValueError, RecursionError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise DataError(f"{MANIFEST} is no manifest of this version: {first}", code="parcel-invalid", where=where,
                         hint=_AGAIN) from error  # fmt: skip
     if manifest.text().encode() != content:
-        raise DataError(f"{MANIFEST} was changed after it was made", code="parcel-changed", where=where, hint=_AGAIN)
+        raise DataError("was changed after it was made", code="parcel-changed", where=f"{where}: {MANIFEST}",
+                        hint=_AGAIN)  # fmt: skip
     return manifest
 
 
@@ -422,7 +429,9 @@ def _check_end(file: Path) -> None:
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or len(tail) - place < _END.size:
         raise DataError("is no zip, and no folder", code="parcel-invalid", where=str(file), hint=_EXPORT)
-    _, _, _, _, count, directory, _, _ = _END.unpack_from(tail, place)
+    _, disk, first, here, count, directory, _, comment = _END.unpack_from(tail, place)
+    if disk or first or here != count or place + _END.size + comment != len(tail):
+        raise DataError("has no end that can be read", code="parcel-invalid", where=str(file), hint=_AGAIN)
     if place >= _LOCATOR and tail.startswith(b"PK\x06\x07", place - _LOCATOR):
         start = place - _LOCATOR - _END_64.size
         if start < 0 or not tail.startswith(b"PK\x06\x06", start):

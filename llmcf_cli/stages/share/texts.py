@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from llmcf_cli.core.errors import StoreError
-from llmcf_cli.llm.writing.travel import Exported, Imported, export_texts, import_texts
+from llmcf_cli.llm.writing.travel import Exported, Imported, StepCalls, TextKey, export_texts, import_texts
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.stages.engine.base import Context
 from llmcf_cli.stages.engine.run import plan
@@ -33,7 +34,8 @@ def export_cache(context: Context, file: Path, without: Collection[str] = ()) ->
     if not context.generations.is_file():
         raise StoreError("no texts are generated here", code="not-made", where=context.recipe.name,
                          hint="llmcf gen-cot RECIPE")  # fmt: skip
-    calls, scores = [], {}
+    calls: list[StepCalls] = []
+    scores: dict[TextKey, dict[str, Any]] = {}
     for node in nodes:
         if isinstance(node.stage, GenCoT):
             calls += gen_cot.calls_of(node)

@@ -145,7 +145,8 @@ def _some(vector_ND: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
     places = np.linspace(0, len(vector_ND) - 1, min(_SHOWN_ROWS, len(vector_ND))).astype(int)
-    return vector_ND[places]
+    some: NDArray[np.float32] = vector_ND[places]
+    return some
 
 
 def _digests(id_N: NDArray[np.int64], value_ND: NDArray[np.float32]) -> str:
