@@ -94,16 +94,16 @@ def gather(loaded: LoadedRecipe, context: Context, wanted: Wanted, work: Path, p
     """
     now = lock_now(loaded, context, wanted.made)
     finished = is_finished(now.steps)
+    placed, data, notes = _recipe_files(loaded, context, now.lock, "data" in wanted.parts)
+    texts = None
+    if "texts" in wanted.parts:  # before vectors are read: prompts are rendered in copies of this process
+        texts = _add_texts(context, wanted, work, placed, notes)
     lock = with_results(now, progress) if finished else now.lock
-    placed, data, notes = _recipe_files(loaded, context, lock, "data" in wanted.parts)
     stem = Path(lock.recipe.removeprefix(LIBRARY_PREFIX)).stem
     base = _base(placed, loaded)
     lock_path = posixpath.join(base, f"{stem}.lock.yaml")
     write_lock(lock, work / "lock.yaml")
     placed[lock_path] = ("recipe", work / "lock.yaml")
-    texts = None
-    if "texts" in wanted.parts:
-        texts = _add_texts(context, wanted, work, placed, notes)
     comparison = _comparison(now) if finished else None
     if "results" in wanted.parts:
         notes += _add_results(now, comparison, work, placed)
@@ -154,14 +154,14 @@ def _recipe_files(
                 found |= {path: ("data", file) for path, file in _own_asset(ref, base, context)}
             continue
         path = context.locate.path(ref)
-        if path.resolve().is_relative_to(library) and not base.is_relative_to(library):
-            continue
+        if path.resolve().is_relative_to(library):
+            continue  # it comes with llmcf
         whole = Path(ref).is_absolute() or ref.startswith("~")
         if ref in prompts:
             if whole:
                 raise DataError("a prompt with a whole path cannot travel", code="parcel-path", where=ref,
                                 hint="put it beside the recipe, and name it from there")  # fmt: skip
-            found[_place(ref, path, base)] = ("recipe", path)
+            found[_place(ref, loaded, base)] = ("recipe", path)
             continue
         files = list(_files(path))
         size = sum(file.stat().st_size for file in files)
@@ -172,7 +172,7 @@ def _recipe_files(
         if with_data and fits:
             for file in files:
                 below = "" if file == path else f"/{file.relative_to(path).as_posix()}"
-                found[posixpath.normpath(_place(ref, path, base) + below)] = ("data", file)
+                found[posixpath.normpath(_place(ref, loaded, base) + below)] = ("data", file)
         data.append(Data(ref, lock.contents[ref], size, with_data and fits))
     return _rooted(found, base), tuple(data), notes
 
@@ -189,13 +189,13 @@ def _base(placed: _Placed, loaded: LoadedRecipe) -> str:
     return next((posixpath.dirname(path) for path, (_, file) in placed.items() if file == loaded.path), "")
 
 
-def _place(ref: str, path: Path, base: Path) -> str:
-    """Where a reference is looked for, from the recipe's folder."""
-    if (base / ref).exists():
-        return posixpath.normpath(Path(ref).as_posix())
-    beside = _from(base, path.resolve())
-    # What lies in a folder of the user's own, rather than around the recipe, is looked for beside the recipe there.
-    return posixpath.normpath(Path(ref).as_posix()) if beside.count("..") > 2 else beside
+def _place(ref: str, loaded: LoadedRecipe, base: Path) -> str:
+    """Where a reference lies, from the recipe's folder.
+
+    What is found in `LLMCF_DATA` goes where it is looked for first: beside the recipe.
+    """
+    around = [folder for folder in (base, *(file.parent.resolve() for file in loaded.files)) if (folder / ref).exists()]
+    return _from(base, around[0] / ref) if around else posixpath.normpath(Path(ref).as_posix())
 
 
 def _from(base: Path, file: Path) -> str:

@@ -31,7 +31,8 @@ def export_cache(context: Context, file: Path, without: Collection[str] = ()) ->
         StoreError: There are none yet, or what they are asked about is not made.
     """
     nodes = [step.node for step in plan(context, [Evaluate()])]
-    if not context.generations.is_file():
+    # A cache of an earlier version is taken over where it is opened.
+    if not (context.generations.is_file() or context.generations.with_suffix(".duckdb").is_file()):
         raise StoreError("no texts are generated here", code="not-made", where=context.recipe.name,
                          hint="llmcf gen-cot RECIPE")  # fmt: skip
     calls: list[StepCalls] = []
