@@ -88,7 +88,7 @@ def import_(
 ) -> None:
     """Take a packed recipe in, after showing what it holds, fetches, sends and needs; its texts go into the cache."""
     from llmcf_cli.stages.share.receive import look
-    from llmcf_cli.store.parcel import open_parcel
+    from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.transfer import check_pin
 
     parcel = open_parcel(source)
@@ -104,7 +104,7 @@ def push(
     """Put a parcel where others can pull it from; what an interrupted push has written is not written again."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.stages.share.receive import push as put
-    from llmcf_cli.store.parcel import open_parcel
+    from llmcf_cli.store.parcel_source import open_parcel
 
     parcel = open_parcel(source)
     place = put(parcel, folder, make_progress())

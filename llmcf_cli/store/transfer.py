@@ -11,7 +11,8 @@ from llmcf_cli.core.hashing import CHUNK_BYTES
 from llmcf_cli.core.progress import SILENT, Task
 from llmcf_cli.store.catalogue import Asset
 from llmcf_cli.store.fetch import HTTP_TIMEOUT, Fetcher, check_source
-from llmcf_cli.store.parcel import MANIFEST, MAX_MANIFEST, Source, explained, open_parcel, read_parcel_manifest
+from llmcf_cli.store.parcel import MANIFEST, MAX_MANIFEST, read_parcel_manifest
+from llmcf_cli.store.parcel_source import Source, explained, open_parcel
 
 _PINNED = re.compile(r"(?P<place>[^#]+)#sha256=(?P<digest>[0-9a-f]{64})")
 

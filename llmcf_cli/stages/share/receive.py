@@ -17,7 +17,8 @@ from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.stages.share.lock import Lock, flat, read_lock
 from llmcf_cli.stages.share.parcel import TEXTS
 from llmcf_cli.stages.share.texts import import_cache, models_of
-from llmcf_cli.store.parcel import MANIFEST, Source, open_parcel, take_in
+from llmcf_cli.store.parcel import MANIFEST
+from llmcf_cli.store.parcel_source import Source, open_parcel, take_in
 
 _SERVER = re.compile(r"(^|\.)base_url$")
 

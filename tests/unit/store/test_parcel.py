@@ -23,7 +23,8 @@ from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError
 from llmcf_cli.core.hashing import digest_text
 from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.progress import SILENT
-from llmcf_cli.store.parcel import MANIFEST, MAX_FILES, ParcelManifest, open_parcel, pack, read_parcel_manifest, take_in
+from llmcf_cli.store.parcel import MANIFEST, MAX_FILES, ParcelManifest, pack, read_parcel_manifest
+from llmcf_cli.store.parcel_source import open_parcel, take_in
 from llmcf_cli.store.transfer import open_address
 
 CONTENT = {"recipe.yaml": b"name: a\n", "recipe.lock.yaml": b"format: 1\n", "data/a.csv": b"u,i\n" * 1000,

@@ -16,7 +16,8 @@ from llmcf_cli.stages.share.compare import lock_differences
 from llmcf_cli.stages.share.lock import lock_now, read_lock, write_lock
 from llmcf_cli.stages.share.parcel import Wanted, export, gather
 from llmcf_cli.stages.share.receive import look, push, receive
-from llmcf_cli.store.parcel import open_parcel, pack
+from llmcf_cli.store.parcel import pack
+from llmcf_cli.store.parcel_source import open_parcel
 
 BASE = """\
 dataset:
