@@ -1,4 +1,4 @@
-"""`llmcf recipe`: list, show, check and describe recipes."""
+"""`llmcf recipe`: list, show, check, describe, lock and share recipes."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar
 
 from llmcf_cli.core.errors import AssetError, DataError
 from llmcf_cli.core.files import kind_of, read_small
@@ -58,6 +58,9 @@ class Source(ABC):
         manifest: What is listed.
         name: What messages call it.
     """
+
+    resumes: ClassVar[bool] = False
+    """Whether what it has brought costs a download."""
 
     def __init__(self, manifest: ParcelManifest, name: str) -> None:
         self.manifest, self.name = manifest, name
@@ -201,7 +204,8 @@ def take_in(
 ) -> None:
     """Put all files of a parcel into a new folder, each verified; it appears only complete, with the manifest.
 
-    What an interrupted attempt has brought is kept beside it, as `.NAME.partial`, and not brought again.
+    What an interrupted attempt has brought is kept beside it, as `.NAME.partial`, and not brought again; what is found
+    to be damaged is kept only where bringing it again would cost a download.
 
     Args:
         source: The parcel.
@@ -216,27 +220,44 @@ def take_in(
     check_free(target)
     source.check()
     partial = target.with_name(f".{target.name}.partial")
-    size = source.manifest.size
+    lock = partial.with_name(f"{partial.name}.lock")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if size > shutil.disk_usage(target.parent).free:
-        raise disk_full(str(target), f"it needs {size / 1e6:,.0f} MB")
-    with held(partial.with_name(f"{partial.name}.lock"), what=target.name):
+    with held(lock, what=target.name):
         partial.mkdir(exist_ok=True)
-        with progress.task("take in", size, "B") as task:
-            for path, file in source.manifest.files.items():
-                place = partial / path
-                if place.is_file() and place.stat().st_size == file.size and digest_file(place) == file.sha256:
-                    task.skip(file.size)
-                    continue
-                place.parent.mkdir(parents=True, exist_ok=True)
-                source.fetch(path, place, task)
-        (partial / MANIFEST).write_text(source.manifest.text(), encoding="utf-8")
-        _remove_strays(partial, source.manifest)
-        check(partial)
+        try:
+            _bring(source, partial, progress)
+            check(partial)
+        except DataError:
+            if not source.resumes:
+                shutil.rmtree(partial, ignore_errors=True)
+                lock.unlink(missing_ok=True)
+            raise
         check_free(target)
         if target.is_dir():
             target.rmdir()
         partial.replace(target)
+        lock.unlink(missing_ok=True)
+
+
+def _bring(source: Source, folder: Path, progress: Progress) -> None:
+    """Put all files and the manifest into a folder, but for what is there already."""
+    files = source.manifest.files
+    there = {
+        path for path, file in files.items()
+        if (folder / path).is_file() and (folder / path).stat().st_size == file.size
+        and digest_file(folder / path) == file.sha256
+    }  # fmt: skip
+    missing = sum(file.size for path, file in files.items() if path not in there)
+    if missing > shutil.disk_usage(folder).free:
+        raise disk_full(str(folder), f"it needs {missing / 1e6:,.0f} MB")
+    with progress.task("take in", source.manifest.size, "B") as task:
+        task.skip(source.manifest.size - missing)
+        for path in files:
+            if path not in there:
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                source.fetch(path, folder / path, task)
+    (folder / MANIFEST).write_text(source.manifest.text(), encoding="utf-8")
+    _remove_strays(folder, source.manifest)
 
 
 @contextmanager

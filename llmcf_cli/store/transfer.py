@@ -31,6 +31,8 @@ class WebSource(Source):
         DataError: The manifest is another than is asked for.
     """
 
+    resumes = True
+
     def __init__(self, address: str, digest: str, work: Path) -> None:
         self._address, self._work = address.rstrip("/"), work
         with explained(MANIFEST, address):

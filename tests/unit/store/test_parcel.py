@@ -76,7 +76,7 @@ def test_what_is_packed_is_taken_in_unchanged(tmp_path, target):
     take_in(source, tmp_path / "out", SILENT)
     assert content_of(tmp_path / "out") == CONTENT
     assert open_parcel(tmp_path / "out").manifest == source.manifest
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_same_files_are_the_same_zip_and_have_the_folders_digest(tmp_path):
@@ -211,6 +211,7 @@ def test_links_in_a_folder_are_refused(tmp_path):
     (parcel / "data" / "a.csv").symlink_to(secret)
     with refused("parcel-changed", DataError, names=r"a\.csv"):
         take_in(open_parcel(parcel), tmp_path / "out", SILENT)
+    assert not list(tmp_path.glob(".*"))
 
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.text(max_size=5)

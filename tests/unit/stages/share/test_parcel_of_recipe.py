@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from refusals import refused
+from typer.testing import CliRunner
 
+from llmcf_cli.cli.app import app
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.library import library_dir
@@ -189,6 +191,23 @@ def test_a_pushed_parcel_is_named_by_its_digest_and_a_damaged_one_is_found(tmp_p
     (place / "data" / "events.csv").write_text("other")
     with refused("parcel-changed", DataError, names=r"events\.csv"):
         push(source, tmp_path / "shared", SILENT)
+
+
+def test_push_and_pull_from_the_command_line(tmp_path):
+    def llmcf(*arguments: object):
+        return CliRunner().invoke(app, ["recipe", *map(str, arguments)], env={"COLUMNS": "300"})
+
+    packed(project(tmp_path / "here"), tmp_path / "parcel.zip", "data")
+    done = llmcf("push", tmp_path / "parcel.zip", tmp_path / "shared")
+    assert done.exit_code == 0, done.output
+    digest = open_parcel(tmp_path / "parcel.zip").manifest.digest
+    address = f"{tmp_path / 'shared' / f'mine-{digest[:16]}'}#sha256={digest}"
+    assert address in done.output
+    done = llmcf("pull", address, tmp_path / "there", "--yes", "--artifacts", tmp_path / "artifacts")
+    assert done.exit_code == 0, done.output
+    assert open_parcel(tmp_path / "there").manifest.digest == digest
+    assert not list(tmp_path.glob(".*"))
+    assert f"run --locked {tmp_path / 'there' / 'recipes' / 'mine.lock.yaml'}" in done.output
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])
