@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,9 +15,17 @@ from llmcf_cli.core.errors import LlmcfError
 
 if TYPE_CHECKING:
     from llmcf_cli.llm.writing.preview import Preview
+    from llmcf_cli.llm.writing.travel import Exported
     from llmcf_cli.recipe.words import Words
 
 app = typer.Typer(no_args_is_help=True)
+
+
+class About(StrEnum):
+    """What a text was written from."""
+
+    user = "user"
+    item = "item"
 
 
 @app.command()
@@ -69,18 +78,75 @@ def show(
 @app.command()
 def export(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write.")],
-    form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Of the file.")] = "jsonl",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write chains of thought, to be read, to this file.")
+    ] = None,
+    form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Of that file.")] = "jsonl",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", metavar="FILE", help="Write every generated text, to be imported elsewhere, to this file."
+        ),
+    ] = None,
+    without: Annotated[
+        list[About] | None,
+        typer.Option("--without", help="With --cache: leave out texts that were written from this. Repeatable."),
+    ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Write all chains of thought, with samples, prompts, parts and scores, to one file."""
+    """Write chains of thought with samples, prompts, parts and scores to a file; or all texts, to be imported."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.look import cot
+    from llmcf_cli.stages.share.texts import export_cache
 
-    count = cot.written(opened(recipe, set_, artifacts, allow_read)).export(out, form)
-    console().print(f"{count:,} chains of thought in {out}", markup=False)
+    if out is None and cache is None:
+        raise typer.BadParameter("give --out FILE or --cache FILE")
+    if without and cache is None:
+        raise LlmcfError("is of --cache", code="option-conflict", where="--without", hint="add --cache FILE")
+    context = opened(recipe, set_, artifacts, allow_read)
+    if out is not None:
+        count = cot.written(context).export(out, form)
+        console().print(f"{count:,} chains of thought in {out}", markup=False)
+    if cache is not None:
+        _print_exported(export_cache(context, cache, without or ()), cache)
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `llmcf cot export --cache` writes it.")],
+    artifacts: ArtifactsOption = None,
+    lock: Annotated[
+        Path | None, typer.Option("--lock", metavar="LOCK", help="Refuse texts of models that this lock does not have.")
+    ] = None,
+) -> None:
+    """Take texts that were generated elsewhere into the cache, so that no call makes them again."""
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.stages.pipeline import artifact_root, generations
+    from llmcf_cli.stages.share.lock import read_lock
+    from llmcf_cli.stages.share.texts import import_cache
+
+    cache = generations(artifact_root(artifacts))
+    found = import_cache(cache, file, read_lock(lock) if lock is not None else None)
+    kept = f", {found.kept:,} are others here and stay as they are" if found.kept else ""
+    said = f"{found.texts:,} texts in {file}: {found.new:,} new, {found.same:,} were here{kept}"
+    console().print(said, markup=False, soft_wrap=True)
+    for model, count in found.models.items():
+        console().print(f"  {count:,} of the model {model}", style="dim", markup=False, soft_wrap=True)
+
+
+def _print_exported(found: Exported, file: Path) -> None:
+    from llmcf_cli.cli.console import console
+
+    steps = ", ".join(f"{name} {count:,}" for name, count in found.steps.items())
+    console().print(f"{found.texts:,} texts in {file} ({steps})", markup=False, soft_wrap=True)
+    if found.texts < found.asked:
+        missing = f"! the recipe asks for {found.asked:,}: the rest is not generated here, or was set aside"
+        console().print(missing, style="yellow", markup=False, soft_wrap=True)
+    for about, count in found.left_out.items():
+        said = f"! left out: {count:,} that were written from a {about}; whoever imports the file has to make them"
+        console().print(said, style="yellow", markup=False, soft_wrap=True)
 
 
 def _print_preview(found: Preview) -> None:

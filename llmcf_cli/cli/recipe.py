@@ -1,4 +1,4 @@
-"""`llmcf recipe`: list, show, check and describe recipes."""
+"""`llmcf recipe`: list, show, check, describe, lock and share recipes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli import recipe_lock, recipe_share
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
@@ -109,6 +110,14 @@ def reference(
 
     for path in write_reference(folder):
         typer.echo(f"wrote {path}")
+
+
+for _name, _command in (
+    ("lock", recipe_lock.lock), ("verify", recipe_lock.verify), ("diff", recipe_lock.diff),
+    ("export", recipe_share.export), ("import", recipe_share.import_),
+    ("push", recipe_share.push), ("pull", recipe_share.pull),
+):  # fmt: skip
+    app.command(_name)(_command)
 
 
 def _check(name: str, overrides: Sequence[str]) -> tuple[list[LlmcfError], list[LlmcfError]]:

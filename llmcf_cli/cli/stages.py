@@ -111,22 +111,27 @@ def scaled_command(stage: str) -> Callable[..., None]:
         workers: WorkersOption = None,
         share: ShareOption = None,
     ) -> None:
-        changes: dict[str, Any] = {}
-        if on == "ray":
-            from llmcf_cli.cli.console import make_progress
-            from llmcf_cli.scale.cluster import RayExecutor
-
-            changes = {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
-        elif any(option is not None for option in (address, workers, share)):
-            raise LlmcfError(
-                "are of a Ray cluster",
-                code="option-conflict",
-                where="--address, --workers and --share",
-                hint="add --on ray",
-            )
+        changes = _cluster(on, address, workers, share)
         run_stage(stage, recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
     return command
+
+
+def _cluster(on: str, address: str | None, workers: int | None, share: str | None) -> dict[str, Any]:
+    """Changes to the context of a run that uses a cluster."""
+    if on == "ray":
+        from llmcf_cli.cli.console import make_progress
+        from llmcf_cli.scale.cluster import RayExecutor
+
+        return {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
+    if any(option is not None for option in (address, workers, share)):
+        raise LlmcfError(
+            "are of a Ray cluster",
+            code="option-conflict",
+            where="--address, --workers and --share",
+            hint="add --on ray",
+        )
+    return {}
 
 
 def train_llm(
@@ -145,8 +150,44 @@ def train_llm(
 
 
 gen_cot = scaled_command("gen-cot")
-run = scaled_command("evaluate")
 compare = stage_command("evaluate")
+
+
+def run(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A recipe file, or the name of one of the library's; with --locked it may be left out.",
+            callback=remember,
+            show_default=False,
+        ),
+    ] = None,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+    dry_run: DryRunOption = False,
+    force: ForceOption = None,
+    allow_read: AllowReadOption = None,
+    on: OnOption = "local",
+    address: AddressOption = None,
+    workers: WorkersOption = None,
+    share: ShareOption = None,
+    locked: Annotated[
+        Path | None,
+        typer.Option("--locked", metavar="LOCK", help="Only if everything is as this lock says: NAME.lock.yaml."),
+    ] = None,
+    other_versions: Annotated[
+        bool, typer.Option("--other-versions", help="Run a locked recipe although versions of libraries differ.")
+    ] = False,
+) -> None:
+    if locked is not None:
+        from llmcf_cli.cli.locked import check_locked
+
+        recipe = check_locked(locked, recipe, set_ or (), artifacts, allow_read, other_versions)
+    elif recipe is None:
+        raise typer.BadParameter("give a RECIPE, or --locked LOCK")
+    changes = _cluster(on, address, workers, share)
+    run_stage("evaluate", recipe, set_ or (), artifacts, dry_run, force or (), allow_read, changes)
 
 
 def run_stage(
@@ -167,7 +208,6 @@ def run_stage(
     from llmcf_cli.core.errors import UnknownNameError
     from llmcf_cli.recipe.load import find_recipe
     from llmcf_cli.stages.engine.base import ComparingStage
-    from llmcf_cli.stages.engine.lock import write_lock
     from llmcf_cli.stages.engine.run import judge, plan
     from llmcf_cli.stages.pipeline import run_steps, stage_names, targets
 
@@ -186,7 +226,6 @@ def run_stage(
     steps = run_steps(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
     )
-    write_lock(context, steps)
     report.finish(stage, same_run(recipe, overrides, artifacts), steps)
     if any(isinstance(step.node.stage, ComparingStage) and step.node.stage.failed for step in steps):
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.engine.base import ComparingStage, Context, Stage
+from llmcf_cli.stages.engine.base import GENERATIONS, ComparingStage, Context, Stage
 from llmcf_cli.stages.engine.run import Cause, Step, examined, execute, plan
 from llmcf_cli.stages.files import file_problems, locator_of
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
@@ -134,6 +134,11 @@ def check_servers(value: Any) -> None:
 def artifact_root(folder: Path | None) -> Path:
     """The artifact folder: as given, else `LLMCF_ARTIFACTS`, else `artifacts` here."""
     return (folder or Path(os.environ.get(ARTIFACTS_VARIABLE) or "artifacts")).absolute()
+
+
+def generations(root: Path) -> Path:
+    """The file of generated texts in an artifact folder."""
+    return root / GENERATIONS
 
 
 def open_context(loaded: LoadedRecipe, artifacts: Path | None = None, progress: Progress = SILENT) -> Context:

@@ -23,7 +23,8 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, AssetFile, Wheel
 
 _POLL_SECONDS = 0.2
-_HTTP_TIMEOUT = 60
+HTTP_TIMEOUT = 60
+"""Seconds without a byte."""
 
 
 class MismatchError(AssetError):
@@ -123,6 +124,7 @@ class Fetcher:
         if done > file.size:  # of another file
             part.unlink()
             done = 0
+        part.touch()  # of an empty file there is nothing to download
         if done < file.size:
             self._download(file, part, done)
         try:
@@ -140,14 +142,14 @@ class Fetcher:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
         hooks = {"request": [lambda request: check_source(str(request.url))]}  # of every redirect, too
         with (
-            httpx2.Client(timeout=_HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
+            httpx2.Client(timeout=HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
             client.stream("GET", file.source, headers=headers) as reply,
         ):
             reply.raise_for_status()
             whole = reply.status_code != httpx2.codes.PARTIAL_CONTENT
             self._task.skip(0 if whole else done)
             with part.open("wb" if whole else "ab") as out:
-                for chunk in reply.iter_raw(CHUNK_BYTES):
+                for chunk in reply.iter_raw():  # as they come: gathered ones would be lost where the connection breaks
                     self._task.advance(len(chunk))
                     out.write(chunk)
                     if out.tell() > file.size:

@@ -161,6 +161,19 @@ GENERATION_LEASE = Table(
     pa.schema([*_CALL, _required("worker", pa.string())]),
     _CALL_KEY,
 )  # fmt: skip
+TRAVELLING_TEXT = Table(
+    "text", "a generated text on its way to another machine: named as in `generation`, with its settings; scores and "
+    "`kept` where a judge has seen it",
+    pa.schema([
+        *_CALL, _required("step", pa.string()), _required("about", pa.string()), _required("text", pa.string()),
+        _required("finish_reason", pa.string()), _required("prompt_tokens", pa.int32()),
+        _required("new_tokens", pa.int32()), _required("decode", pa.string()),
+        *(pa.field(name, pa.float32()) for name in (
+            "coherence", "completeness", "relevance", "consistency", "score")),
+        pa.field("kept", pa.bool_()),
+    ]),
+    _CALL_KEY,
+)  # fmt: skip
 KNOWLEDGE_TEXT = Table(
     "knowledge_text", "what the language model wrote about a user or an item; usable for samples later than `as_of`",
     pa.schema([

@@ -44,7 +44,7 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
     limit = "" if rows is None else f" LIMIT {rows}"
     for file in files:
-        _check_size(file)
+        check_size(file)
     with reading(path):
         con.execute(f"CREATE OR REPLACE VIEW {name(into)} AS SELECT * FROM {relation}{limit}")
         found = columns_of(con, name(into))
@@ -57,7 +57,7 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     return Table(name(into), str(path), notes=_renamed(files[0], list(found)))
 
 
-def _check_size(file: Path) -> None:
+def check_size(file: Path) -> None:
     """Refuse a file that says of itself that it stands for far more than its bytes, by its footer.
 
     Raises:

@@ -154,10 +154,12 @@ def test_the_scorer_replays_offline_logits(workplace, arm):
 
 
 def test_the_lock_names_contents_and_keys(workplace):
-    lock = yaml.safe_load((workplace / "artifacts" / "runs" / "slice" / "recipe.lock").read_text())
-    assert {"asset:smollm2-135m-instruct", "asset:minilm-l6-v2", "data"} <= set(lock["files"])
+    llmcf("recipe", "lock", "slice.yaml", cwd=workplace)
+    lock = yaml.safe_load((workplace / "slice.lock.yaml").read_text())
+    assert {"asset:smollm2-135m-instruct", "asset:minilm-l6-v2", "data"} <= set(lock["contents"])
     _, manifest = artifact(workplace, "evaluate")
     assert lock["stages"]["evaluate"] == manifest["key"]
+    assert "within its tolerance" in llmcf("recipe", "verify", "slice.lock.yaml", cwd=workplace)
 
 
 def test_scoring_from_the_command_line(workplace):

@@ -28,6 +28,7 @@ from llmcf_cli.llm.writing.scripted import write_cots
 from llmcf_cli.llm.writing.select import Selector, Tally
 from llmcf_cli.llm.writing.steps import TOO_LONG, Asked, Asking, StepPrompts, check_turns, plan_calls
 from llmcf_cli.llm.writing.texts import Answers, Batch
+from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.llm.writing.writer import Writer
 from llmcf_cli.plugin import registry
@@ -152,6 +153,28 @@ def estimate_cots(
             ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
             asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
             return estimate(_demand(reader, ids, asking, prompt, history, seed), section.price)
+
+
+def list_calls(
+    section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
+    history: HistorySection, words: Words = Words(),
+) -> list[StepCalls]:  # fmt: skip
+    """What `generate_cots` with the same arguments asks, step by step, as far as earlier steps' texts are there."""
+    engine = Writer(section.engine, model).engine
+    with connect_read(data) as reader, SharedTexts(cache) as store:
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
+        found: dict[str, dict[str, None]] = {step.name: {} for step in prompt.steps}
+        for start in range(0, len(ids), _BLOCK):
+            for name, asks in asking.preview(sample_texts(reader, ids[start : start + _BLOCK])).items():
+                found[name].update(dict.fromkeys(ask.prompt_hash for ask in asks))
+    return [
+        StepCalls(
+            step.name, "item" if step.per == "item" else "user", *asking.texts[step.name].names,
+            prompts=tuple(found[step.name]), samples=asking.texts[step.name].samples,
+        )
+        for step in prompt.steps
+    ]  # fmt: skip
 
 
 def retry_set_aside(

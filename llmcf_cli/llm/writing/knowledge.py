@@ -28,7 +28,8 @@ from llmcf_cli.llm.engines.base import ENGINE, Engine
 from llmcf_cli.llm.writing.cost import Load, announce, demand
 from llmcf_cli.llm.writing.reports import KnowledgeReport
 from llmcf_cli.llm.writing.steps import check_turns
-from llmcf_cli.llm.writing.texts import Fault, TextCache, fit_asks
+from llmcf_cli.llm.writing.texts import Ask, Fault, TextCache, fit_asks
+from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.asking import KnowledgeSection
@@ -43,6 +44,7 @@ ALWAYS = int(np.iinfo(np.int64).min)
 _BLOCK = 2048  # entities whose prompts are held in memory, and sorted by length, together
 _EXAMPLES = 2
 
+_TRAIN_EVENTS = "CREATE TEMP VIEW train_event AS SELECT * FROM sample WHERE split = 'train' AND label = 1"
 # The first share of each user's positive train events, at least one.
 _EARLY = """
 CREATE TEMP TABLE early AS
@@ -110,7 +112,7 @@ def write_knowledge(
     check_turns(user_prompt, engine, f"knowledge.user_prompt {section.user_prompt}")
     check_turns(item_prompt, engine, f"knowledge.item_prompt {section.item_prompt}")
     with connect_read(data) as reader, SharedTexts(cache) as store:
-        reader.execute("CREATE TEMP VIEW train_event AS SELECT * FROM sample WHERE split = 'train' AND label = 1")
+        reader.execute(_TRAIN_EVENTS)
         texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"))
         with pq.ParquetWriter(out, KNOWLEDGE_TEXT.schema, compression="zstd") as writer:
             work = _Writing(writer, texts, engine, words, progress)
@@ -127,6 +129,26 @@ def write_knowledge(
         new_tokens=texts.new_tokens, seconds=texts.seconds,
         tokens_per_second=texts.tokens_per_second, examples=work.examples,
     )  # fmt: skip
+
+
+def list_calls(
+    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
+    item_prompt: Prompt, cache: Path, seed: int, words: Words = Words(),
+) -> list[StepCalls]:  # fmt: skip
+    """What `write_knowledge` with the same arguments asks about users and items."""
+    engine = registry().build(ENGINE, section.engine)
+    engine.open(model)
+    with connect_read(data) as reader, SharedTexts(cache) as store:
+        reader.execute(_TRAIN_EVENTS)
+        texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"))
+        found = []
+        for entity, prompt, (_, blocks) in (
+            ("user", user_prompt, _users(reader, section)), ("item", item_prompt, _items(reader, section))
+        ):  # fmt: skip
+            asks = (ask for block in blocks for ask in _asks(engine, entity, prompt, _with_text(block), words))
+            hashes = tuple(dict.fromkeys(ask.prompt_hash for ask in asks))
+            found.append(StepCalls(f"knowledge of {entity}s", entity, *texts.names, hashes, texts.samples))
+    return found
 
 
 def _users(reader: Any, section: KnowledgeSection) -> tuple[int, Iterator[list[_Subject]]]:
@@ -181,10 +203,10 @@ class _Writing:
         """Generate and write the text of every subject, the first one that is not empty."""
         with self._progress.task(f"knowledge of {entity}s", count, f"{entity}s") as task:
             for number, block in enumerate(blocks):
-                subjects = [s for s in block if s.text.strip() or any(text.strip() for text in s.history)]
+                subjects = _with_text(block)
                 self.blank += len(block) - len(subjects)
                 task.skip(len(block) - len(subjects))
-                asks = self._asks(entity, prompt, subjects)
+                asks = _asks(self._engine, entity, prompt, subjects, self._words)
                 if number == 0:
                     wanted = [demand(Load(count, asks, self._texts))]
                     announce(wanted, partial(self._texts.warm_up, asks), None, self._progress)
@@ -196,17 +218,23 @@ class _Writing:
                 self.shortened += sum(ask.shortened for ask in asks)
                 self.changed.update(what for ask in asks for what in ask.changed)
 
-    def _asks(self, entity: str, prompt: Prompt, subjects: Sequence[_Subject]) -> list[Any]:
-        def render(index: int, history: list[str]) -> list[dict[str, str]]:
-            return prompt.last.render({"history": history, entity: subjects[index].text, **self._words.variables})
-
-        hint = f"shorten dataset.text.{entity} or raise knowledge.engine.max_prompt_tokens"
-        fault = Fault(lambda index: f"{entity} {subjects[index].row}", "knowledge", hint)
-        return fit_asks(self._engine, [s.history for s in subjects], render, fault)
-
     def _keep(self, entity: str, written: Sequence[tuple[_Subject, str]]) -> None:
         rows = [{"entity": entity, "row": s.row, "as_of": s.as_of, "text": text} for s, text in written]
         self._writer.write_table(pa.Table.from_pylist(rows, schema=KNOWLEDGE_TEXT.schema))
         for row in rows[: max(0, _EXAMPLES - self.kept[entity])]:
             self.examples.append({"entity": entity, "row": row["row"], "text": row["text"]})
         self.kept[entity] += len(rows)
+
+
+def _with_text(block: Sequence[_Subject]) -> list[_Subject]:
+    """Those that there is something to write from."""
+    return [s for s in block if s.text.strip() or any(text.strip() for text in s.history)]
+
+
+def _asks(engine: Engine, entity: str, prompt: Prompt, subjects: Sequence[_Subject], words: Words) -> list[Ask]:
+    def render(index: int, history: list[str]) -> list[dict[str, str]]:
+        return prompt.last.render({"history": history, entity: subjects[index].text, **words.variables})
+
+    hint = f"shorten dataset.text.{entity} or raise knowledge.engine.max_prompt_tokens"
+    fault = Fault(lambda index: f"{entity} {subjects[index].row}", "knowledge", hint)
+    return fit_asks(engine, [s.history for s in subjects], render, fault)

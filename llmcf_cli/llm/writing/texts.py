@@ -230,6 +230,11 @@ class TextCache:
         return int(json.loads(self._settings).get("max_new_tokens", 0))
 
     @property
+    def names(self) -> tuple[str, str, str]:
+        """Digest of the model, digest of the settings, and the settings as JSON: what its texts are named by."""
+        return self._model, self._decode, self._settings
+
+    @property
     def draws(self) -> bool:
         """Whether another seed gives another text."""
         return self._engine.decode_settings(self._seed) != self._engine.decode_settings(self._seed + 1)

@@ -20,6 +20,7 @@ damaged file is refused, rather than its texts paid for again.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 import uuid
@@ -52,6 +53,12 @@ SELECT {_KEY}, g.text IS NOT NULL, coalesce(f.attempts, 0), coalesce(f.retryable
 FROM temp.wanted LEFT JOIN generation g USING ({_KEY}) LEFT JOIN generation_failure f USING ({_KEY})
             LEFT JOIN generation_lease l USING ({_KEY})
 """
+_ROWS = """
+SELECT prompt_hash, sample_index, text, finish_reason, prompt_tokens, new_tokens FROM generation
+WHERE model_digest = ? AND decode_hash = ? AND prompt_hash IN (SELECT value FROM json_each(?))
+ORDER BY prompt_hash, sample_index
+"""
+_WANTED_TEXTS = f"SELECT {_KEY}, text FROM generation JOIN temp.wanted USING ({_KEY})"
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,31 @@ class SharedTexts:
             _delete(connection, GENERATION_FAILURE, list(texts))
             for table, found in ((GENERATION, texts), (GENERATION_FAILURE, failures)):
                 _insert(connection, table, [(*c, *rest, before[c] + 1, now) for c, rest in found.items()])
+
+    def rows(self, model: str, decode: str, prompts: Sequence[str]) -> list[tuple[Any, ...]]:
+        """Prompt, index, text, finish reason, prompt and new tokens of a model's texts with some settings."""
+        with self.transaction() as connection:
+            found: list[tuple[Any, ...]] = connection.execute(_ROWS, [model, decode, json.dumps(prompts)]).fetchall()
+        return found
+
+    def take_in(self, connection: Any, rows: Sequence[tuple[Any, ...]]) -> tuple[int, int, int]:
+        """Add texts that were made elsewhere; what is here stays, and what had failed here has not.
+
+        Args:
+            connection: In a transaction.
+            rows: The columns of `generation` but for its checksum.
+
+        Returns:
+            How many are new, are here already, and are others here.
+        """
+        calls: list[Call] = [row[:4] for row in rows]
+        _want(connection, calls)
+        here = {tuple(row[:4]): row[4] for row in connection.execute(_WANTED_TEXTS).fetchall()}
+        fresh = [row for row in rows if row[:4] not in here]
+        _insert(connection, GENERATION, fresh, or_="ABORT")
+        _delete(connection, GENERATION_FAILURE, [row[:4] for row in fresh])
+        same = sum(here.get(row[:4]) == row[4] for row in rows)
+        return len(fresh), same, len(rows) - len(fresh) - same
 
     def _void_leases(self, connection: Any) -> None:
         """Remove the leases of workers that are no more."""

@@ -24,6 +24,8 @@ from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore, artifact_key, rea
 from llmcf_cli.store.assets import Locator
 from llmcf_cli.store.layout import Output
 
+GENERATIONS = "cache/generation.sqlite"
+"""Where generated texts are, in an artifact folder."""
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -62,7 +64,7 @@ class Context:
     @property
     def generations(self) -> Path:
         """SQLite file of every generated text, shared by all recipes that use this artifact root."""
-        return self.store.root / "cache" / "generation.sqlite"
+        return self.store.root / GENERATIONS
 
     @property
     def answers(self) -> Path:
@@ -305,6 +307,18 @@ class Node:
             StoreError: It is damaged.
         """
         self.context.store.manifest(self.stage.name, self.key)
+
+    def require_needs(self) -> None:
+        """Examine the results that this one is made from, before they are read outside a run.
+
+        Raises:
+            LlmcfError: One is not made; or damaged.
+        """
+        for need in self.needs.values():
+            if not need.made:
+                what = f"needs {need.label}, which is not made yet"
+                raise StoreError(what, code="not-made", where=self.label, hint=f"llmcf {self.stage.name} RECIPE")
+            need.check()
 
     def require(self) -> Any:
         """Examine the result and those that it was made from, before they are read outside a run.

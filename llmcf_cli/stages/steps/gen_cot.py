@@ -12,12 +12,22 @@ from llmcf_cli.core.progress import Progress
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.llm.writing.reports import CoTReport
+from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import recipe_words, with_local_files, writing_model, writing_stages
 from llmcf_cli.store.assets import ASSET_PREFIX
+
+_JUDGED = ("coherence", "completeness", "relevance", "consistency", "score", "kept")
+_SCORES = f"""
+SELECT prompt_hash, sample_index, {", ".join(f"any_value({name})" for name in _JUDGED[:-1])}, bool_or(kept)
+FROM read_parquet($candidates) JOIN (
+    SELECT sample_id, prompt_hash FROM read_parquet($cots)
+    UNION SELECT sample_id, prompt_hash FROM read_parquet($dropped)
+) USING (sample_id) GROUP BY prompt_hash, sample_index
+"""
 
 
 class GenCoT(Stage):
@@ -111,6 +121,33 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
     arguments = _arguments(context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)
+
+
+def calls_of(node: Node) -> list[StepCalls]:
+    """What a recipe's `gen-cot` asks its model; nothing where the engine writes from the data.
+
+    Raises:
+        LlmcfError: The stages that it reads are not made.
+    """
+    from llmcf_cli.llm.writing.generate import list_calls
+
+    if "data" in node.context.recipe.cot.engine.needs:
+        return []
+    node.require_needs()
+    return list_calls(**_arguments(node.context, *_places(node)))
+
+
+def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:
+    """(Prompt's digest, index) → scores, and whether it is kept, of the texts that the judge has seen, if it has."""
+    import duckdb
+
+    if not node.made:
+        return {}
+    output = CoTOutput(node.folder)
+    files = {"cots": str(output.cots), "dropped": str(output.dropped), "candidates": str(output.candidates)}
+    with duckdb.connect() as connection:
+        rows = connection.execute(_SCORES, files).fetchall()
+    return {(prompt, index): dict(zip(_JUDGED, values, strict=True)) for prompt, index, *values in rows}
 
 
 def _places(node: Node) -> tuple[dict[str, Path], dict[str, str]]:

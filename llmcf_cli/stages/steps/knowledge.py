@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import pyarrow as pa
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.llm.writing.reports import KnowledgeReport
+from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.words import words_of
-from llmcf_cli.stages.engine.base import Job, Stage
+from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.steps.embed import EncodedTexts, text_encoder
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model, writing_stages
@@ -62,20 +64,41 @@ class Knowledge(Stage):
 
     def run(self, job: Job) -> KnowledgeStageReport:
         from llmcf_cli.llm.writing.knowledge import write_knowledge
-        from llmcf_cli.recipe.prompt import load_prompt
 
-        section, locate, out = _section(job.recipe), job.context.locate.path, KnowledgeOutput(job.out)
-        model, digest = writing_model(job.inputs, job.keys, section.engine)
-        section = section.model_copy(update={"engine": with_local_files(section.engine, job.context.locate)})
-        report = write_knowledge(
-            section, data=job.database, model=model, model_digest=digest,
-            user_prompt=load_prompt(locate(section.user_prompt)), item_prompt=load_prompt(locate(section.item_prompt)),
-            cache=job.context.generations, out=out.texts, seed=job.recipe.seed,
-            words=words_of(job.recipe.dataset.label), progress=job.progress,
-        )  # fmt: skip
+        out = KnowledgeOutput(job.out)
+        arguments = _arguments(job.context, job.inputs, job.keys)
+        report = write_knowledge(**arguments, out=out.texts, progress=job.progress)
         dim, read = _encode(job, read_parquet(out.texts))
         reach = _reach(job.database, out.texts)
         return KnowledgeStageReport(**vars(report), dim=dim, read=read, reach=reach)
+
+
+def calls_of(node: Node) -> list[StepCalls]:
+    """What a recipe's `knowledge` asks its model.
+
+    Raises:
+        LlmcfError: The stages that it reads are not made.
+    """
+    from llmcf_cli.llm.writing.knowledge import list_calls
+
+    node.require_needs()
+    folders = {role: need.folder for role, need in node.needs.items()}
+    return list_calls(**_arguments(node.context, folders, {role: need.key for role, need in node.needs.items()}))
+
+
+def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
+    """What writing and the list of its calls share."""
+    from llmcf_cli.recipe.prompt import load_prompt
+
+    section, locate = _section(context.recipe), context.locate.path
+    model, digest = writing_model(inputs, keys, section.engine)
+    section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
+    return {
+        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model, "model_digest": digest,
+        "user_prompt": load_prompt(locate(section.user_prompt)),
+        "item_prompt": load_prompt(locate(section.item_prompt)), "cache": context.generations,
+        "seed": context.recipe.seed, "words": words_of(context.recipe.dataset.label),
+    }  # fmt: skip
 
 
 def _section(recipe: Recipe) -> KnowledgeSection:

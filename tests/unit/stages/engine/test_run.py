@@ -11,7 +11,6 @@ from refusals import refused
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.stages.engine.base import Context, Stage
-from llmcf_cli.stages.engine.lock import write_lock
 from llmcf_cli.stages.engine.run import Cause, examined, execute, plan
 from llmcf_cli.store.artifacts import ArtifactStore, read_manifest
 
@@ -229,7 +228,6 @@ def test_a_read_only_place_serves_what_is_cached(tmp_path, request):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert run(examined(steps_of(disk))) == [{"number": 1}, {"sum": 2}]
     steps = steps_of(disk)
-    write_lock(steps[-1].node.context, steps)  # of no effect
     with pytest.raises(OSError) as caught:
         run(examined(steps_of(disk, second=5)))
     assert caught.value.errno == errno.EROFS

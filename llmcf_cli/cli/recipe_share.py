@@ -1,0 +1,202 @@
+"""`llmcf recipe export`, `import`, `push` and `pull`: recipes with what they rest on, from one machine to another."""
+
+from __future__ import annotations
+
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llmcf_cli.cli.opening import AllowReadOption, opened
+from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument
+
+if TYPE_CHECKING:
+    from llmcf_cli.stages.share.parcel import Packing
+    from llmcf_cli.stages.share.receive import Offer
+
+TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; nothing is overwritten.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
+_LISTED = 30
+
+
+class Further(StrEnum):
+    """Parts that are packed if asked for."""
+
+    data = "data"
+    bundle = "bundle"
+
+
+class Left(StrEnum):
+    """What is packed unless it is left out."""
+
+    texts = "texts"
+    results = "results"
+    user = "user"
+
+
+def export(
+    recipe: RecipeArgument,
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="FILE.zip, or a folder to make.")],
+    with_: Annotated[
+        list[Further] | None,
+        typer.Option("--with", help="Pack this, too: data files up to 100 MB each, the model to serve. Repeatable."),
+    ] = None,
+    without: Annotated[
+        list[Left] | None,
+        typer.Option("--without", help="Leave this out; `user`: texts written from users' histories. Repeatable."),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--licence", metavar="TEXT", help="Of what you pack, e.g. CC-BY-4.0; noted on the card.")
+    ] = "",
+    artifacts: ArtifactsOption = None,
+    allow_read: AllowReadOption = None,
+) -> None:
+    """Pack a recipe with its prompts, lock, generated texts and results, to be repeated elsewhere."""
+    from datetime import UTC, datetime
+
+    from llmcf_cli.cli.console import console, make_progress
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages.share.parcel import PARTS, Wanted, gather
+    from llmcf_cli.stages.share.parcel import export as write
+
+    progress = make_progress()
+    context = opened(recipe, None, artifacts, allow_read)
+    chosen = [part for part in PARTS if part in (with_ or ()) or part in ("texts", "results")]
+    parts = [part for part in chosen if part not in (without or ())]
+    about = [one for one in without or () if one == "user"]
+    wanted = Wanted(parts, about, licence, datetime.now(UTC).date().isoformat())
+    with tempfile.TemporaryDirectory() as work:
+        packing = gather(load_recipe(recipe), context, wanted, Path(work), progress)
+        _print_packing(packing)
+        manifest = write(packing, target, licence, progress)
+    what = f"{len(manifest.files)} files, {manifest.size / 1e6:,.2f} MB in {target}"
+    console().print(what, markup=False, soft_wrap=True)
+    console().print(f"sha256 {manifest.digest}", markup=False, soft_wrap=True)
+    console().print(f"next: llmcf recipe import {target} FOLDER, anywhere", markup=False, soft_wrap=True)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    target: TargetArgument,
+    sha256: Annotated[
+        str | None, typer.Option("--sha256", metavar="DIGEST", help="Only the parcel of this digest.")
+    ] = None,
+    yes: YesOption = False,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Take a packed recipe in, after showing what it holds, fetches, sends and needs; its texts go into the cache."""
+    from llmcf_cli.stages.share.receive import look
+    from llmcf_cli.store.parcel_source import open_parcel
+    from llmcf_cli.store.transfer import check_pin
+
+    parcel = open_parcel(source)
+    if sha256 is not None:
+        check_pin(parcel, sha256)
+    _take(look(parcel), target, yes, artifacts)
+
+
+def push(
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Shared folder, or one that a server shows.")],
+) -> None:
+    """Put a parcel where others can pull it from; what an interrupted push has written is not written again."""
+    from llmcf_cli.cli.console import console, make_progress
+    from llmcf_cli.stages.share.receive import push as put
+    from llmcf_cli.store.parcel_source import open_parcel
+
+    parcel = open_parcel(source)
+    place = put(parcel, folder, make_progress())
+    console().print(f"{len(parcel.manifest.files)} files in {place}", markup=False, soft_wrap=True)
+    pin = f"#sha256={parcel.manifest.digest}"
+    console().print(f"next: llmcf recipe pull '{place}{pin}' FOLDER", markup=False, soft_wrap=True)
+    console().print(f"or, where a server shows {folder}: https://HOST/{place.name}{pin}", markup=False, soft_wrap=True)
+
+
+def pull(
+    address: Annotated[
+        str, typer.Argument(metavar="ADDRESS", help="https://HOST/FOLDER#sha256=DIGEST, or FOLDER#sha256=DIGEST.")
+    ],
+    target: TargetArgument,
+    yes: YesOption = False,
+    artifacts: ArtifactsOption = None,
+) -> None:
+    """Import a parcel from a server or shared folder; an interrupted pull goes on where it stopped."""
+    import shutil
+
+    from llmcf_cli.stages.share.receive import look
+    from llmcf_cli.store.transfer import open_address
+
+    work = target.with_name(f".{target.name}.fetching")
+    _take(look(open_address(address, work)), target, yes, artifacts)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _take(offer: Offer, target: Path, yes: bool, artifacts: Path | None) -> None:
+    from llmcf_cli.cli.console import console, make_progress
+    from llmcf_cli.stages.pipeline import artifact_root, generations
+    from llmcf_cli.stages.share.receive import receive
+
+    cache = generations(artifact_root(artifacts))
+    _print_offer(offer, target, cache)
+    if not yes:
+        typer.confirm(f"write this to {target}?", abort=True)
+    found = receive(offer, target, cache, make_progress())
+    console().print(f"{len(offer.source.manifest.files)} files in {target}", markup=False, soft_wrap=True)
+    if found.texts is not None:
+        kept = f", {found.texts.kept:,} are others here and stay" if found.texts.kept else ""
+        said = f"{found.texts.texts:,} texts: {found.texts.new:,} new in {cache}{kept}"
+        console().print(said, markup=False, soft_wrap=True)
+    recipe = offer.lock.recipe if "/" not in offer.lock.recipe else ""
+    if (found.lock.parent / recipe).is_file():
+        console().print(f"next: llmcf recipe inspect {found.lock.parent / recipe}", markup=False, soft_wrap=True)
+    console().print(f"next: llmcf run --locked {found.lock}", markup=False, soft_wrap=True)
+
+
+def _print_packing(packing: Packing) -> None:
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import escaped, plain_table
+
+    table = plain_table("packs", "part", "MB")
+    for path, (part, file) in sorted(packing.files.items())[:_LISTED]:
+        table.add_row(escaped(path), part, f"{file.stat().st_size / 1e6:,.3f}")
+    console().print(table)
+    if len(packing.files) > _LISTED:
+        console().print(f"and {len(packing.files) - _LISTED:,} more files")
+    for data in packing.data:
+        if not data.inside:
+            said = f"! {data.name}: its digest travels, its {data.size / 1e6:,.2f} MB do not (--with data)"
+            console().print(said, style="yellow", markup=False, soft_wrap=True)
+    for note in packing.notes:
+        console().print(f"! {note}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.stages.share.receive import largest
+
+    manifest = offer.source.manifest
+    console().print(f"{manifest.name}: {manifest.description}", markup=False, soft_wrap=True)
+    table = plain_table("writes", "files", "MB")
+    for part, (count, size) in offer.parts.items():
+        table.add_row(part, f"{count:,}", f"{size / 1e6:,.3f}")
+    console().print(table)
+    files = plain_table(f"largest files, below {target}", "MB")
+    for path, size in largest(offer, _LISTED):
+        files.add_row(escaped(path), f"{size / 1e6:,.3f}")
+    console().print(files)
+    console().print(f"licence: {manifest.licence or 'none is stated'}", markup=False, soft_wrap=True)
+    if offer.parts.get("texts"):
+        console().print(f"its texts go into {cache}", markup=False, soft_wrap=True)
+    if offer.lock.assets:
+        assets = plain_table("a run fetches", "MB", "licence")
+        for name, asset in offer.lock.assets.items():
+            assets.add_row(escaped(name), f"{asset.size / 1e6:,.1f}", escaped(asset.licence))
+        console().print(assets)
+    for server in offer.servers:
+        console().print(f"! sends prompts to {server}, once you allow it", style="yellow", markup=False)
+    for name, origin in offer.missing.items():
+        said = f"! needs the plugin of {name}, {origin}, which is not here; install it yourself if you trust it"
+        console().print(said, style="yellow", markup=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""Parcels from a server: an exported folder that any static server shows, named by the digest of its manifest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+from llmcf_cli.core.errors import AssetError, DataError, LlmcfError
+from llmcf_cli.core.hashing import CHUNK_BYTES
+from llmcf_cli.core.progress import SILENT, Task
+from llmcf_cli.store.catalogue import Asset
+from llmcf_cli.store.fetch import HTTP_TIMEOUT, Fetcher, check_source
+from llmcf_cli.store.parcel import MANIFEST, MAX_MANIFEST, read_parcel_manifest
+from llmcf_cli.store.parcel_source import Source, explained, open_parcel
+
+_PINNED = re.compile(r"(?P<place>[^#]+)#sha256=(?P<digest>[0-9a-f]{64})")
+
+
+class WebSource(Source):
+    """A parcel that a server shows. What was brought of an interrupted file is kept, and the file gone on with.
+
+    Args:
+        address: `https://…`, of the folder.
+        digest: SHA-256 of its manifest.
+        work: Folder for what is under way.
+
+    Raises:
+        AccessError: The address, or one that it redirects to, is of this machine's network and not allowed.
+        AssetError: The server cannot be reached.
+        DataError: The manifest is another than is asked for.
+    """
+
+    resumes = True
+
+    def __init__(self, address: str, digest: str, work: Path) -> None:
+        self._address, self._work = address.rstrip("/"), work
+        with explained(MANIFEST, address):
+            content = _small(f"{self._address}/{MANIFEST}")
+        super().__init__(read_parcel_manifest(content, address), address)
+        check_pin(self, digest)
+
+    def fetch(self, path: str, target: Path, task: Task) -> None:
+        file = self.listed(path, f"{self._address}/{quote(path)}")
+        self._work.mkdir(parents=True, exist_ok=True)
+        parcel = Asset(name="parcel", kind="dataset", description="", licence="", files=(file,))
+        with explained(path, self.name):
+            Fetcher(parcel, self._work, SILENT, task).fetch(file, target)
+
+
+def open_address(address: str, work: Path) -> Source:
+    """The parcel of an address: `https://…#sha256=DIGEST`, or `FOLDER#sha256=DIGEST`.
+
+    Args:
+        address: With the digest of the manifest, which `recipe export` and `recipe push` print.
+        work: Folder for downloads under way.
+
+    Raises:
+        LlmcfError: The address has no digest, or is of no kind that is known.
+        DataError: The parcel there is another one.
+    """
+    found = _PINNED.fullmatch(address)
+    if found is None:
+        raise LlmcfError("names no digest, so anything could be there", code="parcel-unpinned", where=address,
+                         allowed=("https://HOST/FOLDER#sha256=DIGEST", "FOLDER#sha256=DIGEST"),
+                         hint="ask whoever shares it: `llmcf recipe push` prints the whole address")  # fmt: skip
+    place, digest = found["place"], found["digest"]
+    if place.startswith("https://"):
+        return WebSource(place, digest, work)
+    if "://" in place:
+        raise LlmcfError("is no address that parcels are pulled from", code="parcel-unpinned", where=address,
+                         allowed=("https://HOST/FOLDER#sha256=DIGEST", "FOLDER#sha256=DIGEST"))  # fmt: skip
+    source = open_parcel(Path(place))
+    check_pin(source, digest)
+    return source
+
+
+def check_pin(source: Source, digest: str) -> None:
+    """Check that a parcel is the one that is meant.
+
+    Raises:
+        DataError: It is another one.
+    """
+    if source.manifest.digest != digest:
+        raise DataError(f"is the parcel {source.manifest.digest}, not {digest}", code="parcel-other", where=source.name,
+                        hint="get the address again; somebody may have put another parcel there")  # fmt: skip
+
+
+def _small(address: str) -> bytes:
+    """A small file of a server.
+
+    Raises:
+        AssetError: It cannot be had.
+    """
+    import httpx2
+
+    hooks = {"request": [lambda request: check_source(str(request.url))]}
+    content = b""
+    try:
+        with (
+            httpx2.Client(timeout=HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,
+            client.stream("GET", address, headers={"Accept-Encoding": "identity"}) as reply,
+        ):
+            reply.raise_for_status()
+            for chunk in reply.iter_raw(CHUNK_BYTES):
+                content += chunk
+                if len(content) > MAX_MANIFEST:
+                    break
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        raise AssetError(f"{address} cannot be fetched: {error}", code="asset-unfetchable") from error
+    return content
