@@ -203,6 +203,7 @@ _STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 
 # Name, function or group below `llmcf_cli.cli`, help; in the order of `llmcf --help`.
 _COMMANDS = (
+    ("init", "init:init", "Look at tables and write a first recipe for them, with the reasons."),
     ("run", "stages:run", "Run a recipe from data to comparison; what is cached is not repeated."),
     ("compare", "stages:compare", "Compare arms over seeds: what `run` ends with, under the name of its purpose."),
     ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
