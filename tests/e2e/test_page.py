@@ -20,6 +20,7 @@ from llmcf_cli.stages.look.page.content import gather
 from llmcf_cli.stages.look.page.lineage import everything, label_of
 from llmcf_cli.stages.look.page.render import html, write_page
 from llmcf_cli.stages.steps.evaluate import Comparison, EvaluateOutput
+from llmcf_cli.stages.steps.predict import PredictOutput
 from llmcf_cli.store.open import read_parquet
 
 RECIPE = """\
@@ -72,7 +73,7 @@ def made(tmp_path_factory, request):
 
 @pytest.fixture(scope="module")
 def run(made):
-    (last,) = (made / "artifacts" / "evaluate").iterdir()
+    (last,) = (manifest.parent for manifest in (made / "artifacts" / "evaluate").glob("*/manifest.json"))
     return run_of_folder(last)
 
 
@@ -128,7 +129,7 @@ def test_what_comes_from_data_is_no_markup(page):
 
 def predictions(run, arm, seed):
     made = next(p for p in run.predicted if (p.arm, p.seed) == (arm, seed)).made
-    return read_parquet(made.folder / "prediction.parquet", ["sample_id", "label", "logit"])
+    return read_parquet(PredictOutput(made.folder).predictions, ["sample_id", "label", "logit"])
 
 
 def test_tables_have_the_measures_of_the_predictions(run, page):

@@ -6,8 +6,8 @@ import re
 
 USER = frozenset({
     "user", "usr", "customer", "cust", "client", "member", "visitor", "buyer", "shopper", "reviewer",
-    "account", "person", "subscriber", "viewer", "listener", "reader", "player", "patron", "guest", "profile", "student",
-    "u", "kunde", "benutzer", "nutzer",
+    "account", "person", "subscriber", "viewer", "listener", "reader", "player", "patron", "guest", "profile",
+    "student", "u", "kunde", "benutzer", "nutzer",
 })  # fmt: skip
 ITEM = frozenset({
     "item", "product", "prod", "movie", "film", "book", "isbn", "asin", "sku", "stock", "article", "song", "track",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -107,16 +108,15 @@ def _read(task: Task, predicted: Predicted) -> NDArray[np.float32]:
 
 
 def _loss(loss: Measure, predicted: Sequence[NDArray[np.float32]], truth: Truth) -> NDArray[np.float64]:
-    return np.mean([loss.values(one, truth).unit_U for one in predicted], axis=0)
+    mean_N: NDArray[np.float64] = np.mean([loss.values(one, truth).unit_U for one in predicted], axis=0)
+    return mean_N
 
 
 def _chosen(
-    gain_N: NDArray[np.float64], sample_N: NDArray[np.int64], database: object, key: str
+    gain_N: NDArray[np.float64], sample_N: NDArray[np.int64], database: Path, key: str
 ) -> list[tuple[str, int]]:
     """(kind, place) of the cases, no place twice."""
-    from pathlib import Path
-
-    with connect_read(Path(str(database))) as con:
+    with connect_read(database) as con:
         rows = con.execute("SELECT sample_id FROM sample WHERE split = 'test' AND len(history) = 0").fetchall()
     cold_N = np.isin(sample_N, np.array([row[0] for row in rows], np.int64))
     order = np.argsort(-gain_N, kind="stable")

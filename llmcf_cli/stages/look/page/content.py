@@ -145,7 +145,8 @@ def gather(run: Run) -> Page:
         differences=Table(*difference_rows(plain, found.differences)) if found.differences else Table((), ()),
         slices=Table(*slice_rows(plain)), small=small_slices(plain), values=_values(found, last),
         gaps=tuple(_gaps(found)), curves=_curves(found, run), calibration=_calibration_chart(bins),
-        bins=_bin_table(bins), ingests=ingests, matched=tuple(_matched(run)), written=tuple(_written(last)), costs=_costs(last), drawing=draw(last), artifacts=tuple(artifacts(last)),
+        bins=_bin_table(bins), ingests=ingests, matched=tuple(_matched(run)), written=tuple(_written(last)),
+        costs=_costs(last), drawing=draw(last), artifacts=tuple(artifacts(last)),
         cases=cases, glossary=_glossary(task),
     )  # fmt: skip
 
@@ -185,7 +186,7 @@ def _verdict(
 
 def _of(found: Comparison, arm: str) -> list[tuple[str, Mapping[str, Any], float]]:
     """(other, difference, sign that makes it the arm's minus the other's) of an arm against each reference."""
-    pairs = []
+    pairs: list[tuple[str, Mapping[str, Any], float]] = []
     for d in found.differences:
         if d["arm"] == arm and d["reference"] in found.references:
             pairs.append((d["reference"], d, 1.0))
@@ -206,9 +207,8 @@ def _against(
     word = {"open": "not shown to differ from", "good": "better than", "bad": "worse than"}[tone]
     over = "" if seeds is None else f", and {_p(seeds)} over the seeds"
     gap = f"{title} {sign * d['difference']:+.4f} on {found.test_samples:,} test samples"
-    return Statement(
-        tone, f"“{arm}” is {word} “{other}”: {gap} (95 % interval {low:+.4f} to {high:+.4f}, {_p(d['p_value'])} by {found.test}{over}).",
-    )  # fmt: skip
+    evidence = f"95 % interval {low:+.4f} to {high:+.4f}, {_p(d['p_value'])} by {found.test}{over}"
+    return Statement(tone, f"“{arm}” is {word} “{other}”: {gap} ({evidence}).")
 
 
 def _p(value: float) -> str:
