@@ -210,6 +210,7 @@ _COMMANDS = (
     ("score", "score:score", "Score (user, item) requests with a trained bundle."),
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
     ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
+    ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),
     ("audit", "audit:audit", "Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard."),
     ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
     ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),

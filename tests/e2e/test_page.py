@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -19,8 +20,10 @@ from llmcf_cli.stages.look.page.charts import intervals, lines, ticks
 from llmcf_cli.stages.look.page.content import gather
 from llmcf_cli.stages.look.page.lineage import everything, label_of
 from llmcf_cli.stages.look.page.render import html, write_page
+from llmcf_cli.stages.look.runs import past_runs
 from llmcf_cli.stages.steps.evaluate import Comparison, EvaluateOutput
 from llmcf_cli.stages.steps.predict import PredictOutput
+from llmcf_cli.store.artifacts import ArtifactStore
 from llmcf_cli.store.open import read_parquet
 
 RECIPE = """\
@@ -30,6 +33,8 @@ dataset: {source: {type: planted, seed: 1, users: 120, items: 150, ratings: 2400
 cot: {sample: {fraction: 0.3}}
 rec:
   compare: [none, text, ict]
+  variants:
+    - {name: random examples, set: {match.search: random}, control_of: ict}
   baselines: [popularity]
   seeds: [1, 2]
   fit: {batch_size: 256, learning_rate: 2.0e-3, epochs: 2, patience: 1}
@@ -178,6 +183,9 @@ def test_the_verdict_says_what_the_tests_say(run, page):
     found = from_json(Comparison, run.last.manifest.report)
     tones = {s.text.split("“")[2].split("”")[0]: s.tone for s in page.verdict if s.text.count("“") == 2}
     arm = page.cases.arm
+    told = {row[0]: row[1:4] for row in page.controls.rows}
+    (control,) = found.controls
+    assert told["ict − random examples"][:2] == [f"{control['gain']:+.4f}", f"{control['control_gain']:+.4f}"]
     for d in found.differences:
         pair = {d["arm"], d["reference"]}
         if arm in pair and (other := (pair - {arm}).pop()) in tones:
@@ -192,6 +200,26 @@ def test_the_drawing_has_every_artifact_and_what_it_was_made_from(run, page):
     assert len(page.drawing.boxes) == len(made)
     assert len(page.drawing.paths) == sum(len(one.needs) for one in made)
     assert EvaluateOutput(run.last.folder).metrics.is_file()
+
+
+def test_runs_say_what_changed(made, run, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    capsys.readouterr()
+    overrides = ("rec.compare=[none]", "rec.variants=[]", "rec.seeds=[1]", "rec.backbone.hidden=[8]", "seed=5")
+    run_stage("evaluate", str(folder / "small.yaml"), overrides, folder / "artifacts", False, (), None)
+    found, others = past_runs(ArtifactStore(folder / "artifacts"))
+    assert others == 0
+    assert [one.recipe for one in found] == ["small", "small"]
+    assert found[0].changed is None
+    assert found[0].key == run.key[:16]
+    changed = found[1].changed
+    assert "− match" in changed
+    assert "− train-rec[ict seed=2]" in changed
+    assert "rec.backbone.hidden[0] 64 → 8" in changed
+    assert "seed 2024 → 5" in changed
+    assert len(changed) == len(set(changed))
+    assert set(found[1].values) == {"popularity", "none"}
 
 
 def luminance(colour):

@@ -12,7 +12,16 @@ import numpy as np
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.data.report import IngestReport
 from llmcf_cli.llm.writing.reports import CoTReport
-from llmcf_cli.rec.measure.compare import difference_rows, p_text, rows, slice_rows, small_slices, title_of
+from llmcf_cli.rec.measure.compare import (
+    CONTROL_NOTE,
+    control_rows,
+    difference_rows,
+    p_text,
+    rows,
+    slice_rows,
+    small_slices,
+    title_of,
+)
 from llmcf_cli.rec.measure.significance import NORMAL_95
 from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.look.audit import task_of_model
@@ -32,6 +41,8 @@ if TYPE_CHECKING:
 _BINS = 10
 LEVEL = 0.05
 """Significance level of the verdict."""
+HALF = 0.5
+"""Share of an arm's gain that its control has, past which the gain is not due to what the arm adds."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Page:
         version: Of llmcf, by which it was made.
         comparison: The stage's report.
         verdict: What it comes to, in sentences.
-        arms, differences, slices, small: Tables, and what is left out of the slices.
+        arms, differences, controls, slices, small: Tables, and what is left out of the slices.
         values, gaps, curves, calibration: Charts; one of gaps for each reference.
         bins: The numbers of the chart of calibration.
         ingests: What was read.
@@ -100,6 +111,7 @@ class Page:
     verdict: tuple[Statement, ...]
     arms: Table
     differences: Table
+    controls: Table
     slices: Table
     small: str
     values: Intervals
@@ -143,6 +155,7 @@ def gather(run: Run) -> Page:
         version=last.manifest.versions.get("llmcf", ""), comparison=found,
         verdict=tuple(_verdict(found, task, arm, ingests)), arms=Table(titles, cells),
         differences=Table(*difference_rows(plain, found.differences)) if found.differences else Table((), ()),
+        controls=Table(*control_rows(plain)) if found.controls else Table((), ()),
         slices=Table(*slice_rows(plain)), small=small_slices(plain), values=_values(found, last),
         gaps=tuple(_gaps(found)), curves=_curves(found, run), calibration=_calibration_chart(bins),
         bins=_bin_table(bins), ingests=ingests, matched=tuple(_matched(run)), written=tuple(_written(last)),
@@ -172,6 +185,11 @@ def _verdict(
         sentences.append(Statement("plain", f"The model to serve is “{served.arm}” ({why})."))
     if task is not None:
         sentences += [_against(found, d, task.main.sign, title, arm) for d in _of(found, arm)]
+    sentences += [
+        Statement("open" if c["share"] > HALF else "plain", f"Of the gain of “{c['arm']}” over “{c['reference']}”, its "
+                  f"control “{c['control']}” has {c['share']:.0%}.")
+        for c in found.controls if c["share"] is not None
+    ]  # fmt: skip
     if found.seeds == 1 and found.differences:
         sentences.append(
             Statement("open", "One seed: intervals cover the test samples, not the training's own spread.")
@@ -337,6 +355,7 @@ _TERMS = {
     "validation": "the split that every choice is made by; the test split is read once",
     "slice": "test samples that have something in common, e.g. users without a train sample",
     "likeness": "weighted cosine of an example's history and item with the sample's",
+    "share": CONTROL_NOTE.removeprefix("share: "),
     "artifact": "a stage's result, named by the digest of everything that determines it",
 }
 
