@@ -46,7 +46,7 @@ def audit(
     from llmcf_cli.stages.look.audit import audit_run, chance_effects, negatives_audits
     from llmcf_cli.store.artifacts import KEY_LENGTH
 
-    found = _find(run, set_, artifacts, allow_read)
+    found = find_run(run, set_, artifacts, allow_read)
     audits = []
     for checked in audit_run(found):
         _show(checked)
@@ -78,7 +78,10 @@ def audit(
         raise typer.Exit(1)
 
 
-def _find(run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None) -> Run:
+def find_run(
+    run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None
+) -> Run:
+    """The run that a command line names: a recipe, or the folder of an artifact."""
     from llmcf_cli.stages.look.made import run_of_folder, run_of_recipe
 
     if Path(run).is_dir():

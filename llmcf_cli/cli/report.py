@@ -137,6 +137,9 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
 
 def evaluation(ended: Ended) -> None:
     """The comparison, where things are, and what to try next."""
+    from llmcf_cli.stages.look.made import run_of_folder
+    from llmcf_cli.stages.look.page.render import write_page
+
     found: Comparison = ended.report
     report, output = to_json(found), EvaluateOutput(ended.folder)
     comparison(report)
@@ -147,6 +150,7 @@ def evaluation(ended: Ended) -> None:
     elif all(not step.runs for step in ended.steps):
         console().print("every stage is cached; nothing was repeated", style="green")
     rest = len(found.differences) - len(main_differences(report))
+    console().print(f"report: {write_page(run_of_folder(ended.folder))}", markup=False, soft_wrap=True)
     also = [f"{rest:,} more differences"] * (rest > 0) + ["slices", "what every arm means"]
     console().print(f"{', '.join(also)}: {output.page}", markup=False, soft_wrap=True)
     if output.plot.is_file():

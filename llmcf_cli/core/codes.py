@@ -38,6 +38,7 @@ SECTIONS: dict[str, dict[str, str]] = {
     "Recipes": {
         "recipe": "A file of the recipe is wrong; each of its problems has a code of its own.",
         "recipe-unknown": "No recipe of that name.",
+        "recipe-exists": "The file that `init` would write is there already.",
         "recipe-extends": "`extends` names no file, runs in a circle or goes too deep.",
         "yaml-invalid": "Not valid YAML.",
         "yaml-limit": "Too large, too many values, or nested too deeply.",
@@ -88,6 +89,9 @@ SECTIONS: dict[str, dict[str, str]] = {
         "data": "Data break a rule that has no code of its own.",
         "data-limit": "A count is past its limit in `dataset.limits`.",
         "table-missing": "The data set has no such table.",
+        "tables-unclear": "Tables can be read in several ways, so `init` needs an answer.",
+        "table-twice": "Two files are tables of the same kind.",
+        "answer-unknown": "An answer to `init` is none of those that there are.",
         "column-missing": "A table lacks a column.",
         "columns-limit": "More columns than are read.",
         "column-twice": "Two columns of one name.",

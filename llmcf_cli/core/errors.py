@@ -14,7 +14,7 @@ SHOWN_PROBLEMS = 100
 """Problems of a recipe that are told; the others are counted."""
 _LONGEST_NAME = 100
 _EXTRAS = {
-    "cryptography": "sign", "fastapi": "serve", "jinja2": "serve", "lm_eval": "ability", "openai": "openai",
+    "cryptography": "sign", "fastapi": "serve", "lm_eval": "ability", "openai": "openai",
     "prometheus_client": "serve", "ray": "ray", "uvicorn": "serve", "vllm": "vllm",
 }  # fmt: skip
 """Package → the optional extra that brings it."""

@@ -5,6 +5,7 @@ Legend: K examples, I items, T text, D dimensions of an item.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.core.errors import DataError, StoreError
+from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.vectors import item_text_array
 from llmcf_cli.match.space import SPACE
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.store.open import connect_read, read_clock
 
 NEAREST = 5
@@ -132,14 +133,14 @@ def _unknown(connection: Any, entity: str, name: str) -> DataError:
 
 
 def explain(
-    sample_id: int, section: MatchSection, *, database: Path, matches: Path, cots: Path, item_text: pa.Table,
+    sample_id: int, space: ComponentConfig, *, database: Path, matches: Path, cots: Path, item_text: pa.Table,
     history_length: int,
 ) -> Explanation:  # fmt: skip
     """A sample, what it was matched with, and the parts of each score.
 
     Args:
         sample_id: The sample.
-        section: Space and weights.
+        space: Settings of the space.
         database: DuckDB file of ingest.
         matches: Table `example_match`.
         cots: Table `cot`.
@@ -162,9 +163,7 @@ def explain(
             )
         filled = [(example, score) for example, score in zip(*match[0], strict=True) if example != -1]
         ids = [sample_id, *(example for example, _ in filled)]
-        chosen = pa.table({"sample_id": pa.array(ids, pa.int64()), "place": range(len(ids))})
-        connection.register("chosen", chosen)
-        rows = connection.sql(_ROW).to_arrow_table()
+        rows = _rows(connection, ids)
         if rows.num_rows < len(ids):
             raise StoreError(
                 "a match names a sample that does not exist",
@@ -175,19 +174,32 @@ def explain(
         texts = dict(connection.execute(
             "SELECT sample_id, text FROM read_parquet(?) JOIN chosen USING (sample_id)", [str(cots)]
         ).fetchall())  # fmt: skip
-    history_K, item_K = _parts(rows, section, item_text, history_length)
+    history_K, item_K = _parts(rows, space, item_text, history_length)
     query, *examples = (_row(row) for row in rows.to_pylist())
     parts = zip(examples, filled, history_K.tolist(), item_K.tolist(), strict=True)
     found = tuple(Found(row, score, h, i, texts.get(row.sample_id, "")) for row, (_, score), h, i in parts)
     return Explanation(query, found, len(match[0][0]), read_clock(database))
 
 
+def rows_of(database: Path, sample_ids: Sequence[int]) -> list[Row]:
+    """Samples in words, in this order; without those that do not exist."""
+    with connect_read(database) as connection:
+        return [_row(row) for row in _rows(connection, sample_ids).to_pylist()]
+
+
+def _rows(connection: Any, sample_ids: Sequence[int]) -> pa.Table:
+    """Samples with texts; leaves them as `chosen` on the connection."""
+    chosen = pa.table({"sample_id": pa.array(sample_ids, pa.int64()), "place": range(len(sample_ids))})
+    connection.register("chosen", chosen)
+    return connection.sql(_ROW).to_arrow_table()
+
+
 def _parts(
-    rows: pa.Table, section: MatchSection, item_text: pa.Table, history_length: int
+    rows: pa.Table, config: ComponentConfig, item_text: pa.Table, history_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted likeness of histories [K] and items [K] of the first row and the others."""
     samples = encode_rows(rows, history_length)
-    space = registry().build(SPACE, section.space)
+    space = registry().build(SPACE, config)
     item_ID = space.item_vectors(item_text_array(item_text, item_text.num_rows))
     query = space.query_vectors(item_ID, samples.item_row_N[:1], samples.history_row_NL[:1])[0].astype(np.float64)
     examples = space.example_vectors(item_ID, samples.item_row_N[1:], samples.history_row_NL[1:])

@@ -203,11 +203,14 @@ _STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
 
 # Name, function or group below `llmcf_cli.cli`, help; in the order of `llmcf --help`.
 _COMMANDS = (
+    ("init", "init:init", "Look at tables and write a first recipe for them, with the reasons."),
     ("run", "stages:run", "Run a recipe from data to comparison; what is cached is not repeated."),
     ("compare", "stages:compare", "Compare arms over seeds: what `run` ends with, under the name of its purpose."),
     ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
     ("score", "score:score", "Score (user, item) requests with a trained bundle."),
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
+    ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
+    ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),
     ("audit", "audit:audit", "Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard."),
     ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
     ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,23 @@ def encoding_hint(path: Path, encoding: str, setting: str) -> str:
     """What to do about a file that is not in an encoding: names one that all its bytes are in."""
     if not setting:
         return "save the file as utf-8"
-    other = next((e for e in _likely(path) if e != encoding and _is_in(path, e)), None)
+    other = next((e for e in encodings_of(path, _LIKELY) if e != encoding), None)
     return f"set {setting}: {other}" if other else f"set {setting} to the file's encoding, or save the file as utf-8"
 
 
-def _likely(path: Path) -> tuple[str, ...]:
+_LIKELY = ("utf-8", "cp1252", "latin-1")
+_WIDE = ("utf-16", "utf-16-le", "utf-16-be")
+
+
+def encodings_of(path: Path, among: Sequence[str] = ENCODINGS) -> tuple[str, ...]:
+    """The encodings in which all bytes of a file have a meaning, in order; one alone where the file begins with a mark
+    of UTF-16, or is UTF-8."""
     with opened(path) as handle:
-        start = handle.read(2)
-    return ("utf-16",) if start in (b"\xff\xfe", b"\xfe\xff") else ("utf-8", "cp1252", "latin-1")
+        if handle.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            return ("utf-16",)
+    if _is_in(path, "utf-8"):
+        return ("utf-8",)
+    return tuple(e for e in among if e not in ("utf-8", *_WIDE) and _is_in(path, e))
 
 
 def _is_in(path: Path, encoding: str) -> bool:

@@ -370,6 +370,22 @@ def fitting_format(con: Any, relation: str, column: str, form: TimeFormat) -> tu
     return None
 
 
+def order_of_dates(con: Any, relation: str, column: str) -> tuple[str | None, str | None]:
+    """Of dates like 12/01/2009 one whose first number can only be a day, and one whose second can; None: there is none.
+
+    Args:
+        con: DuckDB connection.
+        relation: Relation with such dates.
+        column: The column of them, VARCHAR.
+    """
+    part = "try_cast(regexp_extract({}, '^\\s*(\\d\\d?)[/.-](\\d\\d?)[/.-]', {}) AS INTEGER)"
+    first, second = part.format(column, 1), part.format(column, 2)
+    ((day, month),) = con.execute(
+        f"SELECT min({column}) FILTER ({first} > 12), min({column}) FILTER ({second} > 12) FROM {relation}"
+    ).fetchall()
+    return day, month
+
+
 def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:
     """What to do about dates like 12/01/2009, of which only a format says what is the day.
 
@@ -379,11 +395,7 @@ def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:
         column: The column of them, VARCHAR.
         setting: The setting that names the format.
     """
-    part = "try_cast(regexp_extract({}, '^(\\d\\d?)[/.-](\\d\\d?)[/.-]', {}) AS INTEGER)"
-    first, second = part.format(column, 1), part.format(column, 2)
-    day, month = con.execute(
-        f"SELECT min({column}) FILTER ({first} > 12), min({column}) FILTER ({second} > 12) FROM {relation}"
-    ).fetchone()
+    day, month = order_of_dates(con, relation, column)
     if day is not None and month is None:
         return f"set {setting}: day_first, as {day!r} shows"
     if month is not None and day is None:

@@ -45,7 +45,7 @@ def folder(write_ratings, tmp_path_factory) -> Path:
 
 
 def test_only_ingest_is_read_and_no_language_model_is_tuned(folder):
-    made = {path.name for path in (folder / "artifacts").iterdir() if path.name not in ("cache", "runs")}
+    made = {path.name for path in (folder / "artifacts").iterdir() if path.name not in ("cache", "report", "runs")}
     assert made == {"ingest", "train-rec", "predict", "evaluate"}
 
 

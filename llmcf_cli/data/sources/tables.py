@@ -61,13 +61,13 @@ class TableSource:
     def _format(self, path: Path, role: Role) -> TableFormat:
         """How a file is written: as the recipe says, or by the ending of its name."""
         config, ending = self._config, "" if path.is_dir() else plain_suffix(path)
-        found = "parquet" if path.is_dir() else _ENDINGS.get(ending)
+        found = "parquet" if path.is_dir() else ENDINGS.get(ending)
         if isinstance(config, MixedConfig):
             given = config.formats.get(role, TableFormat())
             if given.format is None and found is None:
                 raise DataError(
                     f"is of no known format by its ending {ending!r}", code="table-format",
-                    where=str(path), allowed=tuple(_ENDINGS),
+                    where=str(path), allowed=tuple(ENDINGS),
                     hint=f"name its format in dataset.source.formats.{role}.format: csv, jsonl or parquet",
                 )  # fmt: skip
             return given.model_copy(update={"format": given.format or found})
@@ -88,7 +88,8 @@ class TableSource:
 
 _ANY = ("", ".txt", ".json")
 """Endings of files that may be of another format, if the recipe says so."""
-_ENDINGS: Mapping[str, Literal["csv", "jsonl", "parquet"]] = {
+ENDINGS: Mapping[str, Literal["csv", "jsonl", "parquet"]] = {
     ".csv": "csv", ".tsv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl",
     ".parquet": "parquet",
 }  # fmt: skip
+"""Ending of a file's name, packed or not → its format."""

@@ -152,7 +152,7 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
         if arm in by_chance:
             continue
         twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
-        task = _task(first[arm].made.need(TrainRec.name))
+        task = task_of_model(first[arm].made.need(TrainRec.name))
         columns = ["sample_id", "user_row", task.truth.name, task.output.name]
         stored = read_parquet(PredictOutput(first[arm].made.folder).predictions, columns)
         if twin is not None:
@@ -166,7 +166,7 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
         yield _effect(first[arm], how, task, stored, found_N)
 
 
-def _task(trained: Made) -> Task:
+def task_of_model(trained: Made) -> Task:
     """The task that a model was trained for."""
     from llmcf_cli.rec.tasks.base import TASK
 

@@ -52,7 +52,7 @@ def explain_match(node: Node, sample_id: int) -> Explanation:
     folders = {role: need.folder for role, need in node.needs.items()}
     recipe = node.context.recipe
     return explain(
-        sample_id, recipe.match, database=IngestOutput(folders["ingest"]).database,
+        sample_id, recipe.match.space, database=IngestOutput(folders["ingest"]).database,
         matches=MatchOutput(node.folder).matches,
         cots=CoTOutput(texts.folder).cots,
         item_text=read_lance(EmbedOutput(folders["embed"]).lance, "item_text"),

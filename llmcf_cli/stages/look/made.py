@@ -82,6 +82,7 @@ class Run:
         matches: Every distinct artifact of matches; none where no arm reads examples.
         predicted: Every arm and seed, in the order of the comparison.
         missing: Steps that have not been made.
+        last: The artifact that the run ends in; None where it is not made yet.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Run:
     matches: tuple[Made, ...]
     predicted: tuple[Predicted, ...] = ()
     missing: tuple[str, ...] = ()
+    last: Made | None = None
 
     def readers(self, match: Made) -> list[Predicted]:
         """The predictions that were made with these matches."""
@@ -123,8 +125,10 @@ def run_of_recipe(context: Context) -> Run:
         )
     arms = [(n.stage.arm, n.stage.seed, n.key) for n in last.needs.values() if isinstance(n.stage, Predict)]
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
-    predicted = _predicted(context.store, arms)
-    return Run(context.recipe.name, last.key, context.store, tuple(ingested), tuple(found), predicted, tuple(missing))
+    return Run(
+        context.recipe.name, last.key, context.store, tuple(ingested), tuple(found), _predicted(context.store, arms),
+        tuple(missing), _trace(context.store, last.key),
+    )  # fmt: skip
 
 
 def run_of_folder(folder: Path) -> Run:
@@ -154,8 +158,8 @@ def run_of_folder(folder: Path) -> Run:
     if manifest.stage == Evaluate.name:
         compared = from_json(Comparison, manifest.report, str(folder)).compared
     arms = [(one.arm, one.seed, one.key) for one in compared if one.stage == Predict.name]
-    predicted = _predicted(store, arms)
-    return Run(manifest.recipe, manifest.key, store, tuple(ingests.values()), tuple(matches.values()), predicted)
+    found = tuple(ingests.values()), tuple(matches.values()), _predicted(store, arms)
+    return Run(manifest.recipe, manifest.key, store, *found, last=last)
 
 
 def _trace(store: ArtifactStore, key: str) -> Made | None:

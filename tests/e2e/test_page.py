@@ -1,0 +1,248 @@
+"""The report of a run: its numbers are those of the predictions, and nothing in it comes from elsewhere or runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, roc_auc_score
+
+from llmcf_cli.cli.audit import find_run
+from llmcf_cli.cli.stages import run_stage
+from llmcf_cli.stages.engine.report import from_json
+from llmcf_cli.stages.look.made import run_of_folder
+from llmcf_cli.stages.look.page.cases import KINDS
+from llmcf_cli.stages.look.page.charts import intervals, lines, ticks
+from llmcf_cli.stages.look.page.content import gather
+from llmcf_cli.stages.look.page.lineage import everything, label_of
+from llmcf_cli.stages.look.page.render import html, write_page
+from llmcf_cli.stages.look.runs import past_runs
+from llmcf_cli.stages.steps.evaluate import Comparison, EvaluateOutput
+from llmcf_cli.stages.steps.predict import PredictOutput
+from llmcf_cli.store.artifacts import ArtifactStore
+from llmcf_cli.store.open import read_parquet
+
+RECIPE = """\
+extends: planted/base
+name: small
+dataset: {source: {type: planted, seed: 1, users: 120, items: 150, ratings: 2400}}
+cot: {sample: {fraction: 0.3}}
+rec:
+  compare: [none, text, ict]
+  variants:
+    - {name: random examples, set: {match.search: random}, control_of: ict}
+  baselines: [popularity]
+  seeds: [1, 2]
+  fit: {batch_size: 256, learning_rate: 2.0e-3, epochs: 2, patience: 1}
+"""
+VOID = {"meta", "link", "br", "img", "input", "line", "circle", "rect", "path", "polyline"}
+
+
+class Elements(HTMLParser):
+    """Every tag with its attributes, all text, and whether tags are closed in order."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+        self.feed(page)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, request):
+    """A finished run, and what its command printed last."""
+    folder = tmp_path_factory.mktemp("page")
+    (folder / "small.yaml").write_text(RECIPE)
+    run_stage("evaluate", str(folder / "small.yaml"), (), folder / "artifacts", False, (), None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(made):
+    (last,) = (manifest.parent for manifest in (made / "artifacts" / "evaluate").glob("*/manifest.json"))
+    return run_of_folder(last)
+
+
+@pytest.fixture(scope="module")
+def page(run):
+    return gather(run)
+
+
+def test_a_run_leaves_its_report_and_the_command_writes_the_same(made, run):
+    (left,) = (made / "artifacts" / "report").iterdir()
+    text = left.read_text()
+    assert write_page(run, made / "again.html").read_text() == text
+    by_recipe = find_run(str(made / "small.yaml"), (), made / "artifacts", None)
+    assert write_page(by_recipe, made / "third.html").read_text() == text
+
+
+def test_the_page_is_sound_and_alone(page):
+    text = html(page)
+    found = Elements(text)
+    assert len(text) < 2_000_000
+    assert not {"script", "link", "iframe", "object", "img", "form"} & {tag for tag, _ in found.tags}
+    assert not [a for _, a in found.tags if any(name.startswith("on") or name in ("src", "action") for name in a)]
+    ids = [a["id"] for _, a in found.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    links = [a["href"] for tag, a in found.tags if tag == "a"]
+    assert links
+    assert all(link.startswith("#") and link[1:] in ids for link in links)
+    assert all(a.get("aria-label") or a.get("aria-hidden") for tag, a in found.tags if tag == "svg")
+    assert "url(" not in text
+    assert "//" not in re.sub(r"<!doctype.*?>", "", "".join(a.get("href", "") for _, a in found.tags))
+    assert set(ids) >= {"verdict", "arms", "differences", "slices", "calibration", "cases", "data", "audit", "lineage"}
+
+
+def test_what_comes_from_data_is_no_markup(page):
+    evil = '</title><script>alert(1)</script>"onload="x\x1b[31m'
+    case = page.cases.cases[0]
+    row = replace(case.shown.query, item=evil, history=(evil,), user_id=evil)
+    examples = tuple(replace(e, cot=evil, row=replace(e.row, item=evil)) for e in case.shown.examples)
+    shown = replace(case.shown, query=row, examples=examples)
+    arms = [arm | {"arm": evil, "meaning": evil} for arm in page.comparison.arms]
+    hostile = replace(
+        page, comparison=replace(page.comparison, recipe=evil, arms=arms),
+        cases=replace(page.cases, arm=evil, cases=(replace(case, shown=shown, scores={evil: 0.5}),)),
+        values=intervals(evil, evil, [(evil, 0.5, 0.4, 0.6, ())]),
+        curves=lines(evil, evil, evil, {evil: [(1.0, 0.5)]}),
+    )  # fmt: skip
+    found = Elements(html(hostile))
+    assert "script" not in {tag for tag, _ in found.tags}
+    assert not [a for _, a in found.tags if "onload" in a]
+    assert "\x1b" not in html(hostile)
+    assert any("<script>" in text for text in found.text)
+
+
+def predictions(run, arm, seed):
+    made = next(p for p in run.predicted if (p.arm, p.seed) == (arm, seed)).made
+    return read_parquet(PredictOutput(made.folder).predictions, ["sample_id", "label", "logit"])
+
+
+def test_tables_have_the_measures_of_the_predictions(run, page):
+    text = " ".join(Elements(html(page)).text)
+    for arm in ("none", "text", "ict"):
+        stored = [predictions(run, arm, seed) for seed in (1, 2)]
+        mean = np.mean([roc_auc_score(one["label"].to_numpy(), one["logit"].to_numpy()) for one in stored])
+        assert f"{mean:.4f}" in text
+
+
+def test_calibration_is_that_of_the_predictions(run, page):
+    stored = predictions(run, "text", 1)
+    share = 1 / (1 + np.exp(-stored["logit"].to_numpy().astype(float)))
+    label = stored["label"].to_numpy()
+    rows = [row for row in page.bins.rows if row[0] == "text"]
+    assert sum(int(row[4].replace(",", "")) for row in rows) == len(label)
+    for row in rows:
+        inside = np.floor(share * 10) == np.floor(float(row[1]) * 10)
+        assert float(row[2]) == pytest.approx(label[inside].mean(), abs=1e-3)
+
+
+def test_cases_are_extremes_a_draw_and_cold_users(run, page):
+    cases = page.cases
+    stored = {arm: [predictions(run, arm, seed) for seed in (1, 2)] for arm in (cases.arm, cases.reference)}
+    ids = stored[cases.arm][0]["sample_id"].to_numpy()
+    label = stored[cases.arm][0]["label"].to_numpy()
+
+    def loss(arm, place):
+        shares = [1 / (1 + np.exp(-float(one["logit"][place].as_py()))) for one in stored[arm]]
+        return np.mean([log_loss([label[place]], [share], labels=[0, 1]) for share in shares])
+
+    gains = np.array([loss(cases.reference, n) - loss(cases.arm, n) for n in range(len(ids))])
+    place = {sample: n for n, sample in enumerate(ids.tolist())}
+    for case in cases.cases:
+        assert case.gain == pytest.approx(gains[place[case.shown.query.sample_id]], abs=1e-5)
+        assert case.shown.query.split == "test"
+        assert case.kind != "cold" or not case.shown.query.history
+    of = {kind: [case.gain for case in cases.cases if case.kind == kind] for kind in KINDS}
+    assert of["gain"] == pytest.approx(sorted(gains, reverse=True)[:3], abs=1e-5)
+    assert of["loss"] == pytest.approx(sorted(gains)[:3], abs=1e-5)
+    assert len(of["random"]) == 3
+    assert len({case.shown.query.sample_id for case in cases.cases}) == len(cases.cases)
+
+
+def test_the_verdict_says_what_the_tests_say(run, page):
+    found = from_json(Comparison, run.last.manifest.report)
+    tones = {s.text.split("“")[2].split("”")[0]: s.tone for s in page.verdict if s.text.count("“") == 2}
+    arm = page.cases.arm
+    told = {row[0]: row[1:4] for row in page.controls.rows}
+    (control,) = found.controls
+    assert told["ict − random examples"][:2] == [f"{control['gain']:+.4f}", f"{control['control_gain']:+.4f}"]
+    for d in found.differences:
+        pair = {d["arm"], d["reference"]}
+        if arm in pair and (other := (pair - {arm}).pop()) in tones:
+            certain = d["p_value"] < 0.05 and (d["p_value_seeds"] is None or d["p_value_seeds"] < 0.05)
+            gain = d["difference"] * (1 if d["arm"] == arm else -1)
+            assert tones[other] == ("open" if not certain else "good" if gain > 0 else "bad")
+
+
+def test_the_drawing_has_every_artifact_and_what_it_was_made_from(run, page):
+    made = everything(run.last)
+    assert {a.label for a in page.artifacts} == {label_of(one) for one in made}
+    assert len(page.drawing.boxes) == len(made)
+    assert len(page.drawing.paths) == sum(len(one.needs) for one in made)
+    assert EvaluateOutput(run.last.folder).metrics.is_file()
+
+
+def test_runs_say_what_changed(made, run, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(made, folder)
+    capsys.readouterr()
+    overrides = ("rec.compare=[none]", "rec.variants=[]", "rec.seeds=[1]", "rec.backbone.hidden=[8]", "seed=5")
+    run_stage("evaluate", str(folder / "small.yaml"), overrides, folder / "artifacts", False, (), None)
+    found, others = past_runs(ArtifactStore(folder / "artifacts"))
+    assert others == 0
+    assert [one.recipe for one in found] == ["small", "small"]
+    assert found[0].changed is None
+    assert found[0].key == run.key[:16]
+    changed = found[1].changed
+    assert "− match" in changed
+    assert "− train-rec[ict seed=2]" in changed
+    assert "rec.backbone.hidden[0] 64 → 8" in changed
+    assert "seed 2024 → 5" in changed
+    assert len(changed) == len(set(changed))
+    assert set(found[1].values) == {"popularity", "none"}
+
+
+def luminance(colour):
+    digits = colour.lstrip("#")
+    digits = "".join(2 * d for d in digits) if len(digits) == 3 else digits
+    parts = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_all_words_and_series_stand_out_in_light_and_dark(page):
+    colours = dict(re.findall(r"--([\w]+): light-dark\(([^)]+)\)", html(page)))
+    pairs = {name: [part.strip() for part in both.split(",")] for name, both in colours.items()}
+    for name in ("ink", "soft", "good", "bad", "open", "link", "s0", "s1", "s2", "s3", "s4", "s5"):
+        for side in (0, 1):
+            for ground in ("paper", "panel"):
+                light, dark = sorted((luminance(pairs[name][side]), luminance(pairs[ground][side])), reverse=True)
+                assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, side, ground)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.71, 0.76), (-0.11, 0.03), (1, 30), (0.5, 0.5), (0, 1e-7)])
+def test_marks_of_an_axis_are_round_and_within(low, high):
+    found = ticks(low, high)
+    assert found
+    assert len(found) <= 7
+    assert all(low - 1e-12 <= value <= high + 1e-12 or low == high for value in found)
