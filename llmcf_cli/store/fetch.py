@@ -242,7 +242,7 @@ def _watch(process: subprocess.Popen[bytes], work: Path, task: Task, most: int, 
     seen = 0
     while process.poll() is None:
         time.sleep(_POLL_SECONDS)
-        size = max((_size(path) for path in work.rglob("*.whl")), default=0)
+        size = _largest_wheel(work)
         if size > most:
             raise MismatchError(f"the wheel of {requirement} is larger than the {most:,} bytes declared")
         if size > seen:
@@ -250,10 +250,17 @@ def _watch(process: subprocess.Popen[bytes], work: Path, task: Task, most: int, 
             seen = size
 
 
+def _largest_wheel(work: Path) -> int:
+    """Bytes of the largest wheel below a folder, in which pip moves and removes files and folders meanwhile."""
+    # Unlike `rglob`, `os.walk` passes over a folder that has just gone.
+    wheels = (Path(at, name) for at, _, names in os.walk(work) for name in names if name.endswith(".whl"))
+    return max(map(_size, wheels), default=0)
+
+
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # pip has just moved it
+    except OSError:
         return 0
 
 

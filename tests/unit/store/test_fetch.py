@@ -17,7 +17,7 @@ from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, AssetError, DataError
 from llmcf_cli.core.permissions import Host, Permissions
-from llmcf_cli.store.fetch import MismatchError
+from llmcf_cli.store.fetch import MismatchError, _largest_wheel
 
 # ---- wheels
 
@@ -312,6 +312,20 @@ def test_a_wheel_larger_than_declared_is_not_awaited(store, wheels):
     small = honest.wheels["tinydata==1.0"].model_copy(update={"size": 1000})
     with pytest.raises(MismatchError):
         store(honest.model_copy(update={"wheels": {"tinydata==1.0": small}})).fetch("x")
+
+
+def test_folders_that_pip_removes_while_they_are_looked_at_disturb_nothing(tmp_path):
+    """Fails within a second where a walk stops at a folder that has gone."""
+    (tmp_path / "whole.whl").write_bytes(b"123")
+    code = (
+        "import os, sys, time\nend = time.monotonic() + 2\nwhile time.monotonic() < end:\n"
+        "    for n in range(40): os.makedirs(f'{sys.argv[1]}/{n}/a/b')\n"
+        "    for n in range(40): os.removedirs(f'{sys.argv[1]}/{n}/a/b')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)]) as process:
+        while process.poll() is None:
+            assert _largest_wheel(tmp_path) == 3
+    assert process.returncode == 0
 
 
 def test_a_file_of_the_hub_of_another_size_is_not_downloaded(store, monkeypatch):
