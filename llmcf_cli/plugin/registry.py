@@ -55,8 +55,8 @@ EXTENSIONS: dict[str, str] = {
 }
 """What extends llmcf itself; no recipe names it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_FOLDERS = ("cache", "runs")
-"""Folders of an artifact root that are of no stage."""
+_FOLDERS = ("cache",)
+"""Folders of an artifact root that are of no stage; others are called like the command that writes them."""
 
 
 @dataclass(frozen=True)
