@@ -55,8 +55,8 @@ EXTENSIONS: dict[str, str] = {
 }
 """What extends llmcf itself; no recipe names it."""
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_FOLDERS = ("cache", "runs")
-"""Folders of an artifact root that are of no stage."""
+_FOLDERS = ("cache",)
+"""Folders of an artifact root that are of no stage; others are called like the command that writes them."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,8 @@ class Registry:
                 code="plugin-target",
                 where=self._origin,
             )
-        taken = _FOLDERS if kind == STAGE else ()
-        if kind in EXTENSIONS and (not _NAME.fullmatch(name) or name in taken):
-            allowed = "words of a–z and 0–9 joined by -" + (f", other than {' and '.join(taken)}" if taken else "")
+        if kind in EXTENSIONS and (not _NAME.fullmatch(name) or name in _FOLDERS):
+            allowed = f"words of a–z and 0–9 joined by -, other than {' and '.join(_FOLDERS)}"
             what = f'"{name}" cannot be the name of a {kind}'
             raise LlmcfError(what, code="plugin-name", where=self._origin, allowed=(allowed,))
         for other in EXTENSIONS if kind in EXTENSIONS else (kind,):
