@@ -13,9 +13,7 @@ _SHOWN = 8
 
 
 def runs(
-    recipe: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Only those of the recipe so named.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only those of the recipe so named.")] = None,
     artifacts: ArtifactsOption = None,
 ) -> None:
     from llmcf_cli.cli.console import console
