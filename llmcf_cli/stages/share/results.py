@@ -113,7 +113,7 @@ def verify(lock: Lock, steps: Sequence[Step], progress: Progress) -> list[Checke
     with progress.task("verify", len(lock.traces), "stages") as task:
         found = []
         for label, trace in lock.traces.items():
-            found.append(_compared(label, trace, nodes.get(label)))
+            found.append(compared(label, trace, nodes.get(label)))
             task.advance()
     found += _measures(lock.measures, steps[-1].node)
     return sorted(found, key=lambda one: ASPECTS.index(one.aspect))
@@ -130,13 +130,20 @@ def reproduces(found: Sequence[Checked]) -> bool:
     return bool(measures) and all(one.verdict in ("same", "within") for one in measures)
 
 
-def _compared(label: str, locked: Trace, node: Node | None) -> Checked:
+def compared(label: str, locked: Trace, node: Node | None) -> Checked:
+    """What a stage made here beside what the lock says of it.
+
+    Args:
+        label: The stage.
+        locked: What the lock has.
+        node: The stage here; None: there is no such stage.
+    """
     here = trace_of(node) if node is not None and node.made else None
     if here is None:
         return Checked(locked.aspect, label, "missing", locked.rows)
     width = len(locked.parts) // PARTS
     parts = sum(locked.parts[i : i + width] != here.parts[i : i + width] for i in range(0, PARTS * width, width or 1))
-    same = locked == here
+    same = (locked.rows, locked.parts) == (here.rows, here.parts)  # the numbers say how far, not whether
     largest = None
     if locked.numbers and len(locked.numbers) == len(here.numbers):
         largest = max(abs(a - b) for a, b in zip(locked.numbers, here.numbers, strict=True))

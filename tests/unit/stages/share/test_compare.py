@@ -13,6 +13,7 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.pipeline import open_context
+from llmcf_cli.stages.share import results
 from llmcf_cli.stages.share.compare import (
     lock_differences,
     refuse_differences,
@@ -20,7 +21,7 @@ from llmcf_cli.stages.share.compare import (
     side_of,
     stage_changes,
 )
-from llmcf_cli.stages.share.lock import lock_now, locked_recipe, read_lock, steps_of, write_lock
+from llmcf_cli.stages.share.lock import Trace, lock_now, locked_recipe, read_lock, steps_of, write_lock
 from llmcf_cli.stages.share.results import verify
 
 
@@ -69,6 +70,29 @@ def test_the_keys_follow_from_the_lock_alone(tmp_path, recipe):
 def test_a_lock_without_results_cannot_be_verified(quickstart):
     with refused("lock-no-results", StoreError):
         verify(quickstart, steps_of(quickstart), SILENT)
+
+
+class Made:
+    """Stands in for a stage that is made."""
+
+    made = True
+
+
+@pytest.mark.parametrize(
+    ("here", "verdict", "parts", "largest"),
+    [
+        ({}, "same", 0, 0.0),
+        ({"numbers": (1.0, 2.5)}, "same", 0, 0.5),  # a sum in another order, of the same bytes
+        ({"parts": "1" * 16 + "0" * 240}, "parts", 1, 0.0),
+        ({"rows": 9}, "parts", 0, 0.0),
+        (None, "missing", 0, None),
+    ],
+)
+def test_what_a_stage_made_is_the_same_if_its_rows_and_digests_are(monkeypatch, here, verdict, parts, largest):
+    locked = Trace(aspect="weights", rows=8, parts="0" * 256, numbers=(1.0, 2.0))
+    monkeypatch.setattr(results, "trace_of", lambda node: here if here is None else locked.model_copy(update=here))
+    found = results.compared("train-rec", locked, Made())
+    assert (found.verdict, found.parts, found.largest) == (verdict, parts, largest)
 
 
 @pytest.mark.parametrize(
