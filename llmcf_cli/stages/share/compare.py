@@ -24,6 +24,20 @@ ABSENT = "(none)"
 
 
 @dataclass(frozen=True)
+class _Kind:
+    """A kind of difference, and the code of the error about one."""
+
+    name: str
+    code: str
+
+
+_KINDS = (
+    _Kind("setting", code="lock-setting"), _Kind("file", code="lock-file"), _Kind("content", code="lock-content"),
+    _Kind("plugin", code="lock-plugin"), _Kind("version", code="lock-version"), _Kind("stage", code="lock-stage"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Difference:
     """Something that two recipes, or a lock and what is here, do not share.
 
@@ -75,9 +89,10 @@ def refuse_differences(found: Sequence[Difference], lock: Path) -> None:
     """
     if not found:
         return
+    codes = {kind.name: kind.code for kind in _KINDS}
     problems = [
         LlmcfError(f"{one.kind} {one.name} is {short(one.after)} here, and {short(one.before)} in the lock",
-                   code=f"lock-{one.kind}", where=shown(lock))
+                   code=codes[one.kind], where=shown(lock))
         for one in found
     ]  # fmt: skip
     only = {one.kind for one in found}
