@@ -18,7 +18,7 @@ from llmcf_cli.stages.look.made import run_of_folder
 from llmcf_cli.stages.look.page.cases import KINDS
 from llmcf_cli.stages.look.page.charts import intervals, lines, ticks
 from llmcf_cli.stages.look.page.content import gather
-from llmcf_cli.stages.look.page.lineage import everything, label_of
+from llmcf_cli.stages.look.page.lineage import MOST, draw, everything, label_of
 from llmcf_cli.stages.look.page.render import html, write_page
 from llmcf_cli.stages.look.runs import past_runs
 from llmcf_cli.stages.steps.evaluate import Comparison, EvaluateOutput
@@ -197,8 +197,14 @@ def test_the_verdict_says_what_the_tests_say(run, page):
 def test_the_drawing_has_every_artifact_and_what_it_was_made_from(run, page):
     made = everything(run.last)
     assert {a.label for a in page.artifacts} == {label_of(one) for one in made}
-    assert len(page.drawing.boxes) == len(made)
-    assert len(page.drawing.paths) == sum(len(one.needs) for one in made)
+    assert len(made) > MOST
+    stages = {(need.manifest.stage, one.manifest.stage) for one in made for need in one.needs.values()}
+    assert {box.title for box in page.drawing.boxes} == {one.manifest.stage for one in made}
+    assert (len(page.drawing.boxes), len(page.drawing.paths)) == (len({a.label.split("[")[0] for a in page.artifacts}),
+                                                                  len(stages))  # fmt: skip
+    few = everything(run.matches[0])
+    drawing = draw(run.matches[0])
+    assert (len(drawing.boxes), len(drawing.paths)) == (len(few), sum(len(one.needs) for one in few))
     assert EvaluateOutput(run.last.folder).metrics.is_file()
 
 

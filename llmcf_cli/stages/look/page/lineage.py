@@ -9,7 +9,7 @@ from llmcf_cli.stages.engine.base import labelled
 from llmcf_cli.stages.look.made import Made
 from llmcf_cli.store.artifacts import KEY_LENGTH
 
-MOST = 30
+MOST = 14
 """Artifacts that are drawn one by one; of more, those of a stage are one box."""
 _BOX, _HIGH, _GAP_X, _GAP_Y = 138, 44, 44, 14
 
