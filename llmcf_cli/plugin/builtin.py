@@ -95,6 +95,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     "task": (
         ("ranking", "rec.config:RankingConfig", "rec.tasks.ranking:Ranking",
          "the label of a (user, item) pair, measured by AUC"),
+        ("retrieval", "rec.retrieval.config:RetrievalConfig", "rec.retrieval.task:Retrieval",
+         "the item that a user takes next, among the whole catalogue, measured by NDCG"),
     ),
     "backbone": (
         ("deepfm", "rec.config:DeepFMConfig", "rec.ranking.deepfm:DeepFM",
@@ -109,6 +111,12 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "cross network of low-rank experts + MLP (Wang et al., 2021)"),
         ("din", "rec.config:DINConfig", "rec.ranking.din:DIN",
          "target attention over the history (Zhou et al., 2018)"),
+        ("sasrec", "rec.retrieval.config:SASRecConfig", "rec.retrieval.backbones:SASRec",
+         "retrieval: causal self-attention over the events (Kang and McAuley, 2018)"),
+        ("gru4rec", "rec.retrieval.config:GRU4RecConfig", "rec.retrieval.backbones:GRU4Rec",
+         "retrieval: a gated recurrent network over the events (Hidasi et al., 2016)"),
+        ("youtubednn", "rec.retrieval.config:YouTubeDNNConfig", "rec.retrieval.backbones:YouTubeDNN",
+         "retrieval: an MLP over the mean of the events (Covington et al., 2016)"),
     ),
     "input": (
         ("text", "rec.input.config:TextInputConfig", "rec.input.text:Text",
@@ -123,6 +131,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "knowledge about users and items"),
         ("teacher", "rec.input.config:TeacherInputConfig", "rec.input.teacher:TeacherScores",
          "the language model's scores of train samples"),
+        ("events", "rec.input.config:EventsInputConfig", "rec.input.events:UserEvents",
+         "what users did, in order"),
     ),
     "augmenter": (
         ("none", "rec.config:NoneConfig", "rec.augment.none:NoAugmenter",
@@ -139,6 +149,10 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "text, and what like examples' chains of thought say beyond their rows, through one linear layer"),
         ("kar", "rec.config:KARConfig", "rec.augment.kar:KARAugmenter",
          "knowledge vectors of user and item through a hybrid-expert adaptor (Xi et al., 2023)"),
+        ("text_tower", "rec.retrieval.config:TextTowerConfig", "rec.retrieval.items:TextTower",
+         "control of retrieval: item vectors from ids and texts, no examples"),
+        ("text_init", "rec.retrieval.config:TextInitConfig", "rec.retrieval.items:TextInit",
+         "control of retrieval: embeddings of items start as principal components of their texts"),
     ),
     "objective": (
         ("bce", "rec.config:BCEConfig", "rec.objectives:BCE",
@@ -147,6 +161,14 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "knowledge distillation from the language model's P(Yes)"),
         ("cot_reconstruction", "rec.config:CoTReconstructionConfig", "rec.objectives:CoTReconstruction",
          "1 − cos between the prediction at x_k and cot_k"),
+        ("softmax", "rec.retrieval.config:SoftmaxConfig", "rec.retrieval.losses:Softmax",
+         "retrieval: cross-entropy over all items"),
+        ("sampled_softmax", "rec.retrieval.config:SampledSoftmaxConfig", "rec.retrieval.losses:SampledSoftmax",
+         "retrieval: cross-entropy over the target and drawn items"),
+        ("sampled_bce", "rec.retrieval.config:SampledBCEConfig", "rec.retrieval.losses:SampledBCE",
+         "retrieval: binary cross-entropy of the target against drawn items"),
+        ("gbce", "rec.retrieval.config:GBCEConfig", "rec.retrieval.losses:GBCE",
+         "retrieval: the same, calibrated (Petrov and Macdonald, 2023)"),
     ),
     "baseline": (
         ("popularity", "rec.baselines.config:PopularityConfig", "rec.baselines.popularity:Popularity",
@@ -159,6 +181,16 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "matrix factorisation of implicit feedback (Hu et al., 2008)"),
         ("gbm", "rec.baselines.config:GBMConfig", "rec.baselines.gbm:GBM",
          "gradient-boosted trees over matching signals"),
+        ("top_popular", "rec.retrieval.config:TopPopularConfig", "rec.retrieval.baselines:TopPopular",
+         "retrieval: the items taken most often in train"),
+        ("top_recent", "rec.retrieval.config:TopRecentConfig", "rec.retrieval.baselines:TopRecent",
+         "retrieval: the items taken most often in the last part of train"),
+        ("item_neighbours", "rec.retrieval.config:ItemNeighboursConfig", "rec.retrieval.baselines:ItemNeighbours",
+         "retrieval: items like those of the history, by their users (Sarwar et al., 2001)"),
+        ("ease", "rec.retrieval.config:EASEConfig", "rec.retrieval.baselines:EASE",
+         "retrieval: a linear model of items from items (Steck, 2019)"),
+        ("text_neighbours", "rec.retrieval.config:TextNeighboursConfig", "rec.retrieval.baselines:TextNeighbours",
+         "retrieval: the items whose texts are nearest to the history's"),
     ),
 }  # fmt: skip
 

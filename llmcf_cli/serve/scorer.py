@@ -23,7 +23,7 @@ from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.signature import check_signer
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
 from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests
 
@@ -268,13 +268,13 @@ class Scorer:
             added_nT = None if texts is None else texts[-len(added.ids) :]
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
-    def _encode(self, model: RecModel, lists: Lists) -> tuple[Samples, Samples]:
+    def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples]:
         """The users of lists, see `_encode_users`, and the candidates; what is the user's is encoded once per list."""
         users = self._encode_users(model, lists.users)
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
         return users, replace(users.take(lists.list_N), item_row_N=item_row_N)
 
-    def _encode_users(self, model: RecModel, asked: pa.Table) -> Samples:
+    def _encode_users(self, model: Recommender, asked: pa.Table) -> Samples:
         """Samples without items: each request's user, history and time."""
         catalog: Catalog = model.resources.catalog
         size = asked.num_rows
@@ -306,7 +306,7 @@ class Scorer:
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def _values(
-        self, model: RecModel, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
+        self, model: Recommender, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
     ) -> dict[str, NDArray[Any] | None]:
         """Values of the inputs for some requests; those that are found already are taken as they are."""
         asked = {name: answers for name, answers in self._answers.items() if name not in found}
@@ -323,7 +323,7 @@ def _known(users: Samples, samples: Samples) -> tuple[NDArray[np.bool_], NDArray
     return samples.item_row_N > 0, users.user_row_N > 0, _events(users)
 
 
-def _score(model: RecModel, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:
+def _score(model: Recommender, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:
     batch = to_batch(samples, model.device, inputs=values)
     found: NDArray[np.float32] = score(model, batch, BATCH).cpu().numpy()
     return found

@@ -288,14 +288,14 @@ def example_match(k: int) -> Table:
     )  # fmt: skip
 
 
-def prediction(truth: pa.Field, output: pa.Field) -> Table:
-    """A task's stored predictions: the target in the column `truth`, the prediction in the column `output`."""
+def prediction(truth: pa.Field, *output: pa.Field) -> Table:
+    """A task's stored predictions: the target in the column `truth`, the prediction in the columns `output`."""
     return Table(
         "prediction", "a model's output for a sample of the test split",
         pa.schema([
             _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
             _required("user_id", pa.string()), _required("item_id", pa.string()), _required("time", pa.int64()),
-            truth, _required("split", pa.string()), output,
+            truth, _required("split", pa.string()), *output,
         ]),
         ("sample_id",),
     )  # fmt: skip

@@ -30,7 +30,7 @@ def world(seed: int, size: int = 300) -> tuple[Truth, np.ndarray, np.ndarray]:
 def test_a_task_has_the_measures_that_may_choose(task):
     assert set(task.config.monitors) <= {measure.name for measure in task.measures}
     assert task.monitor() is task.measure(task.config.monitors[0])
-    assert {task.truth.name, task.output.name} <= set(task.stored.schema.names)
+    assert {task.truth.name, *(column.name for column in task.output)} <= set(task.stored.schema.names)
 
 
 @pytest.mark.parametrize("measure", MEASURES)
