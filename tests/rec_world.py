@@ -105,8 +105,9 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
             "list(time ORDER BY time) AS times FROM sample WHERE label = 1 GROUP BY user_row ORDER BY user_row"
         )
         connection.execute(
-            "CREATE TABLE interaction AS SELECT user_row, item_row, NULL::DOUBLE AS rating, time::DECIMAL(18, 6) AS time, "
-            "(row_number() OVER (PARTITION BY user_row ORDER BY time))::INTEGER AS place FROM sample"
+            "CREATE TABLE interaction AS SELECT user_row, item_row, NULL::DOUBLE AS rating, "
+            "time::DECIMAL(18, 6) AS time, (row_number() OVER (PARTITION BY user_row ORDER BY time))::INTEGER AS place "
+            "FROM sample"
         )
         connection.execute("CREATE TABLE meta AS SELECT 'clock' AS key, 'per_user' AS value")
         connection.execute(FEATURE.ddl())

@@ -1,8 +1,8 @@
 """A small data set for tests of candidate retrieval, made by ingest itself.
 
-Items stand in rings of five. A user goes around one ring and now and then changes it, so that the next item follows from
-the last ones, and not from how popular it is. Several events share a time, some ratings are low, and some users are new
-in the test split.
+Items stand in rings of five. A user goes around one ring and now and then changes it, so that the next item follows
+from the last ones, and not from how popular it is. Several events share a time, some ratings are low, and some users
+are new in the test split.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def write_events(folder: Path, seed: int = 0, users: int = USERS) -> None:
     rng = np.random.default_rng(seed)
     rows = ["user,item,rating,time"]
     for user in range(users):
-        time = int(rng.integers(0, 9000 if user < users * 0.9 else 200)) + (9000 if user >= users * 0.9 else 0)
+        time = 874_965_758 + (9000 if user >= users * 0.9 else 0)  # seconds: some day in 1997
+        time += int(rng.integers(0, 9000 if user < users * 0.9 else 200))
         at, seen = int(rng.integers(ITEMS)), set()
         for _ in range(int(rng.integers(4, 24))):
             ring = at // RING
@@ -95,5 +96,3 @@ def _write_texts(database: Path, folder: Path) -> None:
 def default(kind: str, name: str, **settings: Any) -> Any:
     """Settings of a component."""
     return registry().get(kind, name).config()(**settings)
-
-

@@ -240,6 +240,7 @@ _COMMANDS = (
     ("compare", "stages:compare", "Compare arms over seeds: what `run` ends with, under the name of its purpose."),
     ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
     ("score", "score:score", "Score (user, item) requests with a trained bundle."),
+    ("recommend", "recommend:recommend", "The items of the whole catalogue that suit a user best, by a bundle."),
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
     ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
     ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),

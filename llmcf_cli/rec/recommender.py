@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig, Form, TaskConfig
 from llmcf_cli.features.batch import Batch
@@ -98,6 +99,22 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def predict(self, batch: Batch) -> Tensor:
         """What the task measures of each row, [B, *predicted]."""
+
+    def listed(self, batch: Batch, count: int, left_out: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        """The best items for each row's user, by falling score: rows int64 [B, count] and scores; 0 past the last.
+
+        Args:
+            batch: Users; its items are not read.
+            count: Items of a list.
+            left_out: Whose each item to leave out is, int64 [S], and its row, int [S].
+
+        Raises:
+            ModelError: The model scores pairs and makes no lists.
+        """
+        raise ModelError(
+            "the model scores given items; it does not search the catalogue",
+            code="lists-unsupported", where="recommend", hint="use llmcf score, or a bundle of the task `retrieval`",
+        )  # fmt: skip
 
     @abstractmethod
     def with_items(self, resources: Resources) -> Self:

@@ -5,7 +5,7 @@ Legend: N requests, B batch, L history, T text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,8 @@ from llmcf_cli.rec.bundle.signature import check_signer
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
-from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests
+from llmcf_cli.serve.lists import Choice, best_items
+from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests, to_users
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
@@ -197,6 +198,34 @@ class Scorer:
             with step("model"):
                 score_N[start : start + BATCH] = _score(model, part, values)
         return Scores(score_N, *_known(users, samples))
+
+    def recommend(
+        self, requests: Rows, k: int, *, allow: Collection[str] | None = None, deny: Collection[str] = (),
+        filter_seen: bool = True,
+    ) -> pa.Table:  # fmt: skip
+        """The k items of the whole catalogue that suit each user best.
+
+        Unless `filter_seen` is false, the items of the request's history are left out, and all that the bundle knows
+        the user to have taken before the request's time.
+
+        Args:
+            requests: As for `score`, without items: user_id; optional `history` and `time`.
+            k: Items for each user.
+            allow: Ids of the only items to choose from; None: all.
+            deny: Ids of items to leave out.
+            filter_seen: Whether items that were taken are left out.
+
+        Returns:
+            Columns user_id, rank (int64, from 1), item_id and score (float32), k rows for each request in order.
+
+        Raises:
+            ModelError: The bundle's model makes no lists.
+            DataError: k is below 1, fewer items are left, nothing is known that a user did, an id of `allow` or `deny`
+                is unknown, or a value cannot be read.
+        """
+        model, asked = self.model, to_users(requests, self.form)
+        own = pa.table({"user_id": asked["user_id"], "history": _history(asked, model.resources.catalog)})
+        return best_items(model, self._encode_users(model, asked), own, k, Choice(allow, deny, filter_seen))
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""

@@ -95,7 +95,8 @@ INTERACTION = Table(
     ("user_row", "item_row", "time"),
 )  # fmt: skip
 SAMPLE_TIME = (
-    "CAST(time * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' THEN 1000000 ELSE 1 END AS BIGINT)"
+    "CAST(time::DECIMAL(38, 6) * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' "
+    "THEN 1000000 ELSE 1 END AS BIGINT)"
 )
 """SQL of an interaction's time in the unit of a sample's."""
 SAMPLE = Table(

@@ -145,9 +145,7 @@ def test_an_objective_is_a_finite_scalar_or_does_not_apply(world, name, augmente
         assert loss > 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(k, n) for k in KINDS for n in registry().names(k)]
-)
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in registry().names(k)])
 def test_every_setting_is_documented(kind, name):
     config = registry().get(kind, name).config()
     assert config.__doc__

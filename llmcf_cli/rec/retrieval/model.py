@@ -28,7 +28,7 @@ from llmcf_cli.rec.retrieval.base import SEQUENCE_BACKBONE, ItemAugmenter
 from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig
 from llmcf_cli.rec.retrieval.items import SPREAD, ItemEmbedding, item_ids
 from llmcf_cli.rec.retrieval.losses import RETRIEVAL_LOSS, Asked
-from llmcf_cli.rec.retrieval.ranked import WIDTH, predictions
+from llmcf_cli.rec.retrieval.ranked import WIDTH, best, leave_out, places, predictions
 from llmcf_cli.rec.retrieval.sequences import Sequences, sequences
 
 if TYPE_CHECKING:
@@ -139,6 +139,13 @@ class RetrievalModel(Recommender):
 
         left_out = seen if self.filter_seen else None
         return predictions(lambda block: user_BD[block] @ item_DI, batch.item_row_B, left_out, items)
+
+    def listed(self, batch: Batch, count: int, left_out: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        """The best of the whole catalogue."""
+        score_BI = self.users(batch.history_row_BL) @ self.catalogue().T
+        leave_out(score_BI, left_out)
+        place_I = torch.as_tensor(places(score_BI.shape[1]), device=self.device)
+        return best(score_BI, place_I, count)
 
     def catalogue(self) -> Tensor:
         """Vectors of all item rows, [I + 1, D]."""

@@ -28,8 +28,8 @@ from llmcf_cli.rec.config import (
 from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import predict
-from llmcf_cli.serve.scorer import Added, KeptHistories, Scorer, Unknown
 from llmcf_cli.recipe.component import names_for
+from llmcf_cli.serve.scorer import Added, KeptHistories, Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
 SIGNALS = {
