@@ -42,7 +42,7 @@ def recommend(
         [request], k, allow=None if allow is None else _ids(allow), deny=_ids(deny), filter_seen=not seen
     )
     rows = [[str(row["rank"]), row["item_id"], f"{row['score']:.4f}"] for row in found.to_pylist()]
-    text_table(["rank", "item_id", "score"], rows)
+    text_table(["rank", "item_id", "score"], rows, title=f"For user {user}")
     known_n = scorer.model.resources.catalog.items.rows(pa.array(given or [], pa.string())) > 0
     lacking = [item for item, known in zip(given or (), known_n, strict=True) if not known]
     if lacking:
