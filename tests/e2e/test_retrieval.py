@@ -193,8 +193,8 @@ def test_the_command_lists_items(folder, ran):
     assert [line.split()[0] for line in told.splitlines()[2:5]] == ["1", "2", "3"]
     assert "i01" not in told
     assert "i99" in llmcf(folder, "recommend", bundle, "--user", "new", "--history", "i01, i99")
-    assert "[list-too-short]" in llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "60", code=1)
-    assert "[history-missing]" in llmcf(folder, "recommend", bundle, "--user", "new", code=1)
+    assert "list-too-short" in llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "60", code=3)
+    assert "history-missing" in llmcf(folder, "recommend", bundle, "--user", "new", code=3)
 
 
 @pytest.mark.parametrize(
