@@ -1,7 +1,5 @@
 """Settings of candidate retrieval: task, backbones, augmenters, objectives, baselines. Importing it costs nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
