@@ -128,8 +128,8 @@ class ComponentConfig(Config):
     targets: ClassVar[frozenset[str]] = frozenset()
     """Targets that it predicts or is trained on, as `TaskConfig.target` names them; empty: whatever a task has."""
 
-    forms: ClassVar[frozenset[Form]] = frozenset()
-    """Forms of models that it can be a part of; empty: any."""
+    forms: ClassVar[frozenset[Form]] = frozenset({"pair"})
+    """Forms of models that it can be a part of, or stand beside as a baseline."""
 
     version: ClassVar[int] = 1
     """Raised when stored settings of before no longer mean what they say; `upgraded` then brings them up to date."""
@@ -175,7 +175,7 @@ class TaskConfig(ComponentConfig):
 
     def takes(self, config: Declared) -> bool:
         """Whether a component can be a part of the task's models, or a baseline beside them."""
-        return (not config.targets or self.target in config.targets) and (not config.forms or self.form in config.forms)
+        return self.form in config.forms and (not config.targets or self.target in config.targets)
 
 
 @dataclass(frozen=True)

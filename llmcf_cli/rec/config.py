@@ -18,8 +18,6 @@ Dropout = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 LABEL = "label"
 """Target of tasks that predict whether a user likes an item: 0 or 1."""
-PAIR: frozenset[Form] = frozenset({"pair"})
-"""Of components that read the item which is to be scored."""
 
 
 def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
@@ -41,8 +39,6 @@ class RankingConfig(TaskConfig):
 
 class BackboneConfig(ComponentConfig):
     """What every backbone has: the size of a field's embedding."""
-
-    forms: ClassVar[frozenset[Form]] = PAIR
 
     embedding_dim: Width = 32
     """Numbers per feature embedding, the same for all fields."""
@@ -128,8 +124,6 @@ Features = Annotated[tuple[Literal["text", "signals"], ...], Distinct()]
 class TokenConfig(ComponentConfig):
     """What augmenters that read examples as tokens have in common."""
 
-    forms: ClassVar[frozenset[Form]] = PAIR
-
     dim: Width = 32
     """Numbers per token, and in the context feature."""
     hidden: Width = 64
@@ -150,13 +144,13 @@ class TokenConfig(ComponentConfig):
 class NoneConfig(ComponentConfig):
     """No context: the backbone alone."""
 
+    forms: ClassVar[frozenset[Form]] = frozenset({"pair", "user"})
+
     type: Literal["none"] = "none"
 
 
 class TextConfig(ComponentConfig):
     """Control: what the texts of item and history give without any example."""
-
-    forms: ClassVar[frozenset[Form]] = PAIR
 
     type: Literal["text"] = "text"
     features: Features = ("text",)
@@ -177,7 +171,6 @@ class TextConfig(ComponentConfig):
 class SignalsConfig(ComponentConfig):
     """Control: how well the target matches the history in text and collaborative space, without any example."""
 
-    forms: ClassVar[frozenset[Form]] = PAIR
     needs: ClassVar[frozenset[str]] = frozenset({"signals"})
 
     type: Literal["signals"] = "signals"
@@ -213,7 +206,6 @@ class MeanConfig(TokenConfig):
 class ReadoutConfig(ComponentConfig):
     """What like examples' chains of thought say beyond their rows, read by one linear layer, beside the texts."""
 
-    forms: ClassVar[frozenset[Form]] = PAIR
     needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
 
     type: Literal["readout"] = "readout"
@@ -234,7 +226,6 @@ class ReadoutConfig(ComponentConfig):
 class KARConfig(ComponentConfig):
     """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
 
-    forms: ClassVar[frozenset[Form]] = PAIR
     needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
 
     type: Literal["kar"] = "kar"
@@ -274,7 +265,6 @@ class DistillConfig(ComponentConfig):
 class CoTReconstructionConfig(ComponentConfig):
     """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
 
-    forms: ClassVar[frozenset[Form]] = PAIR
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
 
     type: Literal["cot_reconstruction"] = "cot_reconstruction"

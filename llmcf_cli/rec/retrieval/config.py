@@ -102,6 +102,7 @@ class TextInitConfig(ComponentConfig):
 class RetrievalLossConfig(ComponentConfig):
     """What losses of the next item have in common."""
 
+    forms: ClassVar[frozenset[Form]] = USER
     targets: ClassVar[frozenset[str]] = frozenset({ITEM})
 
     weight: Weight = 1.0
@@ -148,6 +149,7 @@ class GBCEConfig(RetrievalLossConfig):
 class RetrievalBaselineConfig(ComponentConfig):
     """What baselines that find the next item have in common."""
 
+    forms: ClassVar[frozenset[Form]] = USER
     targets: ClassVar[frozenset[str]] = frozenset({ITEM})
 
 

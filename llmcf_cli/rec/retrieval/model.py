@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 from torch import Tensor, nn
 
+from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import ComponentConfig, TaskConfig
 from llmcf_cli.features.batch import Batch
 from llmcf_cli.features.spec import FeatureSpec
@@ -80,6 +81,11 @@ class RetrievalModel(Recommender):
             self.augmenter = registry().build(AUGMENTER, augment, shape)
             if isinstance(self.augmenter, ItemAugmenter) and not self.embedding.table_VD.is_meta:
                 self.augmenter.start(self.embedding.table_VD.data, self.embedding.row_V, self._text_IT)
+            if self.augmenter.context_dim:
+                raise ModelError(
+                    "gives a context, which no model of retrieval reads: it must be an ItemAugmenter",
+                    code="plugin-target", where=f"augmenter {augment.type}",
+                )  # fmt: skip
         with seeded(seed, "backbone"):
             self.backbone = registry().build(SEQUENCE_BACKBONE, backbone, spec.history_length)
         self._known: tuple[Tensor, Tensor] | None = None

@@ -47,7 +47,8 @@ class Retrieval(Task):
         seen = "items that the user took earlier are left out" if self.config.filter_seen else "seen items stay in"
         return (
             f"the target's rank among all items of the catalogue; {seen}; equal scores by a fixed pseudo-random order "
-            "of the items; measures are means over users of the means over their queries",
+            "of the items",
+            "measures are means over users of the means over their queries; intervals and tests are over users",
         )
 
     def target(self, con: Any, samples: Samples) -> NDArray[np.float32]:
