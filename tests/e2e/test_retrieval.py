@@ -190,7 +190,7 @@ def llmcf(folder: Path, *words: str, code: int = 0) -> str:
 def test_the_command_lists_items(folder, ran):
     bundle = ran[1]["served"]["bundle"]
     told = llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "3", "--deny", "i01")
-    assert [line.split()[0] for line in told.splitlines()[2:5]] == ["1", "2", "3"]
+    assert [line.split()[0] for line in told.splitlines()[3:6]] == ["1", "2", "3"]
     assert "i01" not in told
     assert "i99" in llmcf(folder, "recommend", bundle, "--user", "new", "--history", "i01, i99")
     assert "list-too-short" in llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "60", code=3)
