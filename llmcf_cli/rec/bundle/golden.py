@@ -100,7 +100,9 @@ def write_golden(golden: Golden, path: Path) -> None:
     path.write_text(json.dumps(golden.model_dump(mode="json"), indent=1))
 
 
-def _histories(rng: np.random.Generator, user_n: NDArray[np.int32], model: Recommender) -> list[NDArray[np.int32] | None]:
+def _histories(
+    rng: np.random.Generator, user_n: NDArray[np.int32], model: Recommender
+) -> list[NDArray[np.int32] | None]:
     """Of each request the item rows that it brings: none at all, one, some; None: kept ones are read."""
     kept, items = model.resources.histories is not None, len(model.resources.catalog.items.ids)
     length = model.resources.spec.history_length

@@ -85,6 +85,11 @@ class Task(ABC):
         return self.measures[0]
 
     @property
+    def predicted(self) -> list[str]:
+        """Names of the columns that hold the prediction."""
+        return [column.name for column in self.output]
+
+    @property
     def stored(self) -> Table:
         """The table of stored predictions."""
         return prediction(self.truth, *self.output)

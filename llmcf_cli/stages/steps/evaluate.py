@@ -206,7 +206,7 @@ def _measure(
 
     made = PredictOutput(job.inputs[stage.role]).predictions
     shutil.copyfile(made, EvaluateOutput(job.out).predictions / f"{stage.arm}-seed{stage.seed}.parquet")
-    prediction_N = task.read(read_parquet(made, [column.name for column in task.output]))
+    prediction_N = task.read(read_parquet(made, task.predicted))
     found: ArmReport = job.report_of(stage)
     trained = found if isinstance(found, TrainRecReport) else None
     meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}
