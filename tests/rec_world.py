@@ -104,6 +104,12 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
             "CREATE TABLE history AS SELECT user_row, list(item_row ORDER BY time) AS items, "
             "list(time ORDER BY time) AS times FROM sample WHERE label = 1 GROUP BY user_row ORDER BY user_row"
         )
+        connection.execute(
+            "CREATE TABLE interaction AS SELECT user_row, item_row, NULL::DOUBLE AS rating, "
+            "time::DECIMAL(18, 6) AS time, (row_number() OVER (PARTITION BY user_row ORDER BY time))::INTEGER AS place "
+            "FROM sample"
+        )
+        connection.execute("CREATE TABLE meta AS SELECT 'clock' AS key, 'per_user' AS value")
         connection.execute(FEATURE.ddl())
         for choice in CHOICES:
             connection.execute("INSERT INTO feature VALUES (?, ?, ?, ?, ?, ?)", list(vars(choice).values()))
@@ -114,7 +120,7 @@ def make_world(folder: Path, per_user: int = 16, num_examples: int = 40, seed: i
         liked["user_row"].to_numpy(), liked["item_row"].to_numpy(), folds, ITEMS, dim=6, seed=seed
     )
     tables = {"item_text": texts, "examples": examples, "matches": matches, "teacher": teacher, "knowledge": known,
-              "collaborative": collaborative}  # fmt: skip
+              "collaborative": collaborative, "events": None}  # fmt: skip
     data = load_data(database, folder / "made", **tables)
     return World(database, items, samples, texts, examples, matches, teacher, known, data)
 
@@ -150,12 +156,15 @@ def load_data(database: Path, folder: Path, *, history_length: int = LENGTH, **t
             "teacher": ("teacher", "teacher_score.parquet", {"teacher"}),
             "knowledge": ("knowledge", "lance", {"knowledge"}),
             "collaborative": ("collab", COLLABORATIVE, {"collaborative", "signals"}),
+            "events": ("ingest", "", {"events"}),
         }[name]  # fmt: skip
         (folder / stage).mkdir(parents=True, exist_ok=True)
         inputs |= needed
         if place == "lance":
             spec = {"item_text": "item_text", "examples": "cot_example", "knowledge": "knowledge"}[name]
             open_lance(folder / stage / place).create_table(spec, table)
+        elif name == "events":
+            pass  # they are in the database
         elif name == "collaborative":
             save_collaborative(table, folder / stage / place)
         else:

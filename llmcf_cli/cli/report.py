@@ -175,6 +175,8 @@ def failed_step(step: Step, error: LlmcfError) -> None:
 def comparison(report: Mapping[str, Any]) -> None:
     """The arms side by side on the test split, as much as a screen takes; all of it is in `comparison.md`."""
     text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
+    for line in report.get("protocol", ()):
+        console().print(line, style="dim", markup=False, soft_wrap=True)
     for row in report["arms"] if len(report["arms"]) <= FEW else ():
         console().print(f"{row['arm']} = {row['meaning']}", style="dim", markup=False)
     if report["small_slices"]:

@@ -16,6 +16,8 @@ from llmcf_cli.core.meanings import meanings
 
 Clock = Literal["global", "per_user"]
 """Whether times of different users can be compared."""
+Form = Literal["pair", "user"]
+"""What a model predicts from: `pair`, a user with an item; `user`, a user, whom all items are compared with."""
 
 BROKEN = "broken"
 """pydantic's error type of whatever a `Broken` tells."""
@@ -126,6 +128,9 @@ class ComponentConfig(Config):
     targets: ClassVar[frozenset[str]] = frozenset()
     """Targets that it predicts or is trained on, as `TaskConfig.target` names them; empty: whatever a task has."""
 
+    forms: ClassVar[frozenset[Form]] = frozenset({"pair"})
+    """Forms of models that it can be a part of, or stand beside as a baseline."""
+
     version: ClassVar[int] = 1
     """Raised when stored settings of before no longer mean what they say; `upgraded` then brings them up to date."""
 
@@ -136,6 +141,10 @@ class ComponentConfig(Config):
     def upgraded(cls, settings: Mapping[str, Any], version: int) -> Mapping[str, Any]:
         """Settings that an earlier version stored, as this one writes them."""
         return settings
+
+
+Declared = ComponentConfig | type[ComponentConfig]
+"""What a component declares of itself is on its class."""
 
 
 class InputConfig(ComponentConfig):
@@ -152,12 +161,21 @@ class InputConfig(ComponentConfig):
 
 
 class TaskConfig(ComponentConfig):
-    """Base of a task's settings: what is predicted, and what may choose among epochs and settings."""
+    """Base of a task's settings: what is predicted, and what may choose among epochs and settings.
+
+    `needs` names inputs that its models read whatever the arm.
+    """
 
     target: ClassVar[str]
     """What is predicted, in a word, e.g. `label`; objectives, backbones and baselines say which they are for."""
+    form: ClassVar[Form] = "pair"
+    """Of the models that are trained for it."""
     monitors: ClassVar[tuple[str, ...]]
     """Measures that `rec.fit.monitor` may name, the default first."""
+
+    def takes(self, config: Declared) -> bool:
+        """Whether a component can be a part of the task's models, or a baseline beside them."""
+        return self.form in config.forms and (not config.targets or self.target in config.targets)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, TaskConfig, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, Form, TaskConfig, rule
 
 MAX_EXAMPLES = 1024
 """Most examples of a sample."""
@@ -143,6 +143,8 @@ class TokenConfig(ComponentConfig):
 
 class NoneConfig(ComponentConfig):
     """No context: the backbone alone."""
+
+    forms: ClassVar[frozenset[Form]] = frozenset({"pair", "user"})
 
     type: Literal["none"] = "none"
 

@@ -5,22 +5,20 @@ Legend: B batch.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import Batch, Targets
+from llmcf_cli.features.spec import FeatureSpec
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, BankBlock, CoTPrediction
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
-from llmcf_cli.rec.input.base import Lookup, QueryLookup, RowLookup, Rows, default_inputs, needed
+from llmcf_cli.rec.input.base import Lookup, QueryLookup, RowLookup, Rows, needed
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleLookup
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
@@ -28,25 +26,14 @@ from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.objectives import OBJECTIVE, total_loss
 from llmcf_cli.rec.parts.embedding import FieldEmbedding
 from llmcf_cli.rec.ranking.base import BACKBONE
+from llmcf_cli.rec.recommender import Parts, Recommender, lookups, seeded, sharing
+
+if TYPE_CHECKING:
+    from llmcf_cli.rec.input.dataset import TaskData
 
 _Module = TypeVar("_Module", bound=nn.Module)
 BANK_BLOCK = 8192
 """Examples whose vectors are looked up at once."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Settings of what a model is made of.
-
-    Attributes:
-        backbone: Of its backbone.
-        augment: Of its augmenter.
-        objectives: Of its losses.
-    """
-
-    backbone: BackboneConfig
-    augment: ComponentConfig
-    objectives: tuple[ComponentConfig, ...]
 
 
 @dataclass(frozen=True)
@@ -62,11 +49,10 @@ class Output:
     aux: Mapping[str, CoTPrediction]
 
 
-class RecModel(nn.Module):
-    """A backbone with an augmenter. `state_dict` holds what training found; catalogue and inputs are buffers.
+class RecModel(Recommender):
+    """A backbone with an augmenter, for a user with an item.
 
     Attributes:
-        reads: Names of the inputs that augmenter and objectives read, and of those that these are made of.
         inputs: The parts of the model that inputs are.
 
     Args:
@@ -90,16 +76,17 @@ class RecModel(nn.Module):
         self.resources = _with_rows_read(needed(resources, read, f"augmenter {augment.type}"), read)
         self.configs = Parts(backbone, augment, tuple(objectives))
         self.objectives = [registry().build(OBJECTIVE, config) for config in objectives]
+        self.served = tuple(read)
         self.reads = frozenset(read).union(*(closure(config.needs) for config in objectives))
         fields: frozenset[str] = registry().get(BACKBONE, backbone.type).load().reads
         spec, catalog = self.resources.spec, self.resources.catalog
-        with _seeded(seed, "inputs"):
-            self.inputs = nn.ModuleDict(_lookups(self.resources, read))
-        with _seeded(seed, "embedding"):
+        with seeded(seed, "inputs"):
+            self.inputs = nn.ModuleDict(lookups(self.resources, read))
+        with seeded(seed, "embedding"):
             self.embedding = FieldEmbedding(spec, catalog, backbone.embedding_dim, fields)
-        with _seeded(seed, "augment"):
+        with seeded(seed, "augment"):
             self.augmenter = registry().build(AUGMENTER, augment, self._augment_shape())
-        with _seeded(seed, "backbone"):
+        with seeded(seed, "backbone"):
             self.backbone = registry().build(BACKBONE, backbone, self.embedding.shape, self.augmenter.context_dim)
 
     def forward(self, batch: Batch) -> Output:
@@ -109,9 +96,22 @@ class RecModel(nn.Module):
         augmentation = self.augmenter(AugmentInput(query, beside))
         return Output(self.backbone(query.fields, augmentation.context_BC), augmentation.aux)
 
+    def train_rows(self, data: TaskData, device: Any) -> Batch:
+        """The samples of the train split."""
+        return data.batch("train", device, inputs=self.reads)
+
     def loss(self, output: Output, targets: Targets) -> Tensor:
         """Weighted sum of the objectives that apply, a scalar."""
         return total_loss(self.objectives, output.score_B, targets, output.aux)
+
+    def score(self, batch: Batch) -> Tensor:
+        """Of the forward pass."""
+        found: Tensor = self(batch).score_B
+        return found
+
+    def predict(self, batch: Batch) -> Tensor:
+        """What `score` gives."""
+        return self.score(batch)
 
     def prepare(self, train: Batch) -> tuple[str, ...]:
         """Let inputs take what they need from the train split, and the augmenter from all examples, before training.
@@ -148,24 +148,18 @@ class RecModel(nn.Module):
         """Where the weights are."""
         return self.embedding.table_VD.device
 
-    @property
-    def num_parameters(self) -> int:
-        """Learned numbers."""
-        return sum(p.numel() for p in self.parameters())
+    @staticmethod
+    def vocabulary(spec: FeatureSpec) -> int:
+        """Of all fields, behind a common row of padding."""
+        return 1 + sum(field.size - 1 for field in spec.fields)
 
     def with_items(self, resources: Resources) -> RecModel:
-        """A model of the same weights, not copied, and a longer catalogue, encoded with the same vocabulary.
-
-        This one stays as it is, so that who is computing with it is not disturbed.
-
-        Args:
-            resources: With the longer catalogue, and what inputs hold for it.
-        """
-        twin = _sharing(self)
-        twin.embedding, twin.inputs, twin.resources = _sharing(self.embedding), _sharing(self.inputs), resources
+        """Of the same weights; parts of inputs that hold as much as before are shared too."""
+        twin = sharing(self)
+        twin.embedding, twin.inputs, twin.resources = sharing(self.embedding), sharing(self.inputs), resources
         twin.embedding.set_catalog(resources.catalog)
         longer = {name for name, held in resources.held.items() if held is not self.resources.get(name)}
-        for name, part in _lookups(resources, [name for name in self.inputs if name in longer]).items():
+        for name, part in lookups(resources, [name for name in self.inputs if name in longer]).items():
             part.load_state_dict(self.inputs[name].state_dict())
             twin.inputs[name] = part.to(self.device).train(self.training)
         return twin
@@ -185,13 +179,6 @@ class RecModel(nn.Module):
         return AugmentShape(self.embedding.shape, sizes, wanted)
 
 
-def _lookups(resources: Resources, names: Iterable[str]) -> dict[str, Lookup]:
-    """The parts of a model that some inputs are."""
-    built = default_inputs(names)
-    found = {name: built[name].lookup(resources) for name in names}
-    return {name: part for name, part in found.items() if part is not None}
-
-
 def _with_rows_read(resources: Resources, read: Iterable[str]) -> Resources:
     """Resources whose examples bring the values of the inputs that are read, and no others."""
     bank = resources.get(EXAMPLES)
@@ -199,19 +186,3 @@ def _with_rows_read(resources: Resources, read: Iterable[str]) -> Resources:
         return resources
     rows = {name: values for name, values in bank.rows.items() if name in read}
     return resources.holding(**{EXAMPLES: replace(bank, rows=rows)})
-
-
-def _sharing(module: _Module) -> _Module:
-    """A module with the same parameters, buffers and modules, in which others can be put."""
-    twin = copy.copy(module)
-    for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-        setattr(twin, name, copy.copy(getattr(module, name)))
-    return twin
-
-
-@contextmanager
-def _seeded(seed: int, name: str) -> Iterator[None]:
-    """Run the body with torch's CPU generator seeded, and put the generator back afterwards."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "rec", name))
-        yield

@@ -9,7 +9,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from llmcf_cli.core.errors import UnknownNameError
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import ComponentConfig, TaskConfig
 from llmcf_cli.plugin import registry
 
 UNKNOWN_TYPE = "unknown_type"
@@ -68,7 +68,6 @@ class FileOr(ComponentOf):
         return {"anyOf": [{"type": "string"}, {COMPONENT_MARK: self.kind}]}
 
 
-def names_for(kind: str, target: str) -> tuple[str, ...]:
-    """Names of the components of a kind that are for a task's target."""
-    configs = {name: registry().get(kind, name).config() for name in registry().names(kind)}
-    return tuple(name for name, config in configs.items() if not config.targets or target in config.targets)
+def names_for(kind: str, task: TaskConfig) -> tuple[str, ...]:
+    """Names of the components of a kind that a task takes."""
+    return tuple(name for name in registry().names(kind) if task.takes(registry().get(kind, name).config()))

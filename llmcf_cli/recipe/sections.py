@@ -364,17 +364,23 @@ class RecSection(Config):
             suggestion = f"; did you mean `{near}`?" if near else ""
             yield Broken(f'cannot be "{self.monitor}"{suggestion}', ("fit", "monitor"), self.task.monitors)
 
-    @rule("task", "backbone", "objectives", "baselines")
+    @rule("task", "backbone", "augment", "compare", "variants", "objectives", "baselines")
     def _parts_are_for_the_task(self) -> Iterator[Broken]:
         places: list[tuple[str, tuple[str | int, ...], ComponentConfig]] = [("backbone", ("backbone",), self.backbone)]
+        if not self.compare or self.variants:  # else no arm has it
+            places.append(("augmenter", ("augment",), self.augment))
+        places += [("augmenter", ("compare", place), config) for place, config in enumerate(self.compare)]
         places += [("objective", ("objectives", place), config) for place, config in enumerate(self.objectives)]
         places += [("baseline", ("baselines", place), config) for place, config in enumerate(self.baselines)]
-        target = self.task.target
+        task = self.task
         for kind, at, config in places:
-            if config.targets and target not in config.targets:
+            if task.takes(config):
+                continue
+            what = f"`{config.type}` is no part of the models for the task `{task.type}`"
+            if config.targets and task.target not in config.targets:
                 of = " or ".join(sorted(config.targets))
-                what = f"`{config.type}` is for the target {of}, but the task `{self.task.type}` predicts the {target}"
-                yield Broken(what, at, names_for(kind, target))
+                what = f"`{config.type}` is for the target {of}, but the task `{task.type}` predicts the {task.target}"
+            yield Broken(what, at, names_for(kind, task))
 
 
 class SearchRange(Config):

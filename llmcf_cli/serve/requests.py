@@ -128,6 +128,14 @@ def to_requests(rows: Rows, form: RequestForm) -> pa.Table:
     return _require_items(_requests(rows, form), "requests")
 
 
+def to_users(rows: Rows, form: RequestForm) -> pa.Table:
+    """Requests about users alone, from memory: what `to_requests` gives, with no `item_id`, whatever the rows have."""
+    if isinstance(rows, pa.Table):
+        kept = [column for column in rows.column_names if column != "item_id"]
+        return _requests(rows.select(kept).append_column("item_id", pa.nulls(rows.num_rows, pa.string())), form)
+    return _requests([{"history": None, "time": None, **row, "item_id": None} for row in rows], form)
+
+
 def _requests(rows: Rows, form: RequestForm) -> pa.Table:
     """What `to_requests` gives, whether or not each has an item."""
     if not isinstance(rows, pa.Table) and (plain := plain_requests(rows, form.clock == "per_user")) is not None:

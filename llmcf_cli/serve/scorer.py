@@ -5,7 +5,7 @@ Legend: N requests, B batch, L history, T text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.signature import check_signer
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
-from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests
+from llmcf_cli.serve.lists import Choice, best_items
+from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests, to_users
 
 NOW = np.iinfo(np.int64).max
 """Time of a request that names none: after everything."""
@@ -198,6 +199,34 @@ class Scorer:
                 score_N[start : start + BATCH] = _score(model, part, values)
         return Scores(score_N, *_known(users, samples))
 
+    def recommend(
+        self, requests: Rows, k: int, *, allow: Collection[str] | None = None, deny: Collection[str] = (),
+        filter_seen: bool = True,
+    ) -> pa.Table:  # fmt: skip
+        """The k items of the whole catalogue that suit each user best.
+
+        Unless `filter_seen` is false, the items of the request's history are left out, and all that the bundle knows
+        the user to have taken before the request's time.
+
+        Args:
+            requests: As for `score`, without items: user_id; optional `history` and `time`.
+            k: Items for each user.
+            allow: Ids of the only items to choose from; None: all.
+            deny: Ids of items to leave out.
+            filter_seen: Whether items that were taken are left out.
+
+        Returns:
+            Columns user_id, rank (int64, from 1), item_id and score (float32), k rows for each request in order.
+
+        Raises:
+            ModelError: The bundle's model makes no lists.
+            DataError: k is below 1, fewer items are left, nothing is known that a user did, an id of `allow` or `deny`
+                is unknown, or a value cannot be read.
+        """
+        model, asked = self.model, to_users(requests, self.form)
+        own = pa.table({"user_id": asked["user_id"], "history": _history(asked, model.resources.catalog)})
+        return best_items(model, self._encode_users(model, asked), own, k, Choice(allow, deny, filter_seen))
+
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
         model, search = self.model, self._answers.get(EXAMPLES)
@@ -268,13 +297,13 @@ class Scorer:
             added_nT = None if texts is None else texts[-len(added.ids) :]
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
-    def _encode(self, model: RecModel, lists: Lists) -> tuple[Samples, Samples]:
+    def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples]:
         """The users of lists, see `_encode_users`, and the candidates; what is the user's is encoded once per list."""
         users = self._encode_users(model, lists.users)
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
         return users, replace(users.take(lists.list_N), item_row_N=item_row_N)
 
-    def _encode_users(self, model: RecModel, asked: pa.Table) -> Samples:
+    def _encode_users(self, model: Recommender, asked: pa.Table) -> Samples:
         """Samples without items: each request's user, history and time."""
         catalog: Catalog = model.resources.catalog
         size = asked.num_rows
@@ -306,7 +335,7 @@ class Scorer:
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def _values(
-        self, model: RecModel, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
+        self, model: Recommender, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
     ) -> dict[str, NDArray[Any] | None]:
         """Values of the inputs for some requests; those that are found already are taken as they are."""
         asked = {name: answers for name, answers in self._answers.items() if name not in found}
@@ -323,7 +352,7 @@ def _known(users: Samples, samples: Samples) -> tuple[NDArray[np.bool_], NDArray
     return samples.item_row_N > 0, users.user_row_N > 0, _events(users)
 
 
-def _score(model: RecModel, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:
+def _score(model: Recommender, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:
     batch = to_batch(samples, model.device, inputs=values)
     found: NDArray[np.float32] = score(model, batch, BATCH).cpu().numpy()
     return found

@@ -95,7 +95,8 @@ INTERACTION = Table(
     ("user_row", "item_row", "time"),
 )  # fmt: skip
 SAMPLE_TIME = (
-    "CAST(time * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' THEN 1000000 ELSE 1 END AS BIGINT)"
+    "CAST(time::DECIMAL(38, 6) * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' "
+    "THEN 1000000 ELSE 1 END AS BIGINT)"
 )
 """SQL of an interaction's time in the unit of a sample's."""
 SAMPLE = Table(
@@ -288,14 +289,14 @@ def example_match(k: int) -> Table:
     )  # fmt: skip
 
 
-def prediction(truth: pa.Field, output: pa.Field) -> Table:
-    """A task's stored predictions: the target in the column `truth`, the prediction in the column `output`."""
+def prediction(truth: pa.Field, *output: pa.Field) -> Table:
+    """A task's stored predictions: the target in the column `truth`, the prediction in the columns `output`."""
     return Table(
         "prediction", "a model's output for a sample of the test split",
         pa.schema([
             _required("sample_id", pa.int64()), _required("user_row", pa.int32()), _required("item_row", pa.int32()),
             _required("user_id", pa.string()), _required("item_id", pa.string()), _required("time", pa.int64()),
-            truth, _required("split", pa.string()), output,
+            truth, _required("split", pa.string()), *output,
         ]),
         ("sample_id",),
     )  # fmt: skip

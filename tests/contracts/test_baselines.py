@@ -12,9 +12,11 @@ from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.meanings import meaning
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.baselines.base import Baseline
+from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.measure.metrics import auc, sigmoid
+from llmcf_cli.recipe.component import names_for
 
-BASELINES = registry().names("baseline")
+BASELINES = names_for("baseline", RankingConfig())
 
 
 def fitted(name, data, seed=5) -> Baseline:

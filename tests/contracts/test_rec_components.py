@@ -11,12 +11,15 @@ import torch
 from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.plugin import registry
+from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.objectives import total_loss
 from llmcf_cli.rec.train.fit import fit
+from llmcf_cli.recipe.component import names_for
 from llmcf_cli.recipe.sections import FitSection
 
-BACKBONES, AUGMENTERS, OBJECTIVES = (registry().names(kind) for kind in ("backbone", "augmenter", "objective"))
+KINDS = ("backbone", "augmenter", "objective")
+BACKBONES, AUGMENTERS, OBJECTIVES = (names_for(kind, RankingConfig()) for kind in KINDS)
 PAIRS = list(itertools.product(BACKBONES, AUGMENTERS))
 
 
@@ -142,9 +145,7 @@ def test_an_objective_is_a_finite_scalar_or_does_not_apply(world, name, augmente
         assert loss > 0
 
 
-@pytest.mark.parametrize(
-    ("kind", "name"), [(k, n) for k in ("backbone", "augmenter", "objective") for n in registry().names(k)]
-)
+@pytest.mark.parametrize(("kind", "name"), [(k, n) for k in KINDS for n in registry().names(k)])
 def test_every_setting_is_documented(kind, name):
     config = registry().get(kind, name).config()
     assert config.__doc__

@@ -18,7 +18,7 @@ from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.baselines.base import Baseline
 from llmcf_cli.rec.measure.base import MeanMeasure, Measure, Truth, Values
 from llmcf_cli.rec.objectives import Objective
-from llmcf_cli.rec.tasks.base import Task
+from llmcf_cli.rec.tasks.base import NumberTask
 from llmcf_cli.store.tables import SAMPLE_TIME
 
 RATING = "rating"
@@ -79,12 +79,12 @@ class MAE(MeanMeasure):
         return Values(float(error_N.mean()), error_N)
 
 
-class Rating(Task):
+class Rating(NumberTask):
     """The rating of each sample, in stars."""
 
     measures = (RMSE(), MAE())
     truth = pa.field("rating", pa.float32(), nullable=False)
-    output = pa.field("predicted", pa.float32(), nullable=False)
+    output = (pa.field("predicted", pa.float32(), nullable=False),)
 
     def target(self, con: Any, samples: Samples) -> np.ndarray:
         """The rating of the interaction that each sample is."""

@@ -7,6 +7,8 @@ Legend: N samples, E events of all histories, U users, I items.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from llmcf_cli.features.batch import Samples
@@ -26,14 +28,7 @@ class ItemKNN(CalibratedBaseline):
 
     def learn(self, data: TaskData, seed: int) -> None:
         """The neighbours of every item."""
-        from implicit.nearest_neighbours import ItemItemRecommender
-        from sklearn.preprocessing import normalize
-
-        model = ItemItemRecommender(K=self.config.neighbours)
-        taken_UI = train_positives(data).astype(np.float64)  # the only numbers that the search takes
-        model.fit(normalize(taken_UI, axis=0).tocsr(), show_progress=False)
-        self._cosine_II = model.similarity
-        self._cosine_II.sum_duplicates()  # sorted rows are looked up faster
+        self._cosine_II = item_cosines(data, self.config.neighbours)
 
     def scores(self, samples: Samples) -> np.ndarray:
         """[N, 1]."""
@@ -41,3 +36,15 @@ class ItemKNN(CalibratedBaseline):
         event_E, target_E = samples.history_row_NL[row_E, position_E], samples.item_row_N[row_E]
         cosine_E = np.asarray(self._cosine_II[event_E, target_E]).ravel()
         return np.bincount(row_E, cosine_E, minlength=len(samples))[:, None]
+
+
+def item_cosines(data: TaskData, neighbours: int) -> Any:
+    """Cosines of items by the users of their train positives, sparse [I + 1, I + 1], the nearest of each row alone."""
+    from implicit.nearest_neighbours import ItemItemRecommender
+    from sklearn.preprocessing import normalize
+
+    model = ItemItemRecommender(K=neighbours)
+    taken_UI = train_positives(data).astype(np.float64)  # the only numbers that the search takes
+    model.fit(normalize(taken_UI, axis=0).tocsr(), show_progress=False)
+    model.similarity.sum_duplicates()  # sorted rows are looked up faster
+    return model.similarity

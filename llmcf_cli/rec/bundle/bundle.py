@@ -41,7 +41,7 @@ from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.stored import Stored, Storing, demand
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender, build, recommender_of
 from llmcf_cli.rec.tasks.base import TASK, Task
 from llmcf_cli.tabular.times import TimeFormat
 
@@ -75,7 +75,7 @@ class Bundle:
         digest: Of its manifest, which names the digest of every file; the same for the same bundle anywhere.
     """
 
-    model: RecModel
+    model: Recommender
     task: Task
     inputs: Mapping[str, Input]
     clock: Clock
@@ -87,7 +87,7 @@ class Bundle:
 
 
 def save_bundle(
-    path: Path, model: RecModel, *, task: TaskConfig, recipe: Mapping[str, Any], clock: Clock,
+    path: Path, model: Recommender, *, task: TaskConfig, recipe: Mapping[str, Any], clock: Clock,
     times: TimeFormat = TimeFormat(), inputs: Iterable[InputConfig] = (), reasoning: Sequence[str] | None = None,
 ) -> None:  # fmt: skip
     """Write a bundle. The same model and settings give the same bytes.
@@ -118,8 +118,8 @@ def save_bundle(
         out.table(f"{table.entity}.parquet", _catalog_table(table))
     if resources.histories is not None:
         out.table(HISTORY, resources.histories.to_arrow())
-    read = default_inputs(configs.augment.needs) | inputs_of(c for c in inputs if c.type in model.reads)
-    served = [_save_input(read[name], resources, path) for name in closure(configs.augment.needs)]
+    read = default_inputs(model.served) | inputs_of(c for c in inputs if c.type in model.reads)
+    served = [_save_input(read[name], resources, path) for name in model.served]
     golden = make_golden(model, inputs_of(served), clock)
     if golden is not None:
         write_golden(golden, path / GOLDEN)
@@ -164,25 +164,26 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         older = raw["format"] == format3.FORMAT
         manifest = Manifest.model_validate(format3.converted(raw, recipe) if older else raw)
         stored = Stored(path, frozenset(manifest.files), format3.RENAMED if older else {})
+        task = manifest.task.config("task")
         augment = manifest.augment.config("augmenter")
-        inputs = _inputs(path, manifest, augment.needs)
+        inputs = _inputs(path, manifest, augment.needs | task.needs)
         resources = _resources(stored, manifest, inputs)
         backbone = manifest.backbone.config("backbone")
-        _check_fit(path, resources.spec, backbone.embedding_dim)
+        _check_fit(path, recommender_of(task.form).vocabulary(resources.spec), backbone.embedding_dim)
         objectives = [objective.config("objective") for objective in manifest.objectives]
         with torch.device("meta"):  # sizes, without memory for them
-            check_weights(stored, WEIGHTS, RecModel(resources, backbone, augment, objectives).state_dict())
-        model = RecModel(resources, backbone, augment, objectives)
+            check_weights(stored, WEIGHTS, build(task, resources, backbone, augment, objectives).state_dict())
+        model = build(task, resources, backbone, augment, objectives)
         weights = {stored.now(WEIGHTS, name): tensor for name, tensor in load_tensors(path / WEIGHTS).items()}
         check_finite(weights, path / WEIGHTS)
         model.load_state_dict(weights)
         check_answer(model, inputs, path)
-        task = registry().build(TASK, manifest.task.config("task"))
         golden = None
         if GOLDEN in manifest.files:
             golden = Golden.model_validate(read_json(path / GOLDEN, MAX_GOLDEN_BYTES, StoreError))
-        return Bundle(model.eval(), task, inputs, manifest.clock, manifest.times.as_format(), recipe, golden,
-                      _reasoning(stored, resources), digest_json(raw))  # fmt: skip
+        made, times = registry().build(TASK, task), manifest.times.as_format()
+        return Bundle(model.eval(), made, inputs, manifest.clock, times, recipe, golden, _reasoning(stored, resources),
+                      digest_json(raw))  # fmt: skip
 
 
 def _examples(resources: Resources) -> int:
@@ -211,11 +212,11 @@ def _save_input(one: Input, resources: Resources, path: Path) -> InputConfig:
 
 
 def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str, Input]:
-    """The inputs that the manifest names: just those that the augmenter reads, with all their files and no others."""
+    """The inputs that the manifest names: just those that the model reads, with all their files and no others."""
     inputs = inputs_of(one.config("input") for one in manifest.inputs)
     if [*inputs] != closure(needs) or len(inputs) != len(manifest.inputs):
         raise StoreError(
-            "its inputs are not those that its augmenter reads", code="bundle-unfit", where=str(path / MANIFEST)
+            "its inputs are not those that its model reads", code="bundle-unfit", where=str(path / MANIFEST)
         )
     own = {file for one in inputs.values() for file in one.files}
     strange, lacking = (
@@ -309,13 +310,12 @@ def _resources(stored: Stored, manifest: Manifest, inputs: Mapping[str, Input]) 
     return resources
 
 
-def _check_fit(path: Path, spec: FeatureSpec, embedding_dim: int) -> None:
+def _check_fit(path: Path, expected: int, embedding_dim: int) -> None:
     """The mistakes that a user can make, before torch words them."""
     from safetensors import safe_open
 
     with safe_open(path / WEIGHTS, "np") as weights:
         rows, dim = weights.get_slice("embedding.table_VD").get_shape()
-    expected = 1 + sum(field.size - 1 for field in spec.fields)
     if rows != expected:
         raise ModelError(
             f"vocabulary of {expected} ids does not fit weights for {rows}", code="bundle-unfit", where=str(path)

@@ -18,7 +18,7 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import Broken, Clock, Config, rule
 from llmcf_cli.features.batch import Samples, to_batch
 from llmcf_cli.rec.input.base import Input
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
 
 REQUESTS, CANDIDATES = 8, 8
@@ -51,7 +51,7 @@ class Golden(Config):
     requests: Annotated[tuple[GoldenRequest, ...], Field(max_length=100)]
 
 
-def make_golden(model: RecModel, inputs: Mapping[str, Input], clock: Clock) -> Golden | None:
+def make_golden(model: Recommender, inputs: Mapping[str, Input], clock: Clock) -> Golden | None:
     """Requests spread over users and items, and the model's answers to them.
 
     Histories are items drawn at random, or the user's own where the bundle keeps them; so a bundle without histories
@@ -100,7 +100,9 @@ def write_golden(golden: Golden, path: Path) -> None:
     path.write_text(json.dumps(golden.model_dump(mode="json"), indent=1))
 
 
-def _histories(rng: np.random.Generator, user_n: NDArray[np.int32], model: RecModel) -> list[NDArray[np.int32] | None]:
+def _histories(
+    rng: np.random.Generator, user_n: NDArray[np.int32], model: Recommender
+) -> list[NDArray[np.int32] | None]:
     """Of each request the item rows that it brings: none at all, one, some; None: kept ones are read."""
     kept, items = model.resources.histories is not None, len(model.resources.catalog.items.ids)
     length = model.resources.spec.history_length
@@ -110,7 +112,7 @@ def _histories(rng: np.random.Generator, user_n: NDArray[np.int32], model: RecMo
 
 
 def _samples(
-    model: RecModel, user_n: NDArray[np.int32], candidate_nC: NDArray[np.int32],
+    model: Recommender, user_n: NDArray[np.int32], candidate_nC: NDArray[np.int32],
     histories: list[NDArray[np.int32] | None],
 ) -> Samples:  # fmt: skip
     """The requests as the model reads them."""

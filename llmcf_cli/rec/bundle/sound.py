@@ -17,7 +17,7 @@ from llmcf_cli.features.spec import FARTHEST, FIRST_ID, FeatureSpec, FieldSpec
 from llmcf_cli.rec.input.base import Input
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.stored import LARGEST, Stored, demand, within
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
 
 MAX_HISTORY, MAX_FIELDS, MAX_WIDTH = 1 << 16, 1 << 12, 1 << 16
@@ -130,7 +130,7 @@ def check_resources(found: Resources, path: Path) -> None:
         demand(bool((np.diff(histories.time_E) >= 0)[within_user[1:]].all()), path, "times of histories")
 
 
-def check_answer(model: RecModel, inputs: Mapping[str, Input], path: Path) -> None:
+def check_answer(model: Recommender, inputs: Mapping[str, Input], path: Path) -> None:
     """Score one request of an unknown user, with some values of the inputs: whether all parts go together.
 
     Raises:

@@ -6,7 +6,7 @@ Legend: N samples, B batch, E examples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -192,6 +192,10 @@ class Input:
             ModelError: A number is out of range, or not finite.
         """
 
+    def forgotten(self, held: Any) -> Any:
+        """What it holds without anything that tells what a user did, for bundles that keep no histories."""
+        return held
+
     # Online
 
     def extended(self, held: Any, resources: Resources, items: pa.Table, given: Any) -> Any:
@@ -259,6 +263,13 @@ def needed(resources: Resources, names: Iterable[str], reader: str) -> Resources
                 raise ModelError(f"needs {component.summary}", code="input-missing", where=reader, hint=hint)
             kept[name] = held
     return Resources(resources.spec, resources.vocab, resources.catalog, kept, resources.histories)
+
+
+def forgetful(resources: Resources) -> Resources:
+    """Resources that tell nobody what users did."""
+    inputs = default_inputs(resources.held)
+    held = {name: inputs[name].forgotten(value) for name, value in resources.held.items()}
+    return replace(resources, held=held, histories=None)
 
 
 def tensor_table(module: nn.Module, name: str, array: NDArray[Any]) -> None:

@@ -82,3 +82,11 @@ class TeacherInputConfig(InputConfig):
     for_losses: ClassVar[bool] = True
 
     type: Literal["teacher"] = "teacher"
+
+
+class EventsInputConfig(InputConfig):
+    """What users did, in order."""
+
+    type: Literal["events"] = "events"
+    read: Annotated[Literal["positive", "all"], FromRecipe("dataset.history.events")] = "positive"
+    """Which events models read, as histories hold them; whatever it is, all events count as seen."""

@@ -66,7 +66,7 @@ class TaskData:
         Args:
             split: Its name.
             device: Where to.
-            inputs: Inputs whose values it brings, where there are any; `RecModel.reads` of the model it is for.
+            inputs: Inputs whose values it brings, where there are any; `Recommender.reads` of the model it is for.
 
         Raises:
             DataError: There is no such split, or what an input is made of is missing.
@@ -82,7 +82,14 @@ class TaskData:
             DataError: There is no such split.
         """
         samples = self._split(split)
-        return Truth(self.targets[split], samples.user_row_N)
+        return Truth(self.targets[split], samples.user_row_N, self.taken_I)
+
+    @cached_property
+    def taken_I(self) -> NDArray[np.int64]:
+        """How often each item was taken in train, int64 [I + 1]."""
+        train = self.splits["train"]
+        size = len(self.resources.catalog.items.ids) + 1
+        return np.bincount(train.item_row_N[train.label_N > 0.5], minlength=size)
 
     def values(self, name: str, split: str) -> NDArray[Any] | None:
         """An input's values of a split's samples, [N, …], computed once; None if it has none.
@@ -131,7 +138,7 @@ def load_task_data(
         histories = Histories.from_arrow(connection.sql("SELECT * FROM history ORDER BY user_row").to_arrow_table())
         columns = ", ".join(FEATURE.schema.names)
         choices = [Choice(*row) for row in connection.sql(f"SELECT {columns} FROM feature ORDER BY ALL").fetchall()]
-        splits = {split: _samples(connection, split, history_length) for split in SPLITS}
+        splits = {split: _samples(connection, split, task.condition, history_length) for split in SPLITS}
         targets = {split: task.target(connection, samples) for split, samples in splits.items()}
     counts = _train_counts(splits["train"], users.num_rows, items.num_rows)
     spec, vocab = fit_features(users, items, choices, counts, history_length, min_count)
@@ -155,9 +162,9 @@ def with_rows_of_examples(resources: Resources, inputs: Iterable[Input]) -> Reso
     return resources.holding(**{EXAMPLES: replace(bank, rows=rows)})
 
 
-def _samples(connection: Any, split: str, history_length: int) -> Samples:
+def _samples(connection: Any, split: str, condition: str, history_length: int) -> Samples:
     """A split's samples by id, read block by block into arrays of their final size."""
-    condition, found = "FROM sample WHERE split = ?", 0
+    condition, found = f"FROM sample WHERE split = ? AND ({condition})", 0
     ((count,),) = connection.sql(f"SELECT count(*) {condition}", params=[split]).fetchall()
     samples = empty_samples(count, history_length)
     reader = connection.sql(f"SELECT * {condition}", params=[split]).to_arrow_reader(ROWS_AT_ONCE)

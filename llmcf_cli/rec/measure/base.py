@@ -24,17 +24,19 @@ class Truth:
     Attributes:
         target_N: What is to be predicted, as the task says; float32.
         user_row_N: Whose sample it is; int32.
+        taken_I: How often each item was taken in train, int64 [I + 1]; None where that is not known.
     """
 
     target_N: NDArray[np.float32]
     user_row_N: NDArray[np.int32]
+    taken_I: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.target_N)
 
     def take(self, index: Any) -> Truth:
         """The samples at the given positions or under a mask."""
-        return Truth(self.target_N[index], self.user_row_N[index])
+        return Truth(self.target_N[index], self.user_row_N[index], self.taken_I)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Measure(ABC):
         test_title: Name of `test` in tables.
         most: Value past which users of the predictions are warned; None: none.
         advice: What that means for them.
+        detail: Whether files alone have it, as tables have others that say nearly the same.
     """
 
     name: str
@@ -77,13 +80,14 @@ class Measure(ABC):
     test_title: str = "bootstrap"
     most: float | None = None
     advice: str = ""
+    detail: bool = False
 
     @abstractmethod
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
         """The measure and the units' contributions.
 
         Args:
-            prediction: What the task's models predict of the samples, [N] in their order.
+            prediction: What the task's models predict of the samples, [N, …] in their order.
             truth: What is so.
 
         Raises:

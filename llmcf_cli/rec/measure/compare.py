@@ -35,7 +35,7 @@ class ArmRun:
         seed: Its seed.
         metrics: Measures on test by name.
         validation: Measures on validation by name, at the best epoch.
-        prediction_N: Predictions of the test samples, float32.
+        prediction_N: Predictions of the test samples, [N, …].
         curve: Validation measure that early stopping went by, after each epoch; empty where there are no epochs.
         best_epoch: Number of the epoch that was kept; 0 where there are none.
         seconds_per_epoch: Mean training time of an epoch; None where there are none.
@@ -49,7 +49,7 @@ class ArmRun:
     seed: int
     metrics: Mapping[str, float]
     validation: Mapping[str, float]
-    prediction_N: NDArray[np.float32]
+    prediction_N: NDArray[Any]
     curve: Sequence[float] = ()
     best_epoch: int = 0
     seconds_per_epoch: float | None = None
@@ -94,7 +94,7 @@ def summarise(
     for arm in arms:
         arm["relative_improvement"] = None if base is None else _relative_improvement(arm, base, main)
     return {
-        "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures],
+        "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures if not m.detail],
         "test": main.test_title,
         "arms": arms,
         "references": references,
@@ -248,6 +248,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     """The comparison as a Markdown document."""
     lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
     lines += _table(*rows(report))
+    lines += ["", *(md(f"- {line}") for line in report["protocol"])] if report.get("protocol") else []
     lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
     if report["differences"]:
         lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]

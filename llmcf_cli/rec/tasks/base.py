@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -29,12 +29,16 @@ class Task(ABC):
         measures: What predictions are measured by, at least those that the configuration's `monitors` name. Arms are
             compared by the first.
         truth: Column of stored predictions that holds the target.
-        output: Column that holds the prediction.
+        output: Columns that hold the prediction.
+        condition: SQL of the samples that are asked about and learned from, over the table `sample`.
+        protocol: How predictions are made and measured, in sentences for people; empty where nothing needs saying.
     """
 
     measures: Sequence[Measure]
     truth: pa.Field
-    output: pa.Field
+    output: tuple[pa.Field, ...]
+    condition: ClassVar[str] = "true"
+    protocol: Sequence[str] = ()
 
     def __init__(self, config: TaskConfig) -> None:
         self.config = config
@@ -60,6 +64,14 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def columns(self, prediction: NDArray[Any]) -> Mapping[str, Any]:
+        """Predictions, [N, …], as columns of `output`, by name; `read` is the inverse."""
+
+    @abstractmethod
+    def read(self, stored: pa.Table) -> NDArray[Any]:
+        """The predictions of a stored table, or of its columns `output` alone, [N, …]."""
+
+    @abstractmethod
     def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """Columns that a request for scores is answered with, by name."""
 
@@ -73,9 +85,14 @@ class Task(ABC):
         return self.measures[0]
 
     @property
+    def predicted(self) -> list[str]:
+        """Names of the columns that hold the prediction."""
+        return [column.name for column in self.output]
+
+    @property
     def stored(self) -> Table:
         """The table of stored predictions."""
-        return prediction(self.truth, self.output)
+        return prediction(self.truth, *self.output)
 
     def monitor(self, name: str | None = None) -> Measure:
         """The measure that choices go by: the named one, or the configuration's default.
@@ -96,14 +113,23 @@ class Task(ABC):
             raise UnknownNameError("measure", name, found, where=f"task {self.config.type}")
         return found[name]
 
-    def read(self, stored: pa.Table) -> NDArray[np.float32]:
-        """The predictions of a stored table, or of its column `output` alone."""
-        found: NDArray[np.float32] = stored[self.output.name].to_numpy()
-        return found
-
     def read_truth(self, stored: pa.Table) -> Truth:
         """What a stored table's predictions are measured against; reads `user_row` and the column `truth`."""
         return Truth(stored[self.truth.name].to_numpy().astype(np.float32), stored["user_row"].to_numpy())
+
+
+class NumberTask(Task):
+    """A task whose models predict a number for each sample, stored in one column."""
+
+    def columns(self, prediction: NDArray[Any]) -> Mapping[str, Any]:
+        """The one column."""
+        (column,) = self.output
+        return {column.name: pa.array(prediction).cast(column.type)}
+
+    def read(self, stored: pa.Table) -> NDArray[np.float32]:
+        """float32 [N]."""
+        found: NDArray[np.float32] = stored[self.output[0].name].to_numpy()
+        return found
 
 
 TASK: Kind[Task] = Kind("task")

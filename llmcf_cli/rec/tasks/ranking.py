@@ -16,15 +16,15 @@ from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Truth
 from llmcf_cli.rec.measure.metrics import check_labels, sigmoid
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
-from llmcf_cli.rec.tasks.base import Task
+from llmcf_cli.rec.tasks.base import NumberTask
 
 
-class Ranking(Task):
+class Ranking(NumberTask):
     """The label of each sample, 0 or 1; models predict its logit."""
 
     measures = (AUC(), LogLoss(), GroupAUC(), CalibrationError())
     truth = pa.field("label", pa.int8(), nullable=False)
-    output = pa.field("logit", pa.float32(), nullable=False)
+    output = (pa.field("logit", pa.float32(), nullable=False),)
 
     def target(self, con: Any, samples: Samples) -> NDArray[np.float32]:
         """The samples' own labels."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.hashing import digest_json
 from llmcf_cli.rec.input.dataset import TaskData
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.recipe.sections import FitSection
 
 WEIGHTS, OPTIMIZER, STATE, BEST = "weights.safetensors", "optimizer.pt", "state.json", "best.safetensors"
@@ -39,7 +39,7 @@ class Checkpoint:
         self.last, self.next, self.old = work / "last", work / "next", work / "old"
         self.name, self.main = name, main
 
-    def restore(self, model: RecModel, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    def restore(self, model: Recommender, optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
         """Put the last finished epoch's state into model and optimiser; the epochs so far, if any.
 
         Raises:
@@ -69,7 +69,7 @@ class Checkpoint:
 
     def save(
         self,
-        model: RecModel,
+        model: Recommender,
         optimizer: torch.optim.Optimizer,
         epochs: Sequence[Mapping[str, Any]],
         *,
@@ -105,7 +105,7 @@ class Checkpoint:
         self.next.rename(self.last)
         shutil.rmtree(self.old, ignore_errors=True)
 
-    def load_best(self, model: RecModel) -> None:
+    def load_best(self, model: Recommender) -> None:
         """Put the best epoch's weights into the model."""
         model.load_state_dict(load_file(self.last / BEST))
 
@@ -122,7 +122,7 @@ def _sum(values: NDArray[Any] | None) -> float | None:
     return None if values is None else float(np.nansum(values, dtype=np.float64))
 
 
-def fingerprint(model: RecModel, data: TaskData, section: FitSection, seed: int) -> str:
+def fingerprint(model: Recommender, data: TaskData, section: FitSection, seed: int) -> str:
     """Digest of what determines a fit, to tell whose checkpoint it is. Data enter by sizes and sums."""
     configs = model.configs
     return digest_json({

@@ -23,9 +23,9 @@ from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.measure.base import Measure, measured
-from llmcf_cli.rec.model import RecModel
+from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.checkpoint import Checkpoint, fingerprint
-from llmcf_cli.rec.train.predict import score
+from llmcf_cli.rec.train.predict import predictions
 from llmcf_cli.rec.train.reports import Epoch, FitReport
 from llmcf_cli.recipe.sections import FitSection
 
@@ -34,7 +34,7 @@ UNWRAPPED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULT
 
 
 def fit(
-    model: RecModel,
+    model: Recommender,
     data: TaskData,
     section: FitSection,
     *,
@@ -68,9 +68,7 @@ def fit(
     accelerator = Accelerator(kwargs_handlers=[AutocastKwargs(enabled=False)])
     run = _Run(accelerator, model.to(accelerator.device), data, section, monitor, seed)
     checkpoint = Checkpoint(work, fingerprint(model, data, section, seed), main=accelerator.is_main_process)
-    report = FitReport(
-        monitor.name, monitor.title, num_parameters=model.num_parameters, num_samples=len(data.splits["train"])
-    )
+    report = FitReport(monitor.name, monitor.title, num_parameters=model.num_parameters, num_samples=len(run.train))
     report.notes = list(run.notes)
     report.epochs = [Epoch(**epoch) for epoch in checkpoint.restore(model, run.optimizer)]
     report.best_epoch = _best_epoch(report.epochs, monitor)
@@ -93,15 +91,14 @@ class _Run:
     """Model, optimiser and data of one process during a fit."""
 
     def __init__(
-        self, accelerator: Accelerator, model: RecModel, data: TaskData, section: FitSection, monitor: Measure,
+        self, accelerator: Accelerator, model: Recommender, data: TaskData, section: FitSection, monitor: Measure,
         seed: int,
     ) -> None:  # fmt: skip
         self.accelerator, self.model, self.section, self.seed = accelerator, model, section, seed
         self.monitor, self.measures = monitor, data.task.measures
         self.memory = _Memory()
-        self.train, self.validation = (
-            data.batch(split, accelerator.device, inputs=model.reads) for split in ("train", "validation")
-        )
+        self.train = model.train_rows(data, accelerator.device)
+        self.validation = data.batch("validation", accelerator.device, inputs=model.reads)
         self.notes = model.prepare(self.train)
         self.truth = data.truth("validation")
         # Catalogue, texts and examples are the same everywhere: nothing to broadcast before each step.
@@ -160,11 +157,11 @@ class _Run:
         size, parts = len(self.validation), self.accelerator.num_processes
         share = math.ceil(size / parts)
         index = torch.arange(share, device=self.accelerator.device) + share * self.accelerator.process_index
-        mine = score(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
-        score_N = self.accelerator.gather(mine)[:size].cpu().numpy()
-        if not np.isfinite(score_N).all():
+        mine = predictions(self.model, self.validation.take(index % size), self.section.evaluation_batch_size)
+        prediction_N = self.accelerator.gather(mine)[:size].cpu().numpy()
+        if not np.isfinite(prediction_N).all():
             raise _not_finite(f"a validation score is not finite after epoch {number}")
-        found = measured(self.measures, score_N, self.truth)
+        found = measured(self.measures, prediction_N, self.truth)
         if self.monitor.name not in found:
             raise DataError(
                 f"cannot monitor {self.monitor.name}, which is not defined on the validation split",

@@ -31,7 +31,7 @@ class FitReport:
         epochs: Every epoch that was run.
         best_epoch: Number of the epoch whose weights were kept.
         num_parameters: Learned numbers of the model.
-        num_samples: Size of the train split.
+        num_samples: Rows of an epoch: samples of the train split, or sequences of several.
         monitor: Name of the validation measure that chose the best epoch.
         monitor_title: What tables call it.
         peak_memory: Most bytes that the process held during training beyond what it held before the model's first step.

@@ -153,10 +153,10 @@ def chance_effects(run: Run, progress: Progress) -> Iterator[ChanceEffect]:
             continue
         twin = next((other for other in by_chance if _twins(first[arm], match, first[other], reading[other])), None)
         task = task_of_model(first[arm].made.need(TrainRec.name))
-        columns = ["sample_id", "user_row", task.truth.name, task.output.name]
+        columns = ["sample_id", "user_row", task.truth.name, *task.predicted]
         stored = read_parquet(PredictOutput(first[arm].made.folder).predictions, columns)
         if twin is not None:
-            found_N = task.read(read_parquet(PredictOutput(first[twin].made.folder).predictions, [task.output.name]))
+            found_N = task.read(read_parquet(PredictOutput(first[twin].made.folder).predictions, task.predicted))
             how = f"{TRAINED}: {twin}"
         else:
             bundle = TrainRecOutput(first[arm].made.need(TrainRec.name).folder).bundle

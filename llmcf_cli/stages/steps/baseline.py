@@ -66,17 +66,17 @@ class FitBaseline(Stage):
         return self.label
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        own = foreign_inputs(recipe, self.config.needs)
+        own = foreign_inputs(recipe, self.config.needs | recipe.rec.task.needs)
         return {"seed": self.seed, "baseline": self.config, "rec.task": recipe.rec.task, **own}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return component_stages(self.config.needs)
+        return component_stages(self.config.needs | recipe.rec.task.needs)
 
     def run(self, job: Job) -> BaselineReport:
         from llmcf_cli.rec.baselines.base import BASELINE
         from llmcf_cli.rec.measure.base import measured
 
-        data = task_data(job.recipe, job.inputs, self.config.needs)
+        data = task_data(job.recipe, job.inputs, self.config.needs | job.recipe.rec.task.needs)
         model = registry().build(BASELINE, self.config)
         meaning = registry().get(BASELINE, self.config.type).summary
         started = time.perf_counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -107,6 +107,7 @@ class Comparison:
         compared: The artifacts behind the arms.
         notes: How to read the differences.
         warnings: What makes an arm less than it could be, or its predictions unfit to be used as they are.
+        protocol: How the task's predictions are made and measured, in sentences.
     """
 
     recipe: str
@@ -128,6 +129,7 @@ class Comparison:
     compared: list[Compared]
     notes: list[str]
     warnings: list[str]
+    protocol: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,7 @@ class Evaluate(ComparingStage):
             small_slices=too_small(task.main, truth, slices), least=LEAST, failed=lost, **summary,
             served=served, warnings=warnings(runs, task.measures, served.arm if served else None),
             compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages], notes=notes(summary),
+            protocol=list(task.protocol),
         )  # fmt: skip
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, out.metrics)
         plain = to_json(report)
@@ -203,7 +206,7 @@ def _measure(
 
     made = PredictOutput(job.inputs[stage.role]).predictions
     shutil.copyfile(made, EvaluateOutput(job.out).predictions / f"{stage.arm}-seed{stage.seed}.parquet")
-    prediction_N = task.read(read_parquet(made, [task.output.name]))
+    prediction_N = task.read(read_parquet(made, task.predicted))
     found: ArmReport = job.report_of(stage)
     trained = found if isinstance(found, TrainRecReport) else None
     meanings = {variant.name: _meaning(variant) for variant in job.recipe.rec.variants}

@@ -77,7 +77,7 @@ class Predict(SeededArmStage):
         return PredictReport(bundle=str(bundle), **vars(job.report_of(TrainRec(self.arm, self.seed))))
 
 
-def write_predictions(data: TaskData, prediction_N: np.ndarray, path: Path) -> None:
+def write_predictions(data: TaskData, prediction: np.ndarray, path: Path) -> None:
     """Write the task's table of predictions of the test split, with the user's own ids."""
     test, catalog, task = data.splits["test"], data.resources.catalog, data.task
     columns = {
@@ -85,6 +85,6 @@ def write_predictions(data: TaskData, prediction_N: np.ndarray, path: Path) -> N
         "user_id": catalog.users.ids.take(pa.array(test.user_row_N - 1)),
         "item_id": catalog.items.ids.take(pa.array(test.item_row_N - 1)), "time": test.time_N,
         task.truth.name: pa.array(data.targets["test"]).cast(task.truth.type), "split": ["test"] * len(test),
-        task.output.name: pa.array(prediction_N).cast(task.output.type),
+        **task.columns(prediction),
     }  # fmt: skip
     write_parquet(pa.table(columns), task.stored, path)

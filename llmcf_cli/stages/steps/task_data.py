@@ -18,7 +18,7 @@ from llmcf_cli.stages.steps.ingest import Ingest
 if TYPE_CHECKING:
     from llmcf_cli.rec.config import BackboneConfig
     from llmcf_cli.rec.input.dataset import TaskData
-    from llmcf_cli.rec.model import RecModel
+    from llmcf_cli.rec.recommender import Recommender
     from llmcf_cli.rec.tasks.base import Task
 
 
@@ -28,8 +28,13 @@ def arm_stages(recipe: Recipe) -> list[Stage]:
 
 
 def arm_needs(recipe: Recipe) -> frozenset[str]:
-    """The inputs that the recipe's arm and its objectives name."""
-    return recipe.rec.augment.needs.union(*(o.needs for o in arm_objectives(recipe)))
+    """The inputs that the recipe's arm, its task and its objectives name."""
+    return served_needs(recipe).union(*(o.needs for o in arm_objectives(recipe)))
+
+
+def served_needs(recipe: Recipe) -> frozenset[str]:
+    """The inputs among them that a trained model reads."""
+    return recipe.rec.augment.needs | recipe.rec.task.needs
 
 
 def component_stages(needs: frozenset[str]) -> list[Stage]:
@@ -95,12 +100,12 @@ def _digested(value: str | ComponentConfig, digest: Callable[[str], str]) -> str
     return digest(value) if isinstance(value, str) else digest_json(key_view(value, digest))
 
 
-def arm_model(recipe: Recipe, data: TaskData, seed: int) -> RecModel:
+def arm_model(recipe: Recipe, data: TaskData, seed: int) -> Recommender:
     """The untrained model of the recipe's arm."""
-    from llmcf_cli.rec.model import RecModel
+    from llmcf_cli.rec.recommender import build
 
-    backbone = cast("BackboneConfig", recipe.rec.backbone)
-    return RecModel(data.resources, backbone, recipe.rec.augment, arm_objectives(recipe), seed=seed)
+    rec, backbone = recipe.rec, cast("BackboneConfig", recipe.rec.backbone)
+    return build(rec.task, data.resources, backbone, rec.augment, arm_objectives(recipe), seed=seed)
 
 
 def task_of(recipe: Recipe) -> Task:

@@ -19,6 +19,7 @@ from llmcf_cli.stages.steps.task_data import (
     arm_needs,
     arm_stages,
     input_configs,
+    served_needs,
     task_data,
     trained_sections,
 )
@@ -64,11 +65,11 @@ class TrainRecReport(ArmReport):
         epochs: Every epoch that was run.
         best_epoch: Number of the epoch whose weights were kept.
         num_parameters: Learned numbers of the model.
-        num_samples: Size of the train split.
+        num_samples: Rows of an epoch.
         peak_memory: Bytes that training added to the process at most.
         notes: What the augmenter could not tell of the examples there are.
         seconds_per_epoch: Median over the epochs.
-        samples_per_second: Train samples over that time.
+        samples_per_second: Rows over that time.
     """
 
     epochs: list[Epoch]
@@ -108,6 +109,7 @@ class TrainRec(SeededArmStage):
     def run(self, job: Job) -> TrainRecReport:
         from llmcf_cli.data.raw import SOURCE
         from llmcf_cli.rec.bundle.bundle import save_bundle
+        from llmcf_cli.rec.input.base import forgetful
         from llmcf_cli.rec.train.fit import fit
 
         recipe = job.recipe
@@ -115,14 +117,14 @@ class TrainRec(SeededArmStage):
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
         data = task_data(recipe, job.inputs, arm_needs(recipe))
         if not recipe.serve.histories:
-            data = replace(data, resources=replace(data.resources, histories=None))
+            data = replace(data, resources=forgetful(data.resources))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         bundle, clock = TrainRecOutput(job.out).bundle, read_clock(job.database)
         save_bundle(
             bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock,
             times=registry().build(SOURCE, recipe.dataset.source).times,
-            inputs=input_configs(recipe, recipe.rec.augment.needs, job.context.locate.digest),
+            inputs=input_configs(recipe, served_needs(recipe), job.context.locate.digest),
             reasoning=_reasoning(job, model.resources) if shows_reasoning(recipe) else None,
         )  # fmt: skip
         meaning = registry().get("augmenter", recipe.rec.augment.type).summary

@@ -28,6 +28,7 @@ from llmcf_cli.rec.config import (
 from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import predict
+from llmcf_cli.recipe.component import names_for
 from llmcf_cli.serve.scorer import Added, KeptHistories, Scorer, Unknown
 
 ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
@@ -65,7 +66,7 @@ def times(time_N):
     return pa.array(time_N).cast(pa.timestamp("us", "UTC"))
 
 
-@pytest.mark.parametrize("backbone", registry().names("backbone"))
+@pytest.mark.parametrize("backbone", names_for("backbone", RankingConfig()))
 @pytest.mark.parametrize("arm", ARMS)
 def test_replayed_test_rows_give_the_offline_logits(world, tmp_path, arm, backbone):
     model, scorer = make(world, tmp_path / "bundle", arm, registry().get("backbone", backbone).config()())

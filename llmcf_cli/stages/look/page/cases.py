@@ -85,7 +85,7 @@ def find_cases(run: Run, task: Task, arm: str, references: Sequence[str]) -> Cas
     if arm not in made or not others or loss is None:
         return None
     reference = others[-1]
-    columns = ["sample_id", "user_row", task.truth.name, task.output.name]
+    columns = ["sample_id", "user_row", task.truth.name, *task.predicted]
     stored = read_parquet(PredictOutput(made[arm][0].made.folder).predictions, columns)
     truth = task.read_truth(stored)
     predicted = {name: [_read(task, p) for p in group] for name, group in made.items()}
@@ -104,7 +104,7 @@ def find_cases(run: Run, task: Task, arm: str, references: Sequence[str]) -> Cas
 
 
 def _read(task: Task, predicted: Predicted) -> NDArray[np.float32]:
-    return task.read(read_parquet(PredictOutput(predicted.made.folder).predictions, [task.output.name]))
+    return task.read(read_parquet(PredictOutput(predicted.made.folder).predictions, task.predicted))
 
 
 def _loss(loss: Measure, predicted: Sequence[NDArray[np.float32]], truth: Truth) -> NDArray[np.float64]:

@@ -290,7 +290,7 @@ def _calibration(run: Run, task: Task) -> dict[str, list[tuple[float, float, int
     for arm in dict.fromkeys(p.arm for p in run.predicted):
         first = next(p for p in run.predicted if p.arm == arm)
         stored = read_parquet(
-            PredictOutput(first.made.folder).predictions, ["user_row", task.truth.name, task.output.name]
+            PredictOutput(first.made.folder).predictions, ["user_row", task.truth.name, *task.predicted]
         )
         label_N, share_N = task.read_truth(stored).target_N, sigmoid(task.read(stored))
         bin_N = np.minimum((share_N * _BINS).astype(np.int64), _BINS - 1)

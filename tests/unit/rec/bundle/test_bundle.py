@@ -37,6 +37,7 @@ from llmcf_cli.rec.config import (
 )
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.predict import predict
+from llmcf_cli.recipe.component import names_for
 
 KEPT = Path(__file__).parents[3] / "golden" / "bundles"
 OBJECTIVES = (BCEConfig(), CoTReconstructionConfig())
@@ -86,7 +87,7 @@ def test_a_bundle_answers_by_its_task(bundle):
 
 
 @pytest.mark.parametrize("augment", [ICTConfig(), NoneConfig(), KARConfig()], ids=["ict", "none", "kar"])
-@pytest.mark.parametrize("backbone", registry().names("backbone"))
+@pytest.mark.parametrize("backbone", names_for("backbone", RankingConfig()))
 def test_a_loaded_model_gives_the_same_logits(world, tmp_path, augment, backbone):
     model = build(world, augment, registry().get("backbone", backbone).config()())
     save_bundle(tmp_path / "b", model, task=RankingConfig(), recipe={"name": "x"}, clock="per_user")

@@ -12,9 +12,32 @@ from llmcf_cli.plugin import registry
 from llmcf_cli.rec.measure.base import Truth, measured
 from llmcf_cli.rec.measure.ranking import AUC, GroupAUC, LogLoss
 from llmcf_cli.rec.measure.significance import delong, paired_bootstrap, paired_t
+from llmcf_cli.rec.retrieval.ranked import LISTED
 
 TASKS = [registry().build("task", registry().get("task", name).config()()) for name in registry().names("task")]
-MEASURES = [pytest.param(measure, id=measure.name) for task in TASKS for measure in task.measures]
+MEASURES = [
+    pytest.param(task.config.form, measure, id=f"{task.config.type} {measure.name}")
+    for task in TASKS
+    for measure in task.measures
+]
+
+
+def world_of(form: str, seed: int) -> tuple[Truth, np.ndarray, np.ndarray]:
+    """What is so, and predictions of a worse and a better model, of models of a form."""
+    return {"pair": world, "user": lists}[form](seed)
+
+
+def lists(seed: int, size: int = 400, items: int = 200) -> tuple[Truth, np.ndarray, np.ndarray]:
+    """Targets of 80 users, and lists: of popular items with late targets, of any with early ones."""
+    rng = np.random.default_rng(seed)
+    taken_I = np.concatenate([[0], np.sort(rng.zipf(1.5, items).clip(max=1000))[::-1]])
+    truth = Truth(rng.integers(1, items, size).astype(np.float32), rng.integers(0, 80, size), taken_I)
+    found = []
+    for most, reach in ((120, 120), (60, items)):
+        rank_N1 = rng.integers(1, most, (size, 1))
+        item_NK = np.argsort(rng.random((size, reach)), 1)[:, :LISTED] + 1
+        found.append(np.concatenate([rank_N1, item_NK, np.zeros((size, LISTED))], 1).astype(np.float64))
+    return truth, *found
 
 
 def world(seed: int, size: int = 300) -> tuple[Truth, np.ndarray, np.ndarray]:
@@ -30,12 +53,12 @@ def world(seed: int, size: int = 300) -> tuple[Truth, np.ndarray, np.ndarray]:
 def test_a_task_has_the_measures_that_may_choose(task):
     assert set(task.config.monitors) <= {measure.name for measure in task.measures}
     assert task.monitor() is task.measure(task.config.monitors[0])
-    assert {task.truth.name, task.output.name} <= set(task.stored.schema.names)
+    assert {task.truth.name, *(column.name for column in task.output)} <= set(task.stored.schema.names)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_the_total_is_that_of_the_units_contributions(measure):
-    truth, first, _ = world(0)
+@pytest.mark.parametrize(("form", "measure"), MEASURES)
+def test_the_total_is_that_of_the_units_contributions(form, measure):
+    truth, first, _ = world_of(form, 0)
     values = measure.values(first, truth)
     assert values.total == measure.value(first, truth)
     parts = [values.label_U > 0.5, values.label_U < 0.5] if values.label_U is not None else [slice(None)]
@@ -44,9 +67,9 @@ def test_the_total_is_that_of_the_units_contributions(measure):
         assert measure.total(np.average(values.unit_U[part], weights=weights)) == pytest.approx(values.total)
 
 
-@pytest.mark.parametrize("measure", MEASURES)
-def test_a_prediction_does_not_differ_from_itself_and_a_better_one_does(measure):
-    truth, first, second = world(1)
+@pytest.mark.parametrize(("form", "measure"), MEASURES)
+def test_a_prediction_does_not_differ_from_itself_and_a_better_one_does(form, measure):
+    truth, first, second = world_of(form, 1)
     one, other = (measure.values(prediction, truth) for prediction in (first, second))
     same = measure.test(one, one)
     assert (same.difference, same.standard_error, same.p_value) == (0.0, 0.0, 1.0)

@@ -257,6 +257,7 @@ def test_every_need_has_its_stages_and_an_unknown_one_is_named():
     made_by = {
         "text": ["embed"], "collaborative": ["collab"], "signals": ["embed", "collab"],
         "examples": ["embed", "examples", "match"], "knowledge": ["knowledge"], "teacher": ["teacher"],
+        "events": [],
     }  # fmt: skip
     assert list(made_by) == [component.name for component in registry().of_kind("input")]
     for need, stages in made_by.items():

@@ -1,0 +1,61 @@
+"""`llmcf recommend`: the items of the whole catalogue that suit a user best, without an LLM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llmcf_cli.cli.bundle import SignersOption
+
+
+def recommend(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
+    user: Annotated[str, typer.Option("--user", metavar="U", help="Id of the user.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Items of the list.")] = 10,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            "--history", metavar="ITEMS",
+            help="Ids of items that the user took, oldest first, between commas; without it, the events that the "
+            "bundle keeps of the user.",
+        ),
+    ] = None,
+    allow: Annotated[
+        str | None, typer.Option("--allow", metavar="ITEMS", help="Choose among these ids alone, between commas.")
+    ] = None,
+    deny: Annotated[str, typer.Option("--deny", metavar="ITEMS", help="Leave these ids out, between commas.")] = "",
+    seen: Annotated[bool, typer.Option("--seen", help="Items that the user took may be in the list.")] = False,
+    signers: SignersOption = None,
+) -> None:  # fmt: skip
+    import pyarrow as pa
+
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import text_table
+    from llmcf_cli.serve.scorer import Scorer
+
+    scorer = Scorer.load(bundle, signers=signers)
+    given = None if history is None else _ids(history)
+    request = {"user_id": user, "history": given}
+    found = scorer.recommend(
+        [request], k, allow=None if allow is None else _ids(allow), deny=_ids(deny), filter_seen=not seen
+    )
+    rows = [[str(row["rank"]), row["item_id"], f"{row['score']:.4f}"] for row in found.to_pylist()]
+    text_table(["rank", "item_id", "score"], rows, title=f"For user {user}")
+    known_n = scorer.model.resources.catalog.items.rows(pa.array(given or [], pa.string())) > 0
+    lacking = [item for item, known in zip(given or (), known_n, strict=True) if not known]
+    if lacking:
+        console().print(
+            f"{len(lacking):,} of {len(known_n):,} items of the history are not in the catalogue and left out of it: "
+            f"{', '.join(map(repr, lacking))}",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
+    console().print(
+        "items that the user took may be in the list" if seen else "items that the user took are left out",
+        style="dim", markup=False,
+    )  # fmt: skip
+
+
+def _ids(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
