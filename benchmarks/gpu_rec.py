@@ -20,10 +20,19 @@ from synthetic import Size, task_data, with_all_inputs
 from torch import Tensor
 
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
+from llmcf_cli.rec.config import (
+    BCEConfig,
+    CoTReconstructionConfig,
+    DeepFMConfig,
+    ICTConfig,
+    NoneConfig,
+    RankingConfig,
+    TextConfig,
+)
 from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.fit import fit
+from llmcf_cli.recipe.component import names_for
 from llmcf_cli.recipe.sections import FitSection
 
 LOGITS, GRADIENTS, BATCHES = 1e-5, 3e-4, 8
@@ -47,7 +56,7 @@ def core(setting: Setting) -> Outcome:
     difference, of its bound.
     """
     data = with_all_inputs(task_data(Size(setting.sized(20_000, 1_000), users=200, items=300, examples=64)))
-    pairs = _pairs(*(registry().names(kind) for kind in ("backbone", "augmenter")), every=not setting.quick)
+    pairs = _pairs(*(names_for(kind, RankingConfig()) for kind in ("backbone", "augmenter")), every=not setting.quick)
     rows = setting.sized(1024, 128)
     exact = {pair: _computed(data, *pair, rows, "cpu", torch.float64) for pair in pairs}
     found = {
@@ -120,7 +129,7 @@ def _gradients_apart(ours: dict[str, Tensor], exact: dict[str, Tensor]) -> float
 
 def _computed(data: TaskData, backbone: str, augmenter: str, rows: int, device: str, dtype: torch.dtype) -> Computed:
     """What the same weights make of the first rows of the train split."""
-    objectives = [_default("objective", name) for name in registry().names("objective")]
+    objectives = [_default("objective", name) for name in names_for("objective", RankingConfig())]
     model = RecModel(data.resources, _default("backbone", backbone), _default("augmenter", augmenter), objectives)
     torch.manual_seed(0)
     for parameter in model.parameters():  # away from the start, where zero weights hide what lies behind them

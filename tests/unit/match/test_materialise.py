@@ -19,19 +19,17 @@ from llmcf_cli.match.space import TextSpace
 from llmcf_cli.recipe.sections import MatchSection
 from llmcf_cli.scale import LOCAL
 from llmcf_cli.store.open import open_lance
-from llmcf_cli.store.tables import META
 
 SPACE = {"type": "text", "encoder": "asset:any", "history_weight": 0.3, "item_weight": 0.7}
 
 
 @pytest.fixture(scope="module")
 def database(world, tmp_path_factory) -> Path:
-    """The world's, as ingest leaves it."""
+    """The world's, with times that users share."""
     file = tmp_path_factory.mktemp("ingest") / "data.duckdb"
     file.write_bytes(world.database.read_bytes())
     with duckdb.connect(str(file)) as connection:
-        connection.execute(META.ddl())
-        connection.execute("INSERT INTO meta VALUES ('clock', 'global')")
+        connection.execute("UPDATE meta SET value = 'global' WHERE key = 'clock'")
     return file
 
 
