@@ -298,6 +298,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "body-too-large": "The body is longer than what is read.",
         "rows-too-many": "A request has more pairs of user and candidate than it may.",
         "key": "The key is wrong or missing.",
+        "client-gone": "The client left before its request was whole.",
         "endpoint-unknown": "The server has no such endpoint.",
         "overloaded": "Too many requests are waiting.",
         "deadline": "The answer was not ready in time.",

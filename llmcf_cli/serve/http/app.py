@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from llmcf_cli import __version__
 from llmcf_cli.serve.http.bodies import Fault, FaultAnswer, Info, ScoreAnswer, ScoreBody
@@ -26,6 +27,8 @@ from llmcf_cli.serve.http.settings import ServeSettings
 log = logging.getLogger("llmcf.serve")
 OPEN = frozenset({"/live", "/ready"})
 """Paths that need no key: an orchestrator asks them."""
+_CLIENT_GONE = 499
+"""The status that nginx logs for it."""
 _REQUEST_ID, _BUNDLE = "X-Request-Id", "X-Bundle"
 _FAULTS: dict[int | str, dict[str, Any]] = {
     status: {"model": FaultAnswer, "description": meaning}
@@ -200,4 +203,7 @@ async def _body(request: Request, settings: ServeSettings) -> bytes:
     except TimeoutError:
         what = f"the body did not arrive within {settings.limits.body_seconds:g} s"
         raise Refusal(408, Fault(code="body-slow", what=what)) from None
+    except ClientDisconnect:  # nobody reads the answer, but log and metrics tell it from a fault
+        what = "the client left before its request was whole"
+        raise Refusal(_CLIENT_GONE, Fault(code="client-gone", what=what)) from None
     return b"".join(parts)
