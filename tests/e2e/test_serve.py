@@ -175,13 +175,16 @@ def test_the_log_names_no_user_and_no_item(server):
 
 
 def load(client, count, at_once=8):
-    """Requests from several connections; what each got: its status, or None where the connection was refused."""
+    """Requests from several connections; what each got: its status, or None where the server did not take it.
+
+    A stopping server closes connections on which no request has begun, so a client may see its own end unanswered.
+    """
 
     def one(number):
         try:
             with httpx2.Client(base_url=client.base_url, headers=AUTH, timeout=120) as own:
                 return ask(own).status_code
-        except httpx2.ConnectError:
+        except (httpx2.ConnectError, httpx2.RemoteProtocolError):
             return None
 
     with ThreadPoolExecutor(at_once) as pool:
@@ -197,7 +200,8 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(bundles):
             found = asking.result()
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)
     assert set(found) <= {200, 503, None}
-    assert 200 in found
+    answered = [line for line in client.log if '"endpoint": "/v1/score", "status": 200' in line]
+    assert found.count(200) == len(answered) > 0
 
 
 def test_a_watched_bundle_is_followed_under_load_without_a_failed_request(bundles, tmp_path):
