@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.features.spans import spans
 from llmcf_cli.match.config import ExactSearchConfig
 from llmcf_cli.match.grid import FORBIDDEN, decode, encode, exact_scores, on_grid
 from llmcf_cli.match.guard import Guard, Keys
@@ -338,9 +339,8 @@ class Lookup:
         """Every (place in `wanted_n`, place in the array) of equal values."""
         first_n = np.searchsorted(self._sorted_E, wanted_n, side="left")
         count_n = np.searchsorted(self._sorted_E, wanted_n, side="right") - first_n
-        at = np.repeat(np.arange(len(wanted_n)), count_n)
-        within = np.arange(len(at)) - np.repeat(np.cumsum(count_n) - count_n, count_n)
-        return at, self._order_E[np.repeat(first_n, count_n) + within]
+        at, place = spans(first_n, count_n)
+        return at, self._order_E[place]
 
 
 def _top(score_BE: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmcf_cli.core.types import Clock
 from llmcf_cli.features.histories import Histories
+from llmcf_cli.features.spans import spans
 from llmcf_cli.rec.input.base import Input, Loaded, Made
 from llmcf_cli.rec.input.config import EventsInputConfig
 from llmcf_cli.rec.input.resources import Resources
@@ -48,8 +49,7 @@ class Events:
         """Items that each user took strictly before a time: whose they are, int64 [S], and their rows, int32 [S]."""
         offset_U = self.taken.offset_U
         start_n, size_n = offset_U[user_row_n], offset_U[user_row_n + 1] - offset_U[user_row_n]
-        owner_S = np.repeat(np.arange(len(user_row_n)), size_n)
-        at_S = np.arange(len(owner_S)) - np.repeat(np.cumsum(size_n) - size_n, size_n) + start_n[owner_S]
+        owner_S, at_S = spans(start_n, size_n)
         before_S = self.taken.time_E[at_S] < time_n[owner_S]
         return owner_S[before_S], self.taken.item_E[at_S[before_S]]
 
