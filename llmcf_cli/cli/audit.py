@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcf_cli.cli.groups import remember
-from llmcf_cli.cli.opening import AllowReadOption, opened
+from llmcf_cli.cli.opening import AllowReadOption, find_run
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 if TYPE_CHECKING:
@@ -76,17 +76,6 @@ def audit(
     )
     if broken:
         raise typer.Exit(1)
-
-
-def find_run(
-    run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None
-) -> Run:
-    """The run that a command line names: a recipe, or the folder of an artifact."""
-    from llmcf_cli.stages.look.made import run_of_folder, run_of_recipe
-
-    if Path(run).is_dir():
-        return run_of_folder(Path(run))
-    return run_of_recipe(opened(run, overrides, artifacts, allow_read))
 
 
 def _show(checked: MatchAudit) -> None:

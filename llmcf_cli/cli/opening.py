@@ -13,6 +13,7 @@ from llmcf_cli.core.text import visible
 
 if TYPE_CHECKING:
     from llmcf_cli.stages.engine.base import Context
+    from llmcf_cli.stages.look.made import Run
 
 AllowReadOption = Annotated[
     list[Path] | None,
@@ -54,3 +55,14 @@ def opened(
 
     allow(recipe, allow_read)
     return open_context(load_recipe(recipe, overrides or ()), artifacts, progress)
+
+
+def find_run(
+    run: str, overrides: Sequence[str] | None, artifacts: Path | None, allow_read: Sequence[Path] | None
+) -> Run:
+    """The run that a command line names: a recipe, or the folder of an artifact."""
+    from llmcf_cli.stages.look.made import run_of_folder, run_of_recipe
+
+    if Path(run).is_dir():
+        return run_of_folder(Path(run))
+    return run_of_recipe(opened(run, overrides, artifacts, allow_read))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llmcf_cli.cli.groups import remember
-from llmcf_cli.cli.opening import AllowReadOption
+from llmcf_cli.cli.opening import AllowReadOption, find_run
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 
@@ -24,7 +24,6 @@ def report(
     ] = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    from llmcf_cli.cli.audit import find_run
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.look.page.render import write_page
 
