@@ -66,9 +66,8 @@ class ExactOnlineSearch(OnlineSearch):
         history_of_N = _runs(samples)
         first_U = np.flatnonzero(np.diff(history_of_N, prepend=-1))
         own_N = samples.item_row_N.astype(np.int64)
-        if (
-            items.is_nothing and not self._by_item
-        ):  # then candidates differ in the examples of their own that the guard refuses
+        if items.is_nothing and not self._by_item:
+            # Then candidates differ only in the examples of their own that the guard refuses.
             pair_N = samples.user_row_N.astype(np.int64) << 32 | own_N
             own_N = np.where(self._pairs[np.searchsorted(self._pairs, pair_N)] == pair_N, own_N, -1)
         _, row_R, of_N = np.unique(history_of_N << 32 | (own_N + 1), return_index=True, return_inverse=True)

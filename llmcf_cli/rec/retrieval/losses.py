@@ -87,8 +87,8 @@ class SampledSoftmax(RetrievalLoss):
         own_M = (asked.user_MD * asked.items(target_M)).sum(1)
         score_Mn = asked.user_MD @ asked.items(drawn_n).T
         if config.logq:
-            chance_n = asked.share_I[drawn_n] if config.in_batch else torch.full_like(drawn_n, 1.0, dtype=torch.double)
-            chance_n = chance_n if config.in_batch else chance_n / len(pool)
+            alike_n = torch.full_like(drawn_n, 1.0 / len(pool), dtype=torch.double)
+            chance_n = asked.share_I[drawn_n] if config.in_batch else alike_n
             score_Mn = score_Mn - (config.negatives * chance_n).log().to(score_Mn.dtype)
         score_Mn = score_Mn.masked_fill(drawn_n == target_M[:, None], -torch.inf)
         return (torch.cat([own_M[:, None], score_Mn], 1).logsumexp(1) - own_M).mean()
