@@ -133,12 +133,9 @@ class RecModel(Recommender):
             yield BankBlock(rows.item_row_B, of.item_BT, of.history_BT, bank.cot_ET[index_E])
 
     @torch.no_grad()
-    def keep_examples(self) -> None:
-        """Let the augmenter keep what it makes of each example by itself, for many predictions with these weights.
-
-        Puts the model into evaluation mode; training it, or loading other weights, ends it.
-        """
-        self.eval()
+    def keep(self) -> None:
+        """What the augmenter makes of each example by itself."""
+        super().keep()
         if EXAMPLES in self.inputs:
             bank = cast("ExampleLookup", self.inputs[EXAMPLES])
             self.augmenter.keep_examples(bank.blocks(self._rows, BANK_BLOCK))

@@ -100,9 +100,13 @@ class Recommender(nn.Module, ABC):
     def predict(self, batch: Batch) -> Tensor:
         """What the task measures of each row, [B, *predicted]."""
 
-    def keep_examples(self) -> None:
-        """Compute once, before serving, what is the same in every request; here there is nothing."""
-        return
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Compute once, before serving, what is the same in every request with these weights.
+
+        Puts the model into evaluation mode; training it, or loading other weights, ends it.
+        """
+        self.eval()
 
     def listed(self, batch: Batch, count: int, left_out: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         """The best items for each row's user, by falling score: rows int64 [B, count] and scores; 0 past the last.

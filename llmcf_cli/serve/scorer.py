@@ -130,7 +130,7 @@ class Scorer:
         self.task, self.inputs, self.digest = bundle.task, bundle.inputs, bundle.digest
         self.golden, self.reasoning_E = bundle.golden, bundle.reasoning_E
         self.form = RequestForm(bundle.clock, bundle.times)
-        self.model.keep_examples()
+        self.model.keep()
         self._adding = Lock()
         self._answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()}
 

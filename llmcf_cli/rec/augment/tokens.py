@@ -7,7 +7,7 @@ T text, D model, X = P·D.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape, given
 from llmcf_cli.rec.input.base import Rows
 from llmcf_cli.rec.input.examples import Examples
+from llmcf_cli.rec.parts.kept import Kept
 from llmcf_cli.rec.parts.layers import MLP
 
 
@@ -56,8 +57,6 @@ class ExampleTokens(nn.Module):
         ModelError: There are no text vectors, no examples, or no signals where they are a feature.
     """
 
-    kept_EX: Tensor | None
-
     def __init__(self, config: TokenSettings, shape: AugmentShape) -> None:
         super().__init__()
         if not all(map(shape.size, ("text", "cot", "examples"))):
@@ -75,8 +74,7 @@ class ExampleTokens(nn.Module):
         self.row = MLP(width, (config.hidden,), config.dim)
         self.cot = MLP(shape.size("cot"), (config.hidden,), config.dim) if "cot" in self.kinds else None
         self.label = nn.Embedding(2, config.dim) if "label" in self.kinds else None
-        self.register_buffer("kept_EX", None, persistent=False)
-        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+        self.kept_EX = Kept()
 
     def forward(self, x: AugmentInput) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens of the examples, [x_1, cot_1, y_1, …, x_K, cot_K, y_K], and of the query.
@@ -102,7 +100,8 @@ class ExampleTokens(nn.Module):
         Returns:
             Tokens [B, S, D]; bool [B, S], which of them exist.
         """
-        example_UX = self._of_examples(examples) if self.kept_EX is None else self.kept_EX[examples.index_U]
+        kept_EX = self.kept_EX.value
+        example_UX = self._of_examples(examples) if kept_EX is None else kept_EX[examples.index_U]
         # `embedding` rather than indexing: its backward is the fastest of the gathers.
         chosen_BKX = functional.embedding(slot_BK, example_UX)
         tokens_BSD = chosen_BKX.unflatten(2, (len(self.kinds), -1)).flatten(1, 2)
@@ -110,12 +109,7 @@ class ExampleTokens(nn.Module):
 
     def keep(self, blocks: Iterator[Examples]) -> None:
         """Keep the tokens of all examples, until training begins or other weights are loaded."""
-        self.kept_EX = torch.cat([self._of_examples(block) for block in blocks])
-
-    def train(self, mode: bool = True) -> Self:
-        """See `nn.Module.train`."""
-        self.kept_EX = None if mode else self.kept_EX
-        return super().train(mode)
+        self.kept_EX.value = torch.cat([self._of_examples(block) for block in blocks])
 
     def _of_examples(self, examples: Examples) -> Tensor:
         """Tokens of the distinct examples side by side, [U, P·D]."""
@@ -138,8 +132,3 @@ class ExampleTokens(nn.Module):
             parts.append(given(rows.inputs.get("signals"), "signals"))
         row_BD: Tensor = self.row(torch.cat(parts, 1))
         return row_BD
-
-
-def _forget(tokens: Any, keys: Any) -> None:
-    """Tokens of other weights are other tokens."""
-    tokens.kept_EX = None

@@ -24,6 +24,7 @@ from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.parts.embedding import FieldShape
+from llmcf_cli.rec.parts.kept import Kept
 from llmcf_cli.rec.recommender import Parts, Recommender, lookups, seeded, sharing
 from llmcf_cli.rec.retrieval.base import SEQUENCE_BACKBONE, ItemAugmenter
 from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig
@@ -89,6 +90,7 @@ class RetrievalModel(Recommender):
         with seeded(seed, "backbone"):
             self.backbone = registry().build(SEQUENCE_BACKBONE, backbone, spec.history_length)
         self._known: tuple[Tensor, Tensor] | None = None
+        self.kept_ID = Kept()
 
     @classmethod
     def of(
@@ -155,7 +157,16 @@ class RetrievalModel(Recommender):
 
     def catalogue(self) -> Tensor:
         """Vectors of all item rows, [I + 1, D]."""
+        kept_ID = self.kept_ID.value
+        if kept_ID is not None:
+            return kept_ID
         return self.items(torch.arange(len(self.embedding.id_I), device=self.device))
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """The vectors of the catalogue."""
+        super().keep()
+        self.kept_ID.value = self.catalogue()
 
     def with_items(self, resources: Resources) -> Self:
         """Of the same weights."""
@@ -164,6 +175,9 @@ class RetrievalModel(Recommender):
         twin.embedding.set_catalog(resources.catalog)
         for name, part in lookups(resources, list(self.inputs)).items():
             twin.inputs[name] = part.to(self.device).train(self.training)
+        twin.kept_ID = Kept()
+        if self.kept_ID.value is not None:
+            twin.keep()
         return twin
 
     @staticmethod

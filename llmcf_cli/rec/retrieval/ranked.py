@@ -9,6 +9,7 @@ Legend: N queries, B block of them, I items, K listed items, S items to leave ou
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,12 @@ BLOCK_NUMBERS = 1 << 24
 """Scores held at once."""
 
 
+@lru_cache(maxsize=2)
 def places(count: int) -> NDArray[np.int64]:
-    """Where each row from 0 to count − 1 stands among items of one score; rows that are added later move none."""
+    """Where each row from 0 to count − 1 stands among items of one score; rows that are added later move none.
+
+    The array is shared: it must not be changed.
+    """
     hash_I: NDArray[np.int64] = mixed(np.arange(count, dtype=np.int64) + 1)
     place_I = np.empty(count, np.int64)
     place_I[np.argsort(hash_I, kind="stable")] = np.arange(count)

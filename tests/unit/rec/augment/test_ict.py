@@ -190,7 +190,7 @@ def test_scores_do_not_depend_on_how_they_are_computed(world, tokens):
         reference = built.train()(batch).score_B
         together = built.eval()(batch).score_B
         alone = torch.cat([built(batch.take(torch.tensor([n]))).score_B for n in range(0, 300, 25)])
-        built.keep_examples()
+        built.keep()
         kept = built(batch).score_B
     assert reference.std() > 0.1
     for found in (together, kept):
@@ -200,10 +200,10 @@ def test_scores_do_not_depend_on_how_they_are_computed(world, tokens):
 
 def test_kept_tokens_go_with_the_weights_they_were_made_by(world, batch):
     built, other = model(world), model(world, seed=9)
-    built.keep_examples()
-    assert built.augmenter.tokens.kept_EX is not None
+    built.keep()
+    assert built.augmenter.tokens.kept_EX.value is not None
     built.load_state_dict(other.state_dict())
     torch.testing.assert_close(context(built, batch), context(other.eval(), batch))
-    built.keep_examples()
-    assert built.train().augmenter.tokens.kept_EX is None
+    built.keep()
+    assert built.train().augmenter.tokens.kept_EX.value is None
     assert "kept_EX" not in "".join(built.state_dict())

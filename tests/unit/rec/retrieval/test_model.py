@@ -119,3 +119,16 @@ def test_sasrec_learns_the_order(request, name, tmp_path):
     base = measured(data.task.measures, simple.score(data, "validation"), data.truth("validation"))
     assert report.best["ndcg@10"] > 2 * base["ndcg@10"]
     assert predict(model, data, "validation").shape == (len(data.splits["validation"]), 101)
+
+
+def test_a_kept_catalogue_goes_with_the_weights_it_was_made_by(shop):
+    built, other = (moved(build(shop, "text_tower", seed=seed)) for seed in (1, 2))
+    computed = built.catalogue()
+    built.keep()
+    assert torch.equal(built.catalogue(), computed)
+    assert built.catalogue() is built.catalogue()
+    built.load_state_dict(other.state_dict())
+    assert torch.equal(built.catalogue(), other.catalogue())
+    built.keep()
+    assert built.train().kept_ID.value is None
+    assert not any("kept" in name for name in built.state_dict())
