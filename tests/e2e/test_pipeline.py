@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from damage import flips_are_found
 
+from llmcf_cli.store.artifacts import ArtifactStore, read_manifest
 from llmcf_cli.store.open import connect_read
 
 USERS = 120
@@ -95,6 +98,14 @@ def test_tables_and_plots_are_saved(workplace):
     folder, _ = artifact(workplace, "evaluate")
     for name in ("comparison.md", "comparison.json", "comparison.png", "comparison.html", "metric.parquet"):
         assert (folder / name).stat().st_size > 100, name
+
+
+def test_flips_in_every_kind_of_artifact_are_found(workplace):
+    store, chance = ArtifactStore(workplace / "artifacts"), random.Random(6)
+    made = {found.stage: found.key for found in map(read_manifest, store.root.glob("*/*/manifest.json"))}
+    assert {"ingest", "train-llm", "gen-cot", "embed", "examples", "match", "train-rec", "predict"} <= set(made)
+    for stage, key in made.items():
+        flips_are_found(store, stage, key, chance)
 
 
 def test_a_second_run_repeats_nothing(workplace):
