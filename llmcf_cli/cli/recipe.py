@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from llmcf_cli.cli import recipe_lock, recipe_share
+from llmcf_cli.cli import recipe_lock, recipe_own, recipe_share
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
@@ -113,6 +113,7 @@ def reference(
 
 
 for _name, _command in (
+    ("new", recipe_own.new), ("copy", recipe_own.copy),
     ("lock", recipe_lock.lock), ("verify", recipe_lock.verify), ("diff", recipe_lock.diff),
     ("export", recipe_share.export), ("import", recipe_share.import_),
     ("push", recipe_share.push), ("pull", recipe_share.pull),
