@@ -116,7 +116,7 @@ for _name, _command in (
     ("new", recipe_own.new), ("copy", recipe_own.copy),
     ("lock", recipe_lock.lock), ("verify", recipe_lock.verify), ("diff", recipe_lock.diff),
     ("export", recipe_share.export), ("import", recipe_share.import_),
-    ("push", recipe_share.push), ("pull", recipe_share.pull),
+    ("push", recipe_share.push), ("pull", recipe_share.pull), ("search", recipe_share.search),
 ):  # fmt: skip
     app.command(_name)(_command)
 

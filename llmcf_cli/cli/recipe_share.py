@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; nothing is overwritten.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
 _LISTED = 30
+_ADDRESSES = 5
 
 
 class Further(StrEnum):
@@ -105,10 +106,12 @@ def push(
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.stages.share.receive import push as put
     from llmcf_cli.store.parcel_source import open_parcel
+    from llmcf_cli.store.shelf import list_parcels
 
     parcel = open_parcel(source)
     place = put(parcel, folder, make_progress())
-    console().print(f"{len(parcel.manifest.files)} files in {place}", markup=False, soft_wrap=True)
+    index = list_parcels(folder)
+    console().print(f"{len(parcel.manifest.files)} files in {place}, listed in {index}", markup=False, soft_wrap=True)
     pin = f"#sha256={parcel.manifest.digest}"
     console().print(f"next: llmcf recipe pull '{place}{pin}' FOLDER", markup=False, soft_wrap=True)
     console().print(f"or, where a server shows {folder}: https://HOST/{place.name}{pin}", markup=False, soft_wrap=True)
@@ -131,6 +134,37 @@ def pull(
     work = target.with_name(f".{target.name}.fetching")
     _take(look(open_address(address, work)), target, yes, artifacts)
     shutil.rmtree(work, ignore_errors=True)
+
+
+def search(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="All must be in the name or description; without one, all are shown."),
+    ] = None,
+    in_: Annotated[
+        list[str] | None,
+        typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or https://… of one. Repeatable."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search the recipes that come with llmcf, and folders of parcels that others share."""
+    import json
+    from dataclasses import asdict
+
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import plain_table
+    from llmcf_cli.stages.share.search import search as find
+
+    found = find(words or (), in_ or ())
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+        return
+    table = plain_table("recipe", "what it does", "licence", "MB")
+    for one in found:
+        table.add_row(one.name, one.description, one.licence, f"{one.size / 1e6:,.2f}" if one.size else "")
+    console().print(table)
+    for one in [one for one in found if one.address][:_ADDRESSES]:
+        console().print(f"next: llmcf recipe pull '{one.address}' FOLDER", soft_wrap=True)
 
 
 def _take(offer: Offer, target: Path, yes: bool, artifacts: Path | None) -> None:

@@ -74,6 +74,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "parcel-path": "A file cannot travel under its path.",
         "parcel-unpinned": "An address to pull from names no digest, or is of no known kind.",
         "parcel-other": "The parcel at an address is another than its digest says.",
+        "index-invalid": "The index of a folder of parcels is none of this version.",
+        "index-address": "An address of an index is of no known kind.",
         "target-taken": "Something is there, and nothing is overwritten.",
         "lock-no-results": "The lock was made before its run had ended, so there is nothing to compare.",
     },

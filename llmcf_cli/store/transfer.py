@@ -36,7 +36,7 @@ class WebSource(Source):
     def __init__(self, address: str, digest: str, work: Path) -> None:
         self._address, self._work = address.rstrip("/"), work
         with explained(MANIFEST, address):
-            content = _small(f"{self._address}/{MANIFEST}")
+            content = small_file(f"{self._address}/{MANIFEST}", MAX_MANIFEST)
         super().__init__(read_parcel_manifest(content, address), address)
         check_pin(self, digest)
 
@@ -86,10 +86,11 @@ def check_pin(source: Source, digest: str) -> None:
                         hint="get the address again; somebody may have put another parcel there")  # fmt: skip
 
 
-def _small(address: str) -> bytes:
-    """A small file of a server.
+def small_file(address: str, most: int) -> bytes:
+    """A small file of a server; of a larger one, somewhat more than `most` bytes.
 
     Raises:
+        AccessError: The address, or one that it redirects to, is of this machine's network and not allowed.
         AssetError: It cannot be had.
     """
     import httpx2
@@ -104,7 +105,7 @@ def _small(address: str) -> bytes:
             reply.raise_for_status()
             for chunk in reply.iter_raw(CHUNK_BYTES):
                 content += chunk
-                if len(content) > MAX_MANIFEST:
+                if len(content) > most:
                     break
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         raise AssetError(f"{address} cannot be fetched: {error}", code="asset-unfetchable") from error

@@ -181,3 +181,16 @@ def test_inspect_shows_whole_paths_and_what_is_to_be_allowed(tmp_path, monkeypat
     allowed = llmcf("validate", recipe, "--allow-read", deep / "clicks.csv")
     assert allowed.returncode == 2, "the columns are another data set's, which is seen now"
     assert f"next: llmcf run {recipe}" in llmcf("inspect", recipe).stdout
+
+
+def test_new_copy_and_search(tmp_path):
+    assert llmcf("new", "mine", "--from", "planted/power", cwd=tmp_path).returncode == 0
+    assert llmcf("copy", "mine.yaml", "alone", cwd=tmp_path).returncode == 0
+    assert llmcf("validate", "mine.yaml", "alone.yaml", cwd=tmp_path).stdout.count("ok: ") == 2
+    again = llmcf("new", "mine", cwd=tmp_path)
+    assert (again.returncode, again.stderr.count("Traceback"), "recipe-exists" in again.stderr) == (6, 0, True)
+    found = json.loads(llmcf("search", "PLANTED", "power", "--json", cwd=tmp_path).stdout)
+    assert "planted/power" in [one["name"] for one in found]
+    assert all(one["address"] == "" for one in found)
+    none = llmcf("search", "no-such-word-anywhere", cwd=tmp_path)
+    assert (none.returncode, none.stderr) == (0, "")

@@ -25,6 +25,7 @@ from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.store.parcel import MANIFEST, MAX_FILES, ParcelManifest, pack, read_parcel_manifest
 from llmcf_cli.store.parcel_source import open_parcel, take_in
+from llmcf_cli.store.shelf import list_parcels, read_index, shelf_of
 from llmcf_cli.store.transfer import open_address
 
 CONTENT = {"recipe.yaml": b"name: a\n", "recipe.lock.yaml": b"format: 1\n", "data/a.csv": b"u,i\n" * 1000,
@@ -319,6 +320,20 @@ def test_a_parcel_is_pulled_from_a_server(tmp_path, trusted):
             open_address(pinned, tmp_path / "work")
         Permissions().allow_host(Host.of(address), None)
         take_in(open_address(pinned, tmp_path / "work"), tmp_path / "out", SILENT)
+    assert content_of(tmp_path / "out") == CONTENT
+
+
+def test_an_index_is_read_from_a_server(tmp_path, trusted):
+    packed(tmp_path, "shown/parcel")
+    list_parcels(tmp_path / "shown")
+    with shown(tmp_path / "shown", trusted) as (address, _):
+        with refused("host-refused", AccessError):
+            read_index(address)
+        Permissions().allow_host(Host.of(address), None)
+        assert read_index(f"{address}/index.yaml") == read_index(str(tmp_path / "shown"))
+        one = read_index(address).parcels[0]
+        take_in(open_address(f"{shelf_of(address)}/{one.folder}#sha256={one.sha256}", tmp_path / "work"),
+                tmp_path / "out", SILENT)  # fmt: skip
     assert content_of(tmp_path / "out") == CONTENT
 
 
