@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.groups import remember
 from llmcf_cli.cli.opening import AllowReadOption, find_run
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
@@ -25,7 +26,13 @@ BAR = 40
 
 def audit(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A recipe, or the folder of one of its artifacts.", callback=remember)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A recipe, or the folder of one of its artifacts.",
+            callback=remember,
+            autocompletion=recipe_names,
+        ),
     ],
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,

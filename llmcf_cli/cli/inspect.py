@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
+RecipeOrAll = Annotated[
+    str | None,
+    typer.Argument(metavar="[RECIPE]", help="A recipe file or name.", autocompletion=recipe_names),
+]
+
 
 def status(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
+    recipe: RecipeOrAll = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
@@ -32,7 +38,7 @@ def status(
 
 
 def verify(
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", help="A recipe file or name.")] = None,
+    recipe: RecipeOrAll = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.groups import remember
 from llmcf_cli.cli.opening import AllowReadOption, find_run
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
@@ -14,7 +15,13 @@ from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 def report(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A recipe, or the folder of its comparison.", callback=remember)
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="A recipe, or the folder of its comparison.",
+            callback=remember,
+            autocompletion=recipe_names,
+        ),
     ],
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,

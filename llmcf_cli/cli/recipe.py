@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from llmcf_cli.cli import recipe_lock, recipe_own, recipe_share
+from llmcf_cli.cli.completing import recipe_names, settings
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
@@ -19,11 +20,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a library recipe.")]
-RecipeNames = Annotated[list[str], typer.Argument(metavar="RECIPE...", help="YAML files or names of library recipes.")]
+RecipeName = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a library recipe.", autocompletion=recipe_names),
+]
+RecipeNames = Annotated[
+    list[str],
+    typer.Argument(metavar="RECIPE...", help="YAML files or names of library recipes.", autocompletion=recipe_names),
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value, e.g. match.k=6. Repeatable."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change one value, e.g. match.k=6. Repeatable.", autocompletion=settings
+    ),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.opening import AllowReadOption, allow
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Where to write, e.g. mine.yaml.")]
@@ -15,7 +16,13 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Where to wri
 def new(
     file: FileArgument,
     from_: Annotated[
-        str, typer.Option("--from", metavar="RECIPE", help="What to extend: a library recipe, or a file.")
+        str,
+        typer.Option(
+            "--from",
+            metavar="RECIPE",
+            help="What to extend: a library recipe, or a file.",
+            autocompletion=recipe_names,
+        ),
     ] = "quickstart",
 ) -> None:
     """Write a recipe that extends another, with all that it may change as comments."""
@@ -29,7 +36,12 @@ def new(
 
 
 def copy(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A YAML file, or the name of a library recipe.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE", help="A YAML file, or the name of a library recipe.", autocompletion=recipe_names
+        ),
+    ],
     file: FileArgument,
     allow_read: AllowReadOption = None,
 ) -> None:

@@ -9,18 +9,28 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli.completing import recipe_names, settings, stage_names
 from llmcf_cli.cli.groups import remember, same_run
 from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.core.errors import LlmcfError
 
 RecipeArgument = Annotated[
     str,
-    typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one of the library's.", callback=remember),
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or the name of one of the library's.",
+        callback=remember,
+        autocompletion=recipe_names,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PATH=VALUE", help="Change one value, e.g. match.k=6. Repeatable.", callback=remember
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change one value, e.g. match.k=6. Repeatable.",
+        callback=remember,
+        autocompletion=settings,
     ),
 ]
 ArtifactsOption = Annotated[
@@ -43,6 +53,7 @@ ForceOption = Annotated[
         "--force",
         metavar="STAGE",
         help="Run this stage, and what reads its result, even if cached. Repeatable.",
+        autocompletion=stage_names,
     ),
 ]
 LaunchOption = Annotated[
@@ -161,6 +172,7 @@ def run(
             help="A recipe file, or the name of one of the library's; with --locked it may be left out.",
             callback=remember,
             show_default=False,
+            autocompletion=recipe_names,
         ),
     ] = None,
     set_: SetOption = None,

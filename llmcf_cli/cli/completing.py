@@ -1,0 +1,81 @@
+"""What the shell may offer where a recipe, a setting or a stage is named. Completion never fails: it offers less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from llmcf_cli.core.errors import LlmcfError
+
+_ENDINGS = (".yaml", ".yml")
+
+
+def recipe_names(incomplete: str) -> list[str]:
+    """Recipe files and folders that begin so, then the library's recipes."""
+    from llmcf_cli.recipe.library import library_dir, recipe_files
+
+    library = [name for name in recipe_files(library_dir()) if name.startswith(incomplete)]
+    return [*_files(incomplete), *library]
+
+
+def settings(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Key paths of the recipe that the command line names: `rec.f` → `rec.fit.`; with `=` where a value stands."""
+    from llmcf_cli.core.tree import plain
+    from llmcf_cli.recipe.load import check_recipe
+    from llmcf_cli.recipe.walk import known_keys
+
+    if "=" in incomplete:
+        return []
+    data: Any = {}
+    with suppress(LlmcfError):
+        data = plain(check_recipe(ctx.params.get("recipe") or ctx.params.get("run") or "quickstart").root)
+    *above, begun = incomplete.split(".")
+    path = tuple(int(step) if step.isdecimal() else step for step in above)
+    found = []
+    with suppress(LlmcfError):
+        for key in _keys(path, data):
+            if key.startswith(begun):
+                whole = (*path, int(key) if key.isdecimal() else key)
+                more = known_keys(whole, data) or isinstance(_at(data, whole), list)
+                found.append(".".join(map(str, whole)) + ("." if more else "="))
+    return found
+
+
+def stage_names(incomplete: str) -> list[str]:
+    """The stages that begin so."""
+    from llmcf_cli.plugin import registry
+
+    with suppress(LlmcfError):
+        return [found.name for found in registry().stages() if found.name.startswith(incomplete)]
+    return []
+
+
+def _keys(path: tuple[str | int, ...], data: Any) -> list[str]:
+    from llmcf_cli.recipe.walk import known_keys
+
+    value = _at(data, path)
+    return [str(place) for place in range(len(value))] if isinstance(value, list) else known_keys(path, data)
+
+
+def _at(data: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        try:
+            data = data[key]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return data
+
+
+def _files(incomplete: str) -> Iterator[str]:
+    folder, slash, begun = incomplete.rpartition("/")
+    with suppress(OSError, RuntimeError):
+        for path in sorted(Path(folder + slash or ".").expanduser().iterdir()):
+            if path.name.startswith(begun) and (begun or not path.name.startswith(".")):
+                if path.is_dir():
+                    yield f"{folder}{slash}{path.name}/"
+                elif path.suffix in _ENDINGS:
+                    yield f"{folder}{slash}{path.name}"
