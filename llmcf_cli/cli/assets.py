@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llmcf_cli.cli.printing import JsonOption, print_json
 from llmcf_cli.core.errors import AssetError
 from llmcf_cli.core.text import visible
 
@@ -23,7 +24,7 @@ CatalogueFolder = Annotated[
 
 
 @app.command("list")
-def list_(beside: CatalogueFolder = None) -> None:
+def list_(beside: CatalogueFolder = None, as_json: JsonOption = False) -> None:
     """List every asset, its size, licence and whether it is here."""
     from rich.table import Table
 
@@ -36,6 +37,12 @@ def list_(beside: CatalogueFolder = None) -> None:
     table.add_column("MB", justify="right")
     table.add_column("state", no_wrap=True)
     table.add_column("licence")
+    if as_json:
+        print_json([
+            {"name": one.name, "kind": one.kind, "description": one.description, "licence": one.licence,
+             "bytes": one.size, "state": store.status(one.name)} for one in store.list()
+        ])  # fmt: skip
+        return
     for asset in store.list():
         size, state = f"{asset.size / 1e6:,.1f}", store.status(asset.name)
         table.add_row(asset.name, asset.kind, size, state, asset.licence)

@@ -8,6 +8,7 @@ import typer
 
 from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.opening import AllowReadOption, opened
+from llmcf_cli.cli.printing import JsonOption, print_json
 from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 RecipeOrAll = Annotated[
@@ -21,6 +22,7 @@ def status(
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     from llmcf_cli.cli import report
 
@@ -28,13 +30,21 @@ def status(
         from llmcf_cli.stages.pipeline import artifact_root
         from llmcf_cli.store.artifacts import ArtifactStore
 
-        report.artifacts(ArtifactStore(artifact_root(artifacts)))
+        store = ArtifactStore(artifact_root(artifacts))
+        if as_json:
+            print_json(report.artifact_rows(store))
+        else:
+            report.artifacts(store)
         return
     from llmcf_cli.stages.engine.run import plan
     from llmcf_cli.stages.pipeline import targets
 
     context = opened(recipe, set_, artifacts, allow_read)
-    report.plan(plan(context, targets(context.recipe, "evaluate")))
+    steps = plan(context, targets(context.recipe, "evaluate"))
+    if as_json:
+        print_json(report.plan_rows(steps))
+    else:
+        report.plan(steps)
 
 
 def verify(
@@ -42,12 +52,14 @@ def verify(
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
+    from llmcf_cli.core.progress import SILENT
     from llmcf_cli.stages.look.verify import verify_all, verify_recipe
 
-    progress = make_progress()
+    progress = SILENT if as_json else make_progress()
     if recipe is None:
         from llmcf_cli.stages.pipeline import artifact_root
         from llmcf_cli.store.artifacts import ArtifactStore
@@ -55,12 +67,15 @@ def verify(
         found = list(verify_all(ArtifactStore(artifact_root(artifacts)), progress))
     else:
         found = list(verify_recipe(opened(recipe, set_, artifacts, allow_read), progress))
-    report.verified(found, recipe or "RECIPE")
+    if as_json:
+        print_json(report.verified_rows(found))
+    else:
+        report.verified(found, recipe or "RECIPE")
     if any(one.found.faults for one in found):
         raise typer.Exit(1)
 
 
-def doctor(artifacts: ArtifactsOption = None) -> None:
+def doctor(artifacts: ArtifactsOption = None, as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
@@ -68,27 +83,36 @@ def doctor(artifacts: ArtifactsOption = None) -> None:
     from llmcf_cli.stages.look.doctor import check
     from llmcf_cli.stages.pipeline import artifact_root
 
-    table = Table(title="llmcf doctor", title_justify="left", box=None, pad_edge=False)
-    for column in ("", "check", "found", "what to do"):
-        table.add_column(column)
     findings = check(artifact_root(artifacts))
-    for finding in findings:
-        mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
-        table.add_row(mark, *map(escaped, (finding.name, finding.found, finding.hint)))
-    console().print(table, markup=True)
+    if as_json:
+        print_json(findings)
+    else:
+        table = Table(title="llmcf doctor", title_justify="left", box=None, pad_edge=False)
+        for column in ("", "check", "found", "what to do"):
+            table.add_column(column)
+        for finding in findings:
+            mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+            table.add_row(mark, *map(escaped, (finding.name, finding.found, finding.hint)))
+        console().print(table, markup=True)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)
 
 
-def plugins() -> None:
+def plugins(as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
     from llmcf_cli.plugin import registry
 
+    found = [*registry().all(), *registry().extensions()]
+    if as_json:
+        print_json(
+            [{"kind": one.kind, "name": one.name, "summary": one.summary, "origin": one.origin} for one in found]
+        )
+        return
     table = Table(box=None, pad_edge=False)
     for column in ("kind", "name", "what it is", "from"):
         table.add_column(column)
-    for component in [*registry().all(), *registry().extensions()]:
+    for component in found:
         table.add_row(component.kind, component.name, component.summary, component.origin)
     console().print(table)

@@ -11,6 +11,7 @@ import typer
 from llmcf_cli.cli import recipe_lock, recipe_own, recipe_share
 from llmcf_cli.cli.completing import recipe_names, settings
 from llmcf_cli.cli.opening import AllowReadOption, allow
+from llmcf_cli.cli.printing import JsonOption, print_json
 from llmcf_cli.cli.stages import ArtifactsOption
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 from llmcf_cli.core.text import visible
@@ -37,13 +38,16 @@ Overrides = Annotated[
 
 
 @app.command("list")
-def list_() -> None:
+def list_(as_json: JsonOption = False) -> None:
     """List the recipes that come with llmcf."""
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
     from llmcf_cli.recipe.load import library_recipes
 
+    if as_json:
+        print_json([{"name": found.name, "description": found.description} for found in library_recipes()])
+        return
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it does")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llmcf_cli.cli.opening import AllowReadOption, opened
+from llmcf_cli.cli.printing import JsonOption, print_json
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument
 
 if TYPE_CHECKING:
@@ -145,19 +146,16 @@ def search(
         list[str] | None,
         typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or https://… of one. Repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Search the recipes that come with llmcf, and folders of parcels that others share."""
-    import json
-    from dataclasses import asdict
-
     from llmcf_cli.cli.console import console
     from llmcf_cli.cli.tables import plain_table
     from llmcf_cli.stages.share.search import search as find
 
     found = find(words or (), in_ or ())
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+        print_json(found)
         return
     table = plain_table("recipe", "what it does", "licence", "MB")
     for one in found:

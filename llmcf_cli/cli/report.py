@@ -47,6 +47,14 @@ def plan(steps: Sequence[Step]) -> None:
     console().print(table, markup=True)
 
 
+def plan_rows(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """The steps of a plan, for programs."""
+    return [
+        {"stage": step.node.stage.name, "variant": step.node.variant, "runs": step.runs,
+         "cause": step.cause.name.lower(), "reason": step.reason, "key": step.node.key, "folder": step.node.folder} for step in steps
+    ]  # fmt: skip
+
+
 def costs(steps: Sequence[Step]) -> None:
     """What the language model's part in steps that will run costs, as far as that can be known."""
     for step in steps:
@@ -251,6 +259,23 @@ def artifacts(store: ArtifactStore) -> None:
             f"{size:,.1f}",
         )
     console().print(table)
+
+
+def artifact_rows(store: ArtifactStore) -> list[dict[str, Any]]:
+    """Every complete artifact under a root, for programs."""
+    return [
+        {"stage": one.stage, "variant": one.variant, "recipe": one.recipe, "key": one.key, "started": one.started,
+         "seconds": one.seconds, "bytes": sum(record.size for record in one.files.values()),
+         "folder": store.folder(one.stage, one.key)} for one in store.manifests()
+    ]  # fmt: skip
+
+
+def verified_rows(found: Sequence[Verified]) -> list[dict[str, Any]]:
+    """Which artifacts are whole, for programs."""
+    return [
+        {"label": one.label, "folder": one.found.folder, "made": one.found.manifest is not None, "bytes": one.bytes,
+         "faults": [str(fault) for fault in one.found.faults]} for one in found
+    ]  # fmt: skip
 
 
 def verified(found: Sequence[Verified], recipe: str) -> None:

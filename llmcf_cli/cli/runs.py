@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llmcf_cli.cli.printing import JsonOption, print_json
 from llmcf_cli.cli.stages import ArtifactsOption
 
 _SHOWN = 8
@@ -15,6 +16,7 @@ _SHOWN = 8
 def runs(
     recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only those of the recipe so named.")] = None,
     artifacts: ArtifactsOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.look.runs import past_runs
@@ -24,6 +26,9 @@ def runs(
     store = ArtifactStore(artifact_root(artifacts))
     found, others = past_runs(store)
     shown = [run for run in found if recipe in (None, run.recipe)]
+    if as_json:
+        print_json(shown)
+        return
     for run in shown:
         console().print(f"{run.recipe}  {run.started} UTC  {run.key}", style="bold", markup=False, soft_wrap=True)
         served = {run.served: " (served)"}
