@@ -51,7 +51,8 @@ def plan_rows(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """The steps of a plan, for programs."""
     return [
         {"stage": step.node.stage.name, "variant": step.node.variant, "runs": step.runs,
-         "cause": step.cause.name.lower(), "reason": step.reason, "key": step.node.key, "folder": step.node.folder} for step in steps
+         "cause": step.cause.name.lower(), "reason": step.reason, "key": step.node.key,
+         "folder": step.node.folder} for step in steps
     ]  # fmt: skip
 
 
