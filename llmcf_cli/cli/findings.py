@@ -147,6 +147,11 @@ def embed(report: EmbedReport) -> None:
 def examples(report: ExamplesReport) -> None:
     """The vectors of examples."""
     _encoded(f"{report.examples:,} examples", report)
+    if report.dropped:
+        console().print(f"{report.dropped:,} chains of thought were dropped by cot.review")
+    if report.unknown_reviews:
+        what = f"! {report.unknown_reviews:,} verdicts of cot.review are on texts that are none of these"
+        console().print(what, style="yellow", soft_wrap=True)
 
 
 def _encoded(what: str, report: EmbedReport | ExamplesReport) -> None:

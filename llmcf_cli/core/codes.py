@@ -162,6 +162,8 @@ SECTIONS: dict[str, dict[str, str]] = {
         "sample-too-long": "A sample is longer than the model or the settings allow.",
         "texts-format": "The file holds no exported texts.",
         "texts-invalid": "An exported text is not as it should be.",
+        "reviews-format": "A file holds no verdicts of `llmcf review`.",
+        "reviews-none-left": "Every chain of thought was dropped by `cot.review`.",
         "cot-missing": "No chain of thought is kept for the sample.",
         "cot-none-usable": "No chain of thought that was written is usable.",
         "knowledge-none": "Nothing was written about any user or item.",

@@ -244,6 +244,7 @@ _COMMANDS = (
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
     ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
     ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),
+    ("review", "review:review", "Read chains of thought one at a time, keep or drop each; agreement with the judge."),
     ("audit", "audit:audit", "Check a run's stored matches again, by SQL alone; exit 1 where one breaks a guard."),
     ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
     ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),

@@ -249,6 +249,8 @@ class CoTSection(Config):
     number tries it again."""
     price: Annotated[PriceSection | None, Runtime()] = None
     """Prices, for the estimate before a run and the bill after it."""
+    review: Annotated[str | None, FileRef(), Runtime()] = None
+    """Verdicts of `llmcf review`: `examples` leaves out the texts that somebody dropped. Nothing is written anew."""
 
 
 class CollaborativeSection(Config):

@@ -218,6 +218,14 @@ COT_DROPPED = Table(
     ]),
     ("sample_id",),
 )  # fmt: skip
+COT_REVIEW = Table(
+    "cot_review", "somebody's verdict, keep or drop, on a text that is known by its SHA-256",
+    pa.schema([
+        _required("text_sha256", pa.string()), _required("verdict", pa.string()), _required("note", pa.string()),
+        _required("reviewed", pa.string()), _required("sample_id", pa.int64()),
+    ]),
+    ("text_sha256",),
+)  # fmt: skip
 COT_PART = Table(
     "cot_part", "what one step of the prompt wrote for a kept chain of thought; samples may share it",
     pa.schema([

@@ -83,6 +83,8 @@ class ExamplesReport:
         parts: Steps of the prompt whose texts have vectors of their own.
         seconds: Time of encoding.
         read: What the encoder read.
+        dropped: Chains of thought that people dropped (`cot.review`).
+        unknown_reviews: Verdicts on texts that are none of these.
     """
 
     examples: int
@@ -90,12 +92,20 @@ class ExamplesReport:
     parts: list[str]
     seconds: float
     read: EncodedTexts
+    dropped: int = 0
+    unknown_reviews: int = 0
 
 
 class _Encoder(Config):
     """The part of `match.space` that decides the vectors of texts."""
 
     encoder: Annotated[str | SerializeAsAny[ComponentConfig], FileRef()]
+
+
+class _Review(Config):
+    """People's verdicts on chains of thought."""
+
+    file: Annotated[str, FileRef()]
 
 
 class Embed(Stage):
@@ -131,7 +141,9 @@ class Examples(Stage):
     output = ExamplesOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"match.space": recipe.match.space}
+        review = recipe.cot.review
+        found: dict[str, Any] = {"match.space": recipe.match.space}
+        return found if review is None else {**found, "cot.review": _Review(file=review)}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return [Ingest(), GenCoT(), Embed()]
@@ -140,6 +152,7 @@ class Examples(Stage):
         encoder = text_encoder(job)
         written = CoTOutput(job.inputs["gen-cot"])
         cots = read_parquet(written.cots, ["sample_id", "text"])
+        cots, dropped, unknown = _reviewed(job, cots)
         parts = _Parts(written.parts)
         examples, vectors = _examples(job, cots), _ExampleVectors(job)
         spec = cot_example(encoder.dim, vectors.of(examples.slice(0, 0)).shape[1], parts.steps)
@@ -157,8 +170,9 @@ class Examples(Stage):
 
             open_lance(ExamplesOutput(job.out).lance).create_table(spec.name, batches(), schema=spec.schema)
         return ExamplesReport(
-            examples.num_rows, encoder.dim, list(parts.steps), encoder.seconds, EncodedTexts(**encoder.counts)
-        )
+            examples.num_rows, encoder.dim, list(parts.steps), encoder.seconds, EncodedTexts(**encoder.counts),
+            dropped, unknown,
+        )  # fmt: skip
 
 
 class _ExampleVectors:
@@ -225,6 +239,14 @@ def _examples(job: Job, cots: pa.Table) -> pa.Table:
         return connection.sql(
             "SELECT s.*, c.text FROM sample s JOIN cot_text c USING (sample_id) ORDER BY sample_id"
         ).to_arrow_table()
+
+
+def _reviewed(job: Job, cots: pa.Table) -> tuple[pa.Table, int, int]:
+    """The chains of thought that nobody dropped, how many somebody did, and how many verdicts are on other texts."""
+    from llmcf_cli.llm.writing.reviews import without_dropped
+
+    review = job.recipe.cot.review
+    return (cots, 0, 0) if review is None else without_dropped(cots, job.context.locate.path(review))
 
 
 def _query(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
