@@ -23,12 +23,22 @@ from llmcf_cli.llm.tuning.tune import tune
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 
+@pytest.fixture(scope="module")
+def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of its 30 layers, which tune in a fourth of the time."""
+    folder = tmp_path_factory.mktemp("six_layers")
+    AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_smollm_is_converted_once_generates_and_learns(assets, tmp_path: Path, capfd) -> None:
-    source = assets.path("asset:smollm2-135m-instruct")
-    folder = hf_folder(source, tmp_path / "cache")
+def test_smollm_is_converted_once_generates_and_learns(
+    assets, smollm: Path, six_layers: Path, tmp_path: Path, capfd
+) -> None:
+    folder = smollm
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert hf_folder(source, tmp_path / "cache") == folder
+    assert hf_folder(assets.path("asset:smollm2-135m-instruct"), folder.parent) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     assert capfd.readouterr() == ("", "")
 
@@ -50,7 +60,7 @@ def test_smollm_is_converted_once_generates_and_learns(assets, tmp_path: Path, c
     )
     report = tune(
         config,
-        model=folder,
+        model=six_layers,
         mix=tmp_path / "mix.parquet",
         out=tmp_path / "out",
         work=tmp_path / "work",
@@ -96,26 +106,16 @@ print("RATIO", needed / (peak() - before))
 """
 
 
-@pytest.fixture(scope="module")
-def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of its 30 layers: few processors multiply bfloat16 fast."""
-    folder = tmp_path_factory.mktemp("six_layers")
-    AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "precision", "batch_size"), [("smollm", "fp32", 4), ("six_layers", "bf16", 2)])
+@pytest.mark.parametrize(("precision", "batch_size"), [("fp32", 4), ("bf16", 2)])
 def test_the_estimate_of_memory_is_near_what_tuning_takes(
-    request: pytest.FixtureRequest, tmp_path: Path, model: str, precision: str, batch_size: int
+    six_layers: Path, tmp_path: Path, precision: str, batch_size: int
 ) -> None:
-    folder = request.getfixturevalue(model)
     # Two steps: only the second one has activations and the state of the optimiser at once.
     row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
            "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
     pq.write_table(pa.Table.from_pylist([row] * 2 * batch_size, schema=SCHEMA), tmp_path / "mix.parquet")
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(folder), precision, str(batch_size)]
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(six_layers), precision, str(batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split("RATIO")[-1])
