@@ -25,7 +25,7 @@ dataset:
   source: {{type: recbole, path: {data}, multi: [class]}}
 llm:
   count: 12
-  tune: {{type: full, max_length: 128, batch_size: 4, max_steps: 2}}
+  tune: {{type: full, max_length: 128, batch_size: 2, max_steps: 2}}
 cot:
   sample: {{count: 24, balance: labels}}
   engine: {{type: transformers, max_new_tokens: 12, temperature: 0.6}}
