@@ -25,7 +25,7 @@ QUESTION = [{"role": "user", "content": "What is the capital of France? Answer i
 
 @pytest.fixture(scope="module")
 def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of its 30 layers, which tune in a fourth of the time."""
+    """The first of its 30 layers: few processors multiply bfloat16 fast."""
     folder = tmp_path_factory.mktemp("six_layers")
     AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
     AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
@@ -107,15 +107,16 @@ print("RATIO", needed / (peak() - before))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "batch_size"), [("fp32", 4), ("bf16", 2)])
+@pytest.mark.parametrize(("model", "precision", "batch_size"), [("smollm", "fp32", 4), ("six_layers", "bf16", 2)])
 def test_the_estimate_of_memory_is_near_what_tuning_takes(
-    six_layers: Path, tmp_path: Path, precision: str, batch_size: int
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, precision: str, batch_size: int
 ) -> None:
+    folder = request.getfixturevalue(model)
     # Two steps: only the second one has activations and the state of the optimiser at once.
     row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
            "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
     pq.write_table(pa.Table.from_pylist([row] * 2 * batch_size, schema=SCHEMA), tmp_path / "mix.parquet")
-    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(six_layers), precision, str(batch_size)]
+    command = [sys.executable, "-c", MEASURE, str(tmp_path), str(folder), precision, str(batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout.split("RATIO")[-1])
