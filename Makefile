@@ -3,7 +3,8 @@
 # make test   install what the tests need, and run them all
 # make lint   style, types and layer contracts
 # make faults kill runs 70 times and damage 5,000 bundles, more than `make test` does
-# make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues, 10,000 requests over HTTP; about an hour
+# make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues, 10,000 requests over HTTP,
+#             and ten times the examples of slow properties; about an hour
 # make docs   regenerate the reference pages
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,6 +47,7 @@ faults: $(VENV)/.installed-dev
 
 fuzz: $(VENV)/.installed-dev
 	LLMCF_FUZZ=10000 LLMCF_MUTATIONS=5000 $(BIN)/python -m pytest tests/fuzz tests/unit/rec/bundle/test_bundle.py
+	LLMCF_EXAMPLES=10 $(BIN)/python -m pytest $$(grep -rl max_examples=examples tests)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

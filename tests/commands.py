@@ -93,6 +93,7 @@ def become(asked: dict[str, Any]) -> int:
     os.environ.update(asked["environment"])
     sys.path[:0] = filter(None, asked["path"].split(os.pathsep))
     sys.argv = ["llmcf", *asked["words"]]
+    tempfile.tempdir = None  # an import may have asked for it: that of this environment counts
     from llmcf_cli.__main__ import main
 
     try:

@@ -8,9 +8,11 @@ os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,15 @@ os.environ["LLMCF_ALLOW_READ"] = os.pathsep.join([tempfile.gettempdir(), str(Pat
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+_CONFIG = Path(os.environ["LLMCF_CONFIG"])
+_tests = count()
+
 settings.register_profile("llmcf", deadline=None, max_examples=50)
 settings.load_profile("llmcf")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(_CONFIG, ignore_errors=True)
 
 
 class Assets:
@@ -57,9 +66,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_permissions(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test allows, no other one may do."""
-    monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path_factory.mktemp("config")))
+def own_permissions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test allows, no other one may do; the folder is made by who writes there."""
+    monkeypatch.setenv("LLMCF_CONFIG", str(_CONFIG / str(next(_tests))))
 
 
 @pytest.fixture(scope="session")
@@ -81,11 +90,17 @@ def assets() -> Assets:
 @pytest.fixture(scope="session")
 def smollm(assets: Assets, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M in Hugging Face format, converted once for all processes of a test run."""
+    from contextlib import redirect_stderr, redirect_stdout
+    from io import StringIO
+
     from filelock import FileLock
 
     from llmcf_cli.llm.models.load import hf_folder
 
     own = tmp_path_factory.getbasetemp()
     shared = own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
-    with FileLock(shared / "smollm.lock"):
-        return hf_folder(assets.path("asset:smollm2-135m-instruct"), shared / "smollm")
+    source, printed = assets.path("asset:smollm2-135m-instruct"), StringIO()
+    with FileLock(shared / "smollm.lock"), redirect_stdout(printed), redirect_stderr(printed):
+        folder = hf_folder(source, shared / "smollm")
+    assert printed.getvalue() == ""
+    return folder

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import commands
 import pytest
 
 from llmcf_cli.core.tree import plain
@@ -18,9 +19,7 @@ EXTENDING = "extends: quickstart\nname: mine\nrec:\n  fit: {epochs: 2}\n"
 
 
 def llmcf(*arguments, cwd=None):
-    environment = {**os.environ, "COLUMNS": "120"}
-    command = [sys.executable, "-m", "llmcf_cli", "recipe", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    return commands.llmcf("recipe", *arguments, cwd=cwd, COLUMNS="120")
 
 
 @pytest.fixture
@@ -117,7 +116,7 @@ def test_validate_is_quick(mine):
     best = 9.0
     for _ in range(3):
         before = os.times()
-        assert llmcf("validate", mine).returncode == 0
+        subprocess.run([sys.executable, "-m", "llmcf_cli", "recipe", "validate", mine], capture_output=True, check=True)
         after = os.times()
         used = after.children_user + after.children_system - before.children_user - before.children_system
         best = min(best, used)
@@ -150,10 +149,7 @@ def test_a_wrong_prompt_is_found_before_anything_runs(mine, command):
         '  - {role: user, content: "{{item}} {{decision}} {{itme}}"}\n'
     )
     mine.write_text(EXTENDING + "cot: {prompt: told.yaml}\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *command, "mine.yaml"], capture_output=True, text=True, cwd=mine.parent,
-        env={**os.environ, "COLUMNS": "120"}, check=False,
-    )  # fmt: skip
+    done = commands.llmcf(*command, "mine.yaml", cwd=mine.parent, COLUMNS="120")
     assert done.returncode == 2
     assert (
         'told.yaml:3: variables: the prompt is declared `label: forbidden`, so no step may know "decision"'

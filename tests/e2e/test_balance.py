@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,10 +33,7 @@ balance: {shares: [1.0], amounts: [0.5]}
 
 
 def llmcf(*arguments: str, cwd: Path, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False,
-        env={**os.environ, "COLUMNS": "250"},
-    )  # fmt: skip
+    done = commands.llmcf(*arguments, cwd=cwd, COLUMNS="250")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

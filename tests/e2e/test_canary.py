@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
+import commands
 import pytest
 
 from llmcf_cli.core.permissions import Host, Permissions
@@ -107,13 +108,17 @@ def test_no_output_log_artifact_or_cache_holds_the_key(data, server, tmp_path, m
     places = {"LLMCF_CONFIG": "config", "LLMCF_CACHE": "cache", "XDG_CACHE_HOME": "more", "TMPDIR": "tmp"}
     for place in places.values():
         (tmp_path / place).mkdir()
-    env = {**os.environ, **{key: str(tmp_path / place) for key, place in places.items()}, "THE_KEY": KEY}
+    env = {key: str(tmp_path / place) for key, place in places.items()} | {"THE_KEY": KEY}
     artifacts = tmp_path / "artifacts"
     monkeypatch.setenv("LLMCF_CONFIG", env["LLMCF_CONFIG"])
     Permissions().allow_host(Host.of(url), "THE_KEY")
 
-    command = [sys.executable, "-m", "llmcf_cli", "gen-cot", str(data / "recipe.yaml"), "--artifacts", str(artifacts)]
-    made = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    command = ["gen-cot", str(data / "recipe.yaml"), "--artifacts", str(artifacts)]
+    if name in FATAL:
+        made = commands.llmcf(*command, **env)
+    else:  # from the start of the process, as libraries look for their folders when they are imported
+        made = subprocess.run([sys.executable, "-m", "llmcf_cli", *command], env={**os.environ, **env},
+                              capture_output=True, text=True, check=False)  # fmt: skip
     assert CANARY not in made.stdout + made.stderr
     assert "Traceback" not in made.stderr
     assert {asked.get("Authorization") for asked in server.asked} == {f"Bearer {KEY}"}, made.stderr

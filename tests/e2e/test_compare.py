@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -314,10 +315,7 @@ def broken(done, folder) -> tuple[subprocess.CompletedProcess, Result]:
         f"rec: {{compare: [none, text], augment: text, variants: {json.dumps(variants)}, baselines: [], seeds: [1]}}\n"
     )
     command = ["run", str(folder / "broken.yaml"), "--set", "search=", "--artifacts", str(folder / "artifacts")]
-    environment = {**os.environ, "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
-    first = subprocess.run([sys.executable, "-m", "llmcf_cli", *command], capture_output=True, text=True,
-                           env=environment, check=False)  # fmt: skip
-    return first, CliRunner().invoke(app, command)
+    return commands.llmcf(*command, COLUMNS="200"), CliRunner().invoke(app, command)
 
 
 def evaluation(folder: Path, name: str) -> tuple[Path, dict]:
@@ -377,9 +375,8 @@ def test_a_mended_arm_joins_the_comparison(broken, folder):
 
 def test_a_failure_before_all_arms_is_one_error(folder, tmp_path):
     """Without a usable data set there is nothing to compare."""
-    environment = {**os.environ, "LLMCF_ARTIFACTS": str(tmp_path)}
-    command = [sys.executable, "-m", "llmcf_cli", "run", "recipe.yaml", "--set", "dataset.label.positive_from=99"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
+    command = ["run", "recipe.yaml", "--set", "dataset.label.positive_from=99"]
+    done = commands.llmcf(*command, cwd=folder, LLMCF_ARTIFACTS=str(tmp_path))
     assert done.returncode == 3, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from damage import flipped, flips_are_found
 
@@ -198,10 +199,7 @@ def test_verify_names_what_is_damaged(whole, folder, tmp_path):
     shutil.copytree(whole[0], artifacts)
 
     def verify(*recipe: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "llmcf_cli", "verify", *recipe, "--artifacts", str(artifacts)]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "200"}
-        )
+        return commands.llmcf("verify", *recipe, "--artifacts", artifacts, COLUMNS="200")
 
     whole_again = verify(str(folder / "recipe.yaml"))
     assert whole_again.returncode == 0, whole_again.stdout + whole_again.stderr

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
@@ -26,6 +28,7 @@ from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.steps.gen_cot import GenCoT, help_generate
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_llm import TrainLLM
+from llmcf_cli.store.artifacts import ArtifactStore
 
 RECIPE = """\
 extends: base.yaml
@@ -39,10 +42,20 @@ rec:
 """
 
 
+@pytest.fixture(scope="module")
+def tuned(write_ratings, tmp_path_factory):
+    """Recipe, data, and the tuned model."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write_ratings(folder, users=20, items=25)
+    (folder / "recipe.yaml").write_text(RECIPE)
+    run(open_context(load_recipe(folder / "recipe.yaml"), folder / "artifacts"), TrainLLM())
+    return folder
+
+
 @pytest.fixture
-def context(write_ratings, tmp_path):
-    write_ratings(tmp_path, users=20, items=25)
-    (tmp_path / "recipe.yaml").write_text(RECIPE)
+def context(tuned, tmp_path):
+    """All of it in a folder of the test's own."""
+    shutil.copytree(tuned, tmp_path, dirs_exist_ok=True)
     return open_context(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "artifacts")
 
 
@@ -78,6 +91,7 @@ def poison(monkeypatch, poisoned):
 
 
 def test_cost_is_told_as_far_as_it_is_known(context, capsys):
+    shutil.rmtree(context.store.root)
     assert "llmcf ingest, with the same recipe" in costs(context, capsys)
     run(context, Ingest())
     before = costs(context, capsys)
@@ -124,8 +138,7 @@ def test_a_poisoned_sample_is_set_aside_and_reported_until_it_is_forced(context,
 @pytest.mark.slow
 def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
     with refused("not-made", LlmcfError):
-        help_generate(context, SILENT)
-    run(context, TrainLLM())
+        help_generate(replace(context, store=ArtifactStore(tmp_path / "empty")), SILENT)
     arguments = [str(tmp_path / "recipe.yaml"), "--artifacts", str(context.store.root)]
     workers = [
         subprocess.Popen([sys.executable, "-m", "llmcf_cli", command, *arguments], stdout=subprocess.PIPE, text=True)
@@ -147,7 +160,7 @@ def test_a_helper_with_nothing_to_do_says_so_and_what_comes_next(context, tmp_pa
         done = CliRunner().invoke(app, ["work", recipe, "--artifacts", str(context.store.root), *changes])
         return done.exception if done.exception else done.output
 
-    missing = work()
+    missing = work("--artifacts", str(tmp_path / "empty"))
     assert isinstance(missing, LlmcfError)
     assert missing.code == "not-made"
     assert "next: llmcf gen-cot" in str(missing)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -26,10 +27,7 @@ serve: {arm: recency}
 
 def llmcf(folder: Path, *words: str) -> str:
     """What a command prints with the plugin."""
-    done = subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *words], cwd=folder, text=True, capture_output=True,
-        env={**os.environ, "LLMCF_PLUGINS": str(PLUGINS), "COLUMNS": "200"},
-    )  # fmt: skip
+    done = commands.llmcf(*words, cwd=folder, LLMCF_PLUGINS=str(PLUGINS), COLUMNS="200")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import long_tasks
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-SCRIPT = '''
-import json, sys
-from dataclasses import asdict
-from pathlib import Path
-from llmcf_cli.core.progress import SilentProgress
-
-class Loud(SilentProgress):
-    """Prints a line for every advance of the long task, so that the parent knows when to kill."""
-    def task(self, name, total, unit, done=0):
-        from contextlib import contextmanager
-        @contextmanager
-        def context():
-            class Task:
-                def advance(self, amount=1):
-                    if name in ("gen-cot", "train-llm", "teacher") and amount:
-                        print("ADVANCE", flush=True)
-                def skip(self, amount):
-                    pass
-                def note(self, text):
-                    pass
-            yield Task()
-        return context()
-
-where, run = Path(sys.argv[2]), Path(sys.argv[3])
-run.mkdir(exist_ok=True)
-if sys.argv[1] == "tune":
-    from llmcf_cli.llm.config import LoraTuneConfig
-    from llmcf_cli.llm.tuning.tune import tune
-    config = LoraTuneConfig(learning_rate=0.01, dropout=0.2, epochs=2, batch_size=4, save_steps=3, max_length=256,
-                            gradient_accumulation=2, precision="fp32")
-    report = tune(config, model=where / "model", mix=where / "mix.parquet", out=run / "out", work=run / "work",
-                  seed=5, progress=Loud())
-elif sys.argv[1] == "teacher":
-    from llmcf_cli.llm.config import RecommendationMixConfig
-    from llmcf_cli.llm.asking.teacher import ask_teacher
-    from llmcf_cli.recipe.asking import TeacherSection
-    report = ask_teacher(TeacherSection(max_batch=4, precision="fp32", min_mass=0), RecommendationMixConfig(),
-                         data=where / "data.duckdb", model=where / "model", model_digest="m",
-                         cache=run / "cache.duckdb", out=run / "teacher.parquet", seed=5, progress=Loud())
-else:
-    from llmcf_cli.llm.writing.generate import generate_cots
-    from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection, HistorySection
-    section = CoTSection.model_validate({
-        "prompt": "p", "sample": {"count": 20},
-        "engine": {"type": "transformers", "max_new_tokens": 16, "samples": 2, "max_batch": 4},
-        "judge": {"type": "rubric", "min_words": 1, "min_coherence": 0, "truncated": "keep"},
-    })
-    report = generate_cots(section, data=where / "data.duckdb", model=where / "model", model_digest="m",
-                           prompt=load_prompt(where / "prompt.yaml"), cache=run / "cache.sqlite",
-                           out=run, history=HistorySection(), seed=5, progress=Loud())
-print("REPORT", json.dumps(asdict(report)))
-'''
 PROMPT = """
 name: tiny
 variables: [history, item, decision]
@@ -100,28 +47,11 @@ def where(tiny_llm: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def _run(task: str, where: Path, run: Path, kill_after: int | None = None) -> dict[str, object]:
-    """Run the script; kill it with SIGKILL after so many advances, or return its report."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, task, str(where), str(run)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        advances = 0
-        for line in process.stdout:
-            if line.startswith("REPORT"):
-                return json.loads(line.removeprefix("REPORT"))
-            advances += line.startswith("ADVANCE")
-            if kill_after is not None and advances >= kill_after:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return {"killed": process.returncode}
-    raise AssertionError(f"{task} ended without a report, exit status {process.returncode}")
-
-
 @pytest.mark.slow
 def test_killed_generation_resumes_with_the_same_rows(where: Path, tmp_path: Path) -> None:
-    whole = _run("gen-cot", where, tmp_path / "whole")
-    assert _run("gen-cot", where, tmp_path / "killed", kill_after=3) == {"killed": -signal.SIGKILL}
-    resumed = _run("gen-cot", where, tmp_path / "killed")
+    whole = long_tasks.run("gen-cot", where, tmp_path / "whole")
+    assert long_tasks.run("gen-cot", where, tmp_path / "killed", kill_after=3) == {"killed": -signal.SIGKILL}
+    resumed = long_tasks.run("gen-cot", where, tmp_path / "killed")
     assert resumed["cached"] >= 12  # three batches of four were committed when the kill came
     assert resumed["generated"] > 0
     assert resumed["generated"] + resumed["cached"] == whole["generated"]
@@ -142,9 +72,9 @@ def test_twenty_kills_at_random_moments_lose_and_repeat_nothing() -> None:
 
 @pytest.mark.slow
 def test_a_killed_teacher_resumes_with_the_same_scores(where: Path, tmp_path: Path) -> None:
-    whole = _run("teacher", where, tmp_path / "whole")
-    assert _run("teacher", where, tmp_path / "killed", kill_after=7) == {"killed": -signal.SIGKILL}
-    resumed = _run("teacher", where, tmp_path / "killed")
+    whole = long_tasks.run("teacher", where, tmp_path / "whole")
+    assert long_tasks.run("teacher", where, tmp_path / "killed", kill_after=7) == {"killed": -signal.SIGKILL}
+    resumed = long_tasks.run("teacher", where, tmp_path / "killed")
     assert resumed["cached"] >= 12  # three batches of four at least: the first advances are what need not be asked
     assert resumed["asked"] > 0
     assert resumed["asked"] + resumed["cached"] == whole["asked"] == 60
@@ -158,10 +88,10 @@ def test_a_killed_teacher_resumes_with_the_same_scores(where: Path, tmp_path: Pa
 def test_killed_tuning_resumes_to_the_same_weights(where: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    whole = _run("tune", where, tmp_path / "whole")
-    assert _run("tune", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
+    whole = long_tasks.run("tune", where, tmp_path / "whole")
+    assert long_tasks.run("tune", where, tmp_path / "killed", kill_after=5) == {"killed": -signal.SIGKILL}
     assert not (tmp_path / "killed" / "out").exists()
-    resumed = _run("tune", where, tmp_path / "killed")
+    resumed = long_tasks.run("tune", where, tmp_path / "killed")
     assert resumed["resumed_from"] >= 3
     assert resumed["steps"] == whole["steps"]
     assert 0 < resumed["tokens"] < whole["tokens"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 RECIPE = """\
@@ -30,10 +31,8 @@ rec: {backbone: deepfm}
 
 
 def llmcf(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *arguments], capture_output=True, text=True, cwd=cwd, check=False,
-        env={**os.environ, "COLUMNS": "200", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    path = os.pathsep.join(sys.path)  # for the processes that it starts
+    return commands.llmcf(*arguments, cwd=cwd, COLUMNS="200", PYTHONPATH=path)
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_two_nodes_write_and_find_what_one_process_does(tmp_path, write_ratings,
         shutil.rmtree(tmp_path / "there" / folder)
 
     node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     second = cluster.add_node(**node)
     try:
         there = replace(here, store=ArtifactStore(tmp_path / "there"), executor=RayExecutor(cluster.address))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -181,8 +179,7 @@ def test_a_baseline_that_needs_a_clock_fails_alone(tmp_path):
 
 
 def llmcf(folder: Path, *words: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "llmcf_cli", *words], cwd=folder, text=True, capture_output=True,
-                          env={**os.environ, "COLUMNS": "200"})  # fmt: skip
+    done = commands.llmcf(*words, cwd=folder, COLUMNS="200")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import llmcf_example_stage
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,11 +40,8 @@ def folder(tmp_path) -> Path:
 
 
 def llmcf(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(folder / "site"), str(ROOT / "src"), *sys.path])
-    return subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *words], cwd=folder, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": path, "COLUMNS": "160"},
-    )  # fmt: skip
+    path = os.pathsep.join([str(folder / "site"), str(ROOT / "src")])
+    return commands.llmcf(*words, cwd=folder, PYTHONPATH=path, COLUMNS="160")
 
 
 def run_alone(folder: Path, texts: list[str]) -> CotStatsReport:

@@ -49,13 +49,16 @@ def given(tree):
             yield from texts(node.args[0])
 
 
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+@pytest.fixture(scope="module")
+def trees():
+    """The package's files, parsed."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def test_codes_are_declared_once_and_all_are_used():
+def test_codes_are_declared_once_and_all_are_used(trees):
     counts = Counter(code for section in SECTIONS.values() for code in section)
     assert [code for code, count in counts.items() if count > 1] == []
-    used = {code for tree in TREES.values() for code in given(tree)}
+    used = {code for tree in trees.values() for code in given(tree)}
     assert used - CODES.keys() == set()
     assert CODES.keys() - used == set()
     assert all(meaning.endswith(".") for meaning in CODES.values())
@@ -71,11 +74,11 @@ def test_nobody_names_a_code_twice_in_one_section():
     assert [key for key, count in Counter(keys).items() if count > 1] == []
 
 
-def test_every_error_of_a_plain_class_has_a_code_of_its_own():
+def test_every_error_of_a_plain_class_has_a_code_of_its_own(trees):
     """But for few, whose words come from elsewhere: whoever adds one decides."""
     bare = Counter(
         path.relative_to(PACKAGE).as_posix()
-        for path, tree in TREES.items()
+        for path, tree in trees.items()
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
         and getattr(node.func, "id", "") in KINDS

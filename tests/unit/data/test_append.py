@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from examples import examples
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from refusals import refused
@@ -163,7 +164,7 @@ def written(events):
     return [(f"u{(u * 5) % 7}", f"i{(i * 7) % 12}", 1.0 + (u + i + t) % 5, t) for u, i, t in events]
 
 
-@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.generate))  # as shrinking takes long
+@settings(max_examples=examples(3), deadline=None, phases=(Phase.explicit, Phase.generate))  # as shrinking takes long
 @given(
     events=EVENTS, ends=st.tuples(st.integers(4, 9), st.integers(4, 9)).map(sorted),
     label=st.sampled_from(["uniform", "popularity", "rating"]),

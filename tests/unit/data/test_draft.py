@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refused
@@ -74,7 +75,7 @@ def write(folder, kind, name, columns, rows, delimiter=","):
     return f"{name}.{kind}"
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(4), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 2**20), kind=st.sampled_from(["csv", "jsonl", "parquet"]),
     names=st.sampled_from([

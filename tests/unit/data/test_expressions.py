@@ -10,6 +10,7 @@ from collections import Counter
 import duckdb
 import pyarrow as pa
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -324,14 +325,14 @@ def test_every_operation_on_every_value(kind):
         _check(rows, expressions[start : start + 200])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10), deadline=None)
 @given(_rows, st.data())
 def test_operations_within_operations(rows, data):
     kinds = st.sampled_from(["text", "number", "boolean", "time"])
     _check(rows, [data.draw(_exprs(data.draw(kinds), 3)) for _ in range(3)])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(_rows, st.data())
 def test_a_filter_keeps_what_python_keeps_and_counts_the_rest_once(rows, data):
     parts = data.draw(st.lists(_exprs("boolean", 2), min_size=1, max_size=3))

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter, defaultdict
 
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,7 @@ from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.data import ingest as ingest_module
 
 SECOND = 1_000_000  # of a sample's time
-few = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=examples(4), deadline=None, suppress_health_check=list(HealthCheck))
 rows_of = st.lists(
     st.tuples(
         st.sampled_from([f"u{n}" for n in range(5)]), st.sampled_from([f"i{n}" for n in range(12)]),

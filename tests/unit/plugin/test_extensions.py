@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
+import commands
 import pytest
 
 from llmcf_cli.core.errors import LlmcfError
@@ -79,10 +78,7 @@ def register(registry):
 
 
 def llmcf(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "llmcf_cli", *words], cwd=folder, text=True, capture_output=True, check=False,
-        env={**os.environ, "LLMCF_PLUGINS": str(folder / "plugins"), "COLUMNS": "160"},
-    )  # fmt: skip
+    return commands.llmcf(*words, cwd=folder, LLMCF_PLUGINS=str(folder / "plugins"), COLUMNS="160")
 
 
 @pytest.fixture

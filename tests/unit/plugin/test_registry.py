@@ -1,10 +1,10 @@
 """The registry: built-ins, duplicates, unknown names, drop-in folders, entry points; one door for all."""
 
 import importlib
-import os
 import subprocess
 import sys
 
+import commands
 import pytest
 from refusals import refused
 
@@ -234,18 +234,8 @@ def test_a_folder_without_a_plugin_is_named(fresh, folder):
 
 def test_the_environment_names_folders_and_recipes_can_use_what_is_in_them(folder):
     (folder / "lucky.py").write_text(PLUGIN)
-    command = [
-        sys.executable,
-        "-m",
-        "llmcf_cli",
-        "recipe",
-        "show",
-        "quickstart",
-        "--set",
-        "cot.judge={type: lucky, luck: 0.9}",
-    ]
-    environment = {**os.environ, "LLMCF_PLUGINS": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    command = ["recipe", "show", "quickstart", "--set", "cot.judge={type: lucky, luck: 0.9}"]
+    done = commands.llmcf(*command, LLMCF_PLUGINS=str(folder))
     assert done.returncode == 0, done.stderr
     assert "type: lucky" in done.stdout
     assert "luck: 0.9" in done.stdout

@@ -25,7 +25,7 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         self._node = {"num_cpus": 1, "object_store_memory": 100 * 1024 * 1024}
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._node)
+        self.cluster = Cluster(initialize_head=True, head_node_args={**self._node, "include_dashboard": False})
         self.address = self.cluster.address
         self.second = None
 

@@ -13,6 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from examples import examples
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from refusals import refused
@@ -91,7 +92,7 @@ def meant(con, table):
     ).fetchall()
 
 
-@settings(suppress_health_check=list(HealthCheck), max_examples=40)
+@settings(suppress_health_check=list(HealthCheck), max_examples=examples(12))
 @given(rows)
 @example([{"id": None, "name": "1.0", "score": None, "at": None, "tags": ["0.", "+12.0", "-0.0", "-3.00", "1.5"]}])
 def test_all_readers_agree(rows):

@@ -23,12 +23,22 @@ from llmcf_cli.llm.tuning.tune import tune
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
 
+@pytest.fixture(scope="module")
+def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first of its 30 layers: few processors multiply bfloat16 fast."""
+    folder = tmp_path_factory.mktemp("six_layers")
+    AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
+    return folder
+
+
 @pytest.mark.slow
-def test_smollm_is_converted_once_generates_and_learns(assets, tmp_path: Path, capfd) -> None:
-    source = assets.path("asset:smollm2-135m-instruct")
-    folder = hf_folder(source, tmp_path / "cache")
+def test_smollm_is_converted_once_generates_and_learns(
+    assets, smollm: Path, six_layers: Path, tmp_path: Path, capfd
+) -> None:
+    folder = smollm
     written = (folder / "model.safetensors").stat().st_mtime_ns
-    assert hf_folder(source, tmp_path / "cache") == folder
+    assert hf_folder(assets.path("asset:smollm2-135m-instruct"), folder.parent) == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     assert capfd.readouterr() == ("", "")
 
@@ -50,7 +60,7 @@ def test_smollm_is_converted_once_generates_and_learns(assets, tmp_path: Path, c
     )
     report = tune(
         config,
-        model=folder,
+        model=six_layers,
         mix=tmp_path / "mix.parquet",
         out=tmp_path / "out",
         work=tmp_path / "work",
@@ -94,15 +104,6 @@ load = planned_load(samples, plan_batches(samples.lengths_N, config, 1), config)
 needed = memory_needed(model_shape(model, config), load, config, sys.argv[3], Sharding())
 print("RATIO", needed / (peak() - before))
 """
-
-
-@pytest.fixture(scope="module")
-def six_layers(smollm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first of its 30 layers: few processors multiply bfloat16 fast."""
-    folder = tmp_path_factory.mktemp("six_layers")
-    AutoModelForCausalLM.from_pretrained(smollm, num_hidden_layers=6).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(smollm).save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.slow

@@ -88,6 +88,12 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return found
 
 
+@pytest.fixture(scope="module")
+def chats(tokenizer: Any) -> Chats:
+    """One for all examples: making one parses the tokenizer."""
+    return Chats(tokenizer)
+
+
 def control_ids(tokenizer: Any, ids: list[int]) -> list[int]:
     unknown = tokenizer.convert_tokens_to_ids("<unk>")
     return [i for i in ids if i in tokenizer.added_tokens_decoder and i != unknown]
@@ -99,11 +105,10 @@ PARTS = st.lists(st.sampled_from([*NAMES, "space", " ", "\n", "Yes", "é", "日"
 
 @given(data=st.lists(PARTS.map("".join).filter(str.strip), min_size=2, max_size=3))
 @settings(deadline=None, max_examples=60)
-def test_only_the_templates_own_control_tokens_are_there(tokenizer: Any, data: list[str]) -> None:
+def test_only_the_templates_own_control_tokens_are_there(tokenizer: Any, chats: Chats, data: list[str]) -> None:
     roles = ["system", "user", "assistant"]
     chat = [{"role": role, "content": text.strip()} for role, text in zip(roles, data, strict=False)]
     plain = [{"role": m["role"], "content": "space"} for m in chat]
-    chats = Chats(tokenizer)
     (found,), (expected,) = chats.prompts([chat]), chats.prompts([plain])
     assert control_ids(tokenizer, found) == control_ids(tokenizer, expected)
     ((pair, start),) = chats.pairs([(chat, data[0].strip())])
@@ -114,8 +119,7 @@ def test_only_the_templates_own_control_tokens_are_there(tokenizer: Any, data: l
 
 @given(st.text("abcdefghij klmno\nYesé日().,;:[]<|>/s", min_size=1, max_size=60))
 @settings(deadline=None, max_examples=100)
-def test_ordinary_text_has_exactly_the_tokenizers_own_tokens(tokenizer: Any, text: str) -> None:
-    chats = Chats(tokenizer)
+def test_ordinary_text_has_exactly_the_tokenizers_own_tokens(tokenizer: Any, chats: Chats, text: str) -> None:
     text = text.strip() or "x"
     if chats.control.meets(text):
         return
