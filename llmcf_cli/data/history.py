@@ -54,7 +54,7 @@ def build_samples(con: Any, section: HistorySection, *, after: int | None = None
         FROM (SELECT s.user_row, s.item_row, s.label, s.time, s.split, coalesce(p.stop, 0) AS stop,
                 least(coalesce(p.number, 0), {section.max_length}) AS length
             FROM (FROM labelled {kept}) s ASOF LEFT JOIN
-                (SELECT user_row, time, max(position) AS stop, max(number) AS number FROM told GROUP BY user_row, time) p
+                (SELECT user_row, time, max(position) AS stop, max(number) AS number FROM told GROUP BY ALL) p
                 ON s.user_row = p.user_row AND s.time > p.time
             ORDER BY s.time, s.user_row, s.item_row, s.label, s.split)
         """
@@ -94,9 +94,7 @@ def _batches(con: Any, table: str, key: str, first: int, longest: int) -> Iterat
     """The rows of a table that are numbered by `key` from `first` on, in that order."""
     size, end = max(1, _BATCH_EVENTS // longest), first + scalar(con, f"SELECT count(*) FROM {table}")
     for start in range(first, end, size):
-        yield con.sql(
-            f"FROM {table} WHERE {key} >= {start} AND {key} < {start + size} ORDER BY {key}"
-        ).to_arrow_table()
+        yield con.sql(f"FROM {table} WHERE {key} >= {start} AND {key} < {start + size} ORDER BY {key}").to_arrow_table()
 
 
 def _stretches(value_E: np.ndarray, rows: pa.Table) -> pa.ListArray:
