@@ -42,7 +42,7 @@ from llmcf_cli.store.open import connect_write
 
 _PHASES = 8
 
-MEMORY_LIMIT = 1 << 31
+MEMORY_LIMIT = 3 << 29
 """Bytes that DuckDB may use before it spills beside the output, on a machine of twice as much at least."""
 THREADS = 8
 """Most threads of DuckDB, as each takes its share of these bytes."""
