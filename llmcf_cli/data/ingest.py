@@ -42,8 +42,10 @@ from llmcf_cli.store.open import connect_write
 
 _PHASES = 8
 
-MEMORY_LIMIT = "50%"
-"""Share of the memory that DuckDB may use before it spills beside the output."""
+MEMORY_LIMIT = 3 << 29
+"""Bytes that DuckDB may use before it spills beside the output, on a machine of twice as much at least."""
+THREADS = 8
+"""Most threads of DuckDB, as each takes its share of these bytes."""
 
 
 def ingest(
@@ -146,11 +148,14 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
 def scratch(folder: Path) -> Iterator[Any]:
     """A connection to a scratch database in `folder`, where it also spills what does not fit in memory."""
     import duckdb
+    import psutil
 
     con = connect_write(folder / "scratch.duckdb")
     try:
         con.execute("SET TimeZone = 'UTC'")
-        con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        con.execute(f"SET memory_limit = '{min(MEMORY_LIMIT, psutil.virtual_memory().total // 2)}B'")
+        threads = scalar(con, "SELECT current_setting('threads')")
+        con.execute(f"SET threads = {min(THREADS, threads)}")
         con.execute(f"SET temp_directory = {text(str(folder / 'spill'))}")
         yield con
     except duckdb.OutOfMemoryException as error:

@@ -114,10 +114,10 @@ def _auc(con: Any, query: str, split: str) -> float | None:
 
 def cold_slices(con: Any, sample: str = "sample") -> tuple[SliceCount, ...]:
     """Test samples of each slice that the comparison shows, by label."""
-    columns = "user_row, item_row, label, len(history) AS length"
+    columns = {"train": "user_row, item_row, label", "test": "user_row, item_row, label, len(history) AS length"}
     train, test = (
-        con.execute(f"SELECT {columns} FROM {sample} WHERE split = $split", {"split": split}).fetchnumpy()
-        for split in ("train", "test")
+        con.execute(f"SELECT {chosen} FROM {sample} WHERE split = $split", {"split": split}).fetchnumpy()
+        for split, chosen in columns.items()
     )
     taken = train["label"] > 0
     masks = cold_start_slices(

@@ -16,6 +16,7 @@ that one positive may draw.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -171,6 +172,12 @@ class Protected:
         self._key_S, first_S = np.unique(key_P[order_P], return_index=True)
         self._since_S = positives.time_P[order_P][first_S]
 
+    def copies(self, count: int) -> Protected:
+        """The same for the positives `count` times, one after the other."""
+        found = copy(self)
+        found.group_P = np.tile(self.group_P, count)
+        return found
+
     def hits(self, group_D: np.ndarray, time_D: np.ndarray, item_D: np.ndarray) -> np.ndarray:
         """Whether each draw is protected from its positive, bool [D]."""
         key_D = group_D * self._stride + item_D
@@ -253,6 +260,13 @@ def sample_negatives(positives: Positives, repeats: Repeats, catalogue: Catalogu
         Item rows, int64 [P, K]; 0 at the end of a row where too few items are left.
     """
     protected = Protected(positives, repeats, len(catalogue.item_I))
+    return draw_negatives(positives, protected, catalogue, count, seed)
+
+
+def draw_negatives(
+    positives: Positives, protected: Protected, catalogue: Catalogue, count: int, seed: int
+) -> np.ndarray:
+    """As `sample_negatives`, with what is protected from the positives."""
     state_P = mixed(positives.state_P ^ np.int64(seed))
     item_PK = _reject(positives, protected, catalogue, count, state_P)
     rest_P = np.flatnonzero((item_PK == 0).any(axis=1))
@@ -288,7 +302,7 @@ def _reject(
         fits_D = (weight_D > 0) & (place_D < known_P[row_D])
         draw_D = np.where(fits_D, catalogue.item_I[np.minimum(place_D, len(catalogue.item_I) - 1)], 0)
         flat[open_D] = np.where(protected.hits(protected.group_P[row_D], positives.time_P[row_D], draw_D), 0, draw_D)
-        row_R = np.unique(row_D)
+        row_R = row_D[np.flatnonzero(np.diff(row_D, prepend=-1))]  # ascending, so this is what np.unique sorts for
         item_RK = _without_repeats(item_PK[row_R])
         item_PK[row_R] = item_RK
         open_R, open_K = np.nonzero(item_RK == 0)

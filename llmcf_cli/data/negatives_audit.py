@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llmcf_cli.core.seeding import derive_seed, mixed
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import ImplicitLabelConfig
-from llmcf_cli.data.negatives import Catalogue, Positives, positives_of, sample_negatives
+from llmcf_cli.data.negatives import Catalogue, Positives, Protected, draw_negatives, positives_of
 from llmcf_cli.data.report import NegativesAudit
 from llmcf_cli.recipe.sections import Repeats
 
@@ -72,11 +73,13 @@ def audit_negatives(
     observed = later.count(positives_of(drawn))
     fresh = np.empty(draws)
     at_once = max(1, _BATCH_DRAWS // (len(positives) * per_positive))
+    protected = Protected(positives, repeats, len(catalogue.item_I))
     for start in range(0, draws, at_once):
         copies = min(at_once, draws - start)
-        item_CPK = sample_negatives(
-            _copies(positives, copies), repeats, catalogue, per_positive, derive_seed(seed, "audit", start)
-        )
+        item_CPK = draw_negatives(
+            _copies(positives, copies), protected.copies(copies), catalogue, per_positive,
+            derive_seed(seed, "audit", start),
+        )  # fmt: skip
         for number, item_PK in enumerate(item_CPK.reshape(copies, len(positives), per_positive)):
             fresh[start + number] = later.count_drawn(positives, item_PK, train_P)
     mean = float(fresh.mean())
@@ -99,15 +102,14 @@ def _positives(con: Any) -> tuple[Positives, np.ndarray]:
         "SELECT user_row, item_row, time, split, pair FROM event SEMI JOIN audited USING (user_row) "
         "ORDER BY user_row, time, item_row"
     ).to_arrow_table()
-    return positives_of(rows), np.asarray(rows["split"].to_pylist()) == "train"
+    return positives_of(rows), pc.equal(rows["split"], "train").to_numpy()
 
 
 def _copies(positives: Positives, count: int) -> Positives:
-    """The positives `count` times, each time of other users, so that one call makes as many draws."""
-    step = int(positives.user_P.max()) + 1
-    user_P = np.concatenate([positives.user_P + number * step for number in range(count)])
+    """The positives `count` times, each time with other random numbers, so that one call makes as many draws."""
+    user_P, item_P, time_P = (np.tile(row, count) for row in (positives.user_P, positives.item_P, positives.time_P))
     state_P = np.concatenate([mixed(positives.state_P + number) for number in range(count)])
-    return Positives(user_P, np.tile(positives.item_P, count), np.tile(positives.time_P, count), state_P)
+    return Positives(user_P, item_P, time_P, state_P)
 
 
 class _Later:

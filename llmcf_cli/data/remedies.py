@@ -9,8 +9,9 @@ from typing import Any
 from llmcf_cli.data.cast import MISSING
 from llmcf_cli.data.raw import Meaning, RawData, Role
 from llmcf_cli.recipe.expression import Call, parse
+from llmcf_cli.tabular.dates import AMBIGUOUS_DATE, NEARLY_ALL, fitting_format, format_of_dates
 from llmcf_cli.tabular.sql import text
-from llmcf_cli.tabular.times import AMBIGUOUS_DATE, FIRST, LAST, NEARLY_ALL, UNITS, fitting_format, format_of_dates
+from llmcf_cli.tabular.times import FIRST, LAST, UNITS
 from llmcf_cli.tabular.values import NUMBER, WHITE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
 from llmcf_cli.core.place import Place
-from llmcf_cli.data.expression_sql import Compiler, Value, kind_of, time_format
+from llmcf_cli.data.expression_sql import Compiler, time_format
+from llmcf_cli.data.operation_sql import Value, kind_of
 from llmcf_cli.data.raw import RawData, Role, reading
 from llmcf_cli.data.remedies import in_expression, leave_out, quoted
 from llmcf_cli.data.report import StepLog

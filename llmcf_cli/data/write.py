@@ -70,10 +70,10 @@ def write_interactions(con: Any, clock: Clock) -> None:
 
 
 def write_samples(con: Any) -> None:
-    """Copy `sample`, and `latest` to `history`."""
+    """Copy `sample`, and `latest` to `history`; both are in the order that they are to have."""
     columns = ", ".join(SAMPLE.schema.names)
-    con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample ORDER BY sample_id")
-    con.execute("INSERT INTO result.history SELECT user_row, items, times FROM latest ORDER BY user_row")
+    con.execute(f"INSERT INTO result.sample SELECT {columns} FROM sample")
+    con.execute("INSERT INTO result.history SELECT user_row, items, times FROM latest")
 
 
 def write_steps(con: Any, steps: Sequence[IngestStep], first: int = 0) -> None:

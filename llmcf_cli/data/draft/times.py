@@ -10,8 +10,9 @@ from llmcf_cli.data.draft.asking import Decisions, Question
 from llmcf_cli.data.draft.columns import SHARE, Profile
 from llmcf_cli.data.draft.files import File
 from llmcf_cli.data.draft.words import POSITION, TIME, words
+from llmcf_cli.tabular.dates import order_of_dates
 from llmcf_cli.tabular.sql import name, text
-from llmcf_cli.tabular.times import ORDERS, UNITS, TimeFormat, count_reading, order_of_dates, shown_time, with_times
+from llmcf_cli.tabular.times import ORDERS, UNITS, TimeFormat, count_reading, shown_time, with_times
 from llmcf_cli.tabular.values import is_list, is_text
 
 PATTERNS = (

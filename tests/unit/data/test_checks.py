@@ -181,7 +181,7 @@ def test_hostile_names(run_rows):
 def test_full_disk_or_memory(run_rows, monkeypatch):
     from llmcf_cli.data import ingest as module
 
-    monkeypatch.setattr(module, "MEMORY_LIMIT", "1MB")
+    monkeypatch.setattr(module, "MEMORY_LIMIT", 1_000_000)
     with refused("memory-full", StoreError):
         run_rows([(f"u{n}", f"i{n % 977}", 5.0 - n % 5, n) for n in range(30_000)])
 

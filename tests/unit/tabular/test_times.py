@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.tabular.dates import format_of_dates
 from llmcf_cli.tabular.times import (
     FIRST,
     LAST,
@@ -21,7 +22,6 @@ from llmcf_cli.tabular.times import (
     TimeFormat,
     as_position,
     count_reading,
-    format_of_dates,
     format_problem,
     shown_time,
     with_times,
