@@ -5,7 +5,7 @@ Legend: N requests, B batch, L history, T text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from llmcf_cli.rec.bundle.signature import check_signer
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
-from llmcf_cli.serve.lists import Choice, best_items
+from llmcf_cli.serve.lists import UserLists, Wanted, best_items
 from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests, to_users
 
 NOW = np.iinfo(np.int64).max
@@ -223,9 +223,27 @@ class Scorer:
             DataError: k is below 1, fewer items are left, nothing is known that a user did, an id of `allow` or `deny`
                 is unknown, or a value cannot be read.
         """
-        model, asked = self.model, to_users(requests, self.form)
-        own = pa.table({"user_id": asked["user_id"], "history": _history(asked, model.resources.catalog)})
-        return best_items(model, self._encode_users(model, asked), own, k, Choice(allow, deny, filter_seen))
+        asked = to_users(requests, self.form)
+        return self.user_lists(asked, [Wanted.of(k, allow, deny, filter_seen)] * asked.num_rows).to_arrow()
+
+    def user_lists(self, asked: pa.Table, wanted: Sequence[Wanted], step: Step = _unmeasured) -> UserLists:
+        """The lists of users, each as it is wanted; see `recommend`.
+
+        Args:
+            asked: Users, as `to_users` gives them.
+            wanted: What each user's list is to hold.
+            step: Context in which each of the steps `encode` and `model` runs, e.g. to time it.
+        """
+        model = self.model
+        with step("encode"):
+            users, own = self._encode_users(model, asked), _history(asked, model.resources.catalog)
+        with step("model"):
+            return best_items(model, users, asked, own, wanted)
+
+    @property
+    def makes_lists(self) -> bool:
+        """Whether `recommend` answers."""
+        return self.task.config.form == "user"
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
