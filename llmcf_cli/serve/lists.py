@@ -88,7 +88,9 @@ class UserLists:
                          "item_id": self.item_ids, "score": self.score_M})  # fmt: skip
 
 
-def best_items(model: Recommender, users: Samples, asked: pa.Table, own: pa.Array, wanted: Sequence[Wanted]) -> UserLists:
+def best_items(
+    model: Recommender, users: Samples, asked: pa.Table, own: pa.Array, wanted: Sequence[Wanted]
+) -> UserLists:
     """The lists of some users.
 
     Args:
