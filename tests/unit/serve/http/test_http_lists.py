@@ -1,4 +1,4 @@
-"""`POST /v1/recommend` and the page answer what `Scorer.recommend` gives, and refuse the rest with a code and a remedy."""
+"""`/v1/recommend` and the page answer what `Scorer.recommend` gives, and refuse the rest with a code and a remedy."""
 
 from __future__ import annotations
 
