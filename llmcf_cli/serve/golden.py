@@ -28,18 +28,19 @@ def replay(scorer: Scorer, golden: Golden) -> int:
     asked = [{"user_id": one.user_id, "candidates": list(one.candidates),
               "history": None if one.history is None else list(one.history)} for one in golden.requests]  # fmt: skip
     expected_N = np.concatenate([one.scores for one in golden.requests])
-    found = scorer.score_lists(to_lists(asked, scorer.form))
-    _compare(found.score_N, expected_N)
+    _compare(scorer.score_lists(to_lists(asked, scorer.form)).score_N, expected_N)
     if scorer.makes_lists:
-        _replay_lists(scorer, [one for one, events in zip(golden.requests, found.event_n, strict=True) if events])
+        _replay_lists(scorer, [one for one in golden.requests if one.history])
+    if scorer.finder is not None and scorer.finder.other.golden is not None:
+        replay(scorer.finder.other, scorer.finder.other.golden)
     return len(golden.requests)
 
 
 def _replay_lists(scorer: Scorer, requests: Sequence[GoldenRequest]) -> None:
     """Search the catalogue for the candidates of golden requests: it must give the scores that these have."""
     scores = [dict(zip(one.candidates, one.scores, strict=True)) for one in requests]  # a candidate may stand twice
-    users = to_users([{"user_id": one.user_id, "history": None if one.history is None else list(one.history)}
-                      for one in requests], scorer.form)  # fmt: skip
+    users = to_users([{"user_id": one.user_id, "history": list(one.history or ())} for one in requests],
+                     scorer.form)  # fmt: skip
     found = scorer.user_lists(users, [Wanted.of(len(of), list(of), (), filter_seen=False) for of in scores])
     pairs = zip(found.list_M.tolist(), found.item_ids.to_pylist(), strict=True)
     _compare(found.score_M, np.array([scores[number][item] for number, item in pairs]))

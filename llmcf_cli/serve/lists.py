@@ -6,7 +6,7 @@ Legend: N users, B block of them, K items of the longest list, I items, S items 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,14 @@ class Wanted:
         allow: Ids of the only items to choose from, string; None: all.
         deny: Ids of items to leave out, string.
         filter_seen: Whether items that the user took are left out.
+        least: Items that are enough where there are no more.
     """
 
     k: int
     allow: pa.Array | None
     deny: pa.Array
     filter_seen: bool
+    least: int
 
     @classmethod
     def of(cls, k: int, allow: Collection[Any] | None, deny: Collection[Any], filter_seen: bool) -> Wanted:
@@ -50,7 +52,11 @@ class Wanted:
         if k < 1:
             raise DataError(f"a list of {k} items", code="request-value", where="k", hint="ask for at least 1")
         only = None if allow is None else to_ids(list(allow), "allow")
-        return cls(k, only, to_ids(list(deny), "deny"), filter_seen)
+        return cls(k, only, to_ids(list(deny), "deny"), filter_seen, k)
+
+    def widened(self, candidates: int) -> Wanted:
+        """A list of that many items, of fewer where there are no more; of no fewer than this one."""
+        return replace(self, k=max(self.k, candidates))
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,16 @@ class UserLists:
     def size_N(self) -> NDArray[np.int64]:
         """Items of each list."""
         return np.bincount(self.list_M, minlength=len(self.user_ids))
+
+    def in_order(self, score_M: NDArray[np.float32], k_N: NDArray[np.int64]) -> UserLists:
+        """The first k of each list by other scores; equals stay in the order that they have."""
+        order_M = np.lexsort((-score_M, self.list_M))
+        list_M = self.list_M[order_M]
+        size_N = self.size_N
+        place_M = np.arange(len(list_M)) - (np.cumsum(size_N) - size_N)[list_M]
+        kept_m = order_M[place_M < k_N[list_M]]
+        return replace(self, list_M=self.list_M[kept_m], item_ids=self.item_ids.take(pa.array(kept_m)),
+                       score_M=score_M[kept_m])  # fmt: skip
 
     def to_arrow(self) -> pa.Table:
         """Columns user_id, rank (int64, from 1), item_id and score (float32), list by list."""
@@ -117,9 +133,9 @@ def best_items(
         with torch.inference_mode():
             found = model.listed(to_batch(part, model.device), widest, left_out)
         row_NK[block], score_NK[block] = (tensor.cpu().numpy() for tensor in found)
+    _refuse(users, asked, (row_NK > 0).sum(1), np.array([one.least for one in wanted], np.int64))
     k_N = np.array([one.k for one in wanted], np.int64)
-    _refuse(users, asked, (row_NK > 0).sum(1), k_N)
-    inside_NK = np.arange(widest) < k_N[:, None]
+    inside_NK = (row_NK > 0) & (np.arange(widest) < k_N[:, None])
     list_M = np.repeat(np.arange(len(users)), inside_NK.sum(1))
     return UserLists(
         asked["user_id"].combine_chunks(), users.user_row_N > 0, (users.history_row_NL > 0).sum(1),

@@ -11,12 +11,12 @@ import numpy as np
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.rec.input.examples import EXAMPLES
+from llmcf_cli.serve.answers import Explained, Scores
 from llmcf_cli.serve.http.bodies import RecommendBody, ScoreBody
 from llmcf_cli.serve.http.bundles import Bundles, Loaded
 from llmcf_cli.serve.http.metrics import Metrics
 from llmcf_cli.serve.lists import Wanted
 from llmcf_cli.serve.requests import Lists, to_lists, to_users
-from llmcf_cli.serve.scorer import Explained, Scores
 
 Answer = dict[str, Any]
 Body: TypeAlias = ScoreBody | RecommendBody

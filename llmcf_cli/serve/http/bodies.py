@@ -130,7 +130,7 @@ class Listed(BaseModel):
     item_id: str
     """The item."""
     score: float
-    """Larger is better; scores of different users, or bundles, do not compare."""
+    """The raw output of the model that orders the list: the larger, the better."""
 
 
 class ListResult(BaseModel):
@@ -182,6 +182,10 @@ class Info(BaseModel):
     """Requests that the bundle was asked before it served, and answered as when it was made."""
     lists: bool
     """Whether it answers `POST /v1/recommend`."""
+    finder: str | None
+    """Backbone that finds the candidates of lists, of a cascade; null: no other than `backbone`."""
+    candidates: int
+    """Items that it finds for a list; 0 where it finds none."""
     reasoning: bool
     """Whether explanations come with what the language model wrote about the examples."""
     keeps_histories: bool

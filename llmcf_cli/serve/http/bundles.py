@@ -90,14 +90,15 @@ class Bundles:
         now, before = self.current, self.previous
         model, recipe = now.scorer.model, now.scorer.recipe
         resources = model.resources
-        bank = resources.get(EXAMPLES)
+        bank, finder = resources.get(EXAMPLES), now.scorer.finder
         return Info(
             bundle=now.digest, previous=before.digest if before else None, recipe=str(recipe.get("name", "")),
             task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
             augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
             items=len(resources.catalog.items.ids), examples=len(bank) if bank else 0,
             k=now.scorer.examples_of_a_score, golden=len(now.scorer.golden.requests) if now.scorer.golden else 0,
-            lists=now.scorer.makes_lists, reasoning=now.scorer.reasoning_E is not None,
+            lists=now.scorer.makes_lists, finder=finder.other.model.configs.backbone.type if finder else None,
+            candidates=finder.candidates if finder else 0, reasoning=now.scorer.reasoning_E is not None,
             keeps_histories=resources.histories is not None,
             llmcf=__version__,
         )  # fmt: skip

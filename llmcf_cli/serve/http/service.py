@@ -78,7 +78,8 @@ class Service:
             more = ", one more per example" if body.explain else ""
             return rows, f"{rows:,} pairs of user and candidate{more}", "send fewer candidates at once"
         items = len(scorer.model.resources.catalog.items.ids)
-        chosen = sum(one.k + len(one.allow or ()) + len(one.deny) for one in body.requests)
+        least = scorer.finder.candidates if scorer.finder else 0
+        chosen = sum(max(one.k, least) + len(one.allow or ()) + len(one.deny) for one in body.requests)
         rows = len(body.requests) * (1 + items // ITEMS_OF_A_ROW) + chosen
         what = f"lists of {items:,} items for {len(body.requests):,} users count for {rows:,} pairs of user and item"
         return rows, what, "ask for fewer users at once, and for fewer items"
