@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends to a server, the answer is no fault of the server, and the next client gets its scores or list.
+"""Whatever bytes a client sends, the answer is no fault of the server, and the next client gets its scores or list.
 
 LLMCF_FUZZ: how many requests (`make fuzz`: 10,000).
 """

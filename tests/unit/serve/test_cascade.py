@@ -139,7 +139,7 @@ def test_bundles_that_do_not_fit_together_are_refused(parts, tmp_path):
     shorter = resources.__class__(resources.spec, resources.vocab, catalog)
     with refused("cascade-unfit", ModelError, names="i\\d\\d"):
         raise join((finds, ranking_bundle(tmp_path / "fewer", shorter)), tmp_path / "out").exception
-    for number, other in enumerate(({"clock": "per_user"}, {"times": TimeFormat(unit="s")})):
+    for number, other in enumerate(({"clock": "per_user"}, {"times": TimeFormat("%d.%m.%Y")})):
         with refused("cascade-unfit", ModelError):
             wrong = ranking_bundle(tmp_path / f"other{number}", resources, **other)
             raise join((finds, wrong), tmp_path / "out").exception
@@ -169,6 +169,10 @@ def test_a_changed_cascade_is_refused(parts, made, tmp_path):
         save_bundle(folder / "rank", RecModel(resources, DeepFMConfig(), NoneConfig(), seed=5), task=RankingConfig(),
                     recipe={}, clock="global")  # fmt: skip
 
+    def nested(folder):
+        shutil.rmtree(folder / "rank")
+        shutil.copytree(made, folder / "rank")
+
     def link(folder):
         shutil.rmtree(folder / "rank")
         (folder / "rank").symlink_to(parts[1])
@@ -176,9 +180,10 @@ def test_a_changed_cascade_is_refused(parts, made, tmp_path):
     for name, change, code in (
         ("another", another, "bundle-changed"), ("link", link, "bundle-link"),
         ("gone", lambda folder: shutil.rmtree(folder / "retrieve"), "bundle-missing"),
-        ("many", manifest(candidates=10**9), "bundle-malformed"), ("later", manifest(format="cascade 2"), "bundle-malformed"),
+        ("many", manifest(candidates=10**9), "bundle-malformed"),
+        ("later", manifest(format="cascade 2"), "bundle-malformed"),
         ("digest", manifest(rank="x"), "bundle-malformed"), ("more", manifest(more=1), "bundle-malformed"),
-        ("nested", lambda folder: (shutil.rmtree(folder / "rank"), shutil.copytree(made, folder / "rank")), "bundle-format"),
+        ("nested", nested, "bundle-format"),
     ):  # fmt: skip
         with refused(code, StoreError):
             Scorer.load(changed(name, change))
