@@ -12,11 +12,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.plugin import registry
+from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.input.dataset import TaskData, load_task_data
 from llmcf_cli.rec.retrieval.config import RetrievalConfig
+from llmcf_cli.rec.retrieval.model import RetrievalModel
 from llmcf_cli.rec.retrieval.task import Retrieval
 from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.store.open import open_lance
@@ -96,3 +99,14 @@ def _write_texts(database: Path, folder: Path) -> None:
 def default(kind: str, name: str, **settings: Any) -> Any:
     """Settings of a component."""
     return registry().get(kind, name).config()(**settings)
+
+
+def save(
+    folder: Path, resources: Any, backbone: str = "sasrec", augment: str = "text_tower", task: Any = None
+) -> Path:  # fmt: skip
+    """A bundle of a model that was not trained, its weights far from each other."""
+    model = RetrievalModel(resources, default("backbone", backbone), default("augmenter", augment), seed=1)
+    for parameter in model.parameters():
+        parameter.data += 0.2 * torch.arange(parameter.numel()).sin().view_as(parameter)
+    save_bundle(folder, model, task=task or RetrievalConfig(), recipe={"name": "shop"}, clock="global")
+    return folder

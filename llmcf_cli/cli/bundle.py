@@ -1,4 +1,4 @@
-"""`llmcf bundle`: who made a bundle, and whether it is what they made."""
+"""`llmcf bundle`: who made a bundle, whether it is what they made, and two bundles as one."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def sign(
     key: Annotated[Path, typer.Option("--key", metavar="FILE", help="An Ed25519 private key, e.g. ~/.ssh/id_ed25519.")],
 ) -> None:
     """Sign a bundle with an SSH key."""
-    from llmcf_cli.rec.bundle.bundle import MANIFEST, load_bundle
+    from llmcf_cli.rec.bundle.bundle import MANIFEST
     from llmcf_cli.rec.bundle.signature import sign as sign_bundle
+    from llmcf_cli.serve.scorer import Scorer
 
-    load_bundle(bundle)  # nobody vouches for what is broken
+    Scorer.load(bundle)  # nobody vouches for what is broken
     made = sign_bundle(bundle, MANIFEST, key.expanduser(), lambda: typer.prompt(f"password of {key}", hide_input=True))
     typer.echo(f"signed by {made}: {bundle}")
 
@@ -33,13 +34,35 @@ def sign(
 @app.command()
 def verify(bundle: BundleArgument, signers: SignersOption = None) -> None:
     """Check a bundle's files and signature, and say who signed it."""
-    from llmcf_cli.rec.bundle.bundle import MANIFEST, load_bundle
+    from llmcf_cli.rec.bundle.bundle import MANIFEST
     from llmcf_cli.rec.bundle.signature import check_signer, fingerprint, signer
+    from llmcf_cli.serve.scorer import Scorer
 
     if signers is not None:
         who = f"signed by {check_signer(bundle, MANIFEST, signers)}"
     else:
         found = signer(bundle, MANIFEST)
         who = "not signed" if found is None else f"signed by {fingerprint(found)}, unknown to you without --signers"
-    load_bundle(bundle)
+    Scorer.load(bundle)
     typer.echo(f"ok: {bundle}, {who}")
+
+
+@app.command()
+def cascade(
+    retrieval: Annotated[Path, typer.Argument(metavar="RETRIEVAL", help="A bundle of the task retrieval: it finds.")],
+    ranking: Annotated[Path, typer.Argument(metavar="RANKING", help="One of the task ranking: it puts in order.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to make.")],
+    candidates: Annotated[
+        int, typer.Option("--candidates", min=1, max=20_000, help="Items that are found for each list.")
+    ] = 200,
+) -> None:
+    """Make one bundle of two, whose lists are what the first finds, in the order of the second."""
+    from llmcf_cli.rec.bundle.cascade import CascadeManifest, write_cascade
+    from llmcf_cli.serve.scorer import Scorer
+
+    finds, ranks = Scorer.load(retrieval), Scorer.load(ranking)
+    ranks.put_behind(finds, candidates)
+    write_cascade(
+        out, retrieval, ranking, CascadeManifest(candidates=candidates, retrieve=finds.digest, rank=ranks.digest)
+    )
+    typer.echo(f"ok: {out}, {candidates:,} candidates")

@@ -244,6 +244,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lists-unsupported": "The bundle's model scores given items and makes no lists of the catalogue.",
         "list-too-short": "Fewer items are left than a list is to have.",
         "history-missing": "Nothing is known that a user did.",
+        "cascade-unfit": "The two bundles of a cascade do not fit together.",
         "bundle-not-empty": "The folder for a bundle holds something already.",
         "bundle-missing": "The folder is no bundle.",
         "bundle-format": "A bundle of another format.",

@@ -121,7 +121,8 @@ class Recommender(nn.Module, ABC):
         """
         raise ModelError(
             "the model scores given items; it does not search the catalogue",
-            code="lists-unsupported", where="recommend", hint="use llmcf score, or a bundle of the task `retrieval`",
+            code="lists-unsupported", where="recommend",
+            hint="name the items: llmcf score, or POST /v1/score; or use a bundle of the task `retrieval`",
         )  # fmt: skip
 
     @abstractmethod

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import ModelError
-from llmcf_cli.rec.bundle.golden import Golden
-from llmcf_cli.serve.requests import to_lists
+from llmcf_cli.rec.bundle.golden import Golden, GoldenRequest
+from llmcf_cli.serve.lists import Wanted
+from llmcf_cli.serve.requests import to_lists, to_users
 from llmcf_cli.serve.scorer import Scorer
 
 TOLERANCE = 1e-3
@@ -14,7 +18,7 @@ TOLERANCE = 1e-3
 
 
 def replay(scorer: Scorer, golden: Golden) -> int:
-    """Ask golden requests again; how many there are.
+    """Ask golden requests again, of a bundle that makes lists in the search, too; how many there are.
 
     Raises:
         ModelError: Some answer differs.
@@ -24,8 +28,26 @@ def replay(scorer: Scorer, golden: Golden) -> int:
     asked = [{"user_id": one.user_id, "candidates": list(one.candidates),
               "history": None if one.history is None else list(one.history)} for one in golden.requests]  # fmt: skip
     expected_N = np.concatenate([one.scores for one in golden.requests])
-    found_N = scorer.score_lists(to_lists(asked, scorer.form)).score_N.astype(np.float64)
-    off_N = ~(np.abs(found_N - expected_N) <= TOLERANCE * (1 + np.abs(expected_N)))  # NaN is off
+    _compare(scorer.score_lists(to_lists(asked, scorer.form)).score_N, expected_N)
+    if scorer.makes_lists:
+        _replay_lists(scorer, [one for one in golden.requests if one.history])
+    if scorer.finder is not None and scorer.finder.other.golden is not None:
+        replay(scorer.finder.other, scorer.finder.other.golden)
+    return len(golden.requests)
+
+
+def _replay_lists(scorer: Scorer, requests: Sequence[GoldenRequest]) -> None:
+    """Search the catalogue for the candidates of golden requests: it must give the scores that these have."""
+    scores = [dict(zip(one.candidates, one.scores, strict=True)) for one in requests]  # a candidate may stand twice
+    users = to_users([{"user_id": one.user_id, "history": list(one.history or ())} for one in requests],
+                     scorer.form)  # fmt: skip
+    found = scorer.user_lists(users, [Wanted.of(len(of), list(of), (), filter_seen=False) for of in scores])
+    pairs = zip(found.list_M.tolist(), found.item_ids.to_pylist(), strict=True)
+    _compare(found.score_M, np.array([scores[number][item] for number, item in pairs]))
+
+
+def _compare(found_N: NDArray[np.float32], expected_N: NDArray[np.float64]) -> None:
+    off_N = ~(np.abs(found_N.astype(np.float64) - expected_N) <= TOLERANCE * (1 + np.abs(expected_N)))  # NaN is off
     if off_N.any():
         most = np.abs(found_N - expected_N)[off_N].max()
         raise ModelError(
@@ -33,4 +55,3 @@ def replay(scorer: Scorer, golden: Golden) -> int:
             code="golden-differs", where="golden.json",
             hint="serve it with the version of llmcf and of its plugins that made it, or train again: llmcf train-rec",
         )  # fmt: skip
-    return len(golden.requests)

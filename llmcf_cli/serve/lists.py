@@ -1,12 +1,12 @@
 """Users → the items of the whole catalogue that suit them best.
 
-Legend: N users, B block of them, K items of a list, I items, S items to leave out.
+Legend: N users, B block of them, K items of the longest list, I items, S items to leave out, M items of all lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,68 +19,146 @@ from llmcf_cli.features.batch import EntityTable, Samples, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.input.events import EVENTS
 from llmcf_cli.rec.recommender import Recommender
+from llmcf_cli.serve.requests import to_ids
 
-SCORES_AT_ONCE = 1 << 24
+SCORES_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a list may hold.
+class Wanted:
+    """What a list is to hold.
 
     Attributes:
-        allow: Ids of the only items to choose from; None: all.
-        deny: Ids of items to leave out.
+        k: Items of it.
+        allow: Ids of the only items to choose from, string; None: all.
+        deny: Ids of items to leave out, string.
         filter_seen: Whether items that the user took are left out.
+        least: Items that are enough where there are no more.
     """
 
-    allow: Collection[str] | None = None
-    deny: Collection[str] = ()
-    filter_seen: bool = True
+    k: int
+    allow: pa.Array | None
+    deny: pa.Array
+    filter_seen: bool
+    least: int
+
+    @classmethod
+    def of(cls, k: int, allow: Collection[Any] | None, deny: Collection[Any], filter_seen: bool) -> Wanted:
+        """With ids as users write them.
+
+        Raises:
+            DataError: k is below 1, or an id is none.
+        """
+        if k < 1:
+            raise DataError(f"a list of {k} items", code="request-value", where="k", hint="ask for at least 1")
+        only = None if allow is None else to_ids(list(allow), "allow")
+        return cls(k, only, to_ids(list(deny), "deny"), filter_seen, k)
+
+    def widened(self, candidates: int) -> Wanted:
+        """A list of that many items, of fewer where there are no more; of no fewer than this one."""
+        return replace(self, k=max(self.k, candidates))
 
 
-def best_items(model: Recommender, users: Samples, asked: pa.Table, k: int, choice: Choice) -> pa.Table:
-    """See `Scorer.recommend`.
+@dataclass(frozen=True)
+class UserLists:
+    """Lists of items, best first; M items of all lists together.
+
+    Attributes:
+        user_ids: string [N].
+        user_known_N: bool, whether training saw the user.
+        event_N: int64, events of history that the model read: given, or kept in the bundle.
+        lacking_N: int64, events of the given history that the catalogue lacks.
+        list_M: int64, which list each item is of.
+        item_ids: string [M].
+        score_M: float32.
+    """
+
+    user_ids: pa.Array
+    user_known_N: NDArray[np.bool_]
+    event_N: NDArray[np.int64]
+    lacking_N: NDArray[np.int64]
+    list_M: NDArray[np.int64]
+    item_ids: pa.Array
+    score_M: NDArray[np.float32]
+
+    @property
+    def size_N(self) -> NDArray[np.int64]:
+        """Items of each list."""
+        return np.bincount(self.list_M, minlength=len(self.user_ids))
+
+    def in_order(self, score_M: NDArray[np.float32], k_N: NDArray[np.int64]) -> UserLists:
+        """The first k of each list by other scores; equals stay in the order that they have."""
+        order_M = np.lexsort((-score_M, self.list_M))
+        list_M = self.list_M[order_M]
+        size_N = self.size_N
+        place_M = np.arange(len(list_M)) - (np.cumsum(size_N) - size_N)[list_M]
+        kept_m = order_M[place_M < k_N[list_M]]
+        return replace(self, list_M=self.list_M[kept_m], item_ids=self.item_ids.take(pa.array(kept_m)),
+                       score_M=score_M[kept_m])  # fmt: skip
+
+    def to_arrow(self) -> pa.Table:
+        """Columns user_id, rank (int64, from 1), item_id and score (float32), list by list."""
+        size_N = self.size_N
+        rank_M = np.arange(1, len(self.list_M) + 1) - np.repeat(np.cumsum(size_N) - size_N, size_N)
+        return pa.table({"user_id": self.user_ids.take(pa.array(self.list_M)), "rank": rank_M,
+                         "item_id": self.item_ids, "score": self.score_M})  # fmt: skip
+
+
+def best_items(
+    model: Recommender, users: Samples, asked: pa.Table, own: pa.Array, wanted: Sequence[Wanted]
+) -> UserLists:
+    """The lists of some users.
 
     Args:
         model: Makes the lists.
         users: Each request's user, history and time.
-        asked: `user_id` of each request, and `history`: rows of all its items, whatever of them the model reads.
-        k: K.
-        choice: What a list may hold.
+        asked: What they were made of: `user_id`, `history`.
+        own: Item rows of each request's history that the catalogue has, whatever of them the model reads.
+        wanted: What each list is to hold.
+
+    Raises:
+        ModelError: The model makes no lists.
+        DataError: Nothing is known that a user did, fewer items are left than a list is to hold, or an id of `allow` or
+            `deny` is unknown.
     """
-    if k < 1:
-        raise DataError(f"a list of {k} items", code="request-value", where="k", hint="ask for at least 1")
     items = model.resources.catalog.items
-    banned_I = _banned(items, choice)
-    row_NK, score_NK = np.zeros((len(users), k), np.int64), np.zeros((len(users), k), np.float32)
-    size = max(SCORES_AT_ONCE // len(banned_I), 1)
+    banned = {number: _banned(items, one) for number, one in {id(one): one for one in wanted}.items()}
+    widest = min(max((one.k for one in wanted), default=1), len(items.ids))
+    row_NK, score_NK = np.zeros((len(users), widest), np.int64), np.zeros((len(users), widest), np.float32)
+    size = max(SCORES_AT_ONCE // (len(items.ids) + 1), 1)
     for start in range(0, len(users), size):
         block = slice(start, min(start + size, len(users)))
-        part, own = users.take(block), asked["history"].slice(start, size).combine_chunks()
-        left_out = _left_out(model, part, own, banned_I, choice.filter_seen)
+        part = users.take(block)
+        left_out = _left_out(model, part, own[block], [(banned[id(one)], one.filter_seen) for one in wanted[block]])
         with torch.inference_mode():
-            found = model.listed(to_batch(part, model.device), k, left_out)
+            found = model.listed(to_batch(part, model.device), widest, left_out)
         row_NK[block], score_NK[block] = (tensor.cpu().numpy() for tensor in found)
-    _refuse(users, asked, row_NK, k)
-    return pa.table({
-        "user_id": asked["user_id"].combine_chunks().take(pa.array(np.repeat(np.arange(len(users)), k))),
-        "rank": np.tile(np.arange(1, k + 1), len(users)),
-        "item_id": items.ids.take(pa.array(row_NK.ravel() - 1)), "score": score_NK.ravel(),
-    })  # fmt: skip
+    _refuse(users, asked, (row_NK > 0).sum(1), np.array([one.least for one in wanted], np.int64))
+    k_N = np.array([one.k for one in wanted], np.int64)
+    inside_NK = (row_NK > 0) & (np.arange(widest) < k_N[:, None])
+    list_M = np.repeat(np.arange(len(users)), inside_NK.sum(1))
+    return UserLists(
+        asked["user_id"].combine_chunks(), users.user_row_N > 0, (users.history_row_NL > 0).sum(1),
+        _lengths(asked["history"].combine_chunks()) - _lengths(own), list_M,
+        items.ids.take(pa.array(row_NK[inside_NK] - 1)), score_NK[inside_NK],
+    )  # fmt: skip
 
 
-def _banned(items: EntityTable, choice: Choice) -> NDArray[np.bool_]:
-    """Which item rows are in nobody's list, bool [I + 1]."""
+def _lengths(lists: pa.Array) -> NDArray[np.int64]:
+    return np.asarray(list_parts(lists)[1], np.int64)
+
+
+def _banned(items: EntityTable, wanted: Wanted) -> NDArray[np.int64]:
+    """Item rows that may not be in a list, whoever's it is."""
     banned_I = np.zeros(len(items.ids) + 1, bool)
-    if choice.allow is not None:
+    if wanted.allow is not None:
         banned_I[:] = True
-        banned_I[_rows(items, choice.allow, "allow")] = False
-    banned_I[_rows(items, choice.deny, "deny")] = True
-    return banned_I
+        banned_I[_rows(items, wanted.allow, "allow")] = False
+    banned_I[_rows(items, wanted.deny, "deny")] = True
+    return np.flatnonzero(banned_I)
 
 
-def _rows(items: EntityTable, ids: Collection[str], where: str) -> NDArray[np.int32]:
-    given = pa.array(list(ids), pa.string())
+def _rows(items: EntityTable, given: pa.Array, where: str) -> NDArray[np.int32]:
     rows = items.rows(given)
     if (unknown_n := rows == 0).any():
         first, others = given.filter(pa.array(unknown_n))[0].as_py(), int(unknown_n.sum()) - 1
@@ -90,22 +168,25 @@ def _rows(items: EntityTable, ids: Collection[str], where: str) -> NDArray[np.in
 
 
 def _left_out(
-    model: Recommender, users: Samples, own: pa.Array, banned_I: NDArray[np.bool_], filter_seen: bool
+    model: Recommender, users: Samples, own: pa.Array, choices: Sequence[tuple[NDArray[np.int64], bool]]
 ) -> tuple[Any, Any]:  # fmt: skip
-    """Whose each item to leave out is, int64 [S], and its row."""
-    banned = np.flatnonzero(banned_I)
-    owners, rows = [np.repeat(np.arange(len(users)), len(banned))], [np.tile(banned, len(users))]
-    if filter_seen:
+    """Whose each item to leave out is, int64 [S], and its row; of choices: banned rows, and whether seen ones are."""
+    owners = [np.repeat(np.arange(len(users)), [len(banned) for banned, _ in choices])]
+    rows = [banned for banned, _ in choices]
+    filters_B = np.array([filter_seen for _, filter_seen in choices], bool)
+    if filters_B.any():
         values, length_B = list_parts(own)
-        owners.append(np.repeat(np.arange(len(users)), length_B))
-        rows.append(values.to_numpy(zero_copy_only=False).astype(np.int64))
+        seen = [(np.repeat(np.arange(len(users)), length_B), values.to_numpy(zero_copy_only=False).astype(np.int64))]
         if (events := model.resources.get(EVENTS)) is not None:
-            for kept, part in zip((owners, rows), events.seen(users.user_row_N, users.time_N), strict=True):
-                kept.append(part)
+            seen.append(events.seen(users.user_row_N, users.time_N))
+        for owner_s, row_s in seen:
+            kept_s = filters_B[owner_s]
+            owners.append(owner_s[kept_s])
+            rows.append(row_s[kept_s])
     return np.concatenate(owners), np.concatenate(rows)
 
 
-def _refuse(users: Samples, asked: pa.Table, row_NK: NDArray[np.int64], k: int) -> None:
+def _refuse(users: Samples, asked: pa.Table, left_N: NDArray[np.int64], k_N: NDArray[np.int64]) -> None:
     """Users without any event, and lists that would be too short."""
     nothing_n = np.flatnonzero(~(users.history_row_NL > 0).any(1))
     if len(nothing_n):
@@ -117,9 +198,9 @@ def _refuse(users: Samples, asked: pa.Table, row_NK: NDArray[np.int64], k: int) 
             f"user {user!r} {known}, and the request brings no item of the catalogue as its history",
             code="history-missing", where="recommend", hint="give the items that the user took, oldest first: history",
         )  # fmt: skip
-    short_n = np.flatnonzero(row_NK[:, -1] == 0)
+    short_n = np.flatnonzero(left_N < k_N)
     if len(short_n):
-        user, left = asked["user_id"][int(short_n[0])].as_py(), int((row_NK[short_n[0]] > 0).sum())
+        user, left, k = asked["user_id"][int(short_n[0])].as_py(), int(left_N[short_n[0]]), int(k_N[short_n[0]])
         raise DataError(
             f"{left:,} items are left for user {user!r}, fewer than the {k:,} asked for", code="list-too-short",
             where="recommend", hint=f"ask for at most {left:,}, or allow more items" if left else "allow more items",

@@ -191,16 +191,29 @@ def to_lists(rows: Sequence[Mapping[str, Any]], form: RequestForm) -> Lists:
     heads = [{"user_id": row["user_id"], "item_id": None, "history": row.get("history"), "time": row.get("time")}
              for row in rows]  # fmt: skip
     users = _requests(heads, form)
-    given = [item for row in rows for item in row["candidates"]]
-    item_ids = plain_ids(given)
-    if item_ids is None:
-        item_ids = converted([{"user_id": None, "item_id": item} for item in given], RequestForm())["item_id"]
-        item_ids = item_ids.combine_chunks()
-    if item_ids.null_count:
-        raise DataError(f"{item_ids.null_count:,} candidates have no id", code="request-value", where="candidates",
-                        hint="an id is a text or a whole number")  # fmt: skip
+    item_ids = to_ids([item for row in rows for item in row["candidates"]], "candidates")
     list_N = np.repeat(np.arange(len(rows)), [len(row["candidates"]) for row in rows])
     return Lists(users, item_ids, list_N)
+
+
+def to_ids(values: Sequence[Any], where: str) -> pa.Array:
+    """Ids from memory as ingest has them, string [n].
+
+    Args:
+        values: As users write them.
+        where: What they are, to be named.
+
+    Raises:
+        DataError: One is none.
+    """
+    ids = plain_ids(values)
+    if ids is None:
+        ids = converted([{"user_id": None, "item_id": item} for item in values], RequestForm())["item_id"]
+        ids = ids.combine_chunks()
+    if ids.null_count:
+        raise DataError(f"{ids.null_count:,} {where} have no id", code="request-value", where=where,
+                        hint="an id is a text or a whole number")  # fmt: skip
+    return ids
 
 
 _OWN = threading.local()

@@ -5,7 +5,7 @@ Legend: N requests, B batch, L history, T text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
+from llmcf_cli.rec.bundle.cascade import read_cascade
 from llmcf_cli.rec.bundle.signature import check_signer
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
-from llmcf_cli.serve.lists import Choice, best_items
+from llmcf_cli.serve.answers import Added, Explained, KeptHistories, Scores, Unknown
+from llmcf_cli.serve.cascade import check_catalogues
+from llmcf_cli.serve.lists import UserLists, Wanted, best_items
 from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests, to_users
 
 NOW = np.iinfo(np.int64).max
@@ -43,79 +46,16 @@ def _unmeasured(name: str) -> AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Unknown:
-    """What a bundle does not know of some requests.
+class Finder:
+    """What finds the candidates of a cascade.
 
     Attributes:
-        ids: Different ids.
-        requests: Requests with such an id.
-        examples: A few of the ids, in the order of the requests.
-        missing: Requests that name nobody.
+        other: Searches the catalogue.
+        candidates: How many it finds for a list; for a longer one, as many as that has.
     """
 
-    ids: int
-    requests: int
-    examples: tuple[str, ...] = ()
-    missing: int = 0
-
-
-@dataclass(frozen=True)
-class Added:
-    """Items that a scorer knows from now on.
-
-    Attributes:
-        items: How many.
-        without_text: Those without a text vector, which a model that reads texts scores as items without a text; 0 if
-            the model reads none.
-    """
-
-    items: int
-    without_text: int
-
-
-@dataclass(frozen=True)
-class KeptHistories:
-    """Requests that bring no history.
-
-    Attributes:
-        requests: How many there are.
-        kept: Those that are scored by events which the bundle keeps; the others are scored without any.
-    """
-
-    requests: int
-    kept: int
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the model gives for users' lists of candidates.
-
-    Attributes:
-        score_N: float32, of each candidate.
-        item_known_N: bool, whether the catalogue has it.
-        user_known_n: bool, whether training saw the user of each list.
-        event_n: int64, events of history that were read for each list: given, or kept in the bundle.
-    """
-
-    score_N: NDArray[np.float32]
-    item_known_N: NDArray[np.bool_]
-    user_known_n: NDArray[np.bool_]
-    event_n: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Explained(Scores):
-    """Scores with their examples.
-
-    Attributes:
-        example_NK: int32 positions in the bundle's examples, best first; -1 where there are fewer than K.
-        likeness_NK: float32, each example's score in the search.
-        moved_NK: float32, by how much `score_N` falls when the example is taken away.
-    """
-
-    example_NK: NDArray[np.int32]
-    likeness_NK: NDArray[np.float32]
-    moved_NK: NDArray[np.float32]
+    other: Scorer
+    candidates: int
 
 
 class Scorer:
@@ -123,6 +63,8 @@ class Scorer:
 
     Safe to share between threads: `add_items` makes another model, of the same weights, and puts it in the place of
     `model` at once. A call that runs meanwhile ends with the items that it began with.
+
+    That of a cascade scores by the model that ranks, and makes lists of what the other model, its `finder`, finds.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -133,22 +75,53 @@ class Scorer:
         self.model.keep()
         self._adding = Lock()
         self._answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()}
+        self.finder: Finder | None = None
 
     @classmethod
     def load(cls, bundle: str | Path, *, signers: Path | None = None) -> Scorer:
         """The scorer of a bundle, which holds everything it needs.
 
         Args:
-            bundle: Its folder.
+            bundle: Its folder, or that of a cascade.
             signers: File of public keys in OpenSSH's form, one of which must have signed the bundle; None: anybody.
 
         Raises:
             StoreError: The folder is no complete bundle, or is not signed by any of them.
             ModelError: Its parts do not fit together.
         """
+        folder = Path(bundle)
         if signers is not None:
-            check_signer(Path(bundle), MANIFEST, signers)
-        return cls(load_bundle(Path(bundle)))
+            check_signer(folder, MANIFEST, signers)
+        parts = read_cascade(folder)
+        if parts is None:
+            return cls(load_bundle(folder))
+        finds, ranks = cls(load_bundle(parts.retrieve)), cls(load_bundle(parts.rank))
+        parts.check(finds.digest, ranks.digest)
+        ranks.put_behind(finds, parts.manifest.candidates)
+        ranks.digest = parts.digest
+        return ranks
+
+    def put_behind(self, other: Scorer, candidates: int) -> None:
+        """Make lists from now on: of the best that another finds in the catalogue, the best by this one.
+
+        Args:
+            other: Finds them.
+            candidates: How many; a longer list takes more.
+
+        Raises:
+            ModelError: It makes no lists, has another catalogue, or times are written in another way.
+        """
+        if not other.makes_lists or self.makes_lists:
+            raise ModelError(
+                f"finds with a bundle of the task {other.task.config.type}, and puts in order with one of "
+                f"{self.task.config.type}", code="cascade-unfit", where="cascade",
+                hint="give a bundle of the task `retrieval` first, and one of `ranking` second",
+            )  # fmt: skip
+        if other.form != self.form:
+            raise ModelError("the two bundles write times in different ways", code="cascade-unfit", where="cascade",
+                             hint="make both from the same `dataset`")  # fmt: skip
+        check_catalogues(*(one.model.resources.catalog.items.ids for one in (other, self)))
+        self.finder = Finder(other, candidates)
 
     @property
     def examples_of_a_score(self) -> int:
@@ -223,9 +196,31 @@ class Scorer:
             DataError: k is below 1, fewer items are left, nothing is known that a user did, an id of `allow` or `deny`
                 is unknown, or a value cannot be read.
         """
-        model, asked = self.model, to_users(requests, self.form)
-        own = pa.table({"user_id": asked["user_id"], "history": _history(asked, model.resources.catalog)})
-        return best_items(model, self._encode_users(model, asked), own, k, Choice(allow, deny, filter_seen))
+        asked = to_users(requests, self.form)
+        return self.user_lists(asked, [Wanted.of(k, allow, deny, filter_seen)] * asked.num_rows).to_arrow()
+
+    def user_lists(self, asked: pa.Table, wanted: Sequence[Wanted], step: Step = _unmeasured) -> UserLists:
+        """The lists of users, each as it is wanted; see `recommend`.
+
+        Args:
+            asked: Users, as `to_users` gives them.
+            wanted: What each user's list is to hold.
+            step: Context in which each of the steps `encode` and `model` runs, e.g. to time it.
+        """
+        if self.finder is not None:
+            found = self.finder.other.user_lists(asked, [one.widened(self.finder.candidates) for one in wanted], step)
+            scores = self.score_lists(Lists(asked, found.item_ids, found.list_M), step)
+            return found.in_order(scores.score_N, np.array([one.k for one in wanted], np.int64))
+        model = self.model
+        with step("encode"):
+            users, own = self._encode_users(model, asked), _history(asked, model.resources.catalog)
+        with step("model"):
+            return best_items(model, users, asked, own, wanted)
+
+    @property
+    def makes_lists(self) -> bool:
+        """Whether `recommend` answers."""
+        return self.finder is not None or self.task.config.form == "user"
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
@@ -292,7 +287,13 @@ class Scorer:
                 if one.holds:
                     held = one.extended(resources.get(name), longer, items, given.get(name))
                     longer = longer.holding(**{name: held})
-            self.model = self.model.with_items(longer)
+            before, self.model = self.model, self.model.with_items(longer)
+            if self.finder is not None:  # after this one, which so knows whatever the other finds
+                try:
+                    self.finder.other.add_items(items, text_nT)
+                except Exception:
+                    self.model = before
+                    raise
             texts = longer.get("text") if "text" in self.inputs else None
             added_nT = None if texts is None else texts[-len(added.ids) :]
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))

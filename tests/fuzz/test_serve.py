@@ -1,4 +1,4 @@
-"""Whatever bytes a client sends to a server, the answer is no fault of the server, and the next client gets its scores.
+"""Whatever bytes a client sends, the answer is no fault of the server, and the next client gets its scores or list.
 
 LLMCF_FUZZ: how many requests (`make fuzz`: 10,000).
 """
@@ -10,6 +10,7 @@ import os
 import random
 
 import pytest
+import retrieval_world
 from rec_world import SERVED
 from serving import PATIENT, serving
 
@@ -24,7 +25,10 @@ ODD = [
     "x" * 3000, "nan", "NULL", "1e5", "007", "2024-01-01", "9999999999999", "0000-00-00", "\x1b[2J", [], [[]], {},
     {"a": 1}, [None], ["i1"] * 200, "[]", '["i1"]', float("nan"), float("inf"), "i1", "u1",
 ]  # fmt: skip
-PATHS = ["/v1/score"] * 12 + ["/", "/info", "/ready", "/admin/rollback", "/v1/none", "/docs", "/openapi.json"]
+LIST = {"requests": [{"user_id": "u1", "history": ["i03"], "time": "2030-01-02T00:00:00Z", "k": 2, "deny": ["i01"],
+                      "allow": ["i01", "i02", "i04"], "filter_seen": True}]}  # fmt: skip
+ASKS = {"/v1/score": ASK, "/v1/recommend": LIST}
+PATHS = ["/", "/info", "/ready", "/admin/rollback", "/v1/none", "/docs", "/openapi.json"]
 METHODS = ["POST"] * 8 + ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"]
 HEADERS = [
     {}, {"Content-Type": "application/json"}, {"Content-Type": "text/plain; charset=utf-16"},
@@ -34,13 +38,17 @@ HEADERS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def client(world, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz-serve") / "bundle"
-    model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), (BCEConfig(),), seed=4)
-    save_bundle(folder, model, task=RankingConfig(), recipe={}, clock="global", inputs=SERVED)
-    with serving(folder, PATIENT) as found:
-        yield found
+@pytest.fixture(scope="module", params=ASKS)
+def asked(request, world, tmp_path_factory):
+    """A server, and what it is asked most."""
+    folder = tmp_path_factory.mktemp("fuzz-serve")
+    if request.param == "/v1/score":
+        model = RecModel(world.data.resources, DeepFMConfig(), ICTConfig(), (BCEConfig(),), seed=4)
+        save_bundle(folder / "b", model, task=RankingConfig(), recipe={}, clock="global", inputs=SERVED)
+    else:
+        retrieval_world.save(folder / "b", retrieval_world.make_data(folder).resources)
+    with serving(folder / "b", PATIENT) as found:
+        yield found, request.param
 
 
 def changed(value, chance):
@@ -61,9 +69,11 @@ def changed(value, chance):
     return chance.choice(ODD)
 
 
-def body(chance):
+def body(chance, endpoint):
     """A request's bytes: changed as JSON, and sometimes as bytes."""
-    value = ASK | {"explain": chance.random() < 0.1}
+    value = ASKS[endpoint]
+    if endpoint == "/v1/score":
+        value = value | {"explain": chance.random() < 0.1}
     for _ in range(chance.choice((0, 1, 1, 2, 4))):
         value = changed(value, chance)
     content = bytearray(json.dumps(value).encode())
@@ -75,14 +85,16 @@ def body(chance):
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_no_request_is_a_fault_of_the_server(client, part):
+def test_no_request_is_a_fault_of_the_server(asked, part):
+    client, endpoint = asked
     seen = set()
     for seed in range(part, REQUESTS, 10):
         chance = random.Random(seed)
-        query = {"user": str(chance.choice(ODD)), "items": str(chance.choice(ODD))}
+        query = {name: str(chance.choice(ODD)) for name in ("user", "items", "k")}
         request = {
-            "method": chance.choice(METHODS), "url": chance.choice(PATHS), "headers": chance.choice(HEADERS),
-            "content": body(chance), "params": query if chance.random() < 0.2 else None,
+            "method": chance.choice(METHODS), "url": chance.choice([endpoint] * 12 + [*ASKS] + PATHS),
+            "headers": chance.choice(HEADERS), "content": body(chance, endpoint),
+            "params": query if chance.random() < 0.2 else None,
         }  # fmt: skip
         try:
             response = client.request(**request)
@@ -93,5 +105,6 @@ def test_no_request_is_a_fault_of_the_server(client, part):
         if response.status_code >= 400 and request["method"] != "HEAD":
             assert response.json()["error"]["code"], (seed, request)
     assert 200 in seen
-    scores = client.post("/v1/score", json=ASK).json()["results"][0]["scores"]
-    assert [score["item_id"] for score in scores] == ["i1", "i2"]
+    (result,) = client.post(endpoint, json=ASKS[endpoint]).json()["results"]
+    found = [one["item_id"] for one in result["scores" if endpoint == "/v1/score" else "items"]]
+    assert found == ["i1", "i2"] if endpoint == "/v1/score" else sorted(found) == ["i02", "i04"]

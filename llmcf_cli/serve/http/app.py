@@ -14,13 +14,22 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from llmcf_cli import __version__
-from llmcf_cli.serve.http.bodies import Fault, FaultAnswer, Info, ScoreAnswer, ScoreBody
+from llmcf_cli.serve.http.bodies import (
+    Fault,
+    FaultAnswer,
+    Info,
+    RecommendAnswer,
+    RecommendBody,
+    ScoreAnswer,
+    ScoreBody,
+)
 from llmcf_cli.serve.http.faults import Refusal, refusal_of
-from llmcf_cli.serve.http.page import page_of
+from llmcf_cli.serve.http.page import Asked, page_of
 from llmcf_cli.serve.http.service import Service
 from llmcf_cli.serve.http.settings import ServeSettings
 
@@ -52,32 +61,65 @@ def create_app(service: Service) -> FastAPI:
         await asyncio.to_thread(service.close)
 
     app = FastAPI(title="llmcf serve", version=__version__, lifespan=lifespan,
-                  description="Scores of a trained bundle. No request calls a language model.")  # fmt: skip
+                  description="Scores and lists of a trained bundle. No request calls a language model.")  # fmt: skip
     app.middleware("http")(_guarded(settings))
     app.exception_handler(HTTPException)(_no_such_place)
-    _add_scores(app, settings)
+    _add_answers(app, settings)
     _add_administration(app)
+    _add_examples(app, service)
     return app
 
 
-def _add_scores(app: FastAPI, settings: ServeSettings) -> None:
-    schema = ScoreBody.model_json_schema()
-    schema["properties"]["requests"]["items"] = schema.pop("$defs")["CandidateList"]
-    content = {"application/json": {"schema": schema}}
-    body_schema = {"requestBody": {"required": True, "content": content}}
+def _body_of(body: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a body that the endpoint reads itself."""
+    schema = body.model_json_schema()
+    (schema["properties"]["requests"]["items"],) = schema.pop("$defs").values()
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
-    @app.post("/v1/score", response_model=ScoreAnswer, responses=_FAULTS, openapi_extra=body_schema, tags=["scores"])
-    async def score(request: Request) -> Response:
-        """Score each user's candidates."""
-        body = ScoreBody.model_validate_json(await _body(request, settings))
-        answer = await _service(request).score(body)
+
+def _add_answers(app: FastAPI, settings: ServeSettings) -> None:
+    async def answered(request: Request, kind: type[ScoreBody | RecommendBody]) -> Response:
+        body = kind.model_validate_json(await _body(request, settings))
+        answer = await _service(request).answer(body)
         text = await asyncio.to_thread(json.dumps, answer) if len(body.requests) > 100 else json.dumps(answer)
         return Response(text, media_type="application/json", headers={_BUNDLE: answer["bundle"]})
 
+    @app.post("/v1/score", response_model=ScoreAnswer, responses=_FAULTS, openapi_extra=_body_of(ScoreBody),
+              tags=["scores"])  # fmt: skip
+    async def score(request: Request) -> Response:
+        """Score each user's candidates."""
+        return await answered(request, ScoreBody)
+
+    lacking: dict[int | str, dict[str, Any]] = {
+        409: {"model": FaultAnswer, "description": "The bundle scores given items and makes no lists"}
+    }
+
+    @app.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAULTS | lacking,
+              openapi_extra=_body_of(RecommendBody), tags=["lists"])  # fmt: skip
+    async def recommend(request: Request) -> Response:
+        """List the items of the whole catalogue that suit each user best, by a bundle of the task `retrieval`."""
+        return await answered(request, RecommendBody)
+
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page(request: Request, user: str = "", items: str = "", history: str = "") -> Response:
+    async def page(request: Request, user: str = "", items: str = "", history: str = "", k: str = "") -> Response:
         service = _service(request)
-        return await page_of(service.bundles, service.score, user, items, history)
+        return await page_of(service.bundles, service.answer, Asked(user, items, history, k))
+
+
+def _add_examples(app: FastAPI, service: Service) -> None:
+    """Let OpenAPI's examples be of the bundle that answers, so that they work."""
+    plain = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = plain()
+        items = service.bundles.current.scorer.model.resources.catalog.items.ids[:3].to_pylist() or [""]
+        one = {"user_id": "somebody", "history": items[:1]}
+        for path, request in (("score", {**one, "candidates": items}), ("recommend", {**one, "k": 1})):
+            content = document["paths"][f"/v1/{path}"]["post"]["requestBody"]["content"]
+            content["application/json"]["schema"]["examples"] = [{"requests": [request]}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _add_administration(app: FastAPI) -> None:

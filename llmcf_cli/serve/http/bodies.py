@@ -22,29 +22,51 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class CandidateList(_Body):
-    """One user's candidates."""
+class UserBody(_Body):
+    """The user that a request is about."""
 
     user_id: Id
-    """The user, written as in the data. A user that the bundle does not know is scored by the history alone."""
-    candidates: Annotated[list[Id], Field(min_length=1)]
-    """Items to score."""
+    """The user, written as in the data. Of a user that the bundle does not know, the history alone is read."""
     history: list[Id] | None = None
     """Items the user took, oldest first. Left out: the events that the bundle keeps of the user. Empty: none."""
     time: Id | None = None
     """When the request is made, written as in the data. Left out: after everything."""
 
 
+class CandidateList(UserBody):
+    """One user's candidates."""
+
+    candidates: Annotated[list[Id], Field(min_length=1)]
+    """Items to score."""
+
+
+class ListWanted(UserBody):
+    """One user, and what the list is to hold."""
+
+    k: Annotated[int, Field(ge=1, lt=2**31)] = 10
+    """Items of the list."""
+    allow: Annotated[list[Id], Field(min_length=1)] | None = None
+    """The only items to choose from. Left out: the whole catalogue."""
+    deny: list[Id] = []
+    """Items to leave out."""
+    filter_seen: bool = True
+    """Leave out the items of the history, and all that the bundle knows the user to have taken before `time`."""
+
+
 class ScoreBody(_Body):
     """Lists of candidates to score."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"requests": [{"user_id": "196", "candidates": ["242", "302"]}]}]}
-    )
     requests: Annotated[list[CandidateList], Field(min_length=1)]
     """One entry for each user."""
     explain: bool = False
     """Also give, for each candidate, the examples it was scored with, and how the score moves without each."""
+
+
+class RecommendBody(_Body):
+    """Lists of the whole catalogue to make."""
+
+    requests: Annotated[list[ListWanted], Field(min_length=1)]
+    """One entry for each user."""
 
 
 class ExampleShown(BaseModel):
@@ -101,6 +123,42 @@ class ScoreAnswer(BaseModel):
     """One for each list."""
 
 
+class Listed(BaseModel):
+    """An item of a list."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    item_id: str
+    """The item."""
+    score: float
+    """The raw output of the model that orders the list: the larger, the better."""
+
+
+class ListResult(BaseModel):
+    """One user's list."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    user_id: str
+    """The user."""
+    known: bool
+    """Whether training saw the user."""
+    events: int
+    """Events of the history that the model read: given, or kept in the bundle."""
+    unknown_events: int
+    """Events of the given history that the catalogue lacks, and that were left out."""
+    items: list[Listed]
+    """The `k` best, best first."""
+
+
+class RecommendAnswer(BaseModel):
+    """The answer to `RecommendBody`."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    bundle: str
+    """Digest of the bundle that answered."""
+    results: list[ListResult]
+    """One for each user."""
+
+
 class Info(BaseModel):
     """What is served."""
 
@@ -122,6 +180,12 @@ class Info(BaseModel):
     """Examples that a score is made with."""
     golden: int
     """Requests that the bundle was asked before it served, and answered as when it was made."""
+    lists: bool
+    """Whether it answers `POST /v1/recommend`."""
+    finder: str | None
+    """Backbone that finds the candidates of lists, of a cascade; null: no other than `backbone`."""
+    candidates: int
+    """Items that it finds for a list; 0 where it finds none."""
     reasoning: bool
     """Whether explanations come with what the language model wrote about the examples."""
     keeps_histories: bool

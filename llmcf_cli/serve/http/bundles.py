@@ -15,7 +15,8 @@ from llmcf_cli.rec.bundle.bundle import MANIFEST
 from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.serve.golden import replay
 from llmcf_cli.serve.http.bodies import Info
-from llmcf_cli.serve.requests import to_lists
+from llmcf_cli.serve.lists import Wanted
+from llmcf_cli.serve.requests import to_lists, to_users
 from llmcf_cli.serve.scorer import Scorer
 
 MAX_POINTER_BYTES = 4096
@@ -89,14 +90,16 @@ class Bundles:
         now, before = self.current, self.previous
         model, recipe = now.scorer.model, now.scorer.recipe
         resources = model.resources
-        bank = resources.get(EXAMPLES)
+        bank, finder = resources.get(EXAMPLES), now.scorer.finder
         return Info(
             bundle=now.digest, previous=before.digest if before else None, recipe=str(recipe.get("name", "")),
             task=now.scorer.task.config.type, backbone=model.configs.backbone.type,
             augmenter=model.configs.augment.type, users=len(resources.catalog.users.ids),
             items=len(resources.catalog.items.ids), examples=len(bank) if bank else 0,
             k=now.scorer.examples_of_a_score, golden=len(now.scorer.golden.requests) if now.scorer.golden else 0,
-            reasoning=now.scorer.reasoning_E is not None, keeps_histories=resources.histories is not None,
+            lists=now.scorer.makes_lists, finder=finder.other.model.configs.backbone.type if finder else None,
+            candidates=finder.candidates if finder else 0, reasoning=now.scorer.reasoning_E is not None,
+            keeps_histories=resources.histories is not None,
             llmcf=__version__,
         )  # fmt: skip
 
@@ -115,6 +118,9 @@ def try_out(scorer: Scorer) -> None:
     if scorer.golden is not None:
         replay(scorer, scorer.golden)
     items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
+    if scorer.makes_lists and items:
+        some = to_users([{"user_id": "", "history": items[:1]}], scorer.form)
+        scorer.user_lists(some, [Wanted.of(1, None, (), filter_seen=False)])
     score_N = scorer.score_lists(
         to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form)
     ).score_N

@@ -30,10 +30,17 @@ class Metrics:
                                 registry=registry)  # fmt: skip
         self.batch = Histogram("llmcf_batch_rows", "(user, candidate) pairs scored at once.", buckets=ROWS,
                                registry=registry)  # fmt: skip
-        self.queue = Gauge("llmcf_queue_rows", "Pairs that wait.", registry=registry, multiprocess_mode="livesum")
-        self.unknown = Counter("llmcf_unknown", "Users and candidates that the bundle does not know.", ("kind",),
+        self.lists = Histogram("llmcf_batch_lists", "Lists of the catalogue made at once.", buckets=ROWS,
                                registry=registry)  # fmt: skip
-        self.scores = Histogram("llmcf_score", "First column of the task's answer: of ranking the logit.",
+        self.queue = Gauge(
+            "llmcf_queue_rows",
+            "Pairs that wait, or as many as lists count for.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self.unknown = Counter("llmcf_unknown", "Unknown users, candidates (item) and events of histories.", ("kind",),
+                               registry=registry)  # fmt: skip
+        self.scores = Histogram("llmcf_score", "Of ranking the logit, of retrieval the score.",
                                 buckets=[b / 2 for b in range(-12, 13)], registry=registry)  # fmt: skip
         self.reloads = Counter("llmcf_reloads", "Attempts to load another bundle.", ("outcome",), registry=registry)
         self.bundle = Gauge("llmcf_bundle_loaded_timestamp_seconds", "When the bundle that answers was loaded.",

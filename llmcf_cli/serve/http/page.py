@@ -1,9 +1,10 @@
-"""The page at `/`: scores of one user's candidates and the examples behind them. Works without scripts."""
+"""The page at `/`: scores of one user's candidates with the examples behind them, or the user's list. No scripts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -13,55 +14,83 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import ValidationError
 
 from llmcf_cli.core.text import visible
-from llmcf_cli.serve.http.bodies import CandidateList, ScoreBody
+from llmcf_cli.serve.http.answering import Answer, Body
+from llmcf_cli.serve.http.bodies import CandidateList, ListWanted, RecommendBody, ScoreBody
 from llmcf_cli.serve.http.bundles import Bundles
 from llmcf_cli.serve.http.faults import refusal_of
 
-Score = Callable[[ScoreBody], Awaitable[dict[str, Any]]]
+Answers = Callable[[Body], Awaitable[Answer]]
 
 SHOWN = 20
-"""Candidates of a page; each is also scored without each of its examples."""
+"""Candidates of a page, each of which is also scored without each of its examples; and users to choose from."""
+LIST = 10
+"""Items of a list, unless another number is asked for."""
 _SPLIT = re.compile(r"[\s,;]+")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
-async def page_of(bundles: Bundles, score: Score, user: str, items: str, history: str) -> Response:
-    """The page for a user and candidates, or the empty form.
+@dataclass(frozen=True)
+class Asked:
+    """What is written in the form.
+
+    Attributes:
+        user: The user's id; empty: nothing is asked yet.
+        items: Item ids, between blanks or commas: candidates, of a bundle that makes lists those to leave out.
+        history: Items the user took, oldest first; empty: what the bundle keeps.
+        k: Items of the list; empty: `LIST`.
+    """
+
+    user: str
+    items: str
+    history: str
+    k: str
+
+
+async def page_of(bundles: Bundles, answer: Answers, asked: Asked) -> Response:
+    """The page about a user, or the empty form: scores of candidates, or a list where the bundle makes lists.
 
     Args:
         bundles: What is served.
-        score: Answers a body.
-        user: The user's id; empty: nothing is asked yet.
-        items: Candidates, between blanks or commas; empty: the first items of the catalogue.
-        history: Items the user took, oldest first; empty: what the bundle keeps.
+        answer: Answers a body.
+        asked: What is written in the form.
     """
-    result, fault, wanted = None, None, _ids(items)
-    if user and not wanted:
-        wanted = bundles.current.scorer.model.resources.catalog.items.ids[:SHOWN].to_pylist()
-    if user:
+    now, result, fault = bundles.current.scorer, None, None
+    catalog = now.model.resources.catalog
+    wanted = _ids(asked.items)
+    if asked.user and not wanted and not now.makes_lists:
+        wanted = catalog.items.ids[:SHOWN].to_pylist()
+    if asked.user:
         try:
-            one = CandidateList(user_id=user, candidates=wanted[:SHOWN], history=_ids(history) or None)
-            answer = await score(ScoreBody(requests=[one], explain=True))
-            result = answer["results"][0]
+            result = (await answer(_body(asked, wanted, now.makes_lists)))["results"][0]
         except (Exception, ValidationError) as error:
             refusal = refusal_of(error)
             if refusal is None:
                 raise
             fault = refusal.fault
-    scores = sorted(result["scores"], key=_first, reverse=True) if result else []
-    text = _template().render(
-        info=bundles.info(), user=user, items=items, history=history, result=result, scores=scores,
-        fault=fault, left_out=max(len(wanted) - SHOWN, 0),
+    scores = sorted(result["scores"], key=_first, reverse=True) if result and "scores" in result else []
+    text = _template("lists.html" if now.makes_lists else "scores.html").render(
+        info=bundles.info(), asked=asked, result=result, scores=scores, fault=fault,
+        left_out=max(len(wanted) - SHOWN, 0), users=catalog.users.ids[:SHOWN].to_pylist() if now.makes_lists else [],
     )  # fmt: skip
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
 
 
+def _body(asked: Asked, wanted: list[Any], lists: bool) -> Body:
+    history = _ids(asked.history) or None
+    if not lists:
+        one = CandidateList(user_id=asked.user, candidates=wanted[:SHOWN], history=history)
+        return ScoreBody(requests=[one], explain=True)
+    k = asked.k.strip()
+    size: Any = int(k) if k.isascii() and k.isdigit() and len(k) < 10 else k or LIST  # else the model says what may be
+    return RecommendBody(requests=[ListWanted(user_id=asked.user, k=size, history=history, deny=wanted)])
+
+
 @cache
-def _template() -> Any:
+def _template(name: str) -> Any:
     environment = Environment(loader=PackageLoader("llmcf_cli.serve.http", "."), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     environment.filters["visible"] = visible
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def _ids(text: str) -> list[Any]:

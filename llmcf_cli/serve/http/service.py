@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.serve.http.answering import Answer, Answering
+from llmcf_cli.serve.http.answering import Answer, Answering, Body
 from llmcf_cli.serve.http.batcher import Batcher
 from llmcf_cli.serve.http.bodies import Fault, ScoreBody
 from llmcf_cli.serve.http.bundles import Bundles, Loaded, Watch, pointed_at, try_out
@@ -20,6 +20,8 @@ from llmcf_cli.serve.http.settings import ServeSettings
 
 log = logging.getLogger("llmcf.serve")
 WATCH_SECONDS = 1.0
+ITEMS_OF_A_ROW = 1000
+"""Items of the catalogue that a search compares in about the time in which one candidate is scored."""
 
 
 class Service:
@@ -47,27 +49,40 @@ class Service:
             try_out(self.bundles.current.scorer)
             warm.set()
 
-        self._batcher: Batcher[ScoreBody, Answer] = Batcher(
+        self._batcher: Batcher[Body, Answer] = Batcher(
             Answering(self.bundles, self.metrics), batch_rows=limits.batch_rows, queue_rows=limits.queue_rows,
             prepare=prepare, waited=self.metrics.waited.observe,
         )  # fmt: skip
         warm.wait()
         self.metrics.queue.set_function(lambda: self._batcher.waiting_rows)
 
-    async def score(self, body: ScoreBody) -> Answer:
-        """The answer to a body.
+    async def answer(self, body: Body) -> Answer:
+        """The answer to a body, see `Answering`.
 
         Raises:
             Refusal: It asks for too much.
             Exception: See `Batcher.submit`, and what `Scorer` raises.
         """
-        rows = sum(len(request.candidates) for request in body.requests)
-        rows *= 1 + self.bundles.current.scorer.examples_of_a_score if body.explain else 1
+        rows, what, hint = self._size(body)
         if rows > self.settings.limits.rows:
-            what = f"{rows:,} pairs of user and candidate" + (", one more per example" if body.explain else "")
             raise Refusal(413, Fault(code="rows-too-many", what=f"{what}; at most {self.settings.limits.rows:,}",
-                                     where="requests", hint="send fewer candidates at once"))  # fmt: skip
+                                     where="requests", hint=hint))  # fmt: skip
         return await self._batcher.submit(body, rows, self.settings.limits.deadline_seconds)
+
+    def _size(self, body: Body) -> tuple[int, str, str]:
+        """How many pairs of user and candidate a body is, or counts for, in words, and how it gets smaller."""
+        scorer = self.bundles.current.scorer
+        if isinstance(body, ScoreBody):
+            rows = sum(len(request.candidates) for request in body.requests)
+            rows *= 1 + scorer.examples_of_a_score if body.explain else 1
+            more = ", one more per example" if body.explain else ""
+            return rows, f"{rows:,} pairs of user and candidate{more}", "send fewer candidates at once"
+        items = len(scorer.model.resources.catalog.items.ids)
+        least = scorer.finder.candidates if scorer.finder else 0
+        chosen = sum(max(one.k, least) + len(one.allow or ()) + len(one.deny) for one in body.requests)
+        rows = len(body.requests) * (1 + items // ITEMS_OF_A_ROW) + chosen
+        what = f"lists of {items:,} items for {len(body.requests):,} users count for {rows:,} pairs of user and item"
+        return rows, what, "ask for fewer users at once, and for fewer items"
 
     def change(self, load: Callable[[], Loaded]) -> Loaded:
         """Let another bundle answer; whatever goes wrong, the current one stays, and log and metrics say why."""

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import retrieval_world
-import torch
 from refusals import refused
 
 from llmcf_cli.core.errors import DataError, ModelError
@@ -14,19 +13,14 @@ from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import NoneConfig, RankingConfig
 from llmcf_cli.rec.input.base import forgetful
 from llmcf_cli.rec.model import RecModel
-from llmcf_cli.rec.retrieval.config import RetrievalConfig
-from llmcf_cli.rec.retrieval.model import RetrievalModel
+from llmcf_cli.serve.golden import replay
+from llmcf_cli.serve.lists import Wanted
+from llmcf_cli.serve.requests import to_users
 from llmcf_cli.serve.scorer import Scorer
 
 
 def bundle(folder, resources, backbone="sasrec", augment="text_tower", task=None):
-    model = RetrievalModel(
-        resources, retrieval_world.default("backbone", backbone), retrieval_world.default("augmenter", augment), seed=1
-    )
-    for parameter in model.parameters():
-        parameter.data += 0.2 * torch.arange(parameter.numel()).sin().view_as(parameter)
-    save_bundle(folder, model, task=task or RetrievalConfig(), recipe={}, clock="global")
-    return Scorer.load(folder)
+    return Scorer.load(retrieval_world.save(folder, resources, backbone, augment, task))
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +101,43 @@ def test_lists_of_what_may_be_chosen(scorer, data):
     assert sorted(everything["item_id"].to_pylist()) == sorted(catalogue(scorer))
 
 
+def test_each_user_of_a_batch_gets_the_list_that_is_wanted(scorer, data):
+    free = [item for item in catalogue(scorer) if item not in taken(data, "u0")]
+    wanted = [Wanted.of(3, None, (), True), Wanted.of(4, free[:9], free[:2], True), Wanted.of(1, None, free, False),
+              Wanted.of(40, None, (), False)]  # fmt: skip
+    users = ["u0", "u0", "u7", "u3"]
+    together = scorer.user_lists(to_users([{"user_id": user} for user in users], scorer.form), wanted)
+    alone = [scorer.recommend([{"user_id": "u0"}], 3), scorer.recommend([{"user_id": "u0"}], 4, allow=free[:9],
+             deny=free[:2]), scorer.recommend([{"user_id": "u7"}], 1, deny=free, filter_seen=False),
+             scorer.recommend([{"user_id": "u3"}], 40, filter_seen=False)]  # fmt: skip
+    expected = pa.concat_tables(alone)
+    found = together.to_arrow()
+    assert found.drop_columns("score").equals(expected.drop_columns("score"))
+    np.testing.assert_allclose(found["score"].to_numpy(), expected["score"].to_numpy(), rtol=1e-5, atol=1e-6)
+    assert together.size_N.tolist() == [3, 4, 1, 40]
+    assert together.user_known_N.all()
+
+
+def test_items_of_a_history_that_the_catalogue_lacks_are_counted(scorer):
+    asked = [{"user_id": "new", "history": ["i01", "gone", "i02", "lost"]}, {"user_id": "u0"}]
+    found = scorer.user_lists(to_users(asked, scorer.form), [Wanted.of(2, None, (), True)] * 2)
+    assert found.lacking_N.tolist() == [2, 0]
+    assert found.event_N[0] == 2
+    assert found.user_known_N.tolist() == [False, True]
+
+
+def test_the_search_is_asked_the_golden_requests_too(scorer):
+    assert replay(scorer, scorer.golden) == len(scorer.golden.requests) > 0
+    model = scorer.model
+    kept_ID = model.kept_ID.value
+    try:
+        model.kept_ID.value = kept_ID.roll(1, 0)  # the search alone reads it
+        with refused("golden-differs", ModelError):
+            replay(scorer, scorer.golden)
+    finally:
+        model.kept_ID.value = kept_ID
+
+
 def test_new_items_are_listed_by_their_texts(data, tmp_path):
     scorer = bundle(tmp_path / "b", data.resources)
     text = data.resources.get("text")[5]
@@ -125,8 +156,11 @@ def test_what_cannot_be_answered_is_refused(scorer, data, tmp_path):
         scorer.recommend([{"user_id": "nobody", "history": ["no item"]}], 3)
     with refused("id-unknown", DataError, names="no item"):
         scorer.recommend([{"user_id": "u0"}], 3, deny=["no item"])
-    with refused("request-value", DataError):
-        scorer.recommend([{"user_id": "u0"}], 0)
+    for wrong in ({"k": 0}, {"k": 3, "deny": [" "]}, {"k": 3, "allow": [None]}):
+        with refused("request-value", DataError):
+            scorer.recommend([{"user_id": "u0"}], **wrong)
+    with refused("list-too-short", DataError):  # nothing of that size is made
+        scorer.recommend([{"user_id": "u0"}], 10**12)
     forgetting = bundle(tmp_path / "forgetting", forgetful(data.resources))
     with refused("history-missing", DataError, names="u0"):
         forgetting.recommend([{"user_id": "u0"}], 3)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import retrieval_world
 from rec_world import SERVED
 from serving import serving
 
@@ -29,6 +30,18 @@ def bundles(world, tmp_path_factory) -> dict[str, Path]:
     save_bundle(folder / "reasons", load_bundle(folder / "ict").model, task=RankingConfig(), recipe={}, clock="global",
                 inputs=SERVED, reasoning=texts)  # fmt: skip
     return {name: folder / name for name in ("ict", "none", "reasons")}
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """What models of retrieval read."""
+    return retrieval_world.make_data(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def lists_bundle(shop, tmp_path_factory) -> Path:
+    """Folder of a bundle that makes lists."""
+    return retrieval_world.save(tmp_path_factory.mktemp("lists") / "bundle", shop.resources)
 
 
 @pytest.fixture
