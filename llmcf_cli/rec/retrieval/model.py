@@ -134,6 +134,7 @@ class RetrievalModel(Recommender):
         """Dot products, [B]."""
         return (self.users(batch.history_row_BL) * self.items(batch.item_row_B)).sum(1)
 
+    @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The target's rank and the list of the whole catalogue; see `rec.retrieval.ranked`."""
         items = len(self.resources.catalog.items.ids)
@@ -145,8 +146,12 @@ class RetrievalModel(Recommender):
             found: tuple[Any, Any] = events.seen(user_row_B[block], time_B[block])
             return found
 
-        left_out = seen if self.filter_seen else None
-        return predictions(lambda block: user_BD[block] @ item_DI, batch.item_row_B, left_out, items)
+        score_BI = user_BD.new_empty(0)  # the memory of all blocks: new memory takes as long as the products
+
+        def scores(block: slice) -> Tensor:
+            return torch.mm(user_BD[block], item_DI, out=score_BI.resize_(block.stop - block.start, items + 1))
+
+        return predictions(scores, batch.item_row_B, seen if self.filter_seen else None, items)
 
     def listed(self, batch: Batch, count: int, left_out: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         """The best of the whole catalogue."""

@@ -33,8 +33,8 @@ def cases(draw):
     return scores, targets, draw(st.lists(st.sets(rows), min_size=queries, max_size=queries))
 
 
-@given(cases(), st.sampled_from([1, 40, 1 << 24]))
-def test_rank_and_list_are_those_of_a_sort(case, numbers):
+@given(cases(), st.sampled_from([1, 3, 100]))
+def test_rank_and_list_are_those_of_a_sort(case, queries):
     scores, targets, seen = case
     items, place = len(scores[0]) - 1, ranked.places(len(scores[0]))
 
@@ -43,17 +43,44 @@ def test_rank_and_list_are_those_of_a_sort(case, numbers):
         pairs = [(number, item) for number, query in enumerate(chosen) for item in seen[query]]
         return np.array([p[0] for p in pairs], np.int64), np.array([p[1] for p in pairs], np.int64)
 
-    before, ranked.BLOCK_NUMBERS = ranked.BLOCK_NUMBERS, numbers  # a block of one query, of some, of all
-    try:
-        matrix = torch.tensor(scores, dtype=torch.float32)
+    matrix = torch.tensor(scores, dtype=torch.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranked, "HELD", queries * (items + 1))  # a block of one query, of some, of all
         found = ranked.predictions(lambda block: matrix[block].clone(), torch.tensor(targets), of, items).numpy()
-    finally:
-        ranked.BLOCK_NUMBERS = before
     for query, (rank, order) in enumerate(map(plain, scores, targets, seen, [place] * len(scores))):
         assert ranked.rank_of(found)[query] == rank
         listed = order[: ranked.LISTED]
         assert ranked.items_of(found)[query].tolist() == listed + [0] * (ranked.LISTED - len(listed))
         assert ranked.scores_of(found)[query][: len(listed)].tolist() == [scores[query][item] for item in listed]
+
+
+@pytest.mark.parametrize("values", [1, 2, 30, 3000, 1 << 23])
+@pytest.mark.parametrize("items", [300, 1500, 12_101])
+def test_lists_of_a_large_catalogue_are_those_of_a_sort(items, values):
+    rng = np.random.default_rng(items + values)
+    score_BI = rng.integers(0, values, (7, items)).astype(np.float32)
+    score_BI[0, rng.random(items) < 0.9] = -np.inf
+    score_BI[1, 60:] = -np.inf
+    place_I = ranked.places(items)
+    target_B = rng.integers(0, items, 7)
+    for count in (1, 50, items, items + 9):
+        item_BK, value_BK = ranked.best(torch.from_numpy(score_BI), torch.from_numpy(place_I), count)
+        for row in range(7):
+            order = np.lexsort((place_I, -score_BI[row]))[:count]
+            order = order[score_BI[row, order] > -np.inf]
+            rest = [0] * (count - len(order))
+            assert item_BK[row].tolist() == order.tolist() + rest
+            assert value_BK[row].tolist() == score_BI[row, order].tolist() + rest
+    found_B = ranked.ranks(torch.from_numpy(score_BI), torch.from_numpy(target_B), torch.from_numpy(place_I))
+    for row, target in enumerate(target_B):
+        order = np.lexsort((place_I, -score_BI[row])).tolist()
+        assert found_B[row] == (order.index(target) + 1) * (score_BI[row, target] > -np.inf)
+
+
+def test_blocks_are_bounded():
+    for device, rows, queries in (("cpu", 12_102, 86), ("cpu", 100_000, 64), ("cpu", 1 << 20, 16), ("cpu", 1 << 25, 1),
+                                  ("cuda", 12_102, 1386)):  # fmt: skip
+        assert ranked._at_once(rows, torch.device(device)) == queries
 
 
 def test_equals_stand_in_one_order_whatever_is_added():
