@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from llmcf_cli.stages.steps.embed import EmbedReport, EncodedTexts, ExamplesReport
     from llmcf_cli.stages.steps.knowledge import KnowledgeStageReport
     from llmcf_cli.stages.steps.match import MatchStageReport
+    from llmcf_cli.stages.steps.refresh import RefreshReport
     from llmcf_cli.stages.steps.search import SearchReport
     from llmcf_cli.stages.steps.train_llm import TrainLLMReport
     from llmcf_cli.stages.steps.train_rec import ArmReport, TrainRecReport
@@ -142,6 +143,21 @@ def collab(report: CollabReport) -> None:
 def embed(report: EmbedReport) -> None:
     """The vectors of items."""
     _encoded(f"{report.items:,} items", report)
+    if report.copied:
+        console().print(f"{report.copied:,} of them are those of the base")
+
+
+def refresh(report: RefreshReport) -> None:
+    """What is new to the model."""
+    console().print(
+        f"{report.items:,} new items and {report.users:,} new users, by their features, texts and histories: the weights "
+        "are those of before"
+    )
+    if report.without_text:
+        console().print(f"! {report.without_text:,} new items have no text", style="yellow")
+    for one in report.unknown:
+        what = f"! {one.feature}: {one.rows:,} new rows have values that training never saw"
+        console().print(what, style="yellow", markup=False)
 
 
 def examples(report: ExamplesReport) -> None:

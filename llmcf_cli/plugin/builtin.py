@@ -231,6 +231,8 @@ _STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
      {"findings": "findings:at_the_end"}),
     ("evaluate", "evaluate:Evaluate", "Compare the arms on the test split.",
      {"findings": "findings:at_the_end", "ending": "report:evaluation"}),
+    ("refresh", "refresh:Refresh", "Bring a trained model up to date with later rows.",
+     {"findings": "findings:refresh", "ending": "refresh:ended", "command": "refresh:refresh"}),
 )  # fmt: skip
 
 # Name, function or group below `llmcf_cli.cli`, help; in the order of `llmcf --help`.

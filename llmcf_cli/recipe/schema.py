@@ -16,6 +16,7 @@ from llmcf_cli.recipe.sections import (
     LLMSection,
     MatchSection,
     RecSection,
+    RefreshSection,
     SearchSection,
     Seed,
     ServeSection,
@@ -53,7 +54,8 @@ class Recipe(Config):
     """Recommender and comparison."""
     serve: ServeSection = ServeSection()
     """The model to serve."""
-
+    refresh: RefreshSection | None = None
+    """A trained model to bring up to date; none: models are trained on what the recipe says."""
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
 
@@ -118,6 +120,21 @@ class Recipe(Config):
             what = f"{self.serve.arm!r} is no arm that can be served" + (f"; did you mean {near!r}?" if near else "")
             yield Broken(what, ("serve", "arm"), tuple(names))
 
+    @rule("refresh", "rec.augment", "rec.compare", "rec.variants", "rec.seeds", "seed", "dataset.added")
+    def _refreshed_is_trained(self) -> Iterator[Broken]:
+        if self.refresh is None:
+            return
+        names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
+        if self.refresh.arm not in names:
+            near = closest(self.refresh.arm, names)
+            what = f"{self.refresh.arm!r} is no arm that is trained" + (f"; did you mean {near!r}?" if near else "")
+            yield Broken(what, ("refresh", "arm"), tuple(names))
+        if self.refresh.seed not in self.seeds:
+            yield Broken(f"no arm is trained with seed {self.refresh.seed}", ("refresh", "seed"), tuple(self.seeds))
+        if self.refresh.trained_on >= len(self.dataset.added):
+            what = f"nothing is new to a model trained with {self.refresh.trained_on} of {len(self.dataset.added)} additions"
+            yield Broken(what, ("refresh", "trained_on"))
+
     @rule("balance", "llm.mix", "llm.count")
     def _balance_can_be_swept(self) -> Iterator[Broken]:
         if self.balance is not None and self.llm is not None:
@@ -172,7 +189,8 @@ class Recipe(Config):
         Raises:
             ValidationError: A variant sets what the schema does not allow (`load_recipe` checks this first).
         """
-        alone: dict[str, Any] = {"rec.compare": [], "rec.variants": [], "rec.baselines": [], "serve.arm": None}
+        alone: dict[str, Any] = {"rec.compare": [], "rec.variants": [], "rec.baselines": [], "serve.arm": None,
+                                 "refresh": None}  # fmt: skip
         arms = {
             name: self.with_changes({"rec.augment": config.model_dump(mode="json"), **alone})
             for name, config in self._augmented().items()

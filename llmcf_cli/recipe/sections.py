@@ -420,6 +420,20 @@ class ServeSection(Config):
     users of the examples to whoever asks."""
 
 
+class RefreshSection(Config):
+    """A trained model brought up to date with later rows; `llmcf refresh` writes it."""
+
+    level: Literal["items"] = "items"
+    """What is made anew. `items`: text vectors of new items, the catalogue and users' histories; weights, vocabularies,
+    examples and their texts stay as they are, and no language model is asked."""
+    arm: str
+    """Arm of the comparison whose model it is."""
+    seed: Seed
+    """Seed of that model."""
+    trained_on: Annotated[int, Field(ge=0)] = 0
+    """How many of `dataset.added` the model was trained with; those after them are new to it."""
+
+
 class SearchSection(Config):
     """Tuning with the same trials and the same space for every arm, judged on validation only (`search`)."""
 

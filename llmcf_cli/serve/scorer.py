@@ -22,8 +22,11 @@ from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entit
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.cascade import read_cascade
+from llmcf_cli.rec.bundle.grow import grown
 from llmcf_cli.rec.bundle.signature import check_signer
+from llmcf_cli.rec.input.base import Input
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
+from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
 from llmcf_cli.serve.answers import Added, Explained, KeptHistories, Scores, Unknown
@@ -281,13 +284,15 @@ class Scorer:
                 raise DataError(
                     f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
                 )
-            longer = replace(resources, catalog=replace(resources.catalog, items=known.extended(added)))
             given = {"text": text_nT}
-            for name, one in self.inputs.items():
-                if one.holds:
-                    held = one.extended(resources.get(name), longer, items, given.get(name))
-                    longer = longer.holding(**{name: held})
-            before, self.model = self.model, self.model.with_items(longer)
+
+            def extended(one: Input, longer: Resources) -> Any:
+                return one.extended(resources.get(one.name), longer, items, given.get(one.name))
+
+            catalog = replace(resources.catalog, items=known.extended(added))
+            longer_model = grown(self.model, self.inputs, replace(resources, catalog=catalog), extended)
+            longer = longer_model.resources
+            before, self.model = self.model, longer_model
             if self.finder is not None:  # after this one, which so knows whatever the other finds
                 try:
                     self.finder.other.add_items(items, text_nT)

@@ -186,6 +186,15 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
                       digest_json(raw))  # fmt: skip
 
 
+def bundle_digest(path: Path) -> str:
+    """The digest of a bundle, `Bundle.digest`, by its manifest alone.
+
+    Raises:
+        StoreError: It has no manifest of a known format, or a changed one.
+    """
+    return digest_json(_raw_manifest(path))
+
+
 def _examples(resources: Resources) -> int:
     bank = resources.get(EXAMPLES)
     return 0 if bank is None else len(bank)

@@ -212,6 +212,17 @@ class Input:
         """
         return held
 
+    def refreshed(self, held: Any, made: Made, items: pa.Table) -> Any:
+        """What it holds once later rows are in the data, in a bundle whose model stays as it is trained.
+
+        Args:
+            held: What the bundle holds.
+            made: The ingest with these rows, folders of the stages that the declaration `follows`, no samples, and the
+                longer catalogue: users and items of before have their rows of before.
+            items: The new items' rows of the table `item`.
+        """
+        return self.extended(held, made.resources, items, None)
+
     def answers(self, resources: Resources, clock: Clock) -> Answers:
         """Values for requests; made once, when a scorer loads a bundle, and called by many threads.
 

@@ -14,6 +14,7 @@ class TextInputConfig(InputConfig):
     """Vectors of item texts."""
 
     made_by: ClassVar[tuple[str, ...]] = ("embed",)
+    follows: ClassVar[tuple[str, ...]] = ("embed",)
 
     type: Literal["text"] = "text"
     encoder: Annotated[str | SerializeAsAny[ComponentConfig], FileOr("encoder"), FromRecipe("match.space.encoder")] = ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmcf_cli.core.types import Clock
@@ -97,6 +98,10 @@ class UserEvents(Input):
         starts = taken.offset_U[1:-1]
         same_user[starts[starts < len(same_user)]] = False
         demand(bool((np.diff(taken.time_E) >= 0)[same_user[1:]].all()), where, "times of events")
+
+    def refreshed(self, held: Any, made: Made, items: pa.Table) -> Events:
+        """With the later ones."""
+        return self.stored(self.load(made).held)
 
     def forgotten(self, held: Any) -> Events:
         """Nobody did anything."""

@@ -125,6 +125,12 @@ class WrittenKnowledge(Input):
         longer: Knowledge = replace(held, items=held.items.extended(len(resources.catalog.items.ids)))
         return longer
 
+    def refreshed(self, held: Any, made: Made, items: pa.Table) -> Knowledge:
+        """Nor of new users."""
+        catalog = made.resources.catalog
+        users, items_ = held.users.extended(len(catalog.users.ids)), held.items.extended(len(catalog.items.ids))
+        return Knowledge(users, items_)
+
 
 def read_knowledge(table: pa.Table, num_users: int, num_items: int) -> Knowledge:
     """Knowledge from the table `knowledge`.

@@ -75,6 +75,11 @@ class Text(Input):
         """New rows: given vectors of norm 1, or zeros."""
         return np.concatenate([held, _checked(given, items["item_id"].combine_chunks(), held.shape[1])])
 
+    def refreshed(self, held: Any, made: Made, items: pa.Table) -> NDArray[np.float32]:
+        """Of the longer table, in which texts that have changed have new vectors."""
+        longer: NDArray[np.float32] = self.load(made).held
+        return longer
+
 
 class TextLookup(RowLookup):
     """Rows → `TextOf`."""

@@ -85,6 +85,20 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     return list(steps.values())
 
 
+def reached(steps: Sequence[Step]) -> list[Step]:
+    """The part of a plan that its last step comes down to: what that reads, what runs for it, and what this reads.
+
+    What a cached result was once made of may be gone, and is of no interest.
+    """
+    found, wanted = [], {steps[-1].node.label}
+    for step in reversed(steps):
+        if step.node.label in wanted:
+            found.append(step)
+            if step.runs:
+                wanted |= {need.label for need in step.node.needs.values()}
+    return found[::-1]
+
+
 def examined(steps: Sequence[Step], progress: Progress = SILENT) -> list[Step]:
     """The same plan after a look at the content of all cached results that it reads or ends in.
 

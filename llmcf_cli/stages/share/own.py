@@ -52,7 +52,7 @@ def extend_recipe(base: WrittenRecipe, file: Path) -> Path:
     """
     target = _target(file)
     values: dict[str, Any] = plain(base.root)
-    own = {EXTENDS: _extends(base, target), "name": target.stem, "description": f"{target.stem}, from {_called(base)}."}
+    own = {EXTENDS: extending(base, target), "name": target.stem, "description": f"{target.stem}, from {_called(base)}."}
     commented = "".join(f"# {line}\n" for line in dump_yaml(_without_own(values)).splitlines())
     advice = f"# What {_called(base)} sets. Take the `# ` away from what you change, and from the keys above it.\n"
     _write(target, f"# llmcf run {target.name}\n{dump_yaml(own)}\n{advice}{commented}")
@@ -127,7 +127,8 @@ def _called(recipe: WrittenRecipe) -> str:
     return names.get(recipe.path.resolve(), recipe.path.name)
 
 
-def _extends(base: WrittenRecipe, target: Path) -> str:
+def extending(base: WrittenRecipe, target: Path) -> str:
+    """What `extends` says in a file that extends another recipe: the library's name of that, or the path to it."""
     name = _called(base)
     if base.path.resolve().is_relative_to(library_dir().resolve()):
         return name

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import SerializeAsAny
 
 from llmcf_cli.core.types import ComponentConfig, Config, FileRef
+from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.gen_cot import GenCoT
-from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.ingest import BASE, Base, Ingest
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
 from llmcf_cli.store.tables import Table, cot_example, item_text
@@ -24,6 +27,8 @@ from llmcf_cli.store.tables import Table, cot_example, item_text
 if TYPE_CHECKING:
     from llmcf_cli.llm.models.encoder import Encoder
 
+EMBED_BASE = "base-embed"
+"""Role of the vectors that those of an addition extend."""
 _BLOCK = 4096  # examples whose texts and vectors are held in memory together
 
 
@@ -65,12 +70,14 @@ class EmbedReport:
         dim: Numbers in a vector.
         seconds: Time of encoding.
         read: What the encoder read.
+        copied: Items whose vector is that of the base.
     """
 
     items: int
     dim: int
     seconds: float
     read: EncodedTexts
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,10 @@ class _Review(Config):
 
 
 class Embed(Stage):
-    """Encodes item texts once; matching, training and serving read the vectors."""
+    """Encodes item texts once; matching, training and serving read the vectors.
+
+    With `dataset.added` it copies the base's vectors of items whose text is the same, and encodes the others.
+    """
 
     name = "embed"
     version = 3
@@ -121,15 +131,50 @@ class Embed(Stage):
         return {"match.space": _Encoder(encoder=recipe.match.space.encoder)}  # type: ignore[attr-defined]
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(),)
+        if not recipe.dataset.added:
+            return (Ingest(),)
+        additions = len(recipe.dataset.added) - 1
+        return Ingest(), Base(additions), EmbedBase(additions)
 
     def run(self, job: Job) -> EmbedReport:
+        from llmcf_cli.features.vectors import item_text_array
+
         encoder = text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
-        item_vectors = encoder.encode(items["text"], progress=job.progress, what="item texts")
-        columns = [items["item_row"], items["item_id"], _vectors(item_vectors)]
+        vector_NT, new_n = np.zeros((items.num_rows, encoder.dim), np.float32), np.arange(items.num_rows)
+        if EMBED_BASE in job.inputs:
+            base = read_lance(EmbedOutput(job.inputs[EMBED_BASE]).lance, "item_text")
+            base_IT = item_text_array(base, base.num_rows)
+            new_n, same_n = _by_text(items, IngestOutput(job.inputs[BASE]).database)
+            vector_NT[same_n] = base_IT[items["item_row"].to_numpy()[same_n]]
+        texts = items["text"].take(pa.array(new_n)) if len(new_n) < items.num_rows else items["text"]
+        vector_NT[new_n] = encoder.encode(texts, progress=job.progress, what="item texts")
+        columns = [items["item_row"], items["item_id"], _vectors(vector_NT)]
         _write(EmbedOutput(job.out).lance, item_text(encoder.dim), columns)
-        return EmbedReport(items.num_rows, encoder.dim, encoder.seconds, EncodedTexts(**encoder.counts))
+        copied = items.num_rows - len(new_n)
+        return EmbedReport(items.num_rows, encoder.dim, encoder.seconds, EncodedTexts(**encoder.counts), copied)
+
+
+@dataclass(frozen=True)
+class EmbedBase(Embed):
+    """The vectors that those of the last of `dataset.added` extend.
+
+    Attributes:
+        additions: How many it has itself.
+    """
+
+    additions: int
+
+    @property
+    def variant(self) -> str:
+        return Base(self.additions).variant
+
+    @property
+    def role(self) -> str:
+        return EMBED_BASE
+
+    def view(self, recipe: Recipe) -> Recipe:
+        return Base(self.additions).view(recipe)
 
 
 class Examples(Stage):
@@ -225,6 +270,15 @@ def text_encoder(job: Job) -> Encoder:
     if isinstance(encoder, str):
         return TextEncoder(job.context.locate.path(encoder))
     return registry().build(ENCODER, encoder)
+
+
+def _by_text(items: pa.Table, base: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places of the items that an earlier ingest lacks or has another text of, and of the others."""
+    with connect_read(base) as connection:
+        connection.register("now", items.append_column("place", pa.array(np.arange(items.num_rows))))
+        same = connection.sql("SELECT place FROM now JOIN item USING (item_row, item_id, text) ORDER BY place")
+        same_n = same.to_arrow_table()["place"].to_numpy()
+    return np.setdiff1d(np.arange(items.num_rows), same_n, assume_unique=True), same_n
 
 
 def _rows(database: Path, query: str) -> pa.Table:

@@ -1,0 +1,125 @@
+"""`llmcf refresh`: a trained model with later rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from llmcf_cli.cli.groups import same_run
+from llmcf_cli.cli.opening import AllowReadOption, allow
+from llmcf_cli.cli.stages import ArtifactsOption, DryRunOption, RecipeArgument, SetOption
+from llmcf_cli.core.errors import LlmcfError
+
+if TYPE_CHECKING:
+    from llmcf_cli.cli.report import Ended
+    from llmcf_cli.stages.engine.base import Context
+    from llmcf_cli.stages.engine.run import Step
+    from llmcf_cli.stages.refreshing import Addition
+
+
+def refresh(
+    recipe: RecipeArgument,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option("--add", metavar="FILE", help="Later interactions, in the form of the recipe's. Repeatable."),
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", metavar="FILE", help="New items, and known ones that changed.")
+    ] = None,
+    users: Annotated[
+        Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
+    ] = None,
+    level: Annotated[
+        Literal["items"],
+        typer.Option("--level", help="What is made anew; items: vectors, catalogue and histories, without training."),
+    ] = "items",
+    arm: Annotated[
+        str | None,
+        typer.Option("--arm", metavar="NAME", help="Arm of the model; else the one that the comparison says to serve."),
+    ] = None,
+    set_: SetOption = None,
+    artifacts: ArtifactsOption = None,
+    dry_run: DryRunOption = False,
+    allow_read: AllowReadOption = None,
+) -> None:
+    from llmcf_cli.cli import report
+    from llmcf_cli.cli.console import console, make_progress
+    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.stages import refreshing
+    from llmcf_cli.stages.pipeline import open_context, run_steps
+
+    allow(recipe, allow_read)
+    progress, changes, given = make_progress(), set_ or (), _additions(add or [], items, users)
+    loaded = load_recipe(recipe, changes)
+    base = open_context(loaded, artifacts, progress)
+    with refreshing.alone(base):
+        derived = refreshing.derive(loaded, base, given, level, arm, changes)
+        if derived is None:
+            console().print(f"nothing to do: nothing was ever added to {recipe}; next: --add FILE", markup=False)
+            return
+        for file in derived.known:
+            console().print(f"{file} was added before", markup=False, soft_wrap=True)
+        for file in refreshing.allow(derived, given):
+            console().print(f"recipes in {derived.file.parent} may read {file} from now on", markup=False)
+        with refreshing.drafted(derived) as draft:
+            context = open_context(load_recipe(draft, changes), artifacts, progress)
+            steps = refreshing.steps_of(context)
+            report.plan(steps)
+            _frozen(context, steps)
+            if dry_run:
+                return
+            if derived.new:
+                found = refreshing.read_rows(
+                    context, derived.new, progress, on_start=report.start_step, on_end=report.end_step
+                )
+                if not any(map(refreshing.is_new, found)):
+                    known = sum(added.known for added in found)
+                    console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
+                    return
+            if derived.content is not None:
+                draft.replace(derived.file)
+        console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
+        context = open_context(load_recipe(derived.file, changes), artifacts, progress)
+        steps = run_steps(
+            context, refreshing.steps_of(context), progress, on_start=report.start_step, on_end=report.end_step,
+            on_failure=report.failed_step,
+        )  # fmt: skip
+        report.finish("refresh", same_run(str(derived.file), changes, artifacts), steps)
+
+
+def ended(ended: Ended) -> None:
+    """Where the new model is, and what to do with it."""
+    from llmcf_cli.cli.console import console
+    from llmcf_cli.stages.steps.refresh import RefreshOutput
+
+    bundle = RefreshOutput(ended.folder).bundle
+    if all(not step.runs for step in ended.steps):
+        console().print("nothing to do: the model is up to date", style="green")
+    console().print(f"model to serve: {bundle}", markup=False, soft_wrap=True)
+    console().print(f"next: llmcf serve {bundle}", markup=False, soft_wrap=True)
+
+
+def _additions(add: list[Path], items: Path | None, users: Path | None) -> list[Addition]:
+    """Tables of items and users belong to the last of the given files."""
+    from llmcf_cli.stages.refreshing import Addition
+
+    if (items or users) and not add:
+        raise LlmcfError(
+            "describe what --add brings", code="option-conflict", where="--items and --users", hint="add --add FILE"
+        )
+    return [*map(Addition, add[:-1]), *(Addition(file, items, users) for file in add[-1:])]
+
+
+def _frozen(context: Context, steps: list[Step]) -> None:
+    """Say what stays as it is, and what a language model will cost."""
+    from llmcf_cli.cli.console import console
+
+    wanted = context.recipe.refresh
+    assert wanted is not None
+    console().print(
+        f"stays: weights, vocabularies, examples and texts of arm {wanted.arm}, seed {wanted.seed}; "
+        "calls of a language model: 0",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,261 @@
+"""A refresh: a recipe derived from the user's, with more of `dataset.added`, and `refresh`.
+
+Derived recipes lie beside the recipe that they extend (of a library recipe, in the current folder), numbered, and carry on
+what was added before. One is written once its rows are read and some are new, so a refused one leaves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.core.files import kind_of
+from llmcf_cli.core.hashing import digest_file
+from llmcf_cli.core.permissions import Permissions
+from llmcf_cli.core.progress import Progress
+from llmcf_cli.core.yamlfile import dump_yaml
+from llmcf_cli.data.report import Added, IngestReport
+from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.recipe.load import EXTENDS, LoadedRecipe, load_recipe
+from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.stages.engine.base import Context
+from llmcf_cli.stages.engine.run import Step, execute, plan, reached
+from llmcf_cli.stages.pipeline import open_context, targets
+from llmcf_cli.stages.share.own import extending
+from llmcf_cli.stages.steps.evaluate import Comparison
+from llmcf_cli.stages.steps.ingest import Ingest
+from llmcf_cli.stages.steps.refresh import Refresh, Trained
+from llmcf_cli.store.artifacts import Manifest, write_atomic
+from llmcf_cli.store.locks import held
+
+Level = Literal["items"]
+_OWN = "dataset.added"
+
+
+@dataclass(frozen=True)
+class Addition:
+    """Files with later rows, as `dataset.added` has them.
+
+    Attributes:
+        interactions: Interactions.
+        items: Table of new items; None: none.
+        users: Table of new users; None: none.
+    """
+
+    interactions: Path
+    items: Path | None = None
+    users: Path | None = None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The recipe of a refresh.
+
+    Attributes:
+        file: Where it is, or is to be.
+        content: What is to be written there; None: it is there.
+        known: Given files that an earlier addition has already.
+        new: Additions that no earlier refresh has.
+    """
+
+    file: Path
+    content: str | None
+    known: tuple[Path, ...]
+    new: int
+
+
+@contextmanager
+def alone(context: Context) -> Iterator[None]:
+    """Be the only refresh of a recipe in an artifact folder.
+
+    Raises:
+        StoreError: Another process refreshes it.
+    """
+    folder = context.store.root / "cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / f"refresh.{context.recipe.name}.lock", what=f"refresh of {context.recipe.name}"):
+        yield
+
+
+def derive(
+    loaded: LoadedRecipe, context: Context, given: Sequence[Addition], level: Level, arm: str | None,
+    overrides: Sequence[str] = (),
+) -> Derived | None:  # fmt: skip
+    """The recipe of a refresh: that of the last one, if it says the same, else one after it.
+
+    Args:
+        loaded: The user's recipe.
+        context: What it runs in.
+        given: Additions, oldest first.
+        level: What is made anew.
+        arm: Arm of the model; None: that of the last refresh, else the one that the comparison says to serve.
+        overrides: Changes that the recipe was loaded with.
+
+    Returns:
+        None where nothing was ever added, and nothing is given.
+
+    Raises:
+        LlmcfError: A file is not there; or nothing says which arm.
+        StoreError: The recipe's own additions are others than at its last refresh.
+    """
+    if any(change.partition("=")[0].startswith(_OWN) for change in overrides):
+        raise LlmcfError(
+            f"a refresh sets {_OWN} itself", code="option-conflict", where="--set", hint="write it into the recipe"
+        )
+    folder, own = _folder(loaded), [one.model_dump() for one in loaded.recipe.dataset.added]
+    files = _earlier(folder, loaded.path.stem)
+    last = load_recipe(files[max(files)], overrides) if files else None
+    added = own if last is None else [one.model_dump() for one in last.recipe.dataset.added]
+    if added[: len(own)] != own:
+        raise StoreError(
+            f"{_OWN} of {loaded.path.name} has changed since", code="refresh-changed", where=str(files[max(files)]),
+            hint="remove the recipes of earlier refreshes and add their files again",
+        )  # fmt: skip
+    there = _digests(last or loaded, context)
+    known = [one.interactions for one in given if digest_file(_file(one.interactions)) in there]
+    before, added = len(added), added + [_entry(one, folder) for one in given if one.interactions not in known]
+    if len(added) == len(own):
+        return None
+    arm, seed = _model(context, last.recipe if last else None, arm)
+    section = {"level": level, "arm": arm, "seed": seed, "trained_on": len(own)}
+    if last is not None and last.recipe.refresh is not None:
+        same = last.recipe.refresh.model_dump() == section and len(last.recipe.dataset.added) == len(added)
+        if same:
+            return Derived(files[max(files)], None, tuple(known), 0)
+    file = folder / f"{loaded.path.stem}.refresh-{max(files, default=0) + 1}.yaml"
+    content = {
+        EXTENDS: extending(loaded, file), "dataset": {"added": [_without_none(one) for one in added]},
+        "refresh": section,
+    }  # fmt: skip
+    return Derived(file, f"# Written by llmcf refresh {loaded.path.name}\n{dump_yaml(content)}", tuple(known), len(added) - before)
+
+
+@contextmanager
+def drafted(derived: Derived) -> Iterator[Path]:
+    """The derived recipe as a file that is gone after the block, unless it was there before; see `keep`.
+
+    Files that the user named for it may be read, wherever they lie.
+    """
+    if derived.content is None:
+        yield derived.file
+        return
+    draft = derived.file.with_name(f".{derived.file.name}")
+    write_atomic(draft, derived.content)
+    try:
+        yield draft
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def allow(derived: Derived, given: Sequence[Addition]) -> list[Path]:
+    """Let the recipes of the derived one's folder read the given files from now on; those that they could not."""
+    folder, permissions = derived.file.parent.resolve(), Permissions()
+    files = [file for one in given for file in (one.interactions, one.items, one.users) if file is not None]
+    outside = [file.resolve() for file in files if not file.resolve().is_relative_to(folder)]
+    for file in outside:
+        permissions.allow_read(folder, file)
+    return outside
+
+
+def steps_of(context: Context) -> list[Step]:
+    """What a refresh runs and reads. The model that it begins from is never trained for it.
+
+    Raises:
+        StoreError: The model is not there, or the recipe is another than it was trained by.
+    """
+    steps = reached(plan(context, Refresh.of(context.recipe)))
+    for step in steps:
+        if isinstance(step.node.stage, Trained) and step.runs:
+            raise StoreError(
+                f"there is no trained model to bring up to date ({step.reason})", code="refresh-untrained",
+                where=step.node.label, hint="llmcf run RECIPE",
+            )  # fmt: skip
+    return steps
+
+
+def read_rows(
+    context: Context, additions: int, progress: Progress, *, on_start: Callable[[Step], None],
+    on_end: Callable[[Step, Manifest], None],
+) -> list[Added]:  # fmt: skip
+    """Ingest what a derived recipe adds; what was found in the last few additions.
+
+    Raises:
+        LlmcfError: As `append`.
+    """
+    steps = plan(context, [Ingest()])
+    execute(reached(steps), progress, on_start=on_start, on_end=on_end)
+    reports: list[IngestReport] = [step.node.require() for step in steps[len(steps) - additions :]]
+    return [report.added for report in reports if report.added is not None]
+
+
+def is_new(added: Added) -> bool:
+    """Whether an addition changes anything."""
+    return any((added.users, added.items, added.interactions, added.changed_users, added.changed_items))
+
+
+def _folder(loaded: LoadedRecipe) -> Path:
+    """Where derived recipes of a recipe are."""
+    path = loaded.path.resolve()
+    return Path.cwd() if path.is_relative_to(library_dir().resolve()) else path.parent
+
+
+def _earlier(folder: Path, stem: str) -> dict[int, Path]:
+    """Number → derived recipe."""
+    pattern = re.compile(re.escape(stem) + r"\.refresh-([1-9][0-9]*)\.yaml")
+    found = ((pattern.fullmatch(path.name), path) for path in folder.iterdir())
+    return {int(match[1]): path for match, path in found if match}
+
+
+def _digests(loaded: LoadedRecipe, context: Context) -> set[str]:
+    """Content of all files of interactions that a recipe has added."""
+    if not loaded.recipe.dataset.added:
+        return set()
+    locate = open_context(loaded, context.store.root).locate
+    return {digest_file(locate.path(one.interactions)) for one in loaded.recipe.dataset.added}
+
+
+def _entry(one: Addition, folder: Path) -> dict[str, str | None]:
+    """An addition as a recipe in a folder names it: by the path from there, or else the whole path."""
+
+    def named(file: Path | None) -> str | None:
+        if file is None:
+            return None
+        whole = _file(file).resolve()
+        return str(whole.relative_to(folder) if whole.is_relative_to(folder) else whole)
+
+    return {"interactions": named(one.interactions), "items": named(one.items), "users": named(one.users)}
+
+
+def _file(path: Path) -> Path:
+    if kind_of(path) != "file":
+        raise LlmcfError("no such file", code="path-missing", where=str(path))
+    return path
+
+
+def _without_none(entry: dict[str, str | None]) -> dict[str, str]:
+    return {role: file for role, file in entry.items() if file is not None}
+
+
+def _model(context: Context, last: Recipe | None, arm: str | None) -> tuple[str, int]:
+    """Arm and seed of the model to bring up to date."""
+    recipe = context.recipe
+    if arm is None and last is not None and last.refresh is not None:
+        return last.refresh.arm, last.refresh.seed
+    node = plan(context, targets(recipe, "evaluate"))[-1].node
+    if node.made:
+        compared: Comparison = node.require()
+        if compared.served is not None and arm in (None, compared.served.arm):
+            return compared.served.arm, compared.served.seed
+    arms = [*recipe.arms]
+    chosen = arm or recipe.serve.arm or (arms[0] if len(arms) == 1 else None)
+    if chosen is None:
+        raise LlmcfError(
+            "the comparison that chooses an arm is not made", code="option-conflict", where="--arm",
+            allowed=tuple(arms), hint="name the arm, or first: llmcf run RECIPE",
+        )  # fmt: skip
+    return chosen, recipe.seeds[0]
