@@ -150,8 +150,8 @@ def embed(report: EmbedReport) -> None:
 def refresh(report: RefreshReport) -> None:
     """What is new to the model."""
     console().print(
-        f"{report.items:,} new items and {report.users:,} new users, by their features, texts and histories: the weights "
-        "are those of before"
+        f"{report.items:,} new items and {report.users:,} new users, known by features, texts and histories; "
+        "the weights are those of before"
     )
     if report.without_text:
         console().print(f"! {report.without_text:,} new items have no text", style="yellow")

@@ -132,7 +132,7 @@ class Recipe(Config):
         if self.refresh.seed not in self.seeds:
             yield Broken(f"no arm is trained with seed {self.refresh.seed}", ("refresh", "seed"), tuple(self.seeds))
         if self.refresh.trained_on >= len(self.dataset.added):
-            what = f"nothing is new to a model trained with {self.refresh.trained_on} of {len(self.dataset.added)} additions"
+            what = f"of {len(self.dataset.added)} additions none is new to a model that was trained on as many"
             yield Broken(what, ("refresh", "trained_on"))
 
     @rule("balance", "llm.mix", "llm.count")

@@ -1,7 +1,7 @@
 """A refresh: a recipe derived from the user's, with more of `dataset.added`, and `refresh`.
 
-Derived recipes lie beside the recipe that they extend (of a library recipe, in the current folder), numbered, and carry on
-what was added before. One is written once its rows are read and some are new, so a refused one leaves nothing.
+Derived recipes lie beside the recipe that they extend (of a library recipe, in the current folder), numbered, and carry
+on what was added before. One is written once its rows are read and some are new, so a refused one leaves nothing.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ def derive(
         EXTENDS: extending(loaded, file), "dataset": {"added": [_without_none(one) for one in added]},
         "refresh": section,
     }  # fmt: skip
-    return Derived(file, f"# Written by llmcf refresh {loaded.path.name}\n{dump_yaml(content)}", tuple(known), len(added) - before)
+    return Derived(
+        file, f"# Written by llmcf refresh {loaded.path.name}\n{dump_yaml(content)}", tuple(known), len(added) - before
+    )
 
 
 @contextmanager
