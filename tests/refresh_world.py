@@ -1,0 +1,70 @@
+"""A tiny shop whose recipe trains in seconds without a language model, and rows that come later."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+WORDS = "red blue cold warm fast slow old new deep high".split()
+RECIPE = """\
+name: shop
+description: A tiny shop.
+seed: 1
+dataset:
+  source: {type: csv, interactions: events.csv, items: items.csv, columns: {time: t, rating: rating}}
+  label: {type: rating, positive_from: 3}
+  split: {type: fixed_cut, validation_from: 600, test_from: 750}
+  history: {max_length: 5}
+  text: {item: "{{title}}", user: ""}
+  features: {item: {genre: categorical}}
+  conflicts: {items: last}
+  limits: {per_class: 0, unjoined: 1, empty_histories: 1}
+cot:
+  sample: {fraction: 0.5}
+  engine: {type: facts}
+  judge: {type: rubric, min_words: 1, min_coherence: 0, max_echo: 1}
+match:
+  space: {type: text, encoder: {type: hashing}, history_weight: 0.5, item_weight: 0.5}
+  k: 2
+rec:
+  backbone: {type: deepfm, embedding_dim: 4, hidden: [8]}
+  augment: ict
+  fit: {epochs: 1, batch_size: 64}
+serve: {reasoning: true}
+"""
+LATER = [("u1", "i20", 5, 1000), ("u2", "i21", 4, 1001), ("new", "i3", 5, 1002), ("u1", "i4", 2, 1003)]
+
+
+def first_events(seed: int = 3) -> list[tuple[str, str, int, int]]:
+    """The rows that the model is trained on; none later than 900."""
+    chance = random.Random(seed)
+    pairs = {(chance.randrange(30), chance.randrange(20)): chance.randint(1, 900) for _ in range(320)}
+    return [(f"u{u}", f"i{i}", chance.randint(1, 5), t) for (u, i), t in sorted(pairs.items())]
+
+
+def item(number: int, genre: str = "", title: str = "") -> tuple[str, str, str]:
+    """A row of the table of items."""
+    chance = random.Random(number)
+    return f"i{number}", title or " ".join(chance.sample(WORDS, 3)), genre or "abc"[number % 3]
+
+
+def write_events(path: Path, rows: list[tuple[str, str, int, int]]) -> Path:
+    """Write a table of interactions."""
+    path.write_text("\n".join(["user_id,item_id,rating,t", *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return path
+
+
+def write_items(path: Path, rows: list[tuple[str, str, str]]) -> Path:
+    """Write a table of items."""
+    path.write_text("\n".join(["item_id,title,genre", *map(",".join, rows)]) + "\n")
+    return path
+
+
+def write_shop(folder: Path) -> Path:
+    """Write the shop's files, and `more.csv` and `more_items.csv`; the recipe."""
+    write_events(folder / "events.csv", first_events())
+    write_items(folder / "items.csv", [item(n) for n in range(20)])
+    write_events(folder / "more.csv", LATER)
+    write_items(folder / "more_items.csv", [item(20), item(21, genre="z"), item(3, title="deep red other")])
+    (folder / "recipe.yaml").write_text(RECIPE)
+    return folder / "recipe.yaml"
