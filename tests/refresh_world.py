@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-WORDS = "red blue cold warm fast slow old new deep high".split()
+WORDS = ["red", "blue", "cold", "warm", "fast", "slow", "old", "new", "deep", "high"]
 RECIPE = """\
 name: shop
 description: A tiny shop.
@@ -65,6 +65,6 @@ def write_shop(folder: Path) -> Path:
     write_events(folder / "events.csv", first_events())
     write_items(folder / "items.csv", [item(n) for n in range(20)])
     write_events(folder / "more.csv", LATER)
-    write_items(folder / "more_items.csv", [item(20), item(21, genre="z"), item(3, title="deep red other")])
+    write_items(folder / "more_items.csv", [item(20), item(21, genre="z")])
     (folder / "recipe.yaml").write_text(RECIPE)
     return folder / "recipe.yaml"

@@ -157,7 +157,7 @@ class InputConfig(ComponentConfig):
     made_by: ClassVar[tuple[str, ...]] = ()
     """Stages that it is loaded from, besides `ingest` and those of the inputs it is made of."""
     follows: ClassVar[tuple[str, ...]] = ()
-    """Stages among these whose results for later rows a refreshed bundle takes: those for earlier rows stay the same."""
+    """Stages among these whose results for later rows a refreshed bundle takes; those for earlier rows stay."""
     for_losses: ClassVar[bool] = False
     """Whether only objectives read it, as they read the target. No augmenter does, and no bundle keeps it."""
 

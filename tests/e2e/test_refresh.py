@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from llmcf_cli.cli.app import app
 from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
-from llmcf_cli.llm.models.hashing import HashingEncoder
 from llmcf_cli.llm.config import HashingEncoderConfig
+from llmcf_cli.llm.models.hashing import HashingEncoder
 from llmcf_cli.rec.bundle.bundle import load_bundle
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.locks import held
@@ -99,7 +99,7 @@ def test_the_new_bundle_knows_what_came_and_keeps_its_weights(refreshed):
     items = after.catalog.items.ids.to_pylist()
     assert items == [*before.catalog.items.ids.to_pylist(), "i20", "i21"]
     assert after.catalog.users.ids.to_pylist() == [*before.catalog.users.ids.to_pylist(), "new"]
-    titles = {**{f"i{n}": shop.item(n)[1] for n in range(22)}, "i3": "deep red other"}
+    titles = {f"i{n}": shop.item(n)[1] for n in range(22)}
     np.testing.assert_allclose(after.get("text")[1:], encoded([titles[item] for item in items]), atol=1e-6)
     assert new.reasoning_E.equals(old.reasoning_E)
     assert len(after.get("examples")) == len(before.get("examples"))
@@ -111,8 +111,8 @@ def test_histories_are_the_latest(refreshed):
                   for t in (resources.catalog.users, resources.catalog.items))  # fmt: skip
     rows = sorted([*shop.first_events(), *shop.LATER], key=lambda row: row[3])
     pairs, taken = set(), {}
-    for who, what, _, time in rows:
-        if (who, what) not in pairs:  # dataset.repeats is first
+    for who, what, rating, time in rows:
+        if (who, what) not in pairs and rating >= 3:  # no pair is there twice; histories are of positives
             pairs.add((who, what))
             taken.setdefault(who, {}).setdefault(time, []).append(what)
     for who in ("u1", "u2", "new"):
@@ -159,11 +159,18 @@ def test_the_same_command_again_does_nothing(refreshed):
 def test_a_second_refresh_carries_the_first_on(refreshed, tmp_path):
     folder = Path(shutil.copytree(refreshed, tmp_path / "shop"))
     shop.write_events(folder / "later.csv", [("u4", "i20", 5, 1100)])
-    refresh(folder, "--add", folder / "later.csv")
+    shop.write_items(folder / "changed.csv", [shop.item(3, title="deep red other")])
+    refresh(folder, "--add", folder / "later.csv", "--items", folder / "changed.csv")
     added = yaml.safe_load((folder / "recipe.refresh-2.yaml").read_text())["dataset"]["added"]
     assert [one["interactions"] for one in added] == ["more.csv", "later.csv"]
     assert len(list((folder / "artifacts" / "train-rec").glob("*/bundle"))) == 1
-    assert len(list((folder / "artifacts" / "refresh").glob("*/bundle"))) == 2
+    first, second = sorted((folder / "artifacts" / "refresh").glob("*/bundle"), key=lambda path: path.stat().st_mtime)
+    before, after = (load_bundle(path).model.resources for path in (first, second))
+    changed = np.flatnonzero((before.get("text") != after.get("text")).any(1))
+    assert [after.catalog.items.ids[int(row) - 1].as_py() for row in changed] == ["i3"]
+    np.testing.assert_allclose(after.get("text")[changed], encoded(["deep red other"]), atol=1e-6)
+    manifests = [yaml.safe_load(path.read_text()) for path in (folder / "artifacts" / "embed").glob("*/manifest.json")]
+    assert sorted(m["report"]["items"] - m["report"]["copied"] for m in manifests) == [1, 2, 20]
 
 
 def test_rows_that_are_there_change_nothing(here):
@@ -180,7 +187,7 @@ def test_what_cannot_be_added_is_refused_and_nothing_changes(here):
     (here / "other.csv").write_text("user_id,item_id,t\nu1,i1,1000\n")
     before = contents(here)
     for file, code, kind in (
-        ("late.csv", "added-late", DataError), ("other.csv", "added-columns", DataError),
+        ("late.csv", "added-late", DataError), ("other.csv", "column-missing", DataError),
         ("none.csv", "path-missing", LlmcfError),
     ):  # fmt: skip
         with refused(code, kind):
@@ -191,7 +198,7 @@ def test_what_cannot_be_added_is_refused_and_nothing_changes(here):
 
 def test_a_model_that_is_not_there_or_of_another_recipe_is_not_trained(here):
     with refused("refresh-untrained", StoreError):
-        refresh(here, "--add", here / "more.csv", "--set", "match.k=1")
+        refresh(here, "--add", here / "more.csv", "--set", "match.k=4")
     shutil.rmtree(here / "artifacts" / "train-rec")
     with refused("refresh-untrained", StoreError):
         refresh(here, "--add", here / "more.csv")

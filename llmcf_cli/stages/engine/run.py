@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import Enum, auto
+from graphlib import TopologicalSorter
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
@@ -76,13 +77,23 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     for target in targets:
         graph.add(target, context)
     nodes = graph.nodes
-    depth: dict[str, int] = {}
-    for node in nodes:
-        depth[node.stage.name] = max(depth.get(node.stage.name, 0), node.depth)
+    rank = _ranks(nodes)
     steps: dict[str, Step] = {}
-    for node in sorted(nodes, key=lambda node: depth[node.stage.name]):
+    for node in sorted(nodes, key=lambda node: rank[node.stage.name]):
         steps[node.label] = _decide(node, steps, force)
     return list(steps.values())
+
+
+def _ranks(nodes: Sequence[Node]) -> dict[str, int]:
+    """Stage name → length of the longest chain of other stages below it, so that all of one name stand together."""
+    below: dict[str, set[str]] = {}
+    for node in nodes:  # a stage may extend a result of its own, as those of an addition do
+        needed = {need.stage.name for need in node.needs.values()}
+        below.setdefault(node.stage.name, set()).update(needed - {node.stage.name})
+    rank: dict[str, int] = {}
+    for name in TopologicalSorter(below).static_order():
+        rank[name] = 1 + max((rank[one] for one in below[name]), default=-1)
+    return rank
 
 
 def reached(steps: Sequence[Step]) -> list[Step]:
