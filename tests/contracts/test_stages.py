@@ -68,7 +68,8 @@ def recipe() -> Recipe:
         "quickstart",
         ["rec.baselines=[popularity]", "search={trials: 2, space: {rec.fit.learning_rate: {low: 0.001, high: 0.1}}}",
          "balance={}", "teacher={}", "rec.objectives=[bce, distill]", "rec.compare=[none, text, kar, signals]",
-         "knowledge={user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}"],
+         "knowledge={user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}",
+         "dataset.added=[{interactions: later.inter}, {interactions: last.inter}]", "refresh={arm: text, seed: 2024}"],
     ).recipe  # fmt: skip
 
 
