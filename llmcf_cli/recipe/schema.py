@@ -130,7 +130,9 @@ class Recipe(Config):
             what = f"{self.refresh.arm!r} is no arm that is trained" + (f"; did you mean {near!r}?" if near else "")
             yield Broken(what, ("refresh", "arm"), tuple(names))
         if self.refresh.seed not in self.seeds:
-            yield Broken(f"no arm is trained with seed {self.refresh.seed}", ("refresh", "seed"), tuple(self.seeds))
+            yield Broken(
+                f"no arm is trained with seed {self.refresh.seed}", ("refresh", "seed"), tuple(map(str, self.seeds))
+            )
         if self.refresh.trained_on >= len(self.dataset.added):
             what = f"of {len(self.dataset.added)} additions none is new to a model that was trained on as many"
             yield Broken(what, ("refresh", "trained_on"))
