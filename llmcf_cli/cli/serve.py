@@ -36,7 +36,7 @@ def serve(
     from llmcf_cli.core.permissions import Host
 
     try:
-        from llmcf_cli.serve.http.bundles import pointed_at
+        from llmcf_cli.serve.champion.pointer import pointed_at
         from llmcf_cli.serve.http.run import serve as run
         from llmcf_cli.serve.http.settings import KEY_VARIABLE, Limits, ServeSettings
     except ModuleNotFoundError as error:

@@ -244,6 +244,8 @@ _COMMANDS = (
     ("score", "score:score", "Score (user, item) requests with a trained bundle."),
     ("recommend", "recommend:recommend", "The items of the whole catalogue that suit a user best, by a bundle."),
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
+    ("promote", "promote:promote", "Let a new bundle take the place of the one that is served, if it is good enough."),
+    ("rollback", "promote:rollback", "Put the bundle back that was served before."),
     ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
     ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),
     ("review", "review:review", "Read chains of thought one at a time, keep or drop each; agreement with the judge."),

@@ -10,6 +10,7 @@ from llmcf_cli.core.errors import LlmcfError, closest
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
 from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
+from llmcf_cli.recipe.promotion import PromoteSection
 from llmcf_cli.recipe.sections import (
     CoTSection,
     DatasetSection,
@@ -56,6 +57,8 @@ class Recipe(Config):
     """The model to serve."""
     refresh: RefreshSection | None = None
     """A trained model to bring up to date; none: models are trained on what the recipe says."""
+    promote: PromoteSection | None = None
+    """When a new bundle takes the place of the one that is served."""
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
 
@@ -136,6 +139,15 @@ class Recipe(Config):
         if self.refresh.trained_on >= len(self.dataset.added):
             what = f"of {len(self.dataset.added)} additions none is new to a model that was trained on as many"
             yield Broken(what, ("refresh", "trained_on"))
+
+    @rule("promote", "rec.task")
+    def _promotion_goes_by_measures_of_the_task(self) -> Iterator[Broken]:
+        known = self.rec.task.monitors
+        for name in self.promote.measures if self.promote is not None else ():
+            if name not in known:
+                near = closest(name, known)
+                what = f"{name!r} is no measure of the task" + (f"; did you mean {near!r}?" if near else "")
+                yield Broken(what, ("promote", "measures", name), known)
 
     @rule("balance", "llm.mix", "llm.count")
     def _balance_can_be_swept(self) -> Iterator[Broken]:

@@ -55,3 +55,24 @@ def _compare(found_N: NDArray[np.float32], expected_N: NDArray[np.float64]) -> N
             code="golden-differs", where="golden.json",
             hint="serve it with the version of llmcf and of its plugins that made it, or train again: llmcf train-rec",
         )  # fmt: skip
+
+
+def try_out(scorer: Scorer) -> None:
+    """Ask the golden requests, and something else, so that the first request waits for nothing that is made once.
+
+    Raises:
+        ModelError: The bundle does not answer, or not what it answered when it was made.
+    """
+    if scorer.golden is not None:
+        replay(scorer, scorer.golden)
+    items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
+    if scorer.makes_lists and items:
+        some = to_users([{"user_id": "", "history": items[:1]}], scorer.form)
+        scorer.user_lists(some, [Wanted.of(1, None, (), filter_seen=False)])
+    score_N = scorer.score_lists(
+        to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form)
+    ).score_N
+    if not np.isfinite(score_N).all():
+        raise ModelError(
+            "the bundle answers a score that is no number", code="score-invalid", where="bundle", hint="llmcf train-rec"
+        )

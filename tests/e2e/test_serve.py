@@ -21,6 +21,9 @@ from rec_world import SERVED
 from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import BCEConfig, DeepFMConfig, ICTConfig, NoneConfig, RankingConfig
 from llmcf_cli.rec.model import RecModel
+from llmcf_cli.recipe.promotion import PromoteSection
+from llmcf_cli.serve.champion.pointer import read_pointer
+from llmcf_cli.serve.champion.promote import promote, rollback
 
 ASK = {"requests": [{"user_id": "u1", "candidates": ["i1", "i2", "i3"]}]}
 KEY = "s3cret"
@@ -32,7 +35,7 @@ def bundles(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundles")
     for name, augment in (("ict", ICTConfig()), ("none", NoneConfig())):
         model = RecModel(world.data.resources, DeepFMConfig(), augment, (BCEConfig(),), seed=4)
-        save_bundle(folder / name, model, task=RankingConfig(), recipe={}, clock="global", inputs=SERVED)
+        save_bundle(folder / name, model, task=RankingConfig(), recipe={}, clock="per_user", inputs=SERVED)
     return folder
 
 
@@ -219,6 +222,24 @@ def test_a_watched_bundle_is_followed_under_load_without_a_failed_request(bundle
         pointer.write_text("nothing-there")
         wait_until(lambda: any('"reload failed"' in line for line in client.log), "told")
         assert ask(client).headers["x-bundle"] in seen - {first}
+
+
+def test_a_promotion_and_a_rollback_are_followed(world, bundles, tmp_path):
+    pointer = tmp_path / "champion"
+
+    def promoted(name):
+        section = PromoteSection(measures={"auc": {"at_least": 0.0}}, latency_ratio=1e9)
+        return promote(bundles / name, pointer, section, world.database, recipe="r").moved
+
+    assert promoted("none")
+    with running("--watch", pointer) as (_, client):
+        first = ask(client).headers["x-bundle"]
+        assert promoted("ict")
+        wait_until(lambda: ask(client).headers["x-bundle"] != first, "promoted")
+        assert ask(client).headers["x-bundle"] == read_pointer(pointer).champion.digest
+        rollback(pointer)
+        wait_until(lambda: ask(client).headers["x-bundle"] == first, "rolled back")
+        assert not any('"reload failed"' in line for line in client.log)
 
 
 def test_two_workers_share_a_port_and_their_metrics(bundles):

@@ -6,20 +6,14 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from llmcf_cli import __version__
-from llmcf_cli.core.errors import LlmcfError, ModelError, StoreError
-from llmcf_cli.core.files import read_small
+from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.rec.bundle.bundle import MANIFEST
 from llmcf_cli.rec.input.examples import EXAMPLES
-from llmcf_cli.serve.golden import replay
+from llmcf_cli.serve.champion.pointer import pointed_at
+from llmcf_cli.serve.golden import try_out
 from llmcf_cli.serve.http.bodies import Info
-from llmcf_cli.serve.lists import Wanted
-from llmcf_cli.serve.requests import to_lists, to_users
 from llmcf_cli.serve.scorer import Scorer
-
-MAX_POINTER_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -107,49 +101,6 @@ class Bundles:
         scorer = Scorer.load(path, signers=self._signers)
         try_out(scorer)
         return Loaded(path, scorer, scorer.digest)
-
-
-def try_out(scorer: Scorer) -> None:
-    """Ask the golden requests, and something else, so that the first request waits for nothing that is made once.
-
-    Raises:
-        ModelError: The bundle does not answer, or not what it answered when it was made.
-    """
-    if scorer.golden is not None:
-        replay(scorer, scorer.golden)
-    items = scorer.model.resources.catalog.items.ids[:2].to_pylist()
-    if scorer.makes_lists and items:
-        some = to_users([{"user_id": "", "history": items[:1]}], scorer.form)
-        scorer.user_lists(some, [Wanted.of(1, None, (), filter_seen=False)])
-    score_N = scorer.score_lists(
-        to_lists([{"user_id": "", "candidates": items or [""], "history": []}], scorer.form)
-    ).score_N
-    if not np.isfinite(score_N).all():
-        raise ModelError(
-            "the bundle answers a score that is no number", code="score-invalid", where="bundle", hint="llmcf train-rec"
-        )
-
-
-def pointed_at(pointer: Path) -> Path:
-    """The bundle that a file names: its first line, relative to the file's folder.
-
-    Raises:
-        StoreError: There is no such file, or it names no folder with a bundle.
-    """
-    hint = "write the bundle's path in it"
-    try:
-        lines = read_small(pointer, MAX_POINTER_BYTES, StoreError).decode().splitlines()
-    except (StoreError, UnicodeDecodeError) as error:
-        why = error.what if isinstance(error, StoreError) else "is no text"
-        raise StoreError(why, code="pointer-invalid", where=str(pointer), hint=hint) from error
-    if not lines or "\0" in lines[0]:
-        raise StoreError("names no bundle", code="pointer-invalid", where=str(pointer), hint=hint)
-    bundle = pointer.parent / lines[0].strip()
-    if not (bundle / MANIFEST).is_file():
-        raise StoreError(
-            f"names {lines[0].strip()!r:.200}, which is no bundle", code="pointer-invalid", where=str(pointer)
-        )
-    return bundle
 
 
 class Watch:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.serve.champion.pointer import pointed_at
+from llmcf_cli.serve.golden import try_out
 from llmcf_cli.serve.http.answering import Answer, Answering, Body
 from llmcf_cli.serve.http.batcher import Batcher
 from llmcf_cli.serve.http.bodies import Fault, ScoreBody
-from llmcf_cli.serve.http.bundles import Bundles, Loaded, Watch, pointed_at, try_out
+from llmcf_cli.serve.http.bundles import Bundles, Loaded, Watch
 from llmcf_cli.serve.http.faults import Refusal
 from llmcf_cli.serve.http.metrics import Metrics
 from llmcf_cli.serve.http.settings import ServeSettings

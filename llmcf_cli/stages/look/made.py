@@ -131,6 +131,20 @@ def run_of_recipe(context: Context) -> Run:
     )  # fmt: skip
 
 
+def samples_of(context: Context) -> Path:
+    """The folder of a recipe's samples.
+
+    Raises:
+        StoreError: They are not made yet.
+    """
+    node = plan(context, [Ingest()])[-1].node
+    if context.store.manifest(node.stage.name, node.key) is None:
+        raise StoreError(
+            "there are no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE"
+        )
+    return context.store.folder(node.stage.name, node.key)
+
+
 def run_of_folder(folder: Path) -> Run:
     """The run that an artifact (of `evaluate`, `match` or whatever was made from samples) ends.
 
