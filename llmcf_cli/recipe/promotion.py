@@ -30,8 +30,8 @@ class PromoteSection(Config):
     """When a new bundle takes the place of the one that is served (`llmcf promote`)."""
 
     measures: dict[str, Threshold] = Field(min_length=1, max_length=100)
-    """Measure of the task → what the challenger must reach, e.g. `auc: {not_worse_by: 0.002, at_least: 0.6}`. All of them
-    must hold."""
+    """Measure of the task → what the challenger must reach, e.g. `auc: {not_worse_by: 0.002, at_least: 0.6}`. All
+    of them must hold."""
     evidence: Literal["difference", "interval"] = "difference"
     """What `not_worse_by` limits: the `difference` that was measured, or all of its 95 % confidence `interval`."""
     window_days: Annotated[float, Field(gt=0, le=36_500)] | None = None

@@ -1,7 +1,7 @@
 """The pointer: a file that names the bundle to serve, and knows the one before and why it was replaced.
 
-Its first line is the path of the bundle; a pointer may be that line alone, written by hand. What follows is the record as
-JSON. Both are replaced together, so whoever reads sees either the state before a change or the one after.
+Its first line is the path of the bundle; a pointer may be that line alone, written by hand. What follows is the record
+as JSON. Both are replaced together, so whoever reads sees either the state before a change or the one after.
 """
 
 import json

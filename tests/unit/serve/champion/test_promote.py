@@ -163,8 +163,8 @@ def test_a_window_is_the_latest_test_samples(world, bundles, tmp_path):
         con.execute("UPDATE meta SET value = 'global' WHERE key = 'clock'")
         con.execute("CREATE TABLE times AS SELECT sample_id, time FROM sample")
         con.execute("UPDATE sample SET time = time * 3600000000")  # hours
-        hours = np.sort(con.sql("SELECT time FROM times SEMI JOIN sample USING (sample_id) WHERE sample_id IN "
-                                "(SELECT sample_id FROM sample WHERE split = 'test')").fetchnumpy()["time"])  # fmt: skip
+        test = con.sql("SELECT t.time FROM times t JOIN sample s USING (sample_id) WHERE s.split = 'test'")
+        hours = np.sort(test.fetchnumpy()["time"])
     whole = newest(database, Ranking(RankingConfig()), section({"auc": {"at_least": 0}}))
     assert len(whole.truth) == len(hours)
     part = newest(database, Ranking(RankingConfig()), section({"auc": {"at_least": 0}}, window_days=10))
