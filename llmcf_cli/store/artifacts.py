@@ -3,7 +3,8 @@
     artifacts/<stage>/<key>/           the stage's files
     artifacts/<stage>/<key>/manifest.json
     artifacts/<stage>/.partial/<key>/  unfinished: out/ (becomes the folder above), work/ (checkpoints, survive a kill),
-                                       old/ (what the folder above held, while it is being replaced)
+                                       old/ (what the folder above held, while it is being replaced),
+                                       gone/ (what the folder above held, while it is being removed)
 
 A folder without a manifest is incomplete and is never read. A folder is renamed into its place as a whole, manifest
 included, and what it replaces is put aside first and removed last. So a kill at any moment leaves the old artifact or
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -235,6 +236,42 @@ class ArtifactStore:
     def discard(self, partial: Partial) -> None:
         """Drop a partial folder and its checkpoints."""
         shutil.rmtree(partial.out.parent, ignore_errors=True)
+
+    def making(self, stage: str, key: str) -> bool:
+        """Whether another process makes an artifact."""
+        lock = self._base(stage, key).with_suffix(".lock")
+        try:
+            with held(lock, what=stage) if lock.is_file() else nullcontext():
+                return False
+        except StoreError:
+            return True
+
+    def remove(self, stage: str, key: str) -> None:
+        """Remove an artifact, what is unfinished of it, and what a killed process left.
+
+        A kill leaves the artifact whole, or parts that are none and that the next call removes.
+
+        Raises:
+            StoreError: Another process makes or reads it, or it cannot be removed.
+        """
+        base, folder = self._base(stage, key), self.folder(stage, key)
+        try:
+            base.parent.mkdir(parents=True, exist_ok=True)
+            with held(base.with_suffix(".lock"), what=f"{stage} {key[:KEY_LENGTH]}"):
+                self._settle(stage, key)
+                self.check_free(stage, key)
+                if base.exists():
+                    shutil.rmtree(base)
+                if folder.exists():
+                    base.mkdir()
+                    with replacing(folder / MANIFEST):
+                        folder.rename(base / "gone")  # at once: nobody ever sees a part of it
+                    shutil.rmtree(base)
+        except OSError as error:
+            raise StoreError(
+                f"cannot be removed: {error.strerror}", code="store-unwritable", where=str(folder),
+                hint="its owner must do it",
+            ) from error  # fmt: skip
 
     def _base(self, stage: str, key: str) -> Path:
         return self.root / stage / ".partial" / key[:KEY_LENGTH]

@@ -1,0 +1,178 @@
+"""What lies in an artifact folder and is needed by nobody who is named."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from llmcf_cli.core.errors import LlmcfError, StoreError
+from llmcf_cli.stages.engine.base import ComparingStage, Context, labelled
+from llmcf_cli.stages.engine.run import plan
+from llmcf_cli.stages.pipeline import stage_class, stage_names, targets
+from llmcf_cli.store.artifacts import KEY_LENGTH, MANIFEST, ArtifactStore, Manifest, read_manifest
+from llmcf_cli.store.locks import in_use
+
+PARTIAL = ".partial"
+_KEY = re.compile(rf"[0-9a-f]{{{KEY_LENGTH}}}")
+_ABSENT = ("section-missing", "llm-missing")
+
+Kind = Literal["artifact", "unreadable", "unfinished"]
+"""An `artifact`; a folder that no manifest of this version describes; checkpoints and leftovers of a stopped run."""
+
+
+@dataclass(frozen=True)
+class Unneeded:
+    """A result that nobody who is named needs.
+
+    Attributes:
+        stage: Its stage.
+        key: Its key, the first `KEY_LENGTH` digits.
+        kind: What there is.
+        label: Stage and variant.
+        recipe: Name of the recipe that it was made for; empty where it does not say.
+        changed: When it was made, or last changed.
+        bytes: Of all its files; one that is linked several times counts once.
+        busy: Why it stays all the same; empty: nobody uses it.
+    """
+
+    stage: str
+    key: str
+    kind: Kind
+    label: str
+    recipe: str
+    changed: datetime
+    bytes: int
+    busy: Literal["", "is being made", "is being read"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What is kept.
+
+    Attributes:
+        keys: Keys, the first `KEY_LENGTH` digits.
+        bytes: Of the results with these keys that are there.
+    """
+
+    keys: frozenset[str]
+    bytes: int
+
+
+def needs(store: ArtifactStore, recipes: Sequence[Context], folders: Sequence[Path]) -> Needs:
+    """What recipes and results need.
+
+    A recipe needs all that its stages make, those included that are in no comparison; results that were made while some
+    of its arms failed, too. A result needs all that it was made from.
+
+    Args:
+        store: Where results are.
+        recipes: Recipes.
+        folders: Results, or folders in them, such as a bundle.
+
+    Raises:
+        StoreError: A folder lies in no result of the store.
+    """
+    made = {manifest.key[:KEY_LENGTH]: manifest for manifest in store.manifests()}
+    kept = {key for context in recipes for key in _planned(context)}
+    comparing = {name for name in stage_names() if issubclass(stage_class(name), ComparingStage)}
+    for key, manifest in made.items():
+        inputs = _inputs(manifest)
+        if manifest.stage in comparing and inputs and inputs <= kept:
+            kept.add(key)
+    left = [_key_of(store, folder) for folder in folders]
+    while left:
+        key = left.pop()
+        kept.add(key)
+        left += _inputs(made[key]) - kept if key in made else ()
+    return Needs(frozenset(kept), sum(size_of(store.folder(made[key].stage, key)) for key in kept if key in made))
+
+
+def unneeded(store: ArtifactStore, kept: Collection[str], before: datetime | None = None) -> list[Unneeded]:
+    """What has none of some keys, largest first. Only folders named as results are looked at.
+
+    Args:
+        store: Where results are.
+        kept: Keys, the first `KEY_LENGTH` digits.
+        before: Only what was made or last changed before.
+    """
+    found = (one for stage, key in _present(store.root) if key not in kept if (one := _described(store, stage, key)))
+    return sorted((one for one in found if before is None or one.changed < before), key=lambda one: -one.bytes)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files below a folder; links are not followed, and a file with several names counts once."""
+    sizes = {}
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(path, name))
+            except FileNotFoundError:  # its maker works on
+                continue
+            sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
+
+
+def _planned(context: Context) -> Iterator[str]:
+    """Keys of all that a recipe's stages make."""
+    for name in stage_names():
+        try:
+            steps = plan(context, targets(context.recipe, name))
+        except LlmcfError as error:
+            if error.code not in _ABSENT:
+                raise
+            continue  # a stage that the recipe does not have
+        yield from (step.node.key[:KEY_LENGTH] for step in steps)
+
+
+def _inputs(manifest: Manifest) -> set[str]:
+    inputs: Mapping[str, str] = manifest.material.get("inputs", {})
+    return {key[:KEY_LENGTH] for key in inputs.values()}
+
+
+def _key_of(store: ArtifactStore, folder: Path) -> str:
+    """The key of the result that a folder is, or is part of."""
+    root, whole = store.root.resolve(), folder.resolve()
+    parts = whole.relative_to(root).parts if whole.is_relative_to(root) else ()
+    if len(parts) < 2 or not (root / parts[0] / parts[1] / MANIFEST).is_file():
+        raise StoreError("is no result of this artifact folder", code="artifact-unusable", where=str(folder),
+                         hint="llmcf status")  # fmt: skip
+    return parts[1]
+
+
+def _present(root: Path) -> Iterator[tuple[str, str]]:
+    """(stage, key) of every folder that is named as a result, or as one in the making."""
+    places = {
+        (path.relative_to(root).parts[0], path.name)
+        for pattern in ("*/*", f"*/{PARTIAL}/*") for path in root.glob(pattern)
+        if _KEY.fullmatch(path.name) and path.is_dir()
+    }  # fmt: skip
+    yield from sorted(places)
+
+
+def _described(store: ArtifactStore, stage: str, key: str) -> Unneeded | None:
+    folder, partial = store.folder(stage, key), store.root / stage / PARTIAL / key
+    manifest: Manifest | None = None
+    kind: Kind = "unfinished"
+    if folder.exists():
+        try:
+            manifest, kind = read_manifest(folder / MANIFEST), "artifact"
+        except StoreError:
+            kind = "unreadable" if (folder / MANIFEST).exists() else "unfinished"
+    try:
+        changed = max(path.stat().st_mtime for path in (folder, partial) if path.exists())
+    except (ValueError, FileNotFoundError):  # removed meanwhile
+        return None
+    busy: Literal["", "is being made", "is being read"] = ""
+    if store.making(stage, key):
+        busy = "is being made"
+    elif in_use(folder / MANIFEST):
+        busy = "is being read"
+    return Unneeded(
+        stage, key, kind, labelled(stage, manifest.variant if manifest else ""), manifest.recipe if manifest else "",
+        datetime.fromtimestamp(changed, UTC), size_of(folder) + size_of(partial), busy,
+    )  # fmt: skip
