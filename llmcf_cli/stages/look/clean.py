@@ -110,7 +110,7 @@ def size_of(folder: Path) -> int:
     for path, _, names in os.walk(folder):
         for name in names:
             try:
-                status = os.lstat(os.path.join(path, name))
+                status = Path(path, name).lstat()
             except FileNotFoundError:  # its maker works on
                 continue
             sizes[status.st_dev, status.st_ino] = status.st_size
