@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
-from llmcf_cli.stages.engine.base import ComparingStage, Context, labelled
+from llmcf_cli.plugin import registry
+from llmcf_cli.stages.engine.base import ComparingStage, Context, Stage, labelled
 from llmcf_cli.stages.engine.run import plan
-from llmcf_cli.stages.pipeline import stage_class, stage_names, targets
 from llmcf_cli.store.artifacts import KEY_LENGTH, MANIFEST, ArtifactStore, Manifest, read_manifest
 from llmcf_cli.store.locks import in_use
 
@@ -79,7 +79,7 @@ def needs(store: ArtifactStore, recipes: Sequence[Context], folders: Sequence[Pa
     """
     made = {manifest.key[:KEY_LENGTH]: manifest for manifest in store.manifests()}
     kept = {key for context in recipes for key in _planned(context)}
-    comparing = {name for name in stage_names() if issubclass(stage_class(name), ComparingStage)}
+    comparing = {stage.name for stage in _stages() if issubclass(stage, ComparingStage)}
     for key, manifest in made.items():
         inputs = _inputs(manifest)
         if manifest.stage in comparing and inputs and inputs <= kept:
@@ -117,11 +117,15 @@ def size_of(folder: Path) -> int:
     return sum(sizes.values())
 
 
+def _stages() -> list[type[Stage]]:
+    return [component.load() for component in registry().stages()]
+
+
 def _planned(context: Context) -> Iterator[str]:
     """Keys of all that a recipe's stages make."""
-    for name in stage_names():
+    for stage in _stages():
         try:
-            steps = plan(context, targets(context.recipe, name))
+            steps = plan(context, stage.of(context.recipe))
         except LlmcfError as error:
             if error.code not in _ABSENT:
                 raise
