@@ -19,6 +19,7 @@ from llmcf_cli.cli.app import app
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
+from llmcf_cli.serve.champion.pointer import Champion, Standing, write_pointer
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.look.clean import needs, size_of, unneeded
 from llmcf_cli.stages.pipeline import open_context, run_steps
@@ -130,6 +131,16 @@ def test_a_result_keeps_all_that_it_was_made_from(folder):
     assert keys(unneeded(context.store, kept.keys)) == places(made(folder)[1]) - places(nodes)
     with refused("artifact-unusable", StoreError):
         needs(context.store, [], [folder])
+
+
+def test_bundles_that_a_pointer_names_stay(folder):
+    _, others = made(folder, "seed=7")
+    embedded, pointer = others["embed"].folder, folder / "champion"
+    everything = clean(folder, folder / "recipe.yaml")
+    write_pointer(pointer, Champion(champion=Standing(bundle="elsewhere"), previous=Standing(bundle=str(embedded))))
+    left = clean(folder, folder / "recipe.yaml", "--pointer", pointer)
+    assert everything != []
+    assert not {(one["stage"], one["key"]) for one in left} & places(others)
 
 
 def test_what_is_made_or_read_stays(folder):
