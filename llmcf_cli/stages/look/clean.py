@@ -149,11 +149,16 @@ def _key_of(store: ArtifactStore, folder: Path) -> str:
 
 
 def _present(root: Path) -> Iterator[tuple[str, str]]:
-    """(stage, key) of every folder that is named as a result, or as one in the making."""
+    """(stage, key) of every result, of every one in the making, and of what is left of one.
+
+    Other folders may be named by a key, too, as those of audits are: a result is of a stage, or has a manifest.
+    """
+    stages = {stage.name for stage in _stages()}
     places = {
         (path.relative_to(root).parts[0], path.name)
         for pattern in ("*/*", f"*/{PARTIAL}/*") for path in root.glob(pattern)
         if _KEY.fullmatch(path.name) and path.is_dir()
+        and (path.parent.name in {*stages, PARTIAL} or (path / MANIFEST).is_file())
     }  # fmt: skip
     yield from sorted(places)
 

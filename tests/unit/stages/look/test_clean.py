@@ -45,6 +45,10 @@ rec: {backbone: {type: deepfm, embedding_dim: 8, hidden: [16]}, compare: [none, 
 """
 
 
+AUDIT = "audit/0123456789abcdef/findings.json"
+"""Named by the key of a run, and no result."""
+
+
 def made(folder, *changes):
     """A recipe's samples and vectors; their nodes."""
     context = open_context(load_recipe(folder / "recipe.yaml", changes), folder / "artifacts")
@@ -104,7 +108,7 @@ def test_only_what_no_recipe_needs_goes_and_only_when_told(folder):
     assert expected, "the two recipes share everything"
     texts = folder / "artifacts" / "cache" / "generation.sqlite"
     texts.parent.mkdir(exist_ok=True)
-    for place in ("notes.txt", "ingest/notes.txt", "plots/0123/a.png", "cache/generation.sqlite"):
+    for place in ("notes.txt", "ingest/notes.txt", "plots/0123/a.png", "cache/generation.sqlite", AUDIT):
         path = folder / "artifacts" / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("mine")
@@ -119,6 +123,7 @@ def test_only_what_no_recipe_needs_goes_and_only_when_told(folder):
     assert not any(store.folder(*one).exists() for one in expected)
     assert all(not store.examine(node.stage.name, node.key).faults and node.made for node in ours.values())
     assert (folder / "artifacts" / "plots" / "0123" / "a.png").is_file()
+    assert (folder / "artifacts" / AUDIT).is_file()
     assert texts.read_text() == "mine"
     assert clean(folder, folder / "recipe.yaml", "--yes") == []
 
