@@ -144,7 +144,7 @@ def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
         subprocess.Popen([sys.executable, "-m", "llmcf_cli", command, *arguments], stdout=subprocess.PIPE, text=True)
         for command in ("gen-cot", "work")
     ]
-    printed = [worker.communicate(timeout=120)[0] for worker in workers]
+    printed = [worker.communicate(timeout=600)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
     found = re.search(r"(\d+) texts made here", printed[1])
     helped = int(found[1]) if found else 0  # the other was faster
