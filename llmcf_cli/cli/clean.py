@@ -24,8 +24,8 @@ def clean(
         list[str],
         typer.Argument(
             metavar="KEEP…",
-            help="Recipes whose results stay, and folders of results, such as runs and bundles, that stay with all "
-            "that they were made from.",
+            help="Recipes whose results stay, those of their refreshes too, and folders of results, such as runs and "
+            "bundles, that stay with all that they were made from.",
             autocompletion=recipe_names,
         ),
     ],
@@ -44,13 +44,17 @@ def clean(
 ) -> None:  # fmt: skip
     from datetime import UTC, datetime, timedelta
 
+    from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.look.clean import needs, unneeded
     from llmcf_cli.stages.pipeline import artifact_root
+    from llmcf_cli.stages.refreshing import refreshes_of
     from llmcf_cli.store.artifacts import ArtifactStore
 
     store = ArtifactStore(artifact_root(artifacts))
     folders = [Path(one) for one in keep if Path(one).is_dir()]
-    recipes = [opened(one, None, artifacts, allow_read) for one in keep if not Path(one).is_dir()]
+    named = [one for one in keep if not Path(one).is_dir()]
+    recipes = [opened(one, None, artifacts, allow_read) for one in named]
+    recipes += [opened(str(file), None, artifacts) for one in named for file in refreshes_of(load_recipe(one))]
     folders += [bundle for file in pointer or () for bundle in _bundles(file, store.root)]
     kept = needs(store, recipes, folders)
     before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)

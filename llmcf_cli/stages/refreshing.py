@@ -200,6 +200,11 @@ def is_new(added: Added) -> bool:
     return any((added.users, added.items, added.interactions, added.changed_users, added.changed_items))
 
 
+def refreshes_of(loaded: LoadedRecipe) -> list[Path]:
+    """The recipes of a recipe's refreshes, oldest first."""
+    return [file for _, file in sorted(_earlier(_folder(loaded), loaded.path.stem).items())]
+
+
 def _folder(loaded: LoadedRecipe) -> Path:
     """Where derived recipes of a recipe are."""
     path = loaded.path.resolve()

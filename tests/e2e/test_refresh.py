@@ -156,6 +156,15 @@ def test_the_same_command_again_does_nothing(refreshed):
     assert contents(refreshed) == before
 
 
+def test_cleaning_by_the_recipe_keeps_its_refreshes(refreshed):
+    listed = invoke("clean", refreshed / "recipe.yaml", "--artifacts", refreshed / "artifacts")
+    assert "nothing to remove" in listed
+    (refreshed / "elsewhere.yaml").write_text((refreshed / "recipe.yaml").read_text())
+    other = invoke("clean", refreshed / "elsewhere.yaml", "--artifacts", refreshed / "artifacts")
+    assert "refresh" in other, "without the recipe of the refresh its bundle is not needed"
+    (refreshed / "elsewhere.yaml").unlink()
+
+
 def test_a_second_refresh_carries_the_first_on(refreshed, tmp_path):
     folder = Path(shutil.copytree(refreshed, tmp_path / "shop"))
     shop.write_events(folder / "later.csv", [("u4", "i20", 5, 1100)])
