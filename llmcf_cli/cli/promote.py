@@ -120,7 +120,8 @@ def _condition(check: Check) -> str:
     words = {
         "at_least": f"{check.found:.4f} is at least {check.limit:g}",
         "at_most": f"{check.found:.4f} is at most {check.limit:g}",
-        "not_worse_by": f"worse by {check.found:+.4f}, at most {check.limit:g} allowed",
+        "not_worse_by": f"{'worse' if check.found > 0 else 'better'} by {abs(check.found):.4f}, "
+        f"may be worse by {check.limit:g}",
         "answered": f"{check.found:.0f} of {check.limit:.0f} requests answered",
         "latency_ratio": f"{check.found:.2f} times the champion's time, at most {check.limit:g} allowed",
         "max_difference": f"largest difference {check.found:.2g}, at most {check.limit:g} allowed",
