@@ -121,8 +121,9 @@ def generate(folder: Path, run: Path) -> None:
     from llmcf_cli.llm.engines.transformers import TransformersEngine
     from llmcf_cli.llm.writing.generate import generate_cots
     from llmcf_cli.llm.writing.workers import SharedTexts
+    from llmcf_cli.recipe.dataset import HistorySection
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection, HistorySection
+    from llmcf_cli.recipe.sections import CoTSection
 
     torch.set_num_threads(1)
     claim, plain = SharedTexts.claim, TransformersEngine.generate

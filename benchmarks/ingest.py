@@ -75,7 +75,7 @@ def write_events(file: Path, rows: int) -> None:
 def ingest_file(file: Path, out: Path) -> None:
     """Ingest, and print what it took."""
     from llmcf_cli.data.ingest import ingest
-    from llmcf_cli.recipe.sections import DatasetSection
+    from llmcf_cli.recipe.dataset import DatasetSection
 
     source = {"type": "parquet", "interactions": str(file), "columns": {"rating": "rating", "time": "t"}}
     label = {"type": "implicit", "negatives": "popularity", "per_positive": 1}

@@ -108,8 +108,9 @@ def _ask_teacher(where: Path, out: Path, progress: SilentProgress) -> Any:
 
 def _generate(where: Path, out: Path, progress: SilentProgress) -> Any:
     from llmcf_cli.llm.writing.generate import generate_cots
+    from llmcf_cli.recipe.dataset import HistorySection
     from llmcf_cli.recipe.prompt import load_prompt
-    from llmcf_cli.recipe.sections import CoTSection, HistorySection
+    from llmcf_cli.recipe.sections import CoTSection
 
     section = CoTSection.model_validate({
         "prompt": "p", "sample": {"count": 20},

@@ -21,7 +21,7 @@ from llmcf_cli.rec.input.dataset import TaskData, load_task_data
 from llmcf_cli.rec.retrieval.config import RetrievalConfig
 from llmcf_cli.rec.retrieval.model import RetrievalModel
 from llmcf_cli.rec.retrieval.task import Retrieval
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import open_lance
 from llmcf_cli.store.tables import item_text
 

@@ -8,7 +8,7 @@ from llmcf_cli.core.errors import LimitError
 from llmcf_cli.data.raw import Meaning
 from llmcf_cli.data.remedies import in_expression, quoted
 from llmcf_cli.data.report import Alarm, IngestReport, JoinCount
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 
 FEW = 30
 """Samples of a label below which an AUC is little more than chance."""

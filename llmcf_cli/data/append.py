@@ -46,7 +46,7 @@ from llmcf_cli.data.write import (
 )  # fmt: skip
 from llmcf_cli.features.choice import Choice
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import refuse_code
 from llmcf_cli.tabular.times import shown_time
 

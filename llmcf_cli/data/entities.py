@@ -12,7 +12,7 @@ from llmcf_cli.data.cast import too_many, whole_float_notes
 from llmcf_cli.data.raw import TABLES, Entity, RawData, columns_of, name, reading, scalar
 from llmcf_cli.data.remedies import in_expression, leave_out
 from llmcf_cli.data.report import Note, StepLog
-from llmcf_cli.recipe.sections import Conflicts
+from llmcf_cli.recipe.dataset import Conflicts
 from llmcf_cli.tabular.lists import as_list, parse_lists
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES, BadRows, Table, require_columns
 from llmcf_cli.tabular.values import (

@@ -12,8 +12,8 @@ from llmcf_cli.data.raw import Entity, columns_of, name, text
 from llmcf_cli.data.remedies import in_expression, number_expression, quoted
 from llmcf_cli.data.report import FeatureCount
 from llmcf_cli.features.choice import MAX_VALUES, Choice
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.features import FeatureSection
-from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES
 from llmcf_cli.tabular.values import as_number, present
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from llmcf_cli.data.raw import scalar
-from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.recipe.dataset import HistorySection
 
 _BATCH_EVENTS = 10_000_000
 """Events in the histories of a batch, at most."""

@@ -37,7 +37,7 @@ from llmcf_cli.data.write import (
     write_steps,
 )  # fmt: skip
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import connect_write
 
 _PHASES = 8

@@ -11,7 +11,7 @@ from llmcf_cli.data.report import Note, StepLog
 from llmcf_cli.data.text import render_texts
 from llmcf_cli.data.write import entity_rows
 from llmcf_cli.features.choice import Choice
-from llmcf_cli.recipe.sections import Conflicts
+from llmcf_cli.recipe.dataset import Conflicts
 from llmcf_cli.tabular.table import MAX_BAD_SAMPLES
 
 

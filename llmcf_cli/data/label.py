@@ -13,7 +13,7 @@ from llmcf_cli.data.config import ImplicitLabelConfig, RatingLabelConfig
 from llmcf_cli.data.negatives import Catalogue, insert_negatives
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.plugin import Kind
-from llmcf_cli.recipe.sections import Repeats
+from llmcf_cli.recipe.dataset import Repeats
 
 
 class Label(Protocol):

@@ -30,7 +30,7 @@ from llmcf_cli.data.config import PopularityNegativesConfig, UniformNegativesCon
 from llmcf_cli.data.cut import Cuts
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.plugin import Kind, registry
-from llmcf_cli.recipe.sections import Repeats
+from llmcf_cli.recipe.dataset import Repeats
 
 _BATCH_DRAWS = 1_000_000
 _MAX_ROUNDS = 64

@@ -20,7 +20,7 @@ from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.config import ImplicitLabelConfig
 from llmcf_cli.data.negatives import Catalogue, Positives, Protected, draw_negatives, positives_of
 from llmcf_cli.data.report import NegativesAudit
-from llmcf_cli.recipe.sections import Repeats
+from llmcf_cli.recipe.dataset import Repeats
 
 DRAWS = 199
 _BATCH_DRAWS = 500_000

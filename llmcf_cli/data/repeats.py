@@ -6,7 +6,7 @@ from typing import Any
 
 from llmcf_cli.data.raw import scalar
 from llmcf_cli.data.report import StepLog
-from llmcf_cli.recipe.sections import Repeats
+from llmcf_cli.recipe.dataset import Repeats
 
 
 def drop_repeats(con: Any, repeats: Repeats, log: StepLog) -> int:

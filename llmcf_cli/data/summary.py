@@ -14,7 +14,7 @@ from llmcf_cli.data.negatives_audit import DRAWS, drawn_audit
 from llmcf_cli.data.raw import TABLES, Entity, RawData, scalar
 from llmcf_cli.data.report import Added, IngestReport, StepLog
 from llmcf_cli.features.choice import Choice
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 
 ENTITIES: tuple[Entity, ...] = ("item", "user")
 

@@ -12,7 +12,7 @@ from llmcf_cli.data.features import feature_sql, stored_type
 from llmcf_cli.data.raw import Entity, columns_of, name
 from llmcf_cli.data.report import IngestReport, IngestStep
 from llmcf_cli.features.choice import Choice
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.tables import FEATURE, HISTORY, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 
 USERS_BOUND = "users.bound"

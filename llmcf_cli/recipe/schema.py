@@ -9,11 +9,11 @@ from pydantic import Field
 from llmcf_cli.core.errors import LlmcfError, closest
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
 from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.promotion import PromoteSection
 from llmcf_cli.recipe.sections import (
     CoTSection,
-    DatasetSection,
     LLMSection,
     MatchSection,
     RecSection,

@@ -16,8 +16,8 @@ from llmcf_cli.data.features import feature_problem, kind_problem
 from llmcf_cli.data.preview import look
 from llmcf_cli.data.raw import Entity, Locate, RawData, Role
 from llmcf_cli.data.shape import reshape
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.features import DeriveSection, Feature, FilterSection
-from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.recipe.template import template_problems
 
 

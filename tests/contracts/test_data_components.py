@@ -14,7 +14,7 @@ from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.preview import look
 from llmcf_cli.data.report import SPLITS
 from llmcf_cli.plugin import registry
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import connect_read, connect_write
 from llmcf_cli.store.tables import FEATURE, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER, sql_type
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcf_cli.recipe.sections import HistorySection
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.store.tables import SAMPLE_TIME
 
 _ALL = f"SELECT user_row, item_row, {SAMPLE_TIME} AS time, place FROM interaction"

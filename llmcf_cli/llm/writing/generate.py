@@ -32,8 +32,9 @@ from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.llm.writing.writer import Writer
 from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.prompt import Prompt
-from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.sections import CoTSection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.scale import LOCAL, Executor, Pool
 from llmcf_cli.store.open import connect_read

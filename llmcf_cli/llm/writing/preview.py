@@ -11,8 +11,9 @@ from llmcf_cli.llm.prompts.rows import blank_items, choose_train, refuse_blank, 
 from llmcf_cli.llm.writing.steps import StepPrompts, Subject, check_turns, plan_calls, step_engines
 from llmcf_cli.llm.writing.texts import Ask
 from llmcf_cli.plugin import registry
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
-from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.sections import CoTSection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
 

@@ -19,8 +19,8 @@ from llmcf_cli.llm.prompts.blocks import Basis, Block, Blocks
 from llmcf_cli.llm.prompts.rows import SampleTexts
 from llmcf_cli.llm.writing.texts import TRIES, Answers, Ask, Batch, TextCache, fitted
 from llmcf_cli.llm.writing.workers import SharedTexts
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.prompt import Prompt, PromptStep
-from llmcf_cli.recipe.sections import HistorySection
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.scale import Pool
 

@@ -9,8 +9,8 @@ from typing import Any
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import IngestReport
+from llmcf_cli.recipe.dataset import AddedSection
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import AddedSection
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.engine.report import from_json
 

@@ -13,7 +13,7 @@ from llmcf_cli.store.open import connect_read, read_meta
 
 if TYPE_CHECKING:
     from llmcf_cli.data.report import NegativesAudit
-    from llmcf_cli.recipe.sections import Repeats
+    from llmcf_cli.recipe.dataset import Repeats
 
 
 def stored_audit(database: Path, label: ComponentConfig, repeats: Repeats, seed: int) -> NegativesAudit | None:

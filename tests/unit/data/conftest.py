@@ -14,7 +14,7 @@ import pytest
 
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.report import IngestReport
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import connect_read
 
 TABLES = ("user", "item", "interaction", "sample", "ingest_step", "meta")

@@ -22,7 +22,7 @@ from llmcf_cli.match.collaborative import deal_users
 from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.input.dataset import load_task_data
 from llmcf_cli.rec.tasks.ranking import Ranking
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import connect_read
 
 NO_LIMITS = {"unjoined": 1, "empty_histories": 1, "per_class": 0}

@@ -9,7 +9,7 @@ from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError, RecipeError
 from llmcf_cli.data.ingest import ingest
-from llmcf_cli.recipe.sections import DatasetSection
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import connect_read
 
 ITEMS = [

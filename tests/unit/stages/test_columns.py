@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from llmcf_cli.core.errors import RecipeError
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import check_recipe, load_recipe
-from llmcf_cli.recipe.sections import DatasetSection
 from llmcf_cli.stages.files import file_problems
 from llmcf_cli.store.assets import Locator, open_assets
 

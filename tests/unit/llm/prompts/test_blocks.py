@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.llm.prompts.blocks import Blocks
-from llmcf_cli.recipe.sections import DatasetSection, HistorySection
+from llmcf_cli.recipe.dataset import DatasetSection, HistorySection
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import ITEM, USER
 

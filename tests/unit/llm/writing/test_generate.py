@@ -12,8 +12,9 @@ from llmcf_cli.core.progress import SilentProgress
 from llmcf_cli.llm.prompts.rows import choose_train
 from llmcf_cli.llm.writing import generate as generate_module
 from llmcf_cli.llm.writing.generate import generate_cots
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.sections import CoTSection, HistorySection, TrainSampleSection
+from llmcf_cli.recipe.sections import CoTSection, TrainSampleSection
 from llmcf_cli.store.tables import COT
 
 PROMPT = """

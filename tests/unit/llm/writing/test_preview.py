@@ -9,9 +9,10 @@ from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError, ModelError
 from llmcf_cli.llm.writing.preview import Preview, preview_prompts
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
-from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.sections import CoTSection
 
 SINGLE = Prompt.model_validate({
     "name": "short",

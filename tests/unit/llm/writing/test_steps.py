@@ -14,9 +14,9 @@ from llmcf_cli.llm.engines.base import Adjustable, Completion
 from llmcf_cli.llm.prompts.rows import sample_texts
 from llmcf_cli.llm.writing.steps import Asking, StepPrompts, plan_calls, step_engines, whole_sentences
 from llmcf_cli.llm.writing.workers import SharedTexts
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import Prompt, load_prompt
-from llmcf_cli.recipe.sections import HistorySection
 
 DECOMPOSED = load_prompt(library_dir() / "prompts" / "decomposed.yaml").model_copy(update={"block": 3})
 NO_LABEL = load_prompt(library_dir() / "prompts" / "no_label.yaml")

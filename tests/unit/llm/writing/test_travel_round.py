@@ -12,9 +12,10 @@ from llmcf_cli.llm.writing import generate, knowledge
 from llmcf_cli.llm.writing.travel import export_texts, import_texts
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.recipe.asking import KnowledgeSection
+from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
-from llmcf_cli.recipe.sections import CoTSection, HistorySection
+from llmcf_cli.recipe.sections import CoTSection
 
 ENGINE = {"type": "transformers", "max_new_tokens": 20, "precision": "fp32", "max_batch": 4, "max_prompt_tokens": 400}
 
