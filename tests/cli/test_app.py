@@ -60,7 +60,7 @@ def test_an_unknown_recipe_is_one_message():
     assert "Traceback" not in done.stderr
 
 
-UNUSED = ("collab", "ability", "eval-llm", "balance", "knowledge", "teacher", "search", "baseline")
+UNUSED = ("collab", "ability", "eval-llm", "balance", "knowledge", "teacher", "search", "baseline", "refresh")
 """Stages that nothing in the quickstart needs."""
 
 
