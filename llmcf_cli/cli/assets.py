@@ -31,18 +31,18 @@ def list_(beside: CatalogueFolder = None, as_json: JsonOption = False) -> None:
     from llmcf_cli.cli.console import console
 
     store = _store(beside)
-    table = Table(box=None, pad_edge=False)
-    for column in ("name", "kind"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("MB", justify="right")
-    table.add_column("state", no_wrap=True)
-    table.add_column("licence")
     if as_json:
         print_json([
             {"name": one.name, "kind": one.kind, "description": one.description, "licence": one.licence,
              "bytes": one.size, "state": store.status(one.name)} for one in store.list()
         ])  # fmt: skip
         return
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("MB", justify="right")
+    table.add_column("state", no_wrap=True)
+    table.add_column("licence")
     for asset in store.list():
         size, state = f"{asset.size / 1e6:,.1f}", store.status(asset.name)
         table.add_row(asset.name, asset.kind, size, state, asset.licence)

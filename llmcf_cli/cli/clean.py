@@ -44,7 +44,7 @@ def clean(
 ) -> None:  # fmt: skip
     from datetime import UTC, datetime, timedelta
 
-    from llmcf_cli.recipe.load import load_recipe
+    from llmcf_cli.recipe.load import find_recipe
     from llmcf_cli.stages.look.clean import needs, unneeded
     from llmcf_cli.stages.pipeline import artifact_root
     from llmcf_cli.stages.refreshing import refreshes_of
@@ -54,7 +54,7 @@ def clean(
     folders = [Path(one) for one in keep if Path(one).is_dir()]
     named = [one for one in keep if not Path(one).is_dir()]
     recipes = [opened(one, None, artifacts, allow_read) for one in named]
-    recipes += [opened(str(file), None, artifacts) for one in named for file in refreshes_of(load_recipe(one))]
+    recipes += [opened(str(file), None, artifacts) for one in named for file in refreshes_of(find_recipe(one))]
     folders += [bundle for file in pointer or () for bundle in _bundles(file, store.root)]
     kept = needs(store, recipes, folders)
     before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)

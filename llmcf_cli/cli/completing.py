@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from llmcf_cli.core.errors import LlmcfError
+from llmcf_cli.core.place import dotted
 
 _ENDINGS = (".yaml", ".yml")
 
@@ -26,22 +27,24 @@ def settings(ctx: typer.Context, incomplete: str) -> list[str]:
     """Key paths of the recipe that the command line names: `rec.f` → `rec.fit.`; with `=` where a value stands."""
     from llmcf_cli.core.tree import plain
     from llmcf_cli.recipe.load import check_recipe
-    from llmcf_cli.recipe.walk import known_keys
+    from llmcf_cli.recipe.overrides import key_path
+    from llmcf_cli.recipe.walk import known_keys, value_at
 
     if "=" in incomplete:
         return []
     data: Any = {}
     with suppress(LlmcfError):
         data = plain(check_recipe(ctx.params.get("recipe") or ctx.params.get("run") or "quickstart").root)
-    *above, begun = incomplete.split(".")
-    path = tuple(int(step) if step.isdecimal() else step for step in above)
+    above, dot, begun = incomplete.rpartition(".")
+    path = key_path(above) if dot else ()
+    value = value_at(path, data)
     found = []
     with suppress(LlmcfError):
-        for key in _keys(path, data):
-            if key.startswith(begun):
-                whole = (*path, int(key) if key.isdecimal() else key)
-                more = known_keys(whole, data) or isinstance(_at(data, whole), list)
-                found.append(".".join(map(str, whole)) + ("." if more else "="))
+        for key in range(len(value)) if isinstance(value, list) else known_keys(path, data):
+            if str(key).startswith(begun):
+                whole = (*path, key)
+                more = known_keys(whole, data) or isinstance(value_at(whole, data), list)
+                found.append(dotted(whole) + ("." if more else "="))
     return found
 
 
@@ -52,22 +55,6 @@ def stage_names(incomplete: str) -> list[str]:
     with suppress(LlmcfError):
         return [found.name for found in registry().stages() if found.name.startswith(incomplete)]
     return []
-
-
-def _keys(path: tuple[str | int, ...], data: Any) -> list[str]:
-    from llmcf_cli.recipe.walk import known_keys
-
-    value = _at(data, path)
-    return [str(place) for place in range(len(value))] if isinstance(value, list) else known_keys(path, data)
-
-
-def _at(data: Any, path: tuple[str | int, ...]) -> Any:
-    for key in path:
-        try:
-            data = data[key]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return data
 
 
 def _files(incomplete: str) -> Iterator[str]:

@@ -31,12 +31,17 @@ def apply_overrides(root: Node, overrides: Sequence[str]) -> tuple[Node, list[Ll
 def _apply(root: Node, text: str) -> Node:
     key, equals, value = text.partition("=")
     origin = Origin(override=text)
-    path: KeyPath = tuple(int(step) if _is_place(step) else step for step in key.strip().split("."))
+    path = key_path(key.strip())
     if not equals or not all(str(step) for step in path):
         raise LlmcfError(
             "is no KEY=VALUE", code="override-syntax", where=origin.place(), hint="e.g. --set rec.fit.epochs=3"
         )
     return _set(root, path, 0, read_value(value, origin), root)
+
+
+def key_path(text: str) -> KeyPath:
+    """A key path as `--set` writes it, numbers as places in lists."""
+    return tuple(int(step) if _is_place(step) else step for step in text.split("."))
 
 
 def _is_place(step: str) -> bool:

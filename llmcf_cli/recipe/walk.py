@@ -108,9 +108,14 @@ def model_of(slot: Slot, data: Any) -> type[BaseModel] | None:
 def model_at(path: KeyPath, data: Any) -> type[BaseModel] | None:
     """The class whose fields are the keys at `path`; None where any key is allowed, or none."""
     slot = slot_at(path, data)
+    return model_of(slot, value_at(path, data)) if slot is not None else None
+
+
+def value_at(path: KeyPath, data: Any) -> Any:
+    """What stands at `path`; None where nothing does."""
     for key in path:
         data = _below(data, key)
-    return model_of(slot, data) if slot is not None else None
+    return data
 
 
 def known_keys(path: KeyPath, data: Any) -> list[str]:

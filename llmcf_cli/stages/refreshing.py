@@ -107,7 +107,7 @@ def derive(
         raise LlmcfError(
             f"a refresh sets {_OWN} itself", code="option-conflict", where="--set", hint="write it into the recipe"
         )
-    folder, own = _folder(loaded), [one.model_dump() for one in loaded.recipe.dataset.added]
+    folder, own = _folder(loaded.path), [one.model_dump() for one in loaded.recipe.dataset.added]
     files = _earlier(folder, loaded.path.stem)
     last = load_recipe(files[max(files)], overrides) if files else None
     added = own if last is None else [one.model_dump() for one in last.recipe.dataset.added]
@@ -200,14 +200,14 @@ def is_new(added: Added) -> bool:
     return any((added.users, added.items, added.interactions, added.changed_users, added.changed_items))
 
 
-def refreshes_of(loaded: LoadedRecipe) -> list[Path]:
-    """The recipes of a recipe's refreshes, oldest first."""
-    return [file for _, file in sorted(_earlier(_folder(loaded), loaded.path.stem).items())]
+def refreshes_of(file: Path) -> list[Path]:
+    """The recipes of the refreshes of the recipe in a file, oldest first."""
+    return [path for _, path in sorted(_earlier(_folder(file), file.stem).items())]
 
 
-def _folder(loaded: LoadedRecipe) -> Path:
-    """Where derived recipes of a recipe are."""
-    path = loaded.path.resolve()
+def _folder(file: Path) -> Path:
+    """Where derived recipes of the recipe in a file are."""
+    path = file.resolve()
     return Path.cwd() if path.is_relative_to(library_dir().resolve()) else path.parent
 
 

@@ -1,6 +1,5 @@
 """A folder of parcels with a list of what is in it, which any static server can show: people search the list."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ from llmcf_cli.core.files import read_small
 from llmcf_cli.core.tree import Origin, plain
 from llmcf_cli.core.types import Config
 from llmcf_cli.core.yamlfile import MAX_BYTES, dump_yaml, read_value
+from llmcf_cli.store.artifacts import write_atomic
 from llmcf_cli.store.parcel import MANIFEST
 from llmcf_cli.store.parcel_source import open_parcel
 from llmcf_cli.store.transfer import small_file
@@ -69,9 +69,7 @@ def list_parcels(folder: Path) -> Path:
         raise StoreError(f"holds {len(found):,} parcels; an index lists at most {MAX_LISTED:,}", code="file-limit",
                          where=str(folder), hint="push to another folder")  # fmt: skip
     file = folder / INDEX
-    partial = file.with_name(f".{INDEX}.{os.getpid()}")
-    partial.write_text(_HEAD + dump_yaml(Index(parcels=tuple(found)).model_dump(mode="json")), encoding="utf-8")
-    partial.replace(file)
+    write_atomic(file, _HEAD + dump_yaml(Index(parcels=tuple(found)).model_dump(mode="json")))
     return file
 
 
