@@ -1,11 +1,11 @@
-"""What LLM-CF adds to a training step: an epoch with the augmenter `ict` against one of the plain backbone.
+"""What examples add to a training step: an epoch with `ict` and with `readout` against one of the plain backbone.
 
     python benchmarks/augment_cost.py [--quick]
 
 DeepFM on 80,000 samples (--quick: 15,000) in the shape of MovieLens-100K, batches of 512, K = 4, text vectors of 384;
 `ict` as in the paper (2 layers, 2 heads, dim 32, chains of thought and their reconstruction). Two banks: 176 examples,
 as the quickstart has, and a tenth of the train samples, as in the paper. Arms alternate; medians of CPU time on one
-thread (--wall: of wall time). The ratio reported is that of the costlier bank; lower is better.
+thread (--wall: of wall time). The ratio reported is that of `ict` with the costlier bank; lower is better.
 """
 
 from __future__ import annotations
@@ -21,7 +21,15 @@ import torch
 from synthetic import Size, task_data
 
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.rec.config import BCEConfig, CoTReconstructionConfig, DeepFMConfig, ICTConfig, NoneConfig, TextConfig
+from llmcf_cli.rec.config import (
+    BCEConfig,
+    CoTReconstructionConfig,
+    DeepFMConfig,
+    ICTConfig,
+    NoneConfig,
+    ReadoutConfig,
+    TextConfig,
+)
 from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.model import RecModel
 
@@ -30,6 +38,7 @@ ARMS: dict[str, tuple[ComponentConfig, tuple[ComponentConfig, ...]]] = {
     "none": (NoneConfig(), (BCEConfig(),)),
     "text": (TextConfig(), (BCEConfig(),)),
     "ict": (ICTConfig(), (BCEConfig(), CoTReconstructionConfig())),
+    "readout": (ReadoutConfig(), (BCEConfig(),)),
 }
 
 

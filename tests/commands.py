@@ -12,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ IMPORTED = (
     "scipy.stats", "sklearn.linear_model", "torch", "torch._dynamo", "transformers.models.auto.modeling_auto",
     "typer", "yaml",
 )  # fmt: skip
-"""What commands import and what starts no thread by being imported."""
+"""What commands import and what starts no thread by being imported; the package itself comes on top."""
+APART = ("llmcf_cli.__main__", "llmcf_cli.llm.asking.harness", "llmcf_cli.llm.engines", "llmcf_cli.serve.http")
+"""Parts of the package that need what may not be installed, or start threads."""
 
 
 def llmcf(*words: object, cwd: Path | str | None = None, **changes: str) -> subprocess.CompletedProcess[str]:
@@ -68,8 +71,13 @@ def _end(server: subprocess.Popen[str]) -> None:
 
 def serve() -> dict[str, Any] | None:
     """Fork for each line read; what a fork is to do, in that fork, and None in the server once input ends."""
-    for name in IMPORTED:
+    package = importlib.import_module("llmcf_cli")
+    own = [found.name for found in pkgutil.walk_packages(package.__path__, "llmcf_cli.")]
+    for name in (*IMPORTED, *(name for name in own if not name.startswith(APART))):
         importlib.import_module(name)
+    from llmcf_cli.plugin import registry
+
+    assert not registry.cache_info().currsize, "plugins are those of a fork's own environment"
     tasks = Path("/proc/self/task")
     running = [(task / "comm").read_text().strip() for task in tasks.iterdir()] if tasks.is_dir() else []
     lacking = [name for name in running if name != "jemalloc_bg_thd"]  # which pyarrow's allocator starts anew

@@ -66,7 +66,7 @@ class Component:
     Attributes:
         kind: One of `KINDS` or `EXTENSIONS`.
         name: The `type:` a recipe writes, or the word after `llmcf`.
-        config_target: `module:Class` of a `ComponentConfig`; empty for a stage or command.
+        config_target: `module:Class` of a `ComponentConfig`; empty for a command, and a stage without settings.
         target: `module:object` of the implementation.
         summary: One line for listings; the help of a stage or command.
         origin: `built-in`, `distribution version` or a drop-in file with its digest; part of keys unless built-in.
@@ -121,7 +121,8 @@ class Registry:
             target: `module:object` of its implementation. Of a stage: its class, see `stages/engine/base.py`. Of a
                 command: a function with Typer's annotations, or a `typer.Typer` for a group.
             summary: One line for listings; the help of a stage or command, a sentence.
-            config: `module:Class` of a component's `ComponentConfig`; importing it must stay cheap.
+            config: `module:Class` of a component's `ComponentConfig`; importing it must stay cheap. Of a stage: its
+                settings in recipes, under `stages.NAME`, if it has any of its own.
             findings: Of a stage: `module:function`, called with its report once it ran.
             command: Of a stage: what is run instead of the command that every stage has, as for a command.
             ending: Of a stage: `module:function`, called with an `Ended` at the end of a run of its command.
@@ -132,9 +133,11 @@ class Registry:
         """
         if kind not in KINDS and kind not in EXTENSIONS:
             raise UnknownNameError("component kind", kind, [*KINDS, *EXTENSIONS], where=self._origin)
-        if (kind in KINDS) != bool(config):
-            what = "takes no `config`" if config else "needs a `config`"
-            raise LlmcfError(f'{kind} "{name}" {what}', code="plugin-target", where=self._origin)
+        if kind in KINDS and not config:
+            raise LlmcfError(f'{kind} "{name}" needs a `config`', code="plugin-target", where=self._origin)
+        if kind == COMMAND and config:
+            what = f'command "{name}" takes no `config`: settings are of recipes'
+            raise LlmcfError(what, code="plugin-target", where=self._origin)
         if kind != STAGE and (findings or command or ending):
             raise LlmcfError(
                 f'{kind} "{name}" takes no `findings`, `command` or `ending`: those are of a stage',
@@ -185,6 +188,10 @@ class Registry:
     def all(self) -> list[Component]:
         """Every component that a recipe can name, by kind and name."""
         return [self._components[key] for key in sorted(self._components) if key[0] in KINDS]
+
+    def configured(self) -> list[Component]:
+        """Every component that has settings in recipes, stages of plugins included, by kind and name."""
+        return [found for _, found in sorted(self._components.items()) if found.config_target]
 
     def extensions(self) -> list[Component]:
         """Every stage and command, in the order in which they were registered."""

@@ -37,20 +37,17 @@ class ComponentOf:
         if not isinstance(value, Mapping):
             raise PydanticCustomError("component_shape", "write `type: NAME` and its settings, or just the NAME")
         name = value.get("type")
+        known = {found.name: found for found in registry().of_kind(self.kind) if found.config_target}
         if not isinstance(name, str):
-            raise PydanticCustomError(
-                "missing_type",
-                "has no `type:`; known: {known}",
-                {"known": ", ".join(registry().names(self.kind))},
-            )
-        try:
-            component = registry().get(self.kind, name)
-        except UnknownNameError as error:
+            raise PydanticCustomError("missing_type", "has no `type:`; known: {known}", {"known": ", ".join(known)})
+        component = known.get(name)
+        if component is None:
+            error = UnknownNameError(self.kind, name, known)
             raise PydanticCustomError(
                 UNKNOWN_TYPE,
                 "{message}",
                 {"message": error.what, "known": error.allowed, "closest": error.closest or ""},
-            ) from error
+            )
         return component.config().model_validate(dict(value), context=info.context)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

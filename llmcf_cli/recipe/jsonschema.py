@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from llmcf_cli.plugin import Component, Registry, registry
+from llmcf_cli.plugin import KINDS, STAGE, Component, Registry, registry
 from llmcf_cli.recipe.component import COMPONENT_MARK
 from llmcf_cli.recipe.schema import Recipe
 
@@ -31,10 +31,10 @@ def recipe_schema(components: Registry | None = None) -> dict[str, Any]:
         components: The components to describe; all registered ones when None.
     """
     found = components or registry()
-    by_kind: dict[str, list[Component]] = {}
-    for component in found.all():
+    by_kind: dict[str, list[Component]] = {STAGE: []}  # built-in ones have sections instead
+    for component in found.configured():
         by_kind.setdefault(component.kind, []).append(component)
-    configs = dict.fromkeys(component.config() for component in found.all())
+    configs = dict.fromkeys(component.config() for component in found.configured())
     refs, generated = models_json_schema([(Recipe, "validation"), *((config, "validation") for config in configs)])
     defs = _rewrite(generated["$defs"], _resolve_mark)
     for kind, members in by_kind.items():
@@ -65,11 +65,13 @@ def schema_text(components: Registry | None = None) -> str:
 
 def _component(component: Component, config: Mapping[str, Any]) -> dict[str, Any]:
     properties = {**config["properties"], "type": {"const": component.name, "description": component.summary}}
-    required = sorted({*config.get("required", ()), "type"})
+    required = sorted({*config.get("required", ()), *(["type"] if component.kind in KINDS else [])})
     return {**config, "title": component.name, "properties": properties, "required": required}
 
 
 def _choice(keyword: str, kind: str, members: list[Component]) -> dict[str, Any]:
+    if not members:
+        return {"not": {}}
     refs = [{"$ref": f"{_DEFS}{kind}.{component.name}"} for component in members]
     return {keyword: [*refs, {"enum": [component.name for component in members]}]}
 

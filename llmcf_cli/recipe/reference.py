@@ -17,7 +17,7 @@ from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError
 from llmcf_cli.core.meanings import meaning
 from llmcf_cli.core.types import ComponentConfig, FileRef, InputConfig, Runtime, TaskConfig
 from llmcf_cli.core.yamlfile import dump_yaml
-from llmcf_cli.plugin import KINDS, Component, Registry, builtin_registry
+from llmcf_cli.plugin import KINDS, STAGE, Component, Registry, builtin_registry
 from llmcf_cli.recipe.component import FileOr
 from llmcf_cli.recipe.jsonschema import schema_text
 from llmcf_cli.recipe.kinds import FUNCTIONS, SHOWN, signature
@@ -106,6 +106,7 @@ def reference_page(components: Registry | None = None) -> str:
         parts.append(f"\n### {title}\n\n{summary(model)}\n\n{_table(model)}")
     parts.append(_expressions())
     parts.append("\n## Components\n")
+    parts.append(f"\n### {STAGE}\n\nSettings of stages that plugins add. Built-in stages have the sections above.\n")
     for kind, about in KINDS.items():
         members = [c for c in found.all() if c.kind == kind and not issubclass(c.config(), InputConfig)]
         if members:

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from llmcf_cli.core.errors import LlmcfError, closest
 from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
+from llmcf_cli.plugin import STAGE
 from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
+from llmcf_cli.recipe.component import ComponentOf
 from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.promotion import PromoteSection
@@ -24,6 +26,18 @@ from llmcf_cli.recipe.sections import (
 )
 
 _COMPONENTS = ("rec.augment", "rec.compare", "rec.objectives")
+_S = TypeVar("_S", bound=ComponentConfig)
+StageSettings = Annotated[SerializeAsAny[ComponentConfig], ComponentOf(STAGE)]
+
+
+def _named(value: Any) -> Any:
+    """Settings of stages with their `type`, which is the key."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: {"type": name, **settings} if isinstance(settings, Mapping) else settings
+        for name, settings in value.items()
+    }
 
 
 class Recipe(Config):
@@ -61,6 +75,14 @@ class Recipe(Config):
     """When a new bundle takes the place of the one that is served."""
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
+    stages: Annotated[Mapping[str, StageSettings], BeforeValidator(_named)] = Field(default_factory=dict)
+    """Settings of stages that plugins add, by the stage's name."""
+
+    @rule("stages")
+    def _settings_are_of_their_stage(self) -> Iterator[Broken]:
+        for name, settings in self.stages.items():
+            if settings.type != name:
+                yield Broken(f"is of the stage `{settings.type}`; leave `type` out", ("stages", name, "type"))
 
     @rule(*_COMPONENTS, "knowledge")
     def _knowledge_is_there(self) -> Iterator[Broken]:
@@ -226,6 +248,17 @@ class Recipe(Config):
         for path, value in changes.items():
             _put(data, path.split("."), value)
         return Recipe.model_validate(data)
+
+    def stage_settings(self, stage: str, settings: type[_S]) -> _S:
+        """What the recipe sets for a stage of a plugin, of its class; the defaults where it sets nothing.
+
+        Raises:
+            TypeError: The stage is registered with another class.
+        """
+        found = self.stages.get(stage, settings())
+        if not isinstance(found, settings):
+            raise TypeError(f"stage {stage} is registered with {type(found).__name__}, not with {settings.__name__}")
+        return found
 
     def try_value(self, path: str, value: Any) -> None:
         """Check a value at a key path within `rec.fit`, `rec.backbone` or `rec.augment` by the rules of that part.

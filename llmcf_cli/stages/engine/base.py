@@ -367,7 +367,7 @@ def versions() -> dict[str, str]:
 def plugins_of(value: Any) -> Iterator[tuple[str, str]]:
     """Component → origin, for every component in `value` that is not built in."""
     if isinstance(value, ComponentConfig):
-        for component in registry().all():
+        for component in registry().configured():
             if component.name == value.type and component.origin != "built-in" and component.config() is type(value):
                 yield f"{component.kind} {component.name}", component.origin
     if isinstance(value, Config):
@@ -375,4 +375,7 @@ def plugins_of(value: Any) -> Iterator[tuple[str, str]]:
             yield from plugins_of(getattr(value, name))
     elif isinstance(value, list | tuple):
         for item in value:
+            yield from plugins_of(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
             yield from plugins_of(item)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from llmcf_example_stage.commands import show_stats
+from llmcf_example_stage.config import CotStatsConfig
 from llmcf_example_stage.stage import CotStats, CotStatsOutput, CotStatsReport
 
 from llmcf_cli.core.errors import LlmcfError
@@ -44,7 +45,7 @@ def llmcf(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return commands.llmcf(*words, cwd=folder, PYTHONPATH=path, COLUMNS="160")
 
 
-def run_alone(folder: Path, texts: list[str]) -> CotStatsReport:
+def run_alone(folder: Path, texts: list[str], settings: CotStatsConfig | None = None) -> CotStatsReport:
     """The stage on chains of thought, without those before it."""
     inputs = CoTOutput(folder / "gen-cot")
     for name in ("gen-cot", "out"):
@@ -52,6 +53,8 @@ def run_alone(folder: Path, texts: list[str]) -> CotStatsReport:
     table = pa.table({"sample_id": pa.array(range(len(texts)), pa.int64()), "text": pa.array(texts, pa.string())})
     pq.write_table(table, inputs.cots)
     recipe = load_recipe("quickstart").recipe
+    if settings is not None:
+        recipe = recipe.model_copy(update={"stages": {settings.type: settings}})
     context = Context(recipe=recipe, store=ArtifactStore(folder), locate=None, models=folder)
     return CotStats().run(Job(context, folder / "out", folder, {"gen-cot": inputs.folder}, {}, SILENT))
 
@@ -68,6 +71,44 @@ def test_words_are_counted_as_python_splits_them(tmp_path, capsys):
 
 def test_without_chains_of_thought_there_is_no_spread(tmp_path):
     assert run_alone(tmp_path, []) == CotStatsReport(0, 0, None, None, None)
+
+
+def test_a_recipe_says_which_words_count(tmp_path):
+    report = run_alone(tmp_path, TEXTS, CotStatsConfig(min_letters=5))
+    counts = [sum(len(word) >= 5 for word in text.split()) for text in TEXTS]
+    assert pq.read_table(CotStatsOutput(tmp_path / "out").lengths)["words"].to_pylist() == counts
+    assert report.words == sum(counts) < 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "named"),
+    [("{cot-stats: {min_letters: 3}}", 0, "ok: mine.yaml"), ("{cot-stats: {min_letters: 0}}", 2, "min_letters"),
+     ("{cot-stats: {letters: 3}}", 2, "letters"), ("{cot-stats: {type: other}}", 2, "other"),
+     ("{cot-stat: {}}", 2, "cot-stats"), ("{ingest: {}}", 2, "ingest"), ("[1]", 2, "stages")],
+)  # fmt: skip
+def test_its_settings_are_checked_with_the_recipe(folder, settings, status, named):
+    (folder / "mine.yaml").write_text(f"extends: quickstart\nname: mine\nstages: {settings}\n")
+    done = llmcf(folder, "recipe", "validate", "mine.yaml")
+    assert done.returncode == status, done.stderr
+    assert named in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_its_settings_are_in_its_key_alone_and_in_the_schema_of_recipes(folder):
+    (folder / "mine.yaml").write_text("extends: quickstart\nname: mine\n")
+    plans = []
+    for letters in (1, 3):
+        words = ("cot-stats", "mine.yaml", "--dry-run", "--set", f"stages.cot-stats.min_letters={letters}")
+        done = llmcf(folder, *words)
+        assert done.returncode == 0, done.stderr
+        plans.append(done.stdout.splitlines())
+    differing = [line for line, other in zip(*plans, strict=True) if line != other]
+    assert [line.split()[0] for line in differing] == ["cot-stats"]
+    assert "min_letters" in llmcf(folder, "recipe", "schema").stdout
+    assert (
+        "min_letters: 3"
+        in llmcf(folder, "recipe", "show", "mine.yaml", "--set", "stages.cot-stats.min_letters=3").stdout
+    )
 
 
 def test_it_comes_after_gen_cot_and_its_version_is_in_the_key(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ def register(registry: Registry) -> None:
         "stage",
         "cot-stats",
         target="llmcf_example_stage.stage:CotStats",
+        config="llmcf_example_stage.config:CotStatsConfig",
         summary="Measure how long the chains of thought are.",
         findings="llmcf_example_stage.commands:show_stats",
     )

@@ -11,9 +11,12 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.store.layout import File, Output
+from llmcf_example_stage.config import CotStatsConfig
 
 _LENGTHS = r"""
-SELECT sample_id, len(string_split_regex(trim(text), '\s+'))::INTEGER AS words FROM read_parquet($cots) ORDER BY ALL
+SELECT sample_id,
+    len(list_filter(string_split_regex(trim(text), '\s+'), lambda word: length(word) >= $letters))::INTEGER AS words
+FROM read_parquet($cots) ORDER BY ALL
 """
 
 
@@ -49,7 +52,9 @@ class CotStats(Stage):
     output = CotStatsOutput
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {}  # all that determines the result is in the key of gen-cot
+        return {
+            self.name: recipe.stage_settings(self.name, CotStatsConfig)
+        }  # the rest that determines it is in the key of gen-cot
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (GenCoT(),)
@@ -59,7 +64,8 @@ class CotStats(Stage):
 
         cots, out = CoTOutput(job.inputs[GenCoT.name]).cots, CotStatsOutput(job.out)
         with duckdb.connect() as connection:
-            connection.sql(_LENGTHS, params={"cots": str(cots)}).write_parquet(str(out.lengths))
+            letters = job.recipe.stage_settings(self.name, CotStatsConfig).min_letters
+            connection.sql(_LENGTHS, params={"cots": str(cots), "letters": letters}).write_parquet(str(out.lengths))
             found = connection.read_parquet(str(out.lengths)).aggregate(
                 "count(*), coalesce(sum(words), 0), min(words), median(words), max(words)"
             )
