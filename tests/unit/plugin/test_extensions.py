@@ -186,7 +186,7 @@ def test_names_are_words_that_can_be_folders(kind, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"kind": "stage", "name": "x", "config": ":C"}, {"kind": "judge", "name": "x"},
+    [{"kind": "command", "name": "x", "config": ":C"}, {"kind": "judge", "name": "x"},
      {"kind": "command", "name": "x", "findings": ":f"},
      {"kind": "judge", "name": "x", "config": ":C", "ending": ":f"}],
 )  # fmt: skip
@@ -195,9 +195,14 @@ def test_each_kind_takes_its_own_targets(arguments):
         builtin_registry().register_from("other 1.0", plugin_of(**arguments))
 
 
-def test_recipes_cannot_name_a_stage_or_command():
+def test_recipes_cannot_name_a_stage_or_command_but_may_set_what_a_stage_takes():
     registry = builtin_registry()
     assert not {component.kind for component in registry.all()} & set(EXTENSIONS)
+    assert registry.configured() == registry.all(), "built-in stages have sections"
+    registry.register_from("other 1.0", plugin_of(kind="stage", name="x", config=":C"))
+    assert {(one.kind, one.name) for one in [*registry.configured()]} == {
+        *((one.kind, one.name) for one in registry.all()), ("stage", "x"),
+    }  # fmt: skip
     assert all(issubclass(component.config(), ComponentConfig) for component in registry.all()[:3])
 
 
