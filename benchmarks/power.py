@@ -1,6 +1,6 @@
 """Whether an augmentation sees reasoning that is there: AUC against the truth of texts and the size of the pool.
 
-    python benchmarks/power.py [--quick] [--world N] [--seeds 1 2 3]
+    python benchmarks/power.py [--quick] [--world N] [--seeds 1 2 3] [--plot FILE.png]
 
 In a planted world labels depend on attributes of items that no column has, and chains of thought written by rule state
 them with a given truth. Arms are DeepFM alone (`none`), with text vectors (`text`), with LLM-CF (`ict`) and with
@@ -195,12 +195,38 @@ def _control(
     return {"shuffled": shuffled, "mean": mean_text}[name](data)
 
 
+def draw(found: dict[str, dict[str, list[float]]], file: Path) -> None:
+    """AUC against the truth of the texts, one panel per size of the pool, bars of one standard deviation."""
+    from matplotlib.figure import Figure
+
+    pools = sorted({at.split()[0] for at in found}, key=float)
+    figure = Figure(figsize=(4.6 * len(pools), 3.6), dpi=110, layout="constrained")
+    for axes, pool in zip(figure.subplots(1, len(pools), sharey=True, squeeze=False)[0], pools, strict=True):
+        truths = sorted(float(at.split()[1]) for at in found if at.split()[0] == pool)
+        for arm in found[f"{pool} {truths[-1]}"]:
+            rows = [(truth, found[f"{pool} {truth}"][arm]) for truth in truths if arm in found[f"{pool} {truth}"]]
+            means, spreads = ([of(aucs) for _, aucs in rows] for of in (statistics.mean, _spread))
+            style = {"marker": "x", "linestyle": "none"} if len(rows) < len(truths) else {"marker": "o"}
+            if arm in ("none", "text", "ceiling"):
+                style = {"linestyle": "--"}
+            axes.errorbar([truth for truth, _ in rows], means, spreads, label=arm, capsize=2, markersize=5, **style)
+        axes.set(title=f"examples: {float(pool):.0%} of the train rows", xlabel="truth of the texts")
+    figure.axes[0].set_ylabel("test AUC")
+    figure.axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(file)
+
+
+def _spread(aucs: Sequence[float]) -> float:
+    return statistics.stdev(aucs) if len(aucs) > 1 else 0.0
+
+
 def main() -> None:
     """Run, print the table and the JSON line, exit 1 if the target is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="truth 0 and 1 with half of the train rows, readout only")
     parser.add_argument("--world", type=int, default=1, help="seed of the world")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds of training")
+    parser.add_argument("--plot", type=Path, help="draw the curves into this file, too")
     options = parser.parse_args()
     torch.set_num_threads(1)
     truths, pools = ((0.0, 1.0), (0.5,)) if options.quick else ((0.0, 0.5, 0.8, 1.0), (0.1, 0.5))
@@ -213,9 +239,10 @@ def main() -> None:
     for at, row in found.items():
         pool, truth = at.split()
         for arm, aucs in row.items():
-            spread = statistics.stdev(aucs) if len(aucs) > 1 else 0.0
-            shown = f"{statistics.mean(aucs):.4f} ± {spread:.4f}"
+            shown = f"{statistics.mean(aucs):.4f} ± {_spread(aucs):.4f}"
             print(f"{pool:>5}{truth:>7}  {arm:<18}{shown:>16}{closed(aucs, row['text'], row['ceiling']):>12.0%}")
+    if options.plot:
+        draw(found, options.plot)
     best = found["0.5 1.0"]
     ratio = closed(best["readout"], best["text"], best["ceiling"])
     result = {"name": "power", "ratio": round(ratio, 3), "target": TARGET, "ok": ratio >= TARGET}
