@@ -64,12 +64,14 @@ class Scores:
         item_known_N: bool, whether the catalogue has it.
         user_known_n: bool, whether training saw the user of each list.
         event_n: int64, events of history that were read for each list: given, or kept in the bundle.
+        lacking_n: int64, events of each given history that the catalogue lacks.
     """
 
     score_N: NDArray[np.float32]
     item_known_N: NDArray[np.bool_]
     user_known_n: NDArray[np.bool_]
     event_n: NDArray[np.int64]
+    lacking_n: NDArray[np.int64]
 
 
 @dataclass(frozen=True)

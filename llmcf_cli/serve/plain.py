@@ -65,7 +65,8 @@ def _plain(value: Any) -> Any:
         return None
     if type(value) is str:
         whole = value and value[0] not in WHITE and value[-1] not in WHITE and "\0" not in value
-        return value if whole and value not in MISSING else _CONVERT
+        as_float = whole and "." in value and value.rstrip("0").endswith(".")  # `12.0` may be the number 12
+        return value if whole and not as_float and value not in MISSING else _CONVERT
     if type(value) is int and -LARGEST < value < LARGEST:
         return str(value)
     return _CONVERT

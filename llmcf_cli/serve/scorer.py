@@ -173,7 +173,7 @@ class Scorer:
                 values = self._values(model, part)
             with step("model"):
                 score_N[start : start + BATCH] = _score(model, part, values)
-        return Scores(score_N, *_known(users, samples))
+        return Scores(score_N, *_known(users, samples), _lacking(lists.users, model.resources.catalog))
 
     def recommend(
         self, requests: Rows, k: int, *, allow: Collection[str] | None = None, deny: Collection[str] = (),
@@ -229,7 +229,7 @@ class Scorer:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
         model, search = self.model, self._answers.get(EXAMPLES)
         users, samples = self._encode(model, lists)
-        known = _known(users, samples)
+        known = *_known(users, samples), _lacking(lists.users, model.resources.catalog)
         if not isinstance(search, ExampleAnswers):
             nothing = np.empty((len(samples), 0), np.float32)
             whole_N = _score(model, samples, self._values(model, samples))
@@ -354,7 +354,7 @@ def _events(users: Samples) -> NDArray[np.int64]:
 
 
 def _known(users: Samples, samples: Samples) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Of `Scores`, all that is not computed by the model."""
+    """Of `Scores`, what is known and read."""
     return samples.item_row_N > 0, users.user_row_N > 0, _events(users)
 
 
@@ -382,6 +382,15 @@ def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknow
     different = ids.filter(pa.array(lacking_n)).cast(pa.string()).unique()
     examples = tuple(different.slice(0, NAMED).to_pylist())
     return Unknown(len(different), len(np.unique(request_n[lacking_n])), examples, len(np.unique(request_n[~given_n])))
+
+
+def _lacking(requests: pa.Table, catalog: Catalog) -> NDArray[np.int64]:
+    """Of each request's history, the items that the catalogue lacks."""
+    given_N, kept_N = (
+        list_parts(one)[1] for one in (requests["history"].combine_chunks(), _history(requests, catalog))
+    )
+    lacking: NDArray[np.int64] = np.asarray(given_N, np.int64) - kept_N
+    return lacking
 
 
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:

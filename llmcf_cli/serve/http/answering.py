@@ -104,7 +104,9 @@ class Answering:
     def _written(self, now: Loaded, lists: Lists, scores: Scores) -> list[Answer]:
         columns = {name: column.tolist() for name, column in now.scorer.task.answer(scores.score_N).items()}
         known_N, user_known_n = scores.item_known_N.tolist(), scores.user_known_n.tolist()
-        self._count(next(iter(columns.values())), {"item": known_N.count(False), "user": user_known_n.count(False)})
+        lacking_n = scores.lacking_n.tolist()
+        unknown = {"item": known_N.count(False), "user": user_known_n.count(False), "event": sum(lacking_n)}
+        self._count(next(iter(columns.values())), unknown)
         written = [
             {"item_id": item, "known": known, "score": dict(zip(columns, values, strict=True))}
             for item, known, *values in zip(lists.item_ids.to_pylist(), known_N, *columns.values(), strict=True)
@@ -115,9 +117,12 @@ class Answering:
         of_lists = iter(written)
         users, size_n = lists.users["user_id"].to_pylist(), np.bincount(lists.list_N, minlength=lists.users.num_rows)
         return [
-            {"user_id": user or "", "known": known, "events": events, "scores": list(islice(of_lists, size))}
-            for user, known, events, size in zip(users, user_known_n, scores.event_n.tolist(), size_n, strict=True)
-        ]
+            {"user_id": user or "", "known": known, "events": events, "unknown_events": lacking,
+             "scores": list(islice(of_lists, size))}
+            for user, known, events, lacking, size in zip(
+                users, user_known_n, scores.event_n.tolist(), lacking_n, size_n, strict=True
+            )
+        ]  # fmt: skip
 
     def _count(self, scores: list[float], unknown: dict[str, int]) -> None:
         for value in scores:

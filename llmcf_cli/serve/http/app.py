@@ -29,7 +29,7 @@ from llmcf_cli.serve.http.bodies import (
     ScoreBody,
 )
 from llmcf_cli.serve.http.faults import Refusal, refusal_of
-from llmcf_cli.serve.http.page import Asked, page_of
+from llmcf_cli.serve.http.page import Asked, page_of, reference
 from llmcf_cli.serve.http.service import Service
 from llmcf_cli.serve.http.settings import ServeSettings
 
@@ -60,7 +60,8 @@ def create_app(service: Service) -> FastAPI:
             watching.cancel()
         await asyncio.to_thread(service.close)
 
-    app = FastAPI(title="llmcf serve", version=__version__, lifespan=lifespan,
+    # The framework's own pages load scripts from elsewhere: nothing without a network, and nobody's business.
+    app = FastAPI(title="llmcf serve", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
                   description="Scores and lists of a trained bundle. No request calls a language model.")  # fmt: skip
     app.middleware("http")(_guarded(settings))
     app.exception_handler(HTTPException)(_no_such_place)
@@ -99,6 +100,10 @@ def _add_answers(app: FastAPI, settings: ServeSettings) -> None:
     async def recommend(request: Request) -> Response:
         """List the items of the whole catalogue that suit each user best, by a bundle of the task `retrieval`."""
         return await answered(request, RecommendBody)
+
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    async def documentation() -> Response:
+        return reference(app.openapi())
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page(request: Request, user: str = "", items: str = "", history: str = "", k: str = "") -> Response:

@@ -109,6 +109,8 @@ class Result(BaseModel):
     """Whether training saw the user."""
     events: int
     """Events of the history that the model read: given, or kept in the bundle."""
+    unknown_events: int
+    """Events of the given history that the catalogue lacks, and that were left out."""
     scores: list[Scored]
     """One for each candidate."""
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.core.errors import DataError, LlmcfError, closest
 from llmcf_cli.serve.http.batcher import ClosedError, DeadlineError, OverloadedError
-from llmcf_cli.serve.http.bodies import Fault
+from llmcf_cli.serve.http.bodies import CandidateList, Fault, ListWanted, RecommendBody, ScoreBody
 
 
 @dataclass
@@ -51,4 +51,20 @@ def _fault_of(error: ValidationError) -> Fault:
     first, *others = error.errors(include_url=False, include_context=False, include_input=False)
     where = ".".join(str(part) for part in first["loc"])
     more = f" ({len(others):,} more problems)" if others else ""
-    return Fault(code="body", what=f"{first['msg']}{more}", where=where, hint="GET /docs shows what a request is")
+    allowed = _fields(error.title, first["loc"])
+    what, hint = first["msg"], "GET /docs shows what a request is"
+    if allowed and first["type"] == "extra_forbidden":
+        near = closest(str(first["loc"][-1]), allowed)
+        what = f"{first['loc'][-1]!r} is no field of a request" + (f'; did you mean "{near}"?' if near else "")
+    elif allowed and first["type"] == "missing":
+        what = f"{first['loc'][-1]!r} is missing"
+    return Fault(code="body", what=what + more, where=where, allowed=allowed, hint=hint)
+
+
+def _fields(title: str, place: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields where one was too many, or is missing."""
+    body = {one.__name__: one for one in (ScoreBody, RecommendBody)}.get(title)
+    if body is None:
+        return []
+    inner = ListWanted if body is RecommendBody else CandidateList
+    return sorted((body if len(place) == 1 else inner).model_fields)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ SHOWN = 20
 """Candidates of a page, each of which is also scored without each of its examples; and users to choose from."""
 LIST = 10
 """Items of a list, unless another number is asked for."""
-_SPLIT = re.compile(r"[\s,;]+")
+_SPLIT = re.compile(r"[,;\r\n]")
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
@@ -35,7 +36,7 @@ class Asked:
 
     Attributes:
         user: The user's id; empty: nothing is asked yet.
-        items: Item ids, between blanks or commas: candidates, of a bundle that makes lists those to leave out.
+        items: Item ids, between commas: candidates, of a bundle that makes lists those to leave out.
         history: Items the user took, oldest first; empty: what the bundle keeps.
         k: Items of the list; empty: `LIST`.
     """
@@ -75,6 +76,41 @@ async def page_of(bundles: Bundles, answer: Answers, asked: Asked) -> Response:
     return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
 
 
+def reference(document: dict[str, Any]) -> Response:
+    """The page at `/docs`: every endpoint of an OpenAPI document, with an example of each body. It loads nothing."""
+    endpoints = [
+        {"method": method.upper(), "path": path, "about": entry.get("description") or entry.get("summary", ""),
+         "body": _fields(entry), "example": _example(entry)}
+        for path, methods in document["paths"].items() for method, entry in methods.items()
+    ]  # fmt: skip
+    text = _template("docs.html").render(info=document["info"], endpoints=endpoints)
+    return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY, "Referrer-Policy": "no-referrer"})
+
+
+def _schema(entry: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = (
+        entry.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    )
+    return found
+
+
+def _fields(entry: dict[str, Any]) -> list[tuple[str, bool, str]]:
+    """(Name, whether it must be given, meaning) of a body's fields, those of its requests after them."""
+    whole = _schema(entry)
+    if not whole:
+        return []
+    each = whole["properties"]["requests"]["items"]
+    return [
+        (prefix + name, name in part.get("required", ()), field.get("description", ""))
+        for prefix, part in (("", whole), ("requests[].", each)) for name, field in part["properties"].items()
+    ]  # fmt: skip
+
+
+def _example(entry: dict[str, Any]) -> str:
+    examples = _schema(entry).get("examples", [])
+    return json.dumps(examples[0], ensure_ascii=False) if examples else ""
+
+
 def _body(asked: Asked, wanted: list[Any], lists: bool) -> Body:
     history = _ids(asked.history) or None
     if not lists:
@@ -94,7 +130,7 @@ def _template(name: str) -> Any:
 
 
 def _ids(text: str) -> list[Any]:
-    return [part for part in _SPLIT.split(text) if part]
+    return [part.strip() for part in _SPLIT.split(text) if part.strip()]
 
 
 def _first(score: Any) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
@@ -22,6 +22,8 @@ ROWS = st.lists(
 )  # fmt: skip
 
 
+@example([{"user_id": None, "item_id": "12.0"}, {"user_id": "+1.", "item_id": "a.0"}], "global")
+@example([{"user_id": "-0.0", "item_id": "0.5", "history": ["7.00", "7"]}], "per_user")
 @given(ROWS, st.sampled_from(["global", "per_user"]))
 def test_the_plain_way_gives_what_the_readers_give_or_leaves_it_to_them(rows, clock):
     found = plain_requests(rows, clock == "per_user")

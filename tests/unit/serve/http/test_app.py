@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,24 @@ def test_an_answer_says_what_is_known(client, bundles):
     assert known["events"] > 0
     assert [score["item_id"] for score in known["scores"]] == ["i2"]  # as ingest reads ids
     assert response.json()["bundle"] == response.headers["x-bundle"] == Scorer.load(bundles["ict"]).digest
+
+
+def test_events_that_the_catalogue_lacks_are_counted(client):
+    asked = [{"user_id": "x", "candidates": ["i1"], "history": history} for history in (["i1", "I2", "?"], [], None)]
+    found = client.post("/v1/score", json={"requests": asked}).json()["results"]
+    assert [(one["events"], one["unknown_events"]) for one in found] == [(1, 2), (0, 0), (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("one", "where", "near"),
+    [({"user_id": "u1", "candidates": ["i1"], "histroy": []}, "requests.0.histroy", "history"),
+     ({"user": "u1", "candidates": ["i1"]}, "requests.0.user_id", "")],
+)  # fmt: skip
+def test_a_field_that_is_none_is_told_with_those_that_are(client, one, where, near):
+    error = client.post("/v1/score", json={"requests": [one]}).json()["error"]
+    assert (error["code"], error["where"]) == ("body", where)
+    assert {"user_id", "candidates", "history"} <= set(error["allowed"])
+    assert near in error["what"]
 
 
 def test_an_explained_score_moves_by_what_its_examples_do(client):
@@ -209,6 +228,22 @@ def test_the_page_shows_scores_and_escapes_what_it_shows(client):
     assert page.status_code == 200
     assert "<script" not in page.text
     assert client.get("/", params={"user": "u1", "items": "\x00 \x1b[31m"}).status_code == 200
+
+
+def test_ids_on_the_page_may_have_blanks(client):
+    text = client.get("/", params={"user": "u1", "items": "KI 339/141, i2,\n i3 "}).text
+    assert "KI 339/141" in text
+    assert text.count("unknown)") == 1
+
+
+def test_the_documentation_loads_nothing_and_its_example_works(client):
+    response = client.get("/docs")
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert not re.search(r"<script|src=|https?://(?!127)", response.text)
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert path in response.text
+    (example,) = re.findall(r"/v1/score -d &#39;|/v1/score -d '(.*)'</code>", response.text)
+    assert client.post("/v1/score", content=html.unescape(example)).status_code == 200
 
 
 def test_the_openapi_page_has_an_example_that_works(client):
