@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def init(
     decisions = Decisions({o: v for o, v in given.items() if v is not None}, _ask if asking else None)
     found = draft(files, path, decisions)
     _write(path, found.text)
-    _show(found, path)
+    _show(found, path, _outside(files, path))
 
 
 def _wrong(time_format: str | None, time_zone: str | None) -> list[tuple[str, str, str]]:
@@ -92,6 +93,13 @@ def _beside(files: Sequence[Path]) -> Path:
     if all(file.absolute().is_relative_to(here) for file in files):
         return Path(f"{stem}.yaml")
     return Path(os.path.commonpath([file.absolute().parent for file in files])) / f"{stem}.yaml"
+
+
+def _outside(files: Sequence[Path], recipe: Path) -> str:
+    """What a command must say so that the recipe may read these files; empty if they lie around it."""
+    around = recipe.absolute().parent.resolve()
+    folders = dict.fromkeys(file.resolve().parent for file in files if not file.resolve().is_relative_to(around))
+    return "".join(f" --allow-read {shlex.quote(str(folder))}" for folder in folders)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -145,7 +153,7 @@ def _write(path: Path, text: str) -> None:
         raise RecipeError(problems, hint="write a recipe by hand: docs/your-own-data.md")
 
 
-def _show(found: Draft, path: Path) -> None:
+def _show(found: Draft, path: Path, allowing: str) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.cli.tables import escaped, plain_table
 
@@ -154,5 +162,9 @@ def _show(found: Draft, path: Path) -> None:
         table.add_row(escaped(decision.what), escaped(decision.chosen), escaped(decision.why))
     console().print(table)
     console().print(f"wrote {path}", style="green", markup=False, soft_wrap=True)
-    console().print(f"next: llmcf ingest {path}    # what is kept and dropped", markup=False, soft_wrap=True)
-    console().print(f"      llmcf run {path}", markup=False, soft_wrap=True)
+    name = shlex.quote(str(path))
+    console().print(f"next: llmcf ingest {name}{allowing}    # what is kept and dropped", markup=False, soft_wrap=True)
+    if allowing:
+        console().print("      (the tables lie outside the recipe's folder; that it may read them is remembered)",
+                        style="dim", markup=False, soft_wrap=True)  # fmt: skip
+    console().print(f"      llmcf run {name}", markup=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -199,10 +200,19 @@ def _encoding(path: Path, decisions: Decisions) -> str | None:
         sample = _first_strange(path, encoding)
         if sample not in shown.values():  # two that read alike are one answer
             shown[encoding] = sample
-    given = decisions.given.get("--encoding")
+    given = _by_its_name(decisions.given.get("--encoding"))
     if given in fits:
         return given
     return decisions.settle(Question("--encoding", "is not UTF-8, and several encodings fit", shown, str(path)))
+
+
+def _by_its_name(given: str | None) -> str | None:
+    """An encoding by the name that recipes have for it: `ISO-8859-1` is latin-1, as Python knows."""
+    try:
+        codec = codecs.lookup(given or "").name
+    except (LookupError, ValueError):
+        return given
+    return next((name for name in ENCODINGS if codecs.lookup(name).name == codec), given)
 
 
 def _first_strange(path: Path, encoding: str) -> str:

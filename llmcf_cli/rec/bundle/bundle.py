@@ -241,9 +241,9 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
 def _raw_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
-        raise StoreError(
-            "is no bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint="llmcf train-rec"
-        )
+        inner = path / "bundle"
+        hint = f"name {inner}" if (inner / MANIFEST).is_file() else "llmcf run RECIPE ends with the bundle to serve"
+        raise StoreError("is no bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint=hint)
     manifest: dict[str, Any] = read_json(file, MAX_MANIFEST_BYTES, StoreError)
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (format3.FORMAT, Manifest.FORMAT) or isinstance(found, bool | float):

@@ -128,13 +128,16 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def warnings(runs: Sequence[ArmRun], measures: Sequence[Measure], served: str | None) -> list[str]:
+def warnings(
+    runs: Sequence[ArmRun], measures: Sequence[Measure], served: str | None, monitor: Measure
+) -> list[str]:  # fmt: skip
     """What makes an arm less than it could be, or its predictions unfit to be used as they are.
 
     Args:
         runs: Every arm and seed.
         measures: What was measured.
         served: The arm to serve; None: there is none.
+        monitor: What choices went by, on validation.
     """
     # Patience ends a fit after a worse epoch, so one whose best epoch is its last was ended by their number.
     short = list(dict.fromkeys(run.arm for run in runs if run.curve and run.best_epoch == len(run.curve)))
@@ -147,6 +150,16 @@ def warnings(runs: Sequence[ArmRun], measures: Sequence[Measure], served: str | 
         values = [run.metrics[measure.name] for run in runs if run.arm == served and measure.name in run.metrics]
         if values and measure.most is not None and np.mean(values) > measure.most:
             found.append(f"{served}: {measure.title} {np.mean(values):.3f} > {measure.most:g}: {measure.advice}")
+    chosen = [run.validation[monitor.name] for run in runs if run.arm == served]
+    for run in runs:
+        if not chosen or run.curve or monitor.name not in run.validation:  # without epochs: a baseline
+            continue
+        value, own = run.validation[monitor.name], float(np.mean(chosen))
+        if monitor.sign * value > monitor.sign * own:
+            found.append(
+                f"{run.arm}: a baseline that is better on validation than {served}, the arm to serve "
+                f"({monitor.title} {value:.4f} and {own:.4f}): the arms have learned less than there is"
+            )
     return found
 
 

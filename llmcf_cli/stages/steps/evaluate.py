@@ -137,7 +137,7 @@ class Evaluate(ComparingStage):
     """Compares the arms, in the order of the recipe, baselines first."""
 
     name = "evaluate"
-    version = 8
+    version = 9
     report = Comparison
     output = EvaluateOutput
 
@@ -174,12 +174,13 @@ class Evaluate(ComparingStage):
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
         runs = [_measure(stage, job, task, truth, slices) for stage in stages]
         summary = summarise(runs, truth, task.measures, recipe.rec.references, _controls(recipe))
-        served = _served(job, runs, task.measure(recipe.rec.monitor))
+        monitor = task.measure(recipe.rec.monitor)
+        served = _served(job, runs, monitor)
         report = Comparison(
             recipe=recipe.name, backbone=recipe.rec.backbone.type, monitor=recipe.rec.monitor, test_samples=len(truth),
             slices={name: int(mask.sum()) for name, mask in slices.items()},
             small_slices=too_small(task.main, truth, slices), least=LEAST, failed=lost, **summary,
-            served=served, warnings=warnings(runs, task.measures, served.arm if served else None),
+            served=served, warnings=warnings(runs, task.measures, served.arm if served else None, monitor),
             compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages], notes=notes(summary),
             protocol=list(task.protocol),
         )  # fmt: skip

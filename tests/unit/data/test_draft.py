@@ -148,6 +148,8 @@ def test_an_encoding_is_asked_unless_it_shows_itself(tmp_path):
         made(tmp_path, "log.csv")
     _, found = made(tmp_path, "log.csv", encoding="cp1252")
     assert found.source.formats["interactions"].encoding == "cp1252"
+    _, found = made(tmp_path, "log.csv", encoding="ISO-8859-1")  # the name that `file` tells
+    assert found.source.formats["interactions"].encoding == "latin-1"
     (tmp_path / "log.csv").write_text(text, encoding="utf-16")
     _, found = made(tmp_path, "log.csv")
     assert found.source.formats["interactions"].encoding == "utf-16"

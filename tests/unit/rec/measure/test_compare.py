@@ -19,6 +19,7 @@ from llmcf_cli.rec.measure.compare import (
     rows,
     slice_rows,
     summarise,
+    warnings,
 )
 from llmcf_cli.rec.measure.plots import plot
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
@@ -242,3 +243,16 @@ def test_a_gain_is_positive_where_less_is_better():
     found = summarise(runs, TRUTH, (LogLoss(), AUC()), ("text",), {"shuffled": "ict"})["controls"][0]
     assert found["gain"] > 0
     assert 0 <= abs(found["share"]) < 0.5
+
+
+def test_a_baseline_above_the_arm_to_serve_is_told():
+    served = [run("none", seed, 1.0) for seed in (1, 2)]
+    strong, weak = (replace(run(name, 1, strength), curve=()) for name, strength in (("best", 3.0), ("worst", -1.0)))
+    for monitor in (AUC(), LogLoss()):
+        found = warnings([*served, strong, weak], MEASURES, "none", monitor)
+        told = [text for text in found if "baseline" in text]
+        better = monitor.sign * strong.validation[monitor.name] > monitor.sign * np.mean(
+            [run.validation[monitor.name] for run in served]
+        )
+        assert [text.split(":")[0] for text in told] == ["best"] * bool(better)
+    assert not [text for text in warnings([*served, strong], MEASURES, None, AUC()) if "baseline" in text]
