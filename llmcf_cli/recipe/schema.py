@@ -255,7 +255,7 @@ class Recipe(Config):
         Raises:
             TypeError: The stage is registered with another class.
         """
-        found = self.stages.get(stage, settings())
+        found = self.stages.get(stage) or settings.model_validate({})
         if not isinstance(found, settings):
             raise TypeError(f"stage {stage} is registered with {type(found).__name__}, not with {settings.__name__}")
         return found
