@@ -285,7 +285,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "store-busy": "Another process is making it, or holds it.",
         "artifact-damaged": "An artifact differs from what was written.",
         "artifact-unusable": "The folder is no complete artifact of this version.",
-        "predictions-unfit": "Predictions of other samples.",
+        "predictions-unfit": "Predictions of other samples, or that their model no longer gives.",
     },
     "Assets": {
         "asset": "An asset cannot be used.",
