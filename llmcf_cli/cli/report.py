@@ -29,6 +29,7 @@ from llmcf_cli.rec.measure.compare import (
 from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.engine.run import Step
+from llmcf_cli.stages.engine.tracking import FOLDER as TRACKING
 from llmcf_cli.stages.look.verify import Verified
 from llmcf_cli.stages.steps.evaluate import EvaluateOutput
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
@@ -142,6 +143,18 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
         return
     report = from_json(type(last.stage).report, manifest.report, last.label)
     component.load(component.ending)(Ended(report, last.folder, recipe, steps))
+
+
+def tracking(context: Context) -> None:
+    """How to look at what the recipe's trackers noted."""
+    folder = context.store.root / TRACKING
+    ways = {
+        "tensorboard": f"tensorboard --logdir {folder / 'tensorboard'}",
+        "mlflow": f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}",
+        "wandb": f"wandb sync --sync-all {folder / 'wandb'} (sends it to their server)",
+    }
+    for name in context.recipe.tracking if folder.exists() else ():
+        console().print(f"{name}: {ways[name]}", style="dim", markup=False, soft_wrap=True)
 
 
 def evaluation(ended: Ended) -> None:
