@@ -249,6 +249,10 @@ def balance(ended: Ended) -> None:
 
 
 def _tables_in(folder: Path) -> None:
+    from llmcf_cli.stages.look.made import run_of_folder
+    from llmcf_cli.stages.look.page.render import write_page
+
+    console().print(f"report: {write_page(run_of_folder(folder))}", markup=False, soft_wrap=True)
     console().print(f"tables and plots: {folder}", markup=False, soft_wrap=True)
 
 

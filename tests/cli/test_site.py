@@ -1,4 +1,4 @@
-"""The documentation site: built strictly, every link of every page leads somewhere, and nothing comes from elsewhere."""
+"""The documentation site: built strictly, every link leads somewhere, and nothing comes from elsewhere."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pages import Elements
 from refusals import refused
 from sklearn.metrics import log_loss, roc_auc_score
 
@@ -51,32 +51,6 @@ rec:
   seeds: [1, 2]
   fit: {batch_size: 256, learning_rate: 2.0e-3, epochs: 2, patience: 1}
 """
-VOID = {"meta", "link", "br", "img", "input", "line", "circle", "rect", "path", "polyline"}
-
-
-class Elements(HTMLParser):
-    """Every tag with its attributes, all text, and whether tags are closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-        self.feed(page)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
