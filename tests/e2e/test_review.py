@@ -75,6 +75,16 @@ def test_verdicts_decide_what_examples_hold(folder):
     assert before - after == set(cots["sample_id"].to_pylist()[1:3])
 
 
+def test_what_was_said_is_shown_again_and_other_keys_are_told(folder):
+    said = llmcf(folder, "review", "small.yaml", "--again", "--out", "second.parquet", given="?\nK\n\nb\nn\n")
+    assert said.count("1 of 24") == 2, "the text is not shown again for a key that means nothing"
+    assert said.count("not one of") == 2
+    assert "you: keep" in said
+    (review,) = read_reviews(folder / "second.parquet").values()
+    assert (review.verdict, review.note) == (Verdict.drop, ""), "the end of the input is no note"
+    assert "23 texts left" in said
+
+
 def test_two_writings_are_compared_on_the_samples_that_both_are_about(folder):
     """Against plain Python over the tables, and scipy's paired t-test."""
     (folder / "half.yaml").write_text("extends: small.yaml\ncot: {engine: {type: planted, truth: 0.3}}\n")
