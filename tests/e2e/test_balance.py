@@ -131,7 +131,7 @@ def test_the_report_says_what_was_measured(workplace, stage):
     assert told
     for statement in told:
         change = changes[statement.text.split("“")[1].split("”")[0]][
-            "auc" if statement.text.startswith("recommendation AUC") else "general"
+            "auc" if statement.text.startswith("Recommendation AUC") else "general"
         ]  # fmt: skip
         low, high = (change["value"] + sign * 1.96 * change["standard_error"] for sign in (-1, 1))
         expected = "good" if low > 0 else "bad" if high < 0 else "open"

@@ -110,7 +110,7 @@ def _of_sweep(report: Mapping[str, Any]) -> Iterator[Intervals]:
         if name in report["rows"][0]["measures"]:
             marks = [(_marked(row, report), *_interval(row["measures"][name], 100), ()) for row in report["rows"]]
             yield intervals(
-                f"{_plain(name)[0].upper()}{_plain(name)[1:]} of each model, with 95 % intervals",
+                f"{_sentence(_plain(name))} of each model, with 95 % intervals",
                 "AUC × 100" if name == "auc" else "% of questions", marks,
             )  # fmt: skip
 
@@ -121,6 +121,11 @@ def _marked(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 def _plain(name: str) -> str:
     return NAMES[name].rstrip(" ↑↓")
+
+
+def _sentence(words: str) -> str:
+    """Words at the head of a sentence."""
+    return words[:1].upper() + words[1:]
 
 
 def _tuning_verdict(report: Mapping[str, Any]) -> Iterator[Statement]:
@@ -151,7 +156,7 @@ def _against_base(row: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[S
         points = "points of AUC × 100" if name == "auc" else "% of questions"
         interval = f"95 % interval {low:+.2f} to {high:+.2f}" if known else "no interval is known"
         by = f": {value:+.2f}" if tone == "open" else f" by {abs(value):.2f}"
-        said = f"{_plain(name)}: “{row['name']}” is {word} “{base['name']}”{by} {points}"
+        said = f"{_sentence(_plain(name))}: “{row['name']}” is {word} “{base['name']}”{by} {points}"
         yield Statement(tone, f"{said} ({interval}, {change['n']:,} answers).")
 
 
