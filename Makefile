@@ -6,11 +6,12 @@
 # make fuzz   10,000 mutated recipes, 5,000 bundles, 2,000 request tables, 1,000 prompts, 500 catalogues, 10,000 requests over HTTP,
 #             and ten times the examples of slow properties; about an hour
 # make docs   regenerate the reference pages
+# make site   the documentation as pages to read and search, into site/
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo shop install test fast faults fuzz lint docs clean
+.PHONY: demo shop install test fast faults fuzz lint docs site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/llmcf assets fetch movielens-100k smollm2-135m-instruct minilm-l6-v2
@@ -58,5 +59,8 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/llmcf recipe reference docs
 
+site: docs $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) artifacts build dist
+	rm -rf $(VENV) artifacts build dist site

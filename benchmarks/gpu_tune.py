@@ -147,6 +147,9 @@ class _Timed:
     def skip(self, amount: float) -> None:
         """Nothing is resumed."""
 
+    def measured(self, step: int, values: object) -> None:
+        """Nobody reads it."""
+
     def note(self, text: str) -> None:
         """Nobody reads it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -65,6 +65,9 @@ class _RichTask:
 
     def note(self, text: str) -> None:
         self._bars.update(self._task, note=_plain(text))
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        pass  # the note says what people follow
 
 
 def _plain(text: str) -> str:

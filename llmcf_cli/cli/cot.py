@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmcf_cli.cli.cot_diff import diff
 from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 from llmcf_cli.core.errors import LlmcfError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from llmcf_cli.recipe.words import Words
 
 app = typer.Typer(no_args_is_help=True)
+app.command("diff", help="Compare what two prompts, models or judges make of the same samples.")(diff)
 
 
 class About(StrEnum):

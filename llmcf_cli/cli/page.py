@@ -18,7 +18,7 @@ def report(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A recipe, or the folder of its comparison.",
+            help="A recipe, or the folder of its comparison, eval-llm or balance.",
             callback=remember,
             autocompletion=recipe_names,
         ),

@@ -29,6 +29,7 @@ from llmcf_cli.rec.measure.compare import (
 from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
 from llmcf_cli.stages.engine.run import Step
+from llmcf_cli.stages.engine.tracking import FOLDER as TRACKING
 from llmcf_cli.stages.look.verify import Verified
 from llmcf_cli.stages.steps.evaluate import EvaluateOutput
 from llmcf_cli.store.artifacts import KEY_LENGTH, ArtifactStore, Manifest
@@ -144,6 +145,18 @@ def finish(stage: str, recipe: str, steps: Sequence[Step]) -> None:
     component.load(component.ending)(Ended(report, last.folder, recipe, steps))
 
 
+def tracking(context: Context) -> None:
+    """How to look at what the recipe's trackers noted."""
+    folder = context.store.root / TRACKING
+    ways = {
+        "tensorboard": f"tensorboard --logdir {folder / 'tensorboard'}",
+        "mlflow": f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}",
+        "wandb": f"wandb sync --sync-all {folder / 'wandb'} (sends it to their server)",
+    }
+    for name in context.recipe.tracking if folder.exists() else ():
+        console().print(f"{name}: {ways[name]}", style="dim", markup=False, soft_wrap=True)
+
+
 def evaluation(ended: Ended) -> None:
     """The comparison, where things are, and what to try next."""
     from llmcf_cli.stages.look.made import run_of_folder
@@ -236,6 +249,10 @@ def balance(ended: Ended) -> None:
 
 
 def _tables_in(folder: Path) -> None:
+    from llmcf_cli.stages.look.made import run_of_folder
+    from llmcf_cli.stages.look.page.render import write_page
+
+    console().print(f"report: {write_page(run_of_folder(folder))}", markup=False, soft_wrap=True)
     console().print(f"tables and plots: {folder}", markup=False, soft_wrap=True)
 
 

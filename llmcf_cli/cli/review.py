@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,10 +13,13 @@ from llmcf_cli.cli.opening import AllowReadOption, opened
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 
 if TYPE_CHECKING:
-    from llmcf_cli.llm.writing.reviews import Agreement
+    from llmcf_cli.llm.writing.reviews import Agreement, Review
     from llmcf_cli.recipe.words import Words
 
 _KEYS = "k keep  d drop  n drop, with a note  s skip  b back  q quit"
+_MEANT = frozenset("kdnsbq")
+_ARROWS = {"\x1b[D": "b", "\x1bOD": "b", "\x1b[C": "s", "\x1bOC": "s"}
+"""What a terminal sends for the arrows to the left and right."""
 
 
 def review(
@@ -50,11 +53,13 @@ def review(
     unread = chosen if again else [row for row in chosen if digest_of(row["text"]) not in reviews]
     console().print(f"{len(unread):,} of {len(chosen):,} texts to read; verdicts in {file}", soft_wrap=True)
     try:
-        for made in _asked(unread, found.words):
+        for made in _asked(unread, found.words, reviews):
             reviews[made.text_sha256] = made
             write_reviews(list(reviews.values()), file)
     finally:
         _print_agreement(agreement(rows, reviews))
+        if left := sum(digest_of(row["text"]) not in reviews for row in chosen):
+            console().print(f"{left:,} texts left; the same command goes on with them")
     if file.exists():
         console().print(f"next: set cot.review: {file} in the recipe; examples are then made without what was dropped",
                         soft_wrap=True)  # fmt: skip
@@ -71,31 +76,33 @@ def _chosen(
     return sorted(chosen, key=lambda row: (sign * row["score"], row["sample_id"]))
 
 
-def _asked(rows: Sequence[Mapping[str, Any]], words: Words) -> Any:
-    """Verdicts as they are given, until the last text, `q`, or the end of the input."""
-    from llmcf_cli.cli.console import console
-    from llmcf_cli.llm.writing.reviews import Review, Verdict
+def _asked(rows: Sequence[Mapping[str, Any]], words: Words, reviews: Mapping[str, Review]) -> Iterator[Review]:
+    """Verdicts as they are given, until the last text, `q`, or the end of the input.
+
+    Args:
+        rows: Texts to read.
+        words: Of their labels.
+        reviews: What there is to show where somebody comes back to a text; grows with what is yielded.
+    """
+    from llmcf_cli.llm.writing.reviews import Review, Verdict, digest_of
 
     place = 0
     while place < len(rows):
         row = rows[place]
-        _show(row, words, place, len(rows))
-        key = _key()
+        _show(row, words, place, len(rows), reviews.get(digest_of(row["text"])))
+        key = _known_key()
         if key == "q":
             return
         if key == "b":
             place = max(place - 1, 0)
             continue
-        if key in ("k", "d", "n"):
+        if key != "s":
             note = _line("why? ") if key == "n" else ""
-            yield Review.now(row, Verdict.keep if key == "k" else Verdict.drop, note)
-        elif key != "s":
-            console().print(f"{key!r} is none of: {_KEYS}", style="yellow")
-            continue
+            yield Review.now(row, Verdict.keep if key == "k" else Verdict.drop, note or "")
         place += 1
 
 
-def _show(row: Mapping[str, Any], words: Words, place: int, many: int) -> None:
+def _show(row: Mapping[str, Any], words: Words, place: int, many: int, given: Review | None) -> None:
     from llmcf_cli.cli.console import console
     from llmcf_cli.llm.writing.cots import SCORES
 
@@ -108,7 +115,21 @@ def _show(row: Mapping[str, Any], words: Words, place: int, many: int) -> None:
     console().print(row["text"])
     scores = "  ".join(f"{name} {row[name]:.2f}" for name in SCORES if row[name] is not None)
     console().print(f"{judged}  {scores}", style="dim")
+    if given is not None:
+        console().print(f"you: {given.verdict}{f', {given.note}' if given.note else ''}", markup=False)
     console().print(_KEYS, style="green")
+
+
+def _known_key() -> str:
+    """A key that means something; others are told, and the text is not shown again for them."""
+    from llmcf_cli.cli.console import console
+
+    while True:
+        key = _key()
+        key = _ARROWS.get(key, key.lower())
+        if key in _MEANT:
+            return key
+        console().print(f"not one of: {_KEYS}", style="yellow")
 
 
 def _key() -> str:
@@ -118,14 +139,16 @@ def _key() -> str:
         if key == "\x03":
             raise KeyboardInterrupt
         return key
-    return _line("")[:1]
+    line = _line("")
+    return "q" if line is None else line[:1]
 
 
-def _line(question: str) -> str:
+def _line(question: str) -> str | None:
+    """A line of the input; None at its end."""
     try:
         return input(question)
     except EOFError:
-        return "q"
+        return None
 
 
 def _print_agreement(found: Agreement) -> None:

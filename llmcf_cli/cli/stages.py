@@ -239,5 +239,6 @@ def run_stage(
         context, steps, progress, on_start=report.start_step, on_end=report.end_step, on_failure=report.failed_step
     )
     report.finish(stage, same_run(recipe, overrides, artifacts), steps)
+    report.tracking(context)
     if any(isinstance(step.node.stage, ComparingStage) and step.node.stage.failed for step in steps):
         raise typer.Exit(1)

@@ -167,6 +167,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "reviews-format": "A file holds no verdicts of `llmcf review`.",
         "reviews-none-left": "Every chain of thought was dropped by `cot.review`.",
         "cot-missing": "No chain of thought is kept for the sample.",
+        "cot-unpaired": "Two sets of chains of thought are about other samples.",
         "cot-none-usable": "No chain of thought that was written is usable.",
         "knowledge-none": "Nothing was written about any user or item.",
         "engine-no-model": "The engine was given no model.",
@@ -285,7 +286,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "store-busy": "Another process is making it, or holds it.",
         "artifact-damaged": "An artifact differs from what was written.",
         "artifact-unusable": "The folder is no complete artifact of this version.",
-        "predictions-unfit": "Predictions of other samples.",
+        "predictions-unfit": "Predictions of other samples, or that their model no longer gives.",
     },
     "Assets": {
         "asset": "An asset cannot be used.",

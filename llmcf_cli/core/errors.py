@@ -15,7 +15,8 @@ SHOWN_PROBLEMS = 100
 _LONGEST_NAME = 100
 _EXTRAS = {
     "cryptography": "sign", "fastapi": "serve", "lm_eval": "ability", "openai": "openai",
-    "prometheus_client": "serve", "ray": "ray", "uvicorn": "serve", "vllm": "vllm",
+    "mlflow": "tracking", "prometheus_client": "serve", "ray": "ray", "tensorboard": "tracking", "uvicorn": "serve",
+    "vllm": "vllm", "wandb": "wandb",
 }  # fmt: skip
 """Package → the optional extra that brings it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -21,6 +21,9 @@ class Task(Protocol):
 
     def note(self, text: str) -> None:
         """Replace the short live note beside the bar, e.g. `loss 0.412`."""
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        """Report numbers by name, e.g. `train/loss`, after an epoch or step; steps only grow."""
 
 
 class Pace:
@@ -83,6 +86,9 @@ class _SilentTask:
     def note(self, text: str) -> None:
         pass
 
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
 
 class SilentProgress:
     """Reports to nobody; the default of library functions."""
@@ -114,6 +120,9 @@ class _PlainTask:
 
     def note(self, text: str) -> None:
         self._note = text
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        pass  # the note says what people follow
 
     def line(self) -> None:
         pace = self._pace

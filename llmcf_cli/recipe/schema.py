@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from llmcf_cli.core.errors import LlmcfError, closest
-from llmcf_cli.core.types import Broken, ComponentConfig, Config, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, Config, Distinct, Runtime, rule
 from llmcf_cli.plugin import STAGE
 from llmcf_cli.recipe.asking import AbilitySection, BalanceSection, KnowledgeSection, TeacherSection
 from llmcf_cli.recipe.component import ComponentOf
@@ -73,6 +73,8 @@ class Recipe(Config):
     """A trained model to bring up to date; none: models are trained on what the recipe says."""
     promote: PromoteSection | None = None
     """When a new bundle takes the place of the one that is served."""
+    tracking: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Runtime(), Distinct()] = ()
+    """Where trainings note their measures as they go: in files under `tracking/` in the artifact folder."""
     search: SearchSection | None = None
     """Fair tuning of every arm; None trains each with the recipe's own settings."""
     stages: Annotated[Mapping[str, StageSettings], BeforeValidator(_named)] = Field(default_factory=dict)

@@ -29,6 +29,7 @@ from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.rec.train.predict import score
+from llmcf_cli.rec.train.without import moved_without_each
 from llmcf_cli.serve.answers import Added, Explained, KeptHistories, Scores, Unknown
 from llmcf_cli.serve.cascade import check_catalogues
 from llmcf_cli.serve.lists import UserLists, Wanted, best_items
@@ -237,11 +238,11 @@ class Scorer:
         matches = search.search(model.resources, samples)
         values = self._values(model, samples, {EXAMPLES: matches.index_NK})
         whole_N = _score(model, samples, values)
-        moved_NK = np.zeros_like(matches.score_NK, np.float32)
-        for k in range(moved_NK.shape[1]):
-            without_NK = matches.index_NK.copy()
-            without_NK[:, k] = -1
-            moved_NK[:, k] = whole_N - _score(model, samples, {**values, EXAMPLES: without_NK})
+
+        def score(index_NK: NDArray[np.int32]) -> NDArray[np.float32]:
+            return _score(model, samples, {**values, EXAMPLES: index_NK})
+
+        moved_NK = moved_without_each(score, whole_N, matches.index_NK).astype(np.float32)
         return Explained(whole_N, *known, matches.index_NK, matches.score_NK, moved_NK)
 
     def unknown(self, requests: Rows) -> dict[str, Unknown]:

@@ -18,6 +18,7 @@ from llmcf_cli.recipe.problems import in_order
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import GENERATIONS, ComparingStage, Context, Stage
 from llmcf_cli.stages.engine.run import Cause, Step, examined, execute, plan
+from llmcf_cli.stages.engine.tracking import check_trackers
 from llmcf_cli.stages.files import file_problems, locator_of
 from llmcf_cli.store.artifacts import ArtifactStore, Manifest
 from llmcf_cli.store.assets import cache_dir
@@ -97,6 +98,8 @@ def run_steps(
         AccessError: A step would send prompts to a host that the user has not allowed.
     """
     steps = examined(steps, progress)
+    if any(step.runs for step in steps):
+        check_trackers(context.recipe)
     for step in steps:
         if step.runs:
             check_servers(step.node.stage.sections(step.node.context.recipe))

@@ -359,7 +359,7 @@ def artifact_key(material: Mapping[str, Any]) -> str:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What changed between two key materials, one `path old → new` per leaf."""
-    old, new = dict(_leaves(before)), dict(_leaves(after))
+    old, new = dict(leaves(before)), dict(leaves(after))
     lines = []
     for path in sorted(old.keys() | new.keys()):
         a, b = old.get(path), new.get(path)
@@ -378,13 +378,14 @@ def write_atomic(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """(path, value) of every value in a key material, as text."""
     if isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _leaves(item, f"{path}.{name}" if path else str(name))
+            yield from leaves(item, f"{path}.{name}" if path else str(name))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}[{index}]")
+            yield from leaves(item, f"{path}[{index}]")
     else:
         yield path, json.dumps(value)
 

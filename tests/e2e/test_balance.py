@@ -9,6 +9,11 @@ import commands
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pages import Elements
+
+from llmcf_cli.stages.look.made import run_of_folder
+from llmcf_cli.stages.look.page.models import gather_models
+from llmcf_cli.stages.look.page.render import html
 
 RECIPE = """\
 extends: quickstart
@@ -99,6 +104,44 @@ def test_comparing_the_recipes_own_model_afterwards_asks_nothing_again(workplace
     for name in ("ability.json", "ability.md", "ability.parquet", "ability.png", "ability.html"):
         assert (folder / name).stat().st_size > 100, name
     assert "difference" in text
+
+
+@pytest.mark.parametrize("stage", ["eval-llm", "balance"])
+def test_the_report_says_what_was_measured(workplace, stage):
+    printed = llmcf(stage, "sweep.yaml", cwd=workplace)
+    folder, report = report_of(workplace, stage)
+    run = run_of_folder(folder)
+    file = workplace / "artifacts" / "report" / f"{run.key[:16]}.html"
+    assert str(file) in printed
+    assert str(workplace / "again.html") in llmcf("report", str(folder), "--out", str(workplace / "again.html"),
+                                                  cwd=workplace)  # fmt: skip
+    assert (workplace / "again.html").read_text() == file.read_text()
+    page = gather_models(run)
+    found = Elements(html(page))
+    assert not {"script", "link", "img"} & {tag for tag, _ in found.tags}
+    ids = [a["id"] for _, a in found.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert all(a["href"][1:] in ids for tag, a in found.tags if tag == "a")
+    assert all(a.get("aria-label") for tag, a in found.tags if tag == "svg")
+    text = " ".join(found.text)
+    assert all(f"{100 * row['measures']['general']['value']:.1f} ±" in text for row in report["rows"])
+    tones = {"better than": "good", "worse than": "bad", "not shown to differ from": "open"}
+    changes = {row["name"]: row["differences"] for row in report["rows"][1:]}
+    told = [s for s in page.verdict if "“base”" in s.text]
+    assert told
+    for statement in told:
+        change = changes[statement.text.split("“")[1].split("”")[0]][
+            "auc" if statement.text.startswith("Recommendation AUC") else "general"
+        ]  # fmt: skip
+        low, high = (change["value"] + sign * 1.96 * change["standard_error"] for sign in (-1, 1))
+        expected = "good" if low > 0 else "bad" if high < 0 else "open"
+        assert statement.tone == expected == next(tone for words, tone in tones.items() if words in statement.text)
+    drawn = page.charts[0].rows
+    assert len(drawn) == 4  # models of the sweep; of eval-llm AUC, general ability and two benchmarks
+    assert [s.tone for s in page.verdict if "★" in s.text or "no point" in s.text] == (
+        [] if stage == "eval-llm" else ["good" if report["chosen"] else "open"]
+    )  # fmt: skip
+    assert set(page.glossary) >= {"recommendation AUC", "general ability", "ARC-easy", "base"}
 
 
 def test_a_model_that_was_not_tuned_on_the_question_is_named_as_such(workplace):

@@ -261,6 +261,8 @@ class Loud(SilentProgress):
                 pass
             def skip(self, amount):
                 pass
+            def measured(self, step, values):
+                pass
             def note(self, text):
                 if name == "fit":
                     print("EPOCH", total, text, flush=True)

@@ -5,17 +5,28 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pages import Elements
+from refusals import refused
 from sklearn.metrics import log_loss, roc_auc_score
 
 from llmcf_cli.cli.audit import find_run
 from llmcf_cli.cli.stages import run_stage
+from llmcf_cli.core.errors import StoreError
+from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.features.batch import encode_rows, to_batch
+from llmcf_cli.rec.bundle.bundle import load_bundle
+from llmcf_cli.rec.config import RankingConfig
+from llmcf_cli.rec.input.examples import ExampleBank
+from llmcf_cli.rec.tasks.ranking import Ranking
+from llmcf_cli.rec.train.predict import score
 from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.stages.look.made import run_of_folder
-from llmcf_cli.stages.look.page.cases import KINDS
+from llmcf_cli.stages.look.page.cases import KINDS, find_cases
 from llmcf_cli.stages.look.page.charts import intervals, lines, ticks
 from llmcf_cli.stages.look.page.content import gather
 from llmcf_cli.stages.look.page.lineage import MOST, draw, everything, label_of
@@ -23,8 +34,9 @@ from llmcf_cli.stages.look.page.render import html, write_page
 from llmcf_cli.stages.look.runs import past_runs
 from llmcf_cli.stages.steps.evaluate import Comparison, EvaluateOutput
 from llmcf_cli.stages.steps.predict import PredictOutput
+from llmcf_cli.stages.steps.train_rec import TrainRecOutput
 from llmcf_cli.store.artifacts import ArtifactStore
-from llmcf_cli.store.open import read_parquet
+from llmcf_cli.store.open import connect_read, read_parquet
 
 RECIPE = """\
 extends: planted/base
@@ -39,32 +51,6 @@ rec:
   seeds: [1, 2]
   fit: {batch_size: 256, learning_rate: 2.0e-3, epochs: 2, patience: 1}
 """
-VOID = {"meta", "link", "br", "img", "input", "line", "circle", "rect", "path", "polyline"}
-
-
-class Elements(HTMLParser):
-    """Every tag with its attributes, all text, and whether tags are closed in order."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-        self.feed(page)
-        self.close()
-        assert not self.open, self.open
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +163,78 @@ def test_cases_are_extremes_a_draw_and_cold_users(run, page):
     assert of["loss"] == pytest.approx(sorted(gains)[:3], abs=1e-5)
     assert len(of["random"]) == 3
     assert len({case.shown.query.sample_id for case in cases.cases}) == len(cases.cases)
+
+
+def test_what_a_case_owes_is_what_the_model_answers_without_it(run):
+    """By the served scorer's bundle in plain steps: every example masked, given the mean vector, or the other label."""
+    found = find_cases(run, Ranking(RankingConfig()), "ict", ["none", "text"])
+    reading = [p.made for p in run.predicted if p.arm == "ict"]
+    models = [load_bundle(TrainRecOutput(made.need("train-rec").folder).bundle).model for made in reading]
+    database = IngestOutput(next(reading[0].below("ingest")).folder).database
+
+    def answer(model, case, cot, label, keep):
+        """The probability, by a bank of just this case's examples."""
+        bank = model.resources.get("examples")
+        ids = [e.row.sample_id for e in case.shown.examples]
+        at = np.array([bank.samples.sample_id_N.tolist().index(one) for one in ids])
+        rows = bank.samples.take(at)
+        rows = replace(rows, label_N=np.array(label, np.float32))
+        own = ExampleBank(rows, np.stack(cot), bank.k, None, {n: v[at] for n, v in bank.rows.items()})
+        other = model.with_items(model.resources.holding(examples=own)).eval()
+        with connect_read(database) as con:
+            sample = con.sql(f"SELECT * FROM sample WHERE sample_id = {case.shown.query.sample_id}").to_arrow_table()
+        index = np.full((1, bank.k), -1, np.int32)
+        index[0, : len(ids)] = np.where(keep, np.arange(len(ids)), -1)
+        batch = to_batch(encode_rows(sample, model.resources.spec.history_length), inputs={"examples": index})
+        return 1 / (1 + np.exp(-float(score(other, batch, 1)[0])))
+
+    assert found.counterfactual
+    assert any(abs(e.reasoning) > 1e-6 and abs(e.label) > 1e-6 for case in found.cases for e in case.owed.examples)
+    for case in found.cases[:4]:
+        banks = [model.resources.get("examples") for model in models]
+        ids = [e.row.sample_id for e in case.shown.examples]
+        assert len(case.owed.examples) == len(ids)
+        at = [banks[0].samples.sample_id_N.tolist().index(one) for one in ids]
+        cot, label = [banks[0].cot_ET[e] for e in at], [e.row.label for e in case.shown.examples]
+        mean = banks[0].cot_ET.mean(0)
+        everything_ = np.ones(len(ids), bool)
+
+        def over_seeds(case, *given):
+            return np.mean([answer(model, case, *given) for model in models])
+
+        whole = over_seeds(case, cot, label, everything_)
+        assert whole == pytest.approx(case.scores["ict"], abs=1e-5)
+        assert case.owed.without == pytest.approx(over_seeds(case, cot, label, ~everything_), abs=1e-5)
+        for k, owed in enumerate(case.owed.examples):
+            only = np.arange(len(ids)) == k
+            gone = over_seeds(case, cot, label, ~only)
+            vague = over_seeds(case, [mean if n else c for n, c in zip(only, cot, strict=True)], label, everything_)
+            either = np.mean([
+                over_seeds(case, cot, [y if n else own for n, own in zip(only, label, strict=True)], everything_)
+                for y in (0, 1)
+            ])  # fmt: skip
+            assert owed.whole == pytest.approx(whole - gone, abs=1e-5)
+            assert owed.reasoning == pytest.approx(whole - vague, abs=1e-5)
+            assert owed.label == pytest.approx(whole - either, abs=1e-5)
+
+
+def test_an_arm_without_examples_owes_nothing_to_any(run):
+    found = find_cases(run, Ranking(RankingConfig()), "text", ["none"])
+    assert found.cases
+    assert not found.counterfactual
+
+
+def test_a_model_that_answers_otherwise_than_it_did_is_told(run, tmp_path):
+    root = tmp_path / "artifacts"
+    shutil.copytree(run.store.root, root)
+    (last,) = (manifest.parent for manifest in (root / "evaluate").glob("*/manifest.json"))
+    moved = run_of_folder(last)
+    file = PredictOutput(next(p for p in moved.predicted if p.arm == "ict").made.folder).predictions
+    table = pq.read_table(file)
+    logit = pa.array(table["logit"].to_numpy() + np.float32(0.5))
+    pq.write_table(table.set_column(table.column_names.index("logit"), table.schema.field("logit"), logit), file)
+    with refused("predictions-unfit", StoreError):
+        find_cases(moved, Ranking(RankingConfig()), "ict", ["none"])
 
 
 def test_the_verdict_says_what_the_tests_say(run, page):

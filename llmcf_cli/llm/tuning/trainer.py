@@ -137,6 +137,8 @@ class _Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         if logs and "loss" in logs and math.isfinite(logs["loss"]):
             self._task.note(f"loss {logs['loss']:.3f}")
+            told = {"train/loss": logs["loss"], "train/learning rate": logs.get("learning_rate", math.nan)}
+            self._task.measured(state.global_step, told)
 
     def _stops(self) -> bool:
         """Whether any process was interrupted: all end after the same step."""

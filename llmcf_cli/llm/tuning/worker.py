@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -31,6 +31,9 @@ class _LineTask:
 
     def note(self, text: str) -> None:
         _tell("note", text)
+
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        _tell("measured", step, dict(values))
 
 
 class _LineProgress:

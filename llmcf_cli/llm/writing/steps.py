@@ -366,6 +366,9 @@ class _Share:
     def note(self, text: str) -> None:
         self._task.note(f"{self._name}: {text}")
 
+    def measured(self, step: int, values: Mapping[str, float]) -> None:
+        self._task.measured(step, {f"{self._name}/{name}": value for name, value in values.items()})
+
 
 def _has_subject(step: PromptStep, row: Situated) -> bool:
     return step.per != "user_block" or (row.block is not None and row.block.basis > 0)

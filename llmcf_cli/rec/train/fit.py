@@ -121,6 +121,8 @@ class _Run:
         seconds = time.perf_counter() - started
         validation = self._evaluate(number)
         task.note(f"epoch {number}: loss {loss:.4f}, {self.monitor.title} {validation[self.monitor.name]:.4f}")
+        told = {f"validation/{name}": value for name, value in validation.items()}
+        task.measured(number, {"train/loss": loss, "train/seconds": seconds, **told})
         return Epoch(number, loss, validation, round(seconds, 4))
 
     def _train(self, number: int, task: Task) -> float:

@@ -129,6 +129,8 @@ class Stage(ABC):
     """Dataclass that `run` returns. Its module imports nothing heavy."""
     output: ClassVar[type[Output]]
     """The layout of its folder."""
+    tracked: ClassVar[bool] = False
+    """Whether what its tasks measure goes to the recipe's trackers."""
     reads_texts: ClassVar[bool] = False
     """Whether it is of no use where items have no text, so that it does not start there."""
 

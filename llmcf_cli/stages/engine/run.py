@@ -18,6 +18,7 @@ from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage, versions
 from llmcf_cli.stages.engine.readable import judge_texts, require_texts
 from llmcf_cli.stages.engine.report import to_json
+from llmcf_cli.stages.engine.tracking import tracked
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
 
@@ -298,7 +299,8 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
                 raise StoreError(what, code="store-changed", where=node.label, hint="run the same command again")
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
-            context=node.context, out=partial.out, work=partial.work, progress=progress,
+            context=node.context, out=partial.out, work=partial.work,
+            progress=stack.enter_context(tracked(progress, node)),
             forced=step.cause is Cause.FORCED,
             inputs={role: need.folder for role, need in node.needs.items()},
             keys={role: need.key for role, need in node.needs.items()},

@@ -51,6 +51,7 @@ class TrainLLM(Stage):
     version = 3
     report = TrainLLMReport
     output = TrainLLMOutput
+    tracked = True
     reads_texts = True
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:

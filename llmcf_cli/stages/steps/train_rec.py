@@ -90,6 +90,7 @@ class TrainRec(SeededArmStage):
     version = 3
     report = TrainRecReport
     output = TrainRecOutput
+    tracked = True
 
     @classmethod
     def of(cls, recipe: Recipe) -> Sequence[Self]:

@@ -1,4 +1,4 @@
-"""Single samples of the test split: what the arms said of them, and what they saw. Gains, losses, and a fair draw.
+"""Single samples of the test split: what the arms said, what they saw and owe to it. Gains, losses, and a fair draw.
 
 Legend: N test samples.
 """
@@ -17,6 +17,7 @@ from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.stages.look.made import Made, Predicted, Run
+from llmcf_cli.stages.look.page.owed import Owed, owed_of
 from llmcf_cli.stages.steps.embed import EmbedOutput, Examples
 from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.stages.steps.match import Match, MatchOutput
@@ -47,12 +48,14 @@ class Case:
         shown: The sample, and what the arm was given with it; no examples where it reads none.
         scores: Arm → what it would answer, the mean over its seeds.
         gain: By how much the loss is less than the reference's.
+        owed: What the arm's answer owes to its examples; None where it reads none.
     """
 
     kind: str
     shown: Explanation
     scores: Mapping[str, float]
     gain: float
+    owed: Owed | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Cases:
     measure: str
     answer: str
     cases: tuple[Case, ...]
+
+    @property
+    def counterfactual(self) -> bool:
+        """Whether the arm reads examples, so that they can be taken away."""
+        return any(case.owed is not None for case in self.cases)
 
 
 def find_cases(run: Run, task: Task, arm: str, references: Sequence[str]) -> Cases | None:
@@ -95,11 +103,15 @@ def find_cases(run: Run, task: Task, arm: str, references: Sequence[str]) -> Cas
     gain_N = _loss(loss, predicted[reference], truth) - _loss(loss, predicted[arm], truth)
     database = IngestOutput(next(made[arm][0].made.below("ingest")).folder).database
     chosen = _chosen(gain_N, stored["sample_id"].to_numpy(), database, run.key)
-    explained = {place: _explained(made[arm][0].made, int(stored["sample_id"][place].as_py())) for _, place in chosen}
+    ids = {place: int(stored["sample_id"][place].as_py()) for _, place in chosen}
+    owed = owed_of(made[arm], task, answer, list(ids.values()))
     cases = tuple(
-        Case(kind, explained[place], {name: float(mean[place]) for name, mean in means.items()}, float(gain_N[place]))
+        Case(
+            kind, _explained(made[arm][0].made, ids[place]), {name: float(mean[place]) for name, mean in means.items()},
+            float(gain_N[place]), owed.get(ids[place]),
+        )
         for kind, place in chosen
-    )
+    )  # fmt: skip
     return Cases(arm, reference, loss.title, answer, cases)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -104,6 +104,7 @@ class Page:
         glossary: Term → meaning.
     """
 
+    template: ClassVar[str] = "report.html"
     key: str
     made: str
     version: str
@@ -159,7 +160,7 @@ def gather(run: Run) -> Page:
         slices=Table(*slice_rows(plain)), small=small_slices(plain), values=_values(found, last),
         gaps=tuple(_gaps(found)), curves=_curves(found, run), calibration=_calibration_chart(bins),
         bins=_bin_table(bins), ingests=ingests, matched=tuple(_matched(run)), written=tuple(_written(last)),
-        costs=_costs(last), drawing=draw(last), artifacts=tuple(artifacts(last)),
+        costs=costs(last), drawing=draw(last), artifacts=tuple(artifacts(last)),
         cases=cases, glossary=_glossary(task),
     )  # fmt: skip
 
@@ -331,7 +332,7 @@ def _written(last: Made) -> list[Written]:
     ]
 
 
-def _costs(last: Made) -> Table:
+def costs(last: Made) -> Table:
     """Seconds and megabytes by stage, of artifacts that other runs may share."""
     by_stage: dict[str, list[Artifact]] = {}
     for artifact in artifacts(last):

@@ -77,6 +77,9 @@ class StopAfter(SilentProgress):
     def __exit__(self, *exc):
         return None
 
+    def measured(self, step, values):
+        pass
+
     def note(self, text):
         pass
 
