@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from llmcf_cli.cli.app import app
+from llmcf_cli.cli.console import console
 
 WORDS = ["red", "blue", "cold", "warm", "fast", "slow", "old", "new", "deep", "high"]
 RECIPE = """\
@@ -68,3 +74,34 @@ def write_shop(folder: Path) -> Path:
     write_items(folder / "more_items.csv", [item(20), item(21, genre="z")])
     (folder / "recipe.yaml").write_text(RECIPE)
     return folder / "recipe.yaml"
+
+
+def invoke(*words):
+    """Run a command; what it said."""
+    console.cache_clear()  # it keeps the stream and width that it was made with
+    try:
+        done = CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"}, catch_exceptions=False)
+    finally:
+        console.cache_clear()
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refresh(folder, *words):
+    """Refresh a folder's shop."""
+    return invoke("refresh", folder / "recipe.yaml", "--artifacts", folder / "artifacts", *words)
+
+
+def bundle(folder, stage="refresh") -> Path:
+    """The one bundle that a stage made."""
+    (found,) = (folder / "artifacts" / stage).glob("*/bundle")
+    return found
+
+
+def contents(folder):
+    """File → digest, of all files but locks."""
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in (".lock", ".pid")
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -16,31 +15,15 @@ import pyarrow as pa
 import pytest
 import refresh_world as shop
 import yaml
+from refresh_world import bundle, contents, invoke, refresh
 from refusals import refused
-from typer.testing import CliRunner
 
-from llmcf_cli.cli.app import app
-from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
 from llmcf_cli.llm.config import HashingEncoderConfig
 from llmcf_cli.llm.models.hashing import HashingEncoder
 from llmcf_cli.rec.bundle.bundle import load_bundle
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.locks import held
-
-
-def invoke(*words):
-    console.cache_clear()  # it keeps the stream and width that it was made with
-    try:
-        done = CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"}, catch_exceptions=False)
-    finally:
-        console.cache_clear()
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refresh(folder, *words):
-    return invoke("refresh", folder / "recipe.yaml", "--artifacts", folder / "artifacts", *words)
 
 
 def add(folder):
@@ -68,19 +51,6 @@ def refreshed(trained, tmp_path_factory) -> Path:
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("refreshed") / "shop"))
     add(folder)
     return folder
-
-
-def bundle(folder, stage="refresh") -> Path:
-    (found,) = (folder / "artifacts" / stage).glob("*/bundle")
-    return found
-
-
-def contents(folder):
-    return {
-        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix not in (".lock", ".pid")
-    }
 
 
 def encoded(titles):
@@ -140,7 +110,7 @@ def test_the_recipe_and_the_report_say_what_happened(refreshed):
     derived = yaml.safe_load((refreshed / "recipe.refresh-1.yaml").read_text())
     assert derived == {
         "extends": "recipe.yaml", "dataset": {"added": [{"interactions": "more.csv", "items": "more_items.csv"}]},
-        "refresh": {"level": "items", "arm": "ict", "seed": 1, "trained_on": 0},
+        "refresh": {"level": "items", "arm": "ict", "seed": 1, "learned": [{"additions": 0}]},
     }  # fmt: skip
     manifest = yaml.safe_load((bundle(refreshed).parent / "manifest.json").read_text())
     old, new = (load_bundle(bundle(refreshed, stage)).digest for stage in ("train-rec", "refresh"))

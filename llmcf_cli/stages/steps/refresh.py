@@ -1,4 +1,4 @@
-"""`refresh`: a trained model with later rows, as `refresh` in the recipe says; nothing else is trained or written."""
+"""`refresh`: a trained model with later rows, as `refresh` in the recipe says. Level `full` trains by `train-rec`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.rec.bundle.reports import UnknownValues
 from llmcf_cli.rec.input.needs import closure, declaration
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import LearnedSection
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.task_data import served_needs
@@ -58,10 +59,10 @@ class Trained(TrainRec):
     """The model as it was trained: its recipe knows nothing of what has been added since, so it is the very artifact.
 
     Attributes:
-        additions: How many of `dataset.added` it was trained with.
+        learned: What it was trained with.
     """
 
-    additions: int
+    learned: LearnedSection
 
     @property
     def variant(self) -> str:
@@ -72,9 +73,14 @@ class Trained(TrainRec):
         return TRAINED
 
     def view(self, recipe: Recipe) -> Recipe:
-        arm = super().view(recipe)
-        added = arm.model_dump(mode="json")["dataset"]["added"]
-        return arm.with_changes({"dataset.added": added[: self.additions], "refresh": None})
+        return as_learned(super().view(recipe), self.learned)
+
+
+def as_learned(recipe: Recipe, learned: LearnedSection) -> Recipe:
+    """The recipe as it was when a model learned."""
+    added = recipe.model_dump(mode="json")["dataset"]["added"][: learned.additions]
+    cuts = None if learned.recut is None else learned.recut.model_dump()
+    return recipe.with_changes({"dataset.recut": None}).with_changes({"dataset.added": added, "dataset.recut": cuts})
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,7 @@ class Refresh(SeededArmStage):
     """Brings the model of one arm and seed up to date.
 
     Attributes:
-        level: What is made anew.
-        additions: How many of `dataset.added` the model was trained with.
+        learned: When the model learned.
     """
 
     name = "refresh"
@@ -91,21 +96,22 @@ class Refresh(SeededArmStage):
     report = RefreshReport
     output = RefreshOutput
 
-    level: str
-    additions: int
+    learned: tuple[LearnedSection, ...]
 
     @classmethod
     def of(cls, recipe: Recipe) -> Sequence[Self]:
         wanted = recipe.refresh
-        return () if wanted is None else (cls(wanted.arm, wanted.seed, wanted.level, wanted.trained_on),)
+        if wanted is None or wanted.arm is None or wanted.seed is None or wanted.level == "full":
+            return ()
+        return (cls(wanted.arm, wanted.seed, wanted.learned),)
 
     @property
     def trained(self) -> Trained:
         """The model that it brings up to date."""
-        return Trained(self.arm, self.seed, self.additions)
+        return Trained(self.arm, self.seed, self.learned[-1])
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"refresh.level": self.level}
+        return {"refresh.level": "items"}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         followed = [stage for name in closure(served_needs(recipe)) for stage in declaration(name).follows]
@@ -125,7 +131,7 @@ class Refresh(SeededArmStage):
             reasoning=None if base.reasoning_E is None else base.reasoning_E.to_pylist(),
         )  # fmt: skip
         return RefreshReport(
-            level=self.level, arm=self.arm, seed=self.seed, base=base.digest, bundle=bundle_digest(out),
+            level="items", arm=self.arm, seed=self.seed, base=base.digest, bundle=bundle_digest(out),
             users=found.users, items=found.items, without_text=found.without_text,
             unknown=list(found.unknown),
         )  # fmt: skip
