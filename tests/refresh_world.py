@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -105,3 +110,17 @@ def contents(folder):
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.suffix not in (".lock", ".pid")
     }
+
+
+def killed_at(folder: Path, line: str, *words) -> None:
+    """Add the later rows in a process of its own, and kill it a random moment after a line that begins so."""
+    command = [sys.executable, "-m", "llmcf_cli", "refresh", folder / "recipe.yaml", "--artifacts",
+               folder / "artifacts", "--add", folder / "more.csv", "--items", folder / "more_items.csv",
+               *words]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as run:
+        for said in run.stdout:
+            if said.startswith(line):
+                break
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(random.Random(line).random() * 0.2)
+        run.send_signal(signal.SIGKILL)

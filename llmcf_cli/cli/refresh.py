@@ -31,11 +31,11 @@ def refresh(
         Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
     ] = None,
     level: Annotated[
-        Literal["items", "full"],
+        Literal["items", "finetune", "full"],
         typer.Option(
             "--level",
-            help="What is made anew; items: vectors, catalogue and histories, without training; "
-            "full: everything, on all rows.",
+            help="What is made anew; items: vectors, catalogue and histories, without training; finetune: the weights "
+            "learn on from new rows, too; full: everything, on all rows.",
         ),
     ] = "items",
     arm: Annotated[
@@ -84,6 +84,9 @@ def refresh(
                     return
             if derived.undecided:
                 derived = refreshing.decided(derived, loaded, context)
+                with refreshing.drafted(derived) as draft:
+                    context = open_context(load_recipe(draft, changes), artifacts, progress)
+                    refreshing.split_rows(context, progress, on_start=report.start_step, on_end=report.end_step)
             refreshing.keep(derived)
         console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
         context = open_context(load_recipe(derived.file, changes), artifacts, progress)
@@ -130,8 +133,10 @@ def _frozen(context: Context, derived: Derived) -> None:
             markup=False, soft_wrap=True,
         )  # fmt: skip
         return
-    console().print(f"stays: nothing but what is in the cache; all of {model} is made anew", markup=False,
-                    soft_wrap=True)  # fmt: skip
+    stays = "nothing but what is in the cache"
+    if wanted.level == "finetune":
+        stays = "examples and texts; calls of a language model: 0"
+    console().print(f"stays of {model}: {stays}", markup=False, soft_wrap=True)
     cuts = wanted.learned[-1].recut
     if derived.undecided:
         said = (f"of the rows that no model has learned from, the newest {wanted.test:.0%} are test and "

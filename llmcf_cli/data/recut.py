@@ -27,6 +27,8 @@ from llmcf_cli.tabular.times import TimeFormat, shown_time
 
 _MICROSECONDS = "CAST(time::DECIMAL(38,6) * 1000000 AS BIGINT)"  # of an interaction's seconds
 _LEAST_TIMES = 3
+OWN = "cut.moved_from"
+"""Key of `meta`: where validation began before the cuts moved, in microseconds since 1970."""
 
 
 def recut(
@@ -66,6 +68,7 @@ def recut(
             )  # fmt: skip
         con.execute(f"UPDATE result.sample SET split = {now.split()}")
         con.executemany("UPDATE result.meta SET value = ? WHERE key = ?", [(v, k) for k, v in now.meta().items()])
+        con.execute("INSERT INTO result.meta VALUES (?, ?)", [OWN, str(own.validation_from)])
         events = f"(SELECT user_row, item_row, {_MICROSECONDS} AS time FROM result.interaction)"
         measure.prepare(con, "result.sample", events)
         samples = measure.split_counts(con, "result.sample")

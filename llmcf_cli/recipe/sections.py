@@ -295,8 +295,21 @@ class ServeSection(Config):
     users of the examples to whoever asks."""
 
 
-RefreshLevel = Literal["items", "full"]
+RefreshLevel = Literal["items", "finetune", "full"]
 """What a refresh makes anew, cheapest first."""
+
+
+class FinetuneSection(Config):
+    """How a trained model learns on (level `finetune`); what else training goes by is `rec.fit`."""
+
+    replay: Share = 0.1
+    """Share of the rows it has learned from that it sees again, against forgetting. 0 where it reads `signals`, as a
+    bundle keeps none that were made without such a row's own label."""
+    epochs: Positive = 10
+    """Most passes over the new rows and those seen again. Validation decides which one's weights are kept; if none is
+    better than before, those of before."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """Step size of Adam."""
 
 
 class LearnedSection(Config):
@@ -306,6 +319,8 @@ class LearnedSection(Config):
     """How many of `dataset.added` it knew; those after them are new to it."""
     recut: CutsSection | None = None
     """The cuts by which it learned from them, as `dataset.recut`; none: those of `dataset.split`."""
+    finetune: FinetuneSection | None = None
+    """How it learned on; none: it was trained on all rows."""
 
 
 class RefreshSection(Config):
@@ -314,7 +329,8 @@ class RefreshSection(Config):
 
     level: RefreshLevel = "items"
     """What is made anew. `items`: text vectors of new items, the catalogue and users' histories; weights, vocabularies,
-    examples and their texts stay as they are, and no language model is asked. `full`: everything, on all rows."""
+    examples and their texts stay as they are, and no language model is asked. `finetune`: besides, the weights learn on
+    from the rows that are new to them, with embeddings for new values. `full`: everything, on all rows."""
     arm: str | None = None
     """Arm of the comparison whose model it is; none: there is nothing to bring up to date."""
     seed: Seed | None = None
@@ -328,6 +344,8 @@ class RefreshSection(Config):
     so that the newest rows are test, those before them validation, and the rest is learned from."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of these rows for the newest test samples, by which `llmcf promote` compares."""
+    finetune: FinetuneSection = FinetuneSection()
+    """How the level `finetune` learns."""
 
     @rule("arm", "seed")
     def _names_a_model(self) -> Iterator[Broken]:
@@ -344,6 +362,13 @@ class RefreshSection(Config):
         for place, (one, after) in enumerate(zip(self.learned, self.learned[1:], strict=False), 1):
             if after.additions <= one.additions:
                 yield Broken(f"is {after.additions}, not more than before", ("learned", place, "additions"))
+            if after.finetune is None or after.recut is None:
+                yield Broken("a trained model learns on by `finetune`, under cuts of its own", ("learned", place))
+
+    @rule("level", "learned")
+    def _finetune_learns_on(self) -> Iterator[Broken]:
+        if self.level == "finetune" and len(self.learned) < 2:
+            yield Broken("begins from a model that learned before", ("learned",))
 
 
 class SearchSection(Config):

@@ -139,7 +139,11 @@ def derive(
     first = {"additions": len(own), "recut": _plain(loaded.recipe.dataset.recut)}
     learned = [first] if state is None else [one.model_dump(mode="json") for one in state.learned]
     if level != "items":
-        learned = [{"additions": len(added), "recut": _UNDECIDED}]
+        learned = [*learned, {"additions": len(added), "recut": _UNDECIDED}]
+    if level == "full":
+        learned = learned[-1:]
+    if level == "finetune":
+        learned[-1]["finetune"] = _plain((loaded.recipe.refresh or RefreshSection()).finetune)
     learned = [{key: value for key, value in one.items() if value is not None} for one in learned]
     recut = {"recut": learned[-1]["recut"]} if "recut" in learned[-1] else {}
     content = {
@@ -253,6 +257,17 @@ def read_rows(
     return [report.added for report in reports if report.added is not None]
 
 
+def split_rows(
+    context: Context, progress: Progress, *, on_start: Callable[[Step], None], on_end: Callable[[Step, Manifest], None]
+) -> None:
+    """Ingest by the cuts of a derived recipe.
+
+    Raises:
+        LimitError: They leave a split too few samples.
+    """
+    execute(reached(plan(context, [Ingest()])), progress, on_start=on_start, on_end=on_end)
+
+
 def _before_cuts(context: Context) -> Context:
     """The same without `dataset.recut`: its ingest reads the rows, and knows where cuts may be."""
     dataset = context.recipe.dataset.model_copy(update={"recut": None})
@@ -273,7 +288,8 @@ def _up_to_date(state: RefreshSection, level: RefreshLevel, additions: int) -> b
     """Whether a model that knows all rows has also learned from them as a level does."""
     if level == "items":
         return True
-    return state.learned[-1].additions == additions and len(state.learned) == 1
+    last = state.learned[-1]
+    return last.additions == additions and (level == "finetune" or last.finetune is None)
 
 
 def _draft(derived: Derived) -> Path:

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +10,7 @@ import pyarrow as pa
 import pytest
 import refresh_world as shop
 import yaml
-from refresh_world import bundle, contents, invoke, refresh
+from refresh_world import bundle, contents, invoke, killed_at, refresh
 from refusals import refused
 
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
@@ -211,15 +206,7 @@ def test_own_additions_stay_what_they_were(refreshed, tmp_path):
 def test_a_kill_costs_nothing(here, refreshed, seen):
     """Killed amid a stage, at a random moment, the trained bundle is whole, and the same command goes on."""
     old = contents(bundle(here, "train-rec"))
-    words = [sys.executable, "-m", "llmcf_cli", "refresh", here / "recipe.yaml", "--artifacts", here / "artifacts",
-             "--add", here / "more.csv", "--items", here / "more_items.csv"]  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as run:
-        for line in run.stdout:
-            if line.startswith(f"▶ {seen}"):
-                break
-        with pytest.raises(subprocess.TimeoutExpired):
-            run.wait(random.Random(seen).random() * 0.2)
-        run.send_signal(signal.SIGKILL)
+    killed_at(here, f"▶ {seen}")
     assert contents(bundle(here, "train-rec")) == old
     add(here)
     assert not list(here.glob(".*refresh-*"))

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import refresh_world as shop
+import torch
 import yaml
-from refresh_world import bundle, contents, invoke, refresh
+from refresh_world import bundle, contents, invoke, killed_at, refresh
 from refusals import refused
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, LimitError
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.rec.bundle.bundle import load_bundle
+from llmcf_cli.rec.bundle.warm import _grown
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.look.made import samples_of
 from llmcf_cli.stages.pipeline import open_context
@@ -53,6 +55,17 @@ def full(trained, tmp_path_factory) -> Path:
     """The same, trained again on all rows."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("full") / "shop"))
     add_and_learn(folder, "full")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(trained, tmp_path_factory) -> Path:
+    """The same, tuned on what is new."""
+    folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("tuned") / "shop"))
+    shop.write_events(
+        folder / "more.csv", [*shop.LATER, *((f"u{n}", "i21", 5 - n % 2 * 4, 1010 + n) for n in range(30))]
+    )
+    add_and_learn(folder, "finetune", "--set", "refresh.finetune.replay=0.5", "--set", "refresh.finetune.epochs=3")
     return folder
 
 
@@ -124,11 +137,94 @@ def test_later_items_follow_the_model_that_learned_last(full, tmp_path):
     assert {"u4", "later"} <= set(load_bundle(bundle(folder)).model.resources.catalog.users.ids.to_pylist())
 
 
-def test_too_few_rows_to_learn_from_are_refused_and_nothing_changes(full, tmp_path):
-    folder = Path(shutil.copytree(full, tmp_path / "shop"))
-    before = {path for path in folder.glob("*") if path.is_file()}
-    with refused("added-late", DataError):
-        shop.write_events(folder / "late.csv", [("u1", "i18", 5, 700)])
-        learn(folder, "full", "--add", folder / "late.csv")
-    (folder / "late.csv").unlink()
-    assert {path for path in folder.glob("*") if path.is_file()} == before
+@pytest.mark.parametrize(
+    ("code", "kind", "rows"),
+    [
+        ("added-late", DataError, [("u1", "i18", 5, 700)]),
+        ("data-limit", LimitError, [(f"u{n}", "i20", 5, 1000 + n) for n in range(60)]),
+    ],
+)
+@pytest.mark.parametrize("level", ["full", "finetune"])
+def test_what_nothing_can_be_learned_from_leaves_no_recipe(trained, tmp_path, level, code, kind, rows):
+    folder = Path(shutil.copytree(trained, tmp_path / "shop"))
+    (folder / "recipe.yaml").write_text(shop.RECIPE.replace("per_class: 0", "per_class: 1"))
+    shop.write_events(folder / "bad.csv", rows)
+    with refused(code, kind):
+        learn(folder, level, "--add", folder / "bad.csv")
+    assert not list(folder.glob("*refresh-*")) + list(folder.glob(".*refresh-*"))
+
+
+def report_of(folder, stage="refresh"):
+    return yaml.safe_load((bundle(folder, stage).parent / "manifest.json").read_text())["report"]
+
+
+def test_a_finetuned_model_has_embeddings_for_new_values_behind_those_of_before(tuned):
+    old, new = load_bundle(bundle(tuned, "train-rec")), load_bundle(bundle(tuned))
+    for key, values in old.model.resources.vocab.values.items():
+        assert new.model.resources.vocab.values[key].to_pylist()[: len(values)] == values.to_pylist()
+    assert "i21" in new.model.resources.vocab.values["item.item_id"].to_pylist()
+    assert "i21" not in old.model.resources.vocab.values["item.item_id"].to_pylist()
+    assert len(new.model.resources.get("examples")) == len(old.model.resources.get("examples"))
+    report = report_of(tuned)
+    assert report["base"] == old.digest
+    grown = new.model.vocabulary(new.model.resources.spec) - old.model.vocabulary(old.model.resources.spec)
+    assert report["learned"]["values"] == grown > 0
+
+
+def test_it_learns_from_new_train_rows_and_a_share_of_the_others(tuned):
+    found = samples(tuned / "recipe.refresh-1.yaml", tuned / "artifacts")
+    train = [row[2] for row in found.elements() if row[4] == "train"]
+    learned = report_of(tuned)["learned"]
+    assert learned["new"] == sum(time >= 600_000_000 for time in train)
+    old = sum(time < 600_000_000 for time in train)
+    assert abs(learned["replayed"] - 0.5 * old) < 4 * (0.25 * old) ** 0.5
+    assert learned["epochs"] <= 3
+    assert learned["after"] >= learned["before"]
+
+
+def test_before_the_first_step_a_longer_vocabulary_changes_no_score(tuned):
+    """Rows that the old model knew in full are scored as before by the grown one that has not learned yet."""
+    base = load_bundle(bundle(tuned, "train-rec"))
+    grown = _grown(base.model, load_bundle(bundle(tuned)).model.resources, base, seed=1)
+    before = base.model.embedding(*(torch.tensor(rows) for rows in ([1, 2], [3, 4], [[0, 5], [6, 7]])))
+    after = grown.eval().embedding(*(torch.tensor(rows) for rows in ([1, 2], [3, 4], [[0, 5], [6, 7]])))
+    torch.testing.assert_close(before.fields_BFD, after.fields_BFD, rtol=0, atol=0)
+
+
+def test_what_follows_begins_from_the_finetuned_model(tuned, tmp_path):
+    folder = Path(shutil.copytree(tuned, tmp_path / "shop"))
+    learned = load_bundle(bundle(folder)).digest
+    shop.write_events(folder / "later.csv", [(f"u{n}", "i20", 5 - n % 2 * 4, 1100 + n) for n in range(40)])
+    refresh(folder, "--add", folder / "later.csv")
+    assert "nothing to do" not in learn(folder, "finetune", "--set", "refresh.finetune.epochs=1")
+    first, second = (
+        yaml.safe_load((folder / f"recipe.refresh-{n}.yaml").read_text())["refresh"]["learned"] for n in (1, 3)
+    )
+    assert second[:2] == first
+    assert [one["additions"] for one in second] == [0, 1, 2]
+    manifests = [yaml.safe_load(p.read_text()) for p in (folder / "artifacts" / "refresh").glob("*/manifest.json")]
+    assert [m["report"]["base"] for m in manifests].count(learned) == 2
+    before = contents(folder)
+    learn(folder, "finetune")
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("level", "seen"), [("full", "train-rec"), ("full", "match"), ("finetune", "refresh["), ("finetune", "ingest ")]
+)
+def test_a_kill_costs_nothing(trained, tmp_path, level, seen):
+    """Killed amid a stage, at a random moment, the trained bundle is whole, and the same command ends the same."""
+    folders = [Path(shutil.copytree(trained, tmp_path / name)) for name in ("killed", "whole")]
+    old = bundle(folders[0], "train-rec")
+    before = contents(old)
+    killed_at(folders[0], f"▶ {seen}", "--level", level)
+    assert contents(old) == before
+    for folder in folders:
+        add_and_learn(folder, level)
+    assert not list(folders[0].glob(".*refresh-*"))
+    stage = "train-rec" if level == "full" else "refresh"
+    killed, whole = (
+        {load_bundle(path).digest for path in (folder / "artifacts" / stage).glob("*/bundle")} for folder in folders
+    )
+    assert killed == whole
