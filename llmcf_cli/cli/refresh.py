@@ -74,20 +74,13 @@ def refresh(
             report.costs(steps)
             if dry_run:
                 return
-            if derived.new:
-                found = refreshing.read_rows(
-                    context, derived.new, progress, on_start=report.start_step, on_end=report.end_step
-                )
-                if not any(map(refreshing.is_new, found)):
-                    known = sum(added.known for added in found)
-                    console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
-                    return
-            if derived.undecided:
-                derived = refreshing.decided(derived, loaded, context)
-                with refreshing.drafted(derived) as draft:
-                    context = open_context(load_recipe(draft, changes), artifacts, progress)
-                    refreshing.split_rows(context, progress, on_start=report.start_step, on_end=report.end_step)
-            refreshing.keep(derived)
+        kept, known = refreshing.settle(
+            derived, loaded, lambda file: open_context(load_recipe(file, changes), artifacts, progress), progress,
+            on_start=report.start_step, on_end=report.end_step, overrides=changes,
+        )  # fmt: skip
+        if not kept:
+            console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
+            return
         console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
         context = open_context(load_recipe(derived.file, changes), artifacts, progress)
         steps = run_steps(

@@ -153,13 +153,16 @@ def derive(
     return Derived(file, content, tuple(known), len(added) - before, level != "items")
 
 
-def decided(derived: Derived, loaded: LoadedRecipe, context: Context) -> Derived:
+def decided(
+    derived: Derived, loaded: LoadedRecipe, context: Context, overrides: Sequence[str] = ()
+) -> Derived:  # fmt: skip
     """A derived recipe with its cuts: the newest of the rows that no model has learned from are validation and test.
 
     Args:
         derived: With cuts that are undecided.
         loaded: The user's recipe.
         context: What the derived one runs in; its rows are read (`read_rows`).
+        overrides: Changes that the recipe was loaded with.
 
     Raises:
         DataError: There are too few rows to learn from.
@@ -171,7 +174,7 @@ def decided(derived: Derived, loaded: LoadedRecipe, context: Context) -> Derived
     report: IngestReport = node.require()
     assert report.cuts is not None
     files = _earlier(derived.file.parent, loaded.path.stem)
-    last = load_recipe(files[max(files)]).recipe if files else loaded.recipe
+    last = load_recipe(files[max(files)], overrides).recipe if files else loaded.recipe
     moved, wanted = last.dataset.recut, context.recipe.refresh or RefreshSection()
     since = report.cuts.validation_from if moved is None else Cuts.of_written(moved.model_dump()).validation_from
     cuts = newest_cuts(IngestOutput(node.folder).database, since, wanted.validation, wanted.test).written()
@@ -240,6 +243,46 @@ def steps_of(context: Context) -> list[Step]:
                 where=step.node.label, hint="llmcf run RECIPE",
             )  # fmt: skip
     return steps
+
+
+def settle(
+    derived: Derived, loaded: LoadedRecipe, opened: Callable[[Path], Context], progress: Progress, *,
+    on_start: Callable[[Step], None], on_end: Callable[[Step, Manifest], None], overrides: Sequence[str] = (),
+) -> tuple[bool, int]:  # fmt: skip
+    """Read what a derived recipe adds, choose its cuts, and keep it if there is something new.
+
+    Args:
+        derived: The derived recipe.
+        loaded: The user's recipe.
+        opened: Recipe file → the context that it runs in.
+        progress: Where to report.
+        on_start: Called before a step.
+        on_end: Called after it.
+        overrides: Changes that the recipe was loaded with.
+
+    Returns:
+        Whether it is there now, and how many rows were there already.
+
+    Raises:
+        LlmcfError: The rows, or cuts among them, are refused; nothing is kept.
+    """
+    known = 0
+    if derived.new:
+        with drafted(derived) as draft:
+            found = read_rows(opened(draft), derived.new, progress, on_start=on_start, on_end=on_end)
+        known = sum(added.known for added in found)
+        if not any(map(is_new, found)):
+            return False, known
+    if derived.undecided:
+        with drafted(derived) as draft:
+            context = opened(draft)
+            if not derived.new:
+                read_rows(context, 0, progress, on_start=on_start, on_end=on_end)
+            derived = decided(derived, loaded, context, overrides)
+        with drafted(derived) as draft:
+            split_rows(opened(draft), progress, on_start=on_start, on_end=on_end)
+    keep(derived)
+    return True, known
 
 
 def read_rows(
