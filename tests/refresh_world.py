@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import random
+import signal
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from llmcf_cli.cli.app import app
+from llmcf_cli.cli.console import console
 
 WORDS = ["red", "blue", "cold", "warm", "fast", "slow", "old", "new", "deep", "high"]
 RECIPE = """\
@@ -68,3 +79,48 @@ def write_shop(folder: Path) -> Path:
     write_items(folder / "more_items.csv", [item(20), item(21, genre="z")])
     (folder / "recipe.yaml").write_text(RECIPE)
     return folder / "recipe.yaml"
+
+
+def invoke(*words):
+    """Run a command; what it said."""
+    console.cache_clear()  # it keeps the stream and width that it was made with
+    try:
+        done = CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"}, catch_exceptions=False)
+    finally:
+        console.cache_clear()
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def refresh(folder, *words):
+    """Refresh a folder's shop."""
+    return invoke("refresh", folder / "recipe.yaml", "--artifacts", folder / "artifacts", *words)
+
+
+def bundle(folder, stage="refresh") -> Path:
+    """The one bundle that a stage made."""
+    (found,) = (folder / "artifacts" / stage).glob("*/bundle")
+    return found
+
+
+def contents(folder):
+    """File → digest, of all files but locks."""
+    return {
+        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix not in (".lock", ".pid")
+    }
+
+
+def killed_at(folder: Path, line: str, *words) -> None:
+    """Add the later rows in a process of its own, and kill it a random moment after a line that begins so."""
+    command = [sys.executable, "-m", "llmcf_cli", "refresh", folder / "recipe.yaml", "--artifacts",
+               folder / "artifacts", "--add", folder / "more.csv", "--items", folder / "more_items.csv",
+               *words]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as run:
+        for said in run.stdout:
+            if said.startswith(line):
+                break
+        with suppress(subprocess.TimeoutExpired):
+            run.wait(random.Random(line).random() * 0.2)
+        run.send_signal(signal.SIGKILL)

@@ -150,9 +150,17 @@ def embed(report: EmbedReport) -> None:
 def refresh(report: RefreshReport) -> None:
     """What is new to the model."""
     console().print(
-        f"{report.items:,} new items and {report.users:,} new users, known by features, texts and histories; "
-        "the weights are those of before"
+        f"{report.items:,} new items and {report.users:,} new users, known by features, texts and histories"
+        + ("; the weights are those of before" if report.learned is None else "")
     )
+    if learned := report.learned:
+        kept = f"the weights of epoch {learned.epoch}" if learned.epoch else "the weights of before"
+        console().print(
+            f"learned from {learned.new:,} new rows and {learned.replayed:,} seen again, {learned.values:,} new "
+            f"values; {learned.epochs} epochs, kept: {kept}; {learned.monitor} on validation {learned.before:.4f} → "
+            f"{learned.after:.4f}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
     if report.without_text:
         console().print(f"! {report.without_text:,} new items have no text", style="yellow")
     for one in report.unknown:

@@ -15,8 +15,7 @@ from llmcf_cli.core.errors import LlmcfError
 if TYPE_CHECKING:
     from llmcf_cli.cli.report import Ended
     from llmcf_cli.stages.engine.base import Context
-    from llmcf_cli.stages.engine.run import Step
-    from llmcf_cli.stages.refreshing import Addition
+    from llmcf_cli.stages.refreshing import Addition, Derived
 
 
 def refresh(
@@ -32,8 +31,12 @@ def refresh(
         Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
     ] = None,
     level: Annotated[
-        Literal["items"],
-        typer.Option("--level", help="What is made anew; items: vectors, catalogue and histories, without training."),
+        Literal["items", "finetune", "full"],
+        typer.Option(
+            "--level",
+            help="What is made anew; items: vectors, catalogue and histories, without training; finetune: the weights "
+            "learn on from new rows, too; full: everything, on all rows.",
+        ),
     ] = "items",
     arm: Annotated[
         str | None,
@@ -67,19 +70,17 @@ def refresh(
             context = open_context(load_recipe(draft, changes), artifacts, progress)
             steps = refreshing.steps_of(context)
             report.plan(steps)
-            _frozen(context, steps)
+            _frozen(context, derived)
+            report.costs(steps)
             if dry_run:
                 return
-            if derived.new:
-                found = refreshing.read_rows(
-                    context, derived.new, progress, on_start=report.start_step, on_end=report.end_step
-                )
-                if not any(map(refreshing.is_new, found)):
-                    known = sum(added.known for added in found)
-                    console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
-                    return
-            if derived.content is not None:
-                draft.replace(derived.file)
+        kept, known = refreshing.settle(
+            derived, loaded, lambda file: open_context(load_recipe(file, changes), artifacts, progress), progress,
+            on_start=report.start_step, on_end=report.end_step, overrides=changes,
+        )  # fmt: skip
+        if not kept:
+            console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
+            return
         console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
         context = open_context(load_recipe(derived.file, changes), artifacts, progress)
         steps = run_steps(
@@ -112,14 +113,28 @@ def _additions(add: list[Path], items: Path | None, users: Path | None) -> list[
     return [*map(Addition, add[:-1]), *(Addition(file, items, users) for file in add[-1:])]
 
 
-def _frozen(context: Context, steps: list[Step]) -> None:
-    """Say what stays as it is, and what a language model will cost."""
+def _frozen(context: Context, derived: Derived) -> None:
+    """Say what stays as it is, and by which rows the model learns."""
     from llmcf_cli.cli.console import console
 
     wanted = context.recipe.refresh
     assert wanted is not None
-    console().print(
-        f"stays: weights, vocabularies, examples and texts of arm {wanted.arm}, seed {wanted.seed}; "
-        "calls of a language model: 0",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    model = f"arm {wanted.arm}, seed {wanted.seed}"
+    if wanted.level == "items":
+        console().print(
+            f"stays: weights, vocabularies, examples and texts of {model}; calls of a language model: 0",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+        return
+    stays = "nothing but what is in the cache"
+    if wanted.level == "finetune":
+        stays = "examples and texts; calls of a language model: 0"
+    console().print(f"stays of {model}: {stays}", markup=False, soft_wrap=True)
+    cuts = wanted.learned[-1].recut
+    if derived.undecided:
+        said = (f"of the rows that no model has learned from, the newest {wanted.test:.0%} are test and "
+                f"{wanted.validation:.0%} before them validation; the others are learned from")  # fmt: skip
+    else:
+        assert cuts is not None
+        said = f"learned from: all before {cuts.validation_from}; validation from there, test from {cuts.test_from}"
+    console().print(said, markup=False, soft_wrap=True)

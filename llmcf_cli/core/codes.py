@@ -127,6 +127,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "base-uncut": "The split has no cuts in time, so rows cannot be added.",
         "added-late": "Added rows are not later than those that are there.",
         "refresh-untrained": "The trained model to bring up to date is not there, or was made by another recipe.",
+        "finetune-unsupported": "Models of this kind cannot learn on from later rows alone.",
         "refresh-changed": "The recipe's own additions are others than at its last refresh.",
         "added-columns": "Added tables have other columns than the first ones.",
         "known-differ": "Known users or items have other texts or features in an added table.",

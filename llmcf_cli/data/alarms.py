@@ -99,6 +99,15 @@ def find_alarms(report: IngestReport, section: DatasetSection, meaning: Meaning)
         if join.unjoined:
             yield Alarm("unjoined", _unjoined(join), _JOIN_HINT)
     yield from _order_alarms(report)
+    yield from split_alarms(report, section)
+
+
+SPLIT_ALARMS = frozenset({"few_samples", "taken_before", "no_repeats", "train_negative", "negatives"})
+"""Codes of `split_alarms`."""
+
+
+def split_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alarm]:
+    """The part of `find_alarms` that depends on which samples are of which split."""
     yield from _class_alarms(report)
     yield from _rule_alarms(report, section)
 

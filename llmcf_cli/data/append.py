@@ -341,7 +341,7 @@ def _add_samples(con: Any, base: _Base, section: DatasetSection, label: Label, s
 
 
 _VIEWS = {
-    "interaction": "SELECT user_row FROM result.interaction",
+    "interaction": "SELECT user_row, item_row FROM result.interaction",
     "sample": "FROM result.sample",
     "item_text": "SELECT item_row, text FROM result.item",
     "user_text": 'SELECT user_row, text FROM result."user"',

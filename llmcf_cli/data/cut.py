@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
@@ -40,8 +41,42 @@ class Cuts:
         """The cuts of an ingest; None where its split has none."""
         return cls(*(int(meta[key]) for key in _META)) if all(key in meta for key in _META) else None
 
+    def written(self) -> dict[str, str]:
+        """As a recipe writes them: ISO 8601 in UTC, to the microsecond; `of_written` is the inverse."""
+        start = datetime(1970, 1, 1, tzinfo=UTC)
+        times = {"validation_from": self.validation_from, "test_from": self.test_from}
+        return {name: (start + timedelta(microseconds=time)).isoformat() for name, time in times.items()}
+
+    @classmethod
+    def of_written(cls, written: Mapping[str, str]) -> Cuts:
+        """The cuts that `written` wrote."""
+        start, unit = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+        return cls(**{name: (datetime.fromisoformat(time) - start) // unit for name, time in written.items()})
+
     def __str__(self) -> str:
         return f"validation from {shown_time(self.validation_from)}, test from {shown_time(self.test_from)} (UTC)"
+
+
+def read_cuts(con: Any, written: Mapping[str, str | float], form: TimeFormat, where: str) -> Cuts:
+    """Two cuts that a recipe names.
+
+    Args:
+        con: DuckDB connection.
+        written: `validation_from` and `test_from`.
+        form: How the data's times are written.
+        where: Key path of the section that has them.
+
+    Raises:
+        DataError: One cannot be read, or the second is not later than the first.
+    """
+    cuts = Cuts(**{key: read_moment(con, value, form, f"{where}.{key}") for key, value in written.items()})
+    if cuts.test_from <= cuts.validation_from:
+        raise DataError(
+            f"test_from is {shown_time(cuts.test_from)}, not later than validation_from, "
+            f"{shown_time(cuts.validation_from)} (UTC)",
+            code="cut-order", where=f"{where}.test_from", hint="write a later time",
+        )  # fmt: skip
+    return cuts
 
 
 def read_moment(con: Any, written: str | float, form: TimeFormat, where: str) -> int:

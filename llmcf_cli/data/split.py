@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.config import FixedCutConfig, GlobalTimeConfig, LeaveOneOutConfig
-from llmcf_cli.data.cut import Cuts, read_moment
+from llmcf_cli.data.cut import Cuts, read_cuts
 from llmcf_cli.data.raw import Meaning, scalar
 from llmcf_cli.plugin import Kind
 from llmcf_cli.tabular.times import shown_time
@@ -104,14 +104,7 @@ class FixedCutSplit:
         """See `Split.assign`."""
         _require_clock(meaning)
         written = {"validation_from": self._config.validation_from, "test_from": self._config.test_from}
-        times = {key: read_moment(con, value, meaning.times, f"dataset.split.{key}") for key, value in written.items()}
-        cuts = Cuts(**times)
-        if cuts.test_from <= cuts.validation_from:
-            raise DataError(
-                f"test_from is {shown_time(cuts.test_from)}, not later than validation_from, "
-                f"{shown_time(cuts.validation_from)} (UTC)",
-                code="cut-order", where="dataset.split.test_from", hint="write a later time",
-            )  # fmt: skip
+        cuts = read_cuts(con, written, meaning.times, "dataset.split")
         first, last, before = con.execute(
             f"SELECT min(time), max(time), count(*) FILTER (time < {cuts.validation_from}) FROM placed"
         ).fetchone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -182,6 +182,31 @@ def fit_features(
             fields.append(FieldSpec(choice.name, entity, choice.kind, len(known) + FIRST_ID, width))
             values[fields[-1].key] = known
     return FeatureSpec(tuple(fields), history_length), Vocab(values)
+
+
+def grown_features(
+    before: tuple[FeatureSpec, Vocab], now: tuple[FeatureSpec, Vocab]
+) -> tuple[FeatureSpec, Vocab]:  # fmt: skip
+    """Features in which values that training has seen since have ids of their own, after those of before.
+
+    Scales and buckets of numbers stay, as weights were trained on them.
+
+    Args:
+        before: What a model was trained with.
+        now: What `fit_features` finds in more rows of the same data.
+    """
+    found = {field.key: field for field in now[0].fields}
+    fields, values = [], {}
+    for field in before[0].fields:
+        if field.is_number:
+            fields.append(field)
+            continue
+        old, later = before[1].values[field.key], now[1].values[field.key]
+        new = later.filter(pc.invert(pc.is_in(later, value_set=old)))
+        values[field.key] = pa.concat_arrays([old.cast(pa.string()), new.cast(pa.string())])
+        width = max(field.width, found[field.key].width)
+        fields.append(replace(field, size=len(values[field.key]) + FIRST_ID, width=width))
+    return FeatureSpec(tuple(fields), before[0].history_length), Vocab(values)
 
 
 def list_parts(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:

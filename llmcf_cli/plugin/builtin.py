@@ -246,6 +246,7 @@ _COMMANDS = (
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
     ("promote", "promote:promote", "Let a new bundle take the place of the one that is served, if it is good enough."),
     ("rollback", "promote:rollback", "Put the bundle back that was served before."),
+    ("replay", "replay:replay", "What each level of `refresh` would have brought and cost, window by window."),
     ("report", "page:report", "A finished run as one HTML file: verdict, tables, charts, cases, data, audit, lineage."),
     ("runs", "runs:runs", "The comparisons made here: measures, and what changed from one to the next."),
     ("review", "review:review", "Read chains of thought one at a time, keep or drop each; agreement with the judge."),

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmcf_cli.core.types import ComponentConfig
@@ -24,7 +26,7 @@ from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.objectives import OBJECTIVE, total_loss
-from llmcf_cli.rec.parts.embedding import FieldEmbedding
+from llmcf_cli.rec.parts.embedding import FieldEmbedding, kept_rows
 from llmcf_cli.rec.ranking.base import BACKBONE
 from llmcf_cli.rec.recommender import Parts, Recommender, lookups, seeded, sharing
 
@@ -149,6 +151,11 @@ class RecModel(Recommender):
     def vocabulary(spec: FeatureSpec) -> int:
         """Of all fields, behind a common row of padding."""
         return 1 + sum(field.size - 1 for field in spec.fields)
+
+    @staticmethod
+    def kept_rows(before: FeatureSpec, after: FeatureSpec) -> NDArray[np.int64]:
+        """Field by field."""
+        return kept_rows(before, after)
 
     def with_items(self, resources: Resources) -> RecModel:
         """Of the same weights; parts of inputs that hold as much as before are shared too."""

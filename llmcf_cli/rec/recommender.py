@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from llmcf_cli.core.errors import ModelError
@@ -139,6 +141,18 @@ class Recommender(nn.Module, ABC):
     @abstractmethod
     def vocabulary(spec: FeatureSpec) -> int:
         """Rows of `embedding.table_VD`."""
+
+    @staticmethod
+    def kept_rows(before: FeatureSpec, after: FeatureSpec) -> NDArray[np.int64]:
+        """Row of `embedding.table_VD` under a longer vocabulary for each row under a shorter one.
+
+        Raises:
+            ModelError: Models of the form do not learn on.
+        """
+        raise ModelError(
+            "models of the task `retrieval` learn from whole sequences, and cannot be tuned on later rows alone",
+            code="finetune-unsupported", where="refresh.level", hint="llmcf refresh --level full",
+        )  # fmt: skip
 
     @property
     @abstractmethod

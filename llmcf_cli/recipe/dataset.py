@@ -85,6 +85,15 @@ class AddedSection(Config):
     """Table of new users, likewise."""
 
 
+class CutsSection(Config):
+    """Two cuts in time: train before the first, validation up to the second, test from there on."""
+
+    validation_from: str
+    """Time of the first validation events, in ISO 8601."""
+    test_from: str
+    """Time of the first test events, later than `validation_from`."""
+
+
 class DatasetSection(Config):
     """The data set and how samples are made from it (`ingest`)."""
 
@@ -122,7 +131,15 @@ class DatasetSection(Config):
     """Later rows, oldest first. Each addition extends the ingest before it: users, items and samples keep their
     numbers, samples their histories, labels and splits. Needs a split by cuts in time: `fixed_cut`, or `global_time`,
     whose cuts are then those of the first ingest. Training rows are in the first files: what comes later is validation
-    or test."""
+    or test, unless `recut` moves the cuts."""
+    recut: Annotated[CutsSection | None, Runtime()] = None
+    """Later cuts for the splits of all rows, so that models can learn from those of `added`; none: those of `split`.
+    Samples keep their histories, labels and negatives. `llmcf refresh` writes it."""
+
+    @rule("added", "recut")
+    def _there_is_something_to_learn(self) -> Iterator[Broken]:
+        if self.recut is not None and not self.added:
+            yield Broken("moves the cuts for rows of `added`, and there are none; change `split`", ("recut",))
 
     @rule("added", "source", "split")
     def _can_be_extended(self) -> Iterator[Broken]:

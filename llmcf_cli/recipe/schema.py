@@ -70,7 +70,7 @@ class Recipe(Config):
     serve: ServeSection = ServeSection()
     """The model to serve."""
     refresh: RefreshSection | None = None
-    """A trained model to bring up to date; none: models are trained on what the recipe says."""
+    """A trained model to bring up to date, and how; none: models are trained on what the recipe says."""
     promote: PromoteSection | None = None
     """When a new bundle takes the place of the one that is served."""
     tracking: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Runtime(), Distinct()] = ()
@@ -147,9 +147,10 @@ class Recipe(Config):
             what = f"{self.serve.arm!r} is no arm that can be served" + (f"; did you mean {near!r}?" if near else "")
             yield Broken(what, ("serve", "arm"), tuple(names))
 
-    @rule("refresh", "rec.augment", "rec.compare", "rec.variants", "rec.seeds", "seed", "dataset.added")
+    @rule("refresh", "rec.augment", "rec.compare", "rec.variants", "rec.seeds", "seed", "dataset.added",
+          "dataset.recut")  # fmt: skip
     def _refreshed_is_trained(self) -> Iterator[Broken]:
-        if self.refresh is None:
+        if self.refresh is None or self.refresh.arm is None:
             return
         names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
         if self.refresh.arm not in names:
@@ -160,9 +161,12 @@ class Recipe(Config):
             yield Broken(
                 f"no arm is trained with seed {self.refresh.seed}", ("refresh", "seed"), tuple(map(str, self.seeds))
             )
-        if self.refresh.trained_on >= len(self.dataset.added):
-            what = f"of {len(self.dataset.added)} additions none is new to a model that was trained on as many"
-            yield Broken(what, ("refresh", "trained_on"))
+        known, added, learns = self.refresh.learned[-1], len(self.dataset.added), self.refresh.level != "items"
+        if known.additions >= added + learns:
+            what = f"of {added} additions none is new to a model that knows {known.additions}"
+            yield Broken(what, ("refresh", "learned"))
+        if known.recut != self.dataset.recut:
+            yield Broken("is not what the model learned by last (refresh.learned)", ("dataset", "recut"))
 
     @rule("promote", "rec.task")
     def _promotion_goes_by_measures_of_the_task(self) -> Iterator[Broken]:

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +10,15 @@ import pyarrow as pa
 import pytest
 import refresh_world as shop
 import yaml
+from refresh_world import bundle, contents, invoke, killed_at, refresh
 from refusals import refused
-from typer.testing import CliRunner
 
-from llmcf_cli.cli.app import app
-from llmcf_cli.cli.console import console
 from llmcf_cli.core.errors import DataError, LlmcfError, StoreError
 from llmcf_cli.llm.config import HashingEncoderConfig
 from llmcf_cli.llm.models.hashing import HashingEncoder
 from llmcf_cli.rec.bundle.bundle import load_bundle
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.locks import held
-
-
-def invoke(*words):
-    console.cache_clear()  # it keeps the stream and width that it was made with
-    try:
-        done = CliRunner().invoke(app, list(map(str, words)), env={"COLUMNS": "200"}, catch_exceptions=False)
-    finally:
-        console.cache_clear()
-    assert done.exit_code == 0, done.output
-    return done.output
-
-
-def refresh(folder, *words):
-    return invoke("refresh", folder / "recipe.yaml", "--artifacts", folder / "artifacts", *words)
 
 
 def add(folder):
@@ -68,19 +46,6 @@ def refreshed(trained, tmp_path_factory) -> Path:
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("refreshed") / "shop"))
     add(folder)
     return folder
-
-
-def bundle(folder, stage="refresh") -> Path:
-    (found,) = (folder / "artifacts" / stage).glob("*/bundle")
-    return found
-
-
-def contents(folder):
-    return {
-        path.relative_to(folder): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.suffix not in (".lock", ".pid")
-    }
 
 
 def encoded(titles):
@@ -140,7 +105,7 @@ def test_the_recipe_and_the_report_say_what_happened(refreshed):
     derived = yaml.safe_load((refreshed / "recipe.refresh-1.yaml").read_text())
     assert derived == {
         "extends": "recipe.yaml", "dataset": {"added": [{"interactions": "more.csv", "items": "more_items.csv"}]},
-        "refresh": {"level": "items", "arm": "ict", "seed": 1, "trained_on": 0},
+        "refresh": {"level": "items", "arm": "ict", "seed": 1, "learned": [{"additions": 0}]},
     }  # fmt: skip
     manifest = yaml.safe_load((bundle(refreshed).parent / "manifest.json").read_text())
     old, new = (load_bundle(bundle(refreshed, stage)).digest for stage in ("train-rec", "refresh"))
@@ -241,15 +206,7 @@ def test_own_additions_stay_what_they_were(refreshed, tmp_path):
 def test_a_kill_costs_nothing(here, refreshed, seen):
     """Killed amid a stage, at a random moment, the trained bundle is whole, and the same command goes on."""
     old = contents(bundle(here, "train-rec"))
-    words = [sys.executable, "-m", "llmcf_cli", "refresh", here / "recipe.yaml", "--artifacts", here / "artifacts",
-             "--add", here / "more.csv", "--items", here / "more_items.csv"]  # fmt: skip
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}) as run:
-        for line in run.stdout:
-            if line.startswith(f"▶ {seen}"):
-                break
-        with pytest.raises(subprocess.TimeoutExpired):
-            run.wait(random.Random(seen).random() * 0.2)
-        run.send_signal(signal.SIGKILL)
+    killed_at(here, f"▶ {seen}")
     assert contents(bundle(here, "train-rec")) == old
     add(here)
     assert not list(here.glob(".*refresh-*"))

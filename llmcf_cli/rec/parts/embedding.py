@@ -165,6 +165,16 @@ def _offsets(spec: FeatureSpec) -> tuple[dict[str, int], int]:
     return offsets, size
 
 
+def kept_rows(before: FeatureSpec, after: FeatureSpec) -> np.ndarray:
+    """Row of the common table of `after` for each row of that of `before`, int64: values keep their ids."""
+    (old, size), (new, _) = _offsets(before), _offsets(after)
+    row_V = np.zeros(size, np.int64)
+    for field in before.fields:
+        ids = np.arange(1, field.size)
+        row_V[ids + old[field.key]] = ids + new[field.key]
+    return row_V
+
+
 def _shift(ids: np.ndarray, offset: int) -> np.ndarray:
     return np.where(ids > 0, ids.astype(np.int64) + offset, 0)
 

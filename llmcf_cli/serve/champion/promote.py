@@ -31,13 +31,10 @@ from llmcf_cli.serve.champion.pointer import (
     read_pointer,
     write_pointer,
 )
-from llmcf_cli.serve.champion.window import Window, newest
+from llmcf_cli.serve.champion.window import Window, newest, scores
 from llmcf_cli.serve.golden import try_out
-from llmcf_cli.serve.requests import Lists
 from llmcf_cli.serve.scorer import Scorer
 
-BLOCK = 16_384
-"""Samples that are scored at once."""
 _ROUNDING = 1e-12
 
 
@@ -151,8 +148,8 @@ def decide(
     if window.clock != challenger.clock:
         raise ModelError(f"the bundle has the clock {challenger.clock}, the samples {window.clock}",
                          code="promote-task", where="promote", hint="name the recipe that made the bundle")  # fmt: skip
-    theirs_N = _scores(challenger, window)
-    ours_N = None if champion is None else _scores(champion, window)
+    theirs_N = scores(challenger, window)
+    ours_N = None if champion is None else scores(champion, window)
     chosen = {name: task.measure(name) for name in section.measures}
     compared = tuple(_compared(measure, window, ours_N, theirs_N) for measure in chosen.values())
     canary = ask_both(champion, challenger, window)
@@ -223,19 +220,6 @@ def _canary_checks(canary: Answered, section: PromoteSection) -> Iterator[Check]
         found = canary.largest_difference
         yield Check(of="canary", rule="max_difference", limit=section.max_difference, found=found or 0.0,
                     holds=found is not None and found <= section.max_difference)  # fmt: skip
-
-
-def _scores(scorer: Scorer, window: Window) -> NDArray[np.float32]:
-    """float32 [N], each sample scored as a request."""
-    blocks = [
-        scorer.score_lists(Lists.of_pairs(window.asked.slice(start, BLOCK))).score_N
-        for start in range(0, window.asked.num_rows, BLOCK)
-    ]  # fmt: skip
-    score_N: NDArray[np.float32] = np.concatenate(blocks)
-    if not np.isfinite(score_N).all():
-        raise ModelError("a bundle answers a score that is no number", code="score-invalid", where="promote",
-                         hint="llmcf train-rec")  # fmt: skip
-    return score_N
 
 
 def _loaded(bundle: Path, signers: Path | None) -> Scorer:

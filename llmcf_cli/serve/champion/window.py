@@ -13,17 +13,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.core.types import Clock
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.measure.base import Truth
 from llmcf_cli.rec.tasks.base import NumberTask
 from llmcf_cli.recipe.promotion import PromoteSection
+from llmcf_cli.serve.requests import Lists
+from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.tabular.sql import scalar
 
+BLOCK = 16_384
+"""Requests that are scored together."""
 _DAY = 86_400_000_000
 """In microseconds."""
 
@@ -79,13 +84,49 @@ def newest(database: Path, task: NumberTask, section: PromoteSection) -> Window:
         if available > section.rows:
             drawn_n = np.random.default_rng(0).choice(available, section.rows, replace=False)
             kept = kept.take(np.sort(drawn_n))
-        con.register("kept", kept)
-        rows = con.sql(
-            'SELECT s.*, u.user_id, i.item_id FROM sample s SEMI JOIN kept USING (sample_id) JOIN "user" u '
-            "USING (user_row) JOIN item i USING (item_row) ORDER BY sample_id"
-        ).to_arrow_table()
-        items = con.sql("SELECT item_id FROM item ORDER BY item_row").to_arrow_table()["item_id"].combine_chunks()
-        target_N = task.target(con, encode_rows(rows, 1))
+        return _window(con, task, kept, available, clock)
+
+
+def between(database: Path, task: NumberTask, first: int, last: int) -> Window:
+    """All samples of a stretch of time, whatever their split.
+
+    Args:
+        database: What ingest made.
+        task: What is predicted.
+        first: Start of the stretch, in microseconds since 1970.
+        last: Its end, which is not of it.
+    """
+    with connect_read(database) as con:
+        chosen = f"time >= {first} AND time < {last} AND ({task.condition})"
+        kept = con.sql(f"SELECT sample_id FROM sample WHERE {chosen} ORDER BY sample_id").to_arrow_table()
+        return _window(con, task, kept, kept.num_rows, "global")
+
+
+def scores(scorer: Scorer, window: Window) -> NDArray[np.float32]:
+    """float32 [N], each sample scored as a request.
+
+    Raises:
+        ModelError: A score is no number.
+    """
+    blocks = [
+        scorer.score_lists(Lists.of_pairs(window.asked.slice(start, BLOCK))).score_N
+        for start in range(0, window.asked.num_rows, BLOCK)
+    ]  # fmt: skip
+    score_N: NDArray[np.float32] = np.concatenate(blocks)
+    if not np.isfinite(score_N).all():
+        raise ModelError("a bundle answers a score that is no number", code="score-invalid", where="score",
+                         hint="llmcf train-rec")  # fmt: skip
+    return score_N
+
+
+def _window(con: Any, task: NumberTask, kept: pa.Table, available: int, clock: Clock) -> Window:
+    con.register("kept", kept)
+    rows = con.sql(
+        'SELECT s.*, u.user_id, i.item_id FROM sample s SEMI JOIN kept USING (sample_id) JOIN "user" u '
+        "USING (user_row) JOIN item i USING (item_row) ORDER BY sample_id"
+    ).to_arrow_table()
+    items = con.sql("SELECT item_id FROM item ORDER BY item_row").to_arrow_table()["item_id"].combine_chunks()
+    target_N = task.target(con, encode_rows(rows, 1))
     truth = Truth(np.asarray(target_N, np.float32), rows["user_row"].to_numpy())
     bounds = pc.min_max(rows["time"]).as_py()
     return Window(_requests(rows, items, clock), truth, available, clock, _shown(bounds["min"], clock),

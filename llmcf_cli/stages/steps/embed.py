@@ -133,8 +133,8 @@ class Embed(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         if not recipe.dataset.added:
             return (Ingest(),)
-        additions = len(recipe.dataset.added) - 1
-        return Ingest(), Base(additions), EmbedBase(additions)
+        base = Base.of_recipe(recipe)
+        return Ingest(), base, EmbedBase(base.additions)
 
     def run(self, job: Job) -> EmbedReport:
         from llmcf_cli.features.vectors import item_text_array
@@ -157,7 +157,7 @@ class Embed(Stage):
 
 @dataclass(frozen=True)
 class EmbedBase(Embed):
-    """The vectors that those of the last of `dataset.added` extend.
+    """The vectors that those of the last of `dataset.added`, or under other cuts, extend.
 
     Attributes:
         additions: How many it has itself.

@@ -9,6 +9,7 @@ from typing import Any
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import IngestReport
+from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.dataset import AddedSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
@@ -22,7 +23,7 @@ class Ingest(Stage):
     """Reads the data set and makes samples, as SQL in DuckDB.
 
     With `dataset.added` the last addition extends the result of a recipe without it, the base: its key is among the
-    inputs.
+    inputs. With `dataset.recut` the base has all additions, under the cuts of before.
     """
 
     name = "ingest"
@@ -33,21 +34,29 @@ class Ingest(Stage):
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         section = recipe.dataset
         found = {"seed": recipe.seed, "dataset": section.model_copy(update={"added": ()})}
+        if section.recut is not None:
+            return {**found, "recut": section.recut}
         # As a source: its settings say which files beside the added ones it reads, too.
         return {**found, "added": added_source(section.source, section.added[-1])} if section.added else found
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Base(len(recipe.dataset.added) - 1),) if recipe.dataset.added else ()
+        return (Base.of_recipe(recipe),) if recipe.dataset.added else ()
 
     def run(self, job: Job) -> IngestReport:
         from llmcf_cli.data.append import append
         from llmcf_cli.data.ingest import ingest
+        from llmcf_cli.data.raw import SOURCE
+        from llmcf_cli.data.recut import recut
 
         section, seed, locate = job.recipe.dataset, job.recipe.seed, job.context.locate.path
         out = IngestOutput(job.out).database
         if not section.added:
             return ingest(section, locate=locate, seed=seed, out=out, progress=job.progress)
-        source, base = added_source(section.source, section.added[-1]), IngestOutput(job.inputs[BASE]).database
+        base = IngestOutput(job.inputs[BASE]).database
+        if section.recut is not None:
+            times = registry().build(SOURCE, section.source).times
+            return recut(base, job.report_of(Base.of_recipe(job.recipe)), section, section.recut, times, out=out)
+        source = added_source(section.source, section.added[-1])
         return append(base, section, source, locate=locate, seed=seed, out=out, progress=job.progress)
 
     def judge(self, recipe: Recipe, report: Mapping[str, Any]) -> None:
@@ -58,13 +67,19 @@ class Ingest(Stage):
 
 @dataclass(frozen=True)
 class Base(Ingest):
-    """The ingest that the last of `dataset.added` extends.
+    """The ingest that the last of `dataset.added`, or `dataset.recut`, extends.
 
     Attributes:
         additions: How many it has itself.
     """
 
     additions: int
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> Base:
+        """That of a recipe with additions."""
+        section = recipe.dataset
+        return cls(len(section.added) - (section.recut is None))
 
     @property
     def variant(self) -> str:
@@ -75,7 +90,7 @@ class Base(Ingest):
         return BASE
 
     def view(self, recipe: Recipe) -> Recipe:
-        earlier = recipe.dataset.model_copy(update={"added": recipe.dataset.added[:-1]})
+        earlier = recipe.dataset.model_copy(update={"added": recipe.dataset.added[: self.additions], "recut": None})
         return recipe.model_copy(update={"dataset": earlier})
 
 
