@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -218,7 +219,7 @@ class Scorer:
         with step("encode"):
             users, own = self._encode_users(model, asked), _history(asked, model.resources.catalog)
         with step("model"):
-            return best_items(model, users, asked, own, wanted)
+            return best_items(model, users, asked, own, wanted, partial(self._values, model))
 
     @property
     def makes_lists(self) -> bool:

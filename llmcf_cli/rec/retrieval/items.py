@@ -54,6 +54,10 @@ class ItemEmbedding(nn.Module):
         """[n, D], any leading shape; zeros for row 0."""
         return functional.embedding(self.id_I[row_n], self.table_VD, padding_idx=0)
 
+    def known(self, row_n: Tensor) -> Tensor:
+        """The same rows, but 0 for items that training does not know."""
+        return row_n * (self.id_I[row_n] >= FIRST_ID)
+
     @property
     def row_V(self) -> Tensor:
         """Item row of each id; 0 for padding and the unknown item."""
