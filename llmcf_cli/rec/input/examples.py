@@ -30,7 +30,7 @@ from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.input.places import positions
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.stored import Stored, Storing, check_vectors, demand, within
-from llmcf_cli.store.open import read_lance, read_parquet
+from llmcf_cli.store.open import connect_read, read_lance, read_parquet
 
 EXAMPLES = "examples"
 TABLE, VECTORS = "examples.parquet", "examples.safetensors"
@@ -113,7 +113,7 @@ class RetrievedExamples(Input):
         if self.config.cot == "mean":
             examples = mean_cot(examples)
         k = matches["example_sample_id"].type.list_size
-        bank = _bank(examples, made.splits["train"], k)
+        bank = _bank(examples, _train_rows(made, examples), k)
         return Loaded(bank, {split: _matches(matches, bank, samples) for split, samples in made.splits.items()})
 
     def lookup(self, resources: Resources) -> ExampleLookup:
@@ -277,6 +277,14 @@ def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     moved = examples["cot_vector"].take(pa.array(source_E))
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
+
+
+def _train_rows(made: Made, examples: pa.Table) -> Samples:
+    """Train samples, with the examples among them, whether or not the task asks about these."""
+    with connect_read(made.database) as connection:
+        connection.register("example", examples.select(["sample_id"]))
+        query = "FROM sample SEMI JOIN example USING (sample_id) WHERE split = 'train' ORDER BY sample_id"
+        return encode_rows(connection.sql(query).to_arrow_table(), made.resources.spec.history_length)
 
 
 def _bank(examples: pa.Table, train: Samples, k: int) -> ExampleBank:

@@ -241,7 +241,7 @@ class RetrievalModel(Recommender):
 
     def _users(self, history_BL: Tensor) -> Tensor:
         """User vectors before the first column and after each, [B, 1 + L, D]."""
-        hidden_BLD = self.backbone(self.items(history_BL), history_BL > 0)
+        hidden_BLD = self.backbone(self.items(history_BL), history_BL)
         nobody_B1D = self.nobody_D.expand(len(history_BL), 1, -1)
         return torch.cat([nobody_B1D, hidden_BLD], 1)
 
@@ -269,7 +269,7 @@ class RetrievalModel(Recommender):
     def _of_nobody(self, item_row_n: Tensor) -> Batch:
         """Items without a user, before any time: what is known of them then is always known."""
         none_n = torch.zeros_like(item_row_n)
-        return Batch(none_n, item_row_n, none_n[:, None], torch.full_like(none_n, EARLIEST))
+        return Batch(none_n, item_row_n, none_n[:, None], torch.full_like(none_n, EARLIEST, dtype=torch.int64))
 
 
 class Gate(nn.Module):
