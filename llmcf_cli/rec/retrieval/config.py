@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmcf_cli.core.types import Broken, ComponentConfig, Form, TaskConfig, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, Form, TaskConfig, rule
 from llmcf_cli.rec.baselines.config import FactorConfig
 from llmcf_cli.rec.config import BackboneConfig, Count, Dropout, Weight, Width, Widths
 
@@ -43,6 +43,9 @@ class SequenceConfig(BackboneConfig):
     """Numbers per item vector and user vector; a score is their dot product."""
     dropout: Dropout = 0.2
     """Share of hidden units dropped in training."""
+    item_features: Annotated[tuple[str, ...], Field(max_length=64), Distinct()] = ()
+    """Item features whose embeddings are added to that of the item's id, in histories and in the catalogue: names of
+    columns among the data set's features."""
 
 
 class SASRecConfig(SequenceConfig):

@@ -30,7 +30,7 @@ from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 from llmcf_cli.rec.parts.kept import Kept
 from llmcf_cli.rec.recommender import Parts, Recommender, lookups, seeded, sharing
 from llmcf_cli.rec.retrieval.base import SEQUENCE_BACKBONE, ItemAugmenter
-from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig
+from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig, SequenceConfig
 from llmcf_cli.rec.retrieval.items import SPREAD, ItemEmbedding, item_ids
 from llmcf_cli.rec.retrieval.losses import RETRIEVAL_LOSS, Asked, RetrievalLoss
 from llmcf_cli.rec.retrieval.ranked import WIDTH, best, leave_out, places, predictions
@@ -85,7 +85,8 @@ class RetrievalModel(Recommender):
         with seeded(seed, "inputs"):
             self.inputs = nn.ModuleDict(lookups(self.resources, read))
         with seeded(seed, "embedding"):
-            self.embedding = ItemEmbedding(spec, self.resources.catalog, dim)
+            features = backbone.item_features if isinstance(backbone, SequenceConfig) else ()
+            self.embedding = ItemEmbedding(spec, self.resources.catalog, dim, features)
             self.nobody_D = nn.Parameter(torch.randn(dim) * SPREAD)
         with seeded(seed, "augment"):
             parts = cast("Iterable[Lookup]", self.inputs.values())
@@ -253,9 +254,9 @@ class RetrievalModel(Recommender):
         return self.user_gate(user_BD, found.context_BC), found.aux
 
     def _rows(self, batch: Batch) -> Rows:
-        """Rows as augmenters read them: by the vectors of the ids of their items."""
-        known_BL, known_B = (self.embedding.known(row) for row in (batch.history_row_BL, batch.item_row_B))
-        history_BLD, item_BD, mask_BL = self.embedding(known_BL), self.embedding(known_B), known_BL > 0
+        """Rows as augmenters read them: by the embeddings of their items."""
+        history_BLD, item_BD = self.embedding(batch.history_row_BL), self.embedding(batch.item_row_B)
+        mask_BL = batch.history_row_BL > 0
         mean_BD = history_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp_min(1)
         fields = FieldEmbeddings(torch.stack([item_BD, mean_BD], 1), item_BD, history_BLD, mask_BL)
         of_rows = {name: part(batch) for name, part in self.inputs.items() if isinstance(part, RowLookup)}
