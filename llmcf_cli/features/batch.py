@@ -93,6 +93,10 @@ class Samples:
             self.label_N[index], self.time_N[index],
         )  # fmt: skip
 
+    def without_items(self) -> Samples:
+        """The same, each of item row 0: of an item nobody knows."""
+        return replace(self, item_row_N=np.zeros_like(self.item_row_N))
+
     def put(self, start: int, block: Samples) -> None:
         """Overwrite the samples from position `start` with a block."""
         for column in fields(self):

@@ -107,7 +107,7 @@ _CHECKS = {
 
 def audit_matches(
     ingest_db: Path, match_parquet: Path, clock: Clock, balance: str = "labels", limits: Limits | None = None,
-    exclude: Exclude = "strict",
+    exclude: Exclude = "strict", query: str = "row",
 ) -> AuditReport:  # fmt: skip
     """Check every stored match against the samples.
 
@@ -118,6 +118,8 @@ def audit_matches(
         balance: The recipe's `match.balance`; `labels` also checks that no label takes more than half.
         limits: The recipe's limits on users and items, checked where they are set.
         exclude: The recipe's `match.exclude`; `own_item` also checks that no example is of the sample's item.
+        query: The recipe's `match.query`; with `history` no guard knows the sample's item, and an older row of the same
+            user and item may be an example.
 
     Raises:
         StoreError: A file is missing or lacks the columns.
@@ -143,6 +145,7 @@ def audit_matches(
         asked = {
             "label_imbalance": balance == "labels",
             "own_item": exclude == "own_item",
+            "same_pair": query == "row",
             "crowded_user": limits.max_per_user is not None,
             "repeated_item": limits.distinct_items,
         }

@@ -134,7 +134,7 @@ def _unknown(connection: Any, entity: str, name: str) -> DataError:
 
 def explain(
     sample_id: int, space: ComponentConfig, *, database: Path, matches: Path, cots: Path, item_text: pa.Table,
-    history_length: int,
+    history_length: int, query: str = "row",
 ) -> Explanation:  # fmt: skip
     """A sample, what it was matched with, and the parts of each score.
 
@@ -146,6 +146,7 @@ def explain(
         cots: Table `cot`.
         item_text: LanceDB table `item_text`.
         history_length: Most recent events that count, as in the recipe.
+        query: The recipe's `match.query`: with `history` the sample's item is no part of a score.
 
     Raises:
         StoreError: The sample was not matched, or it or an example does not exist.
@@ -175,10 +176,11 @@ def explain(
             "SELECT sample_id, text FROM read_parquet(?) JOIN chosen USING (sample_id)", [str(cots)]
         ).fetchall())  # fmt: skip
     history_K, item_K = _parts(rows, space, item_text, history_length)
-    query, *examples = (_row(row) for row in rows.to_pylist())
+    item_K = item_K if query == "row" else np.zeros_like(item_K)
+    asked, *examples = (_row(row) for row in rows.to_pylist())
     parts = zip(examples, filled, history_K.tolist(), item_K.tolist(), strict=True)
     found = tuple(Found(row, score, h, i, texts.get(row.sample_id, "")) for row, (_, score), h, i in parts)
-    return Explanation(query, found, len(match[0][0]), read_clock(database))
+    return Explanation(asked, found, len(match[0][0]), read_clock(database))
 
 
 def rows_of(database: Path, sample_ids: Sequence[int]) -> list[Row]:

@@ -158,7 +158,8 @@ class SampleSearch:
     def __call__(self, block: tuple[int, pa.Table]) -> list[Any]:
         """Columns of `example_match` for a numbered block of sample rows."""
         _, rows = block
-        found = self.index.search(self._queries(rows), keys(rows), k=self.section.k)
+        query_NS, query_keys = self._queries(rows)
+        found = self.index.search(query_NS, query_keys, k=self.section.k)
         ids_E = self._examples["sample_id"].to_numpy()
         ids_NK = np.where(found.index_NK >= 0, ids_E[found.index_NK], -1)
         return [rows["sample_id"], _lists(ids_NK), _lists(found.score_NK)]
@@ -190,7 +191,7 @@ class SampleSearch:
         rows = _sampled(data, config.checked_queries, config.seed)
         if not rows.num_rows:
             return None
-        return Probe(self.index, self._queries(rows), keys(rows), self.section.k, self._progress)
+        return Probe(self.index, *self._queries(rows), self.section.k, self._progress)
 
     def check(self, data: Path) -> dict[str, Any] | None:
         """What an approximate index finds; None where there is nothing to measure it on.
@@ -226,9 +227,12 @@ class SampleSearch:
         items = self.store.item_text()
         return self._space.item_vectors(item_text_array(items, items.num_rows))
 
-    def _queries(self, rows: pa.Table) -> np.ndarray:
+    def _queries(self, rows: pa.Table) -> tuple[np.ndarray, Keys]:
+        """Vectors of sample rows in the space, and what guards know of them."""
         block = encode_rows(rows, self.history_length)
-        return self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL)
+        if self.section.query == "history":
+            block = block.without_items()
+        return self._space.query_vectors(self._item_ID, block.item_row_N, block.history_row_NL), Keys.of(block)
 
 
 def keys(rows: pa.Table) -> Keys:

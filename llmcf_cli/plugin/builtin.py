@@ -117,6 +117,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "retrieval: a gated recurrent network over the events (Hidasi et al., 2016)"),
         ("youtubednn", "rec.retrieval.config:YouTubeDNNConfig", "rec.retrieval.backbones:YouTubeDNN",
          "retrieval: an MLP over the mean of the events (Covington et al., 2016)"),
+        ("srgnn", "rec.retrieval.config:SRGNNConfig", "rec.retrieval.backbones:SRGNN",
+         "retrieval: a gated graph network over the items of the history (Wu et al., 2019)"),
     ),
     "input": (
         ("text", "rec.input.config:TextInputConfig", "rec.input.text:Text",
@@ -187,6 +189,8 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
          "retrieval: the items taken most often in the last part of train"),
         ("item_neighbours", "rec.retrieval.config:ItemNeighboursConfig", "rec.retrieval.baselines:ItemNeighbours",
          "retrieval: items like those of the history, by their users (Sarwar et al., 2001)"),
+        ("ials", "rec.retrieval.config:IALSConfig", "rec.retrieval.baselines:IALS",
+         "retrieval: matrix factorisation of implicit feedback (Hu et al., 2008)"),
         ("ease", "rec.retrieval.config:EASEConfig", "rec.retrieval.baselines:EASE",
          "retrieval: a linear model of items from items (Steck, 2019)"),
         ("text_neighbours", "rec.retrieval.config:TextNeighboursConfig", "rec.retrieval.baselines:TextNeighbours",

@@ -16,6 +16,7 @@ Count = Annotated[int, Field(ge=1, le=256)]
 Widths = Annotated[tuple[Width, ...], Field(max_length=64)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
+ANY_FORM: frozenset[Form] = frozenset({"pair", "user"})
 LABEL = "label"
 """Target of tasks that predict whether a user likes an item: 0 or 1."""
 
@@ -124,6 +125,8 @@ Features = Annotated[tuple[Literal["text", "signals"], ...], Distinct()]
 class TokenConfig(ComponentConfig):
     """What augmenters that read examples as tokens have in common."""
 
+    forms: ClassVar[frozenset[Form]] = ANY_FORM
+
     dim: Width = 32
     """Numbers per token, and in the context feature."""
     hidden: Width = 64
@@ -144,7 +147,7 @@ class TokenConfig(ComponentConfig):
 class NoneConfig(ComponentConfig):
     """No context: the backbone alone."""
 
-    forms: ClassVar[frozenset[Form]] = frozenset({"pair", "user"})
+    forms: ClassVar[frozenset[Form]] = ANY_FORM
 
     type: Literal["none"] = "none"
 
@@ -227,10 +230,12 @@ class KARConfig(ComponentConfig):
     """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
+    forms: ClassVar[frozenset[Form]] = ANY_FORM
 
     type: Literal["kar"] = "kar"
     dim: Width = 32
-    """Numbers per kind of knowledge; the context feature has twice as many."""
+    """Numbers per kind of knowledge. In ranking the context feature has both kinds; in retrieval what is known of a
+    user goes to the user's vector, and what is known of an item to the item's."""
     hidden: Width = 128
     """Width of each expert's hidden layer."""
     shared_experts: Count = 2
@@ -266,6 +271,7 @@ class CoTReconstructionConfig(ComponentConfig):
     """1 − cos between what the decoder predicts at an example and that example's chain of thought."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"examples"})
+    forms: ClassVar[frozenset[Form]] = ANY_FORM
 
     type: Literal["cot_reconstruction"] = "cot_reconstruction"
     weight: Weight = 1.0

@@ -18,13 +18,13 @@ from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.features.batch import Batch, Targets
 from llmcf_cli.features.spec import FeatureSpec
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, BankBlock, CoTPrediction
+from llmcf_cli.rec.augment.bank import bank_blocks
+from llmcf_cli.rec.augment.base import AUGMENTER, AugmentInput, AugmentShape, CoTPrediction
 from llmcf_cli.rec.config import BackboneConfig, BCEConfig
 from llmcf_cli.rec.input.base import Lookup, QueryLookup, RowLookup, Rows, needed
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleLookup
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
-from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.objectives import OBJECTIVE, total_loss
 from llmcf_cli.rec.parts.embedding import FieldEmbedding, kept_rows
 from llmcf_cli.rec.ranking.base import BACKBONE
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from llmcf_cli.rec.input.dataset import TaskData
 
 _Module = TypeVar("_Module", bound=nn.Module)
-BANK_BLOCK = 8192
-"""Examples whose vectors are looked up at once."""
 
 
 @dataclass(frozen=True)
@@ -123,16 +121,7 @@ class RecModel(Recommender):
         """
         for _, part in self._parts(Lookup):
             part.fit(train)
-        return self.augmenter.learn_bank(self._bank_blocks)
-
-    def _bank_blocks(self) -> Iterator[BankBlock]:
-        if not {EXAMPLES, TEXT} <= self.inputs.keys():
-            return
-        bank, text = cast("ExampleLookup", self.inputs[EXAMPLES]), self.inputs[TEXT]
-        for index_E in torch.arange(len(bank.item_E), device=self.device).split(BANK_BLOCK):
-            rows = bank.rows(index_E)
-            of = text(rows)
-            yield BankBlock(rows.item_row_B, of.item_BT, of.history_BT, bank.cot_ET[index_E])
+        return self.augmenter.learn_bank(lambda: bank_blocks(self.inputs))
 
     @torch.no_grad()
     def keep(self) -> None:
@@ -140,7 +129,7 @@ class RecModel(Recommender):
         super().keep()
         if EXAMPLES in self.inputs:
             bank = cast("ExampleLookup", self.inputs[EXAMPLES])
-            self.augmenter.keep_examples(bank.blocks(self._rows, BANK_BLOCK))
+            self.augmenter.keep_examples(bank.blocks(self._rows))
 
     @property
     def device(self) -> torch.device:

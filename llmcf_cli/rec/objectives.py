@@ -93,12 +93,24 @@ class Distill(Objective):
         return self.temperature**2 * (divergence_B * scored_B).sum() / scored_B.sum().clamp_min(1)
 
 
-class CoTReconstruction(Objective):
+class AuxiliaryObjective(Objective):
+    """A loss of auxiliary outputs alone, whatever is predicted: for models of any form."""
+
+    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+        """Of the auxiliary outputs."""
+        return self.of(aux)
+
+    @abstractmethod
+    def of(self, aux: Mapping[str, CoTPrediction]) -> Tensor:
+        """The unweighted loss, a scalar."""
+
+
+class CoTReconstruction(AuxiliaryObjective):
     """mean over examples of 1 − cos(W·h at x_k, cot_k) (LLM-CF, CIKM 2024)."""
 
     reads = frozenset({COT_AUX})
 
-    def __call__(self, score_B: Tensor, targets: Targets, aux: Mapping[str, CoTPrediction]) -> Tensor:
+    def of(self, aux: Mapping[str, CoTPrediction]) -> Tensor:
         """Mean over the batch's existing examples; 0 if there are none."""
         cot = aux[COT_AUX]
         return ((1 - cot.cosine_BK()) * cot.mask_BK).sum() / cot.mask_BK.sum().clamp_min(1)

@@ -68,3 +68,8 @@ class FileOr(ComponentOf):
 def names_for(kind: str, task: TaskConfig) -> tuple[str, ...]:
     """Names of the components of a kind that a task takes."""
     return tuple(name for name in registry().names(kind) if task.takes(registry().get(kind, name).config()))
+
+
+def gives(name: str, task: TaskConfig) -> bool:
+    """Whether an input has values for the queries of a task; of one that is not registered others tell."""
+    return name not in registry().names("input") or task.form in registry().get("input", name).config().forms

@@ -94,6 +94,13 @@ class Recipe(Config):
     def _teacher_is_there(self) -> Iterator[Broken]:
         yield from self._without_section("teacher")
 
+    @rule("rec.task", "rec.augment", "rec.compare", "rec.variants", "match.query")
+    def _examples_are_found_without_the_target(self) -> Iterator[Broken]:
+        readers = [config for _, config in self.rec.augmenters() if "examples" in config.needs]
+        if readers and self.rec.task.form == "user" and self.match.query != "history":
+            what = f"the task `{self.rec.task.type}` has no target to find examples by, which `{readers[0].type}` reads"
+            yield Broken(f"{what}; set match.query: history", ("match", "query"), ("history",))
+
     @rule("llm", "cot.engine", "knowledge", "teacher", "balance")
     def _language_model_is_there(self) -> Iterator[Broken]:
         if self.llm is not None:
@@ -289,11 +296,9 @@ class Recipe(Config):
         """The arms and objectives that need a section which is not there."""
         if getattr(self, section) is not None:
             return
-        places: list[tuple[tuple[str | int, ...], ComponentConfig]] = []
-        if not self.rec.compare or self.rec.variants:
-            places.append((("rec", "augment"), self.rec.augment))
-        for field in ("compare", "objectives"):
-            places += [(("rec", field, place), config) for place, config in enumerate(getattr(self.rec, field))]
+        places: list[tuple[tuple[str | int, ...], ComponentConfig]]
+        places = [(("rec", *at), config) for at, config in self.rec.augmenters()]
+        places += [(("rec", "objectives", place), config) for place, config in enumerate(self.rec.objectives)]
         for at, config in places:
             if section in config.needs:
                 yield Broken(

@@ -18,7 +18,7 @@ from llmcf_cli.core.types import (
     TaskConfig,
     rule,
 )  # fmt: skip
-from llmcf_cli.recipe.component import ComponentOf, names_for
+from llmcf_cli.recipe.component import ComponentOf, gives, names_for
 from llmcf_cli.recipe.dataset import CutsSection
 
 MixSource = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("mix_source")]
@@ -156,6 +156,10 @@ class MatchSection(Config):
     """Most examples of one user among those of a sample; None: any number."""
     distinct_items: bool = False
     """Whether no two examples of a sample may be of the same item."""
+    query: Literal["row", "history"] = "row"
+    """What of a sample its examples are found by: history and item (`row`), or the `history` alone, as candidate
+    retrieval must, where the item is what is asked for. Then neither the space, nor a guard, nor a random draw looks at
+    the item; of the space's weights only `history_weight` counts."""
     collaborative: CollaborativeSection = CollaborativeSection()
     """Item vectors from the train positives; made where an arm reads them."""
 
@@ -163,6 +167,16 @@ class MatchSection(Config):
     def _even(self) -> Iterator[Broken]:
         if self.balance == "labels" and self.k % 2:
             yield Broken(f"is {self.k}, but balance: labels needs an even number", ("k",))
+
+    @rule("query", "exclude", "space.history_weight")
+    def _histories_are_enough(self) -> Iterator[Broken]:
+        if self.query == "row":
+            return
+        if self.exclude == "own_item":
+            yield Broken("own_item needs the sample's item, which query: history does not look at", ("exclude",))
+        if not getattr(self.space, "history_weight", 1):
+            what = "is 0, but query: history finds examples by the history alone"
+            yield Broken(what, ("space", "history_weight"))
 
 
 class FitSection(Config):
@@ -244,9 +258,7 @@ class RecSection(Config):
     @rule("task", "backbone", "augment", "compare", "variants", "objectives", "baselines")
     def _parts_are_for_the_task(self) -> Iterator[Broken]:
         places: list[tuple[str, tuple[str | int, ...], ComponentConfig]] = [("backbone", ("backbone",), self.backbone)]
-        if not self.compare or self.variants:  # else no arm has it
-            places.append(("augmenter", ("augment",), self.augment))
-        places += [("augmenter", ("compare", place), config) for place, config in enumerate(self.compare)]
+        places += [("augmenter", at, config) for at, config in self.augmenters()]
         places += [("objective", ("objectives", place), config) for place, config in enumerate(self.objectives)]
         places += [("baseline", ("baselines", place), config) for place, config in enumerate(self.baselines)]
         task = self.task
@@ -258,6 +270,20 @@ class RecSection(Config):
                 of = " or ".join(sorted(config.targets))
                 what = f"`{config.type}` is for the target {of}, but the task `{task.type}` predicts the {task.target}"
             yield Broken(what, at, names_for(kind, task))
+
+    @rule("task", "augment", "compare", "variants")
+    def _inputs_are_for_the_task(self) -> Iterator[Broken]:
+        for at, config in self.augmenters():
+            lacking = [name for name in sorted(config.needs) if not gives(name, self.task)]
+            if lacking and self.task.takes(config):
+                what = f"the task `{self.task.type}` has no target in its queries, so `{config.type}` cannot read"
+                yield Broken(f"{what} {lacking[0]}", at)
+
+    def augmenters(self) -> Iterator[tuple[tuple[str | int, ...], ComponentConfig]]:
+        """Where each augmenter that an arm may have is written, within this section, and its settings."""
+        if not self.compare or self.variants:  # else no arm has the one that `augment` names
+            yield ("augment",), self.augment
+        yield from ((("compare", place), config) for place, config in enumerate(self.compare))
 
 
 class SearchRange(Config):

@@ -5,7 +5,7 @@ Legend: N users, B block of them, K items of the longest list, I items, S items 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,7 +105,12 @@ class UserLists:
 
 
 def best_items(
-    model: Recommender, users: Samples, asked: pa.Table, own: pa.Array, wanted: Sequence[Wanted]
+    model: Recommender,
+    users: Samples,
+    asked: pa.Table,
+    own: pa.Array,
+    wanted: Sequence[Wanted],
+    values: Callable[[Samples], Mapping[str, NDArray[Any] | None]],
 ) -> UserLists:
     """The lists of some users.
 
@@ -115,6 +120,7 @@ def best_items(
         asked: What they were made of: `user_id`, `history`.
         own: Item rows of each request's history that the catalogue has, whatever of them the model reads.
         wanted: What each list is to hold.
+        values: Requests → the values of the inputs that the model reads.
 
     Raises:
         ModelError: The model makes no lists.
@@ -130,8 +136,9 @@ def best_items(
         block = slice(start, min(start + size, len(users)))
         part = users.take(block)
         left_out = _left_out(model, part, own[block], [(banned[id(one)], one.filter_seen) for one in wanted[block]])
+        batch = to_batch(part, model.device, inputs=values(part))
         with torch.inference_mode():
-            found = model.listed(to_batch(part, model.device), widest, left_out)
+            found = model.listed(batch, widest, left_out)
         row_NK[block], score_NK[block] = (tensor.cpu().numpy() for tensor in found)
     _refuse(users, asked, (row_NK > 0).sum(1), np.array([one.least for one in wanted], np.int64))
     k_N = np.array([one.k for one in wanted], np.int64)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import MappingProxyType
@@ -217,9 +218,10 @@ class Scorer:
             return found.in_order(scores.score_N, np.array([one.k for one in wanted], np.int64))
         model = self.model
         with step("encode"):
-            users, own = self._encode_users(model, asked), _history(asked, model.resources.catalog)
+            own = _history(asked, model.resources.catalog)
+            users = self._encode_users(model, asked, own)
         with step("model"):
-            return best_items(model, users, asked, own, wanted)
+            return best_items(model, users, asked, own, wanted, partial(self._values, model))
 
     @property
     def makes_lists(self) -> bool:
@@ -306,18 +308,18 @@ class Scorer:
 
     def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples]:
         """The users of lists, see `_encode_users`, and the candidates; what is the user's is encoded once per list."""
-        users = self._encode_users(model, lists.users)
+        users = self._encode_users(model, lists.users, _history(lists.users, model.resources.catalog))
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
         return users, replace(users.take(lists.list_N), item_row_N=item_row_N)
 
-    def _encode_users(self, model: Recommender, asked: pa.Table) -> Samples:
-        """Samples without items: each request's user, history and time."""
+    def _encode_users(self, model: Recommender, asked: pa.Table, own: pa.Array) -> Samples:
+        """Samples without items: each request's user, time, and history as `_history` has it."""
         catalog: Catalog = model.resources.catalog
         size = asked.num_rows
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(asked["user_id"].combine_chunks()),
             "item_row": np.zeros(size, np.int32), "label": np.zeros(size, np.float32), "time": _times(asked),
-            "history": _history(asked, catalog),
+            "history": own,
         })  # fmt: skip
         samples = encode_rows(rows, model.resources.spec.history_length)
         histories, without_N = model.resources.histories, asked["history"].is_null().to_numpy()
@@ -338,7 +340,8 @@ class Scorer:
         """
         asked = to_requests(requests, self.form)
         without_N = asked["history"].is_null().to_numpy()
-        has_N = _events(self._encode_users(self.model, asked)) > 0
+        model = self.model
+        has_N = _events(self._encode_users(model, asked, _history(asked, model.resources.catalog))) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def _values(

@@ -166,6 +166,16 @@ def test_seen_items_stay_where_the_recipe_says_so(folder, ran):
     assert len({tuple(row) for row in listed[1]}) > 1
 
 
+def test_a_bundle_without_histories_is_measured_as_any_other(folder, ran):
+    _, report = run(folder, "serve.histories=false", "rec.compare=[none]", "rec.variants=[]", "rec.baselines=[]",
+                    "rec.seeds=[1]", "rec.references=[]")  # fmt: skip
+    assert not report["failed"]
+    (arm,) = report["arms"]
+    stored = predictions(ran, "none", 1)
+    assert arm["measures"]["ndcg@10"]["mean"] == pytest.approx(np.mean(per_user(stored, ndcg)))
+    assert not len(Scorer.load(report["served"]["bundle"]).model.resources.get("events").taken.item_E)
+
+
 def test_a_baseline_that_needs_a_clock_fails_alone(tmp_path):
     retrieval_world.write_events(tmp_path)
     text = RECIPE.replace("time: time}", "position: time}").replace(
@@ -198,7 +208,8 @@ def test_the_command_lists_items(folder, ran):
     ("change", "at"),
     [("rec.fit.monitor=auc", "rec.fit.monitor"), ("rec.backbone=deepfm", "rec.backbone"),
      ("rec.objectives=[bce]", "rec.objectives.0"), ("rec.baselines=[popularity]", "rec.baselines.0"),
-     ("rec.compare=[none, ict]", "rec.compare.1"), ("rec.augment=text", "rec.augment"),
+     ("rec.compare=[none, readout]", "rec.compare.1"),
+     ("rec.compare=[none, ict]", "match.query"), ("rec.augment=text", "rec.augment"),
      ("rec.task=ranking", "rec.backbone")],
 )  # fmt: skip
 def test_parts_of_another_task_are_refused(folder, change, at):

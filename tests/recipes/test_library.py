@@ -30,7 +30,7 @@ def test_every_file_is_a_recipe_a_prompt_or_a_catalogue():
 
 def test_how_many_there_are():
     # Counted, so that a file which silently stops being found fails a test.
-    assert (len(RECIPES), len(PROMPTS), len(CATALOGUES)) == (36, 5, 1)
+    assert (len(RECIPES), len(PROMPTS), len(CATALOGUES)) == (40, 5, 1)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,6 +60,18 @@ def test_recipes_name_known_assets_and_existing_files(name):
     locate = Locator(loaded.base, open_assets(LIBRARY), loaded.roots)
     missing = [problem for problem in locate.check(file_refs(loaded.recipe)) if not is_users_own(problem.what)]
     assert [problem.what for problem in missing] == []
+
+
+def test_the_published_protocol_is_kept_apart():
+    published = load_recipe("amazon_beauty/published").recipe
+    assert published.rec.task.type == "retrieval"
+    assert not published.rec.task.filter_seen
+    (loss,) = published.rec.objectives
+    assert (loss.type, loss.negatives, loss.in_batch, loss.logq) == ("sampled_softmax", 128, False, False)
+    assert published.match.query == "history"
+    others = [load_recipe(name).recipe for name in RECIPES if name.endswith("retrieval")]
+    assert len(others) == 4
+    assert all(recipe.rec.task.filter_seen for recipe in others)
 
 
 @pytest.mark.parametrize("path", PROMPTS, ids=lambda path: path.stem)

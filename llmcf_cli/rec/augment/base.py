@@ -146,6 +146,8 @@ class Augmenter(nn.Module, ABC):
 
     context_dim: int
     """C; 0 if there is no context."""
+    item_dim: int = 0
+    """Numbers that `of_items` tells of an item; 0: nothing."""
 
     def learn_bank(self, blocks: Callable[[], Iterator[BankBlock]]) -> tuple[str, ...]:
         """Take the statistics it needs of all examples, before the first step; what it has to say about them.
@@ -165,7 +167,15 @@ class Augmenter(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: AugmentInput) -> Augmentation:
-        """Context of a batch; each row's depends on no other row."""
+        """Context of a batch; each row's depends on no other row. A query of candidate retrieval has item row 0."""
+
+    def of_items(self, inputs: Mapping[str, Any]) -> Tensor:
+        """What it tells of items whoever the user is, [B, `item_dim`]; models of candidate retrieval ask.
+
+        Args:
+            inputs: As in `AugmentInput`, of rows without a user, before any time.
+        """
+        raise NotImplementedError
 
 
 AUGMENTER: Kind[Augmenter] = Kind("augmenter")

@@ -5,6 +5,9 @@ Legend: B batch, T text, E experts, H hidden, D numbers per kind of knowledge, C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +36,7 @@ class KARAugmenter(Augmenter):
                 where="augmenter kar",
                 hint="llmcf knowledge",
             )
-        self.context_dim = 2 * config.dim
+        self.context_dim, self.item_dim = 2 * config.dim, config.dim
         sizes = shape.size("knowledge"), config.hidden, config.dim
         self.shared = Experts(config.shared_experts, *sizes)
         self.user_experts, self.item_experts = (Experts(config.specific_experts, *sizes) for _ in range(2))
@@ -45,10 +48,14 @@ class KARAugmenter(Augmenter):
         """[B, T] twice → [B, C]."""
         known = given(x.inputs.get("knowledge"), "knowledge")
         user_BD = self._adapt(known.user_BT, self.user_experts, self.user_gate)
-        item_BD = self._adapt(known.item_BT, self.item_experts, self.item_gate)
         user_BD = torch.where(known.user_known_B[:, None], user_BD, self.missing_user_D)
-        item_BD = torch.where(known.item_known_B[:, None], item_BD, self.missing_item_D)
-        return Augmentation(torch.cat([user_BD, item_BD], 1))
+        return Augmentation(torch.cat([user_BD, self.of_items(x.inputs)], 1))
+
+    def of_items(self, inputs: Mapping[str, Any]) -> Tensor:
+        """See `Augmenter.of_items`: the adaptor's output for the item, [B, D]."""
+        known = given(inputs.get("knowledge"), "knowledge")
+        item_BD = self._adapt(known.item_BT, self.item_experts, self.item_gate)
+        return torch.where(known.item_known_B[:, None], item_BD, self.missing_item_D)
 
     def _adapt(self, text_BT: Tensor, specific: Experts, gate: nn.Linear) -> Tensor:
         expert_BED = torch.cat([self.shared(text_BT), specific(text_BT)], 1)

@@ -36,10 +36,9 @@ class ItemKNNConfig(LabelBaselineConfig):
     """Nearest items kept per item, itself included."""
 
 
-class ALSConfig(LabelBaselineConfig):
-    """Matrix factorisation of implicit feedback by alternating least squares (Hu, Koren and Volinsky, 2008)."""
+class FactorConfig(ComponentConfig):
+    """What factorisations of implicit feedback have in common."""
 
-    type: Literal["als"] = "als"
     factors: Positive = 64
     """Numbers per user and item."""
     iterations: Positive = 15
@@ -48,6 +47,12 @@ class ALSConfig(LabelBaselineConfig):
     """L2 penalty λ."""
     alpha: Annotated[float, Field(gt=0)] = 40.0
     """Confidence in a positive, where an absence has 1 (the paper: 40)."""
+
+
+class ALSConfig(FactorConfig, LabelBaselineConfig):
+    """Matrix factorisation of implicit feedback by alternating least squares (Hu, Koren and Volinsky, 2008)."""
+
+    type: Literal["als"] = "als"
 
 
 class GBMConfig(LabelBaselineConfig):

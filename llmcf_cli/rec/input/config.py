@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, SerializeAsAny
 
-from llmcf_cli.core.types import ComponentConfig, FromRecipe, InputConfig
+from llmcf_cli.core.types import ComponentConfig, Form, FromRecipe, InputConfig
 from llmcf_cli.rec.config import MAX_EXAMPLES
 from llmcf_cli.recipe.component import FileOr
 from llmcf_cli.recipe.sections import Positive, Searcher, Space
@@ -37,6 +37,7 @@ class SignalsInputConfig(InputConfig):
     """How well a target matches a history, in text and collaborative space."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"text", "collaborative"})
+    forms: ClassVar[frozenset[Form]] = frozenset({"pair"})
 
     type: Literal["signals"] = "signals"
 
@@ -66,6 +67,8 @@ class ExamplesInputConfig(InputConfig):
     """Most examples of one user; None: any number."""
     distinct_items: Annotated[bool, FromRecipe("match.distinct_items")] = False
     """Whether no two may be of the same item."""
+    query: Annotated[Literal["row", "history"], FromRecipe("match.query")] = "row"
+    """Whether they are found by a row's item, too."""
 
 
 class KnowledgeInputConfig(InputConfig):

@@ -30,10 +30,12 @@ from llmcf_cli.rec.input.config import ExamplesInputConfig
 from llmcf_cli.rec.input.places import positions
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.stored import Stored, Storing, check_vectors, demand, within
-from llmcf_cli.store.open import read_lance, read_parquet
+from llmcf_cli.store.open import connect_read, read_lance, read_parquet
 
 EXAMPLES = "examples"
 TABLE, VECTORS = "examples.parquet", "examples.safetensors"
+BLOCK = 8192
+"""Examples whose vectors are looked up at once."""
 _ROWS = "rows."
 """How arrays of values of examples begin."""
 
@@ -111,7 +113,7 @@ class RetrievedExamples(Input):
         if self.config.cot == "mean":
             examples = mean_cot(examples)
         k = matches["example_sample_id"].type.list_size
-        bank = _bank(examples, made.splits["train"], k)
+        bank = _bank(examples, _train_rows(made, examples), k)
         return Loaded(bank, {split: _matches(matches, bank, samples) for split, samples in made.splits.items()})
 
     def lookup(self, resources: Resources) -> ExampleLookup:
@@ -190,7 +192,7 @@ class ExampleAnswers:
             raise ModelError(
                 "the bundle does not say how examples are matched", code="bundle-unfit", where=EXAMPLES, hint=hint
             )
-        self._k = bank.k
+        self._k, self._by_item = bank.k, config.query == "row"
         space = registry().get("space", config.space.type).load()(config.space)
         searcher = registry().get("searcher", config.search.type).load()(config.search)
         self._search = searcher.online(space, bank.samples, bank.vector_ES, config, clock)
@@ -198,7 +200,8 @@ class ExampleAnswers:
 
     def search(self, resources: Resources, samples: Samples) -> Any:
         """`match.searcher.Matches` of some requests: positions in the bank, and likenesses."""
-        return self._search.search(resources.get("text"), samples, self._k)
+        asked = samples if self._by_item else samples.without_items()
+        return self._search.search(resources.get("text"), asked, self._k)
 
     def __call__(self, resources: Resources, samples: Samples) -> NDArray[np.int32]:
         """Positions in the bank, int32 [N, K]."""
@@ -238,11 +241,15 @@ class ExampleLookup(QueryLookup):
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         return Examples(self, embed, index_U, slot_BK, example_BK >= 0)
 
-    def blocks(self, embed: Callable[[Batch], Rows], size: int) -> Iterator[Examples]:
+    def blocks(self, embed: Callable[[Batch], Rows]) -> Iterator[Examples]:
         """All examples of the bank in order, each as the only one of a row."""
-        for index_U in torch.arange(len(self.item_E), device=self.item_E.device).split(size):
+        for index_U in self.indices():
             slot_B1 = torch.arange(len(index_U), device=index_U.device)[:, None]
             yield Examples(self, embed, index_U, slot_B1, torch.ones_like(slot_B1, dtype=torch.bool))
+
+    def indices(self) -> Iterator[Tensor]:
+        """The numbers of all examples, block by block."""
+        yield from torch.arange(len(self.item_E), device=self.item_E.device).split(BLOCK)
 
     def rows(self, index_U: Tensor) -> Batch:
         """Some examples of the bank as rows."""
@@ -270,6 +277,14 @@ def shuffle_cot(examples: pa.Table, seed: int) -> pa.Table:
         source_E[order] = np.roll(order, 1)  # one cycle through all: none keeps its own
     moved = examples["cot_vector"].take(pa.array(source_E))
     return examples.set_column(examples.column_names.index("cot_vector"), examples.schema.field("cot_vector"), moved)
+
+
+def _train_rows(made: Made, examples: pa.Table) -> Samples:
+    """Train samples, with the examples among them, whether or not the task asks about these."""
+    with connect_read(made.database) as connection:
+        connection.register("example", examples.select(["sample_id"]))
+        query = "FROM sample SEMI JOIN example USING (sample_id) WHERE split = 'train' ORDER BY sample_id"
+        return encode_rows(connection.sql(query).to_arrow_table(), made.resources.spec.history_length)
 
 
 def _bank(examples: pa.Table, train: Samples, k: int) -> ExampleBank:

@@ -17,12 +17,12 @@ class SequenceBackbone(nn.Module, ABC):
     """Item vectors of a user's events → a user vector after each event. Built as `Class(config, length)`."""
 
     @abstractmethod
-    def forward(self, event_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    def forward(self, event_BLD: Tensor, item_BL: Tensor) -> Tensor:
         """User vectors [B, L, D]. That of a position depends on events up to it, and on no padding.
 
         Args:
             event_BLD: Item vectors, oldest first, left-padded.
-            mask_BL: True where there is an event. What comes out where there is none means nothing, but is finite.
+            item_BL: Their item rows; 0 where there is no event. What comes out there means nothing, but is finite.
         """
 
 

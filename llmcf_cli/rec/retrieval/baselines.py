@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Samples
+from llmcf_cli.rec.baselines.als import ImplicitFactors
 from llmcf_cli.rec.baselines.base import Baseline, histories, train_positives
 from llmcf_cli.rec.baselines.item_knn import item_cosines
 from llmcf_cli.rec.input.dataset import TaskData
@@ -21,6 +22,7 @@ from llmcf_cli.rec.input.events import EVENTS
 from llmcf_cli.rec.input.text import TEXT
 from llmcf_cli.rec.retrieval.config import (
     EASEConfig,
+    IALSConfig,
     ItemNeighboursConfig,
     RetrievalBaselineConfig,
     RetrievalConfig,
@@ -114,6 +116,23 @@ class ItemNeighbours(RetrievalBaseline):
         """A sparse product."""
         found: Any = histories(samples, self._cosine_II.shape[0] - 1) @ self._cosine_II
         return np.asarray(found.todense(), np.float32)
+
+
+class IALS(RetrievalBaseline):
+    """score = ⟨x, y_i⟩; see `ImplicitFactors`. A history without events has a vector of zeros."""
+
+    def __init__(self, config: IALSConfig) -> None:
+        super().__init__(config)
+        self._config = config
+
+    def fit(self, data: TaskData, *, seed: int) -> None:
+        """Factors of all items."""
+        self._factors = ImplicitFactors(self._config, data, seed)
+
+    def scores(self, samples: Samples) -> NDArray[np.float32]:
+        """Products of the users' and all items' factors."""
+        found: NDArray[np.float32] = self._factors.users(samples) @ self._factors.item_ID.T
+        return found
 
 
 class EASE(RetrievalBaseline):

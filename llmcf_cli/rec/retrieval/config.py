@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from llmcf_cli.core.types import Broken, ComponentConfig, Form, TaskConfig, rule
+from llmcf_cli.core.types import Broken, ComponentConfig, Distinct, Form, TaskConfig, rule
+from llmcf_cli.rec.baselines.config import FactorConfig
 from llmcf_cli.rec.config import BackboneConfig, Count, Dropout, Weight, Width, Widths
 
 ITEM = "item"
@@ -42,6 +43,9 @@ class SequenceConfig(BackboneConfig):
     """Numbers per item vector and user vector; a score is their dot product."""
     dropout: Dropout = 0.2
     """Share of hidden units dropped in training."""
+    item_features: Annotated[tuple[str, ...], Field(max_length=64), Distinct()] = ()
+    """Item features whose embeddings are added to that of the item's id, in histories and in the catalogue: names of
+    columns among the data set's features."""
 
 
 class SASRecConfig(SequenceConfig):
@@ -75,6 +79,14 @@ class YouTubeDNNConfig(SequenceConfig):
     type: Literal["youtubednn"] = "youtubednn"
     hidden: Widths = (256, 128)
     """Widths of the MLP's hidden layers."""
+
+
+class SRGNNConfig(SequenceConfig):
+    """SR-GNN: a gated graph network over the items of the history (Wu et al., 2019)."""
+
+    type: Literal["srgnn"] = "srgnn"
+    steps: Count = 1
+    """Times that what a node's neighbours say reaches it."""
 
 
 class TextTowerConfig(ComponentConfig):
@@ -173,6 +185,12 @@ class ItemNeighboursConfig(RetrievalBaselineConfig):
     type: Literal["item_neighbours"] = "item_neighbours"
     neighbours: Positive = 200
     """Nearest items kept per item, itself included."""
+
+
+class IALSConfig(FactorConfig, RetrievalBaselineConfig):
+    """iALS: matrix factorisation of implicit feedback, users solved for by their histories (Hu et al., 2008)."""
+
+    type: Literal["ials"] = "ials"
 
 
 class EASEConfig(RetrievalBaselineConfig):

@@ -6,14 +6,15 @@ Legend: M pairs of a user vector and its target, D item vector, K known items, n
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from llmcf_cli.plugin import Kind
+from llmcf_cli.rec.augment.base import CoTPrediction
 from llmcf_cli.rec.retrieval.config import (
     GBCEConfig,
     RetrievalLossConfig,
@@ -33,6 +34,7 @@ class Asked:
         items: Item rows of any shape → their vectors.
         known_K: int64 rows of the items that are targets in train; negatives are among them.
         share_I: float64, each item's share of all train targets.
+        aux: Auxiliary outputs of the augmenter.
     """
 
     user_MD: Tensor
@@ -40,6 +42,7 @@ class Asked:
     items: Callable[[Tensor], Tensor]
     known_K: Tensor
     share_I: Tensor
+    aux: Mapping[str, CoTPrediction] = field(default_factory=dict)
 
 
 class RetrievalLoss(ABC):

@@ -5,40 +5,50 @@ Legend: B batch, L sequence, D item vector, I items, M pairs of a user vector an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from llmcf_cli.core.errors import ModelError
 from llmcf_cli.core.types import ComponentConfig, TaskConfig
 from llmcf_cli.features.batch import Batch
 from llmcf_cli.features.spec import FeatureSpec
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.augment.base import AUGMENTER, AugmentShape
+from llmcf_cli.rec.augment.bank import bank_blocks
+from llmcf_cli.rec.augment.base import AUGMENTER, Augmentation, AugmentInput, AugmentShape, CoTPrediction
 from llmcf_cli.rec.config import BackboneConfig
-from llmcf_cli.rec.input.base import Lookup, needed
+from llmcf_cli.rec.input.base import Lookup, QueryLookup, RowLookup, Rows, needed
 from llmcf_cli.rec.input.events import EVENTS
+from llmcf_cli.rec.input.examples import EXAMPLES, ExampleLookup
 from llmcf_cli.rec.input.needs import closure
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.input.text import TEXT
-from llmcf_cli.rec.parts.embedding import FieldShape
+from llmcf_cli.rec.objectives import AuxiliaryObjective
+from llmcf_cli.rec.parts.embedding import FieldEmbeddings, FieldShape
 from llmcf_cli.rec.parts.kept import Kept
 from llmcf_cli.rec.recommender import Parts, Recommender, lookups, seeded, sharing
 from llmcf_cli.rec.retrieval.base import SEQUENCE_BACKBONE, ItemAugmenter
-from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig
+from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig, SequenceConfig
 from llmcf_cli.rec.retrieval.items import SPREAD, ItemEmbedding, item_ids
-from llmcf_cli.rec.retrieval.losses import RETRIEVAL_LOSS, Asked
+from llmcf_cli.rec.retrieval.losses import RETRIEVAL_LOSS, Asked, RetrievalLoss
 from llmcf_cli.rec.retrieval.ranked import WIDTH, best, leave_out, places, predictions
 from llmcf_cli.rec.retrieval.sequences import Sequences, sequences
 
 if TYPE_CHECKING:
     from llmcf_cli.rec.input.dataset import TaskData
 
+FIELDS = 2
+"""Of rows as augmenters read them: the item, and the mean of the history."""
+EARLIEST = torch.iinfo(torch.int64).min + 1
+
 
 class RetrievalModel(Recommender):
     """score(user, item) = ⟨user vector after the latest event, item vector⟩.
+
+    What an augmenter gives for a query joins the user vector by a gate, and what it tells of items joins theirs. Gates
+    start at 0, so that every such arm begins as `none`.
 
     Attributes:
         inputs: The parts of the model that inputs are.
@@ -67,26 +77,28 @@ class RetrievalModel(Recommender):
         read = closure(augment.needs | {EVENTS})
         self.resources = needed(resources, read, f"augmenter {augment.type}")
         self.configs = Parts(backbone, augment, tuple(objectives))
-        self.objectives = [registry().build(RETRIEVAL_LOSS, config) for config in objectives]
+        built: list[Any] = [registry().build(RETRIEVAL_LOSS, config) for config in objectives]
+        self.auxiliary = [one for one in built if isinstance(one, AuxiliaryObjective)]
+        self.objectives: list[RetrievalLoss] = [one for one in built if not isinstance(one, AuxiliaryObjective)]
         self.served, self.reads, self.filter_seen = tuple(read), frozenset(read), filter_seen
         spec, dim = self.resources.spec, backbone.embedding_dim
         with seeded(seed, "inputs"):
             self.inputs = nn.ModuleDict(lookups(self.resources, read))
         with seeded(seed, "embedding"):
-            self.embedding = ItemEmbedding(spec, self.resources.catalog, dim)
+            features = backbone.item_features if isinstance(backbone, SequenceConfig) else ()
+            self.embedding = ItemEmbedding(spec, self.resources.catalog, dim, features)
             self.nobody_D = nn.Parameter(torch.randn(dim) * SPREAD)
         with seeded(seed, "augment"):
             parts = cast("Iterable[Lookup]", self.inputs.values())
             sizes = {name: size for part in parts for name, size in part.sizes.items()}
-            shape = AugmentShape(FieldShape(1, dim, spec.history_length), sizes)
+            wanted = frozenset().union(*(one.reads for one in self.auxiliary))
+            shape = AugmentShape(FieldShape(FIELDS, dim, spec.history_length), sizes, wanted)
             self.augmenter = registry().build(AUGMENTER, augment, shape)
             if isinstance(self.augmenter, ItemAugmenter) and not self.embedding.table_VD.is_meta:
                 self.augmenter.start(self.embedding.table_VD.data, self.embedding.row_V, self._text_IT)
-            if self.augmenter.context_dim:
-                raise ModelError(
-                    "gives a context, which no model of retrieval reads: it must be an ItemAugmenter",
-                    code="plugin-target", where=f"augmenter {augment.type}",
-                )  # fmt: skip
+            self.user_gate, self.item_gate = (
+                Gate(width, dim) if width else None for width in (self.augmenter.context_dim, self.augmenter.item_dim)
+            )
         with seeded(seed, "backbone"):
             self.backbone = registry().build(SEQUENCE_BACKBONE, backbone, spec.history_length)
         self._known: tuple[Tensor, Tensor] | None = None
@@ -105,40 +117,64 @@ class RetrievalModel(Recommender):
         """The train targets of all users."""
         share_I = torch.as_tensor(data.taken_I / max(data.taken_I.sum(), 1), device=device)
         self._known = share_I.nonzero()[:, 0], share_I
-        return sequences(self.resources.get(EVENTS), self.resources.spec.history_length, device)
+        events, length = self.resources.get(EVENTS), self.resources.spec.history_length
+        found = sequences(events, data.splits["train"], length, device)
+        if self.user_gate is None:
+            return found
+        return replace(found, samples=data.batch("train", device, inputs=self.reads))
+
+    def prepare(self, train: Sequences) -> tuple[str, ...]:
+        """Let the augmenter take what it needs from all examples, before training."""
+        return self.augmenter.learn_bank(lambda: bank_blocks(self.inputs))
 
     def forward(self, batch: Sequences) -> Asked:
         """The user vector before each target of some sequences."""
         assert self._known is not None, "`train_rows` comes first"
         row_M, column_M = batch.target_BP.nonzero(as_tuple=True)
         target_M, place_M = batch.target_BP[row_M, column_M], batch.place_BP[row_M, column_M]
-        return Asked(self._users(batch.event_BL)[row_M, place_M], target_M, self.items, *self._known)
+        user_MD = self._users(batch.event_BL)[row_M, place_M]
+        aux: Mapping[str, CoTPrediction] = {}
+        if batch.samples is not None:
+            user_MD, aux = self._joined(user_MD, batch.samples.take(batch.sample_BP[row_M, column_M]))
+        return Asked(user_MD, target_M, self.items, *self._known, aux)
 
     def loss(self, output: Asked, targets: Any) -> Tensor:
-        """Weighted sum of the objectives, a scalar."""
-        return sum((o.weight * o(output) for o in self.objectives), start=output.user_MD.new_zeros(()))
+        """Weighted sum of the objectives that apply, a scalar."""
+        parts = [o.weight * o(output) for o in self.objectives]
+        parts += [o.weight * o.of(output.aux) for o in self.auxiliary if o.reads <= output.aux.keys()]
+        return sum(parts, start=output.user_MD.new_zeros(()))
 
     def items(self, row_n: Tensor) -> Tensor:
         """Vectors of item rows, [n, D], any leading shape."""
         id_nD: Tensor = self.embedding(row_n)
-        if not isinstance(self.augmenter, ItemAugmenter):
+        if isinstance(self.augmenter, ItemAugmenter):
+            return self.augmenter.items(id_nD, self._text_IT[row_n])
+        if self.item_gate is None:
             return id_nD
-        return self.augmenter.items(id_nD, self._text_IT[row_n])
+        told_nC = self.augmenter.of_items(self._inputs(self._of_nobody(row_n.flatten())))
+        found_nD: Tensor = self.item_gate(id_nD.flatten(0, -2), told_nC).view_as(id_nD)
+        return found_nD
 
-    def users(self, history_BL: Tensor) -> Tensor:
-        """User vectors after all events of left-padded histories, [B, D]; of an empty one a learned vector."""
+    def users(self, batch: Batch) -> Tensor:
+        """User vectors after all events of left-padded histories, [B, D]; of an empty one a learned vector.
+
+        Args:
+            batch: Queries; their items are not read.
+        """
+        history_BL = batch.history_row_BL
         found_BD = self._users(history_BL)[:, -1]
-        return found_BD.where((history_BL[:, -1:] > 0), self.nobody_D)
+        found_BD = found_BD.where((history_BL[:, -1:] > 0), self.nobody_D)
+        return found_BD if self.user_gate is None else self._joined(found_BD, batch)[0]
 
     def score(self, batch: Batch) -> Tensor:
         """Dot products, [B]."""
-        return (self.users(batch.history_row_BL) * self.items(batch.item_row_B)).sum(1)
+        return (self.users(batch) * self.items(batch.item_row_B)).sum(1)
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> Tensor:
         """The target's rank and the list of the whole catalogue; see `rec.retrieval.ranked`."""
         items = len(self.resources.catalog.items.ids)
-        user_BD, item_DI = self.users(batch.history_row_BL), self.catalogue().T
+        user_BD, item_DI = self.users(batch), self.catalogue().T
         user_row_B, time_B = batch.user_row_B.cpu().numpy(), batch.time_B.cpu().numpy()
         events = self.resources.get(EVENTS)
 
@@ -155,7 +191,7 @@ class RetrievalModel(Recommender):
 
     def listed(self, batch: Batch, count: int, left_out: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
         """The best of the whole catalogue."""
-        score_BI = self.users(batch.history_row_BL) @ self.catalogue().T
+        score_BI = self.users(batch) @ self.catalogue().T
         leave_out(score_BI, left_out)
         place_I = torch.as_tensor(places(score_BI.shape[1]), device=self.device)
         return best(score_BI, place_I, count)
@@ -169,9 +205,12 @@ class RetrievalModel(Recommender):
 
     @torch.no_grad()
     def keep(self) -> None:
-        """The vectors of the catalogue."""
+        """The vectors of the catalogue, and what the augmenter makes of each example by itself."""
         super().keep()
         self.kept_ID.value = self.catalogue()
+        if EXAMPLES in self.inputs:
+            bank = cast("ExampleLookup", self.inputs[EXAMPLES])
+            self.augmenter.keep_examples(bank.blocks(self._rows))
 
     def with_items(self, resources: Resources) -> Self:
         """Of the same weights."""
@@ -203,6 +242,51 @@ class RetrievalModel(Recommender):
 
     def _users(self, history_BL: Tensor) -> Tensor:
         """User vectors before the first column and after each, [B, 1 + L, D]."""
-        hidden_BLD = self.backbone(self.items(history_BL), history_BL > 0)
+        hidden_BLD = self.backbone(self.items(history_BL), history_BL)
         nobody_B1D = self.nobody_D.expand(len(history_BL), 1, -1)
         return torch.cat([nobody_B1D, hidden_BLD], 1)
+
+    def _joined(self, user_BD: Tensor, batch: Batch) -> tuple[Tensor, Mapping[str, CoTPrediction]]:
+        """User vectors with what the augmenter gives for their queries, and its auxiliary outputs."""
+        assert self.user_gate is not None
+        asked = replace(batch, item_row_B=torch.zeros_like(batch.item_row_B))  # the target is what is asked for
+        found: Augmentation = self.augmenter(AugmentInput(self._rows(asked), self._inputs(asked)))
+        return self.user_gate(user_BD, found.context_BC), found.aux
+
+    def _rows(self, batch: Batch) -> Rows:
+        """Rows as augmenters read them: by the embeddings of their items."""
+        history_BLD, item_BD = self.embedding(batch.history_row_BL), self.embedding(batch.item_row_B)
+        mask_BL = batch.history_row_BL > 0
+        mean_BD = history_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp_min(1)
+        fields = FieldEmbeddings(torch.stack([item_BD, mean_BD], 1), item_BD, history_BLD, mask_BL)
+        of_rows = {name: part(batch) for name, part in self.inputs.items() if isinstance(part, RowLookup)}
+        return Rows(fields, of_rows)
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        """What belongs to queries alone, by name."""
+        parts = {name: part for name, part in self.inputs.items() if isinstance(part, QueryLookup)}
+        return {name: part(batch, self._rows) for name, part in parts.items()}
+
+    def _of_nobody(self, item_row_n: Tensor) -> Batch:
+        """Items without a user, before any time: what is known of them then is always known."""
+        none_n = torch.zeros_like(item_row_n)
+        return Batch(none_n, item_row_n, none_n[:, None], torch.full_like(none_n, EARLIEST, dtype=torch.int64))
+
+
+class Gate(nn.Module):
+    """x + g · W·c; g starts at 0.
+
+    Args:
+        width: Numbers of c.
+        dim: Numbers of x.
+    """
+
+    def __init__(self, width: int, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, dim)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x_BD: Tensor, context_BC: Tensor) -> Tensor:
+        """[B, D]."""
+        found_BD: Tensor = x_BD + self.gate * self.linear(context_BC)
+        return found_BD

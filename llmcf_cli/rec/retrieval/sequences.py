@@ -8,7 +8,8 @@ Legend: E events, M targets, R sequences, L sequence, P targets of a sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.features.batch import Batch, Samples
 from llmcf_cli.rec.input.events import Events
 
 
@@ -28,11 +30,15 @@ class Sequences:
         target_BP: Item rows to be predicted; 0 past the last.
         place_BP: How many columns of `event_BL`, padding included, are before each target; 0: it has no event before
             it.
+        sample_BP: Which sample of the train split each target is.
+        samples: That split, with the values of inputs that a context is made of; None: there is no context.
     """
 
     event_BL: torch.Tensor
     target_BP: torch.Tensor
     place_BP: torch.Tensor
+    sample_BP: torch.Tensor
+    samples: Batch | None = None
 
     def __len__(self) -> int:
         return len(self.event_BL)
@@ -44,10 +50,11 @@ class Sequences:
 
     def take(self, index_b: torch.Tensor) -> Sequences:
         """The sequences at the given positions, integers as int64."""
-        return Sequences(*(part[index_b].long() for part in (self.event_BL, self.target_BP, self.place_BP)))
+        names = ("event_BL", "target_BP", "place_BP", "sample_BP")
+        return replace(self, **{name: getattr(self, name)[index_b].long() for name in names})
 
 
-def sequences(events: Events, length: int, device: object = "cpu") -> Sequences:
+def sequences(events: Events, train: Samples, length: int, device: object = "cpu") -> Sequences:
     """The train targets of all users, each in one sequence.
 
     Of a user with more than L events before the last target there are several, which overlap by half, so that a target
@@ -55,35 +62,56 @@ def sequences(events: Events, length: int, device: object = "cpu") -> Sequences:
 
     Args:
         events: With what training reads.
+        train: The samples of the train split, one for each target.
         length: L.
         device: Where to.
 
     Raises:
-        DataError: There is no target, or the events are a bundle's.
+        DataError: There is no target, the events are a bundle's, or the samples are not those of the targets.
     """
     if events.target_E is None or events.read_E is None or not events.target_E.any():
         raise DataError("there is no positive train sample to learn from", code="no-positives", where="events")
     offset_U = events.taken.offset_U
     user_E = np.repeat(np.arange(len(offset_U) - 1), np.diff(offset_U))
     before_E = _read_before(events, user_E)
-    user_M, item_M, place_M = (part[events.target_E] for part in (user_E, events.taken.item_E, before_E))
+    parts: tuple[NDArray[Any], ...] = (user_E, events.taken.item_E, before_E, events.taken.time_E)
+    user_M, item_M, place_M, time_M = (part[events.target_E] for part in parts)
+    sample_M = _samples_of(train, user_M, item_M, time_M)
     end_U = np.zeros(len(offset_U) - 1, np.int64)
     np.maximum.at(end_U, user_M, place_M)
     stride = max(length // 2, 1)
     last_U = np.maximum(-(-(end_U - length) // stride), 0)
     window_M = np.minimum((end_U[user_M] - place_M) // stride, last_U[user_M])
     order_M = np.lexsort((place_M, window_M, user_M))
-    user_M, item_M, place_M, window_M = (part[order_M] for part in (user_M, item_M, place_M, window_M))
+    user_M, item_M, place_M, window_M, sample_M = (
+        part[order_M] for part in (user_M, item_M, place_M, window_M, sample_M)
+    )
     end_M = end_U[user_M] - window_M * stride
     within_M = _number_within(user_M, window_M)
     first_M = within_M % length == 0  # of a sequence
     row_M = np.cumsum(first_M) - 1
-    target_RP, place_RP = (np.zeros((row_M[-1] + 1, length), np.int32) for _ in range(2))
+    target_RP, place_RP, sample_RP = (np.zeros((row_M[-1] + 1, length), np.int32) for _ in range(3))
     target_RP[row_M, within_M % length] = item_M
     place_RP[row_M, within_M % length] = np.where(place_M > 0, length - (end_M - place_M), 0)
+    sample_RP[row_M, within_M % length] = sample_M
     event_RL = _windows(events, user_M[first_M], end_M[first_M], length)
-    parts = (event_RL, target_RP, place_RP)
-    return Sequences(*(torch.as_tensor(part, device=device) for part in parts))  # type: ignore[arg-type]
+    found = (event_RL, target_RP, place_RP, sample_RP)
+    return Sequences(*(torch.as_tensor(part, device=device) for part in found))  # type: ignore[arg-type]
+
+
+def _samples_of(train: Samples, user_M: NDArray[Any], item_M: NDArray[Any], time_M: NDArray[Any]) -> NDArray[np.int64]:
+    """Which sample each target is, int64 [M]."""
+    targets, samples = (user_M, item_M, time_M), (train.user_row_N, train.item_row_N, train.time_N)
+    by_target, by_sample = np.lexsort(targets), np.lexsort(samples)
+    pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(targets, samples, strict=True)
+    if not all(np.array_equal(one[by_target], other[by_sample]) for one, other in pairs):
+        raise DataError(
+            "the positive train samples are not the train events", code="rows-out-of-range", where="events",
+            hint="run the recipe again with --force ingest",
+        )  # fmt: skip
+    sample_M = np.empty(len(user_M), np.int64)
+    sample_M[by_target] = by_sample
+    return sample_M
 
 
 def _read_before(events: Events, user_E: NDArray[np.int64]) -> NDArray[np.int64]:

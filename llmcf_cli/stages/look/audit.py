@@ -120,7 +120,7 @@ def audit_run(run: Run) -> Iterator[MatchAudit]:
         limits = Limits(settings.get("match.max_per_user"), settings.get("match.distinct_items", False))
         report = audit_matches(
             database, MatchOutput(made.folder).matches, read_clock(database),
-            settings["match.balance"], limits, settings["match.exclude"],
+            settings["match.balance"], limits, settings["match.exclude"], settings.get("match.query", "row"),
         )  # fmt: skip
         arms = arms_of(run.readers(made))
         examples = from_json(ExamplesReport, made.need(Examples.name).manifest.report).examples

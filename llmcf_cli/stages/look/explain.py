@@ -56,5 +56,5 @@ def explain_match(node: Node, sample_id: int) -> Explanation:
         matches=MatchOutput(node.folder).matches,
         cots=CoTOutput(texts.folder).cots,
         item_text=read_lance(EmbedOutput(folders["embed"]).lance, "item_text"),
-        history_length=recipe.dataset.history.max_length,
+        history_length=recipe.dataset.history.max_length, query=recipe.match.query,
     )  # fmt: skip

@@ -35,7 +35,7 @@ def drawn_predictions(
         seed: Of the draw.
 
     Returns:
-        float32 [N].
+        What the task measures of each sample: numbers as float32 [N], lists as float64 [N, …].
 
     Raises:
         StoreError: The predictions are of other samples than the test split's.
@@ -51,7 +51,7 @@ def drawn_predictions(
             "the predictions are of other samples", code="predictions-unfit", where=str(folder), hint="llmcf run RECIPE"
         )
     draw = _Draw(bundle, seed)
-    prediction_N = np.empty(len(test), np.float32)
+    prediction_N = np.empty((len(test), *draw.model.predicted), np.float64 if draw.model.predicted else np.float32)
     with progress.task("random examples", len(test), "samples") as told:
         for start in range(0, len(test), BLOCK):
             block = slice(start, min(start + BLOCK, len(test)))
@@ -81,7 +81,7 @@ class _Draw:
     def predictions(self, samples: Samples) -> np.ndarray:
         """Predictions for samples outside the train split."""
         from llmcf_cli.features.batch import to_batch
-        from llmcf_cli.rec.train.predict import score
+        from llmcf_cli.rec.train.predict import predictions
 
         values = {name: answers(self.model.resources, samples) for name, answers in self.answers.items()}
-        return score(self.model, to_batch(samples, self.model.device, inputs=values), BLOCK).cpu().numpy()
+        return predictions(self.model, to_batch(samples, self.model.device, inputs=values), BLOCK).cpu().numpy()

@@ -62,7 +62,7 @@ class Match(Stage):
         match = recipe.match
         return {
             "match.space": match.space, "match.search": match.search, "match.k": match.k,
-            "match.balance": match.balance, "match.exclude": match.exclude, **_limits(match),
+            "match.balance": match.balance, "match.exclude": match.exclude, **_changed(match),
         }  # fmt: skip
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
@@ -80,7 +80,9 @@ class Match(Stage):
             executor=job.context.executor,
         )  # fmt: skip
         match = job.recipe.match
-        audit = audit_matches(job.database, out, report.clock, match.balance, limits_of(match), match.exclude)
+        audit = audit_matches(
+            job.database, out, report.clock, match.balance, limits_of(match), match.exclude, match.query
+        )
         wanted = audit.leaks if match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
@@ -149,7 +151,8 @@ def _shared_store(job: Job) -> ExampleStore:
     return store.copied(items, examples)
 
 
-def _limits(match: MatchSection) -> dict[str, Any]:
-    """The limits that are set; without them a key is what it was before there were any."""
+def _changed(match: MatchSection) -> dict[str, Any]:
+    """The limits that are set, and a query that is not the whole row; without, a key is what it was before them."""
     limits = {"match.max_per_user": match.max_per_user, "match.distinct_items": match.distinct_items}
-    return {path: value for path, value in limits.items() if value}
+    changed = {path: value for path, value in limits.items() if value}
+    return changed if match.query == "row" else {**changed, "match.query": match.query}

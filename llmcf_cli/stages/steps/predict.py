@@ -64,12 +64,15 @@ class Predict(SeededArmStage):
 
     def run(self, job: Job) -> PredictReport:
         from llmcf_cli.rec.bundle.bundle import load_bundle
+        from llmcf_cli.rec.input.events import EVENTS
         from llmcf_cli.rec.train.predict import predict
 
         folder = job.inputs[TrainRec.name]
         data = task_data(job.recipe, job.inputs, arm_needs(job.recipe))
         bundle = TrainRecOutput(folder).bundle
         model = load_bundle(bundle).model
+        if EVENTS in model.resources.held:  # a bundle without histories tells nothing of them
+            model = model.with_items(model.resources.holding(**{EVENTS: data.resources.get(EVENTS)}))
         with job.progress.task("predict", len(data.splits["test"]), "samples") as task:
             prediction_N = predict(model, data, "test", batch_size=job.recipe.rec.fit.evaluation_batch_size)
             task.advance(len(prediction_N))

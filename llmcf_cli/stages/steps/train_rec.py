@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from llmcf_cli.llm.writing.cots import CoTOutput
@@ -117,11 +117,11 @@ class TrainRec(SeededArmStage):
         if recipe.search:
             recipe = recipe.with_changes(best_settings(job.inputs[Search.name]))
         data = task_data(recipe, job.inputs, arm_needs(recipe))
-        if not recipe.serve.histories:
-            data = replace(data, resources=forgetful(data.resources))
         model = arm_model(recipe, data, self.seed)
         report = fit(model, data, recipe.rec.fit, seed=self.seed, work=job.work, progress=job.progress)
         bundle, clock = TrainRecOutput(job.out).bundle, read_clock(job.database)
+        if not recipe.serve.histories:
+            model = model.with_items(forgetful(model.resources))
         save_bundle(
             bundle, model, task=recipe.rec.task, recipe=recipe.model_dump(mode="json"), clock=clock,
             times=registry().build(SOURCE, recipe.dataset.source).times,

@@ -166,4 +166,5 @@ def _explained(predicted: Made, sample_id: int) -> Explanation:
         cots=CoTOutput(texts.folder).cots,
         item_text=read_lance(EmbedOutput(match.need("embed").folder).lance, "item_text"),
         history_length=ingest.manifest.material["dataset"]["history"]["max_length"],
+        query=match.manifest.material.get("match.query", "row"),
     )  # fmt: skip

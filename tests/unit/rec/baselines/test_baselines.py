@@ -68,7 +68,7 @@ def test_item_knn_sums_cosines_over_the_history(world):
 def test_als_solves_for_the_history(world):
     test = world.data.splits["test"]
     baseline = learnt(ALS(ALSConfig(factors=4, alpha=3, regularization=0.05)), world.data)
-    item_ID = baseline._model.item_factors.astype(np.float64)
+    item_ID = baseline._factors.item_ID.astype(np.float64)
     scores = baseline.scores(test)[:, 0]
     for row in range(0, len(test), 9):
         taken = histories(test.take([row]), 24).toarray()[0].astype(np.float64)

@@ -97,3 +97,24 @@ def test_recent_items_need_a_clock(shop):
     events = replace(shop.resources.get("events"), clock="per_user")
     with refused("split-clock", DataError):
         fitted("top_recent", replace(shop, resources=shop.resources.holding(events=events)))
+
+
+def test_ials_solves_the_normal_equations_of_the_paper(shop):
+    """Users of given item vectors by Eq. 4; and these vectors are those that train asks for, by the same of items."""
+    settings = {"factors": 6, "iterations": 60, "regularization": 2.0, "alpha": 5.0}
+    made, test = fitted("ials", shop, **settings), shop.splits["test"].take(slice(0, 30))
+
+    def solved(other, taken):
+        """For rows that took some of the others: confidence α in what they took, 1 in what not."""
+        found = []
+        for row in taken:
+            confidence = np.where(row > 0, settings["alpha"], 1.0)
+            left = other.T @ (confidence[:, None] * other) + settings["regularization"] * np.eye(other.shape[1])
+            found.append(np.linalg.solve(left, other.T @ (confidence * row)))
+        return np.array(found)
+
+    items = made._factors.item_ID.astype(np.float64)
+    expected = solved(items, histories(shop, test)) @ items.T
+    np.testing.assert_allclose(made.scores(test), expected, rtol=1e-3, atol=1e-3)
+    users = solved(items, taken(shop))
+    np.testing.assert_allclose(solved(users, taken(shop).T), items, atol=0.02)

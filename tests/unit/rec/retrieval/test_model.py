@@ -12,13 +12,14 @@ import torch
 from refusals import refused
 from sklearn.decomposition import PCA
 
-from llmcf_cli.core.errors import ModelError
+from llmcf_cli.core.errors import ModelError, UnknownNameError
 from llmcf_cli.features.batch import encode_entities
 from llmcf_cli.rec.measure.base import measured
 from llmcf_cli.rec.retrieval.model import RetrievalModel
 from llmcf_cli.rec.retrieval.ranked import items_of, rank_of
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.rec.train.predict import predict
+from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.sections import FitSection
 
 
@@ -96,8 +97,75 @@ def test_new_items_have_their_texts(shop):
     before, after = model.catalogue(), longer.catalogue()
     torch.testing.assert_close(after[:-1], before)
     assert len(before) == len(model.embedding.id_I) == len(after) - 1
-    unknown = model.embedding.table_VD[1]
-    torch.testing.assert_close(after[-1], unknown + model.augmenter.mlp(torch.from_numpy(text_IT[-1])))
+    nothing = model.embedding.table_VD[0]  # zeros, but for `moved`
+    torch.testing.assert_close(after[-1], nothing + model.augmenter.mlp(torch.from_numpy(text_IT[-1])))
+
+
+@pytest.fixture(scope="module")
+def featured(tmp_path_factory):
+    """Items with a brand, tags and a price, some of them missing."""
+    from pathlib import Path
+
+    from llmcf_cli.data.ingest import ingest
+
+    folder = tmp_path_factory.mktemp("featured")
+    retrieval_world.write_events(folder)
+    lines = [f"i{i:02d},title {i},b{i % 4},{'t1|t2' if i % 3 else 't3'},{i if i % 5 else ''}" for i in range(60)]
+    (folder / "items.csv").write_text("item,title,brand,tags,price\n" + "\n".join(lines) + "\n")
+    features = {"item": {"brand": "categorical", "tags": "multi", "price": "numeric"}}
+    section = retrieval_world.section(folder, features=features).model_dump()
+    section["source"]["multi"] = ["tags"]
+    ingest(DatasetSection.model_validate(section), locate=Path, seed=1, out=folder / "data.duckdb")
+    return retrieval_world.load(folder / "data.duckdb")
+
+
+FEATURES = ("brand", "price", "tags")
+
+
+def with_features(data, names=FEATURES, augment="none"):
+    configs = (retrieval_world.default("backbone", "gru4rec", embedding_dim=16, item_features=names),
+               retrieval_world.default("augmenter", augment))  # fmt: skip
+    return RetrievalModel(data.resources, *configs, seed=1)
+
+
+def test_an_items_vector_is_its_id_and_its_features(featured):
+    model, items = moved(with_features(featured)), featured.resources.catalog.items
+    sizes = {field.name: field.size for field in featured.resources.spec.fields}
+    starts = dict(zip(FEATURES, np.cumsum([0, *(sizes[name] - 1 for name in FEATURES)]), strict=False))
+    table, found = model.embedding.feature_VD, model.catalogue()
+    for row in range(1, len(items.ids) + 1):
+        price = items.columns["price"][row]
+        expected = model.embedding.table_VD[model.embedding.id_I[row]]
+        expected = expected + table[starts["brand"] + items.columns["brand"][row]]
+        expected = expected + (table[starts["price"] + 1] if np.isnan(price) else price * table[starts["price"] + 2])
+        tags = [table[starts["tags"] + tag] for tag in items.columns["tags"][row] if tag]
+        torch.testing.assert_close(found[row], expected + sum(tags) / len(tags))
+    model.users(featured.batch("test").take(torch.arange(9))).sum().backward()
+    assert model.embedding.feature_VD.grad.abs().sum() > 0
+
+
+def test_new_items_have_their_features(featured):
+    model, resources = moved(with_features(featured)), featured.resources
+    rows = pa.table({"item_id": ["new"], "brand": ["b1"], "tags": [["t3"]], "price": [None]})
+    added = encode_entities(rows, "item", resources.spec, resources.vocab)
+    catalog = replace(resources.catalog, items=resources.catalog.items.extended(added))
+    longer = model.with_items(replace(model.resources, catalog=catalog))
+    torch.testing.assert_close(longer.catalogue()[:-1], model.catalogue())
+    assert len(model.catalogue()) == len(longer.catalogue()) - 1
+    known = resources.catalog.items
+    alike = [
+        row for row in range(1, 61)
+        if known.columns["brand"][row] == added.columns["brand"][1] and np.isnan(known.columns["price"][row])
+        and (known.columns["tags"][row] == added.columns["tags"][1]).all()
+    ]  # fmt: skip
+    ids = model.embedding.table_VD
+    own = model.catalogue()[alike[0]] - ids[model.embedding.id_I[alike[0]]]
+    torch.testing.assert_close(longer.catalogue()[-1] - ids[0], own)
+
+
+def test_an_unknown_feature_is_refused(featured):
+    with refused("unknown-name", UnknownNameError, names="colour"):
+        with_features(featured, ("colour",))
 
 
 def test_texts_must_be_there(shop):

@@ -18,7 +18,8 @@ from llmcf_cli.rec.retrieval.sequences import sequences
 def asked(found, length):
     """(events before the target, target) of every target."""
     pairs = []
-    for events, targets, places in zip(*(part.tolist() for part in vars(found).values()), strict=True):
+    parts = (found.event_BL, found.target_BP, found.place_BP)
+    for events, targets, places in zip(*(part.tolist() for part in parts), strict=True):
         for target, place in zip(targets, places, strict=True):
             if target:
                 pairs.append((tuple(e for e in events[:place] if e), target))
@@ -34,7 +35,7 @@ def test_every_target_is_asked_once_with_the_history_of_its_sample(request, name
     expected = defaultdict(list)
     for history, target in zip(train.history_row_NL.tolist(), train.item_row_N.tolist(), strict=True):
         expected[target].append(tuple(e for e in history if e))
-    pairs = asked(sequences(data.resources.get("events"), length), length)
+    pairs = asked(sequences(data.resources.get("events"), train, length), length)
     assert Counter(target for _, target in pairs) == Counter(train.item_row_N.tolist())
     by_target = defaultdict(list)
     for before, target in pairs:
@@ -49,11 +50,24 @@ def test_every_target_is_asked_once_with_the_history_of_its_sample(request, name
         assert not rest
 
 
+def test_a_target_knows_its_sample(shop):
+    train = shop.splits["train"]
+    found = sequences(shop.resources.get("events"), train, 8)
+    row, column = found.target_BP.nonzero(as_tuple=True)
+    sample = found.sample_BP[row, column].numpy()
+    assert sorted(sample.tolist()) == list(range(len(train)))
+    np.testing.assert_array_equal(train.item_row_N[sample], found.target_BP[row, column].numpy())
+    for event, place, history in zip(found.event_BL[row].tolist(), found.place_BP[row, column].tolist(),
+                                     train.history_row_NL[sample].tolist(), strict=True):  # fmt: skip
+        before = [item for item in event[:place] if item]
+        assert before == [item for item in history if item][len([item for item in history if item]) - len(before) :]
+
+
 def test_events_of_one_time_do_not_see_each_other(shop):
     train = shop.splits["train"]
     times = Counter(zip(train.user_row_N.tolist(), train.time_N.tolist(), strict=True))
     assert max(times.values()) > 1
-    found = sequences(shop.resources.get("events"), 8)
+    found = sequences(shop.resources.get("events"), train, 8)
     assert len({(e, p) for events, places in zip(found.event_BL.tolist(), found.place_BP.tolist(), strict=True)
                 for p in places if p for e in [tuple(events)]}) < len(train)  # fmt: skip
 
@@ -72,7 +86,7 @@ def test_low_ratings_are_read_where_histories_hold_all_events(tmp_path):
         (tuple(e for e in h if e), t)
         for h, t in zip(train.history_row_NL.tolist(), train.item_row_N.tolist(), strict=True)
     )
-    assert sorted(asked(sequences(data.resources.get("events"), 30), 30)) == expected
+    assert sorted(asked(sequences(data.resources.get("events"), train, 30), 30)) == expected
 
 
 def test_seen_are_all_events_strictly_before(shop):
@@ -94,8 +108,10 @@ def test_seen_are_all_events_strictly_before(shop):
 def test_a_bundles_events_cannot_be_learned_from(shop, tmp_path):
     one = default_inputs(["events"])["events"]
     kept = one.stored(shop.resources.get("events"))
+    with refused("rows-out-of-range", DataError):
+        sequences(shop.resources.get("events"), shop.splits["test"], 8)
     with refused("no-positives", DataError):
-        sequences(kept, 8)
+        sequences(kept, shop.splits["train"], 8)
     assert not len(one.forgotten(kept).taken.item_E)
     one.save(kept, Storing(tmp_path, one.files))
     found = one.read(Stored(tmp_path, one.files), shop.resources)
