@@ -110,7 +110,7 @@ def _unknown(bundle: Bundle, entity: Entity, before: EntityTable, after: EntityT
         if field.entity != entity or field.is_number or field.name == f"{entity}_id":
             continue
         new_R = after.columns[field.name][len(before.ids) + 1 :]
-        rows = int(np.count_nonzero((new_R == UNKNOWN).reshape(len(new_R), -1).any(1)))
+        rows = int(np.count_nonzero((new_R == UNKNOWN).any(tuple(range(1, new_R.ndim)))))  # of none at all, too
         if rows:
             found.append(UnknownValues(field.key, rows))
     return found

@@ -6,13 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import ComponentConfig, Config, FilePath
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import IngestReport
 from llmcf_cli.recipe.dataset import AddedSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.engine.report import from_json
+
+
+class Listed(Config):
+    """The users that are not read."""
+
+    file: FilePath
+    """Their list."""
+
 
 BASE = "base"
 """Role of the result that an addition extends."""
@@ -32,7 +40,9 @@ class Ingest(Stage):
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         section = recipe.dataset
-        found = {"seed": recipe.seed, "dataset": section.model_copy(update={"added": ()})}
+        found: dict[str, Any] = {"seed": recipe.seed, "dataset": section.model_copy(update={"added": ()})}
+        if section.forgotten is not None:
+            found["forgotten"] = Listed(file=section.forgotten)
         # As a source: its settings say which files beside the added ones it reads, too.
         return {**found, "added": added_source(section.source, section.added[-1])} if section.added else found
 
