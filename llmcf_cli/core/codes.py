@@ -39,6 +39,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "recipe": "A file of the recipe is wrong; each of its problems has a code of its own.",
         "recipe-unknown": "No recipe of that name.",
         "recipe-exists": "The file that `init`, `recipe new` or `recipe copy` would write is there already.",
+        "recipe-installed": "The recipe comes with a plugin, and nothing is written beside it.",
         "recipe-extends": "`extends` names no file, runs in a circle or goes too deep.",
         "yaml-invalid": "Not valid YAML.",
         "yaml-limit": "Too large, too many values, or nested too deeply.",

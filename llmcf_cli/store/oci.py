@@ -81,7 +81,7 @@ class Registry:
 
     def has(self, path: str) -> bool:
         """Whether there is a blob or manifest."""
-        return self._ask("HEAD", self.url(path), allowed=(200, 404)).status_code == 200
+        return bool(self._ask("HEAD", self.url(path), allowed=(200, 404)).status_code == 200)
 
     def small(self, path: str, most: int, kind: str = "*/*") -> bytes:
         """A small blob or manifest; of a larger one, somewhat more than `most` bytes."""
@@ -101,7 +101,7 @@ class Registry:
 
     def _next(self, reply: Any, before: str) -> str:
         """Where a reply says to go on: at the registry, or at another host that the user allowed."""
-        at = urljoin(before, reply.headers.get("Location", before))
+        at = urljoin(before, str(reply.headers.get("Location", before)))
         host = Host.of(at)
         if host != self._place.host and host not in Permissions().hosts():
             raise AccessError(f"{self._place.host} wants the parcel sent to this host", code="host-refused",

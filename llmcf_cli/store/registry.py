@@ -93,7 +93,7 @@ class RegistrySource(Source):
         with explained(path, self.name):
             for (digest, size), part in zip(self._blobs[path], parts, strict=True):
                 self._bring(digest, size, part, task)
-            with SILENT.task("join", None, "B") as quiet, _Joined(parts) as stream:
+            with SILENT.task("join", None, "B") as quiet, io.BufferedReader(_Joined(parts)) as stream:
                 copy_verified(stream, self.listed(path, f"file:{parts[0]}"), target, quiet)
         for part in parts:
             part.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def _pieces(source: Source, path: str, work: Path) -> list[_Piece]:
     if file.size <= PIECE:
         return [_Piece(file.sha256, 0, file.size)]
     _read(source, path, work)
-    found = []
+    found: list[_Piece] = []
     with work.open("rb") as stream:
         while content := stream.read(PIECE):
             found.append(_Piece(hashlib.sha256(content).hexdigest(), sum(one.size for one in found), len(content)))
