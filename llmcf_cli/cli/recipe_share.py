@@ -103,7 +103,11 @@ def import_(
 def push(
     source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
     to: Annotated[
-        str, typer.Argument(metavar="TO", help="A shared folder, or one that a server shows; or oci://HOST/NAME.")
+        str,
+        typer.Argument(
+            metavar="TO",
+            help="A shared folder, or one that a server shows; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
 ) -> None:
@@ -111,7 +115,7 @@ def push(
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.stages.share.receive import push as put
-    from llmcf_cli.store import registry
+    from llmcf_cli.store import hub, registry
     from llmcf_cli.store.oci import SCHEME
     from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.shelf import list_parcels
@@ -125,9 +129,19 @@ def push(
         console().print(f"{len(parcel.manifest.files)} files in {there}", markup=False, soft_wrap=True)
         console().print(f"next: llmcf recipe pull {there} FOLDER", markup=False, soft_wrap=True)
         return
+    if to.startswith(hub.SCHEME):
+        size = parcel.manifest.size / 1e6
+        console().print(f"sends {len(parcel.manifest.files)} files, {size:,.2f} MB, to {hub.hub_host()}", markup=False)
+        console().print("a repository that is new there will be private", markup=False)
+        if not yes:
+            typer.confirm(f"send this to {to}?", abort=True)
+        address = hub.push(parcel, to, make_progress())
+        console().print(f"{len(parcel.manifest.files)} files in {to}", markup=False, soft_wrap=True)
+        console().print(f"next: llmcf recipe pull '{address}' FOLDER", markup=False, soft_wrap=True)
+        return
     if "://" in to:
         raise LlmcfError("is no place that parcels are pushed to", code="parcel-unpinned", where=to,
-                         allowed=("FOLDER", "oci://HOST/NAME"))  # fmt: skip
+                         allowed=("FOLDER", "oci://HOST/NAME", "hf://datasets/OWNER/NAME"))  # fmt: skip
     folder = Path(to)
     place = put(parcel, folder, make_progress())
     index = list_parcels(folder)
@@ -140,8 +154,8 @@ def push(
 def pull(
     address: Annotated[
         str,
-        typer.Argument(metavar="ADDRESS", help="https://HOST/FOLDER#sha256=DIGEST, FOLDER#sha256=DIGEST, or "
-                       "oci://HOST/NAME@sha256:DIGEST."),
+        typer.Argument(metavar="ADDRESS", help="https://HOST/FOLDER#sha256=DIGEST, FOLDER#sha256=DIGEST, "
+                       "oci://HOST/NAME@sha256:DIGEST, or hf://…@COMMIT#sha256=DIGEST."),
     ],
     target: TargetArgument,
     yes: YesOption = False,
