@@ -123,6 +123,8 @@ def _contexts(recipe: str, without: Forgotten, file: Path, artifacts: Path | Non
 
 def _served(pointers: Sequence[Path]) -> Mapping[Path, str]:
     """The champions → why they stay."""
+    if not pointers:  # what reads them takes seconds to import
+        return {}
     from llmcf_cli.serve.champion.pointer import read_pointer
 
     found = {}
