@@ -16,11 +16,13 @@ _ENDINGS = (".yaml", ".yml")
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Recipe files and folders that begin so, then the library's recipes."""
-    from llmcf_cli.recipe.library import library_dir, recipe_files
+    """Recipe files and folders that begin so, then recipes that come with llmcf and plugins."""
+    from llmcf_cli.recipe.library import installed_recipes, library_dir, recipe_files
 
-    library = [name for name in recipe_files(library_dir()) if name.startswith(incomplete)]
-    return [*_files(incomplete), *library]
+    known = [*recipe_files(library_dir())]
+    with suppress(LlmcfError):  # of a plugin
+        known = [*installed_recipes()]
+    return [*_files(incomplete), *sorted(name for name in known if name.startswith(incomplete))]
 
 
 def settings(ctx: typer.Context, incomplete: str) -> list[str]:

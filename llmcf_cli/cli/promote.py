@@ -37,6 +37,8 @@ def promote(
     from llmcf_cli.cli.console import console
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.data.output import IngestOutput
+    from llmcf_cli.plugin import registry
+    from llmcf_cli.rec.tasks.base import TASK
     from llmcf_cli.serve.champion import promote as champion
     from llmcf_cli.stages.look.made import samples_of
 
@@ -46,7 +48,8 @@ def promote(
         raise LlmcfError("says nothing about when a bundle is promoted", code="promote-unset", where=recipe,
                          hint="add a section, e.g. promote: {measures: {auc: {not_worse_by: 0.002}}}")  # fmt: skip
     database = IngestOutput(samples_of(context)).database
-    found = champion.promote(bundle, to, section, database, recipe=context.recipe.name, signers=signers,
+    task = registry().build(TASK, context.recipe.rec.task)
+    found = champion.promote(bundle, to, section, database, recipe=context.recipe.name, task=task, signers=signers,
                              dry_run=dry_run)  # fmt: skip
     if found.decision is None:
         console().print(f"nothing to do: {bundle} is the champion of {to}", markup=False, soft_wrap=True)
@@ -99,6 +102,8 @@ def _show(found: Promotion, decision: Decision) -> None:
         ["measure", "challenger", "champion", "difference", "95 % interval", "p"], rows,
         title=f"{decision.samples:,}{part} test samples, {decision.first} to {decision.last}",
     )  # fmt: skip
+    if decision.refused:
+        console().print(f"{decision.refused:,} of them are of users that nothing is known of: no list, a miss")
     canary = decision.canary
     line = f"canary: {canary.requests - canary.unanswered} of {canary.requests} requests answered, median "
     line += f"{canary.challenger_ms:.1f} ms"
@@ -107,6 +112,8 @@ def _show(found: Promotion, decision: Decision) -> None:
         line += f"; {canary.pairs:,} scores that both know in full"
     if canary.largest_difference is not None:
         line += f" differ by {canary.mean_difference:.2g} on average, {canary.largest_difference:.2g} at most"
+    if canary.differing is not None:
+        line += f"; {canary.differing:,} lists of other items"
     console().print(line, markup=False, soft_wrap=True)
     for check in decision.checks:
         console().print(_condition(check), style=None if check.holds else "red", markup=False, soft_wrap=True)
@@ -124,6 +131,7 @@ def _condition(check: Check) -> str:
         f"may be worse by {check.limit:g}",
         "answered": f"{check.found:.0f} of {check.limit:.0f} requests answered",
         "latency_ratio": f"{check.found:.2f} times the champion's time, at most {check.limit:g} allowed",
+        "same_items": f"{check.found:.0f} lists of other items, none allowed",
         "max_difference": f"largest difference {check.found:.2g}, at most {check.limit:g} allowed",
     }  # fmt: skip
     return f"  {mark}  {check.of}: {words[check.rule]}"

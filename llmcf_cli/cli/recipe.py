@@ -39,20 +39,25 @@ Overrides = Annotated[
 
 @app.command("list")
 def list_(as_json: JsonOption = False) -> None:
-    """List the recipes that come with llmcf."""
+    """List the recipes that come with llmcf and with plugins."""
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
+    from llmcf_cli.cli.tables import escaped
     from llmcf_cli.recipe.load import library_recipes
 
     if as_json:
-        print_json([{"name": found.name, "description": found.description} for found in library_recipes()])
+        print_json([
+            {"name": found.name, "description": found.description, "origin": found.origin}
+            for found in library_recipes()
+        ])  # fmt: skip
         return
     table = Table(box=None, pad_edge=False)
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it does")
+    table.add_column("comes with")
     for found in library_recipes():
-        table.add_row(found.name, found.description)
+        table.add_row(found.name, found.description, escaped(found.origin))
     console().print(table)
 
 

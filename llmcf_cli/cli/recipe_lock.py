@@ -37,12 +37,18 @@ def lock(
 ) -> None:
     """Write down what exactly a recipe's results rest on and, if its run has ended, what they are."""
     from llmcf_cli.cli.console import console, make_progress
-    from llmcf_cli.recipe.library import library_dir
+    from llmcf_cli.core.errors import StoreError
+    from llmcf_cli.recipe.library import comes_with_plugin, library_dir
     from llmcf_cli.recipe.load import find_recipe
     from llmcf_cli.stages.share.lock import write_lock
     from llmcf_cli.stages.share.results import is_finished, made_by, with_results
 
     progress = make_progress()
+    if comes_with_plugin(find_recipe(recipe)):
+        raise StoreError(
+            "comes with a plugin, and a lock lies beside its recipe", code="recipe-installed", where=recipe,
+            hint=f"llmcf recipe copy {recipe} mine.yaml, and lock that",
+        )  # fmt: skip
     now = locked_now(recipe, artifacts, allow_read)
     finished = is_finished(now.steps)
     found = with_results(now, progress, tolerance) if finished else now.lock

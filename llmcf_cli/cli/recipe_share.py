@@ -16,6 +16,7 @@ from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument
 if TYPE_CHECKING:
     from llmcf_cli.stages.share.parcel import Packing
     from llmcf_cli.stages.share.receive import Offer
+    from llmcf_cli.store.registry import Sending
 
 TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; nothing is overwritten.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
@@ -101,15 +102,47 @@ def import_(
 
 def push(
     source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Shared folder, or one that a server shows.")],
+    to: Annotated[
+        str,
+        typer.Argument(
+            metavar="TO",
+            help="A shared folder, or one that a server shows; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
+        ),
+    ],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
 ) -> None:
-    """Put a parcel where others can pull it from; what an interrupted push has written is not written again."""
+    """Put a parcel where others can pull it from; what an interrupted push has sent or written is not sent again."""
     from llmcf_cli.cli.console import console, make_progress
+    from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.stages.share.receive import push as put
+    from llmcf_cli.store import hub, registry
+    from llmcf_cli.store.oci import SCHEME
     from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.shelf import list_parcels
 
     parcel = open_parcel(source)
+    if to.startswith(SCHEME):
+        _print_sending(registry.look_where(parcel, to))
+        if not yes:
+            typer.confirm(f"send this to {to}?", abort=True)
+        there = registry.push(parcel, to, make_progress())
+        console().print(f"{len(parcel.manifest.files)} files in {there}", markup=False, soft_wrap=True)
+        console().print(f"next: llmcf recipe pull {there} FOLDER", markup=False, soft_wrap=True)
+        return
+    if to.startswith(hub.SCHEME):
+        size = parcel.manifest.size / 1e6
+        console().print(f"sends {len(parcel.manifest.files)} files, {size:,.2f} MB, to {hub.hub_host()}", markup=False)
+        console().print("a repository that is new there will be private", markup=False)
+        if not yes:
+            typer.confirm(f"send this to {to}?", abort=True)
+        address = hub.push(parcel, to, make_progress())
+        console().print(f"{len(parcel.manifest.files)} files in {to}", markup=False, soft_wrap=True)
+        console().print(f"next: llmcf recipe pull '{address}' FOLDER", markup=False, soft_wrap=True)
+        return
+    if "://" in to:
+        raise LlmcfError("is no place that parcels are pushed to", code="parcel-unpinned", where=to,
+                         allowed=("FOLDER", "oci://HOST/NAME", "hf://datasets/OWNER/NAME"))  # fmt: skip
+    folder = Path(to)
     place = put(parcel, folder, make_progress())
     index = list_parcels(folder)
     console().print(f"{len(parcel.manifest.files)} files in {place}, listed in {index}", markup=False, soft_wrap=True)
@@ -120,13 +153,15 @@ def push(
 
 def pull(
     address: Annotated[
-        str, typer.Argument(metavar="ADDRESS", help="https://HOST/FOLDER#sha256=DIGEST, or FOLDER#sha256=DIGEST.")
+        str,
+        typer.Argument(metavar="ADDRESS", help="https://HOST/FOLDER#sha256=DIGEST, FOLDER#sha256=DIGEST, "
+                       "oci://HOST/NAME@sha256:DIGEST, or hf://…@COMMIT#sha256=DIGEST."),
     ],
     target: TargetArgument,
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
-) -> None:
-    """Import a parcel from a server or shared folder; an interrupted pull goes on where it stopped."""
+) -> None:  # fmt: skip
+    """Import a parcel from a server, a registry or a shared folder; an interrupted pull goes on where it stopped."""
     import shutil
 
     from llmcf_cli.stages.share.receive import look
@@ -184,6 +219,16 @@ def _take(offer: Offer, target: Path, yes: bool, artifacts: Path | None) -> None
     if (found.lock.parent / recipe).is_file():
         console().print(f"next: llmcf recipe inspect {found.lock.parent / recipe}", markup=False, soft_wrap=True)
     console().print(f"next: llmcf run --locked {found.lock}", markup=False, soft_wrap=True)
+
+
+def _print_sending(sending: Sending) -> None:
+    from llmcf_cli.cli.console import console
+
+    shown = f", with the key in {sending.variable}" if sending.variable else ""
+    console().print(f"sends {sending.files:,} files, {sending.bytes / 1e6:,.2f} MB, to {sending.place.host}{shown}",
+                    markup=False, soft_wrap=True)  # fmt: skip
+    if sending.there:
+        console().print(f"{sending.there:,} files are there already", markup=False)
 
 
 def _print_packing(packing: Packing) -> None:

@@ -24,6 +24,7 @@ from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, keep_
 from llmcf_cli.data.cut import Cuts
 from llmcf_cli.data.entities import clean_entity, require_multi
 from llmcf_cli.data.features import chosen_features
+from llmcf_cli.data.forgotten import leave_out
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.ingest import scratch
 from llmcf_cli.data.known import add_entity, known_entity
@@ -157,6 +158,7 @@ def _add(
     task.note("read")
     raw = registry().build(SOURCE, source).load(con, locate)
     raw = reshape(con, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=log)
+    raw = leave_out(con, raw, None if section.forgotten is None else locate(section.forgotten), log)
     task.advance()
     task.note("check")
     features = _clean(con, base, section, raw, label, log)

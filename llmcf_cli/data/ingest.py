@@ -16,6 +16,7 @@ from llmcf_cli.data.alarms import stop_at_limits
 from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, know_nobody, sample_users
 from llmcf_cli.data.entities import clean_entity, require_multi
 from llmcf_cli.data.features import chosen_features
+from llmcf_cli.data.forgotten import leave_out
 from llmcf_cli.data.history import build_samples
 from llmcf_cli.data.label import LABEL
 from llmcf_cli.data.negatives import make_catalogue
@@ -106,6 +107,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     task.note("read")
     raw = registry().build(SOURCE, section.source).load(con, locate)
     raw = reshape(con, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=log)
+    raw = leave_out(con, raw, None if section.forgotten is None else locate(section.forgotten), log)
     task.advance()
     task.note("check")
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)

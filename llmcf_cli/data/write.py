@@ -25,7 +25,7 @@ SETTINGS = "settings"
 
 def settings_digest(section: DatasetSection, seed: int) -> str:
     """SHA-256 of a seed and all settings of a data set that change rows, but for its files."""
-    kept = section.model_dump(mode="json", exclude={"source", "added", "recut", "limits"})
+    kept = section.model_dump(mode="json", exclude={"source", "added", "recut", "limits", "forgotten"})
     return digest_json({"seed": seed, "source": section.source.type, **kept})
 
 

@@ -258,6 +258,7 @@ _COMMANDS = (
     ("status", "inspect:status", "What a recipe has and lacks; without a recipe, every artifact."),
     ("verify", "inspect:verify", "Compare every file of a recipe's artifacts, or of all, with its digest."),
     ("clean", "clean:clean", "What no recipe, run or pointer needs, by size; removed with --yes."),
+    ("forget", "forget:forget", "Users leave all that a recipe made; what is removed and what remains, with --yes."),
     ("doctor", "inspect:doctor", "Check versions, devices, disk, assets and plugins."),
     ("plugins", "inspect:plugins", "Every component, stage and command, and where it comes from."),
     ("recipe", "recipe:app", "List, show, check, inspect, lock, compare and share recipes."),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, UnknownNameError
@@ -101,10 +102,26 @@ class Component:
         return _resolve(target or self.target, self)
 
 
+@dataclass(frozen=True)
+class RecipeFolder:
+    """Recipes that come with a plugin.
+
+    Attributes:
+        name: What their names begin with: `NAME/…`.
+        folder: Where they are.
+        origin: The plugin.
+    """
+
+    name: str
+    folder: Path
+    origin: str
+
+
 class Registry:
-    """All known components."""
+    """All known components, and the recipes that come with them."""
 
     def __init__(self) -> None:
+        self._recipes: dict[str, RecipeFolder] = {}
         self._components: dict[tuple[str, str], Component] = {}
         self._origin = "built-in"
         self._module = ""
@@ -156,6 +173,31 @@ class Registry:
         self._components[kind, name] = Component(
             kind, name, config, target, summary, self._origin, findings, command, ending
         )
+
+    def add_recipes(self, name: str, folder: Path) -> None:
+        """Register the recipes in a plugin's folder: `NAME/shop` is `FOLDER/shop.yaml`.
+
+        Args:
+            name: What their names begin with, lower-case words joined by -; no folder of llmcf's own recipes.
+            folder: The folder; recipes below it count, prompts and data in the folders `prompts` and `data` do not.
+
+        Raises:
+            LlmcfError: The name is taken, or cannot be one; or there is no such folder.
+        """
+        if not _NAME.fullmatch(name):
+            raise LlmcfError(f"{name!r:.80} cannot be what names of recipes begin with", code="plugin-name",
+                             where=self._origin, allowed=("words of a–z and 0–9 joined by -",))  # fmt: skip
+        if (taken := self._recipes.get(name)) is not None:
+            raise LlmcfError(f'recipes of the name "{name}" are registered twice', code="plugin-name-taken",
+                             where=f"{taken.origin} and {self._origin}",
+                             hint="rename one of them or uninstall one plugin")  # fmt: skip
+        if not folder.is_dir():
+            raise LlmcfError("no such folder of recipes", code="plugin-folder", where=f"{self._origin}: {folder}")
+        self._recipes[name] = RecipeFolder(name, folder, self._origin)
+
+    def recipes(self) -> list[RecipeFolder]:
+        """Folders of recipes that come with plugins, in the order of registration."""
+        return [*self._recipes.values()]
 
     def _refuse_taken(self, kind: str, name: str, taken: Component | None) -> None:
         if taken is None:

@@ -127,6 +127,10 @@ class DatasetSection(Config):
     """Rows of items and users that differ under one id."""
     limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
     """Counts past which a run stops."""
+    # Part of the key of ingest by itself, where there is one: without one, keys are those of before there was this.
+    forgotten: Annotated[str | None, FileRef(), Runtime()] = None
+    """List of users whose rows no ingest reads, of the files added, too, as `llmcf forget` writes it: digests of their
+    ids."""
     added: Annotated[tuple[AddedSection, ...], Field(max_length=1000)] = ()
     """Later rows, oldest first. Each addition extends the ingest before it: users, items and samples keep their
     numbers, samples their histories, labels and splits. Needs a split by cuts in time: `fixed_cut`, or `global_time`,

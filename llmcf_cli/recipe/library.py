@@ -1,13 +1,28 @@
-"""The recipes that come with llmcf, found by name."""
+"""The recipes that come with llmcf, and with installed plugins, found by name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmcf_cli.core.errors import UnknownNameError
+from llmcf_cli.plugin import registry
 
 _NO_RECIPES = {"prompts", "data", "accelerate"}
 _CATALOGUE = "assets.yaml"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A recipe that is found by its name.
+
+    Attributes:
+        path: Its file.
+        origin: `llmcf`, or the plugin that it comes with.
+    """
+
+    path: Path
+    origin: str
 
 
 def library_dir() -> Path:
@@ -37,6 +52,26 @@ def recipe_files(library: Path) -> dict[str, Path]:
     files = {}
     for path in sorted(library.rglob("*.yaml")):
         relative = path.relative_to(library)
-        if relative.parts[0] not in _NO_RECIPES and relative.as_posix() != _CATALOGUE:
+        if not _NO_RECIPES.intersection(relative.parts[:-1]) and relative.as_posix() != _CATALOGUE:
             files[relative.with_suffix("").as_posix()] = path
     return files
+
+
+def installed_recipes() -> dict[str, Installed]:
+    """Recipe name → recipe, of llmcf's own and of plugins'; llmcf's own has a name that both have."""
+    found = {
+        f"{one.name}/{name}": Installed(path, one.origin)
+        for one in registry().recipes() for name, path in recipe_files(one.folder).items()
+    }  # fmt: skip
+    return found | {name: Installed(path, "llmcf") for name, path in recipe_files(library_dir()).items()}
+
+
+def plugin_folders() -> tuple[Path, ...]:
+    """Folders of the recipes that come with plugins."""
+    return tuple(one.folder for one in registry().recipes())
+
+
+def comes_with_plugin(path: Path) -> bool:
+    """Whether a file lies among the recipes of a plugin, where nobody's own files belong."""
+    whole = path.resolve()
+    return any(whole.is_relative_to(folder.resolve()) for folder in plugin_folders())

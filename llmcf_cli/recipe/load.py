@@ -16,7 +16,7 @@ from llmcf_cli.core.permissions import Host, Permissions, Readable
 from llmcf_cli.core.place import Place
 from llmcf_cli.core.tree import Node, Origin, merge, origins, plain, shown
 from llmcf_cli.core.yamlfile import read_yaml
-from llmcf_cli.recipe.library import library_dir, recipe_files
+from llmcf_cli.recipe.library import Installed, installed_recipes, library_dir, plugin_folders, recipe_files
 from llmcf_cli.recipe.overrides import apply_overrides
 from llmcf_cli.recipe.problems import in_order, problems_of
 from llmcf_cli.recipe.references import addresses_of, references_of
@@ -60,14 +60,21 @@ class WrittenRecipe:
 
     @property
     def readable(self) -> Readable:
-        """Where its files may lie: its folder, the library's, `LLMCF_DATA`, what the user allowed or named.
+        """Where its files may lie: its folder, those of installed recipes, `LLMCF_DATA`, what the user allowed or gave.
 
         And the folder around its own, unless it sends prompts to another machine.
         """
         given = (reference.name for reference in references_of(self.root) if reference.given)
         named = (folder / name for name in map(_expanded, given) for folder in (self.base, *self.roots))
         allowed = Permissions().folders(self.base)
-        places = (self.base, library_dir(), *_data_folder(), *allowed, *(path for path in named if _is_there(path)))
+        places = (
+            self.base,
+            library_dir(),
+            *plugin_folders(),
+            *_data_folder(),
+            *allowed,
+            *(path for path in named if _is_there(path)),
+        )
         sends = any(map(_is_elsewhere, addresses_of(self.root)))
         return Readable(places, None if sends else self.base.absolute().parent)
 
@@ -80,11 +87,13 @@ class LibraryRecipe:
         name: Its path in the library without the suffix, e.g. `movielens_100k/din`.
         description: The recipe's own one-sentence description; a variant's own, else the one it inherits.
         path: The file.
+        origin: `llmcf`, or the plugin that it comes with.
     """
 
     name: str
     description: str
     path: Path
+    origin: str = "llmcf"
 
 
 @dataclass(frozen=True)
@@ -114,15 +123,19 @@ class CheckedRecipe(WrittenRecipe):
 
 
 def library_recipes(library: Path | None = None) -> list[LibraryRecipe]:
-    """Every recipe of a library, sorted by name; the bundled library when none is given.
+    """Every recipe of a library, sorted by name; all that are installed, plugins' too, when none is given.
 
     Raises:
         RecipeError: One of them is no YAML, or extends something that does not exist.
     """
     found = []
-    for name, path in recipe_files(library or library_dir()).items():
-        description = plain(read_recipe(path).root).get("description", "")
-        found.append(LibraryRecipe(name, str(description), path))
+    if library is None:
+        known = installed_recipes()
+    else:
+        known = {name: Installed(path, "llmcf") for name, path in recipe_files(library).items()}
+    for name, one in sorted(known.items()):
+        description = plain(read_recipe(one.path).root).get("description", "")
+        found.append(LibraryRecipe(name, str(description), one.path, one.origin))
     return found
 
 
@@ -202,10 +215,10 @@ def find_recipe(path_or_name: str | Path) -> Path:
     kind = _kind(path)
     if kind == "file":
         return path
-    known = recipe_files(library_dir())
+    known = installed_recipes()
     found = known.get(str(path_or_name))
     if found is not None:
-        return found
+        return found.path
     if path.suffix in (".yaml", ".yml") or kind == "folder":
         problem = LlmcfError(
             "is a folder" if kind == "folder" else "no such file", code="path-missing", where=shown(path)
@@ -275,9 +288,9 @@ def _extended(file: Path, extends: Node) -> Path:
     beside = file.parent / name
     if _kind(beside, where) == "file":
         return beside
-    known = recipe_files(library_dir())
+    known = installed_recipes()
     if name in known:
-        return known[name]
+        return known[name].path
     if Path(name).suffix in (".yaml", ".yml"):
         raise RecipeError([LlmcfError(f"no such file: {shown(beside)}", code="path-missing", where=where)])
     raise RecipeError([UnknownNameError("recipe", name, known, where=where)], hint="llmcf recipe list")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.measure.base import Measure, Truth, measured
 from llmcf_cli.rec.tasks.base import NumberTask
-from llmcf_cli.serve.champion.window import Window, between, scores
+from llmcf_cli.serve.champion.predicted import predicted
+from llmcf_cli.serve.champion.window import Window, between
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.open import connect_read
 
@@ -56,7 +57,7 @@ def score_window(database: Path, first: int, last: int, bundles: Mapping[str, Pa
         if window is None or task is None:
             task = scorer.task
             window, slices = between(database, task, first, last), _slices(database, first, last, task)
-        score_N = scores(scorer, window)
+        score_N = predicted(scorer, window, task, task.measures).prediction
         found[arm] = _measured(task.measures, score_N, window.truth, slices)
         same[scorer.digest] = found[arm]
     if task is not None and window is not None and task.measures[0].chance is not None:

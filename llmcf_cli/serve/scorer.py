@@ -223,6 +223,16 @@ class Scorer:
         with step("model"):
             return best_items(model, users, asked, own, wanted, partial(self._values, model))
 
+    def has_events(self, asked: pa.Table) -> NDArray[np.bool_]:
+        """Of each user, whether anything is known that it did, without which there is no list; bool [N].
+
+        Args:
+            asked: Users, as `to_users` gives them.
+        """
+        if self.finder is not None:
+            return self.finder.other.has_events(asked)
+        return _events(self._encode_users(self.model, asked)) > 0
+
     @property
     def makes_lists(self) -> bool:
         """Whether `recommend` answers."""

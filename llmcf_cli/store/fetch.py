@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -41,10 +41,14 @@ class Fetcher:
         work: Folder for wheels and partial downloads, on the same disk as the target.
         progress: Told when a file has to be fetched again.
         task: Advanced by the bytes moved.
+        headers: What the server of a source wants to see beside; no host that it redirects to gets them.
     """
 
-    def __init__(self, asset: Asset, work: Path, progress: Progress, task: Task) -> None:
+    def __init__(
+        self, asset: Asset, work: Path, progress: Progress, task: Task, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._asset, self._work, self._progress, self._task = asset, work, progress, task
+        self._headers = dict(headers or {})
 
     def fetch(self, file: AssetFile, target: Path) -> None:
         """Put the verified file at `target`, atomically; bytes that do not match are fetched once more.
@@ -139,7 +143,7 @@ class Fetcher:
         import httpx2
 
         # Compressed transfers count other bytes than the file has, which a range request could not resume.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+        headers = {**self._headers, "Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
         hooks = {"request": [lambda request: check_source(str(request.url))]}  # of every redirect, too
         with (
             httpx2.Client(timeout=HTTP_TIMEOUT, follow_redirects=True, event_hooks=hooks) as client,

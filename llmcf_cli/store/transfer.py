@@ -11,9 +11,15 @@ from llmcf_cli.core.hashing import CHUNK_BYTES
 from llmcf_cli.core.progress import SILENT, Task
 from llmcf_cli.store.catalogue import Asset
 from llmcf_cli.store.fetch import HTTP_TIMEOUT, Fetcher, check_source
+from llmcf_cli.store.hub import FORM as HUB_FORM
+from llmcf_cli.store.hub import SCHEME as HUB_SCHEME
+from llmcf_cli.store.hub import HubSource
+from llmcf_cli.store.oci import FORM, SCHEME, Place
 from llmcf_cli.store.parcel import MANIFEST, MAX_MANIFEST, read_parcel_manifest
 from llmcf_cli.store.parcel_source import Source, explained, open_parcel
+from llmcf_cli.store.registry import RegistrySource
 
+_FORMS = ("https://HOST/FOLDER#sha256=DIGEST", "FOLDER#sha256=DIGEST", FORM, HUB_FORM)
 _PINNED = re.compile(r"(?P<place>[^#]+)#sha256=(?P<digest>[0-9a-f]{64})")
 
 
@@ -49,7 +55,7 @@ class WebSource(Source):
 
 
 def open_address(address: str, work: Path) -> Source:
-    """The parcel of an address: `https://…#sha256=DIGEST`, or `FOLDER#sha256=DIGEST`.
+    """The parcel of an address: of a server or folder with `#sha256=DIGEST`, of a hub with the commit, too, or `oci://…`.
 
     Args:
         address: With the digest of the manifest, which `recipe export` and `recipe push` print.
@@ -59,17 +65,23 @@ def open_address(address: str, work: Path) -> Source:
         LlmcfError: The address has no digest, or is of no kind that is known.
         DataError: The parcel there is another one.
     """
+    if address.startswith(SCHEME):
+        return RegistrySource(Place.of(address), work)
     found = _PINNED.fullmatch(address)
     if found is None:
         raise LlmcfError("names no digest, so anything could be there", code="parcel-unpinned", where=address,
-                         allowed=("https://HOST/FOLDER#sha256=DIGEST", "FOLDER#sha256=DIGEST"),
+                         allowed=_FORMS,
                          hint="ask whoever shares it: `llmcf recipe push` prints the whole address")  # fmt: skip
     place, digest = found["place"], found["digest"]
+    if place.startswith(HUB_SCHEME):
+        source: Source = HubSource(place, work)
+        check_pin(source, digest)
+        return source
     if place.startswith("https://"):
         return WebSource(place, digest, work)
     if "://" in place:
         raise LlmcfError("is no address that parcels are pulled from", code="parcel-unpinned", where=address,
-                         allowed=("https://HOST/FOLDER#sha256=DIGEST", "FOLDER#sha256=DIGEST"))  # fmt: skip
+                         allowed=_FORMS)  # fmt: skip
     source = open_parcel(Path(place))
     check_pin(source, digest)
     return source

@@ -7,7 +7,7 @@ smaller one generated. What they will cost is said first (`llm.cost`); which are
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -158,12 +158,18 @@ def estimate_cots(
 
 def list_calls(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
-    history: HistorySection, words: Words = Words(),
+    history: HistorySection, words: Words = Words(), users: Collection[int] | None = None,
 ) -> list[StepCalls]:  # fmt: skip
-    """What `generate_cots` with the same arguments asks, step by step, as far as earlier steps' texts are there."""
+    """What `generate_cots` with the same arguments asks, step by step, as far as earlier steps' texts are there.
+
+    Args:
+        users: Rows of the users whose samples are meant; None: of all.
+    """
     engine = Writer(section.engine, model).engine
     with connect_read(data) as reader, SharedTexts(cache) as store:
         ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        if users is not None:
+            ids = _of_users(reader, ids, users)
         asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
         found: dict[str, dict[str, None]] = {step.name: {} for step in prompt.steps}
         for start in range(0, len(ids), _BLOCK):
@@ -176,6 +182,14 @@ def list_calls(
         )
         for step in prompt.steps
     ]  # fmt: skip
+
+
+def _of_users(reader: Any, ids: np.ndarray, users: Collection[int]) -> np.ndarray:
+    """Those of some samples that are of some users."""
+    rows = reader.execute(
+        "SELECT sample_id FROM sample WHERE user_row IN (SELECT unnest(?::INTEGER[]))", [sorted(users)]
+    ).fetchnumpy()["sample_id"]
+    return ids[np.isin(ids, rows)]
 
 
 def retry_set_aside(

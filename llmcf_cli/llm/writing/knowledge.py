@@ -11,7 +11,7 @@ of thought; nothing of validation or test has a way into it.)
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -133,9 +133,13 @@ def write_knowledge(
 
 def list_calls(
     section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
-    item_prompt: Prompt, cache: Path, seed: int, words: Words = Words(),
+    item_prompt: Prompt, cache: Path, seed: int, words: Words = Words(), users: Collection[int] | None = None,
 ) -> list[StepCalls]:  # fmt: skip
-    """What `write_knowledge` with the same arguments asks about users and items."""
+    """What `write_knowledge` with the same arguments asks about users and items.
+
+    Args:
+        users: Rows of the users that are meant; None: all.
+    """
     engine = registry().build(ENGINE, section.engine)
     engine.open(model)
     with connect_read(data) as reader, SharedTexts(cache) as store:
@@ -145,7 +149,9 @@ def list_calls(
         for entity, prompt, (_, blocks) in (
             ("user", user_prompt, _users(reader, section)), ("item", item_prompt, _items(reader, section))
         ):  # fmt: skip
-            asks = (ask for block in blocks for ask in _asks(engine, entity, prompt, _with_text(block), words))
+            if entity == "user" and users is not None:
+                blocks = ([one for one in block if one.row in users] for block in blocks)
+            asks = (ask for block in blocks if block for ask in _asks(engine, entity, prompt, _with_text(block), words))
             hashes = tuple(dict.fromkeys(ask.prompt_hash for ask in asks))
             found.append(StepCalls(f"knowledge of {entity}s", entity, *texts.names, hashes, texts.samples))
     return found

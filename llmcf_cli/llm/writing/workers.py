@@ -25,7 +25,7 @@ import sqlite3
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,29 @@ class SharedTexts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._leave()  # voids the leases that an error or Ctrl-C left
+
+    def forget(self, prompts: Collection[str]) -> int:
+        """Remove all that came of some prompts, by their digests; their bytes in the file are overwritten.
+
+        Returns:
+            Texts that were there.
+        """
+        self._connection.execute("PRAGMA secure_delete = ON")
+        with self.transaction() as connection:
+            listed = json.dumps(sorted(prompts))
+            gone = [
+                connection.execute(
+                    f"DELETE FROM {table.name} WHERE prompt_hash IN (SELECT value FROM json_each(?))", [listed]
+                ).rowcount
+                for table in TABLES
+            ]  # fmt: skip
+        return int(gone[TABLES.index(GENERATION)])
+
+    def counts(self) -> dict[str, int]:
+        """Digest of a prompt → texts of it."""
+        with self.transaction() as connection:
+            rows = connection.execute("SELECT prompt_hash, count(*) FROM generation GROUP BY prompt_hash").fetchall()
+        return dict(rows)
 
     @contextmanager
     def transaction(self, patience: float = _PATIENCE) -> Iterator[Any]:

@@ -17,9 +17,9 @@ from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Measure, Truth
 from llmcf_cli.rec.measure.slices import cold_start_slices
 from llmcf_cli.rec.retrieval.config import CUTOFFS, RetrievalConfig
-from llmcf_cli.rec.retrieval.measures import HR, MRR, NDCG, Coverage, Novelty, Popularity
+from llmcf_cli.rec.retrieval.measures import HR, MRR, NDCG, Coverage, ListMeasure, Novelty, Popularity
 from llmcf_cli.rec.retrieval.ranked import LISTED, items_of, rank_of, scores_of
-from llmcf_cli.rec.tasks.base import Task
+from llmcf_cli.rec.tasks.base import ListTask
 
 HEAD = 0.2
 """Share of the catalogue, its most popular items, that is the head."""
@@ -27,7 +27,7 @@ _BY_RANK = (NDCG, HR, MRR)
 _LENGTHS = (10, *(cutoff for cutoff in CUTOFFS if cutoff != 10))
 
 
-class Retrieval(Task):
+class Retrieval(ListTask):
     """Every positive sample asks: which item does this user take now? Answered by a list of the whole catalogue."""
 
     measures: Sequence[Measure] = (
@@ -39,7 +39,13 @@ class Retrieval(Task):
         pa.field("scores", pa.list_(pa.float32(), LISTED), nullable=False),
     )  # fmt: skip
     condition: ClassVar[str] = "label = 1"
+    listed: ClassVar[int] = LISTED
     config: RetrievalConfig
+
+    @property
+    def filter_seen(self) -> bool:
+        """As the settings say."""
+        return self.config.filter_seen
 
     @property
     def protocol(self) -> Sequence[str]:  # type: ignore[override]
@@ -79,6 +85,16 @@ class Retrieval(Task):
         rank, listed, scores = (stored[field.name].combine_chunks() for field in self.output)
         lists = [part.flatten().to_numpy().reshape(-1, LISTED) for part in (listed, scores)]
         return np.concatenate([rank.to_numpy()[:, None], *lists], 1).astype(np.float64)
+
+    def read_by(self, measures: Sequence[Measure]) -> int:
+        """The greatest cutoff; `listed` for measures that have none."""
+        return max((m.cutoff if isinstance(m, ListMeasure) else LISTED for m in measures), default=LISTED)
+
+    def of_lists(self, item_row_NK: NDArray[np.int64], score_NK: NDArray[np.float32], truth: Truth) -> NDArray[Any]:
+        """float64 [N, 1 + 2 K]; the rank of a target that is not in its list is 0, as of one that is left out."""
+        hit_NK = item_row_NK == truth.target_N.astype(np.int64)[:, None]
+        rank_N = np.where(hit_NK.any(1), 1 + hit_NK.argmax(1), 0)
+        return np.concatenate([rank_N[:, None], item_row_NK, score_NK], 1).astype(np.float64)
 
     def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """`score`, float32: the dot product of user and item."""

@@ -132,4 +132,33 @@ class NumberTask(Task):
         return found
 
 
+class ListTask(Task):
+    """A task whose models answer a user with a list of the whole catalogue.
+
+    Attributes:
+        listed: Items of a list that predictions keep.
+    """
+
+    listed: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def filter_seen(self) -> bool:
+        """Whether items that a user took earlier are left out of the list."""
+
+    @abstractmethod
+    def read_by(self, measures: Sequence[Measure]) -> int:
+        """How many items of a list some measures look at, at most."""
+
+    @abstractmethod
+    def of_lists(self, item_row_NK: NDArray[np.int64], score_NK: NDArray[np.float32], truth: Truth) -> NDArray[Any]:
+        """Predictions as models make them, [N, …], of lists as they are served.
+
+        Args:
+            item_row_NK: Item rows, best first, K = `listed`; 0 past the last item.
+            score_NK: Their scores.
+            truth: What each user took.
+        """
+
+
 TASK: Kind[Task] = Kind("task")

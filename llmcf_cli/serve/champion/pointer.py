@@ -59,6 +59,8 @@ class Answered(Config):
     """Of the raw scores of these pairs."""
     mean_difference: float | None = None
     """Mean of its absolute values."""
+    differing: int | None = None
+    """Of requests for lists, those that both answer with lists of other items; None: pairs were asked about."""
 
 
 class Check(Config):
@@ -66,7 +68,7 @@ class Check(Config):
 
     of: str
     """The measure, or `canary`."""
-    rule: Literal["not_worse_by", "at_least", "at_most", "answered", "latency_ratio", "max_difference"]
+    rule: Literal["not_worse_by", "at_least", "at_most", "answered", "latency_ratio", "max_difference", "same_items"]
     """The condition."""
     limit: float
     """What it allows."""
@@ -91,6 +93,9 @@ class Decision(Config):
     """Time or position of the earliest of them."""
     last: str
     """Time or position of the latest."""
+    refused: int = 0
+    """Samples that the challenger answers with no list, as it knows nothing that the user did; their items count as
+    missed."""
     measures: tuple[Compared, ...]
     """What was measured."""
     canary: Answered

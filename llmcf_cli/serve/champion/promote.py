@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError, ModelError, StoreError
 from llmcf_cli.rec.measure.base import Measure, Values
-from llmcf_cli.rec.tasks.base import NumberTask
+from llmcf_cli.rec.tasks.base import ListTask, Task
 from llmcf_cli.recipe.promotion import PromoteSection, Threshold
 from llmcf_cli.serve.champion.canary import ask_both
 from llmcf_cli.serve.champion.pointer import (
@@ -31,7 +32,8 @@ from llmcf_cli.serve.champion.pointer import (
     read_pointer,
     write_pointer,
 )
-from llmcf_cli.serve.champion.window import Window, newest, scores
+from llmcf_cli.serve.champion.predicted import answers, predicted
+from llmcf_cli.serve.champion.window import Window, newest
 from llmcf_cli.serve.golden import try_out
 from llmcf_cli.serve.scorer import Scorer
 
@@ -58,7 +60,7 @@ class Promotion:
 
 
 def promote(
-    challenger: Path, pointer: Path, section: PromoteSection, database: Path, *, recipe: str,
+    challenger: Path, pointer: Path, section: PromoteSection, database: Path, *, recipe: str, task: Task | None = None,
     signers: Path | None = None, dry_run: bool = False,
 ) -> Promotion:  # fmt: skip
     """Let a bundle take the place of the champion if it reaches what a recipe demands; else nothing is changed.
@@ -70,6 +72,7 @@ def promote(
         section: The conditions.
         database: What ingest made of the recipe, with the newest rows.
         recipe: The recipe's name.
+        task: What both are asked for; None: what the challenger was trained for, or of a cascade, its model that ranks.
         signers: Public keys, one of which must have signed both bundles; None: anybody.
         dry_run: Decide only.
 
@@ -85,8 +88,9 @@ def promote(
         ours = None if served is None else _loaded(served, signers)
         if ours is not None and ours.digest == theirs.digest:
             return Promotion(challenger, served, None, (), moved=False)
-        decision = decide(ours, theirs, section, database, recipe=recipe)
-        measures = tuple(theirs.task.measure(compared.name) for compared in decision.measures)
+        task = task or theirs.task
+        decision = decide(ours, theirs, section, database, recipe=recipe, task=task)
+        measures = tuple(task.measure(compared.name) for compared in decision.measures)
         moved = decision.accepted and not dry_run
         if moved:
             _check_unchanged(pointer, before)
@@ -131,41 +135,44 @@ def rollback(pointer: Path, *, signers: Path | None = None) -> Champion:
 
 
 def decide(
-    champion: Scorer | None, challenger: Scorer, section: PromoteSection, database: Path, *, recipe: str
+    champion: Scorer | None, challenger: Scorer, section: PromoteSection, database: Path, *, recipe: str, task: Task
 ) -> Decision:
     """Whether a challenger reaches what a recipe demands. See `promote`."""
-    task = challenger.task
-    if not isinstance(task, NumberTask):
-        raise ModelError(f"bundles of the task `{task.config.type}` answer with lists, which are not compared here",
-                         code="promote-task", where="promote", hint="compare them by llmcf compare")  # fmt: skip
-    if champion is not None and (champion.task.config.type, champion.clock) != (task.config.type, challenger.clock):
-        raise ModelError(
-            f"the champion is for the task `{champion.task.config.type}` with the clock {champion.clock}, the "
-            f"challenger for `{task.config.type}` with {challenger.clock}",
-            code="promote-task", where="promote", hint="give the challenger a pointer of its own",
-        )  # fmt: skip
+    for name, one in (("challenger", challenger), ("champion", champion)):
+        if one is not None and (not answers(one, task) or one.clock != challenger.clock):
+            what = "makes lists" if one.makes_lists else f"is for the task `{one.task.config.type}`"
+            raise ModelError(
+                f"the {name} {what} with the clock {one.clock}, and the recipe asks for the task "
+                f"`{task.config.type}` of bundles with the clock {challenger.clock}", code="promote-task",
+                where="promote", hint="name the recipe that made the bundle, and give the bundle a pointer of its own",
+            )  # fmt: skip
     window = newest(database, task, section)
     if window.clock != challenger.clock:
         raise ModelError(f"the bundle has the clock {challenger.clock}, the samples {window.clock}",
                          code="promote-task", where="promote", hint="name the recipe that made the bundle")  # fmt: skip
-    theirs_N = scores(challenger, window)
-    ours_N = None if champion is None else scores(champion, window)
+    if isinstance(task, ListTask) and len(np.unique(window.truth.user_row_N)) < 2:
+        raise DataError("the window has samples of a single user, and tests are over users", code="promote-window",
+                        where="promote", hint="raise promote.window_days")  # fmt: skip
     chosen = {name: task.measure(name) for name in section.measures}
-    compared = tuple(_compared(measure, window, ours_N, theirs_N) for measure in chosen.values())
-    canary = ask_both(champion, challenger, window)
+    theirs = predicted(challenger, window, task, [*chosen.values()])
+    ours = None if champion is None else predicted(champion, window, task, [*chosen.values()])
+    compared = tuple(
+        _compared(measure, window, None if ours is None else ours.prediction, theirs.prediction)
+        for measure in chosen.values()
+    )
+    canary = ask_both(champion, challenger, window, task)
     checks = [
         check for one in compared
         for check in _measure_checks(one, chosen[one.name], section.measures[one.name], section)
     ]  # fmt: skip
     return Decision(
         time=_now(), recipe=recipe, samples=len(window.truth), available=window.available, first=window.first,
-        last=window.last, measures=compared, canary=canary, checks=(*checks, *_canary_checks(canary, section)),
+        last=window.last, refused=theirs.refused, measures=compared, canary=canary,
+        checks=(*checks, *_canary_checks(canary, section)),
     )  # fmt: skip
 
 
-def _compared(
-    measure: Measure, window: Window, ours_N: NDArray[np.float32] | None, theirs_N: NDArray[np.float32]
-) -> Compared:
+def _compared(measure: Measure, window: Window, ours_N: NDArray[Any] | None, theirs_N: NDArray[Any]) -> Compared:
     """A measure of both, with its own paired test."""
     theirs = _values(measure, theirs_N, window)
     if ours_N is None:
@@ -181,7 +188,7 @@ def _compared(
                     interval=tested.interval, p_value=tested.p_value)  # fmt: skip
 
 
-def _values(measure: Measure, score_N: NDArray[np.float32], window: Window) -> Values:
+def _values(measure: Measure, score_N: NDArray[Any], window: Window) -> Values:
     try:
         return measure.values(score_N, window.truth)
     except DataError as error:
@@ -220,6 +227,8 @@ def _canary_checks(canary: Answered, section: PromoteSection) -> Iterator[Check]
         found = canary.largest_difference
         yield Check(of="canary", rule="max_difference", limit=section.max_difference, found=found or 0.0,
                     holds=found is not None and found <= section.max_difference)  # fmt: skip
+        if canary.differing is not None:
+            yield Check(of="canary", rule="same_items", limit=0, found=canary.differing, holds=not canary.differing)
 
 
 def _loaded(bundle: Path, signers: Path | None) -> Scorer:

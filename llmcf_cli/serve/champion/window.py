@@ -15,20 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from llmcf_cli.core.errors import DataError, ModelError
+from llmcf_cli.core.errors import DataError
 from llmcf_cli.core.types import Clock
 from llmcf_cli.features.batch import encode_rows
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.measure.base import Truth
-from llmcf_cli.rec.tasks.base import NumberTask
+from llmcf_cli.rec.tasks.base import ListTask, Task
 from llmcf_cli.recipe.promotion import PromoteSection
-from llmcf_cli.serve.requests import Lists
-from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.tabular.sql import scalar
 
-BLOCK = 16_384
-"""Requests that are scored together."""
 _DAY = 86_400_000_000
 """In microseconds."""
 
@@ -39,7 +35,8 @@ class Window:
 
     Attributes:
         asked: Requests as `serve.requests.to_requests` gives them: user_id, item_id, history (item ids) and time.
-        truth: What is so, [N] in their order.
+        truth: What is so, [N] in their order; items by the rows that `items` has them in.
+        items: Ids of the catalogue's items, in the order of their rows, which begin with 1.
         available: Samples of the window; more than N where a part was drawn.
         clock: How times compare.
         first: Time or position of the earliest sample.
@@ -48,13 +45,14 @@ class Window:
 
     asked: pa.Table
     truth: Truth
+    items: pa.Array
     available: int
     clock: Clock
     first: str
     last: str
 
 
-def newest(database: Path, task: NumberTask, section: PromoteSection) -> Window:
+def newest(database: Path, task: Task, section: PromoteSection) -> Window:
     """The samples that decide about a promotion.
 
     Args:
@@ -87,7 +85,7 @@ def newest(database: Path, task: NumberTask, section: PromoteSection) -> Window:
         return _window(con, task, kept, available, clock)
 
 
-def between(database: Path, task: NumberTask, first: int, last: int) -> Window:
+def between(database: Path, task: Task, first: int, last: int) -> Window:
     """All samples of a stretch of time, whatever their split.
 
     Args:
@@ -102,24 +100,7 @@ def between(database: Path, task: NumberTask, first: int, last: int) -> Window:
         return _window(con, task, kept, kept.num_rows, "global")
 
 
-def scores(scorer: Scorer, window: Window) -> NDArray[np.float32]:
-    """float32 [N], each sample scored as a request.
-
-    Raises:
-        ModelError: A score is no number.
-    """
-    blocks = [
-        scorer.score_lists(Lists.of_pairs(window.asked.slice(start, BLOCK))).score_N
-        for start in range(0, window.asked.num_rows, BLOCK)
-    ]  # fmt: skip
-    score_N: NDArray[np.float32] = np.concatenate(blocks)
-    if not np.isfinite(score_N).all():
-        raise ModelError("a bundle answers a score that is no number", code="score-invalid", where="score",
-                         hint="llmcf train-rec")  # fmt: skip
-    return score_N
-
-
-def _window(con: Any, task: NumberTask, kept: pa.Table, available: int, clock: Clock) -> Window:
+def _window(con: Any, task: Task, kept: pa.Table, available: int, clock: Clock) -> Window:
     con.register("kept", kept)
     rows = con.sql(
         'SELECT s.*, u.user_id, i.item_id FROM sample s SEMI JOIN kept USING (sample_id) JOIN "user" u '
@@ -127,10 +108,21 @@ def _window(con: Any, task: NumberTask, kept: pa.Table, available: int, clock: C
     ).to_arrow_table()
     items = con.sql("SELECT item_id FROM item ORDER BY item_row").to_arrow_table()["item_id"].combine_chunks()
     target_N = task.target(con, encode_rows(rows, 1))
-    truth = Truth(np.asarray(target_N, np.float32), rows["user_row"].to_numpy())
+    taken_I = _taken(con, len(items)) if isinstance(task, ListTask) else None
+    truth = Truth(np.asarray(target_N, np.float32), rows["user_row"].to_numpy(), taken_I)
     bounds = pc.min_max(rows["time"]).as_py()
-    return Window(_requests(rows, items, clock), truth, available, clock, _shown(bounds["min"], clock),
+    return Window(_requests(rows, items, clock), truth, items, available, clock, _shown(bounds["min"], clock),
                   _shown(bounds["max"], clock))  # fmt: skip
+
+
+def _taken(con: Any, items: int) -> NDArray[np.int64]:
+    """How often each item was taken in train, int64 [I + 1]."""
+    found = con.execute(
+        "SELECT item_row, count(*) AS n FROM sample WHERE split = 'train' AND label > 0.5 GROUP BY item_row"
+    ).fetchnumpy()
+    taken_I = np.zeros(items + 1, np.int64)
+    taken_I[found["item_row"]] = found["n"]
+    return taken_I
 
 
 def _requests(rows: pa.Table, items: pa.Array, clock: Clock) -> pa.Table:

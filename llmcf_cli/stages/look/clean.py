@@ -78,7 +78,7 @@ def needs(store: ArtifactStore, recipes: Sequence[Context], folders: Sequence[Pa
         StoreError: A folder lies in no result of the store.
     """
     made = {manifest.key[:KEY_LENGTH]: manifest for manifest in store.manifests()}
-    kept = {key for context in recipes for key in _planned(context)}
+    kept = {key for context in recipes for key in planned_keys(context)}
     comparing = {stage.name for stage in _stages() if issubclass(stage, ComparingStage)}
     for key, manifest in made.items():
         inputs = _inputs(manifest)
@@ -100,7 +100,7 @@ def unneeded(store: ArtifactStore, kept: Collection[str], before: datetime | Non
         kept: Keys, the first `KEY_LENGTH` digits.
         before: Only what was made or last changed before.
     """
-    found = (one for stage, key in _present(store.root) if key not in kept if (one := _described(store, stage, key)))
+    found = (one for stage, key in present(store.root) if key not in kept if (one := _described(store, stage, key)))
     return sorted((one for one in found if before is None or one.changed < before), key=lambda one: -one.bytes)
 
 
@@ -121,8 +121,8 @@ def _stages() -> list[type[Stage]]:
     return [component.load() for component in registry().stages()]
 
 
-def _planned(context: Context) -> Iterator[str]:
-    """Keys of all that a recipe's stages make."""
+def planned_keys(context: Context) -> Iterator[str]:
+    """Keys of all that a recipe's stages make, the first `KEY_LENGTH` digits."""
     for stage in _stages():
         try:
             steps = plan(context, stage.of(context.recipe))
@@ -148,7 +148,7 @@ def _key_of(store: ArtifactStore, folder: Path) -> str:
     return parts[1]
 
 
-def _present(root: Path) -> Iterator[tuple[str, str]]:
+def present(root: Path) -> Iterator[tuple[str, str]]:
     """(stage, key) of every result, of every one in the making, and of what is left of one.
 
     Other folders may be named by a key, too, as those of audits are: a result is of a stage, or has a manifest.

@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.place import KeyPath
 from llmcf_cli.core.tree import plain
 from llmcf_cli.core.yamlfile import dump_yaml
-from llmcf_cli.recipe.library import library_dir, recipe_files
+from llmcf_cli.recipe.library import comes_with_plugin, installed_recipes, library_dir
 from llmcf_cli.recipe.load import EXTENDS, WrittenRecipe
 from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.store.assets import ASSET_PREFIX, Locator
@@ -125,16 +125,15 @@ def _refuse_existing(file: Path) -> None:
 
 
 def _called(recipe: WrittenRecipe) -> str:
-    """The library's name of a recipe, or its file."""
-    library = library_dir().resolve()
-    names = {path.resolve(): name for name, path in recipe_files(library).items()}
+    """The name of a recipe that comes with llmcf or a plugin, else its file."""
+    names = {one.path.resolve(): name for name, one in installed_recipes().items()}
     return names.get(recipe.path.resolve(), recipe.path.name)
 
 
 def extending(base: WrittenRecipe, target: Path) -> str:
-    """What `extends` says in a file that extends another recipe: the library's name of that, or the path to it."""
+    """What `extends` says in a file that extends another recipe: the name of an installed one, or the path to it."""
     name = _called(base)
-    if base.path.resolve().is_relative_to(library_dir().resolve()):
+    if base.path.resolve().is_relative_to(library_dir().resolve()) or comes_with_plugin(base.path):
         return name
     return Path(os.path.relpath(base.path.resolve(), target.parent.resolve())).as_posix()
 

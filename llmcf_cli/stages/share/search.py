@@ -16,9 +16,9 @@ class Hit:
     Attributes:
         name: Its name; of one of the library's, what commands take.
         description: Its own sentence.
-        address: Of its parcel, for `llmcf recipe pull`; empty: it comes with llmcf.
+        address: Of its parcel, for `llmcf recipe pull`; empty: it is installed.
         licence: Of what is in the parcel; empty: nothing is stated.
-        size: Bytes of the parcel's files; 0: it comes with llmcf.
+        size: Bytes of the parcel's files; 0: it is installed.
     """
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,12 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
         return generate_cots(**arguments, out=Path(folder), progress=progress)
 
 
-def calls_of(node: Node) -> list[StepCalls]:
+def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls]:
     """What a recipe's `gen-cot` asks its model; nothing where the engine writes from the data.
+
+    Args:
+        node: The stage.
+        users: Rows of the users whose samples are meant; None: of all.
 
     Raises:
         LlmcfError: The stages that it reads are not made.
@@ -134,7 +138,7 @@ def calls_of(node: Node) -> list[StepCalls]:
     if "data" in node.context.recipe.cot.engine.needs:
         return []
     node.require_needs()
-    return list_calls(**_arguments(node.context, *_places(node)))
+    return list_calls(**_arguments(node.context, *_places(node)), users=users)
 
 
 def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:

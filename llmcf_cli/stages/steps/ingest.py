@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.core.types import ComponentConfig, Config, FilePath
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import IngestReport
 from llmcf_cli.plugin import registry
@@ -14,6 +14,14 @@ from llmcf_cli.recipe.dataset import AddedSection
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.engine.report import from_json
+
+
+class Listed(Config):
+    """The users that are not read."""
+
+    file: FilePath
+    """Their list."""
+
 
 BASE = "base"
 """Role of the result that an addition extends."""
@@ -33,7 +41,9 @@ class Ingest(Stage):
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         section = recipe.dataset
-        found = {"seed": recipe.seed, "dataset": section.model_copy(update={"added": ()})}
+        found: dict[str, Any] = {"seed": recipe.seed, "dataset": section.model_copy(update={"added": ()})}
+        if section.forgotten is not None:
+            found["forgotten"] = Listed(file=section.forgotten)
         if section.recut is not None:
             return {**found, "recut": section.recut}
         # As a source: its settings say which files beside the added ones it reads, too.

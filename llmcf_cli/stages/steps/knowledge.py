@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,12 @@ class Knowledge(Stage):
         return KnowledgeStageReport(**vars(report), dim=dim, read=read, reach=reach)
 
 
-def calls_of(node: Node) -> list[StepCalls]:
+def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls]:
     """What a recipe's `knowledge` asks its model.
+
+    Args:
+        node: The stage.
+        users: Rows of the users that are meant; None: all.
 
     Raises:
         LlmcfError: The stages that it reads are not made.
@@ -83,7 +87,8 @@ def calls_of(node: Node) -> list[StepCalls]:
 
     node.require_needs()
     folders = {role: need.folder for role, need in node.needs.items()}
-    return list_calls(**_arguments(node.context, folders, {role: need.key for role, need in node.needs.items()}))
+    keys = {role: need.key for role, need in node.needs.items()}
+    return list_calls(**_arguments(node.context, folders, keys), users=users)
 
 
 def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from llmcf_cli.recipe.dataset import HistorySection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
 from llmcf_cli.recipe.sections import CoTSection
+from llmcf_cli.store.open import connect_read, read_parquet
 
 ENGINE = {"type": "transformers", "max_new_tokens": 20, "precision": "fp32", "max_batch": 4, "max_prompt_tokens": 400}
 
@@ -86,3 +87,42 @@ def test_knowledge_about_items_alone(tmp_path, tiny_data, tiny_model, asked):
     asked.clear()
     second = knowledge.write_knowledge(**arguments, cache=there, out=tmp_path / "b.parquet")
     assert (second.generated, second.cached) == (users, texts)
+
+
+def test_the_texts_of_some_users_can_be_told_and_removed(tmp_path, tiny_data, tiny_model, monkeypatch):
+    made = []
+
+    def answer(self, chats, seeds):
+        made.extend(seeds)
+        return [Completion(f"They took it for reason {seed}, which no other has.", "stop", 1, 1, 0.0) for seed in seeds]
+
+    monkeypatch.setattr(TransformersEngine, "generate", answer)
+    prompt = load_prompt(library_dir() / "prompts" / "single.yaml")
+    judge = {"type": "rubric", "min_words": 1, "min_coherence": 0, "max_echo": 1, "truncated": "keep"}
+    section = CoTSection.model_validate({"prompt": "p", "sample": {"count": 30}, "engine": ENGINE, "judge": judge})
+    arguments = {
+        "section": section, "data": tiny_data, "model": tiny_model, "model_digest": "m", "prompt": prompt, "seed": 1,
+        "history": HistorySection(),
+    }  # fmt: skip
+    cache = tmp_path / "here.sqlite"
+    generate.generate_cots(**arguments, cache=cache, out=tmp_path)
+    with connect_read(tiny_data) as con:
+        kept = [row["sample_id"] for row in read_parquet(tmp_path / "cot.parquet").to_pylist()]
+        owners = dict(con.execute("SELECT sample_id, user_row FROM sample").fetchall())
+    users = sorted({owners[sample] for sample in kept})[:2]
+
+    def prompts(users):
+        return {p for call in generate.list_calls(**arguments, cache=cache, users=users) for p in call.prompts}
+
+    theirs, everybody = prompts(users), prompts(None)
+    assert set() < theirs < everybody
+    assert prompts(set(owners.values())) == everybody
+    with SharedTexts(cache) as store:
+        counts = store.counts()
+        gone = store.forget(theirs)
+        assert gone == sum(counts[p] for p in theirs)
+        assert store.counts() == {p: count for p, count in counts.items() if p not in theirs}
+    content = cache.read_bytes()
+    assert not any(p.encode() in content for p in theirs)
+    made.clear()
+    assert generate.generate_cots(**arguments, cache=cache, out=tmp_path).generated == len(made) == gone
