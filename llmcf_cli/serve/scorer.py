@@ -167,7 +167,7 @@ class Scorer:
         """
         model = self.model
         with step("encode"):
-            users, samples = self._encode(model, lists)
+            users, samples, lacking_n = self._encode(model, lists)
         score_N = np.empty(len(samples), np.float32)
         for start in range(0, len(samples), BATCH):
             part = samples.take(slice(start, start + BATCH))
@@ -175,7 +175,7 @@ class Scorer:
                 values = self._values(model, part)
             with step("model"):
                 score_N[start : start + BATCH] = _score(model, part, values)
-        return Scores(score_N, *_known(users, samples), _lacking(lists.users, model.resources.catalog))
+        return Scores(score_N, *_known(users, samples), lacking_n)
 
     def recommend(
         self, requests: Rows, k: int, *, allow: Collection[str] | None = None, deny: Collection[str] = (),
@@ -231,7 +231,8 @@ class Scorer:
         """
         if self.finder is not None:
             return self.finder.other.has_events(asked)
-        return _events(self._encode_users(self.model, asked)) > 0
+        model = self.model
+        return _events(self._encode_users(model, asked, _history(asked, model.resources.catalog))) > 0
 
     @property
     def makes_lists(self) -> bool:
@@ -241,8 +242,8 @@ class Scorer:
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
         model, search = self.model, self._answers.get(EXAMPLES)
-        users, samples = self._encode(model, lists)
-        known = *_known(users, samples), _lacking(lists.users, model.resources.catalog)
+        users, samples, lacking_n = self._encode(model, lists)
+        known = *_known(users, samples), lacking_n
         if not isinstance(search, ExampleAnswers):
             nothing = np.empty((len(samples), 0), np.float32)
             whole_N = _score(model, samples, self._values(model, samples))
@@ -316,11 +317,17 @@ class Scorer:
             added_nT = None if texts is None else texts[-len(added.ids) :]
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
-    def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples]:
-        """The users of lists, see `_encode_users`, and the candidates; what is the user's is encoded once per list."""
-        users = self._encode_users(model, lists.users, _history(lists.users, model.resources.catalog))
+    def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples, NDArray[np.int64]]:
+        """The users of lists, see `_encode_users`; the candidates; and how much of each given history is not known.
+
+        What is the user's is encoded once per list.
+        """
+        own = _history(lists.users, model.resources.catalog)
+        users = self._encode_users(model, lists.users, own)
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
-        return users, replace(users.take(lists.list_N), item_row_N=item_row_N)
+        given_n, kept_n = (np.asarray(list_parts(one)[1]) for one in (lists.users["history"].combine_chunks(), own))
+        samples = replace(users.take(lists.list_N), item_row_N=item_row_N)
+        return users, samples, (given_n - kept_n).astype(np.int64)
 
     def _encode_users(self, model: Recommender, asked: pa.Table, own: pa.Array) -> Samples:
         """Samples without items: each request's user, time, and history as `_history` has it."""
@@ -396,15 +403,6 @@ def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknow
     different = ids.filter(pa.array(lacking_n)).cast(pa.string()).unique()
     examples = tuple(different.slice(0, NAMED).to_pylist())
     return Unknown(len(different), len(np.unique(request_n[lacking_n])), examples, len(np.unique(request_n[~given_n])))
-
-
-def _lacking(requests: pa.Table, catalog: Catalog) -> NDArray[np.int64]:
-    """Of each request's history, the items that the catalogue lacks."""
-    given_N, kept_N = (
-        list_parts(one)[1] for one in (requests["history"].combine_chunks(), _history(requests, catalog))
-    )
-    lacking: NDArray[np.int64] = np.asarray(given_N, np.int64) - kept_N
-    return lacking
 
 
 def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:
