@@ -328,7 +328,7 @@ RefreshLevel = Literal["items", "finetune", "full"]
 class FinetuneSection(Config):
     """How a trained model learns on (level `finetune`); what else training goes by is `rec.fit`."""
 
-    replay: Share = 0.1
+    replay: Share = 0.5
     """Share of the rows it has learned from that it sees again, against forgetting. 0 where it reads `signals`, as a
     bundle keeps none that were made without such a row's own label."""
     epochs: Positive = 10
