@@ -75,3 +75,8 @@ def comes_with_plugin(path: Path) -> bool:
     """Whether a file lies among the recipes of a plugin, where nobody's own files belong."""
     whole = path.resolve()
     return any(whole.is_relative_to(folder.resolve()) for folder in plugin_folders())
+
+
+def is_installed(path: Path) -> bool:
+    """Whether a file lies among the recipes of llmcf or of a plugin, where nobody's own files belong."""
+    return path.resolve().is_relative_to(library_dir().resolve()) or comes_with_plugin(path)

@@ -23,7 +23,7 @@ from llmcf_cli.core.yamlfile import dump_yaml
 from llmcf_cli.data.cut import Cuts
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import Added, IngestReport
-from llmcf_cli.recipe.library import library_dir
+from llmcf_cli.recipe.library import is_installed
 from llmcf_cli.recipe.load import EXTENDS, LoadedRecipe, load_recipe
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import RefreshLevel, RefreshSection
@@ -352,7 +352,7 @@ def _plain(section: Config | None) -> Any:
 def _folder(file: Path) -> Path:
     """Where derived recipes of the recipe in a file are."""
     path = file.resolve()
-    return Path.cwd() if path.is_relative_to(library_dir().resolve()) else path.parent
+    return Path.cwd() if is_installed(path) else path.parent
 
 
 def _earlier(folder: Path, stem: str) -> dict[int, Path]:

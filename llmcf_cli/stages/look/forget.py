@@ -25,7 +25,7 @@ from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
-from llmcf_cli.recipe.library import comes_with_plugin, library_dir
+from llmcf_cli.recipe.library import is_installed
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.stages.engine.base import Context, Node
 from llmcf_cli.stages.engine.run import plan
@@ -143,7 +143,7 @@ def list_of(loaded: LoadedRecipe, context: Context) -> Path:
     if context.recipe.dataset.forgotten is not None:
         return context.locate.path(context.recipe.dataset.forgotten)
     path = loaded.path.resolve()
-    if path.is_relative_to(library_dir().resolve()) or comes_with_plugin(path):
+    if is_installed(path):
         raise StoreError("is installed, and a list of forgotten users is yours", code="forget-recipe",
                          where=loaded.path.name, hint=f"llmcf recipe new mine --from {loaded.path.stem}, and give "
                          "that one")  # fmt: skip

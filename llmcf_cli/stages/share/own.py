@@ -13,7 +13,7 @@ from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.place import KeyPath
 from llmcf_cli.core.tree import plain
 from llmcf_cli.core.yamlfile import dump_yaml
-from llmcf_cli.recipe.library import comes_with_plugin, installed_recipes, library_dir
+from llmcf_cli.recipe.library import installed_recipes, is_installed, library_dir
 from llmcf_cli.recipe.load import EXTENDS, WrittenRecipe
 from llmcf_cli.recipe.references import Reference, references_of
 from llmcf_cli.store.assets import ASSET_PREFIX, Locator
@@ -133,7 +133,7 @@ def _called(recipe: WrittenRecipe) -> str:
 def extending(base: WrittenRecipe, target: Path) -> str:
     """What `extends` says in a file that extends another recipe: the name of an installed one, or the path to it."""
     name = _called(base)
-    if base.path.resolve().is_relative_to(library_dir().resolve()) or comes_with_plugin(base.path):
+    if is_installed(base.path):
         return name
     return Path(os.path.relpath(base.path.resolve(), target.parent.resolve())).as_posix()
 
