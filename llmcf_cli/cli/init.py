@@ -33,6 +33,10 @@ def init(
         typer.Option("--out", metavar="RECIPE.yaml", help="The recipe to write.", show_default="NAME.yaml here"),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is unclear is an error that names it.")] = False,
+    task: Annotated[
+        str | None,
+        _answer("--task", "TASK", "ranking: scores of given items (the default); retrieval: lists of all items."),
+    ] = None,
     interactions: Annotated[str | None, _answer("--interactions", "FILE", "The file of the interactions.")] = None,
     items: Annotated[str | None, _answer("--items", "FILE", "The file of the items.")] = None,
     users: Annotated[str | None, _answer("--users", "FILE", "The file of the users.")] = None,
@@ -63,8 +67,8 @@ def init(
     from llmcf_cli.data.draft.recipe import draft
 
     given = {
-        "--interactions": interactions, "--items": items, "--users": users, "--user": user, "--item": item,
-        "--time": time, "--time-format": time_format, "--time-zone": time_zone, "--position": position,
+        "--task": task, "--interactions": interactions, "--items": items, "--users": users, "--user": user,
+        "--item": item, "--time": time, "--time-format": time_format, "--time-zone": time_zone, "--position": position,
         "--rating": rating, "--label": label, "--event": event, "--conflicts": conflicts, "--delimiter": delimiter,
         "--positive-from": None if positive_from is None else f"{positive_from:g}", "--encoding": encoding,
         "--header": header,

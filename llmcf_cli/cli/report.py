@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,8 @@ def evaluation(ended: Ended) -> None:
         console().print(f"model to serve: {served.bundle}", markup=False, soft_wrap=True)
     matched = any(step.node.stage.name == "match" for step in ended.steps)
     following = f"run {ended.recipe} --set match.k=6" if matched else "score BUNDLE REQUESTS"
+    if served and ended.steps[-1].node.context.recipe.rec.task.form == "user":
+        following = f"recommend {shlex.quote(str(served.bundle))} --user ID -k 10"
     console().print(f"next: llmcf {following}", markup=False, soft_wrap=True)
 
 

@@ -124,7 +124,8 @@ class Recommender(nn.Module, ABC):
         raise ModelError(
             "the model scores given items; it does not search the catalogue",
             code="lists-unsupported", where="recommend",
-            hint="name the items: llmcf score, or POST /v1/score; or use a bundle of the task `retrieval`",
+            hint="name the items: llmcf score, or POST /v1/score; a recipe of `llmcf init --task retrieval` trains a "
+            "model that makes lists (docs/retrieval.md)",
         )  # fmt: skip
 
     @abstractmethod

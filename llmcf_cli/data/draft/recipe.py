@@ -31,11 +31,20 @@ _TIMES = 10
 """Different times below which a cut in time says little."""
 
 
+_DENSE = 10_000
+"""Items up to which EASE, which solves for a square of them, takes seconds."""
+_SAMPLED = 20_000
+"""Items from which the softmax over all of them is taken over a sample."""
+
 _HEAD = ("# Written by `llmcf init`; the comments say what each value rests on. Change what is not so.",)
-_FOOT = (
-    "# To go on: k_core under dataset leaves out rare users and items; rec.compare: [none, text, ict] adds LLM-CF",
-    "# with the quickstart's language model. docs/your-own-data.md has more.",
-)
+_TO_GO_ON = "# To go on: k_core under dataset leaves out rare users and items"
+_FOOT = {
+    "ranking": (
+        f"{_TO_GO_ON}; rec.compare: [none, text, ict] adds LLM-CF",
+        "# with the quickstart's language model. docs/your-own-data.md has more.",
+    ),
+    "retrieval": (f"{_TO_GO_ON}; docs/retrieval.md says what else", "# there is to compare, LLM-CF among it."),
+}
 
 
 @dataclass(frozen=True)
@@ -101,17 +110,47 @@ def _recipe(con: Any, roles: Roles, out: Path, decisions: Decisions) -> tuple[di
     dataset["features"] = features or None
     if not features:
         del dataset["features"]
-    arms = ["none", "text"] if text else ["none"]
-    decisions.note("compared", ", ".join(arms), "the backbone alone" + (
-        ", and with texts; no language model" if text else "; without texts of items there is nothing to add"
-    ), "rec.compare")  # fmt: skip
+    lists = decisions.told("--task", ("ranking", "retrieval")) == "retrieval"
+    rec = _retrieval(roles, bool(text), decisions) if lists else _ranking(bool(text), decisions)
+    if lists:
+        dataset["history"] = {"max_length": 50}
     return {
         "extends": "quickstart",
         "name": _name(main.file.path),
         "description": f"A first look at {main.file.path.name}, without a language model.",
         "dataset": dataset,
-        "rec": {"augment": arms[-1], "compare": arms, "baselines": ["popularity"], "objectives": ["bce"]},
+        "rec": rec,
     }, bool(text)
+
+
+def _ranking(text: bool, decisions: Decisions) -> dict[str, Any]:
+    """The section `rec` of a recipe that scores given items."""
+    arms = ["none", "text"] if text else ["none"]
+    decisions.note("compared", ", ".join(arms), "the backbone alone" + (
+        ", and with texts; no language model" if text else "; without texts of items there is nothing to add"
+    ), "rec.compare")  # fmt: skip
+    return {"augment": arms[-1], "compare": arms, "baselines": ["popularity"], "objectives": ["bce"]}
+
+
+def _retrieval(roles: Roles, text: bool, decisions: Decisions) -> dict[str, Any]:
+    """The section `rec` of a recipe that makes lists of the whole catalogue: small batches, and much patience, as first
+    tables are small."""
+    items = roles.interactions.profiles[roles.item].distinct
+    arms = ["none", "text_init"] if text else ["none"]
+    simple = ["top_popular", *["top_recent"] * isinstance(roles.order, Timed), "item_neighbours"]
+    simple += ["ease"] * (items <= _DENSE) + ["text_neighbours"] * text
+    decisions.note("task", "retrieval", "as told: lists of the whole catalogue, by the order of each user's events",
+                   "rec.task")  # fmt: skip
+    decisions.note("compared", ", ".join(arms), "SASRec alone" + ", and begun from texts" * text
+                   + "; no language model; what needs no training stands beside", "rec.compare")  # fmt: skip
+    objective: Any = "softmax" if items <= _SAMPLED else {"type": "sampled_softmax", "negatives": 256}
+    return {
+        "task": "retrieval",
+        "backbone": {"type": "sasrec", "embedding_dim": 64, "layers": 1, "heads": 1, "dropout": 0.3},
+        "augment": arms[-1], "objectives": [objective],
+        "fit": {"batch_size": 64, "learning_rate": 1.0e-3, "weight_decay": 0.0, "epochs": 100, "patience": 8},
+        "compare": arms, "baselines": simple, "references": ["none"],
+    }  # fmt: skip
 
 
 def _name(path: Path) -> str:
@@ -318,4 +357,5 @@ def _written(data: Mapping[str, Any], made: Sequence[Decision], out: Path) -> st
         indent = line[: len(line) - len(line.lstrip())]
         lines += [f"{indent}# {' '.join(visible(reason).split())}" for reason in reasons.pop(path, ())]
         lines.append(line)
-    return "\n".join([*lines, "", *_FOOT, ""])
+    foot = _FOOT[data["rec"].get("task", "ranking")]
+    return "\n".join([*lines, "", *foot, ""])

@@ -252,3 +252,21 @@ def test_a_name_with_a_line_end_is_no_line_of_the_recipe(tmp_path):
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     made(tmp_path, "log.jsonl")
     assert load_recipe(Path(tmp_path / "made.yaml")).recipe.seed != 9
+
+
+def test_a_recipe_that_makes_lists_compares_what_the_tables_allow(tmp_path):
+    rows = events(np.random.default_rng(3))
+    (tmp_path / "log.csv").write_text("user,item,time\n" + "".join(f"{u},{i},{t}\n" for u, i, _, t in rows))
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{n},A long title of {n % 4}\n" for n in range(12)))
+    made(tmp_path, "log.csv", "items.csv", task="retrieval")
+    recipe = load_recipe(tmp_path / "made.yaml").recipe
+    assert recipe.rec.task.type == "retrieval"
+    assert list(recipe.arms) == ["none", "text_init"]
+    assert {"top_recent", "ease", "text_neighbours"} <= {one.type for one in recipe.rec.baselines}
+    (tmp_path / "order.csv").write_text("user,item,rank\n" + "".join(f"{u},{i},{t}\n" for u, i, _, t in rows))
+    made(tmp_path, "order.csv", position="rank", task="retrieval")
+    recipe = load_recipe(tmp_path / "made.yaml").recipe
+    assert list(recipe.arms) == ["none"]
+    assert not {"top_recent", "text_neighbours"} & {one.type for one in recipe.rec.baselines}
+    with refused("answer-unknown", UnclearError, names="retrieval"):
+        made(tmp_path, "log.csv", task="lists")
