@@ -17,7 +17,7 @@ COMMANDS = {
     "runs": ("recipe", "key", "started", "measure", "values", "served", "changed"),
     "doctor": ("name", "ok", "found", "hint"),
     "plugins": ("kind", "name", "summary", "origin"),
-    "recipe list": ("name", "description"),
+    "recipe list": ("name", "description", "origin"),
     "recipe search planted": ("name", "description", "address", "licence", "size"),
     "assets list": ("name", "kind", "description", "licence", "bytes", "state"),
 }
