@@ -187,7 +187,7 @@ def load(client, count, at_once=8):
         try:
             with httpx2.Client(base_url=client.base_url, headers=AUTH, timeout=120) as own:
                 return ask(own).status_code
-        except (httpx2.ConnectError, httpx2.RemoteProtocolError):
+        except (httpx2.ConnectError, httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError):
             return None
 
     with ThreadPoolExecutor(at_once) as pool:

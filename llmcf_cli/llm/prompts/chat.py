@@ -24,7 +24,7 @@ SYSTEM_JOINED = "system turn joined to the user's"
 """What is done to a chat for a template without system turns."""
 
 _PLAIN_ANSWERS = {"enable_thinking": False, "thinking": False}  # Qwen3, GLM, SmolLM3; Granite, DeepSeek
-_SECONDS, _BYTES = 2.0, 1 << 28  # CPU time and memory of a rendering; usual ones take milliseconds
+_SECONDS, _BYTES = 5.0, 1 << 28  # CPU time and memory of a rendering; usual ones take milliseconds on a quiet machine
 _PLACE = re.compile(r"llmcfturn(\d+)here")
 
 

@@ -176,4 +176,4 @@ def test_a_catalogue_that_is_work_to_read_is_refused_early(tmp_path, text):
     start = time.process_time()
     with pytest.raises(RecipeError):
         load_catalogue(file)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10  # unguarded ones take minutes, a busy machine twice its usual time
