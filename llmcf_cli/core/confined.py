@@ -36,7 +36,7 @@ def confined(work: Callable[[], str], *, seconds: float, most: int) -> str:
         return work()
     read, write = os.pipe()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, whose locks `work` does not need
+        warnings.simplefilter("ignore")  # of libraries whose threads and locks `work` does not need
         child = os.fork()
     if child == 0:
         os.close(read)
