@@ -107,14 +107,16 @@ print("RATIO", needed / (peak() - before))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "precision", "batch_size"), [("smollm", "fp32", 4), ("six_layers", "bf16", 2)])
+@pytest.mark.parametrize(
+    ("model", "precision", "batch_size", "words"), [("smollm", "fp32", 4, 60), ("six_layers", "bf16", 2, 25)]
+)
 def test_the_estimate_of_memory_is_near_what_tuning_takes(
-    request: pytest.FixtureRequest, tmp_path: Path, model: str, precision: str, batch_size: int
+    request: pytest.FixtureRequest, tmp_path: Path, model: str, precision: str, batch_size: int, words: int
 ) -> None:
     folder = request.getfixturevalue(model)
     # Two steps: only the second one has activations and the state of the optimiser at once.
-    row = {"prompt": [{"role": "user", "content": "the film " * 90}], "source": "x", "prompt_tokens": 1,
-           "completion": [{"role": "assistant", "content": "a good one " * 10}], "completion_tokens": 1}  # fmt: skip
+    row = {"prompt": [{"role": "user", "content": "the film " * words}], "source": "x", "prompt_tokens": 1,
+           "completion": [{"role": "assistant", "content": "a good one " * 5}], "completion_tokens": 1}  # fmt: skip
     pq.write_table(pa.Table.from_pylist([row] * 2 * batch_size, schema=SCHEMA), tmp_path / "mix.parquet")
     command = [sys.executable, "-c", MEASURE, str(tmp_path), str(folder), precision, str(batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
