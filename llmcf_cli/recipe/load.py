@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from pydantic import ValidationError
 
-from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError
+from llmcf_cli.core.errors import LlmcfError, RecipeError, UnknownNameError, closest
 from llmcf_cli.core.files import kind_of
 from llmcf_cli.core.permissions import Host, Permissions, Readable
 from llmcf_cli.core.place import Place
@@ -220,9 +220,8 @@ def find_recipe(path_or_name: str | Path) -> Path:
     if found is not None:
         return found.path
     if path.suffix in (".yaml", ".yml") or kind == "folder":
-        problem = LlmcfError(
-            "is a folder" if kind == "folder" else "no such file", code="path-missing", where=shown(path)
-        )
+        what = "is a folder" if kind == "folder" else f"no such file{_near(path)}"
+        problem = LlmcfError(what, code="path-missing", where=shown(path))
         raise RecipeError([problem], hint="llmcf recipe list")
     written = Path(f"{path}.yaml")
     if _kind(written) == "file":
@@ -230,6 +229,15 @@ def find_recipe(path_or_name: str | Path) -> Path:
             [LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?", code="recipe-unknown")]
         )
     raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
+
+
+def _near(path: Path) -> str:
+    """Words about the recipe of the same folder whose name is nearest; empty where there is none."""
+    try:
+        near = closest(path.name, [one.name for one in path.parent.iterdir() if one.suffix in (".yaml", ".yml")])
+    except OSError:
+        return ""
+    return f'; did you mean "{shown(path.with_name(near))}"?' if near else ""
 
 
 def read_recipe(path: Path) -> WrittenRecipe:

@@ -149,6 +149,8 @@ def test_unknown_names_and_missing_files(tmp_path):
     assert 'did you mean "quickstart"' in only("quikstart").what
     assert "quickstart" in only("quikstart").allowed
     assert only(tmp_path / "none.yaml").code == "path-missing"
+    (tmp_path / "mine.yaml").touch()
+    assert "mine.yaml" in only(tmp_path / "mien.yaml").what
     assert only(tmp_path).code == "path-missing"
 
 
