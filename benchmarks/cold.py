@@ -45,6 +45,7 @@ from llmcf_cli.store.open import connect_read
 
 TARGET = 0.05
 ALWAYS = np.iinfo(np.int64).min
+ARMS = ("none", "text", "readout", "kar, every book", "kar, books of train", "kar, every book, shuffled")
 SLICES = ("all", "no positive in train", "not in train")
 
 
@@ -92,25 +93,22 @@ def aucs(recipe: Recipe, data: TaskData, augment: ComponentConfig, seeds: Sequen
     return found
 
 
-def measure(folder: Path, world: int, seeds: Sequence[int], *changes: str) -> dict[str, list[list[float]]]:
+def measure(folder: Path, world: int, seeds: Sequence[int], arms: Sequence[str] = ARMS) -> dict[str, list[list[float]]]:
     """Arm → per seed, test AUC of each of `SLICES`."""
     settings = ("dataset.source.cold_items=0.3", f"dataset.source.seed={world}", "cot.sample.fraction=0.5")
-    recipe, data, database = prepare(folder, *settings, *changes)
+    recipe, data, database = prepare(folder, *settings)
     vector_IT = about_items(recipe, data, database)
     every_I = np.arange(len(vector_IT)) > 0
     there_I = np.isin(np.arange(len(vector_IT)), data.splits["train"].item_row_N)
     others_IT = vector_IT.copy()
     others_IT[1:] = vector_IT[1:][np.random.default_rng(0).permutation(len(vector_IT) - 1)]
     kar = KARConfig(features=("text",))
-    arms: dict[str, tuple[TaskData, ComponentConfig]] = {
-        "none": (data, NoneConfig()),
-        "text": (data, TextConfig()),
-        "readout": (data, ReadoutConfig()),
-        "kar, every book": (knowing(data, vector_IT, every_I), kar),
-        "kar, books of train": (knowing(data, vector_IT, there_I), kar),
-        "kar, every book, shuffled": (knowing(data, others_IT, every_I), kar),
-    }
-    return {name: aucs(recipe, of, augment, seeds) for name, (of, augment) in arms.items()}
+    made: list[tuple[TaskData, ComponentConfig]] = [
+        (data, NoneConfig()), (data, TextConfig()), (data, ReadoutConfig()),
+        (knowing(data, vector_IT, every_I), kar), (knowing(data, vector_IT, there_I), kar),
+        (knowing(data, others_IT, every_I), kar),
+    ]  # fmt: skip
+    return {arm: aucs(recipe, *of, seeds) for arm, of in zip(ARMS, made, strict=True) if arm in arms}
 
 
 def main() -> None:
