@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -87,6 +88,7 @@ def recbole(events: str, sizes: dict, seconds):
     from recbole.trainer import Trainer
 
     folder, columns = Path(tempfile.mkdtemp()), np.load(events)
+    os.chdir(folder)  # it leaves logs where it runs
     (folder / "events").mkdir()
     with (folder / "events" / "events.inter").open("w") as file:
         file.write("user_id:token\titem_id:token\ttimestamp:float\n")
