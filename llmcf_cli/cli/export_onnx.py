@@ -20,7 +20,8 @@ def export_onnx(
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:  # fmt: skip
     from llmcf_cli.core.errors import ModelError, PackageError
-    from llmcf_cli.serve.scorer import EXPORTED, Scorer
+    from llmcf_cli.serve.core import EXPORTED
+    from llmcf_cli.serve.scorer import Scorer
 
     try:
         from llmcf_cli.rec.onnx import export

@@ -89,11 +89,11 @@ class OnnxCore:
 
     engine: Engine = "onnx"
 
-    def __init__(self, model: Recommender, folder: Path, digest: str, trial: Values) -> None:
+    def __init__(self, model: RecModel, folder: Path, digest: str, trial: Values) -> None:
         from llmcf_cli.rec.onnx.package import read_package
         from llmcf_cli.rec.onnx.session import OnnxModel
 
-        self.model = model
+        self.model: Recommender = model
         self._onnx = OnnxModel(read_package(folder, digest)[1], ports_of(model, trial))
 
     def score(self, samples: Samples, values: Values) -> NDArray[np.float32]:

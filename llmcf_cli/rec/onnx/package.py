@@ -15,8 +15,7 @@ from llmcf_cli.core.hashing import digest_file
 from llmcf_cli.core.types import Config
 from llmcf_cli.rec.bundle.manifest import FileRecord
 
-FOLDER, MODEL, DESCRIPTION = "onnx", "model.onnx", "model.json"
-"""Folder in a bundle where a server looks, and the two files."""
+MODEL, DESCRIPTION = "model.onnx", "model.json"
 MAX_MODEL_BYTES = (1 << 31) - 1
 """Most that a file of this kind can be; larger ones keep their tensors in other files, and are refused."""
 _MAX_DESCRIPTION_BYTES = 1 << 20

@@ -57,7 +57,7 @@ class Dice(nn.Module):
         """Any shape [..., X]."""
         flat_NX = input_X.reshape(-1, input_X.shape[-1])
         # One row has no variance to learn from; the running averages serve it.
-        norm = self.norm if len(flat_NX) > 1 or not self.training else _frozen(self.norm)
+        norm = self.norm if not self.training or len(flat_NX) > 1 else _frozen(self.norm)
         gate_X = torch.sigmoid(norm(flat_NX)).view_as(input_X)
         return input_X * (gate_X + (1 - gate_X) * self.alpha_X)
 
