@@ -9,24 +9,21 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import rec_world
 import torch
+from exporting import export, trained
 from onnx import TensorProto, helper
 from refusals import refused
 
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.bundle.bundle import save_bundle
 from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.onnx.export import check_scores, export_onnx, some_samples
 from llmcf_cli.rec.onnx.graph import distinct_rows, feeds, ports_of
 from llmcf_cli.rec.onnx.package import check_alone, read_package
 from llmcf_cli.rec.onnx.session import OnnxModel
-from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.recipe.component import names_for
-from llmcf_cli.recipe.sections import FitSection
 from llmcf_cli.serve.core import EXPORTED
 from llmcf_cli.serve.scorer import Scorer
 
@@ -36,19 +33,6 @@ PAIRS = [
     pytest.param(*pair, marks=() if pair in QUICK else (pytest.mark.slow,), id="-".join(pair))
     for pair in itertools.product(BACKBONES, AUGMENTERS)
 ]  # fmt: skip
-FIT = FitSection(batch_size=64, learning_rate=0.01, epochs=2, patience=2)
-
-
-def trained(world, folder, backbone="deepfm", augmenter="ict"):
-    """A trained model, and the scorer of its bundle."""
-    configs = [
-        registry().get(kind, name).config()() for kind, name in (("backbone", backbone), ("augmenter", augmenter))
-    ]
-    model = RecModel(world.data.resources, *configs, seed=5)
-    fit(model, world.data, FIT, seed=1, work=folder / "work")
-    model.eval()
-    save_bundle(folder / "b", model, task=RankingConfig(), recipe={}, clock="global", inputs=rec_world.SERVED)
-    return model, Scorer.load(folder / "b")
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +40,7 @@ def made(world, tmp_path_factory):
     """Model, scorer and folder of an exported bundle."""
     folder = tmp_path_factory.mktemp("export")
     model, scorer = trained(world, folder)
-    export_onnx(scorer.model, scorer.values_of, folder / "b" / EXPORTED, scorer.digest)
-    return model, scorer, folder / "b"
+    return model, scorer, export(folder / "b")
 
 
 @pytest.mark.parametrize(("backbone", "augmenter"), PAIRS)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from exporting import export, trained
 from refusals import refused
 from serving import serving
 
@@ -23,17 +24,15 @@ from llmcf_cli.serve.requests import to_requests
 from llmcf_cli.serve.scorer import Scorer
 
 
-def export(bundle):
-    scorer = Scorer.load(bundle)
-    export_onnx(scorer.model, scorer.values_of, bundle / EXPORTED, scorer.digest)
-    return bundle
-
-
 @pytest.fixture(scope="module")
-def exported(bundles, tmp_path_factory):
-    """Copies of two bundles, exported."""
-    folder = tmp_path_factory.mktemp("exported")
-    return {name: export(Path(shutil.copytree(bundles[name], folder / name))) for name in ("ict", "none")}
+def exported(world, tmp_path_factory):
+    """Two trained bundles, exported."""
+    found = {}
+    for arm in ("ict", "none"):
+        folder = tmp_path_factory.mktemp(arm)
+        trained(world, folder, augmenter=arm)
+        found[arm] = export(folder / "b")
+    return found
 
 
 @pytest.fixture
