@@ -97,7 +97,8 @@ class TextLookup(RowLookup):
         history_BL, of_B = batch.history_row_BL, None
         if batch.shared is not None:
             history_BL, of_B = batch.shared.history_row_HL, batch.shared.history_B
-        elif not self.training and len(history_BL) > 1:  # a request's candidates have one history, one after another
+        elif not (self.training or torch.compiler.is_exporting()) and len(history_BL) > 1:
+            # A request's candidates have one history, one after another.
             new_B = functional.pad((history_BL[1:] != history_BL[:-1]).any(1), (1, 0), value=True)
             history_BL, of_B = history_BL[new_B], new_B.cumsum(0) - 1
         if torch.compiler.is_exporting():  # which has no such operation; row 0 is zeros

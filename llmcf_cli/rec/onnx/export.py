@@ -101,7 +101,10 @@ def exported(model: Recommender, values_of: Values) -> tuple[bytes, tuple[Port, 
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(
-                graph, tensors(ports, feeds(ports, samples, values)), dynamic_shapes=(shapes,), strict=False
+                graph,
+                tensors(ports, _several(ports, feeds(ports, samples, values))),
+                dynamic_shapes=(shapes,),
+                strict=False,
             )
             made = torch.onnx.export(
                 program, input_names=[port.name for port in ports], output_names=[SCORE], dynamo=True,
@@ -117,6 +120,12 @@ def exported(model: Recommender, values_of: Values) -> tuple[bytes, tuple[Port, 
         ) from error  # fmt: skip
     _name_sizes(proto, ports)
     return proto.SerializeToString(), ports, int(proto.opset_import[0].version)
+
+
+def _several(ports: tuple[Port, ...], fed: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Tensors with at least two of everything that may be several: torch takes a 1 for the only size there is."""
+    return {port.name: np.repeat(fed[port.name], 2, 0) if len(fed[port.name]) == 1 else fed[port.name]
+            for port in ports}  # fmt: skip
 
 
 def _name_sizes(proto: Any, ports: tuple[Port, ...]) -> None:
@@ -164,13 +173,13 @@ def some_samples(model: Recommender, count: int) -> Samples:
     rng = np.random.default_rng(count)
     users, items = len(resources.catalog.users.ids), len(resources.catalog.items.ids)
     length = resources.spec.history_length
-    request_N = np.sort(rng.integers(0, -(-count // 3), count))
-    request_N[:2] = 0
-    requests = count + 1
+    requests = -(-count // 3)
+    request_N = np.sort(rng.integers(0, requests, count))
+    request_N[0], request_N[-1] = 0, requests - 1
     user_R, events_R = rng.integers(0, users + 1, requests), rng.integers(0, length + 1, requests)
-    user_R[0], events_R[-1] = 0, 0
-    history_RL = np.where(np.arange(length, 0, -1) <= events_R[:, None], rng.integers(1, max(items, 1) + 1,
-                          (requests, length)), 0)  # fmt: skip
+    user_R[-1], events_R[-1], events_R[0] = 0, length, 0
+    event_RL = np.minimum(rng.integers(1, items + 2, (requests, length)), items)
+    history_RL = np.where(np.arange(length, 0, -1) <= events_R[:, None], event_RL, 0)
     return Samples(
         np.full(count, -1, np.int64), user_R.astype(np.int32)[request_N],
         rng.integers(0, items + 1, count).astype(np.int32), history_RL.astype(np.int32)[request_N],

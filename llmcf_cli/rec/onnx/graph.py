@@ -59,7 +59,7 @@ def ports_of(model: RecModel, values: Mapping[str, NDArray[Any] | None]) -> tupl
             continue
         dtype, sizes = ("float32" if array.dtype.kind == "f" else "int64"), array.shape[1:]
         summary = f"values of the input `{name}`"
-        if model.inputs[name].shares:
+        if name in model.inputs and model.inputs[name].shares:
             ports += [
                 Port(name, dtype, (_lists(name), *sizes), f"{summary}, each distinct one once; -1: none"),
                 Port(_of(name), "int64", (PAIRS,), f"which of `{name}` each candidate has, from 0"),
