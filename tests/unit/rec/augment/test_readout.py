@@ -91,10 +91,8 @@ def test_what_is_kept_of_examples_gives_the_same_until_training_begins(world):
     built.eval()
     plain = built(batch).score_B
     built.keep()
-    assert built.augmenter.kept_EX.value.shape == (
-        len(built.inputs["examples"].item_E),
-        32 + 2 * built.inputs["text"].item_text_IT.shape[1],
-    )
+    texts = built.inputs["text"].item_text_IT.shape[1]
+    assert built.augmenter.kept_EX.value.shape == (len(built.inputs["examples"].item_E), 32 + 2 * texts)
     torch.testing.assert_close(built(batch).score_B, plain, rtol=0, atol=1e-5)
     built.augmenter.kept_EX.value[:, :32] += 1
     assert not torch.allclose(built(batch).score_B, plain)
