@@ -18,9 +18,13 @@ FIT = FitSection(batch_size=64, learning_rate=0.01, epochs=2, patience=2)
 
 
 def trained(world, folder, backbone="deepfm", augmenter="ict"):
-    """A trained model, and the scorer of its bundle, `b` in the folder."""
+    """A trained model, and the scorer of its bundle, `b` in the folder.
+
+    Args:
+        backbone: Its name, or its settings; likewise `augmenter`.
+    """
     named = (("backbone", backbone), ("augmenter", augmenter))
-    configs = [registry().get(kind, name).config()() for kind, name in named]
+    configs = [registry().get(kind, one).config()() if isinstance(one, str) else one for kind, one in named]
     model = RecModel(world.data.resources, *configs, seed=5)
     fit(model, world.data, FIT, seed=1, work=folder / "work")
     model.eval()

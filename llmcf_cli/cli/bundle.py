@@ -66,3 +66,31 @@ def cascade(
         out, retrieval, ranking, CascadeManifest(candidates=candidates, retrieve=finds.digest, rank=ranks.digest)
     )
     typer.echo(f"ok: {out}, {candidates:,} candidates")
+
+
+@app.command()
+def vectors(
+    bundle: BundleArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder to make: a LanceDB database.")],
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="Items that a search asks for.")] = 10,
+    recall: Annotated[
+        float, typer.Option("--recall", min=0, max=1, help="What the index must find of the exact result.")
+    ] = 0.95,
+    signers: SignersOption = None,
+) -> None:
+    """Write the vectors of items and users for a search engine, with an index whose recall is measured."""
+    from llmcf_cli.cli.console import make_progress
+    from llmcf_cli.serve.scorer import Scorer
+    from llmcf_cli.serve.vectors import ITEMS, export
+
+    made = export(Scorer.load(bundle, signers=signers), out, k=k, recall=recall, progress=make_progress())
+    typer.echo(f"ok: {out}, {made.items:,} items and {made.users:,} users as vectors of {made.dim} numbers")
+    if made.best is None:
+        why = "the bundle keeps no user's events" if not made.queries else "so few items are compared one by one"
+        typer.echo(f"nothing was measured: {why}")
+        return
+    typer.echo(
+        f"index of {ITEMS}: {made.best.probes} of {made.partitions} partitions find {made.best.recall:.4f} of the {k} "
+        f"best items, {made.best.p50_ms:.2f} ms a search; comparing all takes {made.exact_p50_ms:.2f} ms "
+        f"(medians of {made.queries:,} users)"
+    )

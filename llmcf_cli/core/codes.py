@@ -250,6 +250,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "plugin-name-taken": "A component, stage or command is registered twice.",
     },
     "Bundles and serving": {
+        "folder-exists": "The folder that `bundle vectors` would make is there already.",
         "lists-unsupported": "The bundle's model scores given items and makes no lists of the catalogue.",
         "list-too-short": "Fewer items are left than a list is to have.",
         "history-missing": "Nothing is known that a user did.",

@@ -229,10 +229,10 @@ class ReadoutConfig(ComponentConfig):
 class KARConfig(ComponentConfig):
     """KAR: knowledge about user and item through a hybrid-expert adaptor (Xi et al., 2023)."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"knowledge"})
-    forms: ClassVar[frozenset[Form]] = ANY_FORM
-
     type: Literal["kar"] = "kar"
+    features: Annotated[tuple[Literal["text"], ...], Distinct()] = ()
+    """What stands in the context beside knowledge: `text`, that of the control `text`, so that what knowledge adds to
+    texts is seen, and where nothing is known the texts remain. Of ranking only; nothing in the paper."""
     dim: Width = 32
     """Numbers per kind of knowledge. In ranking the context feature has both kinds; in retrieval what is known of a
     user goes to the user's vector, and what is known of an item to the item's."""
@@ -242,6 +242,16 @@ class KARConfig(ComponentConfig):
     """Experts that read both kinds."""
     specific_experts: Count = 3
     """Further experts for each kind."""
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Inputs that are read; see `ComponentConfig.needs`."""
+        return frozenset({"knowledge", *self.features})
+
+    @property
+    def forms(self) -> frozenset[Form]:  # type: ignore[override]
+        """Tasks that it is for; see `ComponentConfig.forms`."""
+        return ComponentConfig.forms if self.features else ANY_FORM
 
 
 class BCEConfig(ComponentConfig):

@@ -243,6 +243,18 @@ class Scorer:
         model = self.model
         return events_of(self._encode_users(model, asked, history_rows(asked, model.resources.catalog))) > 0
 
+    def encoded_users(
+        self, requests: Rows
+    ) -> tuple[Samples, Callable[[Samples], Mapping[str, NDArray[Any] | None]]]:  # fmt: skip
+        """Users as the model reads them, and what gives the values of its inputs for some of them.
+
+        Args:
+            requests: As for `recommend`.
+        """
+        asked, model = to_users(requests, self.form), self.model
+        own = history_rows(asked, model.resources.catalog)
+        return self._encode_users(model, asked, own), partial(self._values, model)
+
     @property
     def makes_lists(self) -> bool:
         """Whether `recommend` answers."""

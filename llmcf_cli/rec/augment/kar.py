@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from llmcf_cli.core.errors import ModelError
 from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, AugmentShape, given
-from llmcf_cli.rec.config import KARConfig
+from llmcf_cli.rec.augment.text import TextAugmenter
+from llmcf_cli.rec.config import KARConfig, TextConfig
 
 
 class KARAugmenter(Augmenter):
-    """context = adaptor(preference reasoning about the user) ⊕ adaptor(factual knowledge about the item).
+    """context = adaptor(preference reasoning about the user) ⊕ adaptor(factual knowledge about the item), and with
+    `text` among its features ⊕ the context of `text`.
 
     The hybrid-expert adaptor: of a text vector r of one kind, Σ_e α_e · e(r) over the shared experts and the experts of
     that kind, α = softmax(W r + b) with a gate per kind; experts are MLPs of one hidden layer. Where nothing is known,
@@ -43,13 +45,18 @@ class KARAugmenter(Augmenter):
         total = config.shared_experts + config.specific_experts
         self.user_gate, self.item_gate = (nn.Linear(shape.size("knowledge"), total) for _ in range(2))
         self.missing_user_D, self.missing_item_D = (nn.Parameter(torch.zeros(config.dim)) for _ in range(2))
+        self.text = TextAugmenter(TextConfig(dim=config.dim), shape) if "text" in config.features else None
+        self.context_dim += 0 if self.text is None else self.text.context_dim
 
     def forward(self, x: AugmentInput) -> Augmentation:
         """[B, T] twice → [B, C]."""
         known = given(x.inputs.get("knowledge"), "knowledge")
         user_BD = self._adapt(known.user_BT, self.user_experts, self.user_gate)
         user_BD = torch.where(known.user_known_B[:, None], user_BD, self.missing_user_D)
-        return Augmentation(torch.cat([user_BD, self.of_items(x.inputs)], 1))
+        parts = [user_BD, self.of_items(x.inputs)]
+        if self.text is not None:
+            parts.append(given(self.text(x).context_BC, "text"))
+        return Augmentation(torch.cat(parts, 1))
 
     def of_items(self, inputs: Mapping[str, Any]) -> Tensor:
         """See `Augmenter.of_items`: the adaptor's output for the item, [B, D]."""

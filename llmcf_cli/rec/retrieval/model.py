@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from llmcf_cli.core.types import ComponentConfig, TaskConfig
 from llmcf_cli.features.batch import Batch
@@ -34,7 +35,7 @@ from llmcf_cli.rec.retrieval.config import RetrievalConfig, SampledSoftmaxConfig
 from llmcf_cli.rec.retrieval.items import SPREAD, ItemEmbedding, item_ids
 from llmcf_cli.rec.retrieval.losses import RETRIEVAL_LOSS, Asked, RetrievalLoss
 from llmcf_cli.rec.retrieval.ranked import WIDTH, best, leave_out, places, predictions
-from llmcf_cli.rec.retrieval.sequences import Sequences, sequences
+from llmcf_cli.rec.retrieval.sequences import Sequences, alike, sequences
 
 if TYPE_CHECKING:
     from llmcf_cli.rec.input.dataset import TaskData
@@ -162,7 +163,8 @@ class RetrievalModel(Recommender):
             batch: Queries; their items are not read.
         """
         history_BL = batch.history_row_BL
-        found_BD = self._users(history_BL)[:, -1]
+        order_B, hidden = self._hidden(history_BL)
+        found_BD = torch.cat([part_bwD[:, -1] for part_bwD in hidden])[order_B.argsort()]
         found_BD = found_BD.where((history_BL[:, -1:] > 0), self.nobody_D)
         return found_BD if self.user_gate is None else self._joined(found_BD, batch)[0]
 
@@ -241,10 +243,24 @@ class RetrievalModel(Recommender):
         return text_IT
 
     def _users(self, history_BL: Tensor) -> Tensor:
-        """User vectors before the first column and after each, [B, 1 + L, D]."""
-        hidden_BLD = self.backbone(self.items(history_BL), history_BL)
+        """User vectors before the first column and after each, [B, 1 + L, D]; anything after a column of padding."""
+        length, order_B, hidden = history_BL.shape[1], *self._hidden(history_BL)
+        hidden_BLD = torch.cat([functional.pad(part_bwD, (0, 0, length - part_bwD.shape[1], 0)) for part_bwD in hidden])
         nobody_B1D = self.nobody_D.expand(len(history_BL), 1, -1)
-        return torch.cat([nobody_B1D, hidden_BLD], 1)
+        return torch.cat([nobody_B1D, hidden_BLD[order_B.argsort()]], 1)
+
+    def _hidden(self, history_BL: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """An order of the rows by their lengths, and what the backbone gives for groups of them, [b, width, D] each."""
+        order_B, groups = alike(history_BL)
+        history_BL = history_BL[order_B]
+        there_BL = history_BL > 0
+        # One lookup for all groups: the gradient of each lookup is as large as the table.
+        event_BLD = self.nobody_D.new_zeros(*history_BL.shape, len(self.nobody_D))
+        event_BLD[there_BL] = self.items(history_BL[there_BL])
+        counts = [count for count, _ in groups]
+        parts = zip(groups, event_BLD.split(counts), history_BL.split(counts), strict=True)
+        hidden = [self.backbone(event_bLD[:, -width:], item_bL[:, -width:]) for (_, width), event_bLD, item_bL in parts]
+        return order_B, hidden
 
     def _joined(self, user_BD: Tensor, batch: Batch) -> tuple[Tensor, Mapping[str, CoTPrediction]]:
         """User vectors with what the augmenter gives for their queries, and its auxiliary outputs."""

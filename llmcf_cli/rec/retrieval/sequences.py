@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from numpy.typing import NDArray
 from llmcf_cli.core.errors import DataError
 from llmcf_cli.features.batch import Batch, Samples
 from llmcf_cli.rec.input.events import Events
+
+SHORTEST = 4
+"""Width at which sequences are read at least; narrower ones gain nothing."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,25 @@ class Sequences:
         """The sequences at the given positions, integers as int64."""
         names = ("event_BL", "target_BP", "place_BP", "sample_BP")
         return replace(self, **{name: getattr(self, name)[index_b].long() for name in names})
+
+
+def alike(event_BL: torch.Tensor) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """Groups of rows of like lengths, so that short sequences are not read at the width of the longest.
+
+    Args:
+        event_BL: Item rows, left-padded with 0.
+
+    Returns:
+        int64 [B], the rows from short to long; and of each group how many rows it has in that order, and the width that
+        holds their events: `SHORTEST` times a power of 2, or L.
+    """
+    length = event_BL.shape[1]
+    place_L = torch.arange(length, 0, -1, device=event_BL.device)
+    size_B, order_B = ((event_BL > 0) * place_L).amax(1).sort(stable=True)
+    widths = [SHORTEST * 2**power for power in range(length.bit_length()) if SHORTEST * 2**power < length] + [length]
+    ends = torch.searchsorted(size_B, torch.tensor(widths, device=size_B.device), right=True).tolist()
+    counts = [end - start for start, end in pairwise([0, *ends])]
+    return order_B, [group for group in zip(counts, widths, strict=True) if group[0]]
 
 
 def sequences(events: Events, train: Samples, length: int, device: object = "cpu") -> Sequences:

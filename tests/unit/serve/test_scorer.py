@@ -31,7 +31,8 @@ from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.recipe.component import names_for
 from llmcf_cli.serve.scorer import Added, KeptHistories, Scorer, Unknown
 
-ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig()}
+ARMS = {"none": NoneConfig(), "text": TextConfig(), "mean": MeanConfig(), "ict": ICTConfig(), "kar": KARConfig(),
+        "kar with texts": KARConfig(features=("text",))}  # fmt: skip
 SIGNALS = {
     "signals": SignalsConfig(),
     "text with signals": TextConfig(features=("text", "signals")),

@@ -15,11 +15,13 @@ from refusals import refused
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.rec.augment.base import AugmentInput, AugmentShape
 from llmcf_cli.rec.augment.kar import KARAugmenter
-from llmcf_cli.rec.config import DeepFMConfig, KARConfig
+from llmcf_cli.rec.config import DeepFMConfig, KARConfig, RankingConfig
 from llmcf_cli.rec.input.base import Rows
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, KnowledgeLookup, Known, read_knowledge
+from llmcf_cli.rec.input.text import TextOf
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.parts.embedding import FieldShape
+from llmcf_cli.rec.retrieval.config import RetrievalConfig
 from llmcf_cli.store.tables import knowledge as knowledge_table
 
 T, B = 7, 5
@@ -72,6 +74,28 @@ def test_what_is_not_known_cannot_matter():
     before_BC = augmenter(AugmentInput(Rows(None), {"knowledge": x})).context_BC
     other = dataclasses.replace(x, user_BT=torch.where(x.user_known_B[:, None], x.user_BT, 9.0))
     assert torch.equal(augmenter(AugmentInput(Rows(None), {"knowledge": other})).context_BC, before_BC)
+
+
+def test_texts_may_stand_beside_knowledge():
+    shape = AugmentShape(FieldShape(3, 4, 5), {"knowledge": T, "text": 6})
+    torch.manual_seed(0)
+    augmenter, x = KARAugmenter(KARConfig(dim=3, features=("text",)), shape), known()
+    text = TextOf(torch.randn(B, 6), torch.randn(B, 6))
+    found_BC = augmenter(AugmentInput(Rows(None, {"text": text}), {"knowledge": x})).context_BC
+    assert found_BC.shape == (B, augmenter.context_dim) == (B, 9)
+    read_BX = torch.cat([text.item_BT, text.history_BT, text.item_BT * text.history_BT], 1)
+    torch.testing.assert_close(found_BC[:, 6:], augmenter.text.mlp(read_BX))
+    plain = KARAugmenter(KARConfig(dim=3), shape)
+    assert plain.load_state_dict(augmenter.state_dict(), strict=False).missing_keys == []
+    assert torch.equal(plain(AugmentInput(Rows(None), {"knowledge": x})).context_BC, found_BC[:, :6])
+
+
+def test_texts_beside_knowledge_are_of_ranking_only():
+    with_texts = KARConfig(features=("text",))
+    assert (RankingConfig().takes(with_texts), RetrievalConfig().takes(with_texts)) == (True, False)
+    assert with_texts.needs == {"knowledge", "text"}
+    assert RetrievalConfig().takes(KARConfig())
+    assert KARConfig().needs == {"knowledge"}
 
 
 @given(st.data())

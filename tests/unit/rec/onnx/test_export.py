@@ -16,7 +16,15 @@ from refusals import refused
 
 from llmcf_cli.core.errors import ModelError, StoreError
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.config import RankingConfig
+from llmcf_cli.rec.config import (
+    AutoIntConfig,
+    DCNv2Config,
+    DINConfig,
+    ICTConfig,
+    KARConfig,
+    RankingConfig,
+    TextConfig,
+)
 from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.onnx.export import check_scores, export_onnx, some_samples
 from llmcf_cli.rec.onnx.graph import distinct_rows, feeds, ports_of
@@ -32,7 +40,14 @@ QUICK = ("deepfm", "ict"), ("din", "none")
 PAIRS = [
     pytest.param(*pair, marks=() if pair in QUICK else (pytest.mark.slow,), id="-".join(pair))
     for pair in itertools.product(BACKBONES, AUGMENTERS)
-]  # fmt: skip
+] + [pytest.param(backbone, augmenter, marks=pytest.mark.slow, id=name) for name, (backbone, augmenter) in {
+    "text with signals": ("deepfm", TextConfig(features=("text", "signals"))),
+    "ict with signals": ("deepfm", ICTConfig(features=("text", "signals"))),
+    "kar with texts": ("deepfm", KARConfig(features=("text",))),
+    "stacked": (DCNv2Config(structure="stacked"), "text"),
+    "softmax": (DINConfig(attention="softmax", activation="prelu"), "text"),
+    "without an MLP": (AutoIntConfig(hidden=()), "text"),
+}.items()]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

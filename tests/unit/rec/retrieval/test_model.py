@@ -13,10 +13,11 @@ from refusals import refused
 from sklearn.decomposition import PCA
 
 from llmcf_cli.core.errors import ModelError, UnknownNameError
-from llmcf_cli.features.batch import encode_entities
+from llmcf_cli.features.batch import Batch, encode_entities
 from llmcf_cli.rec.measure.base import measured
 from llmcf_cli.rec.retrieval.model import RetrievalModel
 from llmcf_cli.rec.retrieval.ranked import items_of, rank_of
+from llmcf_cli.rec.retrieval.sequences import alike
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.recipe.dataset import DatasetSection
@@ -55,6 +56,21 @@ def test_a_prediction_is_a_search_by_the_scores_of_pairs(shop, augment, filter_s
         order = sorted(left, key=lambda item: -scores[item - 1])
         assert rank_of(prediction)[number] == order.index(test.item_row_N[number]) + 1
         assert items_of(prediction)[number].tolist()[: len(order)] == order[:50]
+
+
+@pytest.mark.parametrize("backbone", ["sasrec", "gru4rec", "youtubednn", "srgnn"])
+def test_rows_read_in_groups_are_what_they_are_at_full_width(shop, backbone):
+    model, train = moved(build(shop, backbone=backbone)), build(shop).train_rows(shop, "cpu")
+    event_BL = torch.cat([train.take(torch.arange(80)).event_BL, torch.zeros(2, 8, dtype=torch.int64)])
+    assert len(alike(event_BL)[1]) > 1
+    with torch.no_grad():
+        found_BLD, whole_BLD = model._users(event_BL), model.backbone(model.items(event_BL), event_BL)
+        latest_BD = model.users(Batch(event_BL[:, 0], event_BL[:, 0], event_BL, event_BL[:, 0]))
+    there_BL = event_BL > 0
+    torch.testing.assert_close(found_BLD[:, 1:][there_BL], whole_BLD[there_BL], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(latest_BD[:-2], whole_BLD[:-2, -1], atol=1e-5, rtol=1e-5)
+    assert (latest_BD[-2:] == model.nobody_D).all()
+    assert (found_BLD[:, 0] == model.nobody_D).all()
 
 
 def test_the_seed_decides_the_weights(shop):

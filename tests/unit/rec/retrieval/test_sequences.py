@@ -7,12 +7,14 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 import retrieval_world
+import torch
+from hypothesis import given, strategies
 from refusals import refused
 
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.rec.input.base import default_inputs
 from llmcf_cli.rec.input.stored import Stored, Storing
-from llmcf_cli.rec.retrieval.sequences import sequences
+from llmcf_cli.rec.retrieval.sequences import SHORTEST, alike, sequences
 
 
 def asked(found, length):
@@ -124,3 +126,15 @@ def test_a_bundles_events_cannot_be_learned_from(shop, tmp_path):
 def test_only_positives_are_queries(shop):
     for samples in shop.splits.values():
         assert (samples.label_N == 1).all()
+
+
+@given(strategies.integers(1, 40), strategies.lists(strategies.integers(0, 40), min_size=1, max_size=30))
+def test_groups_hold_every_row_once_at_the_narrowest_width(length, sizes):
+    sizes = [min(size, length) for size in sizes]
+    event_BL = torch.tensor([[0] * (length - size) + [7] * size for size in sizes])
+    order_B, groups = alike(event_BL)
+    assert sorted(order_B.tolist()) == list(range(len(sizes)))
+    assert sum(count for count, _ in groups) == len(sizes)
+    widths = [width for count, width in groups for _ in range(count)]
+    for row, width in zip(order_B.tolist(), widths, strict=True):
+        assert sizes[row] <= width <= max(min(SHORTEST, length), 2 * sizes[row])
