@@ -1,13 +1,14 @@
 """Serving over HTTP: what LLM-CF adds to the plain backbone, what batching across requests gives, and reloads.
 
-    python benchmarks/serve.py [--quick] [--scorer]
+    python benchmarks/serve.py [--quick] [--scorer | --engine onnx]
 
 Bundles in the shape of MovieLens-100K (DeepFM; `none`, and `ict` with K = 4 of 2,000 examples): examples that depend on
 user and target (`ict`), or on the user alone (`ict, user`: item weight 0). The server has the first core, the load the
 last one, over loopback. Latencies of one client, 1, 100 and 1,000 candidates; throughput of 32 clients with 10
 candidates each, against the same server that scores one request at a time, and against a bare FastAPI handler around
 the same scorer; a reload every two seconds under the load of 4 clients. Ratios of medians and 99th percentiles, in one
-run. Only answers with status 200 count. `--scorer` measures the scorer alone, in this process, in CPU time.
+run. Only answers with status 200 count. `--scorer` measures the scorer alone, in this process, in CPU time. `--engine
+onnx` exports the bundles and compares the two engines instead: the scorer alone, and latencies through HTTP.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ TARGETS = {"ict, user: 100": 1.5, "ict: 100": 3.0, "ict, user: 1000": 2.0, "ict:
 BATCHING, RELOAD = 3.0, 2.0
 LONGEST = 60.0
 """Seconds for the latencies of one number of candidates; a busy machine measures fewer requests."""
+SIZES = (1, 100, 1000)
+"""Candidates of a request."""
 WEIGHTS = {"none": (0.5, 0.5), "ict": (0.5, 0.5), "ict, user": (1.0, 0.0)}
 
 
@@ -50,6 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer requests")
     parser.add_argument("--scorer", action="store_true", help="only the scorer, without HTTP, in CPU time")
+    parser.add_argument("--engine", choices=["onnx"], help="compare it with torch")
     parser.add_argument("--server", nargs=3, metavar=("KIND", "BUNDLE", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
@@ -63,7 +67,10 @@ def main() -> None:
         if options.scorer:
             scorers(folder, count)
             return
-        p50, p99 = latencies(folder, count)
+        if options.engine:
+            engines(folder, count)
+            return
+        p50, p99 = latencies({arm: ("llmcf", folder / arm) for arm in WEIGHTS}, count)
         rates = throughputs(folder, seconds)
         reload = reloads(folder, seconds)
     ratios, medians = ({name: found[name] / found[f"none: {name.split(': ')[1]}"] for name in found}
@@ -109,8 +116,8 @@ def scorers(folder: Path, count: int) -> None:
     rng, clock = np.random.default_rng(1), time.process_time
     arms = {arm: Scorer.load(folder / arm) for arm in WEIGHTS}
     steps = ("encode", "match", "model")
-    print(f"{'candidates':>10}{'arm':>12}{'p50 ms':>9}{'/ none':>8}" + "".join(f"{step:>9}" for step in steps))
-    for candidates in (1, 100, 1000):
+    print(f"{'candidates':>10}{'arm':>16}{'p50 ms':>9}{'/ none':>8}" + "".join(f"{step:>9}" for step in steps))
+    for candidates in SIZES:
         found: dict[str, list[list[float]]] = {arm: [] for arm in arms}
         for number in range(count // (3 if candidates == 1000 else 1) + 5):
             lists = to_lists(json.loads(body_of(rng, candidates))["requests"], arms["none"].form)
@@ -131,21 +138,73 @@ def scorers(folder: Path, count: int) -> None:
         for arm, rows in found.items():
             total, *parts = np.median(rows, 0)
             shown = "".join(f"{1000 * part:>9.2f}" for part in parts)
-            print(f"{candidates:>10,}{arm:>12}{1000 * total:>9.2f}{total / whole:>8.2f}{shown}", flush=True)
+            print(f"{candidates:>10,}{arm:>16}{1000 * total:>9.2f}{total / whole:>8.2f}{shown}", flush=True)
 
 
-def latencies(folder: Path, count: int) -> tuple[dict[str, float], dict[str, float]]:
+def engines(folder: Path, count: int) -> None:
+    """Print what the engine onnx takes beside torch, the scorer alone and through HTTP, and the JSON line."""
+    from llmcf_cli.rec.onnx.export import export_onnx
+    from llmcf_cli.serve.core import EXPORTED
+    from llmcf_cli.serve.requests import to_lists
+    from llmcf_cli.serve.scorer import Scorer
+
+    torch.set_num_threads(1)
+    for arm in WEIGHTS:
+        scorer, begun = Scorer.load(folder / arm), time.process_time()
+        export_onnx(scorer.model, scorer.values_of, folder / arm / EXPORTED, scorer.digest)
+        print(f"export of {arm}: {time.process_time() - begun:.1f} s of CPU time", flush=True)
+    rng, clock = np.random.default_rng(1), time.process_time
+    both = {arm: {kind: Scorer.load(folder / arm, engine=kind) for kind in ("torch", "onnx")} for arm in WEIGHTS}
+    print(f"{'CPU, ms':>10}{'arm':>16}{'torch':>8}{'onnx':>8}{'torch / onnx':>14}, median of a request; model alone:")
+    for candidates in SIZES:
+        spent: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for number in range(count // (3 if candidates == 1000 else 1) + 5):
+            lists = to_lists(json.loads(body_of(rng, candidates))["requests"], both["none"]["torch"].form)
+            for arm, kinds in both.items():
+                for kind, scorer in kinds.items():
+                    model = [0.0]
+
+                    @contextmanager
+                    def step(name: str, model: list[float] = model) -> Iterator[None]:
+                        begun = clock()
+                        yield
+                        model[0] += clock() - begun if name == "model" else 0.0
+
+                    begun = clock()
+                    scorer.score_lists(lists, step)
+                    if number >= 5:
+                        spent.setdefault((arm, kind), []).append((clock() - begun, model[0]))
+        for arm in both:
+            (plain, plain_model), (fast, fast_model) = (
+                1000 * np.median(spent[arm, kind], 0) for kind in ("torch", "onnx")
+            )
+            print(f"{candidates:>10,}{arm:>16}{plain:>8.2f}{fast:>8.2f}{plain / fast:>14.2f}   "
+                  f"{plain_model:.2f} {fast_model:.2f} {plain_model / fast_model:.2f}", flush=True)  # fmt: skip
+    servers = {
+        f"{arm}{of}": (kind, folder / arm) for arm in WEIGHTS for of, kind in (("", "llmcf"), (", onnx", "onnx"))
+    }
+    p50, p99 = latencies(servers, count)
+    ratio = {name: {arm: round(found[arm] / found[arm.replace(", onnx", "")], 2) for arm in found if ", onnx" in arm}
+             for name, found in (("p50", p50), ("p99", p99))}  # fmt: skip
+    print(json.dumps({"name": "serve onnx", "ratio": ratio, "detail": {"p50_ms": p50, "p99_ms": p99}}))
+
+
+def latencies(servers: dict[str, tuple[str, Path]], count: int) -> tuple[dict[str, float], dict[str, float]]:
     """Medians and 99th percentiles in ms by arm and number of candidates.
 
     Arms take turns, so that a slow minute is all theirs.
+
+    Args:
+        servers: Name of an arm → kind of server, and bundle.
+        count: Requests.
     """
     rng = np.random.default_rng(1)
     p50: dict[str, float] = {}
     p99: dict[str, float] = {}
-    print(f"{'candidates':>10}{'arm':>12}{'p50 ms':>9}{'p99 ms':>9}{'p50 / none':>12}{'p99 / none':>12}")
+    print(f"{'candidates':>10}{'arm':>16}{'p50 ms':>9}{'p99 ms':>9}{'p50 / none':>12}{'p99 / none':>12}")
     with ExitStack() as stack:
-        ports = {arm: stack.enter_context(server("llmcf", folder / arm)) for arm in WEIGHTS}
-        for candidates in (1, 100, 1000):
+        ports = {arm: stack.enter_context(server(*of)) for arm, of in servers.items()}
+        for candidates in SIZES:
             times: dict[str, list[float]] = {arm: [] for arm in ports}
             end = time.perf_counter() + LONGEST
             for number in range(count // (3 if candidates == 1000 else 1) + 5):
@@ -160,7 +219,7 @@ def latencies(folder: Path, count: int) -> tuple[dict[str, float], dict[str, flo
                 name = f"{arm}: {candidates}"
                 p50[name], p99[name] = (round(1000 * float(np.percentile(found, q)), 2) for q in (50, 99))
                 over = "".join(f"{of[name] / of[f'none: {candidates}']:>12.2f}" for of in (p50, p99))
-                print(f"{candidates:>10,}{arm:>12}{p50[name]:>9.1f}{p99[name]:>9.1f}{over}", flush=True)
+                print(f"{candidates:>10,}{arm:>16}{p50[name]:>9.1f}{p99[name]:>9.1f}{over}", flush=True)
     return p50, p99
 
 
@@ -301,7 +360,9 @@ def run_server(kind: str, bundle: str, port: str) -> None:
     limits = Limits(batch_rows=1) if kind == "one by one" else Limits()
     watch = Path(bundle) if kind == "watch" else None
     serve(
-        ServeSettings(None if watch else Path(bundle), watch, limits=limits),
+        ServeSettings(
+            None if watch else Path(bundle), watch, limits=limits, engine="onnx" if kind == "onnx" else "torch"
+        ),
         host="127.0.0.1",
         port=int(port),
         workers=1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -31,6 +31,10 @@ def serve(
         int, typer.Option("--max-rows", min=1, help="Most (user, candidate) pairs of a request.")
     ] = 20_000,
     signers: SignersOption = None,
+    engine: Annotated[
+        Literal["torch", "onnx"],
+        typer.Option("--engine", help="What computes scores; onnx: what `llmcf export-onnx` left in the bundle."),
+    ] = "torch",
 ) -> None:
     from llmcf_cli.core.errors import AccessError, LlmcfError, PackageError
     from llmcf_cli.core.permissions import Host
@@ -51,7 +55,7 @@ def serve(
                           hint=f"export {KEY_VARIABLE}=$(openssl rand -hex 16), which clients send as a Bearer "
                           "token")  # fmt: skip
     limits = Limits(deadline_seconds=deadline, rows=max_rows)
-    settings = ServeSettings(bundle, watch, signers, key, limits)
+    settings = ServeSettings(bundle, watch, signers, key, limits, engine)
     if watch is not None:
         pointed_at(watch)
     run(settings, host=host, port=port, workers=workers)

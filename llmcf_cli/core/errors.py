@@ -15,8 +15,8 @@ SHOWN_PROBLEMS = 100
 _LONGEST_NAME = 100
 _EXTRAS = {
     "cryptography": "sign", "fastapi": "serve", "lm_eval": "ability", "openai": "openai",
-    "mlflow": "tracking", "prometheus_client": "serve", "ray": "ray", "tensorboard": "tracking", "uvicorn": "serve",
-    "vllm": "vllm", "wandb": "wandb",
+    "mlflow": "tracking", "onnx": "onnx", "onnxruntime": "onnx", "onnxscript": "onnx", "prometheus_client": "serve",
+    "ray": "ray", "tensorboard": "tracking", "uvicorn": "serve", "vllm": "vllm", "wandb": "wandb",
 }  # fmt: skip
 """Package → the optional extra that brings it."""
 

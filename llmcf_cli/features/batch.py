@@ -117,6 +117,22 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """What several rows of a batch have in common, each once, so that it is computed once.
+
+    Attributes:
+        history_row_HL: Distinct histories, int64.
+        history_B: int64, which of them each row has.
+        inputs: Name of an arm's input whose lookup `shares` → its distinct values, [G, …], and int64 [B], which of them
+            each row has.
+    """
+
+    history_row_HL: torch.Tensor
+    history_B: torch.Tensor
+    inputs: Mapping[str, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Samples on a device. Integers are int32 as in `Samples` when it holds a whole split, int64 once taken.
 
@@ -127,6 +143,7 @@ class Batch:
         time_B: When the label was or would be known (int64); what is later than that is not for this row.
         target_B: See `Targets`; None where nothing is to be learned.
         inputs: Name of an arm's input → its values of the samples, [B, …].
+        shared: What rows have in common, if that is known; its inputs are not in `inputs`. Lost where rows are taken.
     """
 
     user_row_B: torch.Tensor
@@ -135,6 +152,7 @@ class Batch:
     time_B: torch.Tensor
     target_B: torch.Tensor | None = None
     inputs: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    shared: Shared | None = None
 
     @property
     def targets(self) -> Targets:
@@ -152,7 +170,7 @@ class Batch:
 
     def take(self, index_b: torch.Tensor) -> Batch:
         """The samples at the given positions, integers as int64."""
-        parts = {name: part for name, part in vars(self).items() if name != "inputs"}
+        parts = {name: part for name, part in vars(self).items() if name not in ("inputs", "shared")}
         inputs = {name: _taken(part, index_b) for name, part in self.inputs.items()}
         return Batch(**{name: _taken(part, index_b) for name, part in parts.items()}, inputs=inputs)
 

@@ -247,6 +247,7 @@ _COMMANDS = (
     ("work", "work:work", "Help a `gen-cot` that runs elsewhere on this artifact folder; no call is made twice."),
     ("score", "score:score", "Score (user, item) requests with a trained bundle."),
     ("recommend", "recommend:recommend", "The items of the whole catalogue that suit a user best, by a bundle."),
+    ("export-onnx", "export_onnx:export_onnx", "A trained ranking bundle's model as ONNX."),
     ("serve", "serve:serve", "Serve a trained bundle over HTTP."),
     ("promote", "promote:promote", "Let a new bundle take the place of the one that is served, if it is good enough."),
     ("rollback", "promote:rollback", "Put the bundle back that was served before."),

@@ -66,8 +66,10 @@ class FileOr(ComponentOf):
 
 
 def names_for(kind: str, task: TaskConfig) -> tuple[str, ...]:
-    """Names of the components of a kind that a task takes."""
-    return tuple(name for name in registry().names(kind) if task.takes(registry().get(kind, name).config()))
+    """Names of the components of a kind that a task takes with their default settings."""
+    configs = {name: registry().get(kind, name).config().model_validate({"type": name})
+               for name in registry().names(kind)}  # fmt: skip
+    return tuple(name for name, config in configs.items() if task.takes(config))
 
 
 def gives(name: str, task: TaskConfig) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError, ModelError
-from llmcf_cli.features.batch import Catalog, EntityTable, Samples, encode_entities, encode_rows, to_batch
+from llmcf_cli.features.batch import Catalog, Samples, encode_entities, encode_rows
 from llmcf_cli.features.spec import list_parts
 from llmcf_cli.rec.bundle.bundle import MANIFEST, Bundle, load_bundle
 from llmcf_cli.rec.bundle.cascade import read_cascade
@@ -29,19 +29,13 @@ from llmcf_cli.rec.input.base import Input
 from llmcf_cli.rec.input.examples import EXAMPLES, ExampleAnswers
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.recommender import Recommender
-from llmcf_cli.rec.train.predict import score
 from llmcf_cli.rec.train.without import moved_without_each
 from llmcf_cli.serve.answers import Added, Explained, KeptHistories, Scores, Unknown
 from llmcf_cli.serve.cascade import check_catalogues
+from llmcf_cli.serve.core import BATCH, EXPORTED, Core, Engine, TorchCore, exported_core
 from llmcf_cli.serve.lists import UserLists, Wanted, best_items
 from llmcf_cli.serve.requests import NEEDED, Lists, RequestForm, Rows, to_requests, to_users
-
-NOW = np.iinfo(np.int64).max
-"""Time of a request that names none: after everything."""
-BATCH = 4096
-NAMED = 5
-"""Unknown ids that are named."""
-
+from llmcf_cli.serve.rows import events_of, first_of, history_rows, known_of, times_of, unknown_of
 
 Step = Callable[[str], AbstractContextManager[None]]
 
@@ -67,40 +61,54 @@ class Scorer:
     """Scores (user, item) requests with a bundle. Make one by `Scorer.load`.
 
     Safe to share between threads: `add_items` makes another model, of the same weights, and puts it in the place of
-    `model` at once. A call that runs meanwhile ends with the items that it began with.
+    `model` at once. A call that runs meanwhile ends with the items that it began with. Scores are computed by `core`.
 
     That of a cascade scores by the model that ranks, and makes lists of what the other model, its `finder`, finds.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
-        self.model, self.recipe, self.clock = bundle.model, bundle.recipe, bundle.clock
+    def __init__(self, bundle: Bundle, exported: Path | None = None) -> None:
+        self.recipe, self.clock = bundle.recipe, bundle.clock
         self.task, self.inputs, self.digest = bundle.task, bundle.inputs, bundle.digest
         self.golden, self.reasoning_E = bundle.golden, bundle.reasoning_E
         self.form = RequestForm(bundle.clock, bundle.times)
-        self.model.keep()
+        bundle.model.keep()
+        self.core: Core = TorchCore(bundle.model)
         self._adding = Lock()
         self._answers = {name: one.answers(self.model.resources, bundle.clock) for name, one in bundle.inputs.items()}
+        if exported is not None:
+            self.core = exported_core(bundle, exported)
         self.finder: Finder | None = None
 
+    @property
+    def model(self) -> Recommender:
+        """The model of now."""
+        return self.core.model
+
     @classmethod
-    def load(cls, bundle: str | Path, *, signers: Path | None = None) -> Scorer:
+    def load(cls, bundle: str | Path, *, signers: Path | None = None, engine: Engine = "torch") -> Scorer:
         """The scorer of a bundle, which holds everything it needs.
 
         Args:
             bundle: Its folder, or that of a cascade.
             signers: File of public keys in OpenSSH's form, one of which must have signed the bundle; None: anybody.
+            engine: What computes scores: the model, or `onnx`: what `llmcf export-onnx` left in the bundle. Of a
+                cascade, the one that ranks.
 
         Raises:
-            StoreError: The folder is no complete bundle, or is not signed by any of them.
+            StoreError: The folder is no complete bundle, or is not signed by any of them, or has no export.
             ModelError: Its parts do not fit together.
         """
         folder = Path(bundle)
+        if signers is not None and engine == "onnx":
+            raise ModelError("a signature covers the bundle, and not its export", code="option-conflict",
+                             where="signers", hint="load the bundle with the engine torch")  # fmt: skip
         if signers is not None:
             check_signer(folder, MANIFEST, signers)
         parts = read_cascade(folder)
         if parts is None:
-            return cls(load_bundle(folder))
-        finds, ranks = cls(load_bundle(parts.retrieve)), cls(load_bundle(parts.rank))
+            return cls(load_bundle(folder), folder / EXPORTED if engine == "onnx" else None)
+        finds = cls(load_bundle(parts.retrieve))
+        ranks = cls(load_bundle(parts.rank), parts.rank / EXPORTED if engine == "onnx" else None)
         parts.check(finds.digest, ranks.digest)
         ranks.put_behind(finds, parts.manifest.candidates)
         ranks.digest = parts.digest
@@ -165,7 +173,8 @@ class Scorer:
             lists: Users and candidates.
             step: Context in which each of the steps `encode`, `match` and `model` runs, e.g. to time it.
         """
-        model = self.model
+        core = self.core
+        model = core.model
         with step("encode"):
             users, samples, lacking_n = self._encode(model, lists)
         score_N = np.empty(len(samples), np.float32)
@@ -174,8 +183,8 @@ class Scorer:
             with step("match"):
                 values = self._values(model, part)
             with step("model"):
-                score_N[start : start + BATCH] = _score(model, part, values)
-        return Scores(score_N, *_known(users, samples), lacking_n)
+                score_N[start : start + BATCH] = core.score(part, values)
+        return Scores(score_N, *known_of(users, samples), lacking_n)
 
     def recommend(
         self, requests: Rows, k: int, *, allow: Collection[str] | None = None, deny: Collection[str] = (),
@@ -218,7 +227,7 @@ class Scorer:
             return found.in_order(scores.score_N, np.array([one.k for one in wanted], np.int64))
         model = self.model
         with step("encode"):
-            own = _history(asked, model.resources.catalog)
+            own = history_rows(asked, model.resources.catalog)
             users = self._encode_users(model, asked, own)
         with step("model"):
             return best_items(model, users, asked, own, wanted, partial(self._values, model))
@@ -232,7 +241,7 @@ class Scorer:
         if self.finder is not None:
             return self.finder.other.has_events(asked)
         model = self.model
-        return _events(self._encode_users(model, asked, _history(asked, model.resources.catalog))) > 0
+        return events_of(self._encode_users(model, asked, history_rows(asked, model.resources.catalog))) > 0
 
     def encoded_users(
         self, requests: Rows
@@ -243,7 +252,7 @@ class Scorer:
             requests: As for `recommend`.
         """
         asked, model = to_users(requests, self.form), self.model
-        own = _history(asked, model.resources.catalog)
+        own = history_rows(asked, model.resources.catalog)
         return self._encode_users(model, asked, own), partial(self._values, model)
 
     @property
@@ -253,19 +262,20 @@ class Scorer:
 
     def explain_lists(self, lists: Lists) -> Explained:
         """What `score_lists` gives, with the examples behind each score and what each of them does to it."""
-        model, search = self.model, self._answers.get(EXAMPLES)
+        core, search = self.core, self._answers.get(EXAMPLES)
+        model = core.model
         users, samples, lacking_n = self._encode(model, lists)
-        known = *_known(users, samples), lacking_n
+        known = *known_of(users, samples), lacking_n
         if not isinstance(search, ExampleAnswers):
             nothing = np.empty((len(samples), 0), np.float32)
-            whole_N = _score(model, samples, self._values(model, samples))
+            whole_N = core.score(samples, self._values(model, samples))
             return Explained(whole_N, *known, nothing.astype(np.int32), nothing, nothing)
         matches = search.search(model.resources, samples)
         values = self._values(model, samples, {EXAMPLES: matches.index_NK})
-        whole_N = _score(model, samples, values)
+        whole_N = core.score(samples, values)
 
         def score(index_NK: NDArray[np.int32]) -> NDArray[np.float32]:
-            return _score(model, samples, {**values, EXAMPLES: index_NK})
+            return core.score(samples, {**values, EXAMPLES: index_NK})
 
         moved_NK = moved_without_each(score, whole_N, matches.index_NK).astype(np.float32)
         return Explained(whole_N, *known, matches.index_NK, matches.score_NK, moved_NK)
@@ -282,8 +292,8 @@ class Scorer:
         values, length_N = list_parts(asked["history"].combine_chunks())
         each = np.arange(asked.num_rows)
         return {
-            "users": _unknown(catalog.users, users, each), "items": _unknown(catalog.items, items, each),
-            "items of histories": _unknown(catalog.items, values, np.repeat(each, length_N)),
+            "users": unknown_of(catalog.users, users, each), "items": unknown_of(catalog.items, items, each),
+            "items of histories": unknown_of(catalog.items, values, np.repeat(each, length_N)),
         }  # fmt: skip
 
     def add_items(self, items: pa.Table, text_nT: np.ndarray | None = None) -> Added:
@@ -308,7 +318,7 @@ class Scorer:
                 raise DataError(f"{added.ids.null_count:,} items have no id", code="items-no-id", where="add_items")
             if (old_n := known.rows(added.ids) > 0).any():
                 raise DataError(
-                    f"{_named(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
+                    f"{first_of(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
                 )
             given = {"text": text_nT}
 
@@ -318,12 +328,12 @@ class Scorer:
             catalog = replace(resources.catalog, items=known.extended(added))
             longer_model = grown(self.model, self.inputs, replace(resources, catalog=catalog), extended)
             longer = longer_model.resources
-            before, self.model = self.model, longer_model
+            before, self.core = self.core, self.core.with_model(longer_model)
             if self.finder is not None:  # after this one, which so knows whatever the other finds
                 try:
                     self.finder.other.add_items(items, text_nT)
                 except Exception:
-                    self.model = before
+                    self.core = before
                     raise
             texts = longer.get("text") if "text" in self.inputs else None
             added_nT = None if texts is None else texts[-len(added.ids) :]
@@ -334,7 +344,7 @@ class Scorer:
 
         What is the user's is encoded once per list.
         """
-        own = _history(lists.users, model.resources.catalog)
+        own = history_rows(lists.users, model.resources.catalog)
         users = self._encode_users(model, lists.users, own)
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
         given_n, kept_n = (np.asarray(list_parts(one)[1]) for one in (lists.users["history"].combine_chunks(), own))
@@ -347,7 +357,7 @@ class Scorer:
         size = asked.num_rows
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(asked["user_id"].combine_chunks()),
-            "item_row": np.zeros(size, np.int32), "label": np.zeros(size, np.float32), "time": _times(asked),
+            "item_row": np.zeros(size, np.int32), "label": np.zeros(size, np.float32), "time": times_of(asked),
             "history": own,
         })  # fmt: skip
         samples = encode_rows(rows, model.resources.spec.history_length)
@@ -370,8 +380,12 @@ class Scorer:
         asked = to_requests(requests, self.form)
         without_N = asked["history"].is_null().to_numpy()
         model = self.model
-        has_N = _events(self._encode_users(model, asked, _history(asked, model.resources.catalog))) > 0
+        has_N = events_of(self._encode_users(model, asked, history_rows(asked, model.resources.catalog))) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
+
+    def values_of(self, samples: Samples) -> dict[str, NDArray[Any] | None]:
+        """Values of the inputs that the model reads, for encoded requests."""
+        return self._values(self.model, samples)
 
     def _values(
         self, model: Recommender, samples: Samples, found: Mapping[str, NDArray[Any]] = MappingProxyType({})
@@ -379,51 +393,3 @@ class Scorer:
         """Values of the inputs for some requests; those that are found already are taken as they are."""
         asked = {name: answers for name, answers in self._answers.items() if name not in found}
         return {**found, **{name: answers(model.resources, samples) for name, answers in asked.items()}}
-
-
-def _events(users: Samples) -> NDArray[np.int64]:
-    read: NDArray[np.int64] = (users.history_row_NL > 0).sum(1)
-    return read
-
-
-def _known(users: Samples, samples: Samples) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.int64]]:
-    """Of `Scores`, what is known and read."""
-    return samples.item_row_N > 0, users.user_row_N > 0, _events(users)
-
-
-def _score(model: Recommender, samples: Samples, values: Mapping[str, NDArray[Any] | None]) -> NDArray[np.float32]:
-    batch = to_batch(samples, model.device, inputs=values)
-    found: NDArray[np.float32] = score(model, batch, BATCH).cpu().numpy()
-    return found
-
-
-def _named(ids: pa.Array, of_n: np.ndarray) -> str:
-    """The first of some ids, and how many more there are."""
-    chosen = ids.filter(pa.array(of_n))
-    return f"item {chosen[0].as_py()!r}" + (f" and {len(chosen) - 1:,} more" if len(chosen) > 1 else "")
-
-
-def _times(requests: pa.Table) -> pa.Array:
-    """Times as samples have them, int64; after everything where there is none."""
-    return requests["time"].combine_chunks().cast(pa.int64()).fill_null(int(NOW))
-
-
-def _unknown(known: EntityTable, ids: pa.Array, request_n: np.ndarray) -> Unknown:
-    """Of ids, each of the request of that number, those that a table lacks."""
-    given_n = ids.is_valid().to_numpy(zero_copy_only=False)
-    lacking_n = (known.rows(ids) == 0) & given_n
-    different = ids.filter(pa.array(lacking_n)).cast(pa.string()).unique()
-    examples = tuple(different.slice(0, NAMED).to_pylist())
-    return Unknown(len(different), len(np.unique(request_n[lacking_n])), examples, len(np.unique(request_n[~given_n])))
-
-
-def _history(requests: pa.Table, catalog: Catalog) -> pa.Array:
-    """Item rows of the histories, unknown items left out."""
-    size = requests.num_rows
-    values, length_N = list_parts(requests["history"].combine_chunks())
-    row_n = catalog.items.rows(values)
-    known_n = row_n > 0
-    owner_n = np.repeat(np.arange(size), length_N)
-    kept_N = np.bincount(owner_n[known_n], minlength=size)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(kept_N)]).astype(np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(row_n[known_n]))

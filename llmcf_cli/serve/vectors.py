@@ -24,8 +24,9 @@ from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.features.batch import to_batch
 from llmcf_cli.rec.retrieval.model import RetrievalModel
+from llmcf_cli.serve.core import BATCH
 from llmcf_cli.serve.requests import Rows
-from llmcf_cli.serve.scorer import BATCH, Scorer
+from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.store.artifacts import write_atomic
 from llmcf_cli.store.open import open_lance
 

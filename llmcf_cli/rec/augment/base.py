@@ -75,11 +75,18 @@ class AugmentInput:
     query: Rows
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def likeness(self) -> Likeness:
-        """Of the examples to their rows; needs examples and text vectors."""
+    def likeness(self, texts_UT: tuple[Tensor, Tensor] | None = None) -> Likeness:
+        """Of the examples to their rows; needs examples and text vectors.
+
+        Args:
+            texts_UT: Text vectors of the examples' items and histories, where they are known already.
+        """
         examples = given(self.inputs.get("examples"), "examples")
-        own, other = (given(rows.inputs.get("text"), "text") for rows in (self.query, examples.rows))
-        pairs = ((own.item_BT, other.item_BT), (own.history_BT, other.history_BT))
+        own = given(self.query.inputs.get("text"), "text")
+        if texts_UT is None:
+            other = given(examples.rows.inputs.get("text"), "text")
+            texts_UT = other.item_BT, other.history_BT
+        pairs = zip((own.item_BT, own.history_BT), texts_UT, strict=True)
         slot_BK = examples.slot_BK
         return Likeness(*(torch.einsum("bt,bkt->bk", q, functional.embedding(slot_BK, e)) for q, e in pairs))
 

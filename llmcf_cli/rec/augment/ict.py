@@ -76,8 +76,12 @@ class ICTAugmenter(Augmenter):
     def _context(self, x: AugmentInput) -> Tensor:
         """Contexts [B, D] as training has them, but what comes before x is read once for each list of examples."""
         examples = given(x.inputs.get("examples"), "examples")
-        list_GK, of_B = distinct_lists(examples.slot_BK.masked_fill(~examples.mask_BK, -1))
-        sequences = self.tokens.sequences(examples, list_GK.clamp_min(0), list_GK >= 0)
+        if examples.lists is None:
+            list_GK, of_B = distinct_lists(examples.slot_BK.masked_fill(~examples.mask_BK, -1))
+            slot_GK, mask_GK = list_GK.clamp_min(0), list_GK >= 0
+        else:
+            slot_GK, mask_GK, of_B = examples.lists
+        sequences = self.tokens.sequences(examples, slot_GK, mask_GK)
         return self.decoder.continued(*sequences, self.tokens.query(x), of_B)
 
 

@@ -17,6 +17,8 @@ from llmcf_cli.rec.augment.base import Augmentation, Augmenter, AugmentInput, Au
 from llmcf_cli.rec.augment.novelty import Novelty
 from llmcf_cli.rec.augment.text import TextAugmenter
 from llmcf_cli.rec.config import ReadoutConfig, TextConfig
+from llmcf_cli.rec.input.examples import Examples
+from llmcf_cli.rec.parts.kept import Kept
 
 
 class ReadoutAugmenter(Augmenter):
@@ -48,6 +50,7 @@ class ReadoutAugmenter(Augmenter):
         self.log_nearness = nn.Parameter(torch.tensor(math.log(config.nearness)))
         self.log_taste = nn.Parameter(torch.tensor(0.0))
         self.threshold = nn.Parameter(torch.tensor(float(config.threshold)))
+        self.kept_EX = Kept()
 
     def learn_bank(self, blocks: Callable[[], Iterator[BankBlock]]) -> tuple[str, ...]:
         """See `Augmenter.learn_bank`."""
@@ -59,15 +62,36 @@ class ReadoutAugmenter(Augmenter):
     def forward(self, x: AugmentInput) -> Augmentation:
         """Context [B, C]."""
         examples = given(x.inputs.get("examples"), "examples")
-        said_UC = self.novelty.linear(examples.cot_UT, self.weight_CT)
+        kept_EX, texts_UT = self.kept_EX.value, None
+        if kept_EX is None:
+            said_UC = self.novelty.linear(examples.cot_UT, self.weight_CT)
+        else:
+            texts = (kept_EX.shape[1] - self.context_dim) // 2
+            said_UC, item_UT, history_UT = kept_EX[examples.index_U].split([self.context_dim, texts, texts], 1)
+            texts_UT = item_UT, history_UT
         said_BKC = functional.embedding(examples.slot_BK, said_UC)
-        read_BC = torch.einsum("bk,bkc->bc", self.weights(x, examples.mask_BK), said_BKC)
+        read_BC = torch.einsum("bk,bkc->bc", self.weights(x, examples.mask_BK, texts_UT), said_BKC)
         return Augmentation(given(self.text(x).context_BC, "text") + read_BC)
 
-    def weights(self, x: AugmentInput, mask_BK: Tensor) -> Tensor:
-        """w [B, K]: how much of what each example says is taken; what is missing to 1 is "none like this"."""
-        like = x.likeness()
+    def keep_examples(self, blocks: Iterator[Examples]) -> None:
+        """See `Augmenter.keep_examples`: what they say, and the text vectors of their items and histories."""
+        parts = []
+        for block in blocks:
+            text = given(block.rows.inputs.get("text"), "text")
+            said_UC = self.novelty.linear(block.cot_UT, self.weight_CT)
+            parts.append(torch.cat([said_UC, text.item_BT, text.history_BT], 1))
+        self.kept_EX.value = torch.cat(parts)
+
+    def weights(self, x: AugmentInput, mask_BK: Tensor, texts_UT: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """w [B, K]: how much of what each example says is taken; what is missing to 1 is "none like this".
+
+        Args:
+            x: Rows and examples.
+            mask_BK: False where there is no example.
+            texts_UT: See `AugmentInput.likeness`.
+        """
+        like = x.likeness(texts_UT)
         logit_BK = self.log_nearness.exp() * (like.item_BK - self.threshold) + self.log_taste.exp() * like.history_BK
         logit_BK = logit_BK.masked_fill(~mask_BK, -torch.inf)
-        none_B1 = logit_BK.new_zeros(len(logit_BK), 1)
+        none_B1 = torch.zeros_like(logit_BK[:, :1])
         return torch.cat([none_B1, logit_BK], 1).softmax(1)[:, 1:]

@@ -82,6 +82,8 @@ class Lookup(nn.Module):
 
     sizes: Mapping[str, int]
     """What an augmenter must know of it to be built, by name; see `AugmentShape`."""
+    shares: ClassVar[bool] = False
+    """Whether it reads `Batch.shared.inputs`, so that the values which rows have in common are given once."""
 
     def fit(self, train: Batch) -> None:
         """Take what is needed from the train split, before training."""

@@ -69,13 +69,16 @@ class Examples:
         index_U: int64 positions in the bank of the U distinct ones.
         slot_BK: Which of the U stands at place k of row b, best first.
         mask_BK: False where a row has fewer examples; the slot there means nothing.
+        lists: Where rows are known to share lists of examples: slots and mask of the G lists, and int64 [B], which of
+            them each row has.
     """
 
     def __init__(
-        self, bank: ExampleLookup, embed: Callable[[Batch], Rows], index_U: Tensor, slot_BK: Tensor, mask_BK: Tensor
-    ) -> None:
+        self, bank: ExampleLookup, embed: Callable[[Batch], Rows], index_U: Tensor, slot_BK: Tensor, mask_BK: Tensor,
+        lists: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self._bank, self._embed = bank, embed
-        self.index_U, self.slot_BK, self.mask_BK = index_U, slot_BK, mask_BK
+        self.index_U, self.slot_BK, self.mask_BK, self.lists = index_U, slot_BK, mask_BK, lists
 
     @cached_property
     def rows(self) -> Rows:
@@ -211,6 +214,7 @@ class ExampleAnswers:
 class ExampleLookup(QueryLookup):
     """Queries → `Examples`."""
 
+    shares = True
     user_E: Tensor
     item_E: Tensor
     history_EL: Tensor
@@ -233,7 +237,15 @@ class ExampleLookup(QueryLookup):
             tensor_table(self, f"rows_{name}", values)
 
     def forward(self, batch: Batch, embed: Callable[[Batch], Rows]) -> Examples:
-        """Each distinct example of the batch once; slots without an example point anywhere, masked."""
+        """Each distinct example of the batch once; slots without an example point anywhere, masked.
+
+        Of lists that rows are known to share, each example of each list.
+        """
+        if batch.shared is not None and EXAMPLES in batch.shared.inputs:
+            example_GK, of_B = batch.shared.inputs[EXAMPLES]
+            index_U, mask_GK = example_GK.clamp_min(0).flatten(), example_GK >= 0
+            slot_GK = torch.arange(index_U.shape[0], device=index_U.device).view_as(example_GK)
+            return Examples(self, embed, index_U, slot_GK[of_B], mask_GK[of_B], (slot_GK, mask_GK, of_B))
         if (example_BK := batch.inputs.get(EXAMPLES)) is None:
             raise ModelError(
                 "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
@@ -94,10 +95,16 @@ class TextLookup(RowLookup):
     def forward(self, batch: Batch) -> TextOf:
         """The direction of the history's sum is the direction of its mean."""
         history_BL, of_B = batch.history_row_BL, None
-        if not self.training and len(history_BL) > 1:  # a request's candidates have one history, one after another
+        if batch.shared is not None:
+            history_BL, of_B = batch.shared.history_row_HL, batch.shared.history_B
+        elif not (self.training or torch.compiler.is_exporting()) and len(history_BL) > 1:
+            # A request's candidates have one history, one after another.
             new_B = functional.pad((history_BL[1:] != history_BL[:-1]).any(1), (1, 0), value=True)
             history_BL, of_B = history_BL[new_B], new_B.cumsum(0) - 1
-        sum_BT = functional.embedding_bag(history_BL, self.item_text_IT, mode="sum", padding_idx=0)
+        if torch.compiler.is_exporting():  # which has no such operation; row 0 is zeros
+            sum_BT = self.item_text_IT[history_BL].sum(1)
+        else:
+            sum_BT = functional.embedding_bag(history_BL, self.item_text_IT, mode="sum", padding_idx=0)
         history_BT = functional.normalize(sum_BT, dim=1, eps=1e-6)
         return TextOf(self.item_text_IT[batch.item_row_B], history_BT if of_B is None else history_BT[of_B])
 

@@ -57,7 +57,7 @@ class Dice(nn.Module):
         """Any shape [..., X]."""
         flat_NX = input_X.reshape(-1, input_X.shape[-1])
         # One row has no variance to learn from; the running averages serve it.
-        norm = self.norm if len(flat_NX) > 1 or not self.training else _frozen(self.norm)
+        norm = self.norm if not self.training or len(flat_NX) > 1 else _frozen(self.norm)
         gate_X = torch.sigmoid(norm(flat_NX)).view_as(input_X)
         return input_X * (gate_X + (1 - gate_X) * self.alpha_X)
 
@@ -77,7 +77,7 @@ class CausalDecoder(nn.Module):
         length: Longest sequence.
     """
 
-    rope_SE: Tensor
+    angle_SE2: Tensor
 
     def __init__(self, layers: int, heads: int, dim: int, dropout: float, length: int) -> None:
         super().__init__()
@@ -87,7 +87,12 @@ class CausalDecoder(nn.Module):
             )
         self.layers = nn.ModuleList(DecoderLayer(heads, dim, dropout) for _ in range(layers))
         self.norm = RMSNorm(dim, eps=1e-6)
-        self.register_buffer("rope_SE", rotary(length, dim // heads), persistent=False)
+        self.register_buffer("angle_SE2", torch.view_as_real(rotary(length, dim // heads)), persistent=False)
+
+    @property
+    def _rope_SE(self) -> Tensor:
+        """Angles of all positions: complex numbers, or pairs of real ones in a graph, which has no others."""
+        return self.angle_SE2 if torch.compiler.is_exporting() else torch.view_as_complex(self.angle_SE2)
 
     def forward(self, tokens_BSD: Tensor, mask_BS: Tensor, read_R: Tensor) -> Tensor:
         """Hidden states at the positions `read_R`, [B, R, D]; a position sees itself and earlier ones.
@@ -101,7 +106,7 @@ class CausalDecoder(nn.Module):
         """
         length = tokens_BSD.shape[1]
         bias_BSS = torch.where(causal_mask(mask_BS), 0.0, -torch.inf)
-        rope_SE = self.rope_SE[:length]
+        rope_SE = self._rope_SE[:length]
         everything_S = torch.arange(length, device=tokens_BSD.device)
         for number, layer in enumerate(self.layers, 1):
             at = read_R if number == len(self.layers) else everything_S
@@ -121,19 +126,22 @@ class CausalDecoder(nn.Module):
             of_B: int64, the sequence that it follows.
         """
         length = prefix_GSD.shape[1]
-        copy_C, row_B, place_B = _shared(of_B, len(prefix_GSD))
-        last_CRD = last_BD.new_zeros(len(copy_C), int(place_B.max()) + 1, last_BD.shape[1])
-        last_CRD[row_B, place_B] = last_BD
+        if exporting := torch.compiler.is_exporting():  # whose shapes cannot depend on values: a place for each row
+            copy_C, last_CRD = of_B, last_BD[:, None]
+        else:
+            copy_C, row_B, place_B = _shared(of_B, len(prefix_GSD))
+            last_CRD = last_BD.new_zeros(len(copy_C), int(place_B.max()) + 1, last_BD.shape[1])
+            last_CRD[row_B, place_B] = last_BD
         bias_GSS = torch.where(causal_mask(mask_GS), 0.0, -torch.inf)
         bias_C1S = torch.where(mask_GS, 0.0, -torch.inf)[copy_C][:, None]
-        rope_SE, rope_1E = self.rope_SE[:length], self.rope_SE[length : length + 1]
+        rope_SE, rope_1E = self._rope_SE[:length], self._rope_SE[length : length + 1]
         everything_S = torch.arange(length, device=prefix_GSD.device)
         for number, layer in enumerate(self.layers, 1):
             assert isinstance(layer, DecoderLayer)
             last_CRD = layer.follow(last_CRD, rope_1E, layer.memory(prefix_GSD, rope_SE), copy_C, bias_C1S)
             if number < len(self.layers):
                 prefix_GSD = layer(prefix_GSD, bias_GSS, rope_SE, everything_S)
-        hidden_BD: Tensor = self.norm(last_CRD[row_B, place_B])
+        hidden_BD: Tensor = self.norm(last_CRD[:, 0] if exporting else last_CRD[row_B, place_B])
         return hidden_BD
 
 
@@ -261,6 +269,15 @@ def rotary(length: int, dim: int) -> Tensor:
 
 
 def rotate(x_BSHE: Tensor, rope_SE: Tensor) -> Tensor:
-    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product with exp(iθ)."""
+    """Turn the pairs (2e, 2e + 1) of each position by that position's angles: a complex product with exp(iθ).
+
+    Args:
+        x_BSHE: What to turn.
+        rope_SE: exp(iθ), complex [S, E/2], or its real and imaginary parts, [S, E/2, 2].
+    """
+    if not rope_SE.is_complex():
+        even, odd = x_BSHE.unflatten(-1, (-1, 2)).unbind(-1)
+        cos, sin = rope_SE[:, None].unbind(-1)
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
     pairs = torch.view_as_complex(x_BSHE.unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rope_SE[:, None]).flatten(-2)

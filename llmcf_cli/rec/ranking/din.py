@@ -45,11 +45,18 @@ class DIN(RankingBackbone):
         Only positions that hold an item reach the activation unit, so padding neither costs time nor enters Dice's
         statistics.
         """
+        if torch.compiler.is_exporting():  # whose shapes cannot depend on values: padding is computed, and left out
+            target_BLD = target_BD[:, None].expand_as(history_BLD)
+            pairs = [history_BLD, target_BLD, history_BLD - target_BLD, history_BLD * target_BLD]
+            return self._mixed(self.unit(torch.cat(pairs, 2))[..., 0] * mask_BL, history_BLD, mask_BL)
         row_P, position_P = mask_BL.nonzero(as_tuple=True)
         event_PD, target_PD = history_BLD[row_P, position_P], target_BD[row_P]
         pairs_PX = torch.cat([event_PD, target_PD, event_PD - target_PD, event_PD * target_PD], 1)
         weight_BL = torch.zeros_like(mask_BL, dtype=history_BLD.dtype)
         weight_BL = weight_BL.index_put((row_P, position_P), self.unit(pairs_PX)[:, 0])
+        return self._mixed(weight_BL, history_BLD, mask_BL)
+
+    def _mixed(self, weight_BL: Tensor, history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
         if self.normalise:
             weight_BL = weight_BL.masked_fill(~mask_BL, torch.finfo(weight_BL.dtype).min).softmax(1) * mask_BL
         return torch.einsum("bl,bld->bd", weight_BL, history_BLD)

@@ -192,6 +192,8 @@ class Info(BaseModel):
     """Whether explanations come with what the language model wrote about the examples."""
     keeps_histories: bool
     """Whether a request may leave its history out."""
+    engine: str
+    """What computes scores: `torch` or `onnx`."""
     llmcf: str
     """Version of this server."""
 

@@ -11,6 +11,7 @@ from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.rec.bundle.bundle import MANIFEST
 from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.serve.champion.pointer import pointed_at
+from llmcf_cli.serve.core import Engine
 from llmcf_cli.serve.golden import try_out
 from llmcf_cli.serve.http.bodies import Info
 from llmcf_cli.serve.scorer import Scorer
@@ -37,14 +38,15 @@ class Bundles:
     Args:
         path: Folder of the first bundle.
         signers: File of public keys, one of which must have signed every bundle; None: anybody.
+        engine: What computes scores; see `Scorer.load`.
 
     Raises:
         StoreError: The folder is no complete bundle, or is not signed by any of them.
         ModelError: Its parts do not fit together.
     """
 
-    def __init__(self, path: Path, signers: Path | None = None) -> None:
-        self._signers = signers
+    def __init__(self, path: Path, signers: Path | None = None, engine: Engine = "torch") -> None:
+        self._signers, self._engine = signers, engine
         self._changing = threading.Lock()
         self.current = self._loaded(path)
         self.previous: Loaded | None = None
@@ -93,12 +95,12 @@ class Bundles:
             k=now.scorer.examples_of_a_score, golden=len(now.scorer.golden.requests) if now.scorer.golden else 0,
             lists=now.scorer.makes_lists, finder=finder.other.model.configs.backbone.type if finder else None,
             candidates=finder.candidates if finder else 0, reasoning=now.scorer.reasoning_E is not None,
-            keeps_histories=resources.histories is not None,
+            keeps_histories=resources.histories is not None, engine=now.scorer.core.engine,
             llmcf=__version__,
         )  # fmt: skip
 
     def _loaded(self, path: Path) -> Loaded:
-        scorer = Scorer.load(path, signers=self._signers)
+        scorer = Scorer.load(path, signers=self._signers, engine=self._engine)
         try_out(scorer)
         return Loaded(path, scorer, scorer.digest)
 

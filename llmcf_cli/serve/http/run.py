@@ -76,7 +76,8 @@ def app_of_environment() -> FastAPI:
     configure_log()
     written = json.loads(os.environ[SETTINGS_VARIABLE])
     paths = {name: written[name] and Path(written[name]) for name in ("bundle", "watch", "signers")}
-    settings = ServeSettings(**paths, key=os.environ.get(KEY_VARIABLE, ""), limits=Limits(**written["limits"]))
+    settings = ServeSettings(**paths, key=os.environ.get(KEY_VARIABLE, ""), limits=Limits(**written["limits"]),
+                             engine=written["engine"])  # fmt: skip
     return create_app(Service(settings))
 
 
@@ -93,7 +94,7 @@ def configure_log() -> None:
 def _written(settings: ServeSettings) -> str:
     paths = {name: str(path.absolute()) if (path := getattr(settings, name)) else None
              for name in ("bundle", "watch", "signers")}  # fmt: skip
-    return json.dumps({**paths, "limits": vars(settings.limits)})
+    return json.dumps({**paths, "limits": vars(settings.limits), "engine": settings.engine})
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -42,7 +42,7 @@ class Service:
         first = pointed_at(settings.watch) if settings.watch else settings.bundle
         if first is None:
             raise ValueError("neither a bundle nor a file to watch")
-        self.bundles = Bundles(first, settings.signers)
+        self.bundles = Bundles(first, settings.signers, settings.engine)
         self.stopping = False
         limits = settings.limits
         warm = threading.Event()  # the first request to be answered waits for no library to be imported

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llmcf_cli.serve.core import Engine
+
 KEY_VARIABLE = "LLMCF_API_KEY"
 """Environment variable: the key that every request must bring."""
 
@@ -42,6 +44,7 @@ class ServeSettings:
         signers: Public keys, one of which must have signed every bundle; None: anybody.
         key: What requests must bring as `Authorization: Bearer KEY`; empty: nothing.
         limits: What is accepted.
+        engine: What computes scores; see `Scorer.load`.
     """
 
     bundle: Path | None
@@ -49,3 +52,4 @@ class ServeSettings:
     signers: Path | None = None
     key: str = field(default="", repr=False)
     limits: Limits = Limits()
+    engine: Engine = "torch"

@@ -187,3 +187,19 @@ def test_a_changed_cascade_is_refused(parts, made, tmp_path):
     ):  # fmt: skip
         with refused(code, StoreError):
             Scorer.load(changed(name, change))
+
+
+def test_an_export_of_what_ranks_comes_along_and_puts_in_order(parts, made, tmp_path):
+    finds, ranks = parts[0], shutil.copytree(parts[1], tmp_path / "ranks")
+    whole = CliRunner().invoke(app, ["export-onnx", str(made)])
+    assert isinstance(whole.exception, ModelError)
+    assert whole.exception.code == "onnx-task"
+    result = CliRunner().invoke(app, ["export-onnx", str(ranks)])
+    assert result.exit_code == 0, result.output
+    assert join((finds, ranks), tmp_path / "both", "--candidates", str(CANDIDATES)).exit_code == 0
+    fast, plain = (Scorer.load(tmp_path / "both", engine=engine) for engine in ("onnx", "torch"))
+    assert (fast.core.engine, fast.finder.other.core.engine) == ("onnx", "torch")
+    users = [{"user_id": f"u{n}"} for n in range(4)]
+    found, wanted = (one.recommend(users, 5) for one in (fast, plain))
+    assert found["item_id"].to_pylist() == wanted["item_id"].to_pylist()
+    np.testing.assert_allclose(found["score"].to_numpy(), wanted["score"].to_numpy(), atol=1e-5)

@@ -85,6 +85,21 @@ def test_context_is_that_of_the_equations(world):
         np.testing.assert_allclose(context_BC[row].detach(), text_BC[row] + read_C, rtol=1e-3, atol=1e-3)
 
 
+def test_what_is_kept_of_examples_gives_the_same_until_training_begins(world):
+    built, batch = model(world).eval(), batch_of(world)
+    built.prepare(batch_of(world))
+    built.eval()
+    plain = built(batch).score_B
+    built.keep()
+    texts = built.inputs["text"].item_text_IT.shape[1]
+    assert built.augmenter.kept_EX.value.shape == (len(built.inputs["examples"].item_E), 32 + 2 * texts)
+    torch.testing.assert_close(built(batch).score_B, plain, rtol=0, atol=1e-5)
+    built.augmenter.kept_EX.value[:, :32] += 1
+    assert not torch.allclose(built(batch).score_B, plain)
+    built.train().eval()
+    assert torch.equal(built(batch).score_B, plain)
+
+
 def blocks_of(item_E, x_EX, c_ET, size=150):
     half = x_EX.shape[1] // 2
     tensors = [torch.as_tensor(a) for a in (item_E, x_EX[:, :half], x_EX[:, half:], c_ET)]
