@@ -29,7 +29,7 @@ from llmcf_cli.rec.measure.compare import (
 )
 from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
-from llmcf_cli.stages.engine.run import Step
+from llmcf_cli.stages.engine.run import Cause, Step
 from llmcf_cli.stages.engine.tracking import FOLDER as TRACKING
 from llmcf_cli.stages.look.verify import Verified
 from llmcf_cli.stages.steps.evaluate import EvaluateOutput
@@ -45,6 +45,8 @@ def plan(steps: Sequence[Step]) -> None:
     table = plain_table("stage", "state", "why", "key")
     for step in steps:
         state = "[yellow]to run[/]" if step.runs else "[green]cached[/]"
+        if step.cause is Cause.PUT_OFF:
+            state = "not needed"
         table.add_row(escaped(step.node.label), state, escaped(step.reason), step.node.key[:KEY_LENGTH])
     console().print(table, markup=True)
 
@@ -89,6 +91,8 @@ def start_step(step: Step) -> None:
     if step.runs:
         about = f"[bold cyan]▶ {escaped(step.node.label)}[/] [dim]({escaped(step.reason)})[/]"
         console().print(about, markup=True)
+    elif step.cause is Cause.PUT_OFF:
+        console().print(f"– {step.node.label} is not needed: {step.reason}", style="dim", markup=False)
 
 
 def end_step(step: Step, manifest: Manifest) -> None:
