@@ -22,6 +22,7 @@ from llmcf_cli.rec.measure.compare import (
     FEW,
     control_rows,
     difference_rows,
+    extent,
     main_differences,
     rows,
     small_slices,
@@ -203,7 +204,7 @@ def failed_step(step: Step, error: LlmcfError) -> None:
 
 def comparison(report: Mapping[str, Any]) -> None:
     """The arms side by side on the test split, as much as a screen takes; all of it is in `comparison.md`."""
-    text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
+    text_table(*rows(report), title=f"Test split, {extent(report)}, backbone {report['backbone']}")
     for line in report.get("protocol", ()):
         console().print(line, style="dim", markup=False, soft_wrap=True)
     for row in report["arms"] if len(report["arms"]) <= FEW else ():
@@ -212,7 +213,7 @@ def comparison(report: Mapping[str, Any]) -> None:
         console().print(f"slices {small_slices(report)}", style="dim", markup=False)
     shown = main_differences(report)
     if shown:
-        title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
+        title = f"Differences of {title_of(report)}, with 95 % intervals over the {report['drawn']}"
         text_table(*difference_rows(report, shown), title=title)
         console().print(report["notes"][0], style="dim", markup=False)
     if report["controls"]:
