@@ -206,7 +206,7 @@ def test_large_files_go_by_lfs_without_the_key_and_none_is_sent_twice(hub, tmp_p
         (tmp_path / f"{name}.bin").write_bytes(os.urandom(300_000))
     (tmp_path / "r.yaml").write_text("name: shop\n")
     files = {"r.yaml": ("recipe", tmp_path / "r.yaml"), "r.lock.yaml": ("recipe", tmp_path / "r.yaml"),
-             "data/large.bin": ("data", tmp_path / "large.bin"), "data/other.bin": ("data", tmp_path / "other.bin")}  # fmt: skip
+             **{f"data/{one}.bin": ("data", tmp_path / f"{one}.bin") for one in ("large", "other")}}  # fmt: skip
     pack(tmp_path / "shop.zip", files, SILENT, name="shop", description="A shop", licence="CC0", llmcf="1",
          lock="r.lock.yaml")  # fmt: skip
     hub.token, hub.large = "a-token-of-the-hub", 100_000
