@@ -90,7 +90,9 @@ def replay(
     record.write_parquet(rows, found.folder / "replay.parquet")
     (found.folder / "replay.md").write_text(record.markdown(tables))
     drawn = record.plot(rows, main.name, main.title, found.folder / "replay.png")
-    page.write_replay_page(page.gather_replay(loaded.recipe.name, rows, main, differences), found.folder / "replay.html")
+    page.write_replay_page(
+        page.gather_replay(loaded.recipe.name, rows, main, differences), found.folder / "replay.html"
+    )
     names = ["replay.parquet", "replay.md", *(["replay.png"] if drawn else [])]
     say(f"{', '.join(names)} in {found.folder}")
     say(f"report: {found.folder / 'replay.html'}")
