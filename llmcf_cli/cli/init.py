@@ -160,11 +160,11 @@ def _write(path: Path, text: str) -> None:
 
 def _show(found: Draft, path: Path, allowing: str) -> None:
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.cli.tables import plain_table
 
     table = plain_table("what", "chosen", "why")
     for decision in found.decisions:
-        table.add_row(escaped(decision.what), escaped(decision.chosen), escaped(decision.why))
+        table.add_row(decision.what, decision.chosen, decision.why)
     console().print(table)
     console().print(f"wrote {path}", style="green", markup=False, soft_wrap=True)
     name = shlex.quote(str(path))

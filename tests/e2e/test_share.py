@@ -238,7 +238,10 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     assert "train-llm is not needed: 24 texts that it wrote are here" in done
     assert report(artifacts, "gen-cot")["generated"] == 0
     assert "every stage is cached" in llmcf("run", "--locked", lock, "--artifacts", artifacts)
-    assert "every measure is within its tolerance" in llmcf("recipe", "verify", lock, "--artifacts", artifacts)
+    told = llmcf("recipe", "verify", lock, "--artifacts", artifacts)
+    assert "every measure is within its tolerance" in told
+    assert "[green]" not in told
+    assert "predict[ict seed=" in told
     found = checked(target / "shared.yaml", lock, artifacts)
     assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
     assert reproduces(found)
