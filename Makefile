@@ -60,7 +60,9 @@ docs: $(VENV)/.installed
 	$(BIN)/llmcf recipe reference docs
 
 site: docs $(VENV)/.installed-dev
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	version=$$($(BIN)/python -c "import llmcf_cli; print(llmcf_cli.__version__)") && \
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir site/$$version
+	$(BIN)/python docs/versions.py site
 
 clean:
 	rm -rf $(VENV) artifacts build dist site

@@ -18,7 +18,8 @@ _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add the pages, and the files of the repository that some page names."""
-    files.remove(files.src_uris["site.py"])
+    for script in ("site.py", "versions.py"):
+        files.remove(files.src_uris[script])
     for page, source in PAGES.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
     for page in [one for one in files if one.src_uri.endswith(".md")]:

@@ -26,7 +26,7 @@ def _answer(option: str, metavar: str, what: str) -> typer.models.OptionInfo:
 def init(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Interactions; items and users if there are any."),
+        typer.Argument(metavar="FILE...", help="Interactions; items and users if there are any; or their folder."),
     ],
     out: Annotated[
         Path | None,
@@ -64,6 +64,7 @@ def init(
     header: Annotated[str | None, _answer("--header", "YES/NO", "Whether CSV begins with names of columns.")] = None,
 ) -> None:
     from llmcf_cli.data.draft.asking import Decisions
+    from llmcf_cli.data.draft.files import tables_of
     from llmcf_cli.data.draft.recipe import draft
 
     given = {
@@ -75,7 +76,7 @@ def init(
     }  # fmt: skip
     for option, value, problem in _wrong(time_format, time_zone):
         raise LlmcfError(problem, code="value-invalid", where=f"{option} {value}", hint="see docs/data.md")
-    path = out or _beside(files)
+    path, files = out or _beside(files), tables_of(files)
     _refuse_existing(path)
     asking = not yes and sys.stdin.isatty() and sys.stdout.isatty()
     decisions = Decisions({o: v for o, v in given.items() if v is not None}, _ask if asking else None)
@@ -159,11 +160,11 @@ def _write(path: Path, text: str) -> None:
 
 def _show(found: Draft, path: Path, allowing: str) -> None:
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.cli.tables import plain_table
 
     table = plain_table("what", "chosen", "why")
     for decision in found.decisions:
-        table.add_row(escaped(decision.what), escaped(decision.chosen), escaped(decision.why))
+        table.add_row(decision.what, decision.chosen, decision.why)
     console().print(table)
     console().print(f"wrote {path}", style="green", markup=False, soft_wrap=True)
     name = shlex.quote(str(path))

@@ -18,7 +18,7 @@ def report(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A recipe, or the folder of its comparison, eval-llm or balance.",
+            help="A recipe; or the folder or key, or its beginning, of a comparison, eval-llm or balance.",
             callback=remember,
             autocompletion=recipe_names,
         ),

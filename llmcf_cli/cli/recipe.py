@@ -43,7 +43,6 @@ def list_(as_json: JsonOption = False) -> None:
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped
     from llmcf_cli.recipe.load import library_recipes
 
     if as_json:
@@ -57,7 +56,7 @@ def list_(as_json: JsonOption = False) -> None:
     table.add_column("what it does")
     table.add_column("comes with")
     for found in library_recipes():
-        table.add_row(found.name, found.description, escaped(found.origin))
+        table.add_row(found.name, found.description, found.origin)
     console().print(table)
 
 

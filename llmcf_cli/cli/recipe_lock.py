@@ -144,7 +144,7 @@ def _print_checked(found: Sequence[Checked]) -> None:
         largest = "" if one.largest is None or one.verdict == "same" else f"{one.largest:.2g}"
         said = f"[{_COLOURS[one.verdict]}]{words[one.verdict]}[/]"
         table.add_row(one.aspect, escaped(one.name), said, format(one.locked, form), here, largest)
-    console().print(table)
+    console().print(table, markup=True)
 
 
 def _print_differences(found: Sequence[Difference]) -> None:

@@ -233,11 +233,11 @@ def _print_sending(sending: Sending) -> None:
 
 def _print_packing(packing: Packing) -> None:
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.cli.tables import plain_table
 
     table = plain_table("packs", "part", "MB")
     for path, (part, file) in sorted(packing.files.items())[:_LISTED]:
-        table.add_row(escaped(path), part, f"{file.stat().st_size / 1e6:,.3f}")
+        table.add_row(path, part, f"{file.stat().st_size / 1e6:,.3f}")
     console().print(table)
     if len(packing.files) > _LISTED:
         console().print(f"and {len(packing.files) - _LISTED:,} more files")
@@ -251,7 +251,7 @@ def _print_packing(packing: Packing) -> None:
 
 def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import escaped, plain_table
+    from llmcf_cli.cli.tables import plain_table
     from llmcf_cli.stages.share.receive import largest
 
     manifest = offer.source.manifest
@@ -262,7 +262,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
     console().print(table)
     files = plain_table(f"largest files, below {target}", "MB")
     for path, size in largest(offer, _LISTED):
-        files.add_row(escaped(path), f"{size / 1e6:,.3f}")
+        files.add_row(path, f"{size / 1e6:,.3f}")
     console().print(files)
     console().print(f"licence: {manifest.licence or 'none is stated'}", markup=False, soft_wrap=True)
     if offer.parts.get("texts"):
@@ -270,7 +270,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
     if offer.lock.assets:
         assets = plain_table("a run fetches", "MB", "licence")
         for name, asset in offer.lock.assets.items():
-            assets.add_row(escaped(name), f"{asset.size / 1e6:,.1f}", escaped(asset.licence))
+            assets.add_row(name, f"{asset.size / 1e6:,.1f}", asset.licence)
         console().print(assets)
     for server in offer.servers:
         console().print(f"! sends prompts to {server}, once you allow it", style="yellow", markup=False)

@@ -45,7 +45,7 @@ def replay(
     from llmcf_cli.cli.tables import duration, text_table
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.serve.replayed import POPULAR, score_window
-    from llmcf_cli.stages.replay import arms, record
+    from llmcf_cli.stages.replay import arms, page, record
     from llmcf_cli.stages.steps.task_data import task_of
 
     levels = _levels(level or [*arms.LEVELS], tuple(arms.LEVELS))
@@ -90,8 +90,12 @@ def replay(
     record.write_parquet(rows, found.folder / "replay.parquet")
     (found.folder / "replay.md").write_text(record.markdown(tables))
     drawn = record.plot(rows, main.name, main.title, found.folder / "replay.png")
+    page.write_replay_page(
+        page.gather_replay(loaded.recipe.name, rows, main, differences), found.folder / "replay.html"
+    )
     names = ["replay.parquet", "replay.md", *(["replay.png"] if drawn else [])]
     say(f"{', '.join(names)} in {found.folder}")
+    say(f"report: {found.folder / 'replay.html'}")
 
 
 def _levels(given: list[str], allowed: tuple[str, ...]) -> list[str]:

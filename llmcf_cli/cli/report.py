@@ -22,6 +22,7 @@ from llmcf_cli.rec.measure.compare import (
     FEW,
     control_rows,
     difference_rows,
+    extent,
     main_differences,
     rows,
     small_slices,
@@ -29,7 +30,7 @@ from llmcf_cli.rec.measure.compare import (
 )
 from llmcf_cli.stages.engine.base import Context, Node, Stage, labelled
 from llmcf_cli.stages.engine.report import from_json, to_json
-from llmcf_cli.stages.engine.run import Step
+from llmcf_cli.stages.engine.run import Cause, Step
 from llmcf_cli.stages.engine.tracking import FOLDER as TRACKING
 from llmcf_cli.stages.look.verify import Verified
 from llmcf_cli.stages.steps.evaluate import EvaluateOutput
@@ -45,6 +46,8 @@ def plan(steps: Sequence[Step]) -> None:
     table = plain_table("stage", "state", "why", "key")
     for step in steps:
         state = "[yellow]to run[/]" if step.runs else "[green]cached[/]"
+        if step.cause is Cause.PUT_OFF:
+            state = "not needed"
         table.add_row(escaped(step.node.label), state, escaped(step.reason), step.node.key[:KEY_LENGTH])
     console().print(table, markup=True)
 
@@ -89,6 +92,8 @@ def start_step(step: Step) -> None:
     if step.runs:
         about = f"[bold cyan]▶ {escaped(step.node.label)}[/] [dim]({escaped(step.reason)})[/]"
         console().print(about, markup=True)
+    elif step.cause is Cause.PUT_OFF:
+        console().print(f"– {step.node.label} is not needed: {step.reason}", style="dim", markup=False)
 
 
 def end_step(step: Step, manifest: Manifest) -> None:
@@ -199,7 +204,7 @@ def failed_step(step: Step, error: LlmcfError) -> None:
 
 def comparison(report: Mapping[str, Any]) -> None:
     """The arms side by side on the test split, as much as a screen takes; all of it is in `comparison.md`."""
-    text_table(*rows(report), title=f"Test split, {report['test_samples']:,} samples, backbone {report['backbone']}")
+    text_table(*rows(report), title=f"Test split, {extent(report)}, backbone {report['backbone']}")
     for line in report.get("protocol", ()):
         console().print(line, style="dim", markup=False, soft_wrap=True)
     for row in report["arms"] if len(report["arms"]) <= FEW else ():
@@ -208,7 +213,7 @@ def comparison(report: Mapping[str, Any]) -> None:
         console().print(f"slices {small_slices(report)}", style="dim", markup=False)
     shown = main_differences(report)
     if shown:
-        title = f"Differences of {title_of(report)}, with 95 % intervals over the test samples"
+        title = f"Differences of {title_of(report)}, with 95 % intervals over the {report['drawn']}"
         text_table(*difference_rows(report, shown), title=title)
         console().print(report["notes"][0], style="dim", markup=False)
     if report["controls"]:

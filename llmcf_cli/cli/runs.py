@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -44,4 +45,5 @@ def runs(
     if others:
         console().print(f"{others:,} more of other versions of llmcf", style="yellow", markup=False)
     if shown:
-        console().print(f"next: llmcf report {store.root / 'evaluate' / shown[-1].key}", markup=False, soft_wrap=True)
+        where = "" if artifacts is None else f" --artifacts {shlex.quote(str(artifacts))}"
+        console().print(f"next: llmcf report {shown[-1].key}{where}", markup=False, soft_wrap=True)

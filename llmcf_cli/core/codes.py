@@ -302,6 +302,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "store-in-use": "Another process reads what would be replaced.",
         "store-busy": "Another process is making it, or holds it.",
         "artifact-damaged": "An artifact differs from what was written.",
+        "key-ambiguous": "Several artifacts have keys that begin so.",
         "artifact-unusable": "The folder is no complete artifact of this version.",
         "predictions-unfit": "Predictions of other samples, or that their model no longer gives.",
     },

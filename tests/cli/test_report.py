@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from refusals import refused
 
 from llmcf_cli.cli import report
 from llmcf_cli.cli.console import console
 from llmcf_cli.cli.findings import each_field
 from llmcf_cli.cli.groups import same_run
+from llmcf_cli.cli.opening import find_run
 from llmcf_cli.cli.tables import GAP, fitting, text_table
 from llmcf_cli.core.errors import LlmcfError, RecipeError
 
@@ -97,3 +99,12 @@ def test_why_a_step_failed_stands_under_its_line(capsys, terminal, stage):
 def test_the_next_command_means_the_same_run():
     assert same_run("shop.yaml") == "shop.yaml"
     assert same_run("my own.yaml", ["match.k=6"], Path("made")) == "'my own.yaml' --set match.k=6 --artifacts made"
+
+
+def test_the_beginning_of_several_keys_is_refused_and_names_them(tmp_path):
+    for stage, key in (("evaluate", "abcdef0123456789"), ("predict", "abcdef9999999999")):
+        (tmp_path / stage / key).mkdir(parents=True)
+        (tmp_path / stage / key / "manifest.json").write_text("{}")
+    with refused("key-ambiguous", LlmcfError) as caught:
+        find_run("abcdef", (), tmp_path, None)
+    assert caught.value.allowed == ("evaluate/abcdef0123456789", "predict/abcdef9999999999")

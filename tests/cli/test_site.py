@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -31,6 +32,18 @@ class Page(HTMLParser):
             self.links.append(found["href"])
         if tag in LOADS and found.get(LOADS[tag]):
             self.loads.append(found[LOADS[tag]])
+
+
+def test_versions_are_listed_newest_first_and_the_start_leads_to_the_newest(tmp_path):
+    for name in ("0.9.0", "0.10.0", "1.0.0.dev1", "images"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "index.html").write_text("")
+    done = subprocess.run([sys.executable, ROOT / "docs" / "versions.py", tmp_path], check=False)
+    assert done.returncode == 0
+    listed = json.loads((tmp_path / "versions.json").read_text())
+    assert [one["version"] for one in listed] == ["0.10.0", "0.9.0", "1.0.0.dev1"]
+    assert [one["aliases"] for one in listed] == [["latest"], [], []]
+    assert "0.10.0/index.html" in (tmp_path / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -79,6 +79,7 @@ def test_a_run_leaves_its_report_and_the_command_writes_the_same(made, run):
     assert write_page(run, made / "again.html").read_text() == text
     by_recipe = find_run(str(made / "small.yaml"), (), made / "artifacts", None)
     assert write_page(by_recipe, made / "third.html").read_text() == text
+    assert find_run(run.key[:8], (), made / "artifacts", None).key == run.key
 
 
 def test_the_page_is_sound_and_alone(page):

@@ -18,6 +18,9 @@ from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.stages.engine.run import plan
+from llmcf_cli.stages.look.made import run_of_folder
+from llmcf_cli.stages.look.page.content import gather
+from llmcf_cli.stages.look.page.render import html
 from llmcf_cli.stages.pipeline import open_context, run_steps
 from llmcf_cli.stages.steps.evaluate import Evaluate
 from llmcf_cli.store.open import connect_read
@@ -117,6 +120,31 @@ def test_differences_are_tested_over_users(ran):
     )
     assert found["p_value"] == pytest.approx(ttest_rel(second, first).pvalue)
     assert found["difference"] == pytest.approx(np.mean(second) - np.mean(first))
+
+
+def test_the_report_tells_of_single_queries(ran):
+    """Gains from the stored ranks, ranks as means over the seeds, lists as stored."""
+    page = gather(run_of_folder(ran[0][-1].node.folder))
+    cases = page.cases
+    stored = {arm: [predictions(ran, arm, seed) for seed in (1, 2)] for arm in ARMS}
+    ids = stored["none"][0]["sample_id"].to_pylist()
+    with connect_read(
+        next(step.node.folder for step in ran[0] if step.node.stage.name == "ingest") / "data.duckdb"
+    ) as con:
+        texts = dict(con.execute("SELECT item_row, text FROM item").fetchall())
+    assert {case.kind for case in cases.cases} >= {"random"}
+    for case in cases.cases:
+        at = ids.index(case.shown.query.sample_id)
+        ranks = {arm: [table["rank"][at].as_py() for table in tables] for arm, tables in stored.items()}
+        assert case.scores == pytest.approx({arm: np.mean(of) for arm, of in ranks.items()})
+        value = {arm: np.mean([ndcg(rank) for rank in of]) for arm, of in ranks.items()}
+        assert case.gain == pytest.approx(value[cases.arm] - value[cases.reference])
+        for arm, tables in stored.items():
+            assert case.listed[arm] == [texts[row] for row in tables[0]["listed"][at].as_py()[:5]]
+        assert case.owed is None
+    text = html(page)
+    assert "target&#39;s rank" in text
+    assert cases.measure == "NDCG@10"
 
 
 def test_lists_online_are_those_offline(folder, ran):

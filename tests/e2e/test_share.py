@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from refusals import refused
@@ -18,6 +19,7 @@ from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.share.lock import lock_now, read_lock
 from llmcf_cli.stages.share.results import first_parting, reproduces, verify
+from llmcf_cli.stages.steps.train_llm import TrainLLM
 
 RECIPE = """\
 extends: base.yaml
@@ -153,7 +155,6 @@ def test_verify_says_where_numbers_part(home, tmp_path):
     shutil.copytree(home, elsewhere)
     cots = next((elsewhere / "artifacts" / "gen-cot").glob("*/cot.parquet"))
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from llmcf_cli.store.artifacts import MANIFEST, read_manifest, write_manifest
     from llmcf_cli.store.integrity import file_records
@@ -191,8 +192,6 @@ def test_imported_texts_are_found_and_none_is_made_again(copy, texts):
 
 
 def test_exported_texts_come_with_the_judges_scores(home, texts):
-    import pyarrow.parquet as pq
-
     rows = pq.read_table(texts).to_pylist()
     cots = pq.read_table(next((home / "artifacts" / "gen-cot").glob("*/cot.parquet"))).to_pylist()
     kept = {row["prompt_hash"]: row["score"] for row in rows if row["kept"]}
@@ -205,8 +204,6 @@ def test_texts_about_users_stay_at_home_if_asked(home, tmp_path):
     done = llmcf("cot", "export", home / "shared.yaml", "--cache", out, "--without", "user",
                  "--artifacts", home / "artifacts")  # fmt: skip
     assert "left out: 24" in done
-    import pyarrow.parquet as pq
-
     assert pq.read_table(out).num_rows == 0
 
 
@@ -236,12 +233,39 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     target = imported(packed, tmp_path / "empty" / "shared")
     artifacts = tmp_path / "empty" / "artifacts"
     lock = target / "shared.lock.yaml"
-    llmcf("run", "--locked", lock, "--artifacts", artifacts)
+    monkeypatch.setattr(TrainLLM, "run", lambda *_: pytest.fail("the language model was tuned"))
+    done = llmcf("run", "--locked", lock, "--artifacts", artifacts)
+    assert "train-llm is not needed: 24 texts that it wrote are here" in done
     assert report(artifacts, "gen-cot")["generated"] == 0
-    assert "every measure is within its tolerance" in llmcf("recipe", "verify", lock, "--artifacts", artifacts)
+    assert "every stage is cached" in llmcf("run", "--locked", lock, "--artifacts", artifacts)
+    told = llmcf("recipe", "verify", lock, "--artifacts", artifacts)
+    assert "every measure is within its tolerance" in told
+    assert "[green]" not in told
+    assert "predict[ict seed=" in told
     found = checked(target / "shared.yaml", lock, artifacts)
     assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
     assert reproduces(found)
+    for table in ("cot", "cot_part", "cot_candidate", "cot_dropped"):
+        (there,), (here,) = (list(root.glob(f"gen-cot/*/{table}.parquet")) for root in (home / "artifacts", artifacts))
+        assert pq.read_table(here).equals(pq.read_table(there)), table
+    llmcf("report", target / "shared.yaml", "--artifacts", artifacts)
+    further = tmp_path / "further"
+    llmcf("recipe", "export", target / "shared.yaml", further, "--with", "data", "--artifacts", artifacts)
+    assert pq.read_table(further / "llmcf" / "texts.parquet").num_rows == 24
+
+
+def test_a_text_that_is_missing_has_the_model_tuned_after_all(copy, texts, tmp_path):
+    """23 of 24 texts: the tuned model writes the last one, nobody else."""
+    some = tmp_path / "some.parquet"
+    pq.write_table(pq.read_table(texts).slice(1), some)
+    artifacts = copy / "artifacts"
+    llmcf("cot", "import", some, "--artifacts", artifacts)
+    done = llmcf("run", copy / "shared.yaml", "--artifacts", artifacts)
+    assert "needed after all: a text is missing" in done
+    assert report(artifacts, "gen-cot")["generated"] == 1
+    assert report(artifacts, "gen-cot")["cached"] == 23
+    found = checked(copy / "shared.yaml", copy / "shared.lock.yaml", artifacts)
+    assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
 
 
 def test_the_card_tells_what_the_run_told(home, parcel):

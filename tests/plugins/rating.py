@@ -60,7 +60,7 @@ class RMSE(Measure):
     def values(self, prediction: np.ndarray, truth: Truth) -> Values:
         """Each sample contributes its squared error."""
         square_N = np.square(np.subtract(prediction, truth.target_N, dtype=np.float64))
-        return Values(float(np.sqrt(square_N.mean())), square_N)
+        return Values(float(np.sqrt(square_N.mean())), square_N, user_U=truth.user_row_N)
 
     def total(self, mean: np.ndarray) -> np.ndarray:
         """The root."""
@@ -76,7 +76,7 @@ class MAE(MeanMeasure):
     def values(self, prediction: np.ndarray, truth: Truth) -> Values:
         """Each sample contributes its absolute error."""
         error_N = np.abs(np.subtract(prediction, truth.target_N, dtype=np.float64))
-        return Values(float(error_N.mean()), error_N)
+        return Values(float(error_N.mean()), error_N, user_U=truth.user_row_N)
 
 
 class Rating(NumberTask):

@@ -6,7 +6,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -115,6 +115,42 @@ def read(con: Any, path: Path, number: int, decisions: Decisions) -> File | None
     if kind == "jsonl":
         return _read_json(con, path, into, decisions)
     return _read_csv(con, path, into, decisions)
+
+
+def tables_of(paths: Sequence[Path]) -> list[Path]:
+    """The files of some paths: of a folder each table in it, by the endings of names.
+
+    A folder of Parquet files with the same columns stays one: it is a table in parts.
+
+    Raises:
+        DataError: A folder has no table.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [
+            file for file in sorted(path.iterdir())
+            if file.is_file() and not file.name.startswith(".") and plain_suffix(file) in ENDINGS
+        ]  # fmt: skip
+        if not inside:
+            raise DataError("has no table", code="path-missing", where=str(path), allowed=tuple(ENDINGS),
+                            hint="give the files, or a folder that they are in")  # fmt: skip
+        parts = all(plain_suffix(file) == ".parquet" for file in inside) and _alike(inside)
+        found += [path] if parts else inside
+    return found
+
+
+def _alike(files: Sequence[Path]) -> bool:
+    """Whether Parquet files have the same columns."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return len({tuple(pq.read_schema(file).names) for file in files}) == 1
+    except (pa.ArrowException, OSError):
+        return False  # whoever reads it says what is wrong
 
 
 def _format(path: Path) -> str:

@@ -55,11 +55,8 @@ def choose(entity: Entity, profiles: Mapping[str, Profile], key: str, decisions:
     features = dict(list(kinds.items())[:_MOST_FEATURES])
     where = f"dataset.text.{entity}"
     if entity == "item":
-        left = [c for c in profiles if c not in (key, *text, *features)]
         why = "a title, and what few items have in common" if texts else "what few items have in common"
-        unread = f"; not read: {', '.join(left[:8])}{' …' * (len(left) > 8)}" if left else ""
-        chosen = ", ".join(text) or "none"
-        decisions.note("item text", chosen, (why if text else "no column has short texts") + unread, where)
+        decisions.note("item text", ", ".join(text) or "none", why if text else "no column has short texts", where)
     if features:
         shown = ", ".join(f"{c} ({kind if isinstance(kind, str) else 'numeric'})" for c, kind in features.items())
         decisions.note(f"{entity} features", shown, f"at most {_KINDS:,} different values, or numbers",

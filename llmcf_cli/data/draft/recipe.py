@@ -31,6 +31,8 @@ _TIMES = 10
 """Different times below which a cut in time says little."""
 
 
+_SHOWN = 20
+"""Columns that are not read, of a table, that are named."""
 _DENSE = 10_000
 """Items up to which EASE, which solves for a square of them, takes seconds."""
 _SAMPLED = 20_000
@@ -110,6 +112,7 @@ def _recipe(con: Any, roles: Roles, out: Path, decisions: Decisions) -> tuple[di
     dataset["features"] = features or None
     if not features:
         del dataset["features"]
+    _unread(roles, chosen, where, decisions)
     lists = decisions.told("--task", ("ranking", "retrieval")) == "retrieval"
     rec = _retrieval(roles, bool(text), decisions) if lists else _ranking(bool(text), decisions)
     if lists:
@@ -151,6 +154,28 @@ def _retrieval(roles: Roles, text: bool, decisions: Decisions) -> dict[str, Any]
         "fit": {"batch_size": 64, "learning_rate": 1.0e-3, "weight_decay": 0.0, "epochs": 100, "patience": 8},
         "compare": arms, "baselines": simple, "references": ["none"],
     }  # fmt: skip
+
+
+def _unread(roles: Roles, chosen: Mapping[Entity, Chosen], where: Sequence[str], decisions: Decisions) -> None:
+    """Note the columns of each table that the recipe does not read."""
+    order = roles.order.column if isinstance(roles.order, Timed) else roles.order
+    tables = [(roles.interactions, {roles.user, roles.item, order, roles.rating})]
+    tables += [(table, {key, *chosen[e].text, *chosen[e].features}) for e, (table, key) in roles.entities.items()]
+    for place, (table, read_) in enumerate(tables):
+        asked = where if place == 0 else ()
+        left = [
+            column for column in table.file.kinds
+            if column not in read_ and not any(_asks(condition, column) for condition in asked)
+        ]  # fmt: skip
+        if left:
+            more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""
+            about = "interactions have no features" if place == 0 else "to read one: dataset.text, dataset.features"
+            decisions.note(f"not read of {table.file.path.name}", ", ".join(left[:_SHOWN]) + more, about)
+
+
+def _asks(condition: str, column: str) -> bool:
+    written = in_expression(column)
+    return condition.startswith((f"{written} ", f"number({written})"))
 
 
 def _name(path: Path) -> str:

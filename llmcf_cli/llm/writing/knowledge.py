@@ -28,13 +28,14 @@ from llmcf_cli.llm.engines.base import ENGINE, Engine
 from llmcf_cli.llm.writing.cost import Load, announce, demand
 from llmcf_cli.llm.writing.reports import KnowledgeReport
 from llmcf_cli.llm.writing.steps import check_turns
-from llmcf_cli.llm.writing.texts import Ask, Fault, TextCache, fit_asks
+from llmcf_cli.llm.writing.texts import Answers, Ask, Batch, Fault, TextCache, fit_asks
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.prompt import Prompt, check_knows
 from llmcf_cli.recipe.words import Words
+from llmcf_cli.scale import Pool
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT
 
@@ -82,6 +83,7 @@ class _Subject:
 def write_knowledge(
     section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
     item_prompt: Prompt, cache: Path, out: Path, seed: int, words: Words = Words(), progress: Progress = SILENT,
+    pool: Pool[Batch, Answers] | None = None,
 ) -> KnowledgeReport:  # fmt: skip
     """Write what the model knows of the chosen users and items to Parquet (table `knowledge_text`).
 
@@ -99,6 +101,7 @@ def write_knowledge(
         seed: The recipe's seed.
         words: Of the label.
         progress: Where to report.
+        pool: Who makes the texts that are not there yet; None: this process.
 
     Raises:
         LlmcfError: A prompt uses a variable that its text must not know, or nothing was written.
@@ -113,7 +116,7 @@ def write_knowledge(
     check_turns(item_prompt, engine, f"knowledge.item_prompt {section.item_prompt}")
     with connect_read(data) as reader, SharedTexts(cache) as store:
         reader.execute(_TRAIN_EVENTS)
-        texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"))
+        texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"), pool=pool)
         with pq.ParquetWriter(out, KNOWLEDGE_TEXT.schema, compression="zstd") as writer:
             work = _Writing(writer, texts, engine, words, progress)
             work.write("user", user_prompt, *_users(reader, section))

@@ -26,7 +26,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,23 @@ class CallState:
     def is_set_aside(self, tries: int) -> bool:
         """Whether it is not to be made again, with so many tries."""
         return not self.finished and (not self.retryable or self.attempts >= tries)
+
+
+def count_by(path: Path, model: str) -> int:
+    """Texts of a model in a cache; of one that cannot be read, none: whoever opens it is told why.
+
+    Args:
+        path: The cache's file.
+        model: Digest, or server and name, of the model.
+    """
+    if not path.is_file():
+        return 0
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute("SELECT count(*) FROM generation WHERE model_digest = ?", [model]).fetchone()
+    except sqlite3.Error:
+        return 0
+    return int(rows[0])
 
 
 class SharedTexts:

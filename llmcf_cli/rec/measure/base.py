@@ -1,6 +1,6 @@
 """What a measure of predictions is: the only thing that training, search, comparison, plots and reports know of one.
 
-Legend: N samples, U units (samples, users or queries), S seeds.
+Legend: N samples, U units (samples, users or queries), G users, A predictions, S seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.rec.measure.significance import Paired, paired_bootstrap, paired_t, resampled
+from llmcf_cli.rec.measure.significance import (
+    Paired,
+    mean_standard_error,
+    paired_bootstrap,
+    paired_t,
+    resampled,
+    sums,
+)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,15 @@ class Values:
             samples have the same units in the same order.
         weight_U: Weights, float64; None: all alike.
         label_U: Classes of the units, where the total is a mean over each class apart; None without any.
+        user_U: Whose each unit is, where a user may have several, as of samples; None where units stand for themselves.
+            Units of one user are not independent, so tests and errors draw users, not units.
     """
 
     total: float
     unit_U: NDArray[np.float64]
     weight_U: NDArray[np.float64] | None = None
     label_U: NDArray[np.float32] | None = None
+    user_U: NDArray[np.int32] | None = None
 
 
 class Measure(ABC):
@@ -107,12 +117,13 @@ class Measure(ABC):
         return mean
 
     def test(self, first: Values, second: Values) -> Paired:
-        """Whether two predictions of the same samples differ, by a paired bootstrap over the units."""
-        return paired_bootstrap(first.unit_U, second.unit_U, _weights(first), self.total)
+        """Whether two predictions of the same samples differ, by a paired bootstrap over the users, or else units."""
+        (first_G, second_G), weight_G = _drawn(first, second)
+        return paired_bootstrap(first_G, second_G, weight_G, self.total)
 
     def standard_error(self, values: Values) -> float:
-        """Standard error over the units."""
-        return float(resampled(values.unit_U[None], _weights(values), self.total)[0].std(ddof=1))
+        """Standard error over the users, or else units."""
+        return float(resampled(*_drawn(values), self.total)[0].std(ddof=1))
 
     def counts(self, truth: Truth) -> Mapping[str, int]:
         """How many there are of each kind of sample that the measure needs: too few of one, and it says nothing."""
@@ -135,17 +146,17 @@ class Measure(ABC):
 
 
 class MeanMeasure(Measure):
-    """A plain mean over the units: tested by a paired t-test."""
+    """A plain mean over the units: tested by a paired t-test, over the users where they have several."""
 
     test_title = "t-test"
 
     def test(self, first: Values, second: Values) -> Paired:
-        """Whether two predictions of the same samples differ, by a paired t-test over the units."""
-        return paired_t(first.unit_U, second.unit_U)
+        """Whether two predictions of the same samples differ, by a paired t-test over the users, or else units."""
+        return paired_t(first.unit_U, second.unit_U, first.user_U)
 
     def standard_error(self, values: Values) -> float:
-        """Standard deviation of the units by the root of their number."""
-        return float(values.unit_U.std(ddof=1) / np.sqrt(len(values.unit_U)))
+        """Of the mean over the users' units."""
+        return mean_standard_error(values.unit_U, values.user_U)
 
 
 def measured(measures: Sequence[Measure], prediction: NDArray[Any], truth: Truth) -> dict[str, float]:
@@ -159,5 +170,12 @@ def measured(measures: Sequence[Measure], prediction: NDArray[Any], truth: Truth
     return found
 
 
-def _weights(values: Values) -> NDArray[np.float64]:
-    return np.ones(len(values.unit_U)) if values.weight_U is None else values.weight_U
+def _drawn(*values: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What a bootstrap draws: a weighted mean for each prediction [A, G], and its weight [G]."""
+    unit_AU, first = np.stack([one.unit_U for one in values]), values[0]
+    weight_U = np.ones(unit_AU.shape[1]) if first.weight_U is None else first.weight_U
+    if first.user_U is None:
+        return unit_AU, weight_U
+    weight_G = sums(weight_U[None], first.user_U)[0]
+    total_AG = sums(unit_AU * weight_U, first.user_U)
+    return np.divide(total_AG, weight_G, out=np.zeros_like(total_AG), where=weight_G > 0), weight_G

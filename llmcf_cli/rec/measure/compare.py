@@ -19,6 +19,8 @@ from llmcf_cli.rec.measure.significance import NORMAL_95, paired_p_value
 
 FEW = 6
 """Most arms, and most differences, that are told in full on a screen; the rest is in `comparison.md`."""
+FEW_USERS = 30
+"""Users of a test split below which errors over users are too uncertain to be taken at their word."""
 LEVEL = 0.05
 """Significance level of the notes."""
 CONTROL_NOTE = "share: how much of the arm's gain its control has, where the arm has any"
@@ -96,6 +98,8 @@ def summarise(
     return {
         "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures if not m.detail],
         "test": main.test_title,
+        "test_users": len(np.unique(truth.user_row_N)),
+        "drawn": _drawn(next(iter(pooled.values())), truth) if pooled else "",
         "arms": arms,
         "references": references,
         "differences": [_difference(grouped[a], grouped[b], main, pooled) for a, b in pairs],
@@ -108,6 +112,19 @@ def summarise(
     }
 
 
+def _drawn(values: Values, truth: Truth) -> str:
+    """What tests and intervals of a measure are over."""
+    if values.user_U is not None or len(values.unit_U) < len(truth):
+        return "users of the test split"
+    return "test samples"
+
+
+def extent(report: Mapping[str, Any]) -> str:
+    """How large the test split is, in words."""
+    users = f" of {report['test_users']:,} users" if report.get("test_users") else ""
+    return f"{report['test_samples']:,} samples{users}"
+
+
 def title_of(report: Mapping[str, Any], name: str = "") -> str:
     """What tables call the measure of that name, or the one that arms are compared by."""
     found = {measure["name"]: str(measure["title"]) for measure in report["measures"]}
@@ -116,16 +133,21 @@ def title_of(report: Mapping[str, Any], name: str = "") -> str:
 
 def notes(report: Mapping[str, Any]) -> list[str]:
     """How to read the differences, in sentences."""
-    significant = f"significant: p < {LEVEL} over the test samples ({report['test']})"
+    drawn = report["drawn"]
+    significant = f"significant: p < {LEVEL} over the {drawn} ({report['test']})"
     if report["seeds"] == 1:
-        return [
-            "one seed: the interval covers the test samples, not the training's own spread; set rec.seeds for that",
-            significant,
-        ]
-    return [
-        "differences are of an arm's seeds together, so they are not those of the means above",
-        f"{significant} and over the seeds (paired t-test)",
-    ]
+        first = f"one seed: the interval covers the {drawn}, not the training's own spread; set rec.seeds for that"
+    else:
+        first = "differences are of an arm's seeds together, so they are not those of the means above"
+        significant += " and over the seeds (paired t-test)"
+    return [first, significant]
+
+
+def few_users(report: Mapping[str, Any]) -> list[str]:
+    """A warning where tests are over too few users."""
+    if report["drawn"] == "test samples" or report["test_users"] >= FEW_USERS:
+        return []
+    return [f"the test split has {report['test_users']} users: intervals and p over so few are rough"]
 
 
 def warnings(
@@ -259,12 +281,12 @@ def small_slices(report: Mapping[str, Any]) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The comparison as a Markdown document."""
-    lines = [f"# {report['recipe']}: {report['backbone']}, test split of {report['test_samples']:,} samples", ""]
+    lines = [f"# {report['recipe']}: {report['backbone']}, test split of {extent(report)}", ""]
     lines += _table(*rows(report))
     lines += ["", *(md(f"- {line}") for line in report["protocol"])] if report.get("protocol") else []
     lines += ["", *(md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])]
     if report["differences"]:
-        lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the test samples:", ""]
+        lines += ["", f"Differences of {title_of(report)}, with 95 % intervals over the {report['drawn']}:", ""]
         lines += [*_table(*difference_rows(report, report["differences"])), ""]
         lines += [md(f"- {line}") for line in report["notes"]]
     if report["controls"]:

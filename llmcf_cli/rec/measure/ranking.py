@@ -18,7 +18,7 @@ from llmcf_cli.rec.measure.significance import Paired, auc_standard_error, delon
 
 
 class AUC(Measure):
-    """How often a positive scores above a negative; compared by DeLong's test."""
+    """How often a positive scores above a negative; compared by DeLong's test, over users as Obuchowski has it."""
 
     name, title = "auc", "AUC"
     higher_is_better = True
@@ -28,7 +28,7 @@ class AUC(Measure):
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
         """Each sample contributes its placement among those of the other label."""
         total = self.value(prediction, truth)
-        return Values(total, placements(truth.target_N, prediction), label_U=truth.target_N)
+        return Values(total, placements(truth.target_N, prediction), label_U=truth.target_N, user_U=truth.user_row_N)
 
     def value(self, prediction: NDArray[Any], truth: Truth) -> float:
         """The area alone, which takes no ranks."""
@@ -36,11 +36,11 @@ class AUC(Measure):
 
     def test(self, first: Values, second: Values) -> Paired:
         """DeLong's test of correlated AUCs."""
-        return delong_of_placements(_labels(first), first.unit_U, second.unit_U)
+        return delong_of_placements(_labels(first), first.unit_U, second.unit_U, first.user_U)
 
     def standard_error(self, values: Values) -> float:
         """By the same components as the test."""
-        return auc_standard_error(_labels(values), values.unit_U)
+        return auc_standard_error(_labels(values), values.unit_U, values.user_U)
 
     def counts(self, truth: Truth) -> Mapping[str, int]:
         """Both labels are needed."""
@@ -57,7 +57,7 @@ class LogLoss(MeanMeasure):
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
         """Each sample contributes its own loss."""
         loss_N = metrics.logloss(truth.target_N, prediction)
-        return Values(float(loss_N.mean()), loss_N)
+        return Values(float(loss_N.mean()), loss_N, user_U=truth.user_row_N)
 
 
 class GroupAUC(Measure):
@@ -89,7 +89,7 @@ class CalibrationError(MeanMeasure):
 
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
         """Each sample contributes its label minus its probability, signed as its bin's sum is."""
-        return Values(*metrics.calibration_error(truth.target_N, prediction))
+        return Values(*metrics.calibration_error(truth.target_N, prediction), user_U=truth.user_row_N)
 
 
 def _labels(values: Values) -> NDArray[np.float32]:

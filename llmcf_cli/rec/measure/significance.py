@@ -1,6 +1,10 @@
 """Whether two arms differ: DeLong's test, a t-test and a bootstrap over the test's units, and a t-test over seeds.
 
-Legend: N samples, M positives, A arms, U units (samples, users or queries), S seeds, R resamples.
+A user's samples resemble each other, so they tell less than as many samples of as many users. Where units are samples,
+what varies independently is the user, and all tests but the one over seeds are over users then. With one sample per
+user they are the plain tests.
+
+Legend: N samples, M positives, A arms, U units (samples, users or queries), G users, S seeds, R resamples.
 """
 
 from __future__ import annotations
@@ -42,17 +46,21 @@ class Paired:
     p_value: float
 
 
-def delong(label_N: NDArray[Any], first_N: NDArray[Any], second_N: NDArray[Any]) -> Paired:
+def delong(
+    label_N: NDArray[Any], first_N: NDArray[Any], second_N: NDArray[Any], user_N: NDArray[Any] | None = None
+) -> Paired:
     """Test the difference of two correlated AUCs.
 
     The covariance of DeLong, DeLong and Clarke-Pearson (1988) from midranks as in Sun and Xu (2014): O(n log n) time.
+    With several samples per user it is that of Obuchowski (1997) for clustered data.
 
     Args:
         label_N: 0 or 1, both present.
         first_N: Scores of the first arm.
         second_N: Scores of the second arm.
+        user_N: Whose samples they are; None: all of different users.
     """
-    return delong_of_placements(label_N, placements(label_N, first_N), placements(label_N, second_N))
+    return delong_of_placements(label_N, placements(label_N, first_N), placements(label_N, second_N), user_N)
 
 
 def placements(label_N: NDArray[Any], score_N: NDArray[Any]) -> NDArray[np.float64]:
@@ -75,37 +83,62 @@ def placements(label_N: NDArray[Any], score_N: NDArray[Any]) -> NDArray[np.float
 
 
 def delong_of_placements(
-    label_N: NDArray[Any], first_N: NDArray[np.float64], second_N: NDArray[np.float64]
+    label_N: NDArray[Any], first_N: NDArray[np.float64], second_N: NDArray[np.float64],
+    user_N: NDArray[Any] | None = None,
 ) -> Paired:  # fmt: skip
     """`delong`, given the `placements` of both arms."""
     from scipy.stats import norm
 
-    auc_A, covariance_AA = _auc_covariance(label_N, np.stack([first_N, second_N]))
-    contrast = np.array([-1.0, 1.0])
-    error = float(np.sqrt(max(contrast @ covariance_AA @ contrast, 0.0)))
-    difference = float(auc_A[1] - auc_A[0])
+    difference_N = second_N - first_N
+    error = float(np.sqrt(_auc_variance(label_N, difference_N, user_N)))
+    difference = float(difference_N[np.asarray(label_N) > 0.5].mean())
     p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(difference) / error))
     interval = difference - NORMAL_95 * error, difference + NORMAL_95 * error
     return Paired(difference, error, interval, p_value)
 
 
-def auc_standard_error(label_N: NDArray[Any], placement_N: NDArray[np.float64]) -> float:
-    """Standard error of one AUC over the samples, given its `placements`."""
-    return float(np.sqrt(_auc_covariance(label_N, placement_N[None])[1][0, 0]))
+def auc_standard_error(
+    label_N: NDArray[Any], placement_N: NDArray[np.float64], user_N: NDArray[Any] | None = None
+) -> float:
+    """Standard error of one AUC over the users, or else samples, given its `placements`."""
+    return float(np.sqrt(_auc_variance(label_N, placement_N, user_N)))
 
 
-def paired_t(first_U: NDArray[np.float64], second_U: NDArray[np.float64]) -> Paired:
-    """Test whether the mean over units differs, by Student's t of their differences; at least two units."""
-    from scipy.stats import ttest_1samp
+def paired_t(
+    first_U: NDArray[np.float64], second_U: NDArray[np.float64], user_U: NDArray[Any] | None = None
+) -> Paired:  # fmt: skip
+    """Test whether the mean over units differs, by Student's t of their differences; at least two users, or else units.
+
+    Args:
+        first_U: Of the first arm.
+        second_U: Of the second arm.
+        user_U: Whose units they are; None: all of different users.
+    """
+    from scipy.stats import t
 
     difference_U = second_U - first_U
-    mean = float(difference_U.mean())
-    error = float(difference_U.std(ddof=1) / np.sqrt(len(difference_U)))
+    mean, error = float(difference_U.mean()), mean_standard_error(difference_U, user_U)
     if error == 0:
         return Paired(mean, 0.0, (mean, mean), 1.0 if mean == 0 else 0.0)
-    found = ttest_1samp(difference_U, 0.0)
-    low, high = found.confidence_interval(0.95)
-    return Paired(mean, error, (float(low), float(high)), float(found.pvalue))
+    freedom = (len(difference_U) if user_U is None else len(np.unique(user_U))) - 1
+    most = float(t.ppf(0.975, freedom)) * error
+    return Paired(mean, error, (mean - most, mean + most), float(2 * t.sf(abs(mean) / error, freedom)))
+
+
+def mean_standard_error(unit_U: NDArray[np.float64], user_U: NDArray[Any] | None = None) -> float:
+    """Standard error of the mean over units, of which those of a user vary together (Liang and Zeger, 1986).
+
+    √(G / (G − 1) · Σ_g (Σ_{u of g} (x_u − mean))²) / U, NaN for a single user.
+    """
+    gap_U = unit_U - unit_U.mean()
+    gap_G = gap_U if user_U is None else sums(gap_U[None], user_U)[0]
+    return float(np.sqrt(_spread(len(gap_G)) * (gap_G**2).sum()) / len(unit_U))
+
+
+def sums(unit_AU: NDArray[np.float64], user_U: NDArray[Any]) -> NDArray[np.float64]:
+    """Sum over each user's units, float64 [A, G], users in order."""
+    _, group_U = np.unique(user_U, return_inverse=True)
+    return np.stack([np.bincount(group_U, unit_U) for unit_U in unit_AU])
 
 
 def paired_bootstrap(
@@ -162,12 +195,25 @@ def paired_p_value(first_S: Sequence[float], second_S: Sequence[float]) -> float
     return float(ttest_rel(second_S, first_S).pvalue)
 
 
-def _auc_covariance(
-    label_N: NDArray[Any], placement_AN: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """AUC of every arm [A] and their covariance [A, A]."""
+def _auc_variance(label_N: NDArray[Any], placement_N: NDArray[np.float64], user_N: NDArray[Any] | None) -> float:
+    """Variance of an AUC given its `placements`, or of a difference of two given theirs.
+
+    Obuchowski (1997): with p and n the sums of a user's gaps of either label from that label's mean, by its number,
+    I₁ / (I₁ − 1) · Σ p² + I₀ / (I₀ − 1) · Σ n² + 2 I / (I − 1) · Σ p n, where I₁ users have a positive, I₀ a negative,
+    and I any sample. If all samples are of different users, the last sum is 0 and the rest is DeLong's.
+    """
     positive_N = np.asarray(label_N) > 0.5
-    v10_AM, v01_An = placement_AN[:, positive_N], placement_AN[:, ~positive_N]
-    m, n = v10_AM.shape[1], v01_An.shape[1]
-    covariance_AA = np.atleast_2d(np.cov(v10_AM)) / m + np.atleast_2d(np.cov(v01_An)) / n
-    return v10_AM.mean(axis=1), covariance_AA
+    user_N = np.arange(len(positive_N)) if user_N is None else np.asarray(user_N)
+    total, parts = 0.0, []
+    for of_label_N in (positive_N, ~positive_N):
+        gap_N = np.where(of_label_N, placement_N - placement_N[of_label_N].mean(), 0.0)
+        part_G = sums(gap_N[None], user_N)[0] / np.count_nonzero(of_label_N)
+        parts.append(part_G)
+        total += _spread(len(np.unique(user_N[of_label_N]))) * float(part_G @ part_G)
+    between = float(parts[0] @ parts[1])  # exactly 0 where no user has both labels
+    return max(total + (2 * _spread(len(parts[0])) * between if between else 0.0), 0.0)
+
+
+def _spread(count: int) -> float:
+    """What makes a sum of squares over so many that vary independently unbiased; NaN for one."""
+    return count / (count - 1) if count > 1 else float("nan")

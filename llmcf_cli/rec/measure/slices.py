@@ -43,3 +43,12 @@ def slice_values(
     return {
         name: measure.value(prediction[mask], truth.take(mask)) for name, mask in slices.items() if name not in small
     }
+
+
+def parts_of(
+    slices: Mapping[str, NDArray[np.bool_]]
+) -> tuple[dict[str, NDArray[np.bool_]], list[str]]:  # fmt: skip
+    """The slices that are less than the whole split, and a note on those that are not."""
+    kept = {name: mask for name, mask in slices.items() if not mask.all()}
+    whole = [name for name in slices if name not in kept]
+    return kept, [f"every test sample is of the slice {', '.join(whole)}: it is left out of the table"] if whole else []

@@ -17,9 +17,9 @@ from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Measure, Truth
 from llmcf_cli.rec.measure.slices import cold_start_slices
 from llmcf_cli.rec.retrieval.config import CUTOFFS, RetrievalConfig
-from llmcf_cli.rec.retrieval.measures import HR, MRR, NDCG, Coverage, ListMeasure, Novelty, Popularity
+from llmcf_cli.rec.retrieval.measures import HR, MRR, NDCG, TABLED, Coverage, ListMeasure, Novelty, Popularity
 from llmcf_cli.rec.retrieval.ranked import LISTED, items_of, rank_of, scores_of
-from llmcf_cli.rec.tasks.base import ListTask
+from llmcf_cli.rec.tasks.base import ListTask, Singles
 
 HEAD = 0.2
 """Share of the catalogue, its most popular items, that is the head."""
@@ -99,6 +99,12 @@ class Retrieval(ListTask):
     def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """`score`, float32: the dot product of user and item."""
         return {"score": prediction_N}
+
+    def singles(self, prediction: NDArray[Any], truth: Truth) -> Singles:
+        """NDCG of each query's list, the target's rank, and the list."""
+        gain = NDCG(TABLED)
+        rank_N = rank_of(prediction).astype(np.float64)
+        return Singles(gain.title, gain.of_queries(prediction, truth), "target's rank", rank_N, 1, items_of(prediction))
 
     def slices(self, train: Samples, test: Samples) -> dict[str, NDArray[np.bool_]]:
         """The cold-start slices, and those of head and tail."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,27 @@ from llmcf_cli.plugin import Kind
 from llmcf_cli.rec.measure.base import Measure, Truth
 from llmcf_cli.rec.measure.slices import cold_start_slices
 from llmcf_cli.store.tables import Table, prediction
+
+
+@dataclass(frozen=True)
+class Singles:
+    """What reports tell of single samples.
+
+    Attributes:
+        title: What is better or worse about a sample.
+        value_N: That, float64, more is better.
+        answer: What people read of a prediction.
+        answer_N: That, float64.
+        digits: Of it after the point.
+        listed_NK: Rows of the items that are listed, best first, 0 past the last; None where there are no lists.
+    """
+
+    title: str
+    value_N: NDArray[np.float64]
+    answer: str
+    answer_N: NDArray[np.float64]
+    digits: int = 3
+    listed_NK: NDArray[np.int64] | None = None
 
 
 class Task(ABC):
@@ -74,6 +96,10 @@ class Task(ABC):
     @abstractmethod
     def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """Columns that a request for scores is answered with, by name."""
+
+    def singles(self, prediction: NDArray[Any], truth: Truth) -> Singles | None:
+        """What a prediction says of single samples; None where reports tell of none."""
+        return None
 
     def slices(self, train: Samples, test: Samples) -> dict[str, NDArray[np.bool_]]:
         """Name → bool mask [N] of parts of the test split that are measured on their own."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from llmcf_cli.features.batch import Samples
 from llmcf_cli.rec.measure.base import Truth
-from llmcf_cli.rec.measure.metrics import check_labels, sigmoid
+from llmcf_cli.rec.measure.metrics import check_labels, logloss, sigmoid
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
-from llmcf_cli.rec.tasks.base import NumberTask
+from llmcf_cli.rec.tasks.base import NumberTask, Singles
 
 
 class Ranking(NumberTask):
@@ -33,6 +33,10 @@ class Ranking(NumberTask):
     def check(self, truth: Truth, split: str) -> None:
         """Both labels must occur."""
         check_labels(truth.target_N, split)
+
+    def singles(self, prediction: NDArray[Any], truth: Truth) -> Singles:
+        """The loss of each sample, and its probability, which people can read."""
+        return Singles("logloss", -logloss(truth.target_N, prediction), "probability", sigmoid(prediction))
 
     def answer(self, prediction_N: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
         """`logit`, float32, and `probability`, float64."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from llmcf_cli import __version__
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import Progress
-from llmcf_cli.core.types import ComponentConfig, Config, key_view
+from llmcf_cli.core.types import key_view
 from llmcf_cli.data.output import IngestOutput
-from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.scale import LOCAL, Executor
+from llmcf_cli.stages.engine.origins import plugin_of, plugins_of
 from llmcf_cli.stages.engine.report import from_json
 from llmcf_cli.store.artifacts import MANIFEST, ArtifactStore, artifact_key, read_manifest
 from llmcf_cli.store.assets import Locator
@@ -26,17 +23,6 @@ from llmcf_cli.store.layout import Output
 
 GENERATIONS = "cache/generation.sqlite"
 """Where generated texts are, in an artifact folder."""
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "peft",
-    "lm-eval",
-    "sentence-transformers",
-    "lancedb",
-    "duckdb",
-    "numpy",
-    "pyarrow",
-)
 
 
 @dataclass(frozen=True)
@@ -80,7 +66,7 @@ class Job:
         context: What the run shares.
         out: Empty folder to fill.
         work: Folder for checkpoints, kept between attempts.
-        inputs: Role of a needed stage → its folder.
+        inputs: Role of a needed stage → its folder; without those that it has to spare.
         keys: Role of a needed stage → its key.
         progress: Where to report.
         forced: Whether the user asked to do it again.
@@ -114,6 +100,18 @@ class Job:
         return from_json(type(stage).report, read_manifest(folder / MANIFEST).report, str(folder))
 
 
+class NeedError(StoreError):
+    """A stage that was to do without the result of another needs it after all.
+
+    Attributes:
+        role: What it calls the other.
+    """
+
+    def __init__(self, what: str, role: str) -> None:
+        super().__init__(what, code="not-made", hint=f"llmcf {role} RECIPE")
+        self.role = role
+
+
 class Stage(ABC):
     """A step of the pipeline. A subclass declares what determines its result, how to make it, and what is left.
 
@@ -133,6 +131,9 @@ class Stage(ABC):
     """Whether what its tasks measure goes to the recipe's trackers."""
     reads_texts: ClassVar[bool] = False
     """Whether it is of no use where items have no text, so that it does not start there."""
+    sparing: ClassVar[frozenset[str]] = frozenset()
+    """Roles of needed stages whose results it can do without, where `spared` says so; `run` raises `NeedError` where
+    it needs one after all."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Sequence[Self]:
@@ -186,6 +187,10 @@ class Stage(ABC):
             LimitError: It is not acceptable.
         """
         return
+
+    def spared(self, node: Node) -> str:
+        """Why it is worth a try without the results of `sparing` that are not there; empty where it is not."""
+        return ""
 
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
         """What a language model's part in it will cost, as (what, how much) for people; empty without such a part.
@@ -279,7 +284,7 @@ class Node:
             "stage_version": self.stage.version,
             **{path: key_view(value, self.context.locate.digest) for path, value in sections.items()},
             "inputs": {role: node.key for role, node in self.needs.items()},
-            "plugins": {**dict(plugins_of(list(sections.values()))), **_own_plugin(self.stage)},
+            "plugins": {**dict(plugins_of(list(sections.values()))), **plugin_of(type(self.stage))},
         }
 
     @cached_property
@@ -314,9 +319,11 @@ class Node:
         """Examine the results that this one is made from, before they are read outside a run.
 
         Raises:
-            LlmcfError: One is not made; or damaged.
+            LlmcfError: One that it cannot spare is not made; or one is damaged.
         """
-        for need in self.needs.values():
+        for role, need in self.needs.items():
+            if not need.made and role in self.stage.sparing:
+                continue
             if not need.made:
                 what = f"needs {need.label}, which is not made yet"
                 raise StoreError(what, code="not-made", where=self.label, hint=f"llmcf {self.stage.name} RECIPE")
@@ -342,42 +349,6 @@ class Node:
         return from_json(type(self.stage).report, manifest.report, str(self.folder))
 
 
-def _own_plugin(stage: Stage) -> dict[str, str]:
-    """The origin of a stage that is not built in: with another version of its plugin it runs again."""
-    return {
-        f"{STAGE} {found.name}": found.origin for found in registry().stages()
-        if found.name == stage.name and found.origin != "built-in" and found.load() is type(stage)
-    }  # fmt: skip
-
-
 def labelled(stage: str, variant: str) -> str:
     """A stage's result for people: `stage`, or `stage[variant]`."""
     return f"{stage}[{variant}]" if variant else stage
-
-
-def versions() -> dict[str, str]:
-    """Versions of llmcf, Python and the libraries that do the work, as far as installed."""
-    found = {"llmcf": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def plugins_of(value: Any) -> Iterator[tuple[str, str]]:
-    """Component → origin, for every component in `value` that is not built in."""
-    if isinstance(value, ComponentConfig):
-        for component in registry().configured():
-            if component.name == value.type and component.origin != "built-in" and component.config() is type(value):
-                yield f"{component.kind} {component.name}", component.origin
-    if isinstance(value, Config):
-        for name in type(value).model_fields:
-            yield from plugins_of(getattr(value, name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from plugins_of(item)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from plugins_of(item)

@@ -15,7 +15,8 @@ from graphlib import TopologicalSorter
 
 from llmcf_cli.core.errors import LlmcfError, PackageError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
-from llmcf_cli.stages.engine.base import Context, Job, Node, Stage, versions
+from llmcf_cli.stages.engine.base import Context, Job, NeedError, Node, Stage
+from llmcf_cli.stages.engine.origins import versions
 from llmcf_cli.stages.engine.readable import judge_texts, require_texts
 from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.stages.engine.tracking import tracked
@@ -43,6 +44,8 @@ class Cause(Enum):
     """There is no earlier result of its arm."""
     CHANGED = auto()
     """Its settings, code or inputs are others than an earlier result's."""
+    PUT_OFF = auto()
+    """Its result is not there, and nothing needs it unless a stage that runs finds that it does."""
     ELSEWHERE = auto()
     """It was to run, and another process has made its result meanwhile."""
 
@@ -82,7 +85,24 @@ def plan(context: Context, targets: Sequence[Stage], force: Collection[str] = ()
     steps: dict[str, Step] = {}
     for node in sorted(nodes, key=lambda node: rank[node.stage.name]):
         steps[node.label] = _decide(node, steps, force)
-    return list(steps.values())
+    return _put_off(list(steps.values()))
+
+
+def _put_off(steps: Sequence[Step]) -> list[Step]:
+    """The same steps, without the work for results that all their readers may be able to spare."""
+    readers: dict[str, list[tuple[str, Step]]] = {}
+    for step in steps:
+        for role, need in step.node.needs.items():
+            readers.setdefault(need.label, []).append((role, step))
+    found = []
+    for step in steps:
+        of = readers.get(step.node.label, [])
+        if of and step.cause in (Cause.NEW, Cause.CHANGED) and all(role in one.node.stage.sparing for role, one in of):
+            why = [one.node.stage.spared(one.node) if one.runs else f"{one.node.label} is made" for _, one in of]
+            if all(why):
+                step = replace(step, runs=False, cause=Cause.PUT_OFF, reason="; ".join(dict.fromkeys(why)))
+        found.append(step)
+    return found
 
 
 def _ranks(nodes: Sequence[Node]) -> dict[str, int]:
@@ -124,7 +144,7 @@ def examined(steps: Sequence[Step], progress: Progress = SILENT) -> list[Step]:
     read = {steps[-1].node.label} if steps else set()
     for step in reversed(steps):
         node = step.node
-        if not step.runs and node.label in read:
+        if not step.runs and step.cause is not Cause.PUT_OFF and node.label in read:
             size = sum(record.size for record in _manifest(node).files.values())
             if size > _LONG_READ:
                 progress.say(f"checking {size / 1e9:,.1f} GB of {node.label}")
@@ -142,7 +162,7 @@ def judge(steps: Sequence[Step]) -> None:
         LimitError: One is not acceptable.
     """
     for step in steps:
-        if not step.runs:
+        if not step.runs and step.cause is not Cause.PUT_OFF:
             _judge(step.node, _manifest(step.node))
 
 
@@ -188,8 +208,17 @@ def execute(
             failed[step.node.label] = behind
             continue
         on_start(step)
+        if step.cause is Cause.PUT_OFF:
+            continue
         try:
-            step, manifest = _run(step, progress) if step.runs else (step, _manifest(step.node))
+            try:
+                step, manifest = _run(step, progress) if step.runs else (step, _manifest(step.node))
+            except NeedError as error:
+                needed = Step(step.node.needs[error.role], True, Cause.NEW, f"needed after all: {error.what}")
+                on_start(needed)
+                on_end(*_run(needed, progress))
+                on_start(step)
+                step, manifest = _run(step, progress)
             if step.cause is Cause.ELSEWHERE:
                 _judge(step.node, manifest)
         except LlmcfError as error:
@@ -292,9 +321,12 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
             store.discard(partial)
             return replace(step, runs=False, cause=Cause.ELSEWHERE, reason=_ELSEWHERE), there
         store.check_free(stage.name, node.key)
-        for need in node.needs.values():
+        spared: set[str] = set()
+        for role, need in node.needs.items():
             found = stack.enter_context(store.reading(need.stage.name, need.key))
-            if found.whole is None:
+            if found.whole is None and role in stage.sparing:
+                spared.add(role)
+            elif found.whole is None:
                 what = f"needs {need.label}, which has changed since the run began {found.damage}".strip()
                 raise StoreError(what, code="store-changed", where=node.label, hint="run the same command again")
         started, clock = datetime.now(UTC), time.monotonic()
@@ -302,7 +334,7 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
             context=node.context, out=partial.out, work=partial.work,
             progress=stack.enter_context(tracked(progress, node)),
             forced=step.cause is Cause.FORCED,
-            inputs={role: need.folder for role, need in node.needs.items()},
+            inputs={role: need.folder for role, need in node.needs.items() if role not in spared},
             keys={role: need.key for role, need in node.needs.items()},
         )  # fmt: skip
         if stage.reads_texts:

@@ -14,7 +14,7 @@ from llmcf_cli.core.types import file_refs, servers
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.load import CheckedRecipe
 from llmcf_cli.recipe.references import references_of
-from llmcf_cli.stages.engine.base import plugins_of
+from llmcf_cli.stages.engine.origins import plugins_of
 from llmcf_cli.stages.files import locator_of
 from llmcf_cli.store.assets import ASSET_PREFIX, CATALOGUE_FILE, Locator, cache_dir
 from llmcf_cli.store.catalogue import HUB, PYPI, Asset, load_catalogue

@@ -9,7 +9,7 @@ from typing import Any
 from llmcf_cli.core.permissions import Host
 from llmcf_cli.core.text import markdown as md
 from llmcf_cli.llm.writing.travel import Exported
-from llmcf_cli.rec.measure.compare import difference_rows, rows, title_of
+from llmcf_cli.rec.measure.compare import difference_rows, extent, rows, title_of
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.references import addresses_of
 from llmcf_cli.stages.share.lock import Lock
@@ -93,13 +93,13 @@ def _results(told: Told) -> Iterator[str]:
     if report is None:
         yield "None: the run had not ended when this was packed."
         return
-    yield f"Test split of {report['test_samples']:,} samples, backbone {md(report['backbone'])}:"
+    yield f"Test split of {extent(report)}, backbone {md(report['backbone'])}:"
     yield ""
     yield from _table(*rows(report))
     yield ""
     yield from (md(f"- {arm['arm']} = {arm['meaning']}") for arm in report["arms"])
     if report["differences"]:
-        yield from ("", f"Differences of {md(title_of(report))}, with 95 % intervals over the test samples:", "")
+        yield from ("", f"Differences of {md(title_of(report))}, with 95 % intervals over the {report['drawn']}:", "")
         yield from _table(*difference_rows(report, report["differences"]))
         yield ""
         yield from (f"- {md(note)}" for note in report["notes"])

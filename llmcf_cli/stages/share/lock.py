@@ -25,7 +25,8 @@ from llmcf_cli.core.yamlfile import dump_yaml, read_yaml
 from llmcf_cli.recipe.library import library_dir, recipe_files
 from llmcf_cli.recipe.load import LoadedRecipe
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.stages.engine.base import Context, plugins_of, versions
+from llmcf_cli.stages.engine.base import Context
+from llmcf_cli.stages.engine.origins import plugins_of, versions
 from llmcf_cli.stages.engine.run import Step, plan
 from llmcf_cli.stages.steps.evaluate import Evaluate
 from llmcf_cli.store.artifacts import ArtifactStore, write_atomic

@@ -97,7 +97,7 @@ class Comparison:
         least: Samples of each kind that a slice needs.
         failed: Arm → why it could not be trained.
         measures: `name`, `title` and `heading` of each, the main one first.
-        test: The test of differences over the test samples.
+        test: The test of differences over what `drawn` says.
         arms: What tables say of each arm.
         references: Arms that the others are tested against.
         differences: Each arm from each reference, with its tests.
@@ -107,6 +107,8 @@ class Comparison:
         compared: The artifacts behind the arms.
         notes: How to read the differences.
         warnings: What makes an arm less than it could be, or its predictions unfit to be used as they are.
+        test_users: Users of the test split.
+        drawn: What tests and intervals are over: samples of one user are not independent.
         protocol: How the task's predictions are made and measured, in sentences.
     """
 
@@ -130,6 +132,8 @@ class Comparison:
     notes: list[str]
     warnings: list[str]
     protocol: list[str] = field(default_factory=list)
+    test_users: int = 0
+    drawn: str = "test samples"
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ class Evaluate(ComparingStage):
     """Compares the arms, in the order of the recipe, baselines first."""
 
     name = "evaluate"
-    version = 9
+    version = 10
     report = Comparison
     output = EvaluateOutput
 
@@ -160,15 +164,15 @@ class Evaluate(ComparingStage):
         return [(stage.arm, stage) for stage in measured_stages(recipe)]
 
     def run(self, job: Job) -> Comparison:
-        from llmcf_cli.rec.measure.compare import markdown, notes, summarise, warnings
+        from llmcf_cli.rec.measure.compare import few_users, markdown, notes, summarise, warnings
         from llmcf_cli.rec.measure.plots import plot
-        from llmcf_cli.rec.measure.slices import LEAST, too_small
+        from llmcf_cli.rec.measure.slices import LEAST, parts_of, too_small
 
         recipe, lost = job.recipe, dict(self.failed)
         data = task_data(recipe, {Ingest.name: job.inputs[Ingest.name]})
         task, truth = data.task, data.truth("test")
         task.check(truth, "test")
-        slices = task.slices(data.splits["train"], data.splits["test"])
+        slices, whole = parts_of(task.slices(data.splits["train"], data.splits["test"]))
         out = EvaluateOutput(job.out)
         out.predictions.mkdir()
         stages = [stage for stage in measured_stages(recipe) if stage.arm not in lost]
@@ -176,13 +180,14 @@ class Evaluate(ComparingStage):
         summary = summarise(runs, truth, task.measures, recipe.rec.references, _controls(recipe))
         monitor = task.measure(recipe.rec.monitor)
         served = _served(job, runs, monitor)
+        told = warnings(runs, task.measures, served.arm if served else None, monitor)
         report = Comparison(
             recipe=recipe.name, backbone=recipe.rec.backbone.type, monitor=recipe.rec.monitor, test_samples=len(truth),
             slices={name: int(mask.sum()) for name, mask in slices.items()},
             small_slices=too_small(task.main, truth, slices), least=LEAST, failed=lost, **summary,
-            served=served, warnings=warnings(runs, task.measures, served.arm if served else None, monitor),
-            compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages], notes=notes(summary),
-            protocol=list(task.protocol),
+            served=served, warnings=[*few_users(summary), *told],
+            compared=[Compared(s.name, s.arm, s.seed, job.keys[s.role]) for s in stages],
+            notes=[*notes(summary), *whole], protocol=list(task.protocol),
         )  # fmt: skip
         write_parquet(pa.Table.from_pylist(_metric_rows(runs), METRIC.schema), METRIC, out.metrics)
         plain = to_json(report)

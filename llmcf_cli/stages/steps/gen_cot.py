@@ -17,7 +17,16 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.train_llm import recipe_words, with_local_files, writing_model, writing_stages
+from llmcf_cli.stages.steps.train_llm import recipe_words
+from llmcf_cli.stages.steps.writing import (
+    SPARED,
+    WritingModel,
+    places,
+    texts_here,
+    with_local_files,
+    writing_model,
+    writing_stages,
+)
 from llmcf_cli.store.assets import ASSET_PREFIX
 
 _JUDGED = ("coherence", "completeness", "relevance", "consistency", "score", "kept")
@@ -38,6 +47,7 @@ class GenCoT(Stage):
     report = CoTReport
     output = CoTOutput
     reads_texts = True
+    sparing = SPARED
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "cot": recipe.cot}
@@ -59,16 +69,19 @@ class GenCoT(Stage):
                 words=recipe_words(recipe),
                 progress=job.progress,
             )
-        arguments = _arguments(job.context, job.inputs, job.keys)
+        model = writing_model(job.context, job.inputs, job.keys, recipe.cot.engine)
+        arguments = _arguments(job.context, job.inputs, model)
         if job.forced:
             retry_set_aside(**arguments)
         return generate_cots(
-            **arguments, out=job.out, progress=job.progress, executor=job.context.executor,
+            **arguments, out=job.out, progress=job.progress, executor=model.executor(job.context.executor),
             blank_texts=job.recipe.dataset.limits.blank_texts,
         )  # fmt: skip
 
+    def spared(self, node: Node) -> str:
+        return texts_here(node)
+
     def cost(self, node: Node) -> Sequence[tuple[str, str]]:
-        from llmcf_cli.llm.models.load import hf_folder
         from llmcf_cli.llm.writing.cost import estimate_rows
         from llmcf_cli.llm.writing.generate import estimate_cots
 
@@ -78,16 +91,14 @@ class GenCoT(Stage):
         if not ingest.made:
             hint = "llmcf ingest, with the same recipe and settings"
             raise LlmcfError("what it costs is known once the samples are", code="not-made", where=self.name, hint=hint)
-        arguments = _arguments(context, *_places(node))
-        if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
+        if tuned is not None and not tuned.made:
             base = context.recipe.language_model.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
                 raise LlmcfError(
                     "what it costs is known once the model is there", code="not-made", where=self.name, hint=hint
                 )
-            arguments["model"] = hf_folder(context.locate.path(base), context.models)
-        return estimate_rows(estimate_cots(**arguments))
+        return estimate_rows(estimate_cots(**_arguments_of(node)))
 
 
 def help_generate(context: Context, progress: Progress) -> CoTReport | None:
@@ -118,7 +129,7 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
             f"the engine {engine.type} writes alone, in seconds: there is nothing to help with",
             code="engine-no-prompts", where="work", hint="llmcf gen-cot, with the same recipe and settings",
         )  # fmt: skip
-    arguments = _arguments(context, *_places(node))
+    arguments = _arguments_of(node)
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)
 
@@ -138,7 +149,7 @@ def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls
     if "data" in node.context.recipe.cot.engine.needs:
         return []
     node.require_needs()
-    return list_calls(**_arguments(node.context, *_places(node)), users=users)
+    return list_calls(**_arguments_of(node), users=users)
 
 
 def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:
@@ -154,21 +165,21 @@ def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:
     return {(prompt, index): dict(zip(_JUDGED, values, strict=True)) for prompt, index, *values in rows}
 
 
-def _places(node: Node) -> tuple[dict[str, Path], dict[str, str]]:
-    """Folders and keys of what a node reads, as a job has them."""
-    return {role: n.folder for role, n in node.needs.items()}, {role: n.key for role, n in node.needs.items()}
+def _arguments_of(node: Node) -> dict[str, Any]:
+    """What generating and its estimate share, outside a run."""
+    folders, keys = places(node)
+    model = writing_model(node.context, folders, keys, node.context.recipe.cot.engine)
+    return _arguments(node.context, folders, model)
 
 
-def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
-    """What generating and its estimate share."""
+def _arguments(context: Context, inputs: Mapping[str, Path], model: WritingModel) -> dict[str, Any]:
     from llmcf_cli.recipe.prompt import load_prompt
 
     section = context.recipe.cot
-    model, digest = writing_model(inputs, keys, section.engine)
     section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
     return {
-        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model, "model_digest": digest,
-        "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
-        "seed": context.recipe.seed, "history": context.recipe.dataset.history,
+        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model.folder,
+        "model_digest": model.name, "prompt": load_prompt(context.locate.path(section.prompt)),
+        "cache": context.generations, "seed": context.recipe.seed, "history": context.recipe.dataset.history,
         "words": recipe_words(context.recipe),
     }  # fmt: skip

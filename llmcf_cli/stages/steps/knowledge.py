@@ -19,7 +19,15 @@ from llmcf_cli.recipe.words import words_of
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.steps.embed import EncodedTexts, text_encoder
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model, writing_stages
+from llmcf_cli.stages.steps.writing import (
+    SPARED,
+    WritingModel,
+    places,
+    texts_here,
+    with_local_files,
+    writing_model,
+    writing_stages,
+)
 from llmcf_cli.store.layout import File, Output
 from llmcf_cli.store.open import connect_read, open_lance, read_parquet
 from llmcf_cli.store.tables import knowledge
@@ -55,6 +63,7 @@ class Knowledge(Stage):
     report = KnowledgeStageReport
     output = KnowledgeOutput
     reads_texts = True
+    sparing = SPARED
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         return {"seed": recipe.seed, "knowledge": _section(recipe), "match.space": recipe.match.space}
@@ -66,11 +75,15 @@ class Knowledge(Stage):
         from llmcf_cli.llm.writing.knowledge import write_knowledge
 
         out = KnowledgeOutput(job.out)
-        arguments = _arguments(job.context, job.inputs, job.keys)
-        report = write_knowledge(**arguments, out=out.texts, progress=job.progress)
+        model = writing_model(job.context, job.inputs, job.keys, _section(job.recipe).engine)
+        arguments = _arguments(job.context, job.inputs, model)
+        report = write_knowledge(**arguments, out=out.texts, progress=job.progress, pool=model.pool)
         dim, read = _encode(job, read_parquet(out.texts))
         reach = _reach(job.database, out.texts)
         return KnowledgeStageReport(**vars(report), dim=dim, read=read, reach=reach)
+
+    def spared(self, node: Node) -> str:
+        return texts_here(node)
 
 
 def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls]:
@@ -86,20 +99,20 @@ def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls
     from llmcf_cli.llm.writing.knowledge import list_calls
 
     node.require_needs()
-    folders = {role: need.folder for role, need in node.needs.items()}
-    keys = {role: need.key for role, need in node.needs.items()}
-    return list_calls(**_arguments(node.context, folders, keys), users=users)
+    folders, keys = places(node)
+    model = writing_model(node.context, folders, keys, _section(node.context.recipe).engine)
+    return list_calls(**_arguments(node.context, folders, model), users=users)
 
 
-def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(context: Context, inputs: Mapping[str, Path], model: WritingModel) -> dict[str, Any]:
     """What writing and the list of its calls share."""
     from llmcf_cli.recipe.prompt import load_prompt
 
     section, locate = _section(context.recipe), context.locate.path
-    model, digest = writing_model(inputs, keys, section.engine)
     section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
     return {
-        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model, "model_digest": digest,
+        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model.folder,
+        "model_digest": model.name,
         "user_prompt": load_prompt(locate(section.user_prompt)),
         "item_prompt": load_prompt(locate(section.item_prompt)), "cache": context.generations,
         "seed": context.recipe.seed, "words": words_of(context.recipe.dataset.label),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from llmcf_cli.core.types import ComponentConfig, FileRef, is_marked
 from llmcf_cli.llm.mix.reports import MixReport
 from llmcf_cli.llm.tuning.run import TuneReport
 from llmcf_cli.plugin import registry
@@ -15,7 +13,6 @@ from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.words import Words, words_of
 from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.ingest import Ingest
-from llmcf_cli.store.assets import Locator
 from llmcf_cli.store.layout import File, Output
 
 
@@ -79,31 +76,3 @@ class TrainLLM(Stage):
             progress=job.progress, launch=job.context.launch,
         )  # fmt: skip
         return TrainLLMReport(mix, tuned)
-
-
-def writing_stages(engine: ComponentConfig) -> list[Stage]:
-    """The stages that a stage which generates with an engine reads: none for a model that others serve."""
-    return [TrainLLM()] if "model" in engine.needs else []
-
-
-def writing_model(
-    inputs: Mapping[str, Path], keys: Mapping[str, str], engine: ComponentConfig
-) -> tuple[Path | None, str]:
-    """Folder and digest of the model that an engine generates with; no folder, server and name, if others serve it.
-
-    Args:
-        inputs: Role of a stage → its folder.
-        keys: Role of a stage → its key.
-        engine: The engine.
-    """
-    if "model" in engine.needs:
-        return TrainLLMOutput(inputs["train-llm"]).model, keys["train-llm"]
-    server, name = (getattr(engine, field, "") for field in ("base_url", "model"))
-    return None, f"{engine.type}:{server.rstrip('/')}:{name}"
-
-
-def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:
-    """An engine's configuration with the paths of the files and assets that it names."""
-    fields = type(engine).model_fields
-    named = {field: value for field, value in engine if value and is_marked(fields[field], FileRef)}
-    return engine.model_copy(update={field: str(locate.path(value)) for field, value in named.items()})

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
+from llmcf_cli.core.errors import DataError
 from llmcf_cli.data.draft.asking import Decisions, UnclearError
+from llmcf_cli.data.draft.files import tables_of
 from llmcf_cli.data.draft.recipe import draft
 from llmcf_cli.data.draft.words import ITEM, USER, says
 from llmcf_cli.recipe.load import load_recipe
@@ -270,3 +272,29 @@ def test_a_recipe_that_makes_lists_compares_what_the_tables_allow(tmp_path):
     assert not {"top_recent", "text_neighbours"} & {one.type for one in recipe.rec.baselines}
     with refused("answer-unknown", UnclearError, names="retrieval"):
         made(tmp_path, "log.csv", task="lists")
+
+
+def test_a_folder_is_the_tables_in_it(tmp_path):
+    write(tmp_path, "csv", "clicks", ["user", "item", "time"], [("u", "i", START)])
+    write(tmp_path, "parquet", "items", ["item", "title"], [("i", "a title")])
+    (tmp_path / "notes.md").write_text("no table")
+    (tmp_path / ".hidden.csv").write_text("no table")
+    assert [file.name for file in tables_of([tmp_path])] == ["clicks.csv", "items.parquet"]
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for part in ("a", "b"):
+        write(parts, "parquet", part, ["user", "item", "time"], [("u", "i", START)])
+    assert tables_of([parts, tmp_path / "clicks.csv"]) == [parts, tmp_path / "clicks.csv"], "one table in two parts"
+    (tmp_path / "empty").mkdir()
+    with refused("path-missing", DataError, names="empty"):
+        tables_of([tmp_path / "empty"])
+
+
+def test_columns_that_the_recipe_does_not_read_are_named(tmp_path):
+    rows = [(*row, f"page {row[3]}", 1 if n % 9 else 0) for n, row in enumerate(events(np.random.default_rng(2)))]
+    write(tmp_path, "csv", "log", ["user", "item", "rating", "time", "referrer", "quantity"], rows)
+    goods = [(f"i{n}", f"title {n}", f"https://example.org/{n}", f"brand {n % 3}") for n in range(12)]
+    write(tmp_path, "csv", "goods", ["item", "title", "picture", "brand"], goods)
+    found, _ = made(tmp_path, "log.csv", "goods.csv")
+    told = {one.what: one.chosen for one in found.decisions if one.what.startswith("not read")}
+    assert told == {"not read of log.csv": "referrer", "not read of goods.csv": "picture"}

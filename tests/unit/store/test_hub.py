@@ -43,10 +43,19 @@ def pull(address, name):
 
 
 class Hub:
-    """A hub with one repository, kept in memory."""
+    """A hub with one repository, kept in memory.
+
+    Attributes:
+        commits: Commit → file → content.
+        stored: Digest → content of large files, which are no part of a commit's request (git-lfs).
+        large: Bytes from which a file is large.
+        full: Digest of a large file that is not taken.
+    """
 
     def __init__(self) -> None:
         self.commits: dict[str, dict[str, bytes]] = {}
+        self.stored: dict[str, bytes] = {}
+        self.large, self.full = 1 << 40, ""
         self.seen: list[tuple[str, str, str | None]] = []
         self.token, hub = "", self
 
@@ -67,6 +76,17 @@ class Hub:
                     return
                 self.answer(200, json.dumps(hub.posted(self.path, content)).encode(),
                             {"Content-Type": "application/json"})  # fmt: skip
+
+            def do_PUT(self):
+                content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                hub.seen.append((self.command, self.path, self.headers.get("Authorization")))
+                digest = self.path.rpartition("/")[2]
+                if digest == hub.full:
+                    self.answer(403, b"full")
+                    return
+                assert hashlib.sha256(content).hexdigest() == digest
+                hub.stored[digest] = content
+                self.answer(200)
 
             def do_GET(self):
                 hub.seen.append((self.command, self.path, self.headers.get("Authorization")))
@@ -95,15 +115,29 @@ class Hub:
             return {"warnings": [], "errors": []}
         if path == "/api/datasets/me/shop/preupload/main":
             asked = json.loads(content)["files"]
-            return {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in asked]}
+            return {"files": [
+                {"path": f["path"], "uploadMode": "lfs" if f["size"] >= self.large else "regular",
+                 "shouldIgnore": False} for f in asked
+            ]}  # fmt: skip
+        if path == "/datasets/me/shop.git/info/lfs/objects/batch":
+            return {"transfer": "basic", "objects": [self.object(one) for one in json.loads(content)["objects"]]}
+        if path == "/lfs/verify":
+            return {}
         if path == "/api/datasets/me/shop/commit/main":
             lines = [json.loads(line) for line in content.splitlines()]
             before = [*self.commits.values()][-1] if self.commits else {}
             files = {l["value"]["path"]: base64.b64decode(l["value"]["content"]) for l in lines if l["key"] == "file"}  # noqa: E741
+            files |= {l["value"]["path"]: self.stored[l["value"]["oid"]] for l in lines if l["key"] == "lfsFile"}  # noqa: E741
             sha = hashlib.sha1(content, usedforsecurity=False).hexdigest()
             self.commits[sha] = {**before, **files}
             return {"commitUrl": f"{self.address}/datasets/me/shop/commit/{sha}", "commitOid": sha, "success": True}
         raise AssertionError(path)
+
+    def object(self, asked):
+        """How a large file is to be sent; nothing to do for one that is there."""
+        actions = {"upload": {"href": f"{self.address}/lfs/{asked['oid']}"},
+                   "verify": {"href": f"{self.address}/lfs/verify"}}  # fmt: skip
+        return asked if asked["oid"] in self.stored else {**asked, "actions": actions}
 
 
 @pytest.fixture
@@ -164,3 +198,38 @@ for other in ("hf://datasets/me/shop#sha256={digest}", "hf://datasets/me/shop@ma
     assert codes == ["parcel-unpinned", "parcel-unpinned", "parcel-unpinned", "parcel-other", "asset-unfetchable",
                      "parcel-changed", "parcel-changed"]  # fmt: skip
     assert not (tmp_path / "other").exists()
+
+
+def test_large_files_go_by_lfs_without_the_key_and_none_is_sent_twice(hub, tmp_path):
+    """The second of two large files is refused; the push that goes on sends that one alone."""
+    for name in ("large", "other"):
+        (tmp_path / f"{name}.bin").write_bytes(os.urandom(300_000))
+    (tmp_path / "r.yaml").write_text("name: shop\n")
+    files = {"r.yaml": ("recipe", tmp_path / "r.yaml"), "r.lock.yaml": ("recipe", tmp_path / "r.yaml"),
+             **{f"data/{one}.bin": ("data", tmp_path / f"{one}.bin") for one in ("large", "other")}}  # fmt: skip
+    pack(tmp_path / "shop.zip", files, SILENT, name="shop", description="A shop", licence="CC0", llmcf="1",
+         lock="r.lock.yaml")  # fmt: skip
+    hub.token, hub.large = "a-token-of-the-hub", 100_000
+    of = {name: hashlib.sha256((tmp_path / f"{name}.bin").read_bytes()).hexdigest() for name in ("large", "other")}
+    hub.full = of["other"]
+    script = f"""
+parcel = open_parcel(folder / "shop.zip")
+Permissions().allow_host(Host.of("{hub.address}"), "MY_TOKEN")
+print(code(hub.push, parcel, "hf://datasets/me/shop", SILENT))
+"""
+    more = {"MY_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1"}
+    (refused,) = run(hub, tmp_path, script, **more)
+    assert refused == "asset-unfetchable"
+    assert not hub.commits
+    before = set(hub.stored)
+    assert before <= {of["large"]}
+    hub.full = ""
+    hub.seen.clear()
+    (address,) = run(hub, tmp_path, script, **more)
+    sent = [path.rpartition("/")[2] for method, path, _ in hub.seen if method == "PUT"]
+    assert sorted(sent) == sorted(set(of.values()) - before)
+    assert {key for method, _, key in hub.seen if method == "PUT"} == {None}
+    (pulled,) = run(hub, tmp_path, f'print(pull("{address}", "got"))', **more)
+    assert address.endswith(pulled)
+    for name in of:
+        assert (tmp_path / "got" / "data" / f"{name}.bin").read_bytes() == (tmp_path / f"{name}.bin").read_bytes()

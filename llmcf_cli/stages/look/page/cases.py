@@ -5,10 +5,10 @@ Legend: N test samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from llmcf_cli.match.explain import Explanation
-    from llmcf_cli.rec.measure.base import Measure, Truth
-    from llmcf_cli.rec.tasks.base import Task
+    from llmcf_cli.rec.tasks.base import Singles, Task
 
 EACH = 3
 """Cases of a kind."""
+LISTED = 5
+"""Items of a list that are shown."""
 KINDS = {
     "gain": "Largest gain", "loss": "Largest loss", "random": "Drawn at random",
     "cold": "Cold: drawn at random among users without history",
@@ -47,13 +48,15 @@ class Case:
         kind: A key of `KINDS`.
         shown: The sample, and what the arm was given with it; no examples where it reads none.
         scores: Arm → what it would answer, the mean over its seeds.
-        gain: By how much the loss is less than the reference's.
+        listed: Arm → the first items of its first seed's list; empty where there are no lists.
+        gain: By how much better it is than the reference's.
         owed: What the arm's answer owes to its examples; None where it reads none.
     """
 
     kind: str
     shown: Explanation
     scores: Mapping[str, float]
+    listed: Mapping[str, Sequence[str]]
     gain: float
     owed: Owed | None
 
@@ -66,6 +69,7 @@ class Cases:
         arm, reference: The two.
         measure: What is gained or lost, per sample.
         answer: What scores are.
+        digits: Of scores after the point.
         cases: In the order of `KINDS`.
     """
 
@@ -73,6 +77,7 @@ class Cases:
     reference: str
     measure: str
     answer: str
+    digits: int
     cases: tuple[Case, ...]
 
     @property
@@ -82,46 +87,67 @@ class Cases:
 
 
 def find_cases(run: Run, task: Task, arm: str, references: Sequence[str]) -> Cases | None:
-    """Cases of an arm against the last other reference; None where there is no other, or no loss per sample.
+    """Cases of an arm against the last other reference; None where there is no other, or the task tells nothing of
+    single samples.
 
     Raises:
         StoreError: Something that a case shows is gone or damaged.
     """
     made = {name: [p for p in run.predicted if p.arm == name] for name in dict.fromkeys(p.arm for p in run.predicted)}
     others = [name for name in references if name in made and name != arm]
-    loss = next((m for m in task.measures if m.name == "logloss"), None)
-    if arm not in made or not others or loss is None:
+    if arm not in made or not others:
         return None
     reference = others[-1]
     columns = ["sample_id", "user_row", task.truth.name, *task.predicted]
     stored = read_parquet(PredictOutput(made[arm][0].made.folder).predictions, columns)
     truth = task.read_truth(stored)
-    predicted = {name: [_read(task, p) for p in group] for name, group in made.items()}
-    scores = {name: [task.answer(one) for one in group] for name, group in predicted.items()}
-    answer = list(scores[arm][0])[-1]  # of the ranking task the probability, which people can read
-    means = {name: np.mean([one[answer] for one in group], axis=0) for name, group in scores.items()}
-    gain_N = _loss(loss, predicted[reference], truth) - _loss(loss, predicted[arm], truth)
+    told: dict[str, list[Singles]] = {}
+    for name, group in made.items():
+        told[name] = [one for p in group if (one := task.singles(_read(task, p), truth)) is not None]
+    if not told[arm]:
+        return None
+    first = told[arm][0]
+    means = {name: np.mean([one.answer_N for one in group], axis=0) for name, group in told.items()}
+    gain_N = np.subtract(*(np.mean([one.value_N for one in told[name]], axis=0) for name in (arm, reference)))
     database = IngestOutput(next(made[arm][0].made.below("ingest")).folder).database
     chosen = _chosen(gain_N, stored["sample_id"].to_numpy(), database, run.key)
     ids = {place: int(stored["sample_id"][place].as_py()) for _, place in chosen}
-    owed = owed_of(made[arm], task, answer, list(ids.values()))
+    pairs = task.config.form == "pair"  # whose answers can be asked for again, one thing at a time
+    owed = owed_of(made[arm], task, first.answer, list(ids.values())) if pairs else {}
+    lists = {place: _lists(told, place) for _, place in chosen}
+    names = _names(database, {row for of in lists.values() for rows in of.values() for row in rows})
     cases = tuple(
         Case(
             kind, _explained(made[arm][0].made, ids[place]), {name: float(mean[place]) for name, mean in means.items()},
+            {name: [names[row] for row in rows] for name, rows in lists[place].items()},
             float(gain_N[place]), owed.get(ids[place]),
         )
         for kind, place in chosen
     )  # fmt: skip
-    return Cases(arm, reference, loss.title, answer, cases)
+    return Cases(arm, reference, first.title, first.answer, first.digits, cases)
 
 
-def _read(task: Task, predicted: Predicted) -> NDArray[np.float32]:
+def _read(task: Task, predicted: Predicted) -> NDArray[Any]:
     return task.read(read_parquet(PredictOutput(predicted.made.folder).predictions, task.predicted))
 
 
-def _loss(loss: Measure, predicted: Sequence[NDArray[np.float32]], truth: Truth) -> NDArray[np.float64]:
-    mean_N: NDArray[np.float64] = np.mean([loss.values(one, truth).unit_U for one in predicted], axis=0)
-    return mean_N
+def _lists(told: Mapping[str, Sequence[Singles]], place: int) -> dict[str, list[int]]:
+    """Arm → rows of the first items of its list for a sample."""
+    found = {name: group[0].listed_NK for name, group in told.items() if group}
+    return {
+        name: [int(row) for row in listed_NK[place, :LISTED] if row]
+        for name, listed_NK in found.items() if listed_NK is not None
+    }  # fmt: skip
+
+
+def _names(database: Path, rows: Collection[int]) -> dict[int, str]:
+    """What people call items: their text, or their id."""
+    with connect_read(database) as con:
+        found = con.execute(
+            "SELECT item_row, CASE text WHEN '' THEN item_id ELSE text END FROM item "
+            "WHERE item_row IN (SELECT unnest(?::INTEGER[]))", [sorted(rows)],
+        ).fetchall()  # fmt: skip
+    return dict(found)
 
 
 def _chosen(

@@ -16,6 +16,7 @@ from llmcf_cli.rec.measure.compare import (
     CONTROL_NOTE,
     control_rows,
     difference_rows,
+    extent,
     p_text,
     rows,
     slice_rows,
@@ -91,6 +92,7 @@ class Page:
         made: When it was made, UTC.
         version: Of llmcf, by which it was made.
         comparison: The stage's report.
+        extent: How large the test split is.
         verdict: What it comes to, in sentences.
         arms, differences, controls, slices, small: Tables, and what is left out of the slices.
         values, gaps, curves, calibration: Charts; one of gaps for each reference.
@@ -109,6 +111,7 @@ class Page:
     made: str
     version: str
     comparison: Comparison
+    extent: str
     verdict: tuple[Statement, ...]
     arms: Table
     differences: Table
@@ -153,7 +156,7 @@ def gather(run: Run) -> Page:
     titles, cells = rows(plain)
     return Page(
         key=last.manifest.key, made=last.manifest.started[:19].replace("T", " "),
-        version=last.manifest.versions.get("llmcf", ""), comparison=found,
+        version=last.manifest.versions.get("llmcf", ""), comparison=found, extent=extent(plain),
         verdict=tuple(_verdict(found, task, arm, ingests)), arms=Table(titles, cells),
         differences=Table(*difference_rows(plain, found.differences)) if found.differences else Table((), ()),
         controls=Table(*control_rows(plain)) if found.controls else Table((), ()),
@@ -193,7 +196,7 @@ def _verdict(
     ]  # fmt: skip
     if found.seeds == 1 and found.differences:
         sentences.append(
-            Statement("open", "One seed: intervals cover the test samples, not the training's own spread.")
+            Statement("open", f"One seed: intervals cover the {found.drawn}, not the training's own spread.")
         )
     sentences += [Statement("bad", f"“{name}” failed: {why}") for name, why in found.failed.items()]
     sentences += [Statement("open", f"{warning}.") for warning in found.warnings]
@@ -225,7 +228,7 @@ def _against(
     tone = "open" if not certain else "good" if gain > 0 else "bad"
     word = {"open": "not shown to differ from", "good": "better than", "bad": "worse than"}[tone]
     over = "" if seeds is None else f", and {_p(seeds)} over the seeds"
-    gap = f"{title} {sign * d['difference']:+.4f} on {found.test_samples:,} test samples"
+    gap = f"{title} {sign * d['difference']:+.4f} on {extent(vars(found))}"
     evidence = f"95 % interval {low:+.4f} to {high:+.4f}, {_p(d['p_value'])} by {found.test}{over}"
     return Statement(tone, f"“{arm}” is {word} “{other}”: {gap} ({evidence}).")
 
@@ -236,7 +239,7 @@ def _p(value: float) -> str:
 
 
 def _values(found: Comparison, last: Made) -> Intervals:
-    """Each arm's measure: the mean, its interval over the samples, and the seeds."""
+    """Each arm's measure: the mean, its interval over users or samples, and the seeds."""
     name = found.measures[0]["name"]
     stored = read_parquet(EvaluateOutput(last.folder).metrics, ["arm", "split", "metric", "value"]).to_pylist()
     marks = []
@@ -249,7 +252,7 @@ def _values(found: Comparison, last: Made) -> Intervals:
         marks.append(
             (arm["arm"], mean, mean - NORMAL_95 * error, mean + NORMAL_95 * error, seeds if len(seeds) > 1 else ())
         )
-    title = f"Test {found.measures[0]['title']}, with 95 % intervals over the test samples"
+    title = f"Test {found.measures[0]['title']}, with 95 % intervals over the {found.drawn}"
     return intervals(title, found.measures[0]["heading"], marks)
 
 
@@ -348,10 +351,10 @@ _TERMS = {
     "arm": "one method of the comparison, trained and tested like the others",
     "reference": "an arm that the others are tested against",
     "control": "an arm that shares everything with another but what is claimed to help",
-    "95 % interval": "over the test samples: where the value would lie for other samples of the same kind",
+    "95 % interval": "where the value would lie for other users, or samples, of the same kind",
     "p": "how often a difference as large would come about by chance if both arms were equal",
     "p (seeds)": "paired t-test over seeds: whether training again would show the difference too",
-    "significant": f"p below {LEVEL}, over the test samples and, where there are several seeds, over the seeds",
+    "significant": f"p below {LEVEL}, over users or test samples and, where there are several seeds, over the seeds",
     "RelaImpr": "(value − chance) / (the reference's value − chance) − 1",
     "validation": "the split that every choice is made by; the test split is read once",
     "slice": "test samples that have something in common, e.g. users without a train sample",

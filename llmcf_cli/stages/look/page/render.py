@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -12,7 +12,7 @@ from llmcf_cli.core.text import visible
 from llmcf_cli.stages.look.made import Run
 from llmcf_cli.stages.look.page.cases import KINDS
 from llmcf_cli.stages.look.page.content import Page, gather
-from llmcf_cli.stages.look.page.models import STAGES, ModelsPage, gather_models
+from llmcf_cli.stages.look.page.models import STAGES, gather_models
 from llmcf_cli.store.artifacts import KEY_LENGTH, write_atomic
 from llmcf_cli.tabular.times import shown_time
 
@@ -20,7 +20,15 @@ PATTERNS = 6
 """Series that look different: colours repeat after these."""
 
 
-def html(page: Page | ModelsPage) -> str:
+class Templated(Protocol):
+    """What a template of this folder shows."""
+
+    @property
+    def template(self) -> str:
+        """The template's file."""
+
+
+def html(page: Templated) -> str:
     """The page."""
     found = page.comparison if isinstance(page, Page) else None
     return str(_template(page.template).render(page=page, found=found, kinds=KINDS, patterns=PATTERNS))

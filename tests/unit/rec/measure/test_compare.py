@@ -12,6 +12,7 @@ from llmcf_cli.rec.measure.compare import (
     ArmRun,
     control_rows,
     difference_rows,
+    few_users,
     main_differences,
     markdown,
     mean_text,
@@ -23,6 +24,7 @@ from llmcf_cli.rec.measure.compare import (
 )
 from llmcf_cli.rec.measure.plots import plot
 from llmcf_cli.rec.measure.ranking import AUC, CalibrationError, GroupAUC, LogLoss
+from llmcf_cli.rec.measure.slices import parts_of
 
 LABEL = (np.random.default_rng(0).random(400) < 0.5).astype(np.float32)
 TRUTH = Truth(LABEL, np.arange(400) % 20)
@@ -62,6 +64,22 @@ def report(runs):
         **summarise(runs, TRUTH, MEASURES, ("none", "text", "absent")),
     }  # fmt: skip
     return {**found, "notes": notes(found)}
+
+
+def test_tests_are_over_users_and_few_of_them_are_warned_of(report):
+    assert report["test_users"] == 20
+    assert "over the users of the test split" in report["notes"][1]
+    assert "20 users" in few_users(report)[0]
+    assert few_users({**report, "test_users": 500}) == []
+    assert "400 samples of 20 users" in markdown(report)
+
+
+def test_a_slice_of_all_samples_is_left_out_and_told():
+    some, all_ = np.arange(4) < 2, np.ones(4, bool)
+    kept, told = parts_of({"new users": some, "short histories": all_})
+    assert list(kept) == ["new users"]
+    assert "short histories" in told[0]
+    assert parts_of({"new users": some})[1] == []
 
 
 def test_means_and_spread_are_over_seeds(runs, report):
@@ -153,7 +171,7 @@ def test_an_arm_that_failed_is_named_with_its_reason(report):
 
 def test_markdown_has_a_row_per_arm(report):
     lines = markdown(report).splitlines()
-    main = lines[: lines.index("Differences of AUC, with 95 % intervals over the test samples:")]
+    main = lines[: lines.index("Differences of AUC, with 95 % intervals over the users of the test split:")]
     assert all(f"| {arm} − none | " in markdown(report) for arm in ("text", "ict"))
     found = [line.split(" | ")[0] for line in main if line.startswith(("| none", "| text", "| ict"))]
     assert found == ["| none", "| text", "| ict"]

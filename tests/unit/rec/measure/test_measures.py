@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import bootstrap, ttest_rel
 
 from llmcf_cli.plugin import registry
-from llmcf_cli.rec.measure.base import Truth, measured
+from llmcf_cli.rec.measure.base import Measure, Truth, Values, measured
 from llmcf_cli.rec.measure.ranking import AUC, GroupAUC, LogLoss
 from llmcf_cli.rec.measure.significance import delong, paired_bootstrap, paired_t
 from llmcf_cli.rec.retrieval.ranked import LISTED
@@ -85,7 +85,7 @@ def test_a_prediction_does_not_differ_from_itself_and_a_better_one_does(form, me
 def test_auc_is_compared_by_delong():
     truth, first, second = world(2)
     found = AUC().test(AUC().values(first, truth), AUC().values(second, truth))
-    assert found == delong(truth.target_N, first, second)
+    assert found == delong(truth.target_N, first, second, truth.user_row_N)
 
 
 def test_seeds_are_pooled_by_their_mean_prediction():
@@ -115,6 +115,29 @@ def test_the_bootstrap_is_scipys_up_to_the_draws():
     assert found.difference == difference(first, second, 0)
     assert found.standard_error == pytest.approx(other.standard_error, rel=0.1)
     assert found.interval == pytest.approx(tuple(other.confidence_interval), abs=0.2 * other.standard_error)
+
+
+def test_a_bootstrap_draws_users_where_they_have_several_units():
+    class RootMeanSquare(Measure):
+        name, title, higher_is_better = "rms", "RMS", False
+
+        def values(self, prediction, truth):
+            square_N = prediction**2
+            return Values(float(np.sqrt(square_N.mean())), square_N, user_U=truth.user_row_N)
+
+        def total(self, mean):
+            return np.sqrt(mean)
+
+    rng = np.random.default_rng(6)
+    user_N = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    first, second = (rng.normal(size=60)[user_N] + 0.3 * rng.normal(size=len(user_N)) for _ in range(2))
+    truth = Truth(np.zeros(len(user_N), np.float32), user_N)
+    measure = RootMeanSquare()
+    found = measure.test(measure.values(first, truth), measure.values(second, truth))
+    drawn = [np.concatenate([np.flatnonzero(user_N == user) for user in rng.integers(0, 60, 60)]) for _ in range(1500)]
+    other = [np.sqrt((second[of] ** 2).mean()) - np.sqrt((first[of] ** 2).mean()) for of in drawn]
+    assert found.standard_error == pytest.approx(np.std(other), rel=0.1)
+    assert found.difference == pytest.approx(np.sqrt((second**2).mean()) - np.sqrt((first**2).mean()))
 
 
 def test_p_of_the_bootstrap_is_uniform_when_nothing_differs():

@@ -16,7 +16,7 @@ from llmcf_cli.stages.pipeline import run_steps
 from llmcf_cli.stages.steps.evaluate import Evaluate, measured_stages
 from llmcf_cli.stages.steps.predict import Predict
 from llmcf_cli.stages.steps.task_data import component_stages
-from llmcf_cli.stages.steps.train_llm import with_local_files, writing_model
+from llmcf_cli.stages.steps.writing import with_local_files, writing_model
 from llmcf_cli.store.artifacts import ArtifactStore
 
 RECIPE = """\
@@ -292,7 +292,8 @@ def test_a_model_that_others_serve_is_not_tuned_first(tmp_path):
 
 def test_texts_are_known_by_server_and_model():
     def digest(**changes):
-        return writing_model({}, {}, OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **changes}))[1]
+        engine = OpenAIEngineConfig(**{"model": "m", "base_url": "http://a/v1", **changes})
+        return writing_model(None, {}, {}, engine).name
 
     assert len({digest(), digest(model="n"), digest(base_url="http://b/v1")}) == 3
     assert digest() == digest(base_url="http://a/v1/", concurrency=2)

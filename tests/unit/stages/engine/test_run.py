@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from refusals import refused
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.progress import SILENT
-from llmcf_cli.stages.engine.base import Context, Stage
+from llmcf_cli.stages.engine.base import Context, NeedError, Stage
 from llmcf_cli.stages.engine.run import Cause, examined, execute, plan
 from llmcf_cli.store.artifacts import ArtifactStore, read_manifest
 
@@ -238,3 +239,82 @@ def test_a_read_only_place_serves_what_is_cached(tmp_path, request):
     whole.rename(aside / "old")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     assert [step.runs for step in steps_of(disk)] == [False, True]
+
+
+class Reader(Stage):
+    """Adds to what `first` made, or remembers it."""
+
+    name, version = "reader", 1
+    sparing = frozenset({"first"})
+    remembers = needs_it = False
+
+    def sections(self, recipe):
+        return {"second": recipe.second}
+
+    def needs(self, recipe):
+        return (First(),)
+
+    def spared(self, node):
+        return "it is remembered" if Reader.remembers else ""
+
+    def run(self, job):
+        if "first" not in job.inputs:
+            if Reader.needs_it:
+                raise NeedError("a number is missing", "first")
+            return {"sum": 100}
+        return {"sum": int((job.inputs["first"] / "number.txt").read_text()) + job.recipe.second}
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """Its attributes are as they were after the test."""
+    monkeypatch.setattr(Reader, "remembers", True)
+    monkeypatch.setattr(Reader, "needs_it", False)
+    return Reader
+
+
+def planned(tmp_path, *targets, force=()):
+    found = Context(recipe=Settings(), store=ArtifactStore(tmp_path), locate=_Locate(), models=tmp_path)
+    return plan(found, targets, force)
+
+
+def test_what_its_readers_can_spare_is_not_made(tmp_path, reader):
+    steps = planned(tmp_path, Reader())
+    assert [(step.cause, step.runs) for step in steps] == [(Cause.PUT_OFF, False), (Cause.NEW, True)]
+    assert steps[0].reason == "it is remembered"
+    assert run(steps) == [{"sum": 100}]
+    again = planned(tmp_path, Reader())
+    assert [step.cause for step in again] == [Cause.PUT_OFF, Cause.CACHED]
+    assert not any(step.runs for step in again)
+    assert run(examined(again)) == [{"sum": 100}]
+
+
+def test_what_is_put_off_is_made_where_it_is_needed_after_all(tmp_path, reader, monkeypatch):
+    monkeypatch.setattr(Reader, "needs_it", True)
+    assert run(planned(tmp_path, Reader())) == [{"number": 1}, {"sum": 2}]
+    assert [step.cause for step in planned(tmp_path, Reader())] == [Cause.CACHED, Cause.CACHED]
+
+
+@pytest.mark.parametrize("case", ["asked for", "forced", "another reads it", "nothing remembered", "damaged"])
+def test_what_somebody_wants_is_not_put_off(tmp_path, reader, monkeypatch, case):
+    if case == "nothing remembered":
+        monkeypatch.setattr(Reader, "remembers", False)
+    if case == "damaged":
+        monkeypatch.setattr(Reader, "remembers", False)
+        run(planned(tmp_path, First()))
+        monkeypatch.setattr(Reader, "remembers", True)
+        number_file(tmp_path).write_text("")
+    targets = {"asked for": [First()], "another reads it": [Reader(), Second()]}.get(case, [Reader()])
+    steps = planned(tmp_path, *targets, force=["first"] if case == "forced" else ())
+    assert steps[0].runs
+    assert {"number": 1} in run(steps)
+
+
+def test_a_result_that_vanished_since_the_plan_is_made_again_where_it_is_needed(tmp_path, reader, monkeypatch):
+    run(planned(tmp_path, First()))
+    steps = planned(tmp_path, Reader())
+    assert steps[0].cause is Cause.CACHED
+    shutil.rmtree(steps[0].node.folder)
+    monkeypatch.setattr(Reader, "needs_it", True)
+    with refused("store-changed", StoreError):
+        run(steps)
