@@ -45,9 +45,9 @@ def clean(
     from datetime import UTC, datetime, timedelta
 
     from llmcf_cli.recipe.load import find_recipe
+    from llmcf_cli.stages.deriving import refreshes_of
     from llmcf_cli.stages.look.clean import needs, unneeded
     from llmcf_cli.stages.pipeline import artifact_root
-    from llmcf_cli.stages.refreshing import refreshes_of
     from llmcf_cli.store.artifacts import ArtifactStore
 
     store = ArtifactStore(artifact_root(artifacts))

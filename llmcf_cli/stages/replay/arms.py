@@ -18,11 +18,12 @@ from llmcf_cli.data.config import GlobalTimeConfig
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.windows import WindowFile, Windows, write_windows
 from llmcf_cli.recipe.load import EXTENDS, LoadedRecipe, load_recipe
-from llmcf_cli.recipe.sections import RefreshLevel
+from llmcf_cli.recipe.refresh import RefreshLevel
+from llmcf_cli.stages.deriving import Addition, derive
 from llmcf_cli.stages.engine.base import Context, Stage
 from llmcf_cli.stages.engine.run import Step, plan, reached
 from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.refreshing import Addition, derive, settle, steps_of, target_of
+from llmcf_cli.stages.refreshing import settle, steps_of, target_of
 from llmcf_cli.stages.share.own import extending
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput

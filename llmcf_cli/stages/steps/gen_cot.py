@@ -14,6 +14,7 @@ from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.llm.writing.reports import CoTReport
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import TrainSampleSection
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.steps.ingest import Ingest
@@ -45,25 +46,40 @@ class GenCoT(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), *writing_stages(recipe.cot.engine))
 
+    def chosen(self, recipe: Recipe, database: Path) -> tuple[TrainSampleSection, int | None]:
+        """Which train samples are written about.
+
+        Args:
+            recipe: The recipe.
+            database: DuckDB file of ingest.
+
+        Returns:
+            How many of them; and the time from which on, in microseconds since 1970; None: all.
+        """
+        return recipe.cot.sample, None
+
     def run(self, job: Job) -> CoTReport:
         from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside, write_from_data
 
         recipe = job.recipe
         if "data" in recipe.cot.engine.needs:
+            sample, since = self.chosen(recipe, job.database)
             return write_from_data(
-                recipe.cot,
+                recipe.cot.model_copy(update={"sample": sample}),
                 data=job.database,
                 source=recipe.dataset.source,
                 out=job.out,
                 seed=recipe.seed,
                 words=recipe_words(recipe),
                 progress=job.progress,
+                since=since,
             )
-        arguments = _arguments(job.context, job.inputs, job.keys)
+        arguments = _arguments(self, job.context, job.inputs, job.keys)
+        since = arguments.pop("since")
         if job.forced:
             retry_set_aside(**arguments)
         return generate_cots(
-            **arguments, out=job.out, progress=job.progress, executor=job.context.executor,
+            **arguments, since=since, out=job.out, progress=job.progress, executor=job.context.executor,
             blank_texts=job.recipe.dataset.limits.blank_texts,
         )  # fmt: skip
 
@@ -78,7 +94,7 @@ class GenCoT(Stage):
         if not ingest.made:
             hint = "llmcf ingest, with the same recipe and settings"
             raise LlmcfError("what it costs is known once the samples are", code="not-made", where=self.name, hint=hint)
-        arguments = _arguments(context, *_places(node))
+        arguments = _arguments(self, context, *_places(node))
         if tuned is not None and not tuned.made:  # it will have the tokenizer of the model that it starts from
             base = context.recipe.language_model.model
             if not context.locate.is_here(base):
@@ -118,7 +134,7 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
             f"the engine {engine.type} writes alone, in seconds: there is nothing to help with",
             code="engine-no-prompts", where="work", hint="llmcf gen-cot, with the same recipe and settings",
         )  # fmt: skip
-    arguments = _arguments(context, *_places(node))
+    arguments = _arguments(GenCoT(), context, *_places(node))
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write
         return generate_cots(**arguments, out=Path(folder), progress=progress)
 
@@ -138,7 +154,8 @@ def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls
     if "data" in node.context.recipe.cot.engine.needs:
         return []
     node.require_needs()
-    return list_calls(**_arguments(node.context, *_places(node)), users=users)
+    assert isinstance(node.stage, GenCoT)
+    return list_calls(**_arguments(node.stage, node.context, *_places(node)), users=users)
 
 
 def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:
@@ -159,16 +176,19 @@ def _places(node: Node) -> tuple[dict[str, Path], dict[str, str]]:
     return {role: n.folder for role, n in node.needs.items()}, {role: n.key for role, n in node.needs.items()}
 
 
-def _arguments(context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(stage: GenCoT, context: Context, inputs: Mapping[str, Path], keys: Mapping[str, str]) -> dict[str, Any]:
     """What generating and its estimate share."""
     from llmcf_cli.recipe.prompt import load_prompt
 
     section = context.recipe.cot
     model, digest = writing_model(inputs, keys, section.engine)
-    section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
+    data = IngestOutput(inputs["ingest"]).database
+    sample, since = stage.chosen(context.recipe, data)
+    changes = {"engine": with_local_files(section.engine, context.locate), "sample": sample}
     return {
-        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model, "model_digest": digest,
-        "prompt": load_prompt(context.locate.path(section.prompt)), "cache": context.generations,
+        "section": section.model_copy(update=changes), "since": since, "data": data, "model": model,
+        "model_digest": digest, "prompt": load_prompt(context.locate.path(section.prompt)),
+        "cache": context.generations,
         "seed": context.recipe.seed, "history": context.recipe.dataset.history,
         "words": recipe_words(context.recipe),
     }  # fmt: skip
