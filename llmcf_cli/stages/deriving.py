@@ -114,16 +114,13 @@ def derive(
     state = None if last is None else last.recipe.refresh
     if state is not None and (state.arm, state.seed) != (arm, seed):
         state = None  # what another model learned says nothing of this one
-    if level == "examples" and not growing_stages(loaded.recipe.arms[arm], (LearnedSection(additions=0),)):
-        raise LlmcfError(
-            f"the model of arm {arm} reads no texts of a language model, so none are written", code="option-conflict",
-            where="--level", allowed=("items", "finetune", "full"), hint="refresh by another level",
-        )  # fmt: skip
+    if level == "examples":
+        require_texts(loaded.recipe, arm)
     if state is not None and len(added) == before and _up_to_date(state, level, before):
         return Derived(files[max(files)], None, tuple(known), 0)
     file = folder / f"{loaded.path.stem}.refresh-{max(files, default=0) + 1}.yaml"
-    first = {"additions": len(own), "recut": _plain(loaded.recipe.dataset.recut)}
-    learned = [first] if state is None else [one.model_dump(mode="json") for one in state.learned]
+    first = _plain(LearnedSection(additions=len(own), recut=loaded.recipe.dataset.recut))
+    learned = [first] if state is None else [_plain(one) for one in state.learned]
     if level != "items":
         again = level != "full" and learned[-1]["additions"] == len(added)  # another level has learned from these rows
         learned = [*learned, {"additions": len(added), "recut": learned[-1]["recut"] if again else _UNDECIDED}]
@@ -131,7 +128,6 @@ def derive(
         learned = learned[-1:]
     if level in ("examples", "finetune"):
         learned[-1][level] = _plain(getattr(loaded.recipe.refresh or RefreshSection(), level))
-    learned = [{key: value for key, value in one.items() if value is not None} for one in learned]
     recut = {"recut": learned[-1]["recut"]} if "recut" in learned[-1] else {}
     content = {
         EXTENDS: extending(loaded, file), "dataset": {"added": [_without_none(one) for one in added], **recut},
@@ -175,6 +171,24 @@ def decided(
     return replace(derived, content=content, undecided=False)
 
 
+def reads_texts(recipe: Recipe, arm: str) -> bool:
+    """Whether an arm's model reads texts that the level `examples` adds to."""
+    return bool(growing_stages(recipe.arms.get(arm, recipe), (LearnedSection(additions=0),)))
+
+
+def require_texts(recipe: Recipe, arm: str) -> None:
+    """Refuse the level `examples` where there is nothing to write.
+
+    Raises:
+        LlmcfError: The arm's model reads no texts of a language model.
+    """
+    if not reads_texts(recipe, arm):
+        raise LlmcfError(
+            f"the model of arm {arm} reads no texts of a language model, so none are written", code="option-conflict",
+            where="--level", allowed=("items", "finetune", "full"), hint="name another level, or another --arm",
+        )  # fmt: skip
+
+
 def allow(derived: Derived, given: Sequence[Addition]) -> list[Path]:
     """Let the recipes of the derived one's folder read the given files from now on; those that they could not."""
     folder, permissions = derived.file.parent.resolve(), Permissions()
@@ -203,7 +217,7 @@ def _up_to_date(state: RefreshSection, level: RefreshLevel, additions: int) -> b
 
 
 def _plain(section: Config | None) -> Any:
-    return None if section is None else section.model_dump(mode="json")
+    return None if section is None else section.model_dump(mode="json", exclude_none=True)
 
 
 def _folder(file: Path) -> Path:

@@ -164,7 +164,7 @@ class RetrievedExamples(Input):
             demand(values is None or len(values) == len(held), where, f"{what} of examples")
 
     def refreshed(self, held: Any, made: Made, items: pa.Table) -> ExampleBank:
-        """With new examples, if any were made, after those of before; what `rows` has of them is the caller's to add."""
+        """With new examples, if any were made, last; what `rows` has of them is the caller's to add."""
         bank: ExampleBank = held
         if "examples" not in made.folders:
             return bank
