@@ -2,10 +2,10 @@
 
     python benchmarks/refresh.py [--quick]
 
-MovieLens-100K with texts by `facts` for a tenth of the train rows. A model is trained on the first 99 % of the rows (for
-an epoch; that and the texts are not measured) and refreshed with the rest. The ratio reported is the CPU time of all that
-the refresh runs to that of `ingest`, `embed` and `match` of the 99 %; lower is better. --quick: texts by a hashing
-encoder in the place of the sentence encoder.
+MovieLens-100K with texts by `facts` for a tenth of the train rows. A model is trained on the first 99 % of the rows,
+for an epoch, and refreshed with the rest. The ratio reported is the CPU time of all that the refresh runs to that of
+`ingest`, `embed` and `match` of the 99 %; lower is better. --quick: texts by a hashing encoder in the place of the
+sentence encoder.
 """
 
 from __future__ import annotations

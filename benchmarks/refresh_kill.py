@@ -101,6 +101,7 @@ def measure(context: Any, folder: Path, level: str, kills: int, chance: random.R
         found["ends_that_differ"] += bool(wrong)
         faults += wrong
         shutil.rmtree(shop)
+        print(f"{level}: {found['kills']} kills, {len(faults)} faults", file=sys.stderr, flush=True)
     return {**found, "unbroken_seconds": round(seconds, 2), **({"faults": faults[:5]} if faults else {})}
 
 

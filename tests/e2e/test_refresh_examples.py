@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import yaml
 from examples import examples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refresh_world import bundle, contents, invoke, killed_at, refresh
+from refresh_world import bundle, chat_server, contents, invoke, killed_at, refresh
 from refusals import refused
 
 from llmcf_cli.core.errors import LlmcfError, StoreError
@@ -227,37 +225,6 @@ def found_by_ids(folder, recipe, sample_N, ids_NK):
     return {name: frozenset(by_ids(folder, row.tolist(), recipe)) for name, row in zip(names, ids_NK, strict=True)}
 
 
-@contextmanager
-def chat_server() -> Iterator[tuple[str, list[str]]]:
-    """A server that writes a text of its own for each prompt: its address, and the prompts that it was asked."""
-    import json
-    import threading
-    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-    asked: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body["messages"][-1]["content"])
-            text = f"The user may like it, because of {len(asked[-1])} reasons that are new."
-            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-            data = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 50, "completion_tokens": 9}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/v1", asked
-        running.shutdown()
-
-
 def test_new_examples_take_a_tenth_of_the_calls_of_a_full_run(tmp_path, monkeypatch):
     """As many in a hundred as rows are new; each row is asked about once, and none again."""
     monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path / "config"))
@@ -299,7 +266,7 @@ def test_the_language_model_and_the_trained_model_must_be_there(trained, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seen", ["ingest ", "gen-cot", "examples", "refresh["])
+@pytest.mark.parametrize("seen", ["gen-cot", "refresh["])
 def test_a_kill_costs_nothing(written, trained, tmp_path, seen):
     folder = Path(shutil.copytree(trained, tmp_path / "killed"))
     old = contents(bundle(folder, "train-rec"))
