@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -154,6 +155,22 @@ def test_the_refresh_of_what_is_written_about_users_and_items_is_counted_in_call
     assert 0 < new["calls"] == len(asked) - base == new["texts"]
     assert (new["prompt_tokens"], new["new_tokens"]) == (50 * new["calls"], 9 * new["calls"])
     assert not by[2, "stale"]["calls"]
+
+
+def test_what_a_replay_needs_stays_until_it_is_finished_and_after_where_it_is_named(replayed, tmp_path):
+    folder = Path(shutil.copytree(replayed, tmp_path / "shop"))
+    clean = ["clean", folder / "recipe.yaml", "--artifacts", folder / "artifacts", "--json"]
+
+    def going(*words):
+        return {one["key"] for one in json.loads(invoke(*clean, *words)) if not one["busy"]}
+
+    made = {file.parent.name for file in folder.glob("artifacts/*/*/manifest.json")}
+    assert going() == made  # the recipe itself was never run
+    assert not going(found(folder))
+    state = json.loads((found(folder) / "state.json").read_text())
+    del state["scored"]["3"]
+    (found(folder) / "state.json").write_text(json.dumps(state))
+    assert not going()
 
 
 @pytest.mark.slow

@@ -36,10 +36,10 @@ STALE, BASE = "stale", "base"
 """The arm whose model stays as it was trained before the first window; and what all arms begin with."""
 Scoring = Callable[[Path, int, int, Mapping[str, Path]], Mapping[str, Mapping[str, Any]]]
 """(database, start, end, arm → bundle) → arm → measures; see `serve.replayed.score_window`."""
-_STATE_BYTES = 1 << 28
+STATE_BYTES = 1 << 28
 _FORMAT = 2
 """Of `state.json`; another one is a replay of its own."""
-_WINDOWS = "windows.json"
+WINDOWS, STATE, REPLAYS = "windows.json", "state.json", "report/replay"
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Replay:
         asked = [recipe.model_dump(mode="json"), key_view(recipe.dataset.source, context.locate.digest),
                  [width, first, last], chosen, list(levels), _FORMAT]  # fmt: skip
         key = digest_json(asked)[:12]
-        self.folder = context.store.root / "report" / "replay" / f"{recipe.name}-{key}"
-        if not (self.folder / _WINDOWS).is_file():
+        self.folder = context.store.root / REPLAYS / f"{recipe.name}-{key}"
+        if not (self.folder / WINDOWS).is_file():
             windows = write_windows(
                 recipe.dataset.source, self.folder, locate=context.locate.path, width=width, first=first, last=last
             )
-            write_atomic(self.folder / _WINDOWS, json.dumps(asdict(windows), default=str))
-        self.windows = _read_windows(self.folder / _WINDOWS)
+            write_atomic(self.folder / WINDOWS, json.dumps({**asdict(windows), "set": list(overrides)}, default=str))
+        self.windows = _read_windows(self.folder / WINDOWS)
         self._write_recipes(loaded)
         self._state = self._read_state()
 
@@ -125,6 +125,8 @@ class Replay:
             this window cost, and `note` where it was refused.
         """
         with held(self.folder / "lock", what=f"replay in {self.folder}"):
+            if len(self._state["scored"]) == len(self.windows.windows):
+                return list(self._rows())
             base = self._base()
             bundles = dict.fromkeys((STALE, *self.levels), base)
             costs = dict.fromkeys(bundles, Cost())
@@ -137,10 +139,10 @@ class Replay:
                 if str(number) not in self._state["scored"]:
                     found = score(self._seen(number), window.first, window.last, bundles)
                     self._state["scored"][str(number)] = {arm: dict(values) for arm, values in found.items()}
+                    for arm in found:
+                        cost = asdict(costs.get(arm, Cost()))
+                        self._state["made"][f"{number} {arm}"] = {"cost": cost, "note": notes.get(arm, "")}
                     self._save()
-                for arm in self._state["scored"][str(number)]:
-                    made = self._state["made"].setdefault(f"{number} {arm}", {})
-                    made.update(cost=asdict(costs.get(arm, Cost())), note=notes.get(arm, ""))
             return list(self._rows())
 
     @property
@@ -232,17 +234,17 @@ class Replay:
         write_atomic(self.folder / name, f"# Written by llmcf replay\n{dump_yaml(dict(content))}")
 
     def _read_state(self) -> dict[str, Any]:
-        file = self.folder / "state.json"
+        file = self.folder / STATE
         if file.is_file():
-            found: dict[str, Any] = read_json(file, _STATE_BYTES)
+            found: dict[str, Any] = read_json(file, STATE_BYTES)
             return found
         return {"scored": {}, "made": {}, "learned": {}, "had": {}, "base": {}}
 
     def _save(self) -> None:
-        write_atomic(self.folder / "state.json", json.dumps(self._state))
+        write_atomic(self.folder / STATE, json.dumps(self._state))
 
 
 def _read_windows(file: Path) -> Windows:
-    found = read_json(file, _STATE_BYTES)
+    found = read_json(file, STATE_BYTES)
     windows = tuple(WindowFile(**{**one, "file": Path(one["file"])}) for one in found["windows"])
     return Windows(found["source"], found["before"], windows, found["unread"])
