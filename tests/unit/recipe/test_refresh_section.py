@@ -25,7 +25,7 @@ def entry(additions, level, **more):
 )
 def test_levels_go_on_from_each_other(learned):
     section = RefreshSection.model_validate({"level": "examples", "arm": "ict", "seed": 1, "learned": learned})
-    assert [one.level for one in section.learned][0] == "full"
+    assert section.learned[0].level == "full"
     assert section.learned[-1].level == "examples"
 
 
