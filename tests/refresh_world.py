@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -124,3 +128,30 @@ def killed_at(folder: Path, line: str, *words) -> None:
         with suppress(subprocess.TimeoutExpired):
             run.wait(random.Random(line).random() * 0.2)
         run.send_signal(signal.SIGKILL)
+
+
+@contextmanager
+def chat_server() -> Iterator[tuple[str, list[str]]]:
+    """A server that writes a text of its own for each prompt: its address, and the prompts that it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(body["messages"][-1]["content"])
+            text = f"The user may like it, because of {len(asked[-1])} reasons that are new."
+            choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+            data = json.dumps({"choices": [choice], "usage": {"prompt_tokens": 50, "completion_tokens": 9}}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}/v1", asked
+        running.shutdown()

@@ -45,16 +45,22 @@ def clean(
     from datetime import UTC, datetime, timedelta
 
     from llmcf_cli.recipe.load import find_recipe
+    from llmcf_cli.stages.deriving import refreshes_of
     from llmcf_cli.stages.look.clean import needs, unneeded
     from llmcf_cli.stages.pipeline import artifact_root
-    from llmcf_cli.stages.refreshing import refreshes_of
+    from llmcf_cli.stages.replay.kept import changes_of, is_replay, recipes_of, unfinished
     from llmcf_cli.store.artifacts import ArtifactStore
 
     store = ArtifactStore(artifact_root(artifacts))
-    folders = [Path(one) for one in keep if Path(one).is_dir()]
+    folders = [Path(one) for one in keep if Path(one).is_dir() and not is_replay(Path(one))]
     named = [one for one in keep if not Path(one).is_dir()]
     recipes = [opened(one, None, artifacts, allow_read) for one in named]
+    replays = [Path(one) for one in keep if is_replay(Path(one))]
+    replays += [folder for one in recipes for folder in unfinished(store.root, one.recipe.name)]
     recipes += [opened(str(file), None, artifacts) for one in named for file in refreshes_of(find_recipe(one))]
+    recipes += [
+        opened(str(file), changes_of(folder), artifacts) for folder in replays for file in recipes_of(folder)
+    ]  # fmt: skip
     folders += [bundle for file in pointer or () for bundle in _bundles(file, store.root)]
     kept = needs(store, recipes, folders)
     before = None if older_than is None else datetime.now(UTC) - timedelta(days=older_than)

@@ -114,7 +114,7 @@ def _lines(file: Path | None) -> list[str]:
 def _contexts(recipe: str, without: Forgotten, file: Path, artifacts: Path | None) -> list[Context]:
     """What a recipe and its refreshes run in while a list names some users, or nobody."""
     from llmcf_cli.recipe.load import find_recipe
-    from llmcf_cli.stages.refreshing import refreshes_of
+    from llmcf_cli.stages.deriving import refreshes_of
 
     file.write_text(without.written(), encoding="utf-8")
     change = [f"dataset.forgotten={file}" if without.users else "dataset.forgotten=null"]

@@ -14,8 +14,8 @@ from llmcf_cli.core.errors import LlmcfError
 
 if TYPE_CHECKING:
     from llmcf_cli.cli.report import Ended
+    from llmcf_cli.stages.deriving import Addition, Derived
     from llmcf_cli.stages.engine.base import Context
-    from llmcf_cli.stages.refreshing import Addition, Derived
 
 
 def refresh(
@@ -31,11 +31,12 @@ def refresh(
         Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
     ] = None,
     level: Annotated[
-        Literal["items", "finetune", "full"],
+        Literal["items", "examples", "finetune", "full"],
         typer.Option(
             "--level",
-            help="What is made anew; items: vectors, catalogue and histories, without training; finetune: the weights "
-            "learn on from new rows, too; full: everything, on all rows.",
+            help="What is made anew; items: vectors, catalogue and histories, without training; examples: the language "
+            "model also writes about some of the new rows; finetune: the weights also learn on from new rows; full: "
+            "everything, on all rows.",
         ),
     ] = "items",
     arm: Annotated[
@@ -50,7 +51,7 @@ def refresh(
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.recipe.load import load_recipe
-    from llmcf_cli.stages import refreshing
+    from llmcf_cli.stages import deriving, refreshing
     from llmcf_cli.stages.pipeline import open_context, run_steps
 
     allow(recipe, allow_read)
@@ -58,13 +59,13 @@ def refresh(
     loaded = load_recipe(recipe, changes)
     base = open_context(loaded, artifacts, progress)
     with refreshing.alone(base):
-        derived = refreshing.derive(loaded, base, given, level, arm, changes)
+        derived = deriving.derive(loaded, base, given, level, arm, changes)
         if derived is None:
             console().print(f"nothing to do: nothing was ever added to {recipe}; next: --add FILE", markup=False)
             return
         for file in derived.known:
             console().print(f"{file} was added before", markup=False, soft_wrap=True)
-        for file in refreshing.allow(derived, given):
+        for file in deriving.allow(derived, given):
             console().print(f"recipes in {derived.file.parent} may read {file} from now on", markup=False)
         with refreshing.drafted(derived) as draft:
             context = open_context(load_recipe(draft, changes), artifacts, progress)
@@ -104,7 +105,7 @@ def ended(ended: Ended) -> None:
 
 def _additions(add: list[Path], items: Path | None, users: Path | None) -> list[Addition]:
     """Tables of items and users belong to the last of the given files."""
-    from llmcf_cli.stages.refreshing import Addition
+    from llmcf_cli.stages.deriving import Addition
 
     if (items or users) and not add:
         raise LlmcfError(
@@ -129,6 +130,8 @@ def _frozen(context: Context, derived: Derived) -> None:
     stays = "nothing but what is in the cache"
     if wanted.level == "finetune":
         stays = "examples and texts; calls of a language model: 0"
+    if wanted.level == "examples":
+        stays = "weights, vocabularies, the language model, and the examples of before with their texts"
     console().print(f"stays of {model}: {stays}", markup=False, soft_wrap=True)
     cuts = wanted.learned[-1].recut
     if derived.undecided:

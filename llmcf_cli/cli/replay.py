@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llmcf_cli.cli.opening import AllowReadOption, allow
 from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption
 from llmcf_cli.core.errors import LlmcfError
+
+if TYPE_CHECKING:
+    from llmcf_cli.recipe.refresh import RefreshLevel
 
 _UNITS = {
     "s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1),
@@ -33,8 +36,8 @@ def replay(
     ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option("--level", metavar="LEVEL", help="A level to replay: items, finetune or full. Repeatable; else "
-                     "all three."),
+        typer.Option("--level", metavar="LEVEL", help="A level to replay: items, examples, finetune or full. "
+                     "Repeatable; else all that the arm can be refreshed by."),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
@@ -48,7 +51,7 @@ def replay(
     from llmcf_cli.stages.replay import arms, page, record
     from llmcf_cli.stages.steps.task_data import task_of
 
-    levels = _levels(level or [*arms.LEVELS], tuple(arms.LEVELS))
+    levels = _levels(level, arms.LEVELS) if level else None
     allow(recipe, allow_read)
     loaded = load_recipe(recipe, set_ or ())
     task = task_of(loaded.recipe)
@@ -86,7 +89,8 @@ def replay(
         if row["note"]:
             say(f"! window {row['window']}, {row['arm']}: {row['note']}; its model stayed")
     spent = found.base_cost
-    say(f"before the first window: {spent.calls:,} calls, {spent.seconds:,.1f} s, {spent.bytes / 1e6:,.1f} MB")
+    say(f"before the first window: {spent.texts:,} texts, {spent.calls:,} calls, {spent.seconds:,.1f} s, "
+        f"{spent.bytes / 1e6:,.1f} MB")  # fmt: skip
     record.write_parquet(rows, found.folder / "replay.parquet")
     (found.folder / "replay.md").write_text(record.markdown(tables))
     drawn = record.plot(rows, main.name, main.title, found.folder / "replay.png")
@@ -98,7 +102,7 @@ def replay(
     say(f"report: {found.folder / 'replay.html'}")
 
 
-def _levels(given: list[str], allowed: tuple[str, ...]) -> list[str]:
+def _levels(given: list[str], allowed: tuple[RefreshLevel, ...]) -> list[RefreshLevel]:
     wrong = next((one for one in given if one not in allowed), None)
     if wrong is not None:
         raise LlmcfError(f"no level {wrong!r}", code="option-conflict", where="--level", allowed=allowed)

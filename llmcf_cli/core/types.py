@@ -158,6 +158,8 @@ class InputConfig(ComponentConfig):
     """Stages that it is loaded from, besides `ingest` and those of the inputs it is made of."""
     follows: ClassVar[tuple[str, ...]] = ()
     """Stages among these whose results for later rows a refreshed bundle takes; those for earlier rows stay."""
+    grows: ClassVar[tuple[str, ...]] = ()
+    """Stages among these by which a language model writes about later rows, at the level `examples` of a refresh."""
     forms: ClassVar[frozenset[Form]] = frozenset({"pair", "user"})
     """Forms of models whose queries it has values for; without `user` it needs a query's target."""
     for_losses: ClassVar[bool] = False

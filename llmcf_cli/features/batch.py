@@ -234,6 +234,11 @@ def empty_samples(count: int, history_length: int) -> Samples:
     )  # fmt: skip
 
 
+def joined(*parts: Samples) -> Samples:
+    """Samples one part after the other; histories are of one length."""
+    return Samples(*(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True)))
+
+
 def encode_rows(table: pa.Table, history_length: int) -> Samples:
     """Sample rows as arrays.
 

@@ -188,7 +188,7 @@ class SampleSearch:
     def probe(self, data: Path) -> Probe | None:
         """Sampled queries with their exact result; None if all samples are of the test split."""
         config = self.index.config
-        rows = _sampled(data, config.checked_queries, config.seed)
+        rows = sampled(data, config.checked_queries, config.seed)
         if not rows.num_rows:
             return None
         return Probe(self.index, *self._queries(rows), self.section.k, self._progress)
@@ -245,7 +245,7 @@ def _count(data: Path) -> int:
         return int(connection.sql("SELECT count(*) FROM sample").fetchall()[0][0])
 
 
-def _sampled(data: Path, wanted: int, seed: int) -> pa.Table:
+def sampled(data: Path, wanted: int, seed: int) -> pa.Table:
     """Samples in seeded runs of neighbours in time; none of the test split, which only `predict` reads."""
     with connect_read(data) as connection:
         count = connection.sql("SELECT count(*) FROM sample WHERE split <> 'test'").fetchall()[0][0]

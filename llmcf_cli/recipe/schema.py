@@ -14,12 +14,12 @@ from llmcf_cli.recipe.component import ComponentOf
 from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.recipe.points import Point, recommendation_source, sweep_points
 from llmcf_cli.recipe.promotion import PromoteSection
+from llmcf_cli.recipe.refresh import RefreshSection
 from llmcf_cli.recipe.sections import (
     CoTSection,
     LLMSection,
     MatchSection,
     RecSection,
-    RefreshSection,
     SearchSection,
     Seed,
     ServeSection,

@@ -19,7 +19,6 @@ from llmcf_cli.core.types import (
     rule,
 )  # fmt: skip
 from llmcf_cli.recipe.component import ComponentOf, gives, names_for
-from llmcf_cli.recipe.dataset import CutsSection
 
 MixSource = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("mix_source")]
 Tuner = Annotated[SerializeAsAny[ComponentConfig], ComponentOf("tuner")]
@@ -319,82 +318,6 @@ class ServeSection(Config):
     reasoning: bool = False
     """Whether bundles keep the texts of the chains of thought, so that explanations can show them. They describe the
     users of the examples to whoever asks."""
-
-
-RefreshLevel = Literal["items", "finetune", "full"]
-"""What a refresh makes anew, cheapest first."""
-
-
-class FinetuneSection(Config):
-    """How a trained model learns on (level `finetune`); what else training goes by is `rec.fit`."""
-
-    replay: Share = 0.5
-    """Share of the rows it has learned from that it sees again, against forgetting. 0 where it reads `signals`, as a
-    bundle keeps none that were made without such a row's own label."""
-    epochs: Positive = 10
-    """Most passes over the new rows and those seen again. Validation decides which one's weights are kept; if none is
-    better than before, those of before."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    """Step size of Adam."""
-
-
-class LearnedSection(Config):
-    """A time at which the model learned."""
-
-    additions: Annotated[int, Field(ge=0)]
-    """How many of `dataset.added` it knew; those after them are new to it."""
-    recut: CutsSection | None = None
-    """The cuts by which it learned from them, as `dataset.recut`; none: those of `dataset.split`."""
-    finetune: FinetuneSection | None = None
-    """How it learned on; none: it was trained on all rows."""
-
-
-class RefreshSection(Config):
-    """A trained model brought up to date with later rows. `llmcf refresh` writes `level`, `arm`, `seed` and `learned`;
-    the rest is yours to set."""
-
-    level: RefreshLevel = "items"
-    """What is made anew. `items`: text vectors of new items, the catalogue and users' histories; weights, vocabularies,
-    examples and their texts stay as they are, and no language model is asked. `finetune`: besides, the weights learn on
-    from the rows that are new to them, with embeddings for new values. `full`: everything, on all rows."""
-    arm: str | None = None
-    """Arm of the comparison whose model it is; none: there is nothing to bring up to date."""
-    seed: Seed | None = None
-    """Seed of that model."""
-    learned: Annotated[tuple[LearnedSection, ...], Field(min_length=1, max_length=1000)] = Field(
-        default=({"additions": 0},), validate_default=True
-    )
-    """When the model learned: first its training, then what followed, oldest first."""
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of the rows that no model has learned from, the share that chooses among epochs. Levels that learn put the cuts
-    so that the newest rows are test, those before them validation, and the rest is learned from."""
-    test: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of these rows for the newest test samples, by which `llmcf promote` compares."""
-    finetune: FinetuneSection = FinetuneSection()
-    """How the level `finetune` learns."""
-
-    @rule("arm", "seed")
-    def _names_a_model(self) -> Iterator[Broken]:
-        if (self.arm is None) != (self.seed is None):
-            yield Broken("a model has an arm and a seed: give both or neither")
-
-    @rule("validation", "test")
-    def _leaves_some_to_learn_from(self) -> Iterator[Broken]:
-        if self.validation + self.test >= 1:
-            yield Broken(f"validation + test is {self.validation + self.test:g}, which leaves nothing to learn from")
-
-    @rule("learned")
-    def _learned_in_order(self) -> Iterator[Broken]:
-        for place, (one, after) in enumerate(zip(self.learned, self.learned[1:], strict=False), 1):
-            if after.additions <= one.additions:
-                yield Broken(f"is {after.additions}, not more than before", ("learned", place, "additions"))
-            if after.finetune is None or after.recut is None:
-                yield Broken("a trained model learns on by `finetune`, under cuts of its own", ("learned", place))
-
-    @rule("level", "learned")
-    def _finetune_learns_on(self) -> Iterator[Broken]:
-        if self.level == "finetune" and len(self.learned) < 2:
-            yield Broken("begins from a model that learned before", ("learned",))
 
 
 class SearchSection(Config):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +15,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import refresh_world as shop
-from refresh_world import contents, invoke
+from refresh_world import chat_server, contents, invoke
 from refusals import refused
 from sklearn.metrics import roc_auc_score
 
 from llmcf_cli.core.errors import DataError, LlmcfError
+from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.serve.scorer import Scorer
 from llmcf_cli.stages.replay.record import differences
 
@@ -108,6 +111,66 @@ def test_the_same_command_again_changes_nothing(replayed):
     before = {path: digest for path, digest in contents(replayed).items() if path.suffix != ".png"}
     invoke(*command(replayed))
     assert {path: digest for path, digest in contents(replayed).items() if path.suffix != ".png"} == before
+
+
+TWO = ("--window", "100s", "--from", "1970-01-01T00:10:00", "--to", "1970-01-01T00:13:20")
+
+
+def test_texts_are_counted_for_each_arm_whoever_had_them_written_first(tmp_path):
+    """By an engine that writes from the data: no calls. `full` comes after `examples`, and has the more texts."""
+    shop.write_shop(tmp_path)
+    invoke("replay", tmp_path / "recipe.yaml", "--artifacts", tmp_path / "artifacts", *TWO, "--level", "examples",
+           "--level", "full", "--level", "items")  # fmt: skip
+    by = {(row["window"], row["arm"]): row for row in rows(tmp_path)}
+    assert not any(row["calls"] or row["new_tokens"] for row in by.values())
+    assert by[2, "items"]["texts"] == by[2, "stale"]["texts"] == 0
+    assert 0 < by[2, "examples"]["texts"] <= by[2, "full"]["texts"]
+    reports = [json.loads(file.read_text()) for file in tmp_path.glob("artifacts/refresh/*/manifest.json")]
+    (new,) = [one["report"]["examples"] for one in reports if one["report"]["level"] == "examples"]
+    assert by[2, "examples"]["texts"] == new
+    assert by[2, "examples"]["seconds"] > by[2, "items"]["seconds"] > 0
+
+
+KNOWLEDGE = """
+knowledge:
+  user_prompt: prompts/kar_user.yaml
+  item_prompt: prompts/kar_item.yaml
+  engine: {{type: openai, model: m, base_url: "{url}"}}
+"""
+
+
+def test_the_refresh_of_what_is_written_about_users_and_items_is_counted_in_calls(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path / "config"))
+    shop.write_shop(tmp_path)
+    with chat_server() as (url, asked):
+        Permissions().allow_host(Host.of(url), None)
+        text = shop.RECIPE.replace("augment: ict", "augment: kar").replace("serve: {reasoning: true}\n", "")
+        (tmp_path / "recipe.yaml").write_text(text + KNOWLEDGE.format(url=url))
+        said = invoke("replay", tmp_path / "recipe.yaml", "--artifacts", tmp_path / "artifacts", *TWO, "--level",
+                      "examples")  # fmt: skip
+    by = {(row["window"], row["arm"]): row for row in rows(tmp_path)}
+    new = by[2, "examples"]
+    base = int(re.search(r"before the first window: [0-9,]+ texts, ([0-9,]+) calls", said)[1].replace(",", ""))
+    assert base > 0
+    assert 0 < new["calls"] == len(asked) - base == new["texts"]
+    assert (new["prompt_tokens"], new["new_tokens"]) == (50 * new["calls"], 9 * new["calls"])
+    assert not by[2, "stale"]["calls"]
+
+
+def test_what_a_replay_needs_stays_until_it_is_finished_and_after_where_it_is_named(replayed, tmp_path):
+    folder = Path(shutil.copytree(replayed, tmp_path / "shop"))
+    clean = ["clean", folder / "recipe.yaml", "--artifacts", folder / "artifacts", "--json"]
+
+    def going(*words):
+        return {one["key"] for one in json.loads(invoke(*clean, *words)) if not one["busy"]}
+
+    made = {file.parent.name for file in folder.glob("artifacts/*/*/manifest.json")}
+    assert going() == made  # the recipe itself was never run
+    assert not going(found(folder))
+    state = json.loads((found(folder) / "state.json").read_text())
+    del state["scored"]["3"]
+    (found(folder) / "state.json").write_text(json.dumps(state))
+    assert not going()
 
 
 @pytest.mark.slow

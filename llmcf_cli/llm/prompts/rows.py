@@ -18,7 +18,7 @@ _ORDER = """
 WITH drawn AS (
     SELECT sample_id, CASE WHEN $balanced THEN label ELSE 0 END AS class, concat_ws(':', {strata}) AS stratum,
            md5(concat($seed::BIGINT, ':', sample_id)) AS position
-    FROM sample {joins} WHERE split = $split
+    FROM sample {joins} WHERE split = $split AND ($since IS NULL OR time >= $since)
 ),
 placed AS (
     SELECT sample_id, class, position,
@@ -88,17 +88,19 @@ class SampleTexts:
     item_row: int
 
 
-def train_labels(connection: Any) -> tuple[int, int]:
-    """Positive and negative samples of the train split."""
+def train_labels(connection: Any, since: int | None = None) -> tuple[int, int]:
+    """Positive and negative samples of the train split, or of those from some time on."""
     positive, negative = connection.execute(
-        "SELECT count(*) FILTER (label = 1), count(*) FILTER (label = 0) FROM sample WHERE split = 'train'"
-    ).fetchone()
+        "SELECT count(*) FILTER (label = 1), count(*) FILTER (label = 0) FROM sample WHERE split = 'train' "
+        "AND ($since IS NULL OR time >= $since)", {"since": since},
+    ).fetchone()  # fmt: skip
     return positive, negative
 
 
 def train_order(
-    connection: Any, seed: int, balance: str, count: int, *, strata: Sequence[str] = (), quantiles: int = 4
-) -> np.ndarray:
+    connection: Any, seed: int, balance: str, count: int, *, strata: Sequence[str] = (), quantiles: int = 4,
+    since: int | None = None,
+) -> np.ndarray:  # fmt: skip
     """The first `count` train samples (int64 sample ids) in the seed's order.
 
     Args:
@@ -108,16 +110,18 @@ def train_order(
         count: Most samples.
         strata: `user`, `label`, `time` and `popularity`: groups that get their share of any count, to within one row.
         quantiles: Groups of `time` and of `popularity`.
+        since: Only samples from this time on; None: all.
     """
-    return _order(connection, "train", seed, balance, count, strata, quantiles)
+    return _order(connection, "train", seed, balance, count, strata, quantiles, since)
 
 
 def _order(
-    connection: Any, split: str, seed: int, balance: str, count: int, strata: Sequence[str] = (), quantiles: int = 1
-) -> np.ndarray:
+    connection: Any, split: str, seed: int, balance: str, count: int, strata: Sequence[str] = (), quantiles: int = 1,
+    since: int | None = None,
+) -> np.ndarray:  # fmt: skip
     by = ", ".join(_STRATA[name].format(quantiles=quantiles) for name in strata) or "0"
     joins = _POPULARITY.format(quantiles=quantiles) if "popularity" in strata else ""
-    given = {"split": split, "seed": seed, "balanced": balance == "labels", "count": count}
+    given = {"split": split, "seed": seed, "balanced": balance == "labels", "count": count, "since": since}
     found = connection.execute(_ORDER.format(strata=by, joins=joins), given)
     id_N: np.ndarray = found.fetchnumpy()["sample_id"].astype(np.int64)
     return id_N
@@ -142,7 +146,9 @@ def by_user(connection: Any, sample_ids: np.ndarray) -> np.ndarray:
     return id_N
 
 
-def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: str) -> np.ndarray:
+def choose_train(
+    connection: Any, sample: TrainSampleSection, seed: int, where: str, since: int | None = None
+) -> np.ndarray:
     """Sample ids (int64, ascending) of the train rows a recipe chooses; more rows always contain the fewer.
 
     Args:
@@ -150,11 +156,12 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
         sample: How many, and which.
         seed: Determines which.
         where: Key path of `sample` in the recipe, for messages.
+        since: Only rows from this time on, in microseconds since 1970; None: all.
 
     Raises:
         LlmcfError: There are fewer train rows than asked for.
     """
-    total = sum(train_labels(connection))
+    total = sum(train_labels(connection, since))
     count = sample.count
     if count is None:
         count = max(1, round((sample.fraction or 0) * total))
@@ -164,7 +171,8 @@ def choose_train(connection: Any, sample: TrainSampleSection, seed: int, where: 
             code="sample-too-large", where=f"{where}.count",
             hint=f"set {where}.count to at most {total:,}",
         )  # fmt: skip
-    order = train_order(connection, seed, sample.balance, count, strata=sample.stratify, quantiles=sample.quantiles)
+    order = train_order(connection, seed, sample.balance, count, strata=sample.stratify, quantiles=sample.quantiles,
+                        since=since)  # fmt: skip
     return np.sort(order)
 
 

@@ -65,7 +65,7 @@ class _Announcement:
 def generate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, out: Path,
     seed: int, history: HistorySection, words: Words = Words(), progress: Progress = SILENT,
-    blank_texts: float = 0.9, executor: Executor = LOCAL,
+    blank_texts: float = 0.9, executor: Executor = LOCAL, since: int | None = None,
 ) -> CoTReport:  # fmt: skip
     """Write the chain of thought of each chosen train sample to Parquet (`cot`), with its parts (`cot_part`).
 
@@ -87,6 +87,7 @@ def generate_cots(
         blank_texts: Share of the samples that may have an item without text.
         executor: Where engines generate. This process is the one worker that the cache knows: it leases the calls,
             hands them out in batches and commits what comes back.
+        since: Only train samples from this time on, in microseconds since 1970; None: all.
 
     Raises:
         LlmcfError: More samples are asked for than the train split has, or no text was usable.
@@ -96,7 +97,7 @@ def generate_cots(
     writer = Writer(section.engine, model)
     judge = registry().build(JUDGE, section.judge)
     with connect_read(data) as reader, SharedTexts(cache) as store, executor.pool(writer) as pool:
-        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample", since)
         blank = blank_items(reader, ids)
         refuse_blank(blank, len(ids), blank_texts, "gen-cot")
         check_turns(prompt, writer.engine, f"cot.prompt {section.prompt}")
@@ -120,7 +121,7 @@ def generate_cots(
 
 def write_from_data(
     section: CoTSection, *, data: Path, source: ComponentConfig, out: Path, seed: int, words: Words = Words(),
-    progress: Progress = SILENT,
+    progress: Progress = SILENT, since: int | None = None,
 ) -> CoTReport:  # fmt: skip
     """The same tables, by an engine that writes from the data and not from prompts; arguments as `write_cots`.
 
@@ -128,7 +129,7 @@ def write_from_data(
         LlmcfError: More samples are asked for than the train split has, or no text was usable.
     """
     chosen, tally, seconds = write_cots(
-        section, data=data, source=source, out=out, seed=seed, words=words, progress=progress
+        section, data=data, source=source, out=out, seed=seed, words=words, progress=progress, since=since
     )
     if not tally.kept:
         raise _unusable(chosen, tally)
@@ -143,7 +144,7 @@ def write_from_data(
 
 def estimate_cots(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
-    history: HistorySection, words: Words = Words(),
+    history: HistorySection, words: Words = Words(), since: int | None = None,
 ) -> Estimate:  # fmt: skip
     """What `generate_cots` with the same arguments would cost; generates nothing and leaves the cache as it is."""
     engine = Writer(section.engine, model).engine
@@ -151,14 +152,14 @@ def estimate_cots(
         there = cache.is_file() or cache.with_suffix(".duckdb").is_file()
         file = cache if there else Path(nothing) / cache.name
         with connect_read(data) as reader, SharedTexts(file) as store:
-            ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+            ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample", since)
             asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)
             return estimate(_demand(reader, ids, asking, prompt, history, seed), section.price)
 
 
 def list_calls(
     section: CoTSection, *, data: Path, model: Path | None, model_digest: str, prompt: Prompt, cache: Path, seed: int,
-    history: HistorySection, words: Words = Words(), users: Collection[int] | None = None,
+    history: HistorySection, words: Words = Words(), since: int | None = None, users: Collection[int] | None = None,
 ) -> list[StepCalls]:  # fmt: skip
     """What `generate_cots` with the same arguments asks, step by step, as far as earlier steps' texts are there.
 
@@ -167,7 +168,7 @@ def list_calls(
     """
     engine = Writer(section.engine, model).engine
     with connect_read(data) as reader, SharedTexts(cache) as store:
-        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample", since)
         if users is not None:
             ids = _of_users(reader, ids, users)
         asking = _asking(section, StepPrompts(prompt, reader, history, words), engine, store, model_digest, seed)

@@ -53,8 +53,9 @@ class WrittenTexts:
 
 
 def write_cots(
-    section: CoTSection, *, data: Path, source: ComponentConfig, out: Path, seed: int, words: Words, progress: Progress
-) -> tuple[int, Tally, float]:
+    section: CoTSection, *, data: Path, source: ComponentConfig, out: Path, seed: int, words: Words, progress: Progress,
+    since: int | None = None,
+) -> tuple[int, Tally, float]:  # fmt: skip
     """Write, judge and keep the chain of thought of each chosen train sample; tables as `generate_cots`.
 
     Args:
@@ -65,6 +66,7 @@ def write_cots(
         seed: The recipe's seed.
         words: Of the label.
         progress: Where to report.
+        since: As of `generate_cots`.
 
     Returns:
         Samples chosen, what became of them, and seconds spent writing.
@@ -81,7 +83,7 @@ def write_cots(
         return Judged("", one.row.history, one.row.item, one.row.label, (), finish_reason, words)
 
     with connect_read(data) as reader:
-        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample")
+        ids = choose_train(reader, section.sample, derive_seed(seed, "gen-cot", "sample"), "cot.sample", since)
         selector = Selector(texts, STEP, judge, about, floor=section.floor, rounds=0, out=out, words=words)
         with selector, progress.task("gen-cot", len(ids), "samples") as task:
             for start in range(0, len(ids), _BLOCK):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +17,8 @@ from llmcf_cli.features.histories import Histories
 from llmcf_cli.features.spec import UNKNOWN
 from llmcf_cli.rec.bundle.bundle import Bundle
 from llmcf_cli.rec.bundle.reports import UnknownValues
-from llmcf_cli.rec.input.base import Input, Made, forgetful
+from llmcf_cli.rec.input.base import REQUEST, Input, Made, default_inputs, forgetful
+from llmcf_cli.rec.input.examples import EXAMPLES
 from llmcf_cli.rec.input.resources import Resources
 from llmcf_cli.rec.recommender import Recommender
 from llmcf_cli.store.open import connect_read
@@ -33,6 +34,7 @@ class Refreshed:
         items: New items, likewise.
         unknown: Features that new users or items have values of which the vocabulary lacks.
         without_text: New items without a text vector; 0 where the model reads none.
+        examples: New examples.
     """
 
     model: Recommender
@@ -40,6 +42,7 @@ class Refreshed:
     items: int
     unknown: tuple[UnknownValues, ...]
     without_text: int
+    examples: int
 
 
 def grown(
@@ -56,7 +59,23 @@ def grown(
     for name, one in inputs.items():
         if one.holds:
             longer = longer.holding(**{name: held(one, longer)})
-    return model.with_items(longer)
+    return model.with_items(_with_new_rows(longer))
+
+
+def _with_new_rows(resources: Resources) -> Resources:
+    """Resources whose new examples, too, bring the values of inputs that belong to a row itself.
+
+    What these inputs were fitted on has no new row, so the values are those of a request.
+    """
+    bank = resources.get(EXAMPLES)
+    short = {} if bank is None else {n: values for n, values in bank.rows.items() if len(values) < len(bank)}
+    if not short:
+        return resources
+    inputs, rows = default_inputs(short), dict(bank.rows)
+    for name, values in short.items():
+        more = inputs[name].values(resources, bank.samples.take(slice(len(values), None)), REQUEST)
+        rows[name] = np.concatenate([values, cast("Any", more)])
+    return resources.holding(**{EXAMPLES: replace(bank, rows=rows)})
 
 
 def refreshed(bundle: Bundle, database: Path, folders: Mapping[str, Path]) -> Refreshed:
@@ -65,7 +84,8 @@ def refreshed(bundle: Bundle, database: Path, folders: Mapping[str, Path]) -> Re
     Args:
         bundle: A trained bundle. Where it keeps no histories, neither does the result.
         database: DuckDB file of the longer ingest.
-        folders: Stage → folder, of the stages that the inputs' declarations `follow`.
+        folders: Stage → folder, of the stages that the inputs' declarations `follow`, and of those by which they
+            `grow`.
 
     Raises:
         StoreError: The ingest does not extend the one that the bundle was trained on.
@@ -92,7 +112,8 @@ def refreshed(bundle: Bundle, database: Path, folders: Mapping[str, Path]) -> Re
     unknown = [found for e in ENTITIES for found in _unknown(bundle, e, before[e], after[e])]
     text_IT = model.resources.get("text") if "text" in bundle.inputs else None
     blank = 0 if text_IT is None else int((~text_IT[len(before["item"].ids) + 1 :].any(1)).sum())
-    return Refreshed(model, users.num_rows - len(before["user"].ids), new_items.num_rows, tuple(unknown), blank)
+    more = sum(sign * len(of.get(EXAMPLES) or ()) for sign, of in ((1, model.resources), (-1, resources)))
+    return Refreshed(model, users.num_rows - len(before["user"].ids), new_items.num_rows, tuple(unknown), blank, more)
 
 
 def _check_extends(before: EntityTable, after: EntityTable, database: Path) -> None:

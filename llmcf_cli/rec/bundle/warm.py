@@ -29,7 +29,8 @@ from llmcf_cli.rec.recommender import Recommender, build
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.rec.train.predict import predict
 from llmcf_cli.rec.train.reports import FitReport
-from llmcf_cli.recipe.sections import FinetuneSection, FitSection
+from llmcf_cli.recipe.refresh import FinetuneSection
+from llmcf_cli.recipe.sections import FitSection
 from llmcf_cli.store.open import connect_read
 
 _FOLDED = "collaborative"

@@ -219,8 +219,9 @@ class Input:
 
         Args:
             held: What the bundle holds.
-            made: The ingest with these rows, folders of the stages that the declaration `follows`, no samples, and the
-                longer catalogue: users and items of before have their rows of before.
+            made: The ingest with these rows, folders of the stages that the declaration `follows` and, at the level
+                `examples`, of those by which it `grows`; no samples; and the longer catalogue: users and items of
+                before have their rows of before.
             items: The new items' rows of the table `item`.
         """
         return self.extended(held, made.resources, items, None)

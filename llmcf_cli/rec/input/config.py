@@ -46,6 +46,7 @@ class ExamplesInputConfig(InputConfig):
     """The retrieved examples of a row, with their chains of thought."""
 
     made_by: ClassVar[tuple[str, ...]] = ("examples", "match")
+    grows: ClassVar[tuple[str, ...]] = ("examples",)
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
 
     type: Literal["examples"] = "examples"
@@ -75,6 +76,7 @@ class KnowledgeInputConfig(InputConfig):
     """Vectors of what the language model wrote about users and items."""
 
     made_by: ClassVar[tuple[str, ...]] = ("knowledge",)
+    grows: ClassVar[tuple[str, ...]] = ("knowledge",)
 
     type: Literal["knowledge"] = "knowledge"
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from llmcf_cli.core.errors import DataError, ModelError
 from llmcf_cli.core.seeding import derive_seed
 from llmcf_cli.core.types import Clock
-from llmcf_cli.features.batch import Batch, Samples, encode_rows
+from llmcf_cli.features.batch import Batch, Samples, encode_rows, joined
 from llmcf_cli.features.vectors import vectors
 from llmcf_cli.plugin import registry
 from llmcf_cli.rec.input.base import Input, Loaded, Made, QueryLookup, Rows, tensor_table
@@ -162,6 +162,21 @@ class RetrievedExamples(Input):
         for what, values in named.items():
             check_vectors(values if values is None else values.reshape(len(values), -1), where, f"{what} of examples")
             demand(values is None or len(values) == len(held), where, f"{what} of examples")
+
+    def refreshed(self, held: Any, made: Made, items: pa.Table) -> ExampleBank:
+        """With new examples, if any were made, last; what `rows` has of them is the caller's to add."""
+        bank: ExampleBank = held
+        if "examples" not in made.folders:
+            return bank
+        examples = read_lance(made.folders["examples"] / "lance", "cot_example")
+        if self.config.cot == "shuffled":
+            examples = shuffle_cot(examples, self.config.seed)
+        more = _bank(examples, _train_rows(made, examples), bank.k)
+        cot_ET = np.tile(bank.cot_ET[:1], (len(more), 1)) if self.config.cot == "mean" else more.cot_ET
+        vector_ES = None if bank.vector_ES is None else np.concatenate([bank.vector_ES, cast("Any", more.vector_ES)])
+        return ExampleBank(
+            joined(bank.samples, more.samples), np.concatenate([bank.cot_ET, cot_ET]), bank.k, vector_ES, bank.rows
+        )
 
     def answers(self, resources: Resources, clock: Clock) -> ExampleAnswers:
         """A search by the space and the searcher that made the train rows' matches."""

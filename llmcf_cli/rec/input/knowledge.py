@@ -126,7 +126,10 @@ class WrittenKnowledge(Input):
         return longer
 
     def refreshed(self, held: Any, made: Made, items: pa.Table) -> Knowledge:
-        """Nor of new users."""
+        """Nor of new users, unless something was written about them."""
+        if "knowledge" in made.folders:
+            written: Knowledge = self.load(made).held
+            return written
         catalog = made.resources.catalog
         users, items_ = held.users.extended(len(catalog.users.ids)), held.items.extended(len(catalog.items.ids))
         return Knowledge(users, items_)

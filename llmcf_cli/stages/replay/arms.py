@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.core.files import read_json
@@ -18,46 +18,28 @@ from llmcf_cli.data.config import GlobalTimeConfig
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.windows import WindowFile, Windows, write_windows
 from llmcf_cli.recipe.load import EXTENDS, LoadedRecipe, load_recipe
-from llmcf_cli.recipe.sections import RefreshLevel
+from llmcf_cli.recipe.refresh import RefreshLevel
+from llmcf_cli.stages.deriving import Addition, derive, reads_texts, require_texts
 from llmcf_cli.stages.engine.base import Context, Stage
 from llmcf_cli.stages.engine.run import Step, plan, reached
 from llmcf_cli.stages.pipeline import open_context, run_steps
-from llmcf_cli.stages.refreshing import Addition, derive, settle, steps_of, target_of
+from llmcf_cli.stages.refreshing import settle, steps_of, target_of
+from llmcf_cli.stages.replay.costs import Cost, cost_of
 from llmcf_cli.stages.share.own import extending
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput
 from llmcf_cli.store.artifacts import Manifest, write_atomic
 from llmcf_cli.store.locks import held
 
-LEVELS: Mapping[str, RefreshLevel] = {"items": "items", "finetune": "finetune", "full": "full"}
-STALE = "stale"
-"""The arm whose model stays as it was trained before the first window."""
+LEVELS: tuple[RefreshLevel, ...] = ("items", "examples", "finetune", "full")
+STALE, BASE = "stale", "base"
+"""The arm whose model stays as it was trained before the first window; and what all arms begin with."""
 Scoring = Callable[[Path, int, int, Mapping[str, Path]], Mapping[str, Mapping[str, Any]]]
 """(database, start, end, arm → bundle) → arm → measures; see `serve.replayed.score_window`."""
-_STATE_BYTES = 1 << 28
-_WINDOWS = "windows.json"
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What making something took.
-
-    Attributes:
-        calls: Calls of a language model.
-        prompt_tokens: Tokens that it read.
-        new_tokens: Tokens that it wrote.
-        seconds: Time of all stages.
-        bytes: Size of their results.
-    """
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    new_tokens: int = 0
-    seconds: float = 0.0
-    bytes: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(one + two for one, two in zip(vars(self).values(), vars(other).values(), strict=True)))
+STATE_BYTES = 1 << 28
+_FORMAT = 2
+"""Of `state.json`; another one is a replay of its own."""
+WINDOWS, STATE, REPLAYS = "windows.json", "state.json", "report/replay"
 
 
 @dataclass(frozen=True)
@@ -87,7 +69,7 @@ class Replay:
     Args:
         loaded: The user's recipe.
         arm: Arm of the comparison whose model is replayed; None: that of `serve.arm`, or the only one.
-        levels: What is compared beside the stale model, some of `LEVELS`.
+        levels: What is compared beside the stale model, some of `LEVELS`; None: all that the model can be refreshed by.
         width: Of a window, in microseconds.
         first, last: As of `write_windows`.
         artifacts: Artifact folder.
@@ -95,12 +77,13 @@ class Replay:
         telling: Whom to tell.
 
     Raises:
-        LlmcfError: Nothing says which arm, the recipe has additions of its own, or the data have no windows.
+        LlmcfError: Nothing says which arm, the recipe has additions of its own, the level `examples` has nothing to
+            write, or the data have no windows.
     """
 
     def __init__(
-        self, loaded: LoadedRecipe, arm: str | None, levels: Sequence[str], *, width: int, first: int | None,
-        last: int | None, artifacts: Path | None, overrides: Sequence[str], telling: Telling,
+        self, loaded: LoadedRecipe, arm: str | None, levels: Sequence[RefreshLevel] | None, *, width: int,
+        first: int | None, last: int | None, artifacts: Path | None, overrides: Sequence[str], telling: Telling,
     ) -> None:  # fmt: skip
         recipe = loaded.recipe
         if recipe.dataset.added:
@@ -111,19 +94,23 @@ class Replay:
         if chosen is None or chosen not in arms:
             raise LlmcfError("nothing says which arm's model is replayed" if chosen is None else f"no arm {chosen!r}",
                              code="option-conflict", where="--arm", allowed=tuple(arms), hint="name one")  # fmt: skip
+        reads = reads_texts(recipe, chosen)
+        levels = levels or [one for one in LEVELS if one != "examples" or reads]
+        if "examples" in levels:
+            require_texts(recipe, chosen)
         context = open_context(loaded, artifacts, telling.progress)
         self._artifacts, self._overrides, self._telling = artifacts, overrides, telling
         self.arm, self.seed, self.levels = chosen, recipe.seeds[0], tuple(levels)
         asked = [recipe.model_dump(mode="json"), key_view(recipe.dataset.source, context.locate.digest),
-                 [width, first, last], chosen, list(levels)]  # fmt: skip
+                 [width, first, last], chosen, list(levels), _FORMAT]  # fmt: skip
         key = digest_json(asked)[:12]
-        self.folder = context.store.root / "report" / "replay" / f"{recipe.name}-{key}"
-        if not (self.folder / _WINDOWS).is_file():
+        self.folder = context.store.root / REPLAYS / f"{recipe.name}-{key}"
+        if not (self.folder / WINDOWS).is_file():
             windows = write_windows(
                 recipe.dataset.source, self.folder, locate=context.locate.path, width=width, first=first, last=last
             )
-            write_atomic(self.folder / _WINDOWS, json.dumps(asdict(windows), default=str))
-        self.windows = _read_windows(self.folder / _WINDOWS)
+            write_atomic(self.folder / WINDOWS, json.dumps({**asdict(windows), "set": list(overrides)}, default=str))
+        self.windows = _read_windows(self.folder / WINDOWS)
         self._write_recipes(loaded)
         self._state = self._read_state()
 
@@ -138,6 +125,8 @@ class Replay:
             this window cost, and `note` where it was refused.
         """
         with held(self.folder / "lock", what=f"replay in {self.folder}"):
+            if len(self._state["scored"]) == len(self.windows.windows):
+                return list(self._rows())
             base = self._base()
             bundles = dict.fromkeys((STALE, *self.levels), base)
             costs = dict.fromkeys(bundles, Cost())
@@ -150,10 +139,10 @@ class Replay:
                 if str(number) not in self._state["scored"]:
                     found = score(self._seen(number), window.first, window.last, bundles)
                     self._state["scored"][str(number)] = {arm: dict(values) for arm, values in found.items()}
+                    for arm in found:
+                        cost = asdict(costs.get(arm, Cost()))
+                        self._state["made"][f"{number} {arm}"] = {"cost": cost, "note": notes.get(arm, "")}
                     self._save()
-                for arm in self._state["scored"][str(number)]:
-                    made = self._state["made"].setdefault(f"{number} {arm}", {})
-                    made.update(cost=asdict(costs.get(arm, Cost())), note=notes.get(arm, ""))
             return list(self._rows())
 
     @property
@@ -172,10 +161,12 @@ class Replay:
         """The model that is trained on the rows before the windows."""
         context = self._context("base.yaml")
         steps = self._run(context, TrainRec(self.arm, self.seed))
-        self._state["base"] = {"cost": asdict(self._cost(context, TrainRec(self.arm, self.seed), set()))}
+        if "cost" not in self._state["base"]:
+            self._state["base"] = {"cost": asdict(self._cost(context, TrainRec(self.arm, self.seed), BASE))}
+            self._save()
         return TrainRecOutput(steps[-1].node.folder).bundle
 
-    def _learned(self, level: str, number: int, before: Path) -> tuple[Path, Cost, str]:
+    def _learned(self, level: RefreshLevel, number: int, before: Path) -> tuple[Path, Cost, str]:
         """What an arm serves once it has learned from the first few windows, what that cost, and why if it has not."""
         key = f"{level} {number}"
         if key not in self._state["learned"]:
@@ -184,11 +175,11 @@ class Replay:
         made = self._state["learned"][key]
         return Path(made["bundle"]) if made["bundle"] else before, Cost(**made["cost"]), made["note"]
 
-    def _learn(self, level: str, number: int) -> dict[str, Any]:
+    def _learn(self, level: RefreshLevel, number: int) -> dict[str, Any]:
         loaded = load_recipe(self.folder / f"{level}.yaml", self._overrides)
         given = [Addition(window.file) for window in self.windows.windows[:number]]
         context = open_context(loaded, self._artifacts, self._telling.progress)
-        derived = derive(loaded, context, given, LEVELS[level], self.arm, self._overrides)
+        derived = derive(loaded, context, given, level, self.arm, self._overrides)
         assert derived is not None
         try:
             kept, _ = settle(
@@ -202,9 +193,7 @@ class Replay:
         context = self._context(derived.file.name)
         steps = run_steps(context, steps_of(context), self._telling.progress, on_start=self._telling.start,
                           on_end=self._telling.end, on_failure=lambda step, error: None)  # fmt: skip
-        seen = {tuple(one) for one in self._state["seen"].setdefault(level, self._state["seen"]["base"])}
-        cost = self._cost(context, target_of(context.recipe), seen)
-        self._state["seen"][level] = sorted(seen)
+        cost = self._cost(context, target_of(context.recipe), level)
         return {"bundle": str(TrainRecOutput(steps[-1].node.folder).bundle), "cost": asdict(cost), "note": ""}
 
     def _seen(self, number: int) -> Path:
@@ -220,21 +209,13 @@ class Replay:
                          on_start=self._telling.start, on_end=self._telling.end,
                          on_failure=lambda step, error: None)  # fmt: skip
 
-    def _cost(self, context: Context, target: Stage, seen: set[tuple[str, str]]) -> Cost:
-        """What the results that a target is made from took, but those seen before; these are seen from now on."""
-        total = Cost()
-        for step in plan(context, [target]):
-            known = (step.node.stage.name, step.node.key)
-            manifest = context.store.look(*known).whole
-            if manifest is None or known in seen:
-                continue
-            seen.add(known)
-            size = sum(record.size for record in manifest.files.values())
-            total += Cost(seconds=manifest.seconds, bytes=size)
-            for spent in _spent(manifest.report):
-                total += Cost(spent["calls"], spent["prompt_tokens"], spent["new_tokens"])
-        self._state["seen"].setdefault("base", sorted(seen))
-        return total
+    def _cost(self, context: Context, target: Stage, arm: str) -> Cost:
+        """What the results that a target is made from took, but those that the arm, or the base, had before."""
+        had = self._state["had"].setdefault(arm, self._state["had"].get(BASE, {"results": [], "calls": []}))
+        seen, told = {tuple(one) for one in had["results"]}, set(had["calls"])
+        cost = cost_of(plan(context, [target]), cast("set[tuple[str, str]]", seen), told)
+        self._state["had"][arm] = {"results": sorted(seen), "calls": sorted(told)}
+        return cost
 
     def _context(self, name: str) -> Context:
         return open_context(load_recipe(self.folder / name, self._overrides), self._artifacts, self._telling.progress)
@@ -253,30 +234,17 @@ class Replay:
         write_atomic(self.folder / name, f"# Written by llmcf replay\n{dump_yaml(dict(content))}")
 
     def _read_state(self) -> dict[str, Any]:
-        file = self.folder / "state.json"
+        file = self.folder / STATE
         if file.is_file():
-            found: dict[str, Any] = read_json(file, _STATE_BYTES)
+            found: dict[str, Any] = read_json(file, STATE_BYTES)
             return found
-        return {"scored": {}, "made": {}, "learned": {}, "seen": {}, "base": {}}
+        return {"scored": {}, "made": {}, "learned": {}, "had": {}, "base": {}}
 
     def _save(self) -> None:
-        write_atomic(self.folder / "state.json", json.dumps(self._state))
+        write_atomic(self.folder / STATE, json.dumps(self._state))
 
 
 def _read_windows(file: Path) -> Windows:
-    found = read_json(file, _STATE_BYTES)
+    found = read_json(file, STATE_BYTES)
     windows = tuple(WindowFile(**{**one, "file": Path(one["file"])}) for one in found["windows"])
     return Windows(found["source"], found["before"], windows, found["unread"])
-
-
-def _spent(report: Any) -> Iterator[Mapping[str, Any]]:
-    """What stages say that calls of a language model took."""
-    if isinstance(report, Mapping):
-        for name, value in report.items():
-            if name == "actual" and isinstance(value, Mapping) and "calls" in value:
-                yield value
-            else:
-                yield from _spent(value)
-    elif isinstance(report, list):
-        for value in report:
-            yield from _spent(value)

@@ -89,17 +89,28 @@ def quality_rows(rows: Sequence[Mapping[str, Any]], measure: str) -> tuple[list[
 
 
 def cost_rows(rows: Sequence[Mapping[str, Any]], measure: str) -> tuple[list[str], list[list[str]]]:
-    """A row for each arm: its means over the windows, on new users and new items apart, and all that it cost."""
-    titles = ["arm", "all", "new users", "new items", "calls", "tokens read", "tokens written", "seconds", "MB"]
+    """A row for each arm: its means over the windows, on new users and items apart, and all that it cost."""
+    titles = [
+        "arm",
+        "all",
+        "new users",
+        "new items",
+        "texts",
+        "calls",
+        "tokens read",
+        "tokens written",
+        "seconds",
+        "MB",
+    ]
+    counts = ("texts", "calls", "prompt_tokens", "new_tokens")
     cells = []
     for arm in arms_of(rows):
         own = [row for row in rows if row["arm"] == arm]
         means = [_mean(rows, arm, name) for name in (measure, f"new_users_{measure}", f"new_items_{measure}")]
-        total = {name: sum(row[name] for row in own) for name in
-                 ("calls", "prompt_tokens", "new_tokens", "seconds", "bytes")}  # fmt: skip
+        total = {name: sum(row[name] for row in own) for name in (*counts, "seconds", "bytes")}
         cells.append([
-            arm, *means, f"{total['calls']:,}", f"{total['prompt_tokens']:,}", f"{total['new_tokens']:,}",
-            f"{total['seconds']:,.1f}", f"{total['bytes'] / 1e6:,.1f}",
+            arm, *means, *(f"{total[name]:,}" for name in counts), f"{total['seconds']:,.1f}",
+            f"{total['bytes'] / 1e6:,.1f}",
         ])  # fmt: skip
     return titles, cells
 

@@ -133,26 +133,33 @@ class Embed(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         if not recipe.dataset.added:
             return (Ingest(),)
-        base = Base.of_recipe(recipe)
-        return Ingest(), base, EmbedBase(base.additions)
+        return Ingest(), Base.of_recipe(recipe), EmbedBase.of_recipe(recipe)
 
     def run(self, job: Job) -> EmbedReport:
         from llmcf_cli.features.vectors import item_text_array
 
-        encoder = text_encoder(job)
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
-        vector_NT, new_n = np.zeros((items.num_rows, encoder.dim), np.float32), np.arange(items.num_rows)
+        new_n, same_n, base_IT = np.arange(items.num_rows), np.zeros(0, np.int64), np.zeros((1, 0), np.float32)
         if EMBED_BASE in job.inputs:
             base = read_lance(EmbedOutput(job.inputs[EMBED_BASE]).lance, "item_text")
             base_IT = item_text_array(base, base.num_rows)
             new_n, same_n = _by_text(items, IngestOutput(job.inputs[BASE]).database)
+        seconds, dim = 0.0, base_IT.shape[1]
+        if len(new_n):
+            encoder = text_encoder(job)
+            texts = items["text"].take(pa.array(new_n)) if len(same_n) else items["text"]
+            encoded_nT = encoder.encode(texts, progress=job.progress, what="item texts")
+            seconds, dim, read = encoder.seconds, encoder.dim, EncodedTexts(**encoder.counts)
+        else:  # an encoder takes seconds to load
+            before: EmbedReport = job.report_of(EmbedBase.of_recipe(job.recipe))
+            encoded_nT, read = np.zeros((0, dim), np.float32), EncodedTexts(0, 0, 0.0, before.read.longest)
+        vector_NT = np.zeros((items.num_rows, dim), np.float32)
+        vector_NT[new_n] = encoded_nT
+        if len(same_n):
             vector_NT[same_n] = base_IT[items["item_row"].to_numpy()[same_n]]
-        texts = items["text"].take(pa.array(new_n)) if len(new_n) < items.num_rows else items["text"]
-        vector_NT[new_n] = encoder.encode(texts, progress=job.progress, what="item texts")
         columns = [items["item_row"], items["item_id"], _vectors(vector_NT)]
-        _write(EmbedOutput(job.out).lance, item_text(encoder.dim), columns)
-        copied = items.num_rows - len(new_n)
-        return EmbedReport(items.num_rows, encoder.dim, encoder.seconds, EncodedTexts(**encoder.counts), copied)
+        _write(EmbedOutput(job.out).lance, item_text(dim), columns)
+        return EmbedReport(items.num_rows, dim, seconds, read, len(same_n))
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,11 @@ class EmbedBase(Embed):
     """
 
     additions: int
+
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> EmbedBase:
+        """That of a recipe with additions."""
+        return cls(Base.of_recipe(recipe).additions)
 
     @property
     def variant(self) -> str:

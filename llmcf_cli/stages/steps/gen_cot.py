@@ -14,6 +14,7 @@ from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.llm.writing.reports import CoTReport
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.sections import TrainSampleSection
 from llmcf_cli.stages.engine.base import Context, Job, Node, Stage
 from llmcf_cli.stages.engine.run import plan
 from llmcf_cli.stages.steps.ingest import Ingest
@@ -55,26 +56,42 @@ class GenCoT(Stage):
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), *writing_stages(recipe.cot.engine))
 
+    def chosen(self, recipe: Recipe, database: Path) -> tuple[TrainSampleSection, int | None]:
+        """Which train samples are written about.
+
+        Args:
+            recipe: The recipe.
+            database: DuckDB file of ingest.
+
+        Returns:
+            How many of them; and the time from which on, in microseconds since 1970; None: all.
+        """
+        return recipe.cot.sample, None
+
     def run(self, job: Job) -> CoTReport:
         from llmcf_cli.llm.writing.generate import generate_cots, retry_set_aside, write_from_data
 
         recipe = job.recipe
         if "data" in recipe.cot.engine.needs:
+            sample, since = self.chosen(recipe, job.database)
             return write_from_data(
-                recipe.cot,
+                recipe.cot.model_copy(update={"sample": sample}),
                 data=job.database,
                 source=recipe.dataset.source,
                 out=job.out,
                 seed=recipe.seed,
                 words=recipe_words(recipe),
                 progress=job.progress,
+                since=since,
             )
         model = writing_model(job.context, job.inputs, job.keys, recipe.cot.engine)
-        arguments = _arguments(job.context, job.inputs, model)
+        arguments = _arguments(self, job.context, job.inputs, model)
+        since = arguments.pop("since")
         if job.forced:
             retry_set_aside(**arguments)
         return generate_cots(
-            **arguments, out=job.out, progress=job.progress, executor=model.executor(job.context.executor),
+            **arguments, since=since, out=job.out, progress=job.progress,
+            executor=model.executor(job.context.executor),
             blank_texts=job.recipe.dataset.limits.blank_texts,
         )  # fmt: skip
 
@@ -167,18 +184,20 @@ def scores_of(node: Node) -> dict[tuple[str, int], dict[str, Any]]:
 
 def _arguments_of(node: Node) -> dict[str, Any]:
     """What generating and its estimate share, outside a run."""
+    assert isinstance(node.stage, GenCoT)
     folders, keys = places(node)
     model = writing_model(node.context, folders, keys, node.context.recipe.cot.engine)
-    return _arguments(node.context, folders, model)
+    return _arguments(node.stage, node.context, folders, model)
 
 
-def _arguments(context: Context, inputs: Mapping[str, Path], model: WritingModel) -> dict[str, Any]:
+def _arguments(stage: GenCoT, context: Context, inputs: Mapping[str, Path], model: WritingModel) -> dict[str, Any]:
     from llmcf_cli.recipe.prompt import load_prompt
 
-    section = context.recipe.cot
-    section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
+    section, data = context.recipe.cot, IngestOutput(inputs["ingest"]).database
+    sample, since = stage.chosen(context.recipe, data)
+    changes = {"engine": with_local_files(section.engine, context.locate), "sample": sample}
     return {
-        "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model.folder,
+        "section": section.model_copy(update=changes), "since": since, "data": data, "model": model.folder,
         "model_digest": model.name, "prompt": load_prompt(context.locate.path(section.prompt)),
         "cache": context.generations, "seed": context.recipe.seed, "history": context.recipe.dataset.history,
         "words": recipe_words(context.recipe),

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from llmcf_cli.data.cut import Cuts
+from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import STAGE, registry
 from llmcf_cli.rec.bundle.reports import UnknownValues
 from llmcf_cli.rec.input.needs import closure, declaration
+from llmcf_cli.recipe.refresh import LearnedSection, RefreshLevel
 from llmcf_cli.recipe.schema import Recipe
-from llmcf_cli.recipe.sections import FinetuneSection, LearnedSection
 from llmcf_cli.stages.engine.base import Job, SeededArmStage, Stage
+from llmcf_cli.stages.steps.gen_cot import GenCoT
+from llmcf_cli.stages.steps.growing import Learned, NewCoT, as_learned, growing_stages, new_since, recall_of
 from llmcf_cli.stages.steps.ingest import Ingest
 from llmcf_cli.stages.steps.task_data import served_needs
-from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput
+from llmcf_cli.stages.steps.train_rec import TrainRec, TrainRecOutput, shows_reasoning, texts_of
 from llmcf_cli.store.layout import File, Output
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class RefreshReport:
         without_text: New items without a text, where the model reads texts.
         unknown: Features of which new users or items had values that the vocabulary lacked.
         learned: What the model learned; None: its weights are those of before.
+        examples: New examples.
+        recall: What an approximate search finds of the exact one among all examples, where new ones came.
     """
 
     level: str
@@ -84,6 +88,8 @@ class RefreshReport:
     without_text: int
     unknown: list[UnknownValues]
     learned: LearnedReport | None = None
+    examples: int = 0
+    recall: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -108,20 +114,13 @@ class Trained(TrainRec):
         return as_learned(super().view(recipe), self.learned)
 
 
-def as_learned(recipe: Recipe, learned: LearnedSection) -> Recipe:
-    """The recipe as it was when a model learned."""
-    added = recipe.model_dump(mode="json")["dataset"]["added"][: learned.additions]
-    cuts = None if learned.recut is None else learned.recut.model_dump()
-    return recipe.with_changes({"dataset.recut": None}).with_changes({"dataset.added": added, "dataset.recut": cuts})
-
-
 @dataclass(frozen=True)
 class Refresh(SeededArmStage):
     """Brings the model of one arm and seed up to date.
 
     Attributes:
-        learned: When the model learned; the last of them is to come, if this is to learn.
-        learns: How, or not at all.
+        learned: When the model learned; the last of them is to come, unless the level is `items`.
+        level: What is made anew.
     """
 
     name = "refresh"
@@ -129,35 +128,40 @@ class Refresh(SeededArmStage):
     report = RefreshReport
     output = RefreshOutput
 
-    learned: tuple[LearnedSection, ...]
-    learns: FinetuneSection | None = None
+    learned: Learned
+    level: RefreshLevel = "items"
 
     @classmethod
     def of(cls, recipe: Recipe) -> Sequence[Self]:
         wanted = recipe.refresh
         if wanted is None or wanted.arm is None or wanted.seed is None or wanted.level == "full":
             return ()
-        learns = wanted.learned[-1].finetune if wanted.level == "finetune" else None
-        return (cls(wanted.arm, wanted.seed, wanted.learned, learns),)
+        return (cls(wanted.arm, wanted.seed, wanted.learned, wanted.level),)
 
     @property
     def trained(self) -> Stage:
         """The model that it brings up to date."""
-        known = self.learned if self.learns is None else self.learned[:-1]
-        if known[-1].finetune is None:
+        known = self.learned if self.level == "items" else self.learned[:-1]
+        if len(known) == 1:
             return Trained(self.arm, self.seed, known[-1])
-        return Finetuned(self.arm, self.seed, known, known[-1].finetune)
+        return Earlier(self.arm, self.seed, known, known[-1].level)
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        if self.learns is None:
-            return {"refresh.level": "items"}
+        if self.level != "finetune":
+            return {"refresh.level": self.level}
         fit = recipe.rec.fit.model_copy(update={"monitor": recipe.rec.monitor})
-        return {"refresh.level": "finetune", "refresh.finetune": self.learns, "rec.fit": fit, "seed": self.seed}
+        tune = self.learned[-1].finetune
+        return {"refresh.level": "finetune", "refresh.finetune": tune, "rec.fit": fit, "seed": self.seed}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         followed = [stage for name in closure(served_needs(recipe)) for stage in declaration(name).follows]
         kinds: list[type[Stage]] = [registry().get(STAGE, stage).load() for stage in dict.fromkeys(followed)]
-        return [Ingest(), *(kind() for kind in kinds), self.trained]
+        more: list[Stage] = []
+        if self.level == "examples":
+            more = growing_stages(recipe, self.learned)
+            if shows_reasoning(recipe):
+                more.append(NewCoT(self.learned))
+        return [Ingest(), *(kind() for kind in kinds), *more, self.trained]
 
     def run(self, job: Job) -> RefreshReport:
         from llmcf_cli.rec.bundle.bundle import bundle_digest, load_bundle, save_bundle
@@ -165,38 +169,31 @@ class Refresh(SeededArmStage):
 
         base = load_bundle(TrainRecOutput(job.inputs[TRAINED]).bundle)
         found = refreshed(base, job.database, job.inputs)
-        model, learned = found.model, None
-        if self.learns is not None:
-            model, learned = self._finetune(job, base, model, self.learns)
+        model, learned, recall = found.model, None, None
+        if self.level == "finetune":
+            model, learned = self._finetune(job, base, model)
+        if self.level == "examples":
+            recall = recall_of(job, base, model)
         out = RefreshOutput(job.out).bundle
         save_bundle(
             out, model, task=base.task.config, recipe=job.recipe.model_dump(mode="json"), clock=base.clock,
             times=base.times, inputs=[one.config for one in base.inputs.values()],
-            reasoning=None if base.reasoning_E is None else base.reasoning_E.to_pylist(),
+            reasoning=_reasoning(job, base, model),
         )  # fmt: skip
         return RefreshReport(
-            level="items" if learned is None else "finetune", arm=self.arm, seed=self.seed, base=base.digest,
-            bundle=bundle_digest(out), users=found.users, items=found.items, without_text=found.without_text,
-            unknown=list(found.unknown), learned=learned,
+            level=self.level, arm=self.arm, seed=self.seed, base=base.digest, bundle=bundle_digest(out),
+            users=found.users, items=found.items, without_text=found.without_text, unknown=list(found.unknown),
+            learned=learned, examples=found.examples, recall=recall,
         )  # fmt: skip
 
-    def _finetune(
-        self, job: Job, base: Bundle, longer: Recommender, tune: FinetuneSection
-    ) -> tuple[Recommender, LearnedReport]:
-        from llmcf_cli.data.recut import OWN
+    def _finetune(self, job: Job, base: Bundle, longer: Recommender) -> tuple[Recommender, LearnedReport]:
         from llmcf_cli.rec.bundle.warm import finetuned
-        from llmcf_cli.store.open import connect_read
-        from llmcf_cli.tabular.sql import scalar
 
-        moved = self.learned[-2].recut
-        if moved is not None:
-            since = Cuts.of_written(moved.model_dump()).validation_from
-        else:
-            with connect_read(job.database) as con:
-                since = int(scalar(con, f"SELECT value FROM meta WHERE key = '{OWN}'"))
+        tune = self.learned[-1].finetune
+        assert tune is not None
         done = finetuned(
-            base, longer, job.database, since, tune, job.recipe.rec.fit, seed=self.seed, work=job.work,
-            progress=job.progress,
+            base, longer, job.database, new_since(self.learned, "finetune", job.database), tune, job.recipe.rec.fit,
+            seed=self.seed, work=job.work, progress=job.progress,
         )  # fmt: skip
         name = done.report.monitor
         return done.model, LearnedReport(
@@ -206,12 +203,12 @@ class Refresh(SeededArmStage):
 
 
 @dataclass(frozen=True)
-class Finetuned(Refresh):
-    """The model as it learned on in an earlier refresh: the very artifact of that."""
+class Earlier(Refresh):
+    """The model as an earlier refresh made it: the very artifact of that."""
 
     @property
     def variant(self) -> str:
-        return f"{super().variant}, as of addition {self.learned[-1].additions}"
+        return f"{super().variant}, {self.level} as of addition {self.learned[-1].additions}"
 
     @property
     def role(self) -> str:
@@ -219,3 +216,14 @@ class Finetuned(Refresh):
 
     def view(self, recipe: Recipe) -> Recipe:
         return as_learned(super().view(recipe), self.learned[-1])
+
+
+def _reasoning(job: Job, base: Bundle, model: Recommender) -> list[str] | None:
+    """The texts of the examples' chains of thought, if the bundle has them; those of new ones last."""
+    if base.reasoning_E is None:
+        return None
+    texts: list[str] = base.reasoning_E.to_pylist()
+    if GenCoT.name not in job.inputs:
+        return texts
+    new_n = model.resources.get("examples").samples.sample_id_N[len(texts) :]
+    return texts + texts_of(CoTOutput(job.inputs[GenCoT.name]).cots, new_n.tolist())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from llmcf_cli.llm.writing.cots import CoTOutput
@@ -142,6 +143,11 @@ def shows_reasoning(recipe: Recipe) -> bool:
 
 def _reasoning(job: Job, resources: Resources) -> list[str]:
     """The texts of the examples' chains of thought, in the order of the bank."""
-    written = read_parquet(CoTOutput(job.inputs["gen-cot"]).cots, ["sample_id", "text"])
+    return texts_of(CoTOutput(job.inputs["gen-cot"]).cots, resources.get("examples").samples.sample_id_N.tolist())
+
+
+def texts_of(cots: Path, samples: Sequence[int]) -> list[str]:
+    """The chains of thought of some samples, of a table `cot`."""
+    written = read_parquet(cots, ["sample_id", "text"])
     texts = dict(zip(written["sample_id"].to_pylist(), written["text"].to_pylist(), strict=True))
-    return [texts[sample] for sample in resources.get("examples").samples.sample_id_N.tolist()]
+    return [texts[sample] for sample in samples]

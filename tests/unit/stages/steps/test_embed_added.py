@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 import refresh_world as shop
 from examples import examples
 from hypothesis import Phase, given, settings
@@ -66,3 +67,13 @@ def test_added_is_whole(seed, cut, first, changed):
     titles = {f"i{n}": shop.item(n)[1] if n < first else "" for n in range(ITEMS)}
     titles_now = {item: title for item, title, _ in now}
     assert report.copied == sum(titles[item] == titles_now[item] for item in before)
+
+
+def test_no_encoder_is_loaded_where_no_text_is_new(tmp_path, monkeypatch):
+    shop.write_shop(tmp_path)
+    before, _, first = embedded(tmp_path)
+    monkeypatch.setattr("llmcf_cli.stages.steps.embed.text_encoder", lambda job: pytest.fail("an encoder is loaded"))
+    shop.write_events(tmp_path / "more.csv", [("u1", "i4", 5, 1000)])
+    after, _, report = embedded(tmp_path, "dataset.added=[{interactions: more.csv}]")
+    assert after == before
+    assert (report.copied, report.dim, report.read.texts) == (len(before), first.dim, 0)
