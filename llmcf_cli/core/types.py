@@ -132,7 +132,8 @@ class ComponentConfig(Config):
     """Forms of models that it can be a part of, or stand beside as a baseline."""
 
     version: ClassVar[int] = 1
-    """Raised when stored settings of before no longer mean what they say; `upgraded` then brings them up to date."""
+    """Raised when settings of before no longer mean what they say; it is part of keys, and `upgraded` brings stored ones up
+    to date."""
 
     type: str
     """Registered name of the component."""
@@ -286,7 +287,8 @@ def _known_by(value: Any) -> Any:
 
 
 def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
-    """`value` as plain JSON data for hashing: defaults included, `Runtime` fields out, `FileRef` fields as digests.
+    """`value` as plain JSON data for hashing: defaults included, `Runtime` fields out, `FileRef` fields as digests, and
+    the version of components after their first.
 
     Args:
         value: A `Config`, or mappings, sequences and scalars holding them.
@@ -303,6 +305,8 @@ def key_view(value: Any, digest_of: Callable[[str], str]) -> Any:
                 view[name] = _digests(item, digest_of, beside)
             else:
                 view[name] = key_view(item, digest_of)
+        if isinstance(value, ComponentConfig) and value.version > 1:
+            view["version"] = value.version
         # Keys know a task without settings by its name alone, as they did when a task was no more than that.
         return view["type"] if isinstance(value, TaskConfig) and len(view) == 1 else view
     if isinstance(value, Mapping):

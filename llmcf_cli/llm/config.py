@@ -283,8 +283,10 @@ class DataEngineConfig(ComponentConfig):
 class FactsEngineConfig(DataEngineConfig):
     """Writes what can be counted in the train split up to a sample's time, in sentences.
 
-    What a language model adds to these texts is what reasoning adds to counts.
+    Where users share no clock (`columns.position`) it counts in the user's own history alone. What a language model adds to these texts is what reasoning adds to counts.
     """
+
+    version: ClassVar[int] = 2
 
     type: Literal["facts"] = "facts"
     """Registered name."""

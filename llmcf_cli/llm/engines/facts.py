@@ -15,12 +15,8 @@ from llmcf_cli.tabular.sql import name
 
 _RECENT = 5  # events of the history that users of like taste share
 _YEAR = (1500, 2100)  # whole numbers between are told by decade
-# What a sample may know of others: train rows strictly older; without a common clock, all of other users'. Never its
-# own user's verdict on its own item.
-_BEFORE = """
-o.split = 'train' AND (o.time < c.time OR ($clock = 'per_user' AND o.user_row <> c.user_row))
-AND NOT (o.user_row = c.user_row AND o.item_row = c.item_row)
-"""
+# What a sample may know of others: train rows strictly older. Never its own user's verdict on its own item.
+_BEFORE = "o.split = 'train' AND o.time < c.time AND NOT (o.user_row = c.user_row AND o.item_row = c.item_row)"
 _CHOSEN = "WITH c AS (SELECT * FROM sample WHERE sample_id IN (SELECT unnest($ids)))"
 _TASTE = """
 , step AS (SELECT sample_id, unnest(history) AS item_row FROM c)
@@ -38,11 +34,11 @@ _LIKE_USERS = """
 common AS (
     SELECT c.sample_id, c.item_row, c.time, o.user_row, count(DISTINCT o.item_row) AS shared
     FROM step c JOIN sample o ON o.item_row = c.past_row AND o.label = 1 AND o.user_row <> c.user_row
-    AND o.split = 'train' AND (o.time < c.time OR $clock = 'per_user') GROUP BY ALL
+    AND o.split = 'train' AND o.time < c.time GROUP BY ALL
 )
 SELECT sample_id, count(*), sum(label)::BIGINT FROM (
     SELECT c.sample_id, o.label FROM common c JOIN sample o ON o.item_row = c.item_row AND o.user_row = c.user_row
-    AND o.split = 'train' AND (o.time < c.time OR $clock = 'per_user')
+    AND o.split = 'train' AND o.time < c.time
     QUALIFY row_number() OVER (PARTITION BY c.sample_id ORDER BY shared DESC, o.time DESC, o.user_row) <= $peers
 ) GROUP BY sample_id
 """
@@ -68,6 +64,10 @@ class FactsEngine:
     the item by earlier users, by those with the same traits, and by those of like taste.
 
     Traits are the features that models read: categories and lists by value, years by decade, other numbers by third.
+
+    Where users share no clock nothing is said of others: their train rows would all count as earlier, and with them the
+    label of every row that later reads the text as an example's. What is read of it is learned, and is not there in
+    evaluation.
     """
 
     def __init__(self, config: FactsEngineConfig) -> None:
@@ -76,7 +76,7 @@ class FactsEngine:
     def open(self, data: Ingested) -> None:
         """Find the traits of items and users."""
         self._words, self._database = data.words, data.database
-        self._clock = read_meta(data.database)["clock"]
+        self._tells_others = read_meta(data.database)["clock"] == "global"
         with connect_read(data.database) as connection:
             features = connection.execute("SELECT entity, name, kind FROM feature ORDER BY ALL").fetchall()
             self._traits = {
@@ -108,9 +108,11 @@ class FactsEngine:
             for sample, trait, value, count in ask(_TASTE):
                 taste[sample][trait, value] = count
             seen: dict[int, dict[tuple[str, str], tuple[int, int]]] = defaultdict(dict)
-            for sample, trait, value, count, positive in ask(_TAKERS.format(before=_BEFORE), clock=self._clock):
+            if not self._tells_others:
+                return _Counts(taste, seen, {})
+            for sample, trait, value, count, positive in ask(_TAKERS.format(before=_BEFORE)):
                 seen[sample][trait, value] = count, positive
-            peers = ask(_LIKE_USERS, clock=self._clock, peers=self._config.peers, recent=_RECENT)
+            peers = ask(_LIKE_USERS, peers=self._config.peers, recent=_RECENT)
         return _Counts(taste, seen, {sample: (count, positive) for sample, count, positive in peers})
 
     def _sentences(self, row: SampleTexts, counts: _Counts) -> list[str]:
@@ -139,7 +141,7 @@ class FactsEngine:
                 sorted(groups, key=lambda one: (-one[1][0], one[0]))[:most]
             ]  # fmt: skip
             said += [f"Of them it was {_listed(parts)}."] if parts else []
-        else:
+        elif self._tells_others:
             said.append("Nobody has judged it before.")
         if row.sample_id in counts.peers:
             count, positive = counts.peers[row.sample_id]

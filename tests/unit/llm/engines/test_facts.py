@@ -102,6 +102,24 @@ def test_held_out_rows_change_no_text(database, tmp_path):
     assert write(changed) == before
 
 
+def test_without_a_shared_clock_no_text_knows_what_others_did(database, tmp_path):
+    """Otherwise a row that reads a text as an example's would find its own label counted in it."""
+    alone = tmp_path / "alone.duckdb"
+    shutil.copy(database, alone)
+    with duckdb.connect(str(alone)) as connection:
+        connection.execute("UPDATE meta SET value = 'per_user' WHERE key = 'clock'")
+    before = write(alone)
+    assert not any("Nobody" in text or " users " in text for text in before.values())
+    assert any("earlier choices" in text or "Among these" in text for text in before.values())
+    with duckdb.connect(str(alone)) as connection:
+        odd = {s for (s,) in connection.execute("SELECT sample_id FROM sample WHERE user_row % 2 = 1").fetchall()}
+        connection.execute("UPDATE sample SET label = 1 - label WHERE user_row % 2 = 0")
+    after = write(alone)
+    checked = before.keys() & odd
+    assert len(checked) > 100
+    assert {s: before[s] for s in checked} == {s: after[s] for s in checked}
+
+
 def test_the_decision_is_told_or_not(database):
     told, hidden = write(database), write(database, decision="hidden")
     assert all(re.search(r"The user (liked|did not like) it\.$", text) for text in told.values())
