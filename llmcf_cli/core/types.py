@@ -132,8 +132,8 @@ class ComponentConfig(Config):
     """Forms of models that it can be a part of, or stand beside as a baseline."""
 
     version: ClassVar[int] = 1
-    """Raised when settings of before no longer mean what they say; it is part of keys, and `upgraded` brings stored ones up
-    to date."""
+    """Raised when settings of before no longer mean what they say; part of keys. `upgraded` brings stored ones up to
+    date."""
 
     type: str
     """Registered name of the component."""

@@ -283,7 +283,8 @@ class DataEngineConfig(ComponentConfig):
 class FactsEngineConfig(DataEngineConfig):
     """Writes what can be counted in the train split up to a sample's time, in sentences.
 
-    Where users share no clock (`columns.position`) it counts in the user's own history alone. What a language model adds to these texts is what reasoning adds to counts.
+    Where users share no clock (`columns.position`) it counts in the user's own history alone. What a language model
+    adds to these texts is what reasoning adds to counts.
     """
 
     version: ClassVar[int] = 2
