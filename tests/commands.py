@@ -28,7 +28,10 @@ IMPORTED = (
     "typer", "yaml",
 )  # fmt: skip
 """What commands import and what starts no thread by being imported; the package itself comes on top."""
-APART = ("llmcf_cli.__main__", "llmcf_cli.llm.asking.harness", "llmcf_cli.llm.engines", "llmcf_cli.serve.http")
+APART = (
+    "llmcf_cli.__main__", "llmcf_cli.llm.asking.harness", "llmcf_cli.llm.engines", "llmcf_cli.rec.onnx.",
+    "llmcf_cli.serve.http",
+)  # fmt: skip
 """Parts of the package that need what may not be installed, or start threads."""
 
 
