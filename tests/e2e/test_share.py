@@ -241,7 +241,7 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     told = llmcf("recipe", "verify", lock, "--artifacts", artifacts)
     assert "every measure is within its tolerance" in told
     assert "[green]" not in told
-    assert "predict[ict seed=" in told
+    assert "predict[ict" in told
     found = checked(target / "shared.yaml", lock, artifacts)
     assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
     assert reproduces(found)

@@ -121,7 +121,7 @@ def test_it_comes_after_gen_cot_and_its_version_is_in_the_key(tmp_path, monkeypa
     for version in ("0.1.0", "0.2.0"):
         registry = builtin_registry()
         registry.register_from(f"llmcf-example-stage {version}", llmcf_example_stage.register)
-        monkeypatch.setattr("llmcf_cli.stages.engine.base.registry", lambda registry=registry: registry)
+        monkeypatch.setattr("llmcf_cli.stages.engine.origins.registry", lambda registry=registry: registry)
         steps = plan(context, [CotStats()])
         assert [step.node.label for step in steps][-2:] == ["gen-cot", "cot-stats"]
         keys.append([step.node.key for step in steps])

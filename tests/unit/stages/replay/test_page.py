@@ -17,7 +17,7 @@ DAY = 86_400_000_000
 def rows_of(auc: dict[str, list[float]], note: str = "") -> list[dict]:
     return [
         {"arm": arm, "window": number + 1, "first": number * DAY, "last": (number + 1) * DAY, "samples": 40,
-         "auc": value, "logloss": 1 - value, "calls": 2, "prompt_tokens": 10, "new_tokens": 5,
+         "auc": value, "logloss": 1 - value, "texts": 2, "calls": 2, "prompt_tokens": 10, "new_tokens": 5,
          "seconds": 3.0 * (arm != "stale"), "bytes": 1_000_000, "note": note if arm == "full" and number == 2 else ""}
         for arm, values in auc.items() for number, value in enumerate(values)
     ]  # fmt: skip
