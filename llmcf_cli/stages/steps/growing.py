@@ -80,21 +80,26 @@ class FrozenLLM(TrainLLM):
 
 
 @dataclass(frozen=True)
-class NewCoT(GenCoT):
-    """Chains of thought for a sample of the train rows that are new to the examples, and of no others.
+class _OfAddition(Stage):
+    """A stage by the recipe as of the latest entry of `refresh.learned`.
 
     Attributes:
-        learned: The last of them is the level `examples` that they are for.
+        learned: The last of them is the level `examples` that it is for.
     """
 
     learned: Learned
 
     @property
     def variant(self) -> str:
-        return _named(self.learned)
+        return f"of addition {self.learned[-1].additions}"
 
     def view(self, recipe: Recipe) -> Recipe:
         return as_learned(recipe, self.learned[-1])
+
+
+@dataclass(frozen=True)
+class NewCoT(_OfAddition, GenCoT):
+    """Chains of thought for a sample of the train rows that are new to the examples, and of no others."""
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
         since = known_until(self.learned, "examples").recut
@@ -131,42 +136,16 @@ class NewCoT(GenCoT):
 
 
 @dataclass(frozen=True)
-class NewExamples(Examples):
-    """The examples that these chains of thought make, and no others.
-
-    Attributes:
-        learned: As of `NewCoT`.
-    """
-
-    learned: Learned
-
-    @property
-    def variant(self) -> str:
-        return _named(self.learned)
-
-    def view(self, recipe: Recipe) -> Recipe:
-        return as_learned(recipe, self.learned[-1])
+class NewExamples(_OfAddition, Examples):
+    """The examples that these chains of thought make, and no others."""
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return [Ingest(), NewCoT(self.learned), Embed()]
 
 
 @dataclass(frozen=True)
-class NewKnowledge(Knowledge):
-    """What is written about users and items once later rows are train rows; texts whose prompts stay are in the cache.
-
-    Attributes:
-        learned: As of `NewCoT`.
-    """
-
-    learned: Learned
-
-    @property
-    def variant(self) -> str:
-        return _named(self.learned)
-
-    def view(self, recipe: Recipe) -> Recipe:
-        return as_learned(recipe, self.learned[-1])
+class NewKnowledge(_OfAddition, Knowledge):
+    """What is written about users and items once later rows are train rows; known prompts are cached."""
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return _by_frozen(super().needs(recipe), self.learned)
@@ -217,10 +196,6 @@ def recall_of(job: Job, bundle: Bundle, model: Recommender) -> dict[str, Any] | 
     measured = Probe(index, query_NS, Keys.of(asked), config.k, job.progress).measure(index)
     require(measured, config.search.min_recall)
     return {"pools": index.kinds, **asdict(measured)}
-
-
-def _named(learned: Learned) -> str:
-    return f"of addition {learned[-1].additions}"
 
 
 def _by_frozen(needs: Sequence[Stage], learned: Learned) -> list[Stage]:
