@@ -1,4 +1,4 @@
-"""Columns of vectors → matrices.
+"""Columns of vectors → matrices, and back.
 
 Legend: N rows, D dimensions, I items, T text dimensions.
 """
@@ -17,6 +17,12 @@ def vectors(column: pa.ChunkedArray) -> NDArray[np.float32]:
     array = column.combine_chunks()
     flat: NDArray[np.float32] = array.flatten().to_numpy().astype(np.float32, copy=False)
     return flat.reshape(len(array), array.type.list_size).copy()  # Arrow memory is read-only, torch wants writable
+
+
+def vector_column(vector_ND: NDArray[np.float32]) -> pa.FixedSizeListArray:
+    """The column of lists of D numbers that `vectors` reads."""
+    values = pa.array(np.ascontiguousarray(vector_ND).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(values, vector_ND.shape[1])
 
 
 def item_text_array(table: pa.Table, num_items: int) -> NDArray[np.float32]:

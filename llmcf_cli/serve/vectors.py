@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from llmcf_cli.core.errors import LlmcfError, StoreError
 from llmcf_cli.core.progress import SILENT, Progress
 from llmcf_cli.features.batch import to_batch
+from llmcf_cli.features.vectors import vector_column, vectors
 from llmcf_cli.rec.retrieval.model import RetrievalModel
 from llmcf_cli.serve.core import BATCH
 from llmcf_cli.serve.requests import Rows
@@ -147,7 +148,9 @@ def export(
         if partitions:
             progress.say(f"an index of {partitions:,} partitions")
             _index(table, partitions)
-        found, exact_ms = _measured(table, _array(items), users_UD[chosen], min(k, items.num_rows), partitions)
+        found, exact_ms = _measured(
+            table, vectors(items["vector"]), users_UD[chosen], min(k, items.num_rows), partitions
+        )
         best = next((one for one in found if one.recall >= recall), None)
         if found and best is None:
             raise LlmcfError(
@@ -181,7 +184,7 @@ def _measured(
             rows = table.search(user_D).distance_type("dot").nprobes(probes).limit(k).select(["vector"]).to_arrow()
             ms.append((time.perf_counter() - started) * 1e3)
             # The same sum in another order: a tolerance of rounding.
-            hits += int((_array(rows) @ user_D >= last - 1e-5 * max(abs(float(last)), 1.0)).sum())
+            hits += int((vectors(rows["vector"]) @ user_D >= last - 1e-5 * max(abs(float(last)), 1.0)).sum())
         found.append(Found(probes, hits / (k * len(user_QD)), float(np.median(ms))))
         if probes >= partitions:
             break
@@ -207,11 +210,4 @@ def _model(scorer: Scorer) -> RetrievalModel:
 
 
 def _table(name: str, ids: pa.Array, vector_ND: NDArray[np.float32]) -> pa.Table:
-    values = pa.array(np.ascontiguousarray(vector_ND, np.float32).reshape(-1))
-    lists = pa.FixedSizeListArray.from_arrays(values, vector_ND.shape[1])
-    return pa.table({name: ids.cast(pa.string()), "vector": lists})
-
-
-def _array(table: pa.Table) -> NDArray[np.float32]:
-    column = table["vector"].combine_chunks()
-    return np.asarray(column.flatten()).reshape(len(column), -1)
+    return pa.table({name: ids.cast(pa.string()), "vector": vector_column(vector_ND)})

@@ -14,6 +14,7 @@ from pydantic import SerializeAsAny
 
 from llmcf_cli.core.types import ComponentConfig, Config, FileRef
 from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.features.vectors import item_text_array, vector_column
 from llmcf_cli.llm.writing.cots import CoTOutput
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.schema import Recipe
@@ -136,7 +137,6 @@ class Embed(Stage):
         return Ingest(), Base.of_recipe(recipe), EmbedBase.of_recipe(recipe)
 
     def run(self, job: Job) -> EmbedReport:
-        from llmcf_cli.features.vectors import item_text_array
 
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
         new_n, same_n, base_IT = np.arange(items.num_rows), np.zeros(0, np.int64), np.zeros((1, 0), np.float32)
@@ -157,7 +157,7 @@ class Embed(Stage):
         vector_NT[new_n] = encoded_nT
         if len(same_n):
             vector_NT[same_n] = base_IT[items["item_row"].to_numpy()[same_n]]
-        columns = [items["item_row"], items["item_id"], _vectors(vector_NT)]
+        columns = [items["item_row"], items["item_id"], vector_column(vector_NT)]
         _write(EmbedOutput(job.out).lance, item_text(dim), columns)
         return EmbedReport(items.num_rows, dim, seconds, read, len(same_n))
 
@@ -220,8 +220,8 @@ class Examples(Stage):
                 for start in range(0, examples.num_rows, _BLOCK):
                     rows = examples.slice(start, _BLOCK)
                     texts = [rows["text"].to_pylist(), *parts.of(rows["sample_id"].to_pylist())]
-                    encoded = (_vectors(encoder.encode(column)) for column in texts)
-                    columns = [*(rows[name] for name in names), _vectors(vectors.of(rows)), *encoded]
+                    encoded = (vector_column(encoder.encode(column)) for column in texts)
+                    columns = [*(rows[name] for name in names), vector_column(vectors.of(rows)), *encoded]
                     yield from _table(spec, columns).to_batches()
                     task.advance(rows.num_rows)
 
@@ -236,7 +236,6 @@ class _ExampleVectors:
     """The vectors that examples are found by."""
 
     def __init__(self, job: Job) -> None:
-        from llmcf_cli.features.vectors import item_text_array
         from llmcf_cli.match.space import SPACE
 
         self._space = registry().build(SPACE, job.recipe.match.space)
@@ -321,10 +320,6 @@ def _query(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
     with duckdb.connect() as connection:
         rows: list[tuple[Any, ...]] = connection.execute(query, list(values)).fetchall()
     return rows
-
-
-def _vectors(vectors_ND: Any) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), vectors_ND.shape[1])
 
 
 def _write(folder: Path, spec: Table, columns: Sequence[Any]) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.data.output import IngestOutput
+from llmcf_cli.features.vectors import vector_column
 from llmcf_cli.llm.writing.reports import KnowledgeReport
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.recipe.asking import KnowledgeSection
@@ -132,9 +133,8 @@ def _encode(job: Job, texts: pa.Table) -> tuple[int, EncodedTexts]:
     """Write the vectors; their length, and what the encoder read."""
     encoder = text_encoder(job)
     vector_NT = encoder.encode(texts["text"], progress=job.progress, what="knowledge")
-    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_NT.reshape(-1)), encoder.dim)
     spec = knowledge(encoder.dim)
-    data = texts.drop_columns(["text"]).append_column("vector", column).cast(spec.schema)
+    data = texts.drop_columns(["text"]).append_column("vector", vector_column(vector_NT)).cast(spec.schema)
     open_lance(KnowledgeOutput(job.out).lance).create_table(spec.name, data)
     return encoder.dim, EncodedTexts(**encoder.counts)
 
