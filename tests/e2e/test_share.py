@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from loopback_registry import started
 from refusals import refused
 from typer.testing import CliRunner
 
 from llmcf_cli.cli.app import app
 from llmcf_cli.core.errors import LlmcfError, RecipeError
+from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.core.progress import SILENT
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.stages.pipeline import open_context
 from llmcf_cli.stages.share.lock import lock_now, read_lock
 from llmcf_cli.stages.share.results import first_parting, reproduces, verify
 from llmcf_cli.stages.steps.train_llm import TrainLLM
+from llmcf_cli.store.parcel_source import open_parcel
+from llmcf_cli.store.registry import push
 
 RECIPE = """\
 extends: base.yaml
@@ -242,6 +247,7 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     assert "every measure is within its tolerance" in told
     assert "[green]" not in told
     assert "predict[ict" in told
+    assert "seed=" in told, "brackets of a name are no markup"
     found = checked(target / "shared.yaml", lock, artifacts)
     assert {one.verdict for one in found if one.aspect in ("data", "texts")} == {"same"}
     assert reproduces(found)
@@ -252,6 +258,38 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     further = tmp_path / "further"
     llmcf("recipe", "export", target / "shared.yaml", further, "--with", "data", "--artifacts", artifacts)
     assert pq.read_table(further / "llmcf" / "texts.parquet").num_rows == 24
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory):
+    yield from started(tmp_path_factory.mktemp("registry"))
+
+
+@pytest.mark.parametrize("way", ["folder", "registry"])
+def test_what_was_pushed_is_pulled_and_repeated_without_a_call(home, tmp_path, monkeypatch, request, way):
+    """From one home to an empty one, by an address that names the content."""
+    from llmcf_cli.llm.engines.transformers import TransformersEngine
+
+    packed = tmp_path / "shared.zip"
+    llmcf("recipe", "export", home / "shared.yaml", packed, "--with", "data", "--artifacts", home / "artifacts")
+    monkeypatch.setenv("LLMCF_CONFIG", str(tmp_path / "config"))
+    if way == "registry":
+        server = request.getfixturevalue("registry")
+        Permissions().allow_host(Host.of(server.host), None)
+        address = str(push(open_parcel(packed), f"oci://{server.host}/team/shared", SILENT))
+    else:
+        told = llmcf("recipe", "push", packed, tmp_path / "shelf", given="y\n")
+        address = next(word for word in shlex.split(told) if "#sha256=" in word)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("LLMCF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(TransformersEngine, "generate", lambda *_: pytest.fail("the language model was asked"))
+    monkeypatch.setattr(TrainLLM, "run", lambda *_: pytest.fail("the language model was tuned"))
+    target, artifacts = tmp_path / "empty" / "shared", tmp_path / "empty" / "artifacts"
+    llmcf("recipe", "pull", address, target, "--artifacts", artifacts, given="y\n")
+    lock = target / "shared.lock.yaml"
+    llmcf("run", "--locked", lock, "--artifacts", artifacts)
+    assert report(artifacts, "gen-cot")["generated"] == 0
+    assert reproduces(checked(target / "shared.yaml", lock, artifacts))
 
 
 def test_a_text_that_is_missing_has_the_model_tuned_after_all(copy, texts, tmp_path):

@@ -7,18 +7,16 @@ import hashlib
 import http.server
 import json
 import random
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
+from loopback_registry import Running, started
 from refusals import refused
 
 from llmcf_cli.core.errors import AccessError, AssetError, DataError, LlmcfError
@@ -31,49 +29,12 @@ from llmcf_cli.store.parcel_source import open_parcel, take_in
 from llmcf_cli.store.registry import look_where, push
 from llmcf_cli.store.transfer import open_address
 
-SERVER = shutil.which("docker-registry")
 LARGE, PIECES = 3 << 20, 1 << 20
-CONFIG = """\
-version: 0.1
-log: {{level: error, accesslog: {{disabled: true}}}}
-storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-{auth}
-"""
-
-
-class Running:
-    """A registry on loopback."""
-
-    def __init__(self, folder: Path, auth: str = "") -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.root, self.host = folder / "store", f"127.0.0.1:{self.port}"
-        folder.mkdir(exist_ok=True)
-        (folder / "config.yml").write_text(CONFIG.format(root=self.root, port=self.port, auth=auth))
-        self.process = subprocess.Popen([str(SERVER), "serve", str(folder / "config.yml")],
-                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-        for _ in range(300):
-            try:
-                httpx2.get(f"http://{self.host}/v2/")
-                break
-            except httpx2.HTTPError:
-                time.sleep(0.05)
-        else:
-            raise TimeoutError("the registry does not answer")
-
-    def blob(self, digest: str) -> Path:
-        return self.root / f"docker/registry/v2/blobs/sha256/{digest[:2]}/{digest}/data"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    if SERVER is None:
-        pytest.skip("docker-registry (a Debian package) is not installed")
-    running = Running(tmp_path_factory.mktemp("registry"))
-    yield running
-    running.process.kill()
+    yield from started(tmp_path_factory.mktemp("registry"))
 
 
 @pytest.fixture(autouse=True)
