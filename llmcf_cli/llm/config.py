@@ -278,6 +278,8 @@ class DataEngineConfig(ComponentConfig):
     """What engines share that write from the ingested data, without a language model; they read no prompt."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"data"})
+    describes: ClassVar[bool] = False
+    """Whether it can also write about users and items alone (`knowledge`)."""
 
 
 class FactsEngineConfig(DataEngineConfig):
@@ -288,6 +290,7 @@ class FactsEngineConfig(DataEngineConfig):
     """
 
     version: ClassVar[int] = 2
+    describes: ClassVar[bool] = True
 
     type: Literal["facts"] = "facts"
     """Registered name."""
@@ -301,6 +304,8 @@ class FactsEngineConfig(DataEngineConfig):
 
 class PlantedEngineConfig(DataEngineConfig):
     """Tells what is so in the world of the source `planted`, and no more of it than `truth` says."""
+
+    describes: ClassVar[bool] = True
 
     type: Literal["planted"] = "planted"
     """Registered name."""

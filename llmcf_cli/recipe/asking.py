@@ -79,12 +79,15 @@ class BalanceSection(Config):
 
 
 class KnowledgeSection(Config):
-    """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`."""
+    """Open-world knowledge that the tuned model writes about users and items (`knowledge`), for the augmenter `kar`.
 
-    user_prompt: Annotated[str, PromptRef(("history", "user"))]
-    """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`."""
-    item_prompt: Annotated[str, PromptRef(("item",))]
-    """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`."""
+    The engines `facts` and `planted` write it without a model and without prompts.
+    """
+
+    user_prompt: Annotated[str | None, PromptRef(("history", "user"))] = None
+    """Prompt file over `history` and `user` only, e.g. `prompts/kar_user.yaml`; a language model needs it."""
+    item_prompt: Annotated[str | None, PromptRef(("item",))] = None
+    """Prompt file over `item` only, e.g. `prompts/kar_item.yaml`; a language model needs it."""
     users: Annotated[int, Field(ge=0)] | None = None
     """Users written about, those with the most train events first; None: all that have any."""
     items: Annotated[int, Field(ge=0)] | None = None
@@ -92,6 +95,6 @@ class KnowledgeSection(Config):
     user_events: Fraction = 0.5
     """First share of a user's positive train events that the text is written from; it is used after those only."""
     max_history: Positive = 20
-    """Most recent of these events that the prompt names."""
+    """Most recent of these events that the text is written from."""
     engine: Engine = Field(default="transformers", validate_default=True)
     """What generates the texts, and its decoding settings; of several texts per prompt the first is taken."""

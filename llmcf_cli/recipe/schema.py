@@ -114,8 +114,15 @@ class Recipe(Config):
 
     @rule("knowledge")
     def _knowledge_is_asked_for(self) -> Iterator[Broken]:
-        if self.knowledge is not None and "data" in self.knowledge.engine.needs:
-            what = f"`{self.knowledge.engine.type}` reads no prompt, so it cannot write about users and items alone"
+        section = self.knowledge
+        if section is None:
+            return
+        if "data" not in section.engine.needs:
+            for name in ("user_prompt", "item_prompt"):
+                if getattr(section, name) is None:
+                    yield Broken(f"the engine `{section.engine.type}` needs a prompt", ("knowledge", name))
+        elif not getattr(section.engine, "describes", False):
+            what = f"`{section.engine.type}` cannot write about users and items alone"
             yield Broken(what, ("knowledge", "engine"))
 
     @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines")

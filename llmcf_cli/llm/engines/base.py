@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -103,6 +103,25 @@ class Ingested:
     seed: int
 
 
+@dataclass(frozen=True)
+class Subject:
+    """A user or an item that knowledge is written about.
+
+    Attributes:
+        row: Its row.
+        as_of: Time of the last event that its text may rest on, in microseconds since 1970 (or a position).
+        text: Its own text.
+        history: Of a user: texts of the items of the events to write from, oldest first.
+        history_rows: Of a user: rows of these items.
+    """
+
+    row: int
+    as_of: int
+    text: str
+    history: list[str] = field(default_factory=list)
+    history_rows: list[int] = field(default_factory=list)
+
+
 class DataEngine(Protocol):
     """Writes from the ingested data, without a language model; `needs` of its configuration is `data`.
 
@@ -118,6 +137,19 @@ class DataEngine(Protocol):
 
     def write(self, rows: Sequence[SampleTexts]) -> list[str]:
         """The chain of thought of each train sample; a text depends on its own sample only, and may be empty."""
+
+
+class DescribingEngine(DataEngine, Protocol):
+    """Writes knowledge about users and items, too; its configuration says so in `describes`."""
+
+    def describe(self, entity: str, subjects: Sequence[Subject]) -> list[str]:
+        """A text about each user or item, from what stands in its `Subject` and from what rests on no event; it may be
+        empty.
+
+        Args:
+            entity: `user` or `item`.
+            subjects: Users, or items.
+        """
 
 
 class Engine(Protocol):
@@ -167,4 +199,5 @@ class Engine(Protocol):
 
 
 ENGINE: Kind[Engine] = Kind("engine")
+DESCRIBING_ENGINE: Kind[DescribingEngine] = Kind("engine")
 DATA_ENGINE: Kind[DataEngine] = Kind("engine")

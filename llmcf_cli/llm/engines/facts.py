@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmcf_cli.llm.config import FactsEngineConfig
-from llmcf_cli.llm.engines.base import Ingested
+from llmcf_cli.llm.engines.base import Ingested, Subject
 from llmcf_cli.llm.prompts.rows import SampleTexts
 from llmcf_cli.store.open import connect_read, read_meta
 from llmcf_cli.tabular.sql import name
@@ -94,6 +94,30 @@ class FactsEngine:
         """A text of a few sentences for each sample."""
         counts = self._count([row.sample_id for row in rows])
         return [" ".join(self._sentences(row, counts)) for row in rows]
+
+    def describe(self, entity: str, subjects: Sequence[Subject]) -> list[str]:
+        """Of a user, the traits that the events to write from have most of, and the user's own; of an item its own text
+        and traits. Nobody's verdict on an item is told: the text would be read by the very rows that were counted.
+        """
+        tell = self._user if entity == "user" else self._item
+        return [" ".join(tell(subject)) for subject in subjects]
+
+    def _user(self, subject: Subject) -> list[str]:
+        counted = Counter(one for row in subject.history_rows for one in self._of["item"].get(row, []))
+        top = sorted(counted.items(), key=lambda one: (-one[1], one[0]))[: 4 * self._config.most]
+        said = []
+        if top:
+            parts = [f"{count} with {trait} {value}" for (trait, value), count in top]
+            said.append(f"Of the user's {len(subject.history_rows)} {self._words.choices}, {_listed(parts)}.")
+        if own := self._of["user"].get(subject.row, []):
+            said.append(f"The user has {_listed([f'{trait} {value}' for trait, value in own])}.")
+        return said
+
+    def _item(self, subject: Subject) -> list[str]:
+        said = [f"The item is {subject.text.strip().removesuffix('.')}."] if subject.text.strip() else []
+        if own := self._of["item"].get(subject.row, []):
+            said.append(f"It has {_listed([f'{trait} {value}' for trait, value in own])}.")
+        return said
 
     def _count(self, ids: Sequence[int]) -> _Counts:
         views = "".join(f", {entity}_trait AS ({query})" for entity, query in self._traits.items())

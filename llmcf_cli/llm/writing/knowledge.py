@@ -10,24 +10,25 @@ of thought; nothing of validation or test has a way into it.)
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import LlmcfError
-from llmcf_cli.core.progress import SILENT, Progress
+from llmcf_cli.core.progress import SILENT, Progress, Task
 from llmcf_cli.core.seeding import derive_seed
-from llmcf_cli.llm.engines.base import ENGINE, Engine
+from llmcf_cli.core.types import ComponentConfig
+from llmcf_cli.llm.engines.base import DESCRIBING_ENGINE, ENGINE, DescribingEngine, Engine, Ingested, Subject
 from llmcf_cli.llm.writing.cost import Load, announce, demand
 from llmcf_cli.llm.writing.reports import KnowledgeReport
 from llmcf_cli.llm.writing.steps import check_turns
+from llmcf_cli.llm.writing.subjects import Subjects, read_subjects
 from llmcf_cli.llm.writing.texts import Answers, Ask, Batch, Fault, TextCache, fit_asks
 from llmcf_cli.llm.writing.travel import StepCalls
 from llmcf_cli.llm.writing.workers import SharedTexts
@@ -39,50 +40,13 @@ from llmcf_cli.scale import Pool
 from llmcf_cli.store.open import connect_read
 from llmcf_cli.store.tables import KNOWLEDGE_TEXT
 
-ALWAYS = int(np.iinfo(np.int64).min)
-"""`as_of` of what rests on no event."""
-
-_BLOCK = 2048  # entities whose prompts are held in memory, and sorted by length, together
 _EXAMPLES = 2
-
-_TRAIN_EVENTS = "CREATE TEMP VIEW train_event AS SELECT * FROM sample WHERE split = 'train' AND label = 1"
-# The first share of each user's positive train events, at least one.
-_EARLY = """
-CREATE TEMP TABLE early AS
-SELECT user_row, item_row, time, place, part FROM (
-    SELECT user_row, item_row, time, row_number() OVER (PARTITION BY user_row ORDER BY time, sample_id) AS place,
-           greatest(1, floor(count(*) OVER (PARTITION BY user_row) * $share)) AS part
-    FROM train_event
-) WHERE place <= part
-"""
-_USERS = """
-SELECT user_row FROM train_event GROUP BY user_row ORDER BY count(*) DESC, user_row LIMIT $count
-"""
-_ITEMS = """
-SELECT item_row FROM item LEFT JOIN train_event USING (item_row)
-GROUP BY item_row ORDER BY count(sample_id) DESC, item_row LIMIT $count
-"""
-_USER_TEXTS = """
-SELECT user_row, max(time), any_value("user".text), list(item.text ORDER BY place)
-FROM early JOIN item USING (item_row) JOIN "user" USING (user_row)
-WHERE user_row IN (SELECT unnest($rows)) AND place > part - $recent GROUP BY user_row
-"""
-_ITEM_TEXTS = "SELECT item_row, text FROM item WHERE item_row IN (SELECT unnest($rows))"
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """A user or item to write about: values for the prompt, and what its text rests on."""
-
-    row: int
-    as_of: int
-    text: str
-    history: list[str] = field(default_factory=list)
+_MAY_USE = {"user": ("history", "user"), "item": ("item",)}  # what a prompt about an entity may
 
 
 def write_knowledge(
-    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
-    item_prompt: Prompt, cache: Path, out: Path, seed: int, words: Words = Words(), progress: Progress = SILENT,
+    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, prompts: Mapping[str, Prompt],
+    cache: Path, out: Path, seed: int, words: Words = Words(), progress: Progress = SILENT,
     pool: Pool[Batch, Answers] | None = None,
 ) -> KnowledgeReport:  # fmt: skip
     """Write what the model knows of the chosen users and items to Parquet (table `knowledge_text`).
@@ -94,8 +58,7 @@ def write_knowledge(
         data: DuckDB file of ingest.
         model: Folder of the model in Hugging Face format; None for an engine that needs none.
         model_digest: Names the model's content in the cache.
-        user_prompt: What is asked about a user.
-        item_prompt: What is asked about an item.
+        prompts: `user` and `item` → what is asked about one.
         cache: SQLite file of generated texts, shared between runs.
         out: Parquet file to write.
         seed: The recipe's seed.
@@ -108,35 +71,56 @@ def write_knowledge(
         ModelError: The model cannot be loaded.
         StoreError: Another process holds the cache and does not let go of it.
     """
-    check_knows(user_prompt, ("history", "user"), "knowledge.user_prompt")
-    check_knows(item_prompt, ("item",), "knowledge.item_prompt")
     engine = registry().build(ENGINE, section.engine)
     engine.open(model)
-    check_turns(user_prompt, engine, f"knowledge.user_prompt {section.user_prompt}")
-    check_turns(item_prompt, engine, f"knowledge.item_prompt {section.item_prompt}")
-    with connect_read(data) as reader, SharedTexts(cache) as store:
-        reader.execute(_TRAIN_EVENTS)
+    for entity, prompt in prompts.items():
+        where = f"knowledge.{entity}_prompt"
+        check_knows(prompt, _MAY_USE[entity], where)
+        check_turns(prompt, engine, f"{where} {getattr(section, f'{entity}_prompt')}")
+    with SharedTexts(cache) as store:
         texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"), pool=pool)
-        with pq.ParquetWriter(out, KNOWLEDGE_TEXT.schema, compression="zstd") as writer:
-            work = _Writing(writer, texts, engine, words, progress)
-            work.write("user", user_prompt, *_users(reader, section))
-            work.write("item", item_prompt, *_items(reader, section))
-    if not any(work.kept.values()):
-        raise LlmcfError(
-            "nothing was written about any user or item", code="knowledge-none", where="knowledge",
-            hint="look at the prompts and the model; raise knowledge.users and knowledge.items",
-        )  # fmt: skip
+        asking = _Asking(texts, engine, prompts, words, progress)
+        kept = _write(asking, read_subjects(section), data, out, progress)
     return KnowledgeReport(
-        users=work.kept["user"], items=work.kept["item"], empty=work.empty, generated=texts.generated,
-        cached=texts.cached, histories_shortened=work.shortened, blank=work.blank, changed=dict(work.changed),
+        users=kept.count["user"], items=kept.count["item"], empty=kept.empty, generated=texts.generated,
+        cached=texts.cached, histories_shortened=asking.shortened, blank=asking.blank, changed=dict(asking.changed),
         new_tokens=texts.new_tokens, seconds=texts.seconds,
-        tokens_per_second=texts.tokens_per_second, examples=work.examples,
+        tokens_per_second=texts.tokens_per_second, examples=kept.examples,
+    )  # fmt: skip
+
+
+def write_knowledge_from_data(
+    section: KnowledgeSection, *, data: Path, source: ComponentConfig, out: Path, seed: int, words: Words = Words(),
+    progress: Progress = SILENT,
+) -> KnowledgeReport:  # fmt: skip
+    """As `write_knowledge`, by an engine that writes from the data: no prompt, no cache, no cost.
+
+    Args:
+        section: The recipe's `knowledge`.
+        data: DuckDB file of ingest.
+        source: The recipe's `dataset.source`.
+        out: Parquet file to write.
+        seed: The recipe's seed.
+        words: Of the label.
+        progress: Where to report.
+
+    Raises:
+        LlmcfError: The engine cannot write about these data, or nothing was written.
+    """
+    engine = registry().build(DESCRIBING_ENGINE, section.engine)
+    engine.open(Ingested(data, source, words, derive_seed(seed, "knowledge", "decode")))
+    telling = _Telling(engine)
+    kept = _write(telling, read_subjects(section), data, out, progress)
+    return KnowledgeReport(
+        users=kept.count["user"], items=kept.count["item"], empty=kept.empty,
+        generated=sum(kept.count.values()), cached=0, histories_shortened=0, blank=0, changed={}, new_tokens=0,
+        seconds=telling.seconds, tokens_per_second=0.0, examples=kept.examples,
     )  # fmt: skip
 
 
 def list_calls(
-    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, user_prompt: Prompt,
-    item_prompt: Prompt, cache: Path, seed: int, words: Words = Words(), users: Collection[int] | None = None,
+    section: KnowledgeSection, *, data: Path, model: Path | None, model_digest: str, prompts: Mapping[str, Prompt],
+    cache: Path, seed: int, words: Words = Words(), users: Collection[int] | None = None,
 ) -> list[StepCalls]:  # fmt: skip
     """What `write_knowledge` with the same arguments asks about users and items.
 
@@ -146,101 +130,117 @@ def list_calls(
     engine = registry().build(ENGINE, section.engine)
     engine.open(model)
     with connect_read(data) as reader, SharedTexts(cache) as store:
-        reader.execute(_TRAIN_EVENTS)
         texts = TextCache(store, engine, model_digest, derive_seed(seed, "knowledge", "decode"))
         found = []
-        for entity, prompt, (_, blocks) in (
-            ("user", user_prompt, _users(reader, section)), ("item", item_prompt, _items(reader, section))
-        ):  # fmt: skip
+        for entity, subjects in read_subjects(section).items():
+            _, blocks = subjects(reader)
             if entity == "user" and users is not None:
                 blocks = ([one for one in block if one.row in users] for block in blocks)
+            prompt = prompts[entity]
             asks = (ask for block in blocks if block for ask in _asks(engine, entity, prompt, _with_text(block), words))
             hashes = tuple(dict.fromkeys(ask.prompt_hash for ask in asks))
             found.append(StepCalls(f"knowledge of {entity}s", entity, *texts.names, hashes, texts.samples))
     return found
 
 
-def _users(reader: Any, section: KnowledgeSection) -> tuple[int, Iterator[list[_Subject]]]:
-    """How many users, and the users block by block."""
-    reader.execute(_EARLY, {"share": section.user_events})
-    rows = _rows(reader, _USERS, section.users)
+class _Author(Protocol):
+    """Who writes."""
 
-    def blocks() -> Iterator[list[_Subject]]:
-        for block in _blocks(rows):
-            found = reader.execute(_USER_TEXTS, {"rows": block, "recent": section.max_history}).fetchall()
-            subjects = {row: _Subject(row, *rest) for row, *rest in found}
-            yield [subjects[row] for row in block]
-
-    return len(rows), blocks()
+    def write(self, entity: str, subjects: Sequence[Subject], count: int, task: Task) -> list[tuple[Subject, str]]:
+        """The text of each subject of a block of `count` subjects in all, empty where there is none; blank ones have
+        no place."""
 
 
-def _items(reader: Any, section: KnowledgeSection) -> tuple[int, Iterator[list[_Subject]]]:
-    """How many items, and the items block by block."""
-    rows = _rows(reader, _ITEMS, section.items)
-
-    def blocks() -> Iterator[list[_Subject]]:
-        for block in _blocks(rows):
-            found = dict(reader.execute(_ITEM_TEXTS, {"rows": block}).fetchall())
-            yield [_Subject(row, ALWAYS, found[row]) for row in block]
-
-    return len(rows), blocks()
-
-
-def _rows(reader: Any, query: str, count: int | None) -> list[int]:
-    return [row for (row,) in reader.execute(query, {"count": 2**62 if count is None else count}).fetchall()]
-
-
-def _blocks(rows: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(rows), _BLOCK):
-        yield list(rows[start : start + _BLOCK])
-
-
-class _Writing:
-    """Texts of one kind of entity after the other, and the counts of the report."""
+class _Asking:
+    """A language model, asked or remembered. Counts what was left out, shortened and changed."""
 
     def __init__(
-        self, writer: pq.ParquetWriter, texts: TextCache, engine: Engine, words: Words, progress: Progress
+        self, texts: TextCache, engine: Engine, prompts: Mapping[str, Prompt], words: Words, progress: Progress
     ) -> None:
-        self._writer, self._texts, self._engine, self._progress = writer, texts, engine, progress
-        self._words = words
-        self.kept = {"user": 0, "item": 0}
-        self.empty = self.shortened = self.blank = 0
+        self._texts, self._engine, self._prompts, self._words = texts, engine, prompts, words
+        self._progress = progress
+        self._announced: set[str] = set()
+        self.shortened = self.blank = 0
         self.changed: Counter[str] = Counter()
+
+    def write(self, entity: str, subjects: Sequence[Subject], count: int, task: Task) -> list[tuple[Subject, str]]:
+        """See `_Author`; of several texts the first that is not empty."""
+        told = _with_text(subjects)
+        self.blank += len(subjects) - len(told)
+        task.skip(len(subjects) - len(told))
+        asks = _asks(self._engine, entity, self._prompts[entity], told, self._words)
+        if entity not in self._announced:
+            self._announced.add(entity)
+            wanted = [demand(Load(count, asks, self._texts))]
+            announce(wanted, partial(self._texts.warm_up, asks), None, self._progress)
+        self._texts.complete(asks, task)
+        found = self._texts.of(asks)
+        first = [next((t for t, _ in found.get(a.prompt_hash, ()) if t.strip()), "") for a in asks]
+        self.shortened += sum(ask.shortened for ask in asks)
+        self.changed.update(what for ask in asks for what in ask.changed)
+        return list(zip(told, first, strict=True))
+
+
+class _Telling:
+    """An engine that writes from the data."""
+
+    def __init__(self, engine: DescribingEngine) -> None:
+        self._engine = engine
+        self.seconds = 0.0
+
+    def write(self, entity: str, subjects: Sequence[Subject], count: int, task: Task) -> list[tuple[Subject, str]]:
+        """See `_Author`."""
+        started = time.perf_counter()
+        texts = self._engine.describe(entity, subjects)
+        self.seconds += time.perf_counter() - started
+        task.advance(len(subjects))
+        return list(zip(subjects, texts, strict=True))
+
+
+class _Kept:
+    """What was written, and the counts of it."""
+
+    def __init__(self) -> None:
+        self.count = {"user": 0, "item": 0}
+        self.empty = 0
         self.examples: list[dict[str, Any]] = []
 
-    def write(self, entity: str, prompt: Prompt, count: int, blocks: Iterator[list[_Subject]]) -> None:
-        """Generate and write the text of every subject, the first one that is not empty."""
-        with self._progress.task(f"knowledge of {entity}s", count, f"{entity}s") as task:
-            for number, block in enumerate(blocks):
-                subjects = _with_text(block)
-                self.blank += len(block) - len(subjects)
-                task.skip(len(block) - len(subjects))
-                asks = _asks(self._engine, entity, prompt, subjects, self._words)
-                if number == 0:
-                    wanted = [demand(Load(count, asks, self._texts))]
-                    announce(wanted, partial(self._texts.warm_up, asks), None, self._progress)
-                self._texts.complete(asks, task)
-                found = self._texts.of(asks)
-                first = [next((t for t, _ in found.get(a.prompt_hash, ()) if t.strip()), "") for a in asks]
-                self._keep(entity, [(s, text) for s, text in zip(subjects, first, strict=True) if text])
-                self.empty += first.count("")
-                self.shortened += sum(ask.shortened for ask in asks)
-                self.changed.update(what for ask in asks for what in ask.changed)
-
-    def _keep(self, entity: str, written: Sequence[tuple[_Subject, str]]) -> None:
-        rows = [{"entity": entity, "row": s.row, "as_of": s.as_of, "text": text} for s, text in written]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=KNOWLEDGE_TEXT.schema))
-        for row in rows[: max(0, _EXAMPLES - self.kept[entity])]:
+    def rows(self, entity: str, written: Sequence[tuple[Subject, str]]) -> list[dict[str, Any]]:
+        """Rows of table `knowledge_text`."""
+        rows = [
+            {"entity": entity, "row": one.row, "as_of": one.as_of, "text": text}
+            for one, text in written if text.strip()
+        ]  # fmt: skip
+        self.empty += len(written) - len(rows)
+        for row in rows[: max(0, _EXAMPLES - self.count[entity])]:
             self.examples.append({"entity": entity, "row": row["row"], "text": row["text"]})
-        self.kept[entity] += len(rows)
+        self.count[entity] += len(rows)
+        return rows
 
 
-def _with_text(block: Sequence[_Subject]) -> list[_Subject]:
+def _write(author: _Author, subjects: Mapping[str, Subjects], data: Path, out: Path, progress: Progress) -> _Kept:
+    kept = _Kept()
+    with connect_read(data) as reader, pq.ParquetWriter(out, KNOWLEDGE_TEXT.schema, compression="zstd") as writer:
+        for entity, read in subjects.items():
+            count, blocks = read(reader)
+            with progress.task(f"knowledge of {entity}s", count, f"{entity}s") as task:
+                for block in blocks:
+                    rows = kept.rows(entity, author.write(entity, block, count, task))
+                    writer.write_table(pa.Table.from_pylist(rows, schema=KNOWLEDGE_TEXT.schema))
+    if not any(kept.count.values()):
+        raise LlmcfError(
+            "nothing was written about any user or item", code="knowledge-none", where="knowledge",
+            hint="look at the prompts and the model; raise knowledge.users and knowledge.items",
+        )  # fmt: skip
+    return kept
+
+
+def _with_text(block: Sequence[Subject]) -> list[Subject]:
     """Those that there is something to write from."""
     return [s for s in block if s.text.strip() or any(text.strip() for text in s.history)]
 
 
-def _asks(engine: Engine, entity: str, prompt: Prompt, subjects: Sequence[_Subject], words: Words) -> list[Ask]:
+def _asks(engine: Engine, entity: str, prompt: Prompt, subjects: Sequence[Subject], words: Words) -> list[Ask]:
     def render(index: int, history: list[str]) -> list[dict[str, str]]:
         return prompt.last.render({"history": history, entity: subjects[index].text, **words.variables})
 

@@ -11,7 +11,7 @@ from llmcf_cli.stages.engine.base import Node
 from llmcf_cli.stages.engine.run import Step
 from llmcf_cli.stages.steps import gen_cot, knowledge
 from llmcf_cli.stages.steps.gen_cot import GenCoT
-from llmcf_cli.stages.steps.knowledge import Knowledge
+from llmcf_cli.stages.steps.knowledge import Knowledge, KnowledgeOutput, section_of
 from llmcf_cli.store.open import read_parquet
 
 _SHORT = 16
@@ -76,6 +76,11 @@ def _calls(node: Node, told: set[str]) -> Iterator[tuple[str, Cost]]:
             for prompt in read_parquet(file, ["prompt_hash"])["prompt_hash"].to_pylist():
                 if (call := prompt[:_SHORT]) not in told:
                     yield call, Cost(texts=1)
+    elif isinstance(node.stage, Knowledge) and "data" in section_of(node.context.recipe).engine.needs:
+        # A model would be asked again about a user once there are later events to write from.
+        for about in read_parquet(KnowledgeOutput(node.folder).texts, ["entity", "row", "as_of"]).to_pylist():
+            if (call := digest_json(about)[:_SHORT]) not in told:
+                yield call, Cost(texts=1)
     elif isinstance(node.stage, GenCoT | Knowledge):
         asked = (gen_cot if isinstance(node.stage, GenCoT) else knowledge).calls_of(node)
         with SharedTexts(node.context.generations) as cache:

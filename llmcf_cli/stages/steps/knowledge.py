@@ -67,18 +67,24 @@ class Knowledge(Stage):
     sparing = SPARED
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": recipe.seed, "knowledge": _section(recipe), "match.space": recipe.match.space}
+        return {"seed": recipe.seed, "knowledge": section_of(recipe), "match.space": recipe.match.space}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
-        return (Ingest(), *writing_stages(_section(recipe).engine))
+        return (Ingest(), *writing_stages(section_of(recipe).engine))
 
     def run(self, job: Job) -> KnowledgeStageReport:
-        from llmcf_cli.llm.writing.knowledge import write_knowledge
+        from llmcf_cli.llm.writing.knowledge import write_knowledge, write_knowledge_from_data
 
-        out = KnowledgeOutput(job.out)
-        model = writing_model(job.context, job.inputs, job.keys, _section(job.recipe).engine)
-        arguments = _arguments(job.context, job.inputs, model)
-        report = write_knowledge(**arguments, out=out.texts, progress=job.progress, pool=model.pool)
+        out, section = KnowledgeOutput(job.out), section_of(job.recipe)
+        if "data" in section.engine.needs:
+            report = write_knowledge_from_data(
+                section, data=job.database, source=job.recipe.dataset.source, out=out.texts, seed=job.recipe.seed,
+                words=words_of(job.recipe.dataset.label), progress=job.progress,
+            )  # fmt: skip
+        else:
+            model = writing_model(job.context, job.inputs, job.keys, section.engine)
+            arguments = _arguments(job.context, job.inputs, model)
+            report = write_knowledge(**arguments, out=out.texts, progress=job.progress, pool=model.pool)
         dim, read = _encode(job, read_parquet(out.texts))
         reach = _reach(job.database, out.texts)
         return KnowledgeStageReport(**vars(report), dim=dim, read=read, reach=reach)
@@ -88,7 +94,7 @@ class Knowledge(Stage):
 
 
 def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls]:
-    """What a recipe's `knowledge` asks its model.
+    """What a recipe's `knowledge` asks its model; nothing where the engine writes from the data.
 
     Args:
         node: The stage.
@@ -99,9 +105,11 @@ def calls_of(node: Node, users: Collection[int] | None = None) -> list[StepCalls
     """
     from llmcf_cli.llm.writing.knowledge import list_calls
 
+    if "data" in section_of(node.context.recipe).engine.needs:
+        return []
     node.require_needs()
     folders, keys = places(node)
-    model = writing_model(node.context, folders, keys, _section(node.context.recipe).engine)
+    model = writing_model(node.context, folders, keys, section_of(node.context.recipe).engine)
     return list_calls(**_arguments(node.context, folders, model), users=users)
 
 
@@ -109,22 +117,30 @@ def _arguments(context: Context, inputs: Mapping[str, Path], model: WritingModel
     """What writing and the list of its calls share."""
     from llmcf_cli.recipe.prompt import load_prompt
 
-    section, locate = _section(context.recipe), context.locate.path
+    section, locate = section_of(context.recipe), context.locate.path
     section = section.model_copy(update={"engine": with_local_files(section.engine, context.locate)})
     return {
         "section": section, "data": IngestOutput(inputs["ingest"]).database, "model": model.folder,
         "model_digest": model.name,
-        "user_prompt": load_prompt(locate(section.user_prompt)),
-        "item_prompt": load_prompt(locate(section.item_prompt)), "cache": context.generations,
-        "seed": context.recipe.seed, "words": words_of(context.recipe.dataset.label),
+        "prompts": {
+            entity: load_prompt(locate(file)) for entity, file in
+            (("user", section.user_prompt), ("item", section.item_prompt)) if file is not None
+        },
+        "cache": context.generations, "seed": context.recipe.seed, "words": words_of(context.recipe.dataset.label),
     }  # fmt: skip
 
 
-def _section(recipe: Recipe) -> KnowledgeSection:
+def section_of(recipe: Recipe) -> KnowledgeSection:
+    """The recipe's `knowledge`.
+
+    Raises:
+        LlmcfError: It has none.
+    """
     if recipe.knowledge is None:
         raise LlmcfError(
             "the recipe has no section `knowledge`", code="section-missing", where="knowledge",
-            hint="add `knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}`",
+            hint="add `knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: prompts/kar_item.yaml}`, or "
+            "`knowledge: {engine: facts}`, which needs no language model",
         )  # fmt: skip
     return recipe.knowledge
 

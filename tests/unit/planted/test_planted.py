@@ -11,7 +11,7 @@ from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.core.types import ComponentConfig
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.llm.config import PlantedEngineConfig
-from llmcf_cli.llm.engines.base import Ingested
+from llmcf_cli.llm.engines.base import Ingested, Subject
 from llmcf_cli.llm.engines.planted import PlantedEngine
 from llmcf_cli.llm.prompts.rows import sample_texts
 from llmcf_cli.planted.config import PlantedConfig
@@ -122,3 +122,23 @@ def test_other_data_are_refused(database):
 
     with pytest.raises(LlmcfError, match="planted"):
         PlantedEngine(PlantedEngineConfig()).open(Ingested(database, Other(), Words(), 1))
+
+
+@pytest.mark.parametrize("truth", [0.0, 1.0])
+def test_books_and_readers_are_described_as_truly_as_asked_for(database, world, truth):
+    engine = PlantedEngine(PlantedEngineConfig(truth=truth))
+    engine.open(Ingested(database, SMALL, Words(), 1))
+    expected = truth + (1 - truth) / SMALL.values
+    taste_UAV = world.taste_UAV
+    for entity in ("item", "user"):
+        with connect_read(database) as connection:
+            ids = connection.execute(f'SELECT {entity}_row, {entity}_id FROM "{entity}"').fetchall()
+        asked = [Subject(row, 0, "") for row, _ in ids]
+        right = []
+        for (_, name), text in zip(ids, engine.describe(entity, asked), strict=True):
+            number = int(name[1:])
+            value_A = world.hidden_IA[number] if entity == "item" else taste_UAV[number].argmax(1)
+            said = [f"{ATTRIBUTES[name][value_A[a]]} {name}" in text for a, name in enumerate(world.attributes)]
+            right += said if entity == "item" else [said[a] for a in np.argsort(-taste_UAV[number].max(1))[:2]]
+        assert np.mean(right) == pytest.approx(expected, abs=4 * np.sqrt(0.25 / len(right)))
+        assert engine.describe(entity, asked[3:5]) == engine.describe(entity, asked)[3:5]

@@ -72,6 +72,16 @@ def test_a_wrong_field_hides_no_rule_that_does_not_read_it(write, override, unto
     assert_rules(found, *untold)
 
 
+def test_knowledge_needs_prompts_where_a_language_model_writes_it():
+    server = "type: openai, model: m, base_url: 'http://localhost:1/v1'"
+    asked = f"knowledge={{engine: {{{server}}}, item_prompt: prompts/kar_item.yaml}}"
+    ((place, what),) = told("planted/base", asked).items()
+    assert place.endswith("knowledge.user_prompt")
+    assert "`openai` needs a prompt" in what
+    for engine in ("facts", "planted"):
+        assert not told("planted/base", f"knowledge={{engine: {engine}}}")
+
+
 def test_an_unknown_key_hides_the_rules_of_the_key_it_was_meant_for(write):
     found = told(write(BROKEN.replace("count: 5, fraction", "cuont: 5, fractoin").replace("k: 3", "k: 3, zzz: 1")))
     assert "8: cot.sample" not in found

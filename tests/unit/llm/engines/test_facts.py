@@ -12,7 +12,9 @@ from llmcf_cli.llm.config import FactsEngineConfig
 from llmcf_cli.llm.engines.base import Ingested
 from llmcf_cli.llm.engines.facts import FactsEngine
 from llmcf_cli.llm.prompts.rows import sample_texts
+from llmcf_cli.llm.writing.subjects import read_subjects
 from llmcf_cli.planted.config import PlantedConfig
+from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.load import load_recipe
 from llmcf_cli.recipe.words import Words
 from llmcf_cli.store.open import connect_read
@@ -133,3 +135,51 @@ def test_a_text_depends_on_its_own_sample_only(database):
     with connect_read(database) as connection:
         some = [*texts][50:53]
         assert engine.write(sample_texts(connection, some)) == [texts[s] for s in some]
+
+
+def subjects(connection, entity):
+    section = KnowledgeSection(engine={"type": "facts"}, user_events=0.6, max_history=5)
+    _, blocks = read_subjects(section)[entity](connection)
+    return [one for block in blocks for one in block]
+
+
+def describe(database, entity, **settings):
+    engine = FactsEngine(FactsEngineConfig(**settings))
+    engine.open(Ingested(database, SOURCE, Words(), 1))
+    with connect_read(database) as connection:
+        asked = subjects(connection, entity)
+    texts = engine.describe(entity, asked)
+    return {one.row: one for one in asked}, dict(zip([one.row for one in asked], texts, strict=True))
+
+
+def test_a_user_is_described_by_counts_over_the_events_to_write_from(database):
+    asked, texts = describe(database, "user", most=20)
+    with connect_read(database) as connection:
+        genre = dict(connection.execute("SELECT item_row, genre FROM item").fetchall())
+        circle = dict(connection.execute('SELECT user_row, circle FROM "user"').fetchall())
+        rows = connection.execute(
+            "SELECT user_row, item_row FROM sample WHERE split = 'train' AND label = 1 ORDER BY time, sample_id"
+        ).fetchall()
+    assert len(texts) > 30
+    for user, text in texts.items():
+        taken = [item for one, item in rows if one == user]
+        first = taken[: max(1, int(0.6 * len(taken)))][-5:]
+        assert asked[user].history_rows == first
+        found = {g: int(n) for n, g in re.findall(r"(\d+) with genre (\w+)", text)}
+        assert found == {g: [genre[i] for i in first].count(g) for g in {genre[i] for i in first}}
+        assert f"Of the user's {len(first)} {Words().choices}," in text
+        assert f"The user has circle {circle[user]}." in text
+
+
+def test_an_item_is_described_without_anybodys_verdict(database, tmp_path):
+    asked, before = describe(database, "item")
+    assert len(before) == 40
+    with connect_read(database) as connection:
+        for row, genre in connection.execute("SELECT item_row, genre FROM item").fetchall():
+            assert asked[row].text.removesuffix(".") in before[row]
+            assert f"genre {genre}" in before[row]
+    changed = tmp_path / "changed.duckdb"
+    shutil.copy(database, changed)
+    with duckdb.connect(str(changed)) as connection:
+        connection.execute("UPDATE sample SET label = 1 - label")
+    assert describe(changed, "item")[1] == before

@@ -13,7 +13,8 @@ from refusals import refused
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.llm.engines.base import Completion
 from llmcf_cli.llm.engines.transformers import TransformersEngine
-from llmcf_cli.llm.writing.knowledge import ALWAYS, write_knowledge
+from llmcf_cli.llm.writing.knowledge import write_knowledge, write_knowledge_from_data
+from llmcf_cli.llm.writing.subjects import ALWAYS
 from llmcf_cli.recipe.asking import KnowledgeSection
 from llmcf_cli.recipe.library import library_dir
 from llmcf_cli.recipe.prompt import load_prompt
@@ -43,12 +44,12 @@ def write(tmp_path: Path, tiny_data: Path, tiny_model: Path):
 
     def run(data: Path = tiny_data, user: str = "user", item: str = "item", **section: object):
         engine = {**ENGINE, **section.pop("engine", {})}
-        prompts = {f"{kind}_prompt": load_prompt(tmp_path / f"{name}.yaml") for kind, name in
+        prompts = {kind: load_prompt(tmp_path / f"{name}.yaml") for kind, name in
                    (("user", user), ("item", item))}  # fmt: skip
         report = write_knowledge(
             KnowledgeSection.model_validate({"user_prompt": "u", "item_prompt": "i", "engine": engine, **section}),
             data=data, model=tiny_model, model_digest="m", cache=tmp_path / "cache.sqlite",
-            out=tmp_path / "text.parquet", seed=1, **prompts,
+            out=tmp_path / "text.parquet", seed=1, prompts=prompts,
         )  # fmt: skip
         return report, pq.read_table(tmp_path / "text.parquet")
 
@@ -184,3 +185,35 @@ def test_the_librarys_prompts_do(write, echo, tmp_path: Path) -> None:
     assert "Earlier favourites, oldest first: " in user
     assert "years old" in user
     assert item.startswith("Item: ")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_engine_that_writes_from_the_data_writes_about_the_same_of_the_same(write, echo, tmp_path, seed) -> None:
+    """Users, items and times are those of a language model, and a text rests on no event after its `as_of`."""
+    data = random_data(tmp_path / "data.duckdb", seed)
+    with duckdb.connect(str(data)) as connection:
+        connection.execute("CREATE TABLE feature AS SELECT 'item' AS entity, 'kind' AS name, 'categorical' AS kind")
+        connection.execute("CREATE TABLE meta AS SELECT 'clock' AS key, 'global' AS value")
+        connection.execute("ALTER TABLE item ADD COLUMN kind VARCHAR")
+        connection.execute("UPDATE item SET kind = CASE WHEN item_row % 2 = 0 THEN 'even' ELSE 'odd' END")
+    _, asked = write(data, user_events=0.5, max_history=1000)
+    section = KnowledgeSection.model_validate({"engine": "facts", "user_events": 0.5, "max_history": 1000})
+
+    def told(out: str):
+        report = write_knowledge_from_data(
+            section, data=data, source=section.engine, out=tmp_path / out, seed=1
+        )  # fmt: skip
+        return report, pq.read_table(tmp_path / out)
+
+    report, table = told("a.parquet")
+    assert table.schema.equals(KNOWLEDGE_TEXT.schema)
+    assert table.drop_columns(["text"]).equals(asked.drop_columns(["text"]))
+    assert (report.users, report.items) == (len([r for r in table.to_pylist() if r["entity"] == "user"]), 15)
+    assert (report.generated, report.cached, report.new_tokens) == (table.num_rows, 0, 0)
+    as_of = {row["row"]: row["as_of"] for row in table.to_pylist() if row["entity"] == "user"}
+    with duckdb.connect(str(data)) as connection:
+        for user, time in as_of.items():
+            connection.execute("UPDATE sample SET item_row = 1 + item_row % 15 WHERE user_row = ? AND time > ?",
+                               [user, time])  # fmt: skip
+    by = [("entity", "ascending"), ("row", "ascending")]  # the busiest come first, which later events decide
+    assert told("b.parquet")[1].sort_by(by).equals(table.sort_by(by))
