@@ -9,6 +9,8 @@ import typer
 
 from llmcf_cli.cli.bundle import SignersOption
 
+_EVENTS = 3  # of the user, shown beside the list
+
 
 def recommend(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
@@ -30,10 +32,14 @@ def recommend(
     signers: SignersOption = None,
 ) -> None:  # fmt: skip
     import pyarrow as pa
+    from rich.text import Text
 
     from llmcf_cli.cli.console import console
-    from llmcf_cli.cli.tables import text_table
+    from llmcf_cli.cli.tables import plain_table
+    from llmcf_cli.core.text import label, visible
+    from llmcf_cli.serve.rows import last_of
     from llmcf_cli.serve.scorer import Scorer
+    from llmcf_cli.stages.look.texts import texts_beside
 
     scorer = Scorer.load(bundle, signers=signers)
     given = None if history is None else _ids(history)
@@ -41,8 +47,22 @@ def recommend(
     found = scorer.recommend(
         [request], k, allow=None if allow is None else _ids(allow), deny=_ids(deny), filter_seen=not seen
     )
-    rows = [[str(row["rank"]), row["item_id"], f"{row['score']:.4f}"] for row in found.to_pylist()]
-    text_table(["rank", "item_id", "score"], rows, title=f"For user {user}")
+    users, _ = scorer.encoded_users([request])
+    (last,) = last_of(users, scorer.model.resources.catalog.items, _EVENTS)
+    texts = texts_beside(bundle, [*found["item_id"].to_pylist(), *last])
+    console().print(f"\nFor user {user}", style="italic", markup=False)
+    table = plain_table("rank")
+    for title in ("item_id", "score"):
+        table.add_column(title, justify="right", no_wrap=True)
+    if texts:
+        table.add_column("text")
+    for row in found.to_pylist():
+        text = [Text(label(texts.get(row["item_id"], "")), no_wrap=True, overflow="ellipsis")] if texts else []
+        table.add_row(str(row["rank"]), Text(visible(row["item_id"])), f"{row['score']:.4f}", *text)
+    console().print(table)
+    if last:
+        named = "; ".join(label(texts.get(item, item)) for item in last)
+        console().print(f"took last: {named}", style="dim", markup=False, soft_wrap=True)
     known_n = scorer.model.resources.catalog.items.rows(pa.array(given or [], pa.string())) > 0
     lacking = [item for item, known in zip(given or (), known_n, strict=True) if not known]
     if lacking:

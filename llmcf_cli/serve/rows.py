@@ -60,3 +60,15 @@ def history_rows(requests: pa.Table, catalog: Catalog) -> pa.Array:
     kept_N = np.bincount(owner_n[known_n], minlength=size)
     offsets = pa.array(np.concatenate([[0], np.cumsum(kept_N)]).astype(np.int32))
     return pa.ListArray.from_arrays(offsets, pa.array(row_n[known_n]))
+
+
+def last_of(users: Samples, items: EntityTable, count: int) -> list[list[str]]:
+    """Ids of the items that each user took last, as far as the model reads them, the latest first.
+
+    Args:
+        users: Encoded users.
+        items: The catalogue's.
+        count: Most items of a user.
+    """
+    rows = (row_L[row_L > 0][::-1][:count] - 1 for row_L in users.history_row_NL)
+    return [items.ids.take(pa.array(row_l)).to_pylist() for row_l in rows]

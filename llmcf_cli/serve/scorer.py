@@ -227,8 +227,7 @@ class Scorer:
             return found.in_order(scores.score_N, np.array([one.k for one in wanted], np.int64))
         model = self.model
         with step("encode"):
-            own = history_rows(asked, model.resources.catalog)
-            users = self._encode_users(model, asked, own)
+            users, own = self._users(model, asked)
         with step("model"):
             return best_items(model, users, asked, own, wanted, partial(self._values, model))
 
@@ -240,8 +239,8 @@ class Scorer:
         """
         if self.finder is not None:
             return self.finder.other.has_events(asked)
-        model = self.model
-        return events_of(self._encode_users(model, asked, history_rows(asked, model.resources.catalog))) > 0
+        users, _ = self._users(self.model, asked)
+        return events_of(users) > 0
 
     def encoded_users(
         self, requests: Rows
@@ -251,9 +250,9 @@ class Scorer:
         Args:
             requests: As for `recommend`.
         """
-        asked, model = to_users(requests, self.form), self.model
-        own = history_rows(asked, model.resources.catalog)
-        return self._encode_users(model, asked, own), partial(self._values, model)
+        model = self.model
+        users, _ = self._users(model, to_users(requests, self.form))
+        return users, partial(self._values, model)
 
     @property
     def makes_lists(self) -> bool:
@@ -340,21 +339,18 @@ class Scorer:
             return Added(len(added.ids), 0 if added_nT is None else int((~added_nT.any(1)).sum()))
 
     def _encode(self, model: Recommender, lists: Lists) -> tuple[Samples, Samples, NDArray[np.int64]]:
-        """The users of lists, see `_encode_users`; the candidates; and how much of each given history is not known.
-
-        What is the user's is encoded once per list.
-        """
-        own = history_rows(lists.users, model.resources.catalog)
-        users = self._encode_users(model, lists.users, own)
+        """The users of lists, each encoded once; the candidates; and how many items of each history are unknown."""
+        users, own = self._users(model, lists.users)
         item_row_N = model.resources.catalog.items.rows(lists.item_ids)
         given_n, kept_n = (np.asarray(list_parts(one)[1]) for one in (lists.users["history"].combine_chunks(), own))
         samples = replace(users.take(lists.list_N), item_row_N=item_row_N)
         return users, samples, (given_n - kept_n).astype(np.int64)
 
-    def _encode_users(self, model: Recommender, asked: pa.Table, own: pa.Array) -> Samples:
-        """Samples without items: each request's user, time, and history as `_history` has it."""
+    def _users(self, model: Recommender, asked: pa.Table) -> tuple[Samples, pa.Array]:
+        """Samples without items: each request's user, time, and history, given or kept; and the given histories as rows
+        of the catalogue."""
         catalog: Catalog = model.resources.catalog
-        size = asked.num_rows
+        size, own = asked.num_rows, history_rows(asked, catalog)
         rows = pa.table({
             "sample_id": np.full(size, -1, np.int64), "user_row": catalog.users.rows(asked["user_id"].combine_chunks()),
             "item_row": np.zeros(size, np.int32), "label": np.zeros(size, np.float32), "time": times_of(asked),
@@ -363,13 +359,13 @@ class Scorer:
         samples = encode_rows(rows, model.resources.spec.history_length)
         histories, without_N = model.resources.histories, asked["history"].is_null().to_numpy()
         if histories is None or not without_N.any():
-            return samples
+            return samples, own
         kept_nL = histories.before(
             samples.user_row_N[without_N], samples.time_N[without_N], samples.history_row_NL.shape[1]
         )
         history_row_NL = samples.history_row_NL.copy()
         history_row_NL[without_N] = kept_nL
-        return replace(samples, history_row_NL=history_row_NL)
+        return replace(samples, history_row_NL=history_row_NL), own
 
     def kept_histories(self, requests: Rows) -> KeptHistories:
         """How requests that bring no history are scored.
@@ -379,8 +375,8 @@ class Scorer:
         """
         asked = to_requests(requests, self.form)
         without_N = asked["history"].is_null().to_numpy()
-        model = self.model
-        has_N = events_of(self._encode_users(model, asked, history_rows(asked, model.resources.catalog))) > 0
+        users, _ = self._users(self.model, asked)
+        has_N = events_of(users) > 0
         return KeptHistories(int(without_N.sum()), int((without_N & has_N).sum()))
 
     def values_of(self, samples: Samples) -> dict[str, NDArray[Any] | None]:

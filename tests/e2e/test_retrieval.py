@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import shutil
 from pathlib import Path
 
 import commands
@@ -226,10 +228,28 @@ def test_the_command_lists_items(folder, ran):
     bundle = ran[1]["served"]["bundle"]
     told = llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "3", "--deny", "i01")
     assert [line.split()[0] for line in told.splitlines()[3:6]] == ["1", "2", "3"]
-    assert "i01" not in told
+    assert "i01" not in "".join(told.splitlines()[3:6])
     assert "i99" in llmcf(folder, "recommend", bundle, "--user", "new", "--history", "i01, i99")
     assert "list-too-short" in llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "60", code=3)
     assert "history-missing" in llmcf(folder, "recommend", bundle, "--user", "new", code=3)
+
+
+def test_the_command_shows_texts_and_the_last_events_where_the_run_is_beside_the_bundle(folder, ran, tmp_path):
+    bundle = Path(ran[1]["served"]["bundle"])
+    words = "--user", "new", "--history", "i01,i02,i03,i04"
+    with (folder / "items.csv").open(newline="") as file:
+        titles = {row["item"]: row["title"] for row in csv.DictReader(file)}
+    lines = llmcf(folder, "recommend", str(bundle), *words, "-k", "3").splitlines()
+    for line in lines[3:6]:
+        _, item, _, text = line.split(maxsplit=3)
+        assert text.startswith(titles[item])
+    (last,) = (line for line in lines if line.startswith("took last: "))
+    assert [last.find(titles[item]) > 0 for item in ("i01", "i02", "i03", "i04")] == [False, True, True, True]
+    assert last.find(titles["i04"]) < last.find(titles["i03"]) < last.find(titles["i02"])
+    shutil.copytree(bundle, tmp_path / "moved")
+    told = llmcf(folder, "recommend", str(tmp_path / "moved"), *words, "-k", "3")
+    assert "took last: i04; i03; i02" in told
+    assert "text" not in told.splitlines()[2]
 
 
 @pytest.mark.parametrize(
