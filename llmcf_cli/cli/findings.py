@@ -205,6 +205,14 @@ def match(report: MatchStageReport) -> None:
         f"{audit.padding_share:.1%} of the places empty, {audit.examples_used:,} of "
         f"{report.match.examples:,} examples used"
     )
+    shift = report.own_item
+    if shift is not None and shift.misleads:
+        console().print(
+            "! a positive example of the sample's own item: seen by positive train samples "
+            f"{shift.train:+.1%} more often than by negative ones, on validation {shift.validation:+.1%}. What a model "
+            "learns from it in train does not hold outside: compare with `match.exclude: own_item`",
+            style="yellow", markup=False, soft_wrap=True,
+        )  # fmt: skip
     found = report.match.search
     if found is not None:
         kinds = ", ".join(f"{name} {pool['kind']}" for name, pool in found["pools"].items())

@@ -14,6 +14,7 @@ from llmcf_cli.core.types import key_view
 from llmcf_cli.data.output import IngestOutput
 from llmcf_cli.data.report import NegativesAudit
 from llmcf_cli.match.config import AnnSearchConfig
+from llmcf_cli.match.own_item import OwnItemShift, own_item_shift
 from llmcf_cli.match.reports import AuditReport, MatchReport
 from llmcf_cli.recipe.schema import Recipe
 from llmcf_cli.recipe.sections import MatchSection
@@ -43,11 +44,14 @@ class MatchStageReport:
         match: The search.
         audit: Of the matches.
         negatives: Of the negatives; None where the label draws none.
+        own_item: What examples of a sample's own item tell in train and on validation; None where that cannot be
+            measured, and in results of earlier versions.
     """
 
     match: MatchReport
     audit: AuditReport
     negatives: NegativesAudit | None
+    own_item: OwnItemShift | None = None
 
 
 class Match(Stage):
@@ -92,7 +96,7 @@ class Match(Stage):
         if negatives is not None and negatives.violations:
             what = f"{negatives.violations:,} negatives are of an item that was protected from them"
             raise StoreError(what, code="guards-broken", where="ingest", hint="llmcf run RECIPE --force ingest")
-        return MatchStageReport(report, audit, negatives)
+        return MatchStageReport(report, audit, negatives, own_item_shift(job.database, out))
 
 
 def index_folder(context: Context, keys: Mapping[str, str]) -> Path:
