@@ -37,7 +37,8 @@ def world(folder: Path, seed: int, *, own_row: bool):
     database, table = folder / "data.duckdb", folder / "match.parquet"
     with duckdb.connect(str(database)) as connection:
         connection.execute(SAMPLE.ddl())
-        connection.executemany("INSERT INTO sample VALUES (?, ?, ?, ?, ?, ?, [])", rows)
+        table_of_rows = pa.table(dict(zip("abcdef", zip(*rows, strict=True), strict=True)))  # noqa: F841
+        connection.execute("INSERT INTO sample SELECT *, [] FROM table_of_rows")
     places = [found + [-1] * (K - len(found)) for found in matches.values()]
     columns = [list(matches), places, [[0.0] * K for _ in places]]
     pq.write_table(pa.table(columns, schema=example_match(K).schema), table)
