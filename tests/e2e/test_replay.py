@@ -157,6 +157,24 @@ def test_the_refresh_of_what_is_written_about_users_and_items_is_counted_in_call
     assert not by[2, "stale"]["calls"]
 
 
+def test_what_counts_say_of_users_and_items_is_counted_in_texts(tmp_path):
+    """A user is written about again once there are later events to write from, as a language model would have to."""
+    shop.write_shop(tmp_path)
+    text = shop.RECIPE.replace("augment: ict", "augment: kar").replace("serve: {reasoning: true}\n", "")
+    (tmp_path / "recipe.yaml").write_text(text + "knowledge: {engine: facts}\n")
+    invoke("replay", tmp_path / "recipe.yaml", "--artifacts", tmp_path / "artifacts", *TWO, "--level", "examples")
+    by = {(row["window"], row["arm"]): row for row in rows(tmp_path)}
+    told = [
+        {(row["entity"], row["row"], row["as_of"]) for row in pq.read_table(file).to_pylist()}
+        for file in tmp_path.glob("artifacts/knowledge/*/knowledge_text.parquet")
+    ]
+    assert len(told) == 2
+    base, later = sorted(told, key=lambda one: max(as_of for _, _, as_of in one))
+    assert 0 < by[2, "examples"]["texts"] == len(later - base) < len(later)
+    assert not any(row["calls"] or row["new_tokens"] for row in by.values())
+    assert not by[2, "stale"]["texts"]
+
+
 def test_what_a_replay_needs_stays_until_it_is_finished_and_after_where_it_is_named(replayed, tmp_path):
     folder = Path(shutil.copytree(replayed, tmp_path / "shop"))
     clean = ["clean", folder / "recipe.yaml", "--artifacts", folder / "artifacts", "--json"]
