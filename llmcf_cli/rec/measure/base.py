@@ -74,6 +74,7 @@ class Measure(ABC):
         name: In files and settings.
         title: In tables and plots.
         unit: Of the value; empty for a pure number.
+        digits: Decimals shown in tables.
         higher_is_better: Whether more is better.
         chance: What a prediction that knows nothing reaches, where relative improvement over it has a meaning.
         test_title: Name of `test` in tables.
@@ -85,6 +86,7 @@ class Measure(ABC):
     name: str
     title: str
     unit: str = ""
+    digits: int = 4
     higher_is_better: bool
     chance: float | None = None
     test_title: str = "bootstrap"

@@ -96,7 +96,11 @@ def summarise(
     for arm in arms:
         arm["relative_improvement"] = None if base is None else _relative_improvement(arm, base, main)
     return {
-        "measures": [{"name": m.name, "title": m.axis, "heading": m.heading} for m in measures if not m.detail],
+        "measures": [
+            {"name": m.name, "title": m.axis, "heading": m.heading, "digits": m.digits}
+            for m in measures
+            if not m.detail
+        ],
         "test": main.test_title,
         "test_users": len(np.unique(truth.user_row_N)),
         "drawn": _drawn(next(iter(pooled.values())), truth) if pooled else "",
@@ -204,7 +208,10 @@ def rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table as text: titles with units, and a row per arm. Columns that no arm fills are left out."""
     columns: dict[str, list[str]] = {"arm": [arm["arm"] for arm in report["arms"]]}
     for measure in report["measures"]:
-        columns[measure["heading"]] = [mean_text(arm["measures"].get(measure["name"])) for arm in report["arms"]]
+        digits = measure.get("digits", 4)  # results of earlier versions do not say
+        columns[measure["heading"]] = [
+            mean_text(arm["measures"].get(measure["name"]), digits) for arm in report["arms"]
+        ]  # fmt: skip
     reference = report["references"][0] if report["references"] else "–"
     for title, name, form in (
         (f"RelaImpr over {reference}", "relative_improvement", "{:+.1%}"),

@@ -109,7 +109,7 @@ class Coverage(ListMeasure):
 class Popularity(QueryMeasure):
     """How often the listed items were taken in train, on average."""
 
-    letters, unit = "popularity", "train events"
+    letters, unit, digits = "popularity", "train events", 1
     higher_is_better = False
 
     def of_queries(self, prediction: NDArray[Any], truth: Truth) -> NDArray[np.float64]:
@@ -120,7 +120,7 @@ class Popularity(QueryMeasure):
 class Novelty(QueryMeasure):
     """−log₂ of the listed items' share of the train events, on average; each count is one higher, so none is 0."""
 
-    letters, unit = "novelty", "bits"
+    letters, unit, digits = "novelty", "bits", 2
 
     def of_queries(self, prediction: NDArray[Any], truth: Truth) -> NDArray[np.float64]:
         """Mean over each list."""

@@ -274,3 +274,16 @@ def test_a_baseline_above_the_arm_to_serve_is_told():
         )
         assert [text.split(":")[0] for text in told] == ["best"] * bool(better)
     assert not [text for text in warnings([*served, strong], MEASURES, None, AUC()) if "baseline" in text]
+
+
+def test_a_measure_says_how_many_decimals_it_is_shown_with():
+    """And one of an earlier version, which does not, has four."""
+    value = {"mean": 451.77, "sd": 1.26, "n": 3}
+    arm = {"arm": "a", "measures": {"x": value, "y": value}, "validation": None}
+    report = {
+        "arms": [arm], "references": [], "measures": [{"name": "x", "heading": "x", "title": "x", "digits": 1},
+                                                      {"name": "y", "heading": "y", "title": "y"}],
+    }  # fmt: skip
+    titles, cells = rows(report)
+    shown = dict(zip(titles, cells[0], strict=True))
+    assert (shown["x"], shown["y"]) == ("451.8 ± 1.3", "451.7700 ± 1.2600")
