@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcf_cli.store.open import refuse_code
+from llmcf_cli.store.open import connect_read
 
 NOTEWORTHY = 0.05
 """Smallest difference between train and validation that raises the alarm."""
@@ -25,16 +25,16 @@ _COUNTS = """
 WITH found AS (
     SELECT sample_id, bool_or(e.item_row = q.item_row AND e.label = 1) AS own
     FROM (SELECT sample_id, unnest(example_sample_id) AS example_id FROM read_parquet($matches)) AS place
-    JOIN ingest.sample AS q USING (sample_id)
-    LEFT JOIN ingest.sample AS e ON e.sample_id = place.example_id
+    JOIN sample AS q USING (sample_id)
+    LEFT JOIN sample AS e ON e.sample_id = place.example_id
     GROUP BY sample_id
 ), popular AS (
     SELECT item_row, least(count(*), $most) AS positives
-    FROM ingest.sample WHERE split = 'train' AND label = 1 GROUP BY item_row
+    FROM sample WHERE split = 'train' AND label = 1 GROUP BY item_row
 )
 SELECT q.split, positives, count(*) FILTER (label = 1), count(*) FILTER (label = 0),
        count(*) FILTER (label = 1 AND own), count(*) FILTER (label = 0 AND own)
-FROM ingest.sample AS q JOIN found USING (sample_id) JOIN popular USING (item_row)
+FROM sample AS q JOIN found USING (sample_id) JOIN popular USING (item_row)
 WHERE q.split IN ('train', 'validation') AND label IN (0, 1) GROUP BY ALL
 """
 
@@ -69,11 +69,7 @@ def own_item_shift(ingest_db: Path, match_parquet: Path) -> OwnItemShift | None:
         ingest_db: DuckDB file with the table `sample`.
         match_parquet: Table `example_match`.
     """
-    import duckdb
-
-    with duckdb.connect() as connection:
-        connection.execute(f"ATTACH '{str(ingest_db).replace(chr(39), chr(39) * 2)}' AS ingest (READ_ONLY)")
-        refuse_code(connection, ingest_db)
+    with connect_read(ingest_db) as connection:
         rows = connection.execute(_COUNTS, {"matches": str(match_parquet), "most": MOST}).fetchall()
     found = {}
     for split in ("train", "validation"):
