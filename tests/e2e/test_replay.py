@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from llmcf_cli.core.errors import DataError, LlmcfError
 from llmcf_cli.core.permissions import Host, Permissions
 from llmcf_cli.serve.scorer import Scorer
-from llmcf_cli.stages.replay.record import differences
+from llmcf_cli.stages.replay.record import _mean, difference_rows, differences
 
 WORDS = ("--window", "100s", "--from", "1970-01-01T00:10:00", "--to", "1970-01-01T00:15:00")
 
@@ -238,3 +238,15 @@ def test_what_cannot_be_replayed_is_refused(tmp_path, words, code, kind):
     shop.write_shop(tmp_path)
     with refused(code, kind):
         invoke("replay", tmp_path / "recipe.yaml", "--artifacts", tmp_path / "artifacts", *words)
+
+
+def test_small_chances_are_shown_as_such_and_a_single_window_as_one():
+    arms = {"stale": [0.7, 0.7, 0.7], "full": [0.8001, 0.8, 0.7999]}
+    table = [
+        {"window": window, "arm": arm, "auc": value, "new_users_auc": value if window == 1 else None}
+        for arm, values in arms.items() for window, value in enumerate(values)
+    ]  # fmt: skip
+    _, cells = difference_rows(differences(table, "auc", "popular"))
+    (found,) = (row for row in cells if row[0] == "full − stale")
+    assert found[-1] == "< 0.001"
+    assert _mean(table, "full", "new_users_auc") == "0.8000 (1 window)"

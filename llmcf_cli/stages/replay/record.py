@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmcf_cli.core.text import PLAIN_LABELS, label
+from llmcf_cli.rec.measure.compare import p_text
 
 _LEVEL = 0.95
 
@@ -120,8 +121,9 @@ def difference_rows(found: Sequence[Difference]) -> tuple[list[str], list[list[s
     cells = []
     for one in found:
         interval = "–" if one.interval is None else f"{one.interval[0]:+.4f} … {one.interval[1]:+.4f}"
-        p = "–" if one.p_value is None else f"{one.p_value:.3f}"
-        cells.append([f"{one.arm} − {one.other}", str(one.windows), f"{one.mean:+.4f}", interval, p])
+        cells.append([
+            f"{one.arm} − {one.other}", str(one.windows), f"{one.mean:+.4f}", interval, p_text(one.p_value)
+        ])  # fmt: skip
     return ["arms", "windows", "mean difference", "95 % interval", "p (paired t)"], cells
 
 
@@ -178,7 +180,7 @@ def _mean(rows: Sequence[Mapping[str, Any]], arm: str, measure: str) -> str:
     values = [row[measure] for row in own if row.get(measure) is not None]
     if not values:
         return "–"
-    some = f" ({len(values)} windows)" if len(values) < len(own) else ""
+    some = f" ({len(values)} window{'s' * (len(values) != 1)})" if len(values) < len(own) else ""
     return f"{np.mean(values):.4f}{some}"
 
 
