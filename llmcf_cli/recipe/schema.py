@@ -52,8 +52,8 @@ class Recipe(Config):
     dataset: DatasetSection
     """Data set, labels, splits and histories."""
     llm: LLMSection | None = None
-    """Language model and tuning mix. Needed unless the engines write without a model (e.g. `facts`) and neither
-    `teacher` nor `balance` is set."""
+    """Language model and tuning mix. Needed if an engine generates with the tuned model, or if `teacher` or `balance`
+    is set."""
     cot: CoTSection
     """How chains of thought are generated."""
     match: MatchSection
