@@ -19,21 +19,23 @@ class RatingLabelConfig(ComponentConfig):
 
     type: Literal["rating"] = "rating"
     positive_from: float = 4.0
-    """Least rating of a positive sample; lower ones are negative."""
+    """Minimum rating of a positive sample; lower ratings are negative."""
     words: LabelWords = LIKED
-    """What prompts say that users did: "liked" and "did not like"."""
+    """What prompts say that users did; by default "liked" and "did not like"."""
 
 
 class ImplicitLabelConfig(ComponentConfig):
-    """Every interaction is a positive sample; negatives are drawn from the items the user has not taken by then."""
+    """Every interaction is a positive sample; negatives are drawn from the items that the user has not taken by
+    then."""
 
     type: Literal["implicit"] = "implicit"
     negatives: Negatives = Field(default="uniform", validate_default=True)
     """How negative items are drawn."""
     per_positive: Annotated[int, Field(ge=1)] = 1
-    """Different negative items per positive sample; each takes the positive's time and split."""
+    """Number of negative items per positive sample, all different. Each gets the positive's time and split."""
     words: LabelWords = CHOSE
-    """What prompts say that users did: "chose" and "did not choose", as nobody knows whether they would like it."""
+    """What prompts say that users did; by default "chose" and "did not choose", because nobody knows whether they would
+    like the item."""
 
 
 class UniformNegativesConfig(ComponentConfig):
@@ -43,11 +45,11 @@ class UniformNegativesConfig(ComponentConfig):
 
 
 class PopularityNegativesConfig(ComponentConfig):
-    """An item is as likely as its number of train interactions plus one, to a power."""
+    """An item's chance is its number of train interactions plus one, raised to a power."""
 
     type: Literal["popularity"] = "popularity"
     exponent: Annotated[float, Field(gt=0, le=2)] = 1.0
-    """The power; below 1 it flattens the distribution (word2vec: 0.75)."""
+    """The power; below 1, it flattens the distribution (word2vec: 0.75)."""
 
 
 class GlobalTimeConfig(ComponentConfig):
@@ -73,10 +75,10 @@ class FixedCutConfig(ComponentConfig):
 
     type: Literal["fixed_cut"] = "fixed_cut"
     validation_from: Moment
-    """Time of the first validation events: ISO 8601, or as the data's times are written. Without a zone it is in the
-    data's (`time_zone`, or UTC)."""
+    """Time at which validation starts: ISO 8601, or as times are written in the data. A time without a zone is in the
+    data's `time_zone`, or UTC."""
     test_from: Moment
-    """Time of the first test events, later than `validation_from`."""
+    """Time at which test starts, later than `validation_from`."""
 
     @rule("validation_from", "test_from")
     def _in_order(self) -> Iterator[Broken]:
@@ -86,7 +88,7 @@ class FixedCutConfig(ComponentConfig):
 
 
 class LeaveOneOutConfig(ComponentConfig):
-    """Each user's last event to test and the one before to validation; users with fewer than three: all train."""
+    """Each user's last event is test and the one before it validation; users with fewer than three are all train."""
 
     cuts_in_time: ClassVar[bool] = False
     """Whether the split is by times that stay as rows are added; here a later event moves its user's last two."""

@@ -32,21 +32,21 @@ class Kind(str, Generic[_T]):
 KINDS: dict[str, str] = {
     "source": "reads a data set's raw files into interactions, items and users",
     "label": "turns interactions into labelled samples",
-    "negatives": "draws items a user did not interact with",
+    "negatives": "draws items that a user did not interact with",
     "split": "assigns samples to train, validation and test",
     "mix_source": "yields instruction–answer pairs for tuning the LLM",
     "tuner": "updates an LLM's weights on a mix",
     "engine": "generates text from chat prompts, or writes it from the data",
     "judge": "scores generated chains of thought",
-    "encoder": "turns texts into vectors without a model's folder",
+    "encoder": "turns texts into vectors without a model folder",
     "space": "turns queries and examples into vectors for matching",
     "searcher": "finds the top-K examples under the guards",
     "task": "says what is predicted, and how predictions are measured and compared",
     "backbone": "turns field embeddings and context into a score",
     "input": "is something that arms read beside the features of a sample",
     "augmenter": "turns retrieved examples into a context feature",
-    "objective": "a training loss",
-    "baseline": "predicts without any of that: a simple model from another library, for comparison",
+    "objective": "is a training loss",
+    "baseline": "is a simple model from another library, for comparison",
 }
 """What recipes choose by `type:`."""
 STAGE, COMMAND = "stage", "command"

@@ -39,14 +39,14 @@ class RankingConfig(TaskConfig):
 
 
 class BackboneConfig(ComponentConfig):
-    """What every backbone has: the size of a field's embedding."""
+    """What every backbone has: the size of feature embeddings."""
 
     embedding_dim: Width = 32
-    """Numbers per feature embedding, the same for all fields."""
+    """Size of a feature embedding, the same for all fields."""
 
 
 class DeepBackboneConfig(BackboneConfig):
-    """What a backbone with an MLP has besides."""
+    """What every backbone with an MLP has in addition."""
 
     hidden: Widths = Field(default=(200, 80), min_length=1)
     """Widths of the MLP's hidden layers."""
@@ -65,7 +65,7 @@ class XDeepFMConfig(DeepBackboneConfig):
 
     type: Literal["xdeepfm"] = "xdeepfm"
     cin_maps: Widths = Field(default=(100, 100), min_length=1)
-    """Feature maps of each CIN layer; layer k makes interactions of k + 1 fields."""
+    """Feature maps of each CIN layer; layer k forms interactions of k + 1 fields."""
 
 
 class AutoIntConfig(DeepBackboneConfig):
@@ -73,15 +73,15 @@ class AutoIntConfig(DeepBackboneConfig):
 
     type: Literal["autoint"] = "autoint"
     hidden: Widths = (200, 80)
-    """Widths of the MLP's hidden layers; empty for no MLP."""
+    """Widths of the MLP's hidden layers. Empty: no MLP."""
     layers: Count = 3
-    """Interacting layers."""
+    """Number of interacting layers."""
     heads: Count = 2
-    """Attention heads."""
+    """Number of attention heads."""
     head_dim: Width = 16
-    """Numbers per head."""
+    """Size of a head."""
     dropout: Dropout = 0.0
-    """Share of attention weights and of hidden units dropped in training."""
+    """Share of attention weights and hidden units dropped in training."""
 
 
 class DCNConfig(DeepBackboneConfig):
@@ -89,7 +89,7 @@ class DCNConfig(DeepBackboneConfig):
 
     type: Literal["dcn"] = "dcn"
     cross_layers: Count = 3
-    """Cross layers; each raises the degree of the interactions by one."""
+    """Number of cross layers; each raises the degree of the interactions by one."""
 
 
 class DCNv2Config(DeepBackboneConfig):
@@ -97,11 +97,11 @@ class DCNv2Config(DeepBackboneConfig):
 
     type: Literal["dcnv2"] = "dcnv2"
     structure: Literal["parallel", "stacked"] = "parallel"
-    """`parallel`: the MLP beside the cross network; `stacked`: behind it."""
+    """`parallel`: the MLP stands beside the cross network; `stacked`: it comes after it."""
     cross_layers: Count = 3
-    """Cross layers; each raises the degree of the interactions by one."""
+    """Number of cross layers; each raises the degree of the interactions by one."""
     experts: Count = 4
-    """Low-rank experts of a cross layer, mixed by a softmax gate."""
+    """Number of low-rank experts per cross layer, mixed by a softmax gate."""
     rank: Width = 32
     """Rank of an expert."""
 
@@ -113,9 +113,10 @@ class DINConfig(DeepBackboneConfig):
     attention_hidden: Widths = Field(default=(80, 40), min_length=1)
     """Widths of the activation unit's hidden layers."""
     activation: Literal["dice", "prelu"] = "dice"
-    """Activation of hidden layers; Dice is the paper's data-adaptive one."""
+    """Activation of the hidden layers; `dice` is the paper's, which adapts to the data."""
     attention: Literal["sum", "softmax"] = "sum"
-    """`sum`: weights as they come, so the strength of an interest counts (the paper); `softmax`: weights sum to 1."""
+    """`sum`: weights are not normalised, so the strength of an interest counts (the paper); `softmax`: weights sum to
+    1."""
 
 
 Tokens = Annotated[tuple[Literal["row", "cot", "label"], ...], Field(min_length=1), AfterValidator(in_order)]
@@ -128,13 +129,14 @@ class TokenConfig(ComponentConfig):
     forms: ClassVar[frozenset[Form]] = ANY_FORM
 
     dim: Width = 32
-    """Numbers per token, and in the context feature."""
+    """Size of a token, and of the context feature."""
     hidden: Width = 64
-    """Width of the hidden layer of each MLP: those that make tokens, and one that makes the context if there is one."""
+    """Width of the hidden layer of each MLP: those that make tokens, and the one that makes the context, if there is
+    one."""
     tokens: Tokens = ("row", "cot", "label")
-    """What is seen of an example, in order. Without `cot`: only (x, y) pairs; `[label]` alone: only decisions."""
+    """What the model sees of an example, in this order. Without `cot`: only (x, y) pairs; `[label]`: only decisions."""
     features: Features = ("text",)
-    """What tokens carry beyond field embeddings: `text` vectors (the paper), and matching `signals`."""
+    """What tokens carry in addition to field embeddings: `text` vectors (the paper), and matching `signals`."""
     dropout: Dropout = 0.0
     """Share of hidden units dropped in training."""
 
@@ -153,13 +155,13 @@ class NoneConfig(ComponentConfig):
 
 
 class TextConfig(ComponentConfig):
-    """Control: what the texts of item and history give without any example."""
+    """Control: what the texts of item and history contribute without any example."""
 
     type: Literal["text"] = "text"
     features: Features = ("text",)
-    """What is read: `text` vectors, and matching `signals` for the control of arms that read them."""
+    """What is read: `text` vectors, and also matching `signals` in the control of arms that read them."""
     dim: Width = 32
-    """Numbers in the context feature."""
+    """Size of the context feature."""
     hidden: Widths = (64,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
@@ -178,7 +180,7 @@ class SignalsConfig(ComponentConfig):
 
     type: Literal["signals"] = "signals"
     dim: Width = 32
-    """Numbers in the context feature."""
+    """Size of the context feature."""
     hidden: Widths = (64,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
@@ -190,9 +192,9 @@ class ICTConfig(TokenConfig):
 
     type: Literal["ict"] = "ict"
     layers: Count = 2
-    """Decoder layers."""
+    """Number of decoder layers."""
     heads: Count = 2
-    """Attention heads."""
+    """Number of attention heads."""
 
     @rule("dim", "heads")
     def _divides(self) -> Iterator[Broken]:
@@ -201,29 +203,29 @@ class ICTConfig(TokenConfig):
 
 
 class MeanConfig(TokenConfig):
-    """Ablation of LLM-CF: the tokens of examples averaged instead of read by a decoder."""
+    """Ablation of LLM-CF: the examples' tokens are averaged instead of read by a decoder."""
 
     type: Literal["mean"] = "mean"
 
 
 class ReadoutConfig(ComponentConfig):
-    """What like examples' chains of thought say beyond their rows, read by one linear layer, beside the texts."""
+    """What the chains of thought of similar examples say beyond their rows, read by one linear layer, and the texts."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"text", "examples"})
 
     type: Literal["readout"] = "readout"
     dim: Width = 32
-    """Numbers in the context feature."""
+    """Size of the context feature."""
     hidden: Widths = (64,)
     """Widths of the hidden layers of the MLP over the texts, as in `text`."""
     dropout: Dropout = 0.0
     """Share of these hidden units dropped in training."""
     nearness: Annotated[float, Field(gt=0)] = 60.0
-    """How fast the weight of an example falls with the cosine of its item and the target; learned, this is its
-    start."""
+    """How steeply an example's weight falls as the cosine between its item and the target decreases. A starting value;
+    the model learns it."""
     threshold: Annotated[float, Field(ge=-1, le=1)] = 0.9
-    """Cosine of items at which an example weighs as much as that there is none like the target; learned, this is its
-    start."""
+    """Cosine between an example's item and the target at which the example weighs as much as the option "no similar
+    example". A starting value; the model learns it."""
 
 
 class KARConfig(ComponentConfig):
@@ -231,17 +233,18 @@ class KARConfig(ComponentConfig):
 
     type: Literal["kar"] = "kar"
     features: Annotated[tuple[Literal["text"], ...], Distinct()] = ()
-    """What stands in the context beside knowledge: `text`, that of the control `text`, so that what knowledge adds to
-    texts is seen, and where nothing is known the texts remain. Of ranking only; nothing in the paper."""
+    """What the context contains in addition to knowledge. `text` adds the context of the control `text`: comparing the
+    two arms shows what knowledge adds to texts, and samples without knowledge still have the texts. For ranking only;
+    not in the paper."""
     dim: Width = 32
-    """Numbers per kind of knowledge. In ranking the context feature has both kinds; in retrieval what is known of a
-    user goes to the user's vector, and what is known of an item to the item's."""
+    """Size per kind of knowledge. In ranking, the context feature contains both kinds; in retrieval, knowledge about a
+    user goes into the user's vector, and knowledge about an item into the item's."""
     hidden: Width = 128
     """Width of each expert's hidden layer."""
     shared_experts: Count = 2
-    """Experts that read both kinds."""
+    """Number of experts that read both kinds."""
     specific_experts: Count = 3
-    """Further experts for each kind."""
+    """Number of further experts for each kind."""
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -261,20 +264,20 @@ class BCEConfig(ComponentConfig):
 
     type: Literal["bce"] = "bce"
     weight: Weight = 1.0
-    """Factor in the sum of losses."""
+    """Weight in the sum of losses."""
 
 
 class DistillConfig(ComponentConfig):
-    """Knowledge distillation: the model's probability is drawn towards the language model's (Hinton et al., 2015)."""
+    """Knowledge distillation: the model's probability is pulled towards the language model's (Hinton et al., 2015)."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"teacher"})
     targets: ClassVar[frozenset[str]] = frozenset({LABEL})
 
     type: Literal["distill"] = "distill"
     weight: Weight = 1.0
-    """Factor in the sum of losses."""
+    """Weight in the sum of losses."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    """τ that both logits are divided by; larger ones soften a teacher that is too sure of itself."""
+    """Temperature τ, by which both logits are divided; a higher one softens an overconfident teacher."""
 
 
 class CoTReconstructionConfig(ComponentConfig):
@@ -285,4 +288,4 @@ class CoTReconstructionConfig(ComponentConfig):
 
     type: Literal["cot_reconstruction"] = "cot_reconstruction"
     weight: Weight = 1.0
-    """Factor in the sum of losses (the paper's α)."""
+    """Weight in the sum of losses (the paper's α)."""

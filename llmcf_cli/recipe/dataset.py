@@ -21,124 +21,125 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class HistorySection(Config):
-    """Which of a user's earlier events a sample carries."""
+    """The user's earlier events that a sample carries."""
 
     max_length: Annotated[int, Field(ge=1, le=10_000)] = 20
-    """Most recent events kept, all strictly before the sample's own time."""
+    """Number of most recent events to keep, all strictly before the sample's own time."""
     events: Literal["positive", "all"] = "positive"
-    """`positive`: only liked or clicked items (as in DIN); `all`: every earlier interaction."""
+    """`positive`: only items that the user liked or clicked (as in DIN); `all`: every earlier interaction."""
 
 
 class KCoreSection(Config):
-    """Least number of interactions a user and an item must have; repeated until stable."""
+    """Minimum number of interactions per user and item. The filter repeats until nothing more drops out."""
 
     user: Annotated[int, Field(ge=0)] = 0
-    """Least interactions per user; 0 and 1 filter nothing."""
+    """Minimum interactions per user; 0 and 1 filter nothing."""
     item: Annotated[int, Field(ge=0)] = 0
-    """Least interactions per item."""
+    """Minimum interactions per item, likewise."""
 
 
 class TextSection(Config):
-    """How an item and a user read in prompts and to the text encoder: Mustache templates over their columns."""
+    """How items and users are described in prompts and to the text encoder: Mustache templates over their columns."""
 
     item: Annotated[str, Template()] = ""
-    """e.g. `{{movie_title}} ({{release_year}})`. Empty: all item columns but numeric features, joined by
+    """For example `{{movie_title}} ({{release_year}})`. Empty: all item columns except numeric features, joined by
     commas."""
     user: Annotated[str, Template()] = ""
-    """e.g. `a {{age}}-year-old {{occupation}}`. Empty: all user columns but numeric features, joined by
+    """For example `a {{age}}-year-old {{occupation}}`. Empty: all user columns except numeric features, joined by
     commas."""
 
 
 class LimitsSection(Config):
-    """Counts past which a run stops before it costs anything. Ingest measures and shows them in any case."""
+    """Limits beyond which a run stops before it costs anything. Ingest measures and reports these counts in any
+    case."""
 
     unjoined: Share = 0.9
-    """Share of the items (or users) with interactions that the item (or user) table may lack."""
+    """Maximum share of the items (or users) with interactions that may be missing from the item (or user) table."""
     blank_texts: Share = 0.9
-    """Share of the items that may have no text, where a stage reads texts."""
+    """Maximum share of items without text, if a stage reads texts."""
     empty_histories: Share = 0.99
-    """Share of the samples that may have no earlier event of their user."""
+    """Maximum share of samples without an earlier event of their user."""
     tied_events: Share = 1.0
-    """Share of the events that may have their user and time in common with another."""
+    """Maximum share of events that have the same user and time as another event."""
     per_class: Annotated[int, Field(ge=0)] = 1
-    """Least samples of each label in each split."""
+    """Minimum number of samples of each label in each split."""
 
 
 class ConflictsSection(Config):
-    """Which row stays where several rows of one id differ: `stop` (none: ingest stops), `first` or `last` of the
-    file."""
+    """Which row to keep if rows with the same id differ: the `first` or `last` in the file, or neither (`stop`: ingest
+    stops)."""
 
     items: Conflicts = "stop"
-    """Of the item table."""
+    """For the item table."""
     users: Conflicts = "stop"
-    """Of the user table."""
+    """For the user table."""
 
 
 class AddedSection(Config):
-    """Files with later rows, in the form of `dataset.source`."""
+    """Files with later rows, in the format of `dataset.source`."""
 
     interactions: FilePath
-    """Interactions, all later than those before; rows that are there already are left out and counted."""
+    """Interactions, all later than the existing ones. Rows that already exist are dropped and counted."""
     items: Annotated[str | None, FileRef()] = None
-    """Table of new items, and of known ones with changes; none: the source's own table describes new items."""
+    """Table of new items, and of known items that changed. If not set, the source's own table describes new items."""
     users: Annotated[str | None, FileRef()] = None
-    """Table of new users, likewise."""
+    """Table of new and changed users, likewise."""
 
 
 class CutsSection(Config):
-    """Two cuts in time: train before the first, validation up to the second, test from there on."""
+    """Two cuts in time: train before the first, validation between them, test from the second on."""
 
     validation_from: str
-    """Time of the first validation events, in ISO 8601."""
+    """Time at which validation starts, in ISO 8601."""
     test_from: str
-    """Time of the first test events, later than `validation_from`."""
+    """Time at which test starts, later than `validation_from`."""
 
 
 class DatasetSection(Config):
-    """The data set and how samples are made from it (`ingest`)."""
+    """The data set, and how samples are made from it (`ingest`)."""
 
     source: Source
     """Where the raw tables are and how to read them."""
     label: Label
     """What counts as a positive sample, and where negatives come from."""
     split: Split
-    """Which samples are for training, validation and test."""
+    """Which samples are train, validation and test."""
     derive: DeriveSection = DeriveSection()
-    """Columns computed from others as the tables are read."""
+    """Columns computed from others when the tables are read."""
     filter: FilterSection = FilterSection()
-    """Rows that are read."""
+    """Which rows are kept."""
     features: FeaturesSection | None = None
-    """What models know of items and users beside their ids; none: the columns in the source's `multi`."""
+    """Columns that models read in addition to the ids. If not set: the columns in the source's `multi`."""
     history: HistorySection = HistorySection()
-    """The events before a sample that the models see."""
+    """The earlier events that models see with a sample."""
     repeats: Repeats = "first"
-    """A user's later events with the same item (re-buys, new ratings): `first` drops them, `keep` makes them samples
-    too. With `keep`, what a user took earlier may also be drawn as a negative."""
+    """What happens to a user's later events with the same item (re-buys, new ratings): `first` drops them, `keep` makes
+    them samples too. With `keep`, items that a user took earlier may also be drawn as negatives."""
     max_users: Positive | None = None
-    """Users drawn at random before the k-core, for a trial at a smaller size; None: all. Those of `added` are drawn at
-    the share that the first files were, so they may be more in all."""
+    """Keep only this many users, drawn at random before the k-core, for a trial at a smaller size. If not set: all.
+    Users in `added` are drawn at the same rate, so the total may be larger."""
     k_core: KCoreSection = KCoreSection()
-    """Filter for users and items with few interactions."""
+    """Drops users and items with few interactions."""
     text: TextSection = TextSection()
-    """Texts of items and users."""
+    """Texts that describe items and users."""
     max_bad_rows: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of unparsable rows past which ingest stops instead of dropping them."""
+    """Maximum share of rows that cannot be parsed. They are dropped; above this share, ingest stops."""
     conflicts: ConflictsSection = ConflictsSection()
-    """Rows of items and users that differ under one id."""
+    """What to do with rows of items and users that have the same id but differ."""
     limits: Annotated[LimitsSection, Runtime()] = LimitsSection()
-    """Counts past which a run stops."""
+    """Limits beyond which a run stops."""
     # Part of the key of ingest by itself, where there is one: without one, keys are those of before there was this.
     forgotten: Annotated[str | None, FileRef(), Runtime()] = None
-    """List of users whose rows no ingest reads, of the files added, too, as `llmcf forget` writes it: digests of their
-    ids."""
+    """List of users whose rows no ingest reads, not even from added files. `llmcf forget` writes it; it holds digests
+    of their ids."""
     added: Annotated[tuple[AddedSection, ...], Field(max_length=1000)] = ()
     """Later rows, oldest first. Each addition extends the ingest before it: users, items and samples keep their
-    numbers, samples their histories, labels and splits. Needs a split by cuts in time: `fixed_cut`, or `global_time`,
-    whose cuts are then those of the first ingest. Training rows are in the first files: what comes later is validation
-    or test, unless `recut` moves the cuts."""
+    numbers, and samples keep their histories, labels and splits. Needs a split with cuts in time: `fixed_cut`, or
+    `global_time`, which keeps the cuts of the first ingest. Training rows are in the first files: later rows are
+    validation or test, unless `recut` moves the cuts."""
     recut: Annotated[CutsSection | None, Runtime()] = None
-    """Later cuts for the splits of all rows, so that models can learn from those of `added`; none: those of `split`.
-    Samples keep their histories, labels and negatives. `llmcf refresh` writes it."""
+    """Later cuts for the splits of all rows, so that models can learn from `added` rows. If not set: the cuts of
+    `split`. Samples keep their histories, labels and negatives. `llmcf refresh` writes this."""
 
     @rule("added", "recut")
     def _there_is_something_to_learn(self) -> Iterator[Broken]:

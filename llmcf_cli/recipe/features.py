@@ -15,17 +15,20 @@ Kind = Literal["categorical", "multi", "numeric"]
 
 
 class FeatureSection(Config):
-    """A column as a feature. Its kind alone may be written for it: `year: categorical`."""
+    """One column as a feature. Its kind alone is enough: `year: categorical`."""
 
     kind: Kind
-    """`categorical`: one value out of some; `multi`: a list of them; `numeric`: a number."""
+    """`categorical`: one of several values; `multi`: a list of values; `numeric`: a number."""
     max_values: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Of `multi`: values kept per user or item, the first of its list; none: 128. What is cut is counted."""
+    """For `multi`: maximum number of values per user or item; the first in the list are kept, and the others are
+    counted. If not set: 128."""
     transform: Literal["standard", "quantile"] | None = None
-    """Of `numeric`: `standard` (or none): less the mean, by the standard deviation, of the users or items in the train
-    split; `quantile`: a categorical feature of buckets. Either knows missing numbers apart."""
+    """For `numeric`. `standard` (the default): subtract the mean and divide by the standard deviation over the users or
+    items of the train split. `quantile`: make a categorical feature of buckets. Both treat missing numbers
+    separately."""
     buckets: Annotated[int, Field(ge=2, le=1000)] | None = None
-    """Of `quantile`: buckets of about as many users or items of the train split each; none: 10."""
+    """For `quantile`: number of buckets, each with about equally many users or items of the train split. If not set:
+    10."""
 
     @rule("kind", "max_values", "transform", "buckets")
     def _options_fit_the_kind(self) -> Iterator[Broken]:
@@ -52,15 +55,15 @@ Features = Annotated[
 
 
 class FeaturesSection(Config):
-    """Columns that models read beside the ids: column → kind, or `{kind: …}` with settings.
+    """Columns that models read in addition to the ids: column → kind, or `{kind: …}` with settings.
 
-    `null` takes away what an extended recipe declares.
+    `null` removes a column that the extended recipe declares.
     """
 
     item: Features = Field(default_factory=dict)
-    """Item columns, e.g. `{brand: categorical, genres: multi, price: {kind: numeric, transform: quantile}}`."""
+    """Item columns, for example `{brand: categorical, genres: multi, price: {kind: numeric, transform: quantile}}`."""
     user: Features = Field(default_factory=dict)
-    """User columns."""
+    """User columns, likewise."""
 
 
 Definitions = dict[str, Annotated[str, Expression()]]
@@ -68,13 +71,13 @@ Condition = Annotated[str, Expression()] | None
 
 
 class DeriveSection(Config):
-    """New columns by expressions over a table's columns, before the columns get their meaning; see docs/data.md.
+    """New columns, computed by expressions over a table's columns before any column gets its role; see docs/data.md.
 
-    A name that the table has already is replaced.
+    A new column with the name of an existing one replaces it.
     """
 
     interactions: Definitions = Field(default_factory=dict)
-    """Column → expression, e.g. `{amount: number(quantity) * number(price)}`."""
+    """Column → expression, for example `{amount: number(quantity) * number(price)}`."""
     items: Definitions = Field(default_factory=dict)
     """Likewise for the item table."""
     users: Definitions = Field(default_factory=dict)
@@ -82,10 +85,10 @@ class DeriveSection(Config):
 
 
 class FilterSection(Config):
-    """Conditions that a row must fulfil to be read, over the table's columns and the derived ones; see docs/data.md."""
+    """Conditions for keeping a row, over the table's own and derived columns; see docs/data.md."""
 
     interactions: Condition = None
-    """e.g. `number(quantity) > 0 and not starts_with(invoice, "C")`; none: all rows."""
+    """For example `number(quantity) > 0 and not starts_with(invoice, "C")`. If not set: all rows."""
     items: Condition = None
     """Likewise for the item table."""
     users: Condition = None

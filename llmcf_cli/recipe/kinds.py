@@ -66,50 +66,53 @@ def _of(*kinds: Kind) -> tuple[Parameter, ...]:
 _SEPARATOR = Parameter("separator", ("text",), constant=True)
 
 FUNCTIONS: Mapping[str, Function] = {
-    "lower": Function(_of("text"), "text", "in lower case"),
-    "upper": Function(_of("text"), "text", "in upper case"),
-    "trim": Function(_of("text"), "text", "without white space at both ends"),
-    "length": Function(_of("text", "texts"), "number", "characters of a text, entries of a list"),
-    "starts_with": Function((_text(), _text("beginning")), "boolean", "whether a text begins so"),
-    "ends_with": Function((_text(), _text("end")), "boolean", "whether a text ends so"),
+    "lower": Function(_of("text"), "text", "the text in lower case"),
+    "upper": Function(_of("text"), "text", "the text in upper case"),
+    "trim": Function(_of("text"), "text", "the text without white space at both ends"),
+    "length": Function(_of("text", "texts"), "number", "number of characters of a text, or of entries of a list"),
+    "starts_with": Function((_text(), _text("beginning")), "boolean", "whether the text begins with `beginning`"),
+    "ends_with": Function((_text(), _text("end")), "boolean", "whether the text ends with `end`"),
     "contains": Function(
         (Parameter("x", ("text", "texts")), _text("part")), "boolean",
-        "whether a text has that part, or a list that entry",
+        "whether a text contains `part`, or a list has that entry",
     ),
-    "replace": Function((_text(), _text("old"), _text("new")), "text", "every `old` as `new`"),
+    "replace": Function((_text(), _text("old"), _text("new")), "text", "the text with every `old` replaced by `new`"),
     "split": Function(
         (_text(), _SEPARATOR, Parameter("n", ("number",), constant=True)), "text",
-        "the n-th part between separators, from 1, or from the end by -1; null where there are fewer",
+        "the n-th part between separators, counted from 1, or from the end with -1; null if there are fewer",
     ),
-    "parts": Function((_text(), _SEPARATOR), "texts", "all parts between separators, as a list"),
+    "parts": Function((_text(), _SEPARATOR), "texts", "the list of all parts between separators"),
     "coalesce": Function(
-        (Parameter("a", ()), Parameter("b", ()), Parameter("…", ())), "any", "the first that is not null"
+        (Parameter("a", ()), Parameter("b", ()), Parameter("…", ())), "any", "the first value that is not null"
     ),
     "if": Function(
         (Parameter("condition", ("boolean",)), Parameter("a", ()), Parameter("b", ())), "any",
-        "a where the condition holds, else b",
+        "a if the condition holds, otherwise b",
     ),
-    "number": Function(_of("text", "number", "boolean"), "number", "text as a number; counted where it is none"),
-    "text": Function(_of("text", "number", "boolean", "time"), "text", "as text; whole numbers without a point"),
+    "number": Function(_of("text", "number", "boolean"), "number", "x as a number; counted if it is none"),
+    "text": Function(
+        _of("text", "number", "boolean", "time"), "text", "x as text; whole numbers without a decimal point"
+    ),
     "time": Function(
         (Parameter("x", ("text", "number", "time")), Parameter("format", ("text",), constant=True, optional=True),
          Parameter("zone", ("text",), constant=True, optional=True)),
         "time",
-        "as a time, read as `columns.time_format` and `columns.time_zone` of a source say; counted where it is none. "
-        "Without a zone, a time that names none is of `columns.time_zone` in interactions, of UTC in items and users",
+        "x as a time; counted if it is none. `format` and `zone` are as `columns.time_format` and `columns.time_zone` "
+        "of a source. Without `zone`, a time that names no zone is in `columns.time_zone` in interactions, and in UTC "
+        "in items and users",
     ),
-    "floor": Function(_of("number"), "number", "the whole number at or below"),
+    "floor": Function(_of("number"), "number", "x rounded down to a whole number"),
     "round": Function(
         (Parameter("x", ("number",)), Parameter("digits", ("number",), constant=True, optional=True)), "number",
-        "to so many digits behind the point (0), halves away from zero",
+        "x rounded to this many decimal places (0 by default), halves away from zero",
     ),
-    "abs": Function(_of("number"), "number", "without its sign"),
-    "log": Function(_of("number"), "number", "natural logarithm; counted where there is none"),
-    "year": Function(_of("time"), "number", "year of a time, in UTC like the following"),
-    "month": Function(_of("time"), "number", "1 to 12"),
+    "abs": Function(_of("number"), "number", "the absolute value"),
+    "log": Function(_of("number"), "number", "natural logarithm; counted if there is none"),
+    "year": Function(_of("time"), "number", "year of a time; this and the functions below are in UTC"),
+    "month": Function(_of("time"), "number", "month, 1 to 12"),
     "day": Function(_of("time"), "number", "day of the month"),
-    "hour": Function(_of("time"), "number", "0 to 23"),
-    "weekday": Function(_of("time"), "number", "1 (Monday) to 7"),
+    "hour": Function(_of("time"), "number", "hour, 0 to 23"),
+    "weekday": Function(_of("time"), "number", "day of the week, 1 (Monday) to 7"),
 }  # fmt: skip
 """Every function by name."""
 

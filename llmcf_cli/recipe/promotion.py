@@ -9,14 +9,14 @@ from llmcf_cli.core.types import Broken, Config, rule
 
 
 class Threshold(Config):
-    """What one measure of the challenger must reach."""
+    """What one measure of the challenger, the new bundle, must reach."""
 
     not_worse_by: Annotated[float, Field(ge=0)] | None = None
-    """By how much it may be worse than the champion's, in the measure's unit; None: by anything."""
+    """By how much it may be worse than the champion's, in units of the measure. If not set: no limit."""
     at_least: float | None = None
-    """Least value, whatever the champion's is."""
+    """Minimum value, whatever the champion's is."""
     at_most: float | None = None
-    """Greatest value, whatever the champion's is."""
+    """Maximum value, whatever the champion's is."""
 
     @rule("not_worse_by", "at_least", "at_most")
     def _demands_something(self) -> Iterator[Broken]:
@@ -27,19 +27,19 @@ class Threshold(Config):
 
 
 class PromoteSection(Config):
-    """When a new bundle takes the place of the one that is served (`llmcf promote`)."""
+    """When a new bundle, the challenger, replaces the served one, the champion (`llmcf promote`)."""
 
     measures: dict[str, Threshold] = Field(min_length=1, max_length=100)
-    """Measure of the task → what the challenger must reach, e.g. `auc: {not_worse_by: 0.002, at_least: 0.6}`. All
-    of them must hold."""
+    """Measure of the task → what the challenger must reach, for example `auc: {not_worse_by: 0.002, at_least: 0.6}`.
+    All conditions must hold."""
     evidence: Literal["difference", "interval"] = "difference"
-    """What `not_worse_by` limits: the `difference` that was measured, or all of its 95 % confidence `interval`."""
+    """What must stay within `not_worse_by`: the measured `difference`, or its whole 95 % confidence `interval`."""
     window_days: Annotated[float, Field(gt=0, le=36_500)] | None = None
-    """Both are measured on the test samples of the latest so many days; None: on all test samples."""
+    """Measure both bundles only on the test samples of this many most recent days. If not set: on all test samples."""
     rows: Annotated[int, Field(ge=2, le=10_000_000)] = 200_000
-    """Most samples of the window that are scored; of more, so many are drawn."""
+    """Maximum number of samples to score. If the window has more, this many are drawn."""
     latency_ratio: Annotated[float, Field(gt=0)] = 3.0
-    """How many times as long as the champion the challenger may take to answer a request (medians)."""
+    """How many times as long as the champion the challenger may take to answer a request (ratio of medians)."""
     max_difference: Annotated[float, Field(ge=0)] | None = None
-    """By how much any raw score may differ from the champion's; None: by anything. `0.001` demands that both serve the
-    same, as after a refresh that leaves the weights as they are."""
+    """By how much any raw score may differ from the champion's. If not set: no limit. For example, `0.001` demands that
+    both give the same scores, as they do after a refresh that leaves the weights unchanged."""

@@ -17,33 +17,35 @@ class NewExamplesSection(Config):
     """Which later rows the language model writes about (level `examples`)."""
 
     share: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Share of the rows that are new to the examples; none: the share that `cot.sample` takes of those before them."""
+    """Share of the rows that are new to the examples. If not set: the share that `cot.sample` takes of the rows before
+    them."""
 
 
 class FinetuneSection(Config):
-    """How a trained model learns on (level `finetune`); what else training goes by is `rec.fit`."""
+    """How a trained model continues to learn (level `finetune`); all other training settings are those of `rec.fit`."""
 
     replay: Share = 0.5
-    """Share of the rows it has learned from that it sees again, against forgetting. 0 where it reads `signals`, as a
-    bundle keeps none that were made without such a row's own label."""
+    """Share of the already learned rows that the model sees again, to limit forgetting. It is 0 if the model reads
+    `signals`, because a bundle keeps no signals computed without such a row's own label."""
     epochs: Positive = 10
-    """Most passes over the new rows and those seen again. Validation decides which one's weights are kept; if none is
-    better than before, those of before."""
+    """Maximum number of passes over the new and the replayed rows. Validation decides which epoch's weights are kept;
+    if none beats the starting weights, those are kept."""
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    """Step size of Adam."""
+    """Learning rate of Adam."""
 
 
 class LearnedSection(Config):
-    """A time at which the model learned."""
+    """One occasion on which the model learned."""
 
     additions: Annotated[int, Field(ge=0)]
-    """How many of `dataset.added` it knew; those after them are new to it."""
+    """How many entries of `dataset.added` the model knew then; later entries were new to it."""
     recut: CutsSection | None = None
-    """The cuts by which it learned from them, as `dataset.recut`; none: those of `dataset.split`."""
+    """The cuts by which it learned from them, as in `dataset.recut`. If not set: those of `dataset.split`."""
     finetune: FinetuneSection | None = None
-    """How its weights learned on."""
+    """If set, the weights were fine-tuned, with these settings."""
     examples: NewExamplesSection | None = None
-    """Which rows became examples, its weights being those of before. Neither: it was trained on all rows."""
+    """If set, these rows became examples and the weights stayed. If neither this nor `finetune` is set, the model was
+    trained on all rows."""
 
     @property
     def level(self) -> RefreshLevel:
@@ -57,28 +59,29 @@ class LearnedSection(Config):
 
 
 class RefreshSection(Config):
-    """A trained model brought up to date with later rows. `llmcf refresh` writes `level`, `arm`, `seed` and `learned`;
-    the rest is yours to set."""
+    """How a trained model is brought up to date with later rows. `llmcf refresh` writes `level`, `arm`, `seed` and
+    `learned`; the rest is yours to set."""
 
     level: RefreshLevel = "items"
-    """What is made anew. `items`: text vectors of new items, the catalogue and users' histories; weights, vocabularies,
-    examples and their texts stay as they are, and no language model is asked. `examples`: besides, some of the new rows
-    become examples, with new texts; what is written about users and items is brought up to date where the model reads
-    that. Weights and earlier texts of examples stay. `finetune`: `items`, and the weights learn on from the rows that
-    are new to them, with embeddings for new values. `full`: everything, on all rows."""
+    """What the refresh updates. `items`: text vectors of new items, the catalogue and users' histories; weights,
+    vocabularies, examples and their texts stay, and no language model is called. `examples`: as `items`, and some of
+    the new rows become examples with new texts; texts about users and items are updated if the model reads them;
+    weights and existing texts of examples stay. `finetune`: as `items`, and the weights continue to learn from the rows
+    that are new to them, with embeddings for new values. `full`: everything, on all rows."""
     arm: str | None = None
-    """Arm of the comparison whose model it is; none: there is nothing to bring up to date."""
+    """Arm of the comparison whose model is refreshed. If not set, no model is refreshed."""
     seed: Seed | None = None
-    """Seed of that model."""
+    """Seed that this model was trained with."""
     learned: Annotated[tuple[LearnedSection, ...], Field(min_length=1, max_length=1000)] = Field(
         default=({"additions": 0},), validate_default=True
     )
-    """When the model learned: first its training, then what followed, oldest first."""
+    """When the model learned, oldest first: first its training, then each refresh that learned."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Of the rows that no model has learned from, the share that chooses among epochs. Levels that learn put the cuts
-    so that the newest rows are test, those before them validation, and the rest is learned from."""
+    """Share of the rows no model has learned from that becomes the validation split, which chooses the epoch. A level
+    that learns moves the cuts: the newest of these rows become test, those before them validation, and the model learns
+    from the rest."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of these rows for the newest test samples, by which `llmcf promote` compares."""
+    """Share of the same rows that becomes the test split, on which `llmcf promote` compares."""
     finetune: FinetuneSection = FinetuneSection()
     """How the level `finetune` learns."""
     examples: NewExamplesSection = NewExamplesSection()

@@ -44,41 +44,43 @@ class Recipe(Config):
     """One run of LLM-CF, from raw data to a served model."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=80)
-    """Name of the run; letters, digits, `_`, `.` and `-`."""
+    """Name of the run: letters, digits, `_`, `.` and `-`, starting with a letter or digit."""
     description: str = ""
-    """What the recipe is for, in a sentence."""
+    """What the recipe is for, in one sentence."""
     seed: Seed = 2024
-    """The number every random choice is derived from."""
+    """Seed from which every random choice is derived."""
     dataset: DatasetSection
-    """Data set, labels, split and history."""
+    """Data set, labels, splits and histories."""
     llm: LLMSection | None = None
-    """Language model and tuning mix; a recipe whose engines need no model may leave it out."""
+    """Language model and tuning mix. Needed if an engine generates with the tuned model, or if `teacher` or `balance`
+    is set."""
     cot: CoTSection
-    """Chain-of-thought generation."""
+    """How chains of thought are generated."""
     match: MatchSection
-    """Example retrieval."""
+    """How examples are retrieved."""
     knowledge: KnowledgeSection | None = None
-    """Knowledge about users and items; needed by the augmenter `kar`."""
+    """Texts about users and items; required by the augmenter `kar`."""
     teacher: TeacherSection | None = None
-    """Answers of the language model to learn from; needed by the objective `distill`."""
+    """The language model's answers to learn from; required by the objective `distill`."""
     ability: AbilitySection = AbilitySection()
-    """How well the language model recommends, and what else it can do."""
+    """Evaluation of the language model: how well it recommends, and its general ability."""
     balance: BalanceSection | None = None
-    """Sweep over share and amount of recommendation data."""
+    """Sweep over the share and amount of recommendation data in the tuning mix."""
     rec: RecSection
     """Recommender and comparison."""
     serve: ServeSection = ServeSection()
-    """The model to serve."""
+    """Which model is served, and what its bundle contains."""
     refresh: RefreshSection | None = None
-    """A trained model to bring up to date, and how; none: models are trained on what the recipe says."""
+    """Which trained model to bring up to date, and how. If not set, every model is trained from scratch."""
     promote: PromoteSection | None = None
-    """When a new bundle takes the place of the one that is served."""
+    """When a new bundle replaces the one that is served."""
     tracking: Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Runtime(), Distinct()] = ()
-    """Where trainings note their measures as they go: in files under `tracking/` in the artifact folder."""
+    """Trackers that record the measures of each training as it runs, in files under `tracking/` in the artifact
+    folder."""
     search: SearchSection | None = None
-    """Fair tuning of every arm; None trains each with the recipe's own settings."""
+    """Fair tuning of every arm. If not set, all arms train with the recipe's own settings."""
     stages: Annotated[Mapping[str, StageSettings], BeforeValidator(_named)] = Field(default_factory=dict)
-    """Settings of stages that plugins add, by the stage's name."""
+    """Settings of stages that plugins add: stage name → settings."""
 
     @rule("stages")
     def _settings_are_of_their_stage(self) -> Iterator[Broken]:

@@ -47,20 +47,22 @@ class MixPart(Config):
     share: Annotated[float, Field(gt=0, le=1)]
     """Share of the mix's samples; the shares of a mix sum to 1."""
     max_count: Positive | None = None
-    """Most samples taken from this source; None: all it has. The others make way, so that the shares hold."""
+    """Maximum number of samples from this source. If not set: all it has. The other sources are reduced too, so that
+    the shares hold."""
 
 
 class LLMSection(Config):
     """The language model and its tuning (`train-llm`)."""
 
     model: FilePath
-    """`asset:NAME` or a folder in Hugging Face format holding a causal language model."""
+    """A causal language model: `asset:NAME`, or a folder in Hugging Face format."""
     mix: tuple[MixPart, ...] = Field(min_length=1, max_length=100)
-    """Recommendation and general instruction data, by share."""
+    """Recommendation and general instruction data, each with its share."""
     count: Positive | None = None
-    """Samples in the mix; None takes the most that the shares allow without repeating any."""
+    """Number of samples in the mix. If not set: as many as the shares allow without repeating a sample."""
     decontaminate: Annotated[tuple[FilePath, ...], Field(max_length=1000), Distinct()] = ()
-    """Files of evaluation texts: a general instruction that shares a run of 13 words with one stays out of the mix."""
+    """Files of evaluation texts. A general instruction that shares a run of 13 words with any of them is left out of
+    the mix."""
     tune: Tuner
     """How the weights are updated."""
 
@@ -75,16 +77,16 @@ class TrainSampleSection(Config):
     """Which train samples the language model is asked about."""
 
     count: Positive | None = None
-    """Number of train samples."""
+    """Number of train samples. Set either this or `fraction`."""
     fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of the train samples (the paper: 0.1)."""
     balance: Literal["none", "labels"] = "none"
-    """`labels`: as many positive as negative samples, as far as there are enough."""
+    """`labels`: equally many positive and negative samples, until one kind runs out; `none`: as they are drawn."""
     stratify: Annotated[tuple[Literal["user", "label", "time", "popularity"], ...], Distinct()] = ()
-    """Groups that get their share of the samples, to within one: by user, label, time, popularity of the item in the
-    train split, or several together. More samples always contain the fewer."""
+    """Groups that are represented in proportion, to within one sample: by user, label, time, popularity of the item in
+    the train split, or several combined. A larger sample always contains the smaller one."""
     quantiles: Annotated[int, Field(ge=2, le=1000)] = 4
-    """Groups of equal size that `time` and `popularity` are cut into."""
+    """Number of equally large groups into which `time` and `popularity` are divided."""
 
     @rule("count", "fraction")
     def _one_size(self) -> Iterator[Broken]:
@@ -93,47 +95,49 @@ class TrainSampleSection(Config):
 
 
 class PriceSection(Config):
-    """What a provider charges, for estimates."""
+    """What a provider charges, for cost estimates."""
 
     input_per_million: Annotated[float, Field(ge=0)]
-    """Price of a million prompt tokens."""
+    """Price per million prompt tokens."""
     output_per_million: Annotated[float, Field(ge=0)]
-    """Price of a million generated tokens."""
+    """Price per million generated tokens."""
     currency: str = Field(default="USD", min_length=1, max_length=8)
-    """What the prices are in."""
+    """Currency of the prices."""
 
 
 class CoTSection(Config):
     """Chains of thought for a sample of the train interactions (`gen-cot`)."""
 
     prompt: PromptPath = "prompts/single.yaml"
-    """A prompt file, relative to the recipe or one of the library's. Engines that write from the data read none."""
+    """Prompt file, relative to the recipe or from the library. Engines that write from the data ignore it."""
     sample: TrainSampleSection
-    """The train samples that are written about."""
+    """The train samples to write about."""
     engine: Engine
     """What generates the text, and its decoding settings."""
     judge: Judge = Field(default="rubric", validate_default=True)
-    """Scores the candidates of a sample; the best is kept."""
+    """Scores the candidate texts of a sample; the best one is kept."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Least score of a text that is kept, in [0, 1]."""
+    """Minimum score, in [0, 1], that a text needs to be kept."""
     regenerate: Annotated[int, Field(ge=0, le=5)] = 1
-    """Times that a sample without such a text is asked again, with fresh seeds, before it is dropped."""
+    """How often a sample without such a text is asked again, with fresh seeds, before it is dropped."""
     tries: Positive = 3
-    """Failures (of a server, or for want of memory) after which a sample is set aside; `--force gen-cot` or a higher
-    number tries it again."""
+    """Number of failures (of a server, or for lack of memory) after which a sample is set aside. `--force gen-cot` or a
+    higher number tries it again."""
     price: Annotated[PriceSection | None, Runtime()] = None
-    """Prices, for the estimate before a run and the bill after it."""
+    """Prices for the cost estimate before a run and the bill after it."""
     review: Annotated[str | None, FileRef(), Runtime()] = None
-    """Verdicts of `llmcf review`: `examples` leaves out the texts that somebody dropped. Nothing is written anew."""
+    """File of verdicts from `llmcf review`: `examples` leaves out the texts that a person dropped. No text is written
+    again."""
 
 
 class CollaborativeSection(Config):
-    """The collaborative space: item vectors from who took what in the train split (`collab`)."""
+    """The collaborative space: item vectors computed from who took what in the train split (`collab`)."""
 
     dim: Annotated[int, Field(ge=1, le=1 << 16)] = 64
-    """Numbers per vector; fewer where users or items are fewer."""
+    """Size of a vector; smaller if there are fewer users or items."""
     folds: Annotated[int, Field(ge=2, le=100)] = 10
-    """Parts that users are dealt into; a train row is matched with vectors made without its part."""
+    """Number of groups into which users are divided. A train row is matched with vectors computed without its user's
+    group."""
 
 
 class MatchSection(Config):
@@ -146,21 +150,22 @@ class MatchSection(Config):
     k: Annotated[int, Field(ge=1, le=1024)] = 4
     """Examples per sample (the paper's K)."""
     balance: Literal["labels", "none"] = "labels"
-    """`labels`: half positive and half negative examples (the paper); `none`: the nearest, whatever their label."""
+    """`labels`: half positive and half negative examples (the paper); `none`: the nearest examples, whatever their
+    label."""
     exclude: Literal["strict", "own_item", "reference"] = "strict"
-    """`strict`: only older train rows, never the sample itself. `own_item`: besides, none of the sample's item, as a
-    control. `reference`: the published code's rule, under which a train row finds itself; for measuring that leak
-    only."""
+    """Which examples a sample may see. `strict`: only older train rows, never the sample itself. `own_item`: also none
+    of the sample's own item, as a control. `reference`: the published code's rule, which lets a train row find itself;
+    use it only to measure that leak."""
     max_per_user: Positive | None = None
-    """Most examples of one user among those of a sample; None: any number."""
+    """Maximum number of a sample's examples from the same user. If not set: no limit."""
     distinct_items: bool = False
-    """Whether no two examples of a sample may be of the same item."""
+    """Whether all examples of a sample must be of different items."""
     query: Literal["row", "history"] = "row"
-    """What of a sample its examples are found by: history and item (`row`), or the `history` alone, as candidate
-    retrieval must, where the item is what is asked for. Then neither the space, nor a guard, nor a random draw looks at
-    the item; of the space's weights only `history_weight` counts."""
+    """What a sample is matched by: its history and item (`row`), or its `history` only, as candidate retrieval
+    requires, because there the item is the answer. With `history`, the space, the guards and random draws ignore the
+    item; of the space's weights, only `history_weight` counts."""
     collaborative: CollaborativeSection = CollaborativeSection()
-    """Item vectors from the train positives; made where an arm reads them."""
+    """Item vectors computed from the train positives, if an arm reads them."""
 
     @rule("balance", "k")
     def _even(self) -> Iterator[Broken]:
@@ -182,34 +187,36 @@ class FitSection(Config):
     """The training loop of `train-rec`."""
 
     batch_size: Positive = 512
-    """Samples per step (over all processes)."""
+    """Samples per step, over all processes."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """Step size of Adam."""
+    """Learning rate of Adam."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """L2 penalty as Adam's weight decay."""
+    """L2 penalty, applied as Adam's weight decay."""
     epochs: Positive = 30
-    """Most passes over the train split."""
+    """Maximum number of passes over the train split."""
     patience: Annotated[int, Field(ge=0)] = 2
-    """Epochs without a better validation score before stopping; the best epoch's weights are kept."""
+    """Training stops after this many epochs without a better validation score. The weights of the best epoch are
+    kept."""
     monitor: str | None = None
-    """Validation measure that early stopping and every choice go by, one of those that the task names; None: its
-    first."""
+    """Validation measure that early stopping and every other choice use; one of the task's measures. If not set: the
+    task's first."""
     evaluation_batch_size: Annotated[Positive, Runtime()] = 4096
     """Samples per forward pass in evaluation."""
 
 
 class VariantSection(Config):
-    """An arm of the comparison that differs from the recipe in more than its augmenter: a control, an ablation, KD."""
+    """An arm that differs from the recipe in more than its augmenter: a control, an ablation, knowledge
+    distillation."""
 
     name: str = Field(pattern=r"^[^\[\]/\\]+$", max_length=60)
-    """Name of the arm in tables; no brackets or slashes."""
+    """Name of the arm in tables, without brackets or slashes."""
     set: dict[str, Any] = Field(min_length=1, max_length=100)
     """Key path → value, as with `--set`: `{match.search: random, rec.augment.heads: 4}`."""
     meaning: str = ""
-    """What the arm shows, for the tables."""
+    """What the arm shows; printed with the tables."""
     control_of: str | None = None
-    """The arm that this one is a control of: the same without what should make the difference. The comparison says how
-    much of that arm's gain the control has."""
+    """The arm that this one is a control of: the same arm, without the part that should make the difference. The
+    comparison says how much of that arm's gain the control reaches."""
 
 
 class RecSection(Config):
@@ -220,27 +227,29 @@ class RecSection(Config):
     backbone: Backbone
     """The collaborative-filtering model."""
     augment: Augmenter = Field(default="ict", validate_default=True)
-    """Where the extra context feature comes from: of the one arm if `compare` names none, and of each of `variants`."""
+    """Where the additional context feature comes from: in the only arm if `compare` is empty, and in each of
+    `variants`."""
     objectives: Annotated[tuple[Objective, ...], Field(max_length=32), Distinct()] = Field(
         default=("bce",), min_length=1, validate_default=True
     )
-    """Losses, summed with their weights. One that an arm has no input for does not apply to that arm."""
+    """Losses, summed with their weights. A loss does not apply to an arm that lacks its input."""
     cot: Literal["own", "shuffled", "mean"] = "own"
-    """Which chain of thought an example carries: its own or, as controls, that of another example of its label, or the
-    mean of all."""
+    """Which chain of thought an example carries: its `own` or, as controls, that of another example with the same label
+    (`shuffled`), or the `mean` of all."""
     fit: FitSection = FitSection()
     """Optimiser, batch size and stopping."""
     compare: Annotated[tuple[Augmenter, ...], Field(max_length=MAX_ARMS), Distinct()] = ()
-    """Arms to train, each with the same backbone and fit; these and no others, besides `variants`. None given: the one
-    that `augment` names."""
+    """Augmenters to compare: one arm each, all with the same backbone and fit. No other arms are trained, except
+    `variants`. Empty: only the arm that `augment` names."""
     variants: Annotated[tuple[VariantSection, ...], Field(max_length=MAX_ARMS), Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
     baselines: Annotated[tuple[Baseline, ...], Field(max_length=MAX_ARMS), Distinct("type")] = ()
-    """Simple models from other libraries that stand in the comparison too."""
+    """Simple models from other libraries to include in the comparison."""
     references: Annotated[tuple[str, ...], Field(max_length=MAX_ARMS), Distinct()] = ("none", "text")
-    """Arms that every other is tested against: the backbone alone, and the control that sees all but the examples."""
+    """Arms that every other arm is tested against. By default the backbone alone, and the control that sees everything
+    except the examples."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=100), Distinct()] | None = None
-    """One run per arm and seed; None: one, with the recipe's own seed."""
+    """Seeds to train with: one run per arm and seed. If not set: one run, with the recipe's own seed."""
 
     @property
     def monitor(self) -> str:
@@ -286,14 +295,14 @@ class RecSection(Config):
 
 
 class SearchRange(Config):
-    """The values a setting may take in the search: a range of numbers, or choices."""
+    """The values to search for a setting: a range of numbers, or choices."""
 
     low: float | None = None
-    """Least value of a range."""
+    """Lower end of the range."""
     high: float | None = None
-    """Greatest value of a range."""
+    """Upper end of the range."""
     log: bool = False
-    """Draw the logarithm evenly rather than the value; `low` must be positive."""
+    """Draw uniformly on a logarithmic scale; `low` must be positive."""
     choices: Annotated[tuple[Any, ...], Field(max_length=100), Distinct()] = ()
     """Values to choose from, instead of a range."""
 
@@ -309,26 +318,27 @@ class SearchRange(Config):
 
 
 class ServeSection(Config):
-    """Which model is served, and what it takes along."""
+    """Which model is served, and what its bundle contains."""
 
     arm: str | None = None
-    """Arm of the comparison whose bundle is named at the end of a run; None: the one that is best on validation."""
+    """Arm whose bundle is named at the end of a run. If not set: the best on validation."""
     histories: bool = True
-    """Whether bundles keep the latest events of every user, for requests that bring no history."""
+    """Whether bundles keep every user's latest events, for requests that come without a history."""
     reasoning: bool = False
-    """Whether bundles keep the texts of the chains of thought, so that explanations can show them. They describe the
-    users of the examples to whoever asks."""
+    """Whether bundles keep the texts of the chains of thought, so that explanations can show them. Anyone who asks can
+    then read what they say about the users of the examples."""
 
 
 class SearchSection(Config):
-    """Tuning with the same trials and the same space for every arm, judged on validation only (`search`)."""
+    """Tuning with the same number of trials and the same search space for every arm, judged on validation only
+    (`search`)."""
 
     trials: Positive
-    """Settings tried per arm; the first is the recipe's own."""
+    """Number of settings to try per arm; the first is the recipe's own."""
     space: dict[str, SearchRange] = Field(min_length=1, max_length=100)
-    """Key path below `rec` → its range, e.g. `rec.fit.learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}`."""
+    """Key path under `rec` → its range, for example `rec.fit.learning_rate: {low: 3.0e-4, high: 1.0e-2, log: true}`."""
     epochs: Positive | None = None
-    """Most epochs of a trial; None: those of `rec.fit`."""
+    """Maximum number of epochs per trial. If not set: as in `rec.fit`."""
 
     @rule("space")
     def _only_the_recommender(self) -> Iterator[Broken]:

@@ -15,19 +15,19 @@ _WORD = re.compile(r"[a-z']+")
 
 
 class LabelWords(Config):
-    """What a label says that a user did with an item: words for prompts, in any language."""
+    """Words for what users did with items, in any language. Prompts use them."""
 
     positive: str = Field(min_length=1)
-    """Of a positive sample, as in "the user liked the new item"."""
+    """For a positive sample, as in "the user liked the new item"."""
     negative: str = Field(min_length=1)
-    """Of a negative sample, as in "the user did not like the new item"."""
+    """For a negative sample, as in "the user did not like the new item"."""
     verb: str = ""
-    """As in "will the user like it?"; empty: what follows "did not" in `negative`."""
+    """As in "will the user like it?". Empty: the words after "did not" in `negative`."""
     verbs: str = ""
-    """As in "who usually likes it"; empty: `verb` with an s."""
+    """As in "who usually likes it". Empty: the third person of `verb`."""
     choices: str = ""
-    """Items of the past, as in "earlier favourites"; empty: `favourites` for "like", else `choices`, and `items` where
-    histories hold every event (`dataset.history.events: all`)."""
+    """Name for items of the past, as in "earlier favourites". Empty: `favourites` for "like", otherwise `choices`; but
+    `items` if histories hold every event (`dataset.history.events: all`)."""
 
     @rule("negative", "verb")
     def _verb_is_known(self) -> Iterator[Broken]:

@@ -20,11 +20,11 @@ class Times(Config):
     """How a column of times is written."""
 
     time_format: str | None = None
-    """None: ISO 8601 with or without a zone, timestamps, or numbers of seconds since 1970. Else `seconds`,
-    `milliseconds`, `microseconds` or `nanoseconds`, the unit of numbers; `day_first` or `month_first`, for dates like
-    12/01/2009 or 12.1.2009 8:26 PM; or a pattern of strptime, e.g. `%d %b %Y`."""
+    """How times are written. If not set: ISO 8601 with or without a zone, timestamps, or numbers of seconds since 1970.
+    Otherwise `seconds`, `milliseconds`, `microseconds` or `nanoseconds` for numbers in that unit; `day_first` or
+    `month_first` for dates like 12/01/2009 or 12.1.2009 8:26 PM; or a strptime pattern, e.g. `%d %b %Y`."""
     time_zone: str | None = None
-    """Zone of times that name none, e.g. `Europe/Berlin`; None: UTC."""
+    """Zone of times that name none, e.g. `Europe/Berlin`. If not set: UTC."""
 
     @rule("time_format")
     def _format_is_known(self) -> Iterator[Broken]:
@@ -47,7 +47,7 @@ class RecBoleColumns(Times):
     item: str = "item_id"
     """Item id, in `.inter` and `.item`."""
     rating: str = "rating"
-    """Rating; without such a column the data are implicit."""
+    """Rating. Without such a column, the data are implicit."""
     time: str = "timestamp"
     """Time of the interaction."""
 
@@ -59,19 +59,20 @@ class RecBoleConfig(ComponentConfig):
     """Table → the setting that names its file."""
     type: Literal["recbole"] = "recbole"
     path: Annotated[str, FileRef(beside=(".item", ".user"))]
-    """The folder, `asset:NAME`, or the `.inter` file itself where a folder has several."""
+    """The folder, `asset:NAME`, or the `.inter` file itself if a folder has several."""
     columns: RecBoleColumns = RecBoleColumns()
-    """What the columns are called."""
+    """Names of the columns."""
     multi: Columns = ()
-    """Columns that hold several values, e.g. `[class]`. A `token_seq` not named here (a title) stays one text."""
+    """Columns that hold several values, e.g. `[class]`. A `token_seq` that is not listed here, such as a title, stays
+    one text."""
     separator: str = Field(default=" ", min_length=1)
-    """What separates the values of a `multi` column."""
+    """Separator of the values in a `multi` column."""
     encoding: Encoding = "utf-8"
     """Character encoding."""
 
 
 class TableColumns(Times):
-    """Columns of the interaction table, by meaning. Exactly one of `time` and `position` orders the events."""
+    """Columns of the interaction table, by meaning. Set exactly one of `time` and `position`; it orders the events."""
 
     user: str = "user_id"
     """User id."""
@@ -80,9 +81,9 @@ class TableColumns(Times):
     rating: str | None = None
     """Rating, if there is one."""
     time: str | None = None
-    """Time on a clock all users share."""
+    """Time, on a clock that all users share."""
     position: str | None = None
-    """Order within the user, whole numbers, for data without a shared clock."""
+    """Order of a user's events, as whole numbers, for data without a shared clock."""
 
     @rule("time", "position")
     def _one_order(self) -> Iterator[Broken]:
@@ -102,22 +103,22 @@ class TablesConfig(ComponentConfig):
     roles: ClassVar[Mapping[str, str]] = {"interactions": "interactions", "items": "items", "users": "users"}
     """Table → the setting that names its file."""
     interactions: FilePath
-    """Table with one row per interaction: a file, or `asset:NAME`; of Parquet also a folder of files."""
+    """Table with one row per interaction: a file or `asset:NAME`; for Parquet, also a folder of files."""
     items: OptionalFilePath = None
     """Table with one row per item."""
     users: OptionalFilePath = None
     """Table with one row per user."""
     columns: TableColumns
-    """What the columns of `interactions` mean."""
+    """Which column of `interactions` means what."""
     item_key: str | None = None
-    """Id column of `items`; none given: the same name as in `interactions`."""
+    """Id column of `items`. If not set: the same name as in `interactions`."""
     user_key: str | None = None
-    """Id column of `users`; none given: the same name as in `interactions`."""
+    """Id column of `users`. If not set: the same name as in `interactions`."""
     multi: Columns = ()
-    """Text columns that hold several values: separated, or written as a list in JSON or Python. List columns hold
-    several anyway."""
+    """Text columns that hold several values, either separated or written as a JSON or Python list. List columns hold
+    several values anyway."""
     separator: str = Field(default="|", min_length=1)
-    """What separates the values of a `multi` column."""
+    """Separator of the values in a `multi` column."""
 
 
 class ParquetConfig(TablesConfig):
@@ -127,7 +128,7 @@ class ParquetConfig(TablesConfig):
 
 
 class JsonlConfig(TablesConfig):
-    """Tables of JSON objects, one a line or all in one array; `.gz` and `.zst` are unpacked."""
+    """Tables of JSON objects, one per line or all in one array; `.gz` and `.zst` are unpacked."""
 
     type: Literal["jsonl"] = "jsonl"
 
@@ -137,32 +138,33 @@ class CsvConfig(TablesConfig):
 
     type: Literal["csv"] = "csv"
     delimiter: str = Field(default=",", min_length=1, max_length=4)
-    """Between two columns; up to four characters, e.g. `::`."""
+    """Separator between columns, up to four characters, e.g. `::`."""
     quote: str = Field(default='"', max_length=1)
-    """Around values that contain the delimiter; empty: quotes are ordinary characters."""
+    """Quote character around values that contain the delimiter. Empty: quotes are ordinary characters."""
     encoding: Encoding = "utf-8"
     """Character encoding."""
     names: dict[Literal["interactions", "items", "users"], tuple[str, ...]] = Field(default_factory=dict)
-    """Column names of the tables that have no header line."""
+    """Column names of tables without a header line."""
 
 
 class TableFormat(Config):
-    """How the file of one table is written. What is left out goes by the ending of its name."""
+    """Format of one table's file. What is not set follows from the ending of the file's name."""
 
     format: Literal["csv", "jsonl", "parquet"] | None = None
-    """None: by the ending: `.csv`, `.txt`; `.tsv`; `.jsonl`, `.json`, `.ndjson`; `.parquet`, or a folder."""
+    """If not set, by the ending: `.csv`, `.txt`; `.tsv`; `.jsonl`, `.json`, `.ndjson`; `.parquet`, or a folder."""
     delimiter: Annotated[str, Field(min_length=1, max_length=4)] | None = None
-    """Of CSV, see there; None: a tab for `.tsv`, else a comma."""
+    """For CSV, as in the source `csv`. If not set: a tab for `.tsv`, otherwise a comma."""
     quote: str = Field(default='"', max_length=1)
-    """Of CSV, see there."""
+    """For CSV, as in the source `csv`."""
     encoding: Encoding = "utf-8"
-    """Of CSV: character encoding."""
+    """For CSV: character encoding."""
     names: Columns = ()
-    """Of CSV: column names of a file that has no header line."""
+    """For CSV: column names, if the file has no header line."""
 
 
 class MixedConfig(TablesConfig):
-    """Tables in a format each: CSV, TSV, JSON lines or Parquet, by the endings of their names or as `formats` says."""
+    """Tables in different formats: CSV, TSV, JSON lines or Parquet, by the endings of their names or as `formats`
+    says."""
 
     type: Literal["tables"] = "tables"
     formats: dict[Literal["interactions", "items", "users"], TableFormat] = Field(default_factory=dict)
@@ -176,11 +178,11 @@ class AmazonConfig(ComponentConfig):
     """Table → the setting that names its file."""
     type: Literal["amazon"] = "amazon"
     year: Literal[2014, 2018, 2023]
-    """Which of them: what the fields are called depends on it."""
+    """Year of the release, which determines the names of the fields."""
     reviews: FilePath
-    """Reviews: who rated what with how many stars, and when."""
+    """Reviews: who gave which item how many stars, and when."""
     metadata: OptionalFilePath = None
-    """Items: title, brand (2023: `store`), categories and whatever else there is."""
+    """Items: title, brand (2023: `store`), categories and any other fields."""
 
 
 class Amazon2014Config(ComponentConfig):
@@ -192,4 +194,4 @@ class Amazon2014Config(ComponentConfig):
     reviews: FilePath
     """Reviews: `reviewerID`, `asin`, `overall` (rating), `unixReviewTime`."""
     metadata: OptionalFilePath = None
-    """Items: `asin`, `title`, `brand`, `categories`; strict JSON or Python literals, line by line."""
+    """Items: `asin`, `title`, `brand`, `categories`; each line is strict JSON or a Python literal."""

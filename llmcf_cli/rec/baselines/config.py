@@ -17,13 +17,13 @@ class LabelBaselineConfig(ComponentConfig):
 
 
 class PopularityConfig(LabelBaselineConfig):
-    """How often the item was taken in train; the user plays no part."""
+    """How often the item was taken in train, for every user alike."""
 
     type: Literal["popularity"] = "popularity"
 
 
 class ItemRateConfig(LabelBaselineConfig):
-    """How often the item was taken in train against how often it was not (log odds); the user plays no part."""
+    """How often the item was taken in train against how often it was not (log odds), for every user alike."""
 
     type: Literal["item_rate"] = "item_rate"
 
@@ -33,20 +33,20 @@ class ItemKNNConfig(LabelBaselineConfig):
 
     type: Literal["item_knn"] = "item_knn"
     neighbours: Positive = 200
-    """Nearest items kept per item, itself included."""
+    """Number of nearest items kept per item, itself included."""
 
 
 class FactorConfig(ComponentConfig):
     """What factorisations of implicit feedback have in common."""
 
     factors: Positive = 64
-    """Numbers per user and item."""
+    """Size of user and item vectors."""
     iterations: Positive = 15
-    """Rounds over users and items."""
+    """Number of passes over users and items."""
     regularization: Annotated[float, Field(ge=0)] = 10.0
     """L2 penalty λ."""
     alpha: Annotated[float, Field(gt=0)] = 40.0
-    """Confidence in a positive, where an absence has 1 (the paper: 40)."""
+    """Confidence in a positive; an absent pair has 1 (the paper: 40)."""
 
 
 class ALSConfig(FactorConfig, LabelBaselineConfig):
@@ -62,12 +62,12 @@ class GBMConfig(LabelBaselineConfig):
 
     type: Literal["gbm"] = "gbm"
     trees: Positive = 500
-    """Most trees; validation decides how many are grown."""
+    """Maximum number of trees; validation decides how many are grown."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.05
-    """Factor on each tree."""
+    """Learning rate: factor on each tree's contribution."""
     leaves: Annotated[int, Field(ge=2)] = 31
-    """Most leaves per tree."""
+    """Maximum number of leaves per tree."""
     l2: Annotated[float, Field(ge=0)] = 1.0
     """L2 penalty on leaf values."""
     patience: Positive = 20
-    """Trees without a lower validation loss before growth stops."""
+    """Growth stops after this many trees without a lower validation loss."""

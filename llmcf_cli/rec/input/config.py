@@ -22,7 +22,7 @@ class TextInputConfig(InputConfig):
     encoder_digest: Annotated[str, FromRecipe("match.space.encoder", digest=True)] = ""
     """Digest of the encoder's content."""
     template: Annotated[str, FromRecipe("dataset.text.item")] = ""
-    """Template of an item's text; empty: all its columns but numeric features."""
+    """Template of an item's text. Empty: all its columns except numeric features."""
 
 
 class CollaborativeInputConfig(InputConfig):
@@ -55,7 +55,7 @@ class ExamplesInputConfig(InputConfig):
     seed: Annotated[int, FromRecipe("seed")] = 0
     """Seed of that shuffle."""
     space: Annotated[Space | None, FromRecipe("match.space")] = None
-    """How queries and examples become vectors; None: nothing will search."""
+    """How queries and examples become vectors. If not set: nothing will be searched."""
     search: Annotated[Searcher, FromRecipe("match.search")] = Field(default="exact", validate_default=True)
     """How the nearest examples are found."""
     k: Annotated[int, Field(ge=1, le=MAX_EXAMPLES), FromRecipe("match.k")] = 4
@@ -65,11 +65,11 @@ class ExamplesInputConfig(InputConfig):
     exclude: Annotated[Literal["strict", "own_item", "reference"], FromRecipe("match.exclude")] = "strict"
     """Which examples a row must not see."""
     max_per_user: Annotated[Positive | None, FromRecipe("match.max_per_user")] = None
-    """Most examples of one user; None: any number."""
+    """Maximum number of examples from one user. If not set: no limit."""
     distinct_items: Annotated[bool, FromRecipe("match.distinct_items")] = False
-    """Whether no two may be of the same item."""
+    """Whether all examples must be of different items."""
     query: Annotated[Literal["row", "history"], FromRecipe("match.query")] = "row"
-    """Whether they are found by a row's item, too."""
+    """Whether a row's item, too, decides which examples are found."""
 
 
 class KnowledgeInputConfig(InputConfig):
@@ -95,4 +95,4 @@ class EventsInputConfig(InputConfig):
 
     type: Literal["events"] = "events"
     read: Annotated[Literal["positive", "all"], FromRecipe("dataset.history.events")] = "positive"
-    """Which events models read, as histories hold them; whatever it is, all events count as seen."""
+    """Which events models read, as in histories; all events count as seen in either case."""

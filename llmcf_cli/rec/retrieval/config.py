@@ -19,7 +19,7 @@ Positive = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class RetrievalConfig(TaskConfig):
-    """Find the item that a user takes next among all items of the catalogue."""
+    """Find, among all items of the catalogue, the item that a user takes next."""
 
     target: ClassVar[str] = ITEM
     form: ClassVar[Form] = "user"
@@ -30,8 +30,8 @@ class RetrievalConfig(TaskConfig):
 
     type: Literal["retrieval"] = "retrieval"
     filter_seen: bool = True
-    """Whether items that the user took before the query's time are left out of its list. A target among them is then
-    a miss."""
+    """Whether a user's list leaves out items that the user took before the query's time. A target among them then
+    counts as a miss."""
 
 
 class SequenceConfig(BackboneConfig):
@@ -40,12 +40,12 @@ class SequenceConfig(BackboneConfig):
     forms: ClassVar[frozenset[Form]] = USER
 
     embedding_dim: Width = 64
-    """Numbers per item vector and user vector; a score is their dot product."""
+    """Size of item vectors and user vectors; a score is their dot product."""
     dropout: Dropout = 0.2
     """Share of hidden units dropped in training."""
     item_features: Annotated[tuple[str, ...], Field(max_length=64), Distinct()] = ()
-    """Item features whose embeddings are added to that of the item's id, in histories and in the catalogue: names of
-    columns among the data set's features."""
+    """Columns of item features whose embeddings are added to the embedding of the item's id, in histories and in the
+    catalogue."""
 
 
 class SASRecConfig(SequenceConfig):
@@ -53,9 +53,9 @@ class SASRecConfig(SequenceConfig):
 
     type: Literal["sasrec"] = "sasrec"
     layers: Count = 2
-    """Blocks of attention and feed-forward network."""
+    """Number of blocks, each of attention and a feed-forward network."""
     heads: Count = 1
-    """Attention heads."""
+    """Number of attention heads."""
 
     @rule("embedding_dim", "heads")
     def _divides(self) -> Iterator[Broken]:
@@ -68,9 +68,9 @@ class GRU4RecConfig(SequenceConfig):
 
     type: Literal["gru4rec"] = "gru4rec"
     hidden: Width = 128
-    """Numbers in the recurrent state."""
+    """Size of the recurrent state."""
     layers: Count = 1
-    """Recurrent layers."""
+    """Number of recurrent layers."""
 
 
 class YouTubeDNNConfig(SequenceConfig):
@@ -86,11 +86,11 @@ class SRGNNConfig(SequenceConfig):
 
     type: Literal["srgnn"] = "srgnn"
     steps: Count = 1
-    """Times that what a node's neighbours say reaches it."""
+    """Number of message-passing steps between neighbouring nodes of the graph."""
 
 
 class TextTowerConfig(ComponentConfig):
-    """An item's vector is its id's embedding plus an MLP of its text; a new item has the latter alone."""
+    """An item's vector is its id's embedding plus an MLP of its text; a new item has only the latter."""
 
     forms: ClassVar[frozenset[Form]] = USER
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -99,11 +99,11 @@ class TextTowerConfig(ComponentConfig):
     hidden: Widths = (128,)
     """Widths of the MLP's hidden layers."""
     dropout: Dropout = 0.0
-    """Share of its hidden units dropped in training."""
+    """Share of the MLP's hidden units dropped in training."""
 
 
 class TextInitConfig(ComponentConfig):
-    """Item embeddings start as the principal components of the texts' vectors instead of noise."""
+    """Item embeddings start as the principal components of the text vectors instead of noise."""
 
     forms: ClassVar[frozenset[Form]] = USER
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
@@ -112,13 +112,13 @@ class TextInitConfig(ComponentConfig):
 
 
 class RetrievalLossConfig(ComponentConfig):
-    """What losses of the next item have in common."""
+    """What losses for the next item have in common."""
 
     forms: ClassVar[frozenset[Form]] = USER
     targets: ClassVar[frozenset[str]] = frozenset({ITEM})
 
     weight: Weight = 1.0
-    """Factor in the sum of losses."""
+    """Weight in the sum of losses."""
 
 
 class SoftmaxConfig(RetrievalLossConfig):
@@ -128,34 +128,35 @@ class SoftmaxConfig(RetrievalLossConfig):
 
 
 class SampledSoftmaxConfig(RetrievalLossConfig):
-    """Cross-entropy over the target and drawn items, which a batch shares."""
+    """Cross-entropy over the target and drawn items, which all targets of a batch share."""
 
     type: Literal["sampled_softmax"] = "sampled_softmax"
     negatives: Negatives = 256
-    """Items drawn per batch, with replacement."""
+    """Number of items drawn per batch, with replacement."""
     in_batch: bool = False
-    """Draw among the batch's own targets, popular items more often, instead of evenly among all items."""
+    """Draw from the batch's own targets, which favours popular items, instead of uniformly from all items."""
     logq: bool = False
-    """Weight each drawn item by the inverse of how often it is expected among the draws, so that the sum over the drawn
-    items is that over all items in expectation (Bengio and Senécal, 2008)."""
+    """Weight each drawn item by the inverse of its expected number of draws, so that the sum over the drawn items is,
+    in expectation, the sum over all items (Bengio and Senécal, 2008)."""
 
 
 class SampledBCEConfig(RetrievalLossConfig):
-    """Binary cross-entropy of the target against drawn items; with one of them the loss of SASRec's authors."""
+    """Binary cross-entropy of the target against drawn items; with one drawn item, the loss of SASRec's authors."""
 
     type: Literal["sampled_bce"] = "sampled_bce"
     negatives: Negatives = 1
-    """Items drawn evenly for each target."""
+    """Number of items drawn uniformly for each target."""
 
 
 class GBCEConfig(RetrievalLossConfig):
-    """gBCE: the same with the overconfidence of sampling calibrated away (Petrov and Macdonald, 2023)."""
+    """gBCE: sampled binary cross-entropy without the overconfidence that sampling causes (Petrov and Macdonald,
+    2023)."""
 
     type: Literal["gbce"] = "gbce"
     negatives: Negatives = 64
-    """Items drawn evenly for each target."""
+    """Number of items drawn uniformly for each target."""
     calibration: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """The paper's t: 0 is plain binary cross-entropy, 1 calibrates wholly."""
+    """The paper's t. 0: plain binary cross-entropy; 1: full calibration."""
 
 
 class RetrievalBaselineConfig(ComponentConfig):
@@ -172,29 +173,30 @@ class TopPopularConfig(RetrievalBaselineConfig):
 
 
 class TopRecentConfig(RetrievalBaselineConfig):
-    """The items taken most often in the last part of train; needs times that users share."""
+    """The items taken most often in the last part of train; needs a clock that users share."""
 
     type: Literal["top_recent"] = "top_recent"
     share: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Share of the train events, the latest, that count."""
+    """Only the latest train events count: this share of them."""
 
 
 class ItemNeighboursConfig(RetrievalBaselineConfig):
-    """Items like those of the history, by cosines over users (Sarwar et al., 2001)."""
+    """Items similar to those of the history, by cosines over users (Sarwar et al., 2001)."""
 
     type: Literal["item_neighbours"] = "item_neighbours"
     neighbours: Positive = 200
-    """Nearest items kept per item, itself included."""
+    """Number of nearest items kept per item, itself included."""
 
 
 class IALSConfig(FactorConfig, RetrievalBaselineConfig):
-    """iALS: matrix factorisation of implicit feedback, users solved for by their histories (Hu et al., 2008)."""
+    """iALS: matrix factorisation of implicit feedback; a user's vector is solved for from the history (Hu et al.,
+    2008)."""
 
     type: Literal["ials"] = "ials"
 
 
 class EASEConfig(RetrievalBaselineConfig):
-    """EASE: a linear model of items from items in closed form (Steck, 2019)."""
+    """EASE: a linear model from items to items, in closed form (Steck, 2019)."""
 
     type: Literal["ease"] = "ease"
     l2: Annotated[float, Field(gt=0)] = 250.0
