@@ -38,7 +38,7 @@ _COMPONENTS: dict[str, tuple[tuple[str, str, str, str], ...]] = {
     ),
     "split": (
         ("global_time", "data.config:GlobalTimeConfig", "data.split:GlobalTimeSplit",
-         "one cut in time for all users"),
+         "two cuts in time, the same for all users"),
         ("fixed_cut", "data.config:FixedCutConfig", "data.split:FixedCutSplit",
          "two cuts at given times for all users"),
         ("leave_one_out", "data.config:LeaveOneOutConfig", "data.split:LeaveOneOutSplit",
@@ -229,7 +229,7 @@ _STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
      {"findings": "findings:search"}),
     ("train-rec", "train_rec:TrainRec", "Train the recommender, one arm and seed after the other.",
      {"findings": "findings:train_rec"}),
-    ("baseline", "baseline:FitBaseline", "Fit the simple models of other libraries.",
+    ("baseline", "baseline:FitBaseline", "Fit the simple models to compare with.",
      {"findings": "findings:baseline"}),
     ("predict", "predict:Predict", "Score the test split with every trained arm.",
      {"findings": "findings:at_the_end"}),

@@ -44,9 +44,9 @@ KINDS: dict[str, str] = {
     "task": "says what is predicted, and how predictions are measured and compared",
     "backbone": "turns field embeddings and context into a score",
     "input": "is something that arms read beside the features of a sample",
-    "augmenter": "turns retrieved examples into a context feature",
+    "augmenter": "turns texts, retrieved examples or knowledge into a context feature",
     "objective": "is a training loss",
-    "baseline": "is a simple model from another library, for comparison",
+    "baseline": "is a simple model to compare with",
 }
 """What recipes choose by `type:`."""
 STAGE, COMMAND = "stage", "command"

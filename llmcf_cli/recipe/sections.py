@@ -244,7 +244,7 @@ class RecSection(Config):
     variants: Annotated[tuple[VariantSection, ...], Field(max_length=MAX_ARMS), Distinct("name")] = ()
     """Further arms: the recipe with some values changed."""
     baselines: Annotated[tuple[Baseline, ...], Field(max_length=MAX_ARMS), Distinct("type")] = ()
-    """Simple models from other libraries to include in the comparison."""
+    """Simple models to include in the comparison."""
     references: Annotated[tuple[str, ...], Field(max_length=MAX_ARMS), Distinct()] = ("none", "text")
     """Arms that every other arm is tested against. By default the backbone alone, and the control that sees everything
     except the examples."""
