@@ -120,7 +120,7 @@ class Comparison:
     small_slices: dict[str, dict[str, int]]
     least: int
     failed: dict[str, str]
-    measures: list[dict[str, str]]
+    measures: list[dict[str, Any]]
     test: str
     arms: list[dict[str, Any]]
     references: list[str]
