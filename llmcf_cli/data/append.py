@@ -162,6 +162,8 @@ def _add(
     task.advance()
     task.note("check")
     features = _clean(con, base, section, raw, label, log)
+    for entity in ENTITIES:
+        _read_earlier(con, section, source, entity, locate, log)
     found = Found(raw, log, 0, 0, features, base.cuts, base.meta.get(USERS_BOUND), Added())
     known = _drop_known(con, section, log)
     keep_sampled(con, found.bound, derive_seed(seed, "users"), "those of dataset.max_users in the base", log)
@@ -217,6 +219,41 @@ def _clean(
     if all(role in raw.tables for role in TABLES.values()):
         require_multi(con, raw)
     return chosen_features(con, section)
+
+
+def _read_earlier(
+    con: Any, section: DatasetSection, source: ComponentConfig, entity: Entity, locate: Locate, log: StepLog
+) -> None:
+    """Add rows of earlier tables to `item_feature` or `user_feature`: of new items (users) that the table of this
+    addition lacks. The table of a later addition comes first, that of the data set itself last. Tables that nothing is
+    needed of are not read."""
+    role, key = TABLES[entity], f"{entity}_id"
+    field = getattr(source, "roles", {}).get(role)
+    if field is None:
+        return
+    files = [*(getattr(one, role) for one in reversed(section.added[:-1])), getattr(section.source, field)]
+    for file in dict.fromkeys(file for file in files if file not in (None, getattr(source, field))):
+        lacking = con.sql(
+            f"SELECT DISTINCT {key} FROM clean ANTI JOIN {entity}_feature USING ({key}) "
+            f"ANTI JOIN known_{entity} USING ({key})"
+        ).to_arrow_table()  # fmt: skip
+        if not lacking.num_rows:
+            return
+        with tempfile.TemporaryDirectory(prefix="llmcf-earlier-") as folder, scratch(Path(folder)) as other:
+            quiet = StepLog(least=0)
+            raw = registry().build(SOURCE, source.model_copy(update={field: file})).load(other, locate)
+            raw = reshape(other, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=quiet)
+            conflicts = section.conflicts.items if entity == "item" else section.conflicts.users
+            clean_entity(
+                other, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=quiet
+            )  # fmt: skip
+            other.register("lacking", lacking)
+            found = other.sql(f"FROM {entity}_feature SEMI JOIN lacking USING ({key})").to_arrow_table()
+        con.register("earlier", found)
+        con.execute(f"INSERT INTO {entity}_feature BY NAME FROM earlier")
+        con.unregister("earlier")
+        if found.num_rows:
+            log.add(f"read earlier {role}", found.num_rows, 0, f"new {role} that the added table does not have")
 
 
 def _same_columns(con: Any, entity: Entity, wanted: dict[str, str], origin: str) -> None:

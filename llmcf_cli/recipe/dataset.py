@@ -81,7 +81,8 @@ class AddedSection(Config):
     interactions: FilePath
     """Interactions, all later than the existing ones. Rows that already exist are dropped and counted."""
     items: Annotated[str | None, FileRef()] = None
-    """Table of new items, and of known items that changed. If not set, the source's own table describes new items."""
+    """Table of new items, and of known items that changed. New items that it lacks, or all if it is not set, are looked
+    up in the tables of earlier additions, then in the source's own."""
     users: Annotated[str | None, FileRef()] = None
     """Table of new and changed users, likewise."""
 

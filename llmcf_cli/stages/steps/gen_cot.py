@@ -51,7 +51,10 @@ class GenCoT(Stage):
     sparing = SPARED
 
     def sections(self, recipe: Recipe) -> dict[str, Any]:
-        return {"seed": recipe.seed, "cot": recipe.cot}
+        cot = recipe.cot
+        if "data" in cot.engine.needs:  # it reads no prompt
+            cot = cot.model_copy(update={"prompt": None})
+        return {"seed": recipe.seed, "cot": cot}
 
     def needs(self, recipe: Recipe) -> Sequence[Stage]:
         return (Ingest(), *writing_stages(recipe.cot.engine))

@@ -20,6 +20,7 @@ from llmcf_cli.match.collaborative import deal_users
 from llmcf_cli.rec.config import RankingConfig
 from llmcf_cli.rec.input.dataset import load_task_data
 from llmcf_cli.rec.tasks.ranking import Ranking
+from llmcf_cli.recipe.dataset import AddedSection
 from llmcf_cli.store.open import connect_read
 
 
@@ -275,6 +276,46 @@ def test_an_item_without_a_row_takes_a_later_one(shop):
     out, report = shop.add(base, [], items=shop.items([item], "late.parquet"))
     assert report.added.changed_items == 1
     assert {row["item_id"]: row["kind"] for row in rows_of(out)["item"]}["i99"] == "k0"
+
+
+def test_new_items_are_looked_up_in_the_tables_of_before(tmp_path):
+    """In the table of the addition, of earlier ones, of the data set, in this order; also of items not taken yet."""
+    shop = Shop(tmp_path, text={"item": "{{title}}"})
+    first = shop.items([{"item_id": "i30", "title": "Announced", "kind": "k9"}], "first.parquet")
+    second = shop.items([{"item_id": "i31", "title": "New", "kind": "k8"}], "second.parquet")
+    base, _ = shop.whole(BASE)
+    night, report = shop.add(base, [("a", "i6", 5.0, 7)], "night", items=first)
+    assert report.added.items == 1
+    rows = [("a", "i7", 5.0, 8), ("b", "i30", 5.0, 8), ("b", "i31", 5.0, 9), ("c", "i99", 5.0, 9)]
+    source = shop.parsed(rows, "later.parquet", second).source
+    section = shop.parsed([("u0", "i0", 5.0, 1)], "unread.parquet").model_copy(
+        update={"added": (AddedSection(interactions="night.parquet", items=first),
+                          AddedSection(interactions="later.parquet", items=second))}
+    )  # fmt: skip
+    out = tmp_path / "later.duckdb"
+    report = append(night, section, source, locate=Path, seed=SEED, out=out)
+    found = {row["item_id"]: (row["text"], row["kind"]) for row in rows_of(out)["item"]}
+    assert {item: found[item] for item in ("i6", "i7", "i30", "i31", "i99")} == {
+        "i6": ("Item 6", "k0"), "i7": ("Item 7", "k1"), "i30": ("Announced", "k9"), "i31": ("New", "k8"),
+        "i99": ("", None),
+    }  # fmt: skip
+    steps = [(step.name, step.kept) for step in report.steps if step.name == "read earlier items"]
+    assert steps == [("read earlier items", 1), ("read earlier items", 1)]
+    (join,) = (join for join in report.joins if join.entity == "item")
+    assert join.unjoined == 1
+
+
+@pytest.mark.parametrize("items", [1, 25])
+def test_a_few_new_items_without_a_row_stop_nothing_and_many_do(tmp_path, items):
+    shop = Shop(tmp_path, limits={"empty_histories": 1, "per_class": 0})
+    base, _ = shop.whole(BASE)
+    rows = [("a", f"x{n}", 5.0, 7 + n) for n in range(items)]
+    if items > 20:
+        with refused("data-limit", DataError):
+            shop.add(base, rows)
+        return
+    _, report = shop.add(base, rows)
+    assert [alarm.code for alarm in report.alarms if alarm.code == "unjoined"] == ["unjoined"]
 
 
 def test_fractions_leave_their_cuts(shop):

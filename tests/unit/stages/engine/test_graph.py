@@ -309,3 +309,12 @@ def test_an_engine_gets_the_paths_of_its_files_alone(tmp_path):
     assert (local.model, local.tokenizer) == ("asset:m", str(tmp_path / "m"))
     plain = served.model_copy(update={"tokenizer": None})
     assert with_local_files(plain, Locate()) == plain
+
+
+@pytest.mark.parametrize("engine", ["facts", "transformers"])
+def test_a_prompt_determines_the_texts_of_engines_that_read_it_alone(tmp_path, engine):
+    keys = [
+        nodes(tmp_path, changes=(f"cot.engine={engine}", f"cot.prompt=prompts/{name}.yaml"))["gen-cot"].key
+        for name in ("single", "no_label")
+    ]
+    assert (len(set(keys)) == 1) is (engine == "facts")
