@@ -23,9 +23,9 @@ from llmcf_cli.data.report import IngestReport, IngestStep
 from llmcf_cli.data.write import write_steps
 from llmcf_cli.recipe.dataset import CutsSection, DatasetSection
 from llmcf_cli.store.open import connect_read, refuse_code
+from llmcf_cli.store.tables import MICROSECONDS
 from llmcf_cli.tabular.times import TimeFormat, shown_time
 
-_MICROSECONDS = "CAST(time::DECIMAL(38,6) * 1000000 AS BIGINT)"  # of an interaction's seconds
 _LEAST_TIMES = 3
 OWN = "cut.moved_from"
 """Key of `meta`: where validation began before the cuts moved, in microseconds since 1970."""
@@ -69,7 +69,7 @@ def recut(
         con.execute(f"UPDATE result.sample SET split = {now.split()}")
         con.executemany("UPDATE result.meta SET value = ? WHERE key = ?", [(v, k) for k, v in now.meta().items()])
         con.execute("INSERT INTO result.meta VALUES (?, ?)", [OWN, str(own.validation_from)])
-        events = f"(SELECT user_row, item_row, {_MICROSECONDS} AS time FROM result.interaction)"
+        events = f"(SELECT user_row, item_row, {MICROSECONDS} AS time FROM result.interaction)"
         measure.prepare(con, "result.sample", events)
         samples = measure.split_counts(con, "result.sample")
         step = IngestStep("move cuts", sum(s.positive + s.negative for s in samples), 0, str(now))
@@ -103,7 +103,7 @@ def newest_cuts(database: Path, since: int, validation: float, test: float) -> C
     """
     with connect_read(database) as con:
         found = con.sql(
-            f"SELECT {_MICROSECONDS} AS moment, count(*) AS events FROM interaction WHERE {_MICROSECONDS} >= {since} "
+            f"SELECT {MICROSECONDS} AS moment, count(*) AS events FROM interaction WHERE {MICROSECONDS} >= {since} "
             "GROUP BY moment ORDER BY moment"
         ).fetchnumpy()
     at_M, upto_M = np.asarray(found["moment"], np.int64), np.cumsum(found["events"])
