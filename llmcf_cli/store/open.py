@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.types import Clock
+from llmcf_cli.store.recuts import base_of, file_of, read_recut
 from llmcf_cli.store.tables import Table
 
 
@@ -29,14 +30,22 @@ _HOLDER = re.compile(r"PID (\d+)")
 
 
 def connect_read(path: Path) -> Any:
-    """A read-only DuckDB connection.
+    """A read-only DuckDB connection; to the database under later cuts, where these stand in its place (see `recuts`).
 
     Raises:
         StoreError: The file is missing, no DuckDB database, damaged, or a writer (named by pid) holds it.
     """
-    if not path.is_file():
+    if path.is_file():
+        return _connect(path, read_only=True)
+    if not file_of(path).is_file():
         raise StoreError("no such database", code="store-missing", where=str(path), hint="llmcf status")
-    return _connect(path, read_only=True)
+    recut, base = read_recut(path), base_of(path)
+    if not base.is_file():
+        raise StoreError("no such database", code="store-missing", where=str(base), hint="llmcf status")
+    connection = _connect(base, read_only=True)
+    with intact(base):
+        recut.put_before(connection)
+    return connection
 
 
 def connect_write(path: Path) -> Any:
