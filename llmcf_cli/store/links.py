@@ -5,6 +5,7 @@ A file goes with its last name, so removing one artifact leaves the others whole
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,9 +18,7 @@ _LEAST_BYTES = 1 << 16
 
 def link(source: Path, to: Path) -> None:
     """Give a file one more name; a copy where that is impossible."""
-    try:
-        to.hardlink_to(source)
-    except OSError:  # another disk, one without links, or another user's file
+    if not _linked(source, to):
         shutil.copyfile(source, to)
 
 
@@ -48,10 +47,18 @@ def share(
         if same is None or record.size < _LEAST_BYTES or path.samefile(same):
             continue
         aside = path.with_name(f".{path.name}.link")
-        try:
-            aside.hardlink_to(same)
-        except OSError:
-            continue
-        aside.replace(path)
-        found[name] = recorded(path, record.sha256)
+        if _linked(same, aside):
+            aside.replace(path)
+            found[name] = recorded(path, record.sha256)
     return found
+
+
+def _linked(source: Path, to: Path) -> bool:
+    """Give a file one more name, if it is the user's own; whether that was possible."""
+    try:
+        if source.stat().st_uid != os.geteuid():
+            return False
+        to.hardlink_to(source)
+    except OSError:  # another disk, or one without links
+        return False
+    return True
