@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 from llmcf_cli.data.append import append
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.recipe.dataset import DatasetSection
+from llmcf_cli.store.open import connect_read
+from llmcf_cli.store.tables import FEATURE, HISTORY, INGEST_STEP, INTERACTION, ITEM, META, SAMPLE, USER
 
 NO_LIMITS = {"unjoined": 1, "empty_histories": 1, "per_class": 0}
 SEED = 7
@@ -54,10 +56,22 @@ class Shop:
 
     def whole(self, rows, name="whole"):
         out = self.folder / f"{name}.duckdb"
-        return out, ingest(self.parsed(rows, f"{name}.parquet"), locate=Path, seed=SEED, out=out)
+        report = ingest(self.parsed(rows, f"{name}.parquet"), locate=Path, seed=SEED, out=out)
+        require_keys(out)
+        return out, report
 
     def add(self, base, rows, name="more", items=None):
         out = self.folder / f"{name}.duckdb"
         section = self.parsed([("u0", "i0", 5.0, 1)], "unread.parquet")  # its files are not read
         source = self.parsed(rows, f"{name}.parquet", items).source
-        return out, append(base, section, source, locate=Path, seed=SEED, out=out)
+        report = append(base, section, source, locate=Path, seed=SEED, out=out)
+        require_keys(out)
+        return out, report
+
+
+def require_keys(database):
+    """Rows of a database of ingest have different keys: DuckDB itself is not asked to see to it."""
+    with connect_read(database) as con:
+        for table in (USER, ITEM, FEATURE, INTERACTION, SAMPLE, HISTORY, INGEST_STEP, META):
+            key = ", ".join(table.primary_key)
+            assert con.sql(f'SELECT {key} FROM "{table.name}" GROUP BY ALL HAVING count(*) > 1').fetchall() == []

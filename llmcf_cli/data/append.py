@@ -49,10 +49,10 @@ from llmcf_cli.features.choice import Choice
 from llmcf_cli.plugin import registry
 from llmcf_cli.recipe.dataset import DatasetSection
 from llmcf_cli.store.open import refuse_code
+from llmcf_cli.store.tables import MICROSECONDS
 from llmcf_cli.tabular.times import shown_time
 
 _PHASES = 6
-_MICROSECONDS = "CAST(time::DECIMAL(38,6) * 1000000 AS BIGINT)"  # of an interaction's seconds
 _ANEW = "put these rows into the files of dataset.source and ingest all anew"
 
 
@@ -145,7 +145,7 @@ class _Base:
             )  # fmt: skip
         for entity in ENTITIES:
             con.execute(f"CREATE TABLE known_{entity} AS SELECT {entity}_row, {entity}_id FROM result.{name(entity)}")
-        end = scalar(con, f"SELECT max({_MICROSECONDS}) FROM result.interaction")
+        end = scalar(con, f"SELECT {MICROSECONDS} FROM (SELECT max(time) AS time FROM result.interaction)")
         return cls(path, meta, cuts, end, scalar(con, "SELECT count(*) FROM result.sample"))
 
 
@@ -278,7 +278,7 @@ def _same_columns(con: Any, entity: Entity, wanted: dict[str, str], origin: str)
 def _drop_known(con: Any, section: DatasetSection, log: StepLog) -> int:
     """Delete from `clean` what the base has; also its pairs, where repeats are dropped. Returns the former's count."""
     con.execute(
-        f"CREATE TABLE seen AS SELECT user_id, item_id, rating, {_MICROSECONDS} AS time FROM result.interaction "
+        f"CREATE TABLE seen AS SELECT user_id, item_id, rating, {MICROSECONDS} AS time FROM result.interaction "
         "JOIN known_user USING (user_row) JOIN known_item USING (item_row) "
         "SEMI JOIN (SELECT DISTINCT user_id FROM clean) USING (user_id)"
     )
@@ -362,13 +362,13 @@ def _add_samples(con: Any, base: _Base, section: DatasetSection, label: Label, s
     new = scalar(con, "SELECT count(*) FROM placed")
     con.execute("CREATE TABLE fresh AS FROM placed")
     con.execute(
-        f"CREATE OR REPLACE TABLE placed AS SELECT user_row, item_row, rating, {_MICROSECONDS} AS time, place, "
+        f"CREATE OR REPLACE TABLE placed AS SELECT user_row, item_row, rating, {MICROSECONDS} AS time, place, "
         f"{PAIR} AS pair FROM result.interaction SEMI JOIN (SELECT DISTINCT user_row FROM fresh) USING (user_row) "
         'JOIN result."user" USING (user_row) JOIN result.item USING (item_row)'
     )
     cut_events(con, base.cuts)
     log.add(f"split {section.split.type}", new, 0, f"as the base: {base.cuts}")
-    whole = f"(SELECT item_row, {_MICROSECONDS} AS time, {base.cuts.split(_MICROSECONDS)} AS split " \
+    whole = f"(SELECT item_row, {MICROSECONDS} AS time, {base.cuts.split(MICROSECONDS)} AS split " \
             "FROM result.interaction)"  # fmt: skip
     make_catalogue(con, base.cuts, "(SELECT item_row, item_id FROM result.item)", whole)
     label.label(con, section.repeats, derive_seed(seed, "label"))
@@ -390,8 +390,8 @@ _VIEWS = {
 def _as_whole(con: Any, cuts: Cuts) -> None:
     """Let the names that reports read mean the whole, the base included."""
     event = (
-        f"SELECT user_row, item_row, rating, {_MICROSECONDS} AS time, place, {PAIR} AS pair, "
-        f'{cuts.split(_MICROSECONDS)} AS split FROM result.interaction JOIN result."user" USING (user_row) '
+        f"SELECT user_row, item_row, rating, {MICROSECONDS} AS time, place, {PAIR} AS pair, "
+        f'{cuts.split(MICROSECONDS)} AS split FROM result.interaction JOIN result."user" USING (user_row) '
         "JOIN result.item USING (item_row)"
     )
     for view, query in {**_VIEWS, "event": event}.items():

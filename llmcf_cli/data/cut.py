@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
+from llmcf_cli.store.tables import split_sql
 from llmcf_cli.tabular.sql import text
 from llmcf_cli.tabular.times import TimeFormat, shown_time, with_times
 
@@ -27,10 +28,7 @@ class Cuts:
 
     def split(self, time: str = "time") -> str:
         """SQL of the split of a time in microseconds."""
-        return (
-            f"CASE WHEN {time} < {self.validation_from} THEN 'train' WHEN {time} < {self.test_from} "
-            "THEN 'validation' ELSE 'test' END"
-        )
+        return split_sql(self.validation_from, self.test_from, time)
 
     def meta(self) -> dict[str, str]:
         """Entries of the table `meta`; `from_meta` is the inverse."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from llmcf_cli.data.raw import Entity, scalar, text
 from llmcf_cli.data.report import SPLITS, JoinCount, Rule, SimilarIds, SliceCount, SplitCount, TextCount
 from llmcf_cli.features.slices import cold_start_slices
@@ -53,6 +51,14 @@ _EXPECTED = {
     "WHERE split = 'train' AND label = 0) d WHERE split = $split AND d.draws > 0 "
     "AND NOT EXISTS (FROM taken t WHERE t.user_row = s.user_row AND t.item_row = s.item_row AND t.time < s.time)",
 }
+
+# The share of pairs of a positive and a negative in which the positive scores higher; NULL without such a pair.
+_AUC = """
+SELECT sum(positive * (below + negative / 2)) / nullif(sum(positive) * sum(negative), 0)
+FROM (SELECT positive, negative, sum(negative) OVER (ORDER BY score) - negative AS below
+    FROM (SELECT score, count(*) FILTER (label = 1) AS positive, count(*) FILTER (label = 0) AS negative
+        FROM ({query}) GROUP BY score))
+"""
 
 
 def prepare(con: Any, sample: str = "sample", events: str = "event") -> None:
@@ -102,14 +108,9 @@ def _mean_auc(con: Any, query: str, split: str) -> float | None:
 
 
 def _auc(con: Any, query: str, split: str) -> float | None:
-    """AUC of the query's `score` for its `label`; None with one label only."""
-    from sklearn.metrics import roc_auc_score
-
-    found = con.execute(query, {"split": split}).fetchnumpy()
-    label_N, score_N = np.asarray(found["label"]), np.asarray(found["score"])
-    if len(np.unique(label_N)) < 2:
-        return None
-    return float(roc_auc_score(label_N, score_N))
+    """AUC of the query's `score` for its `label`, ties counting half; None with one label only."""
+    found = con.execute(_AUC.format(query=query), {"split": split}).fetchone()[0]
+    return None if found is None else float(found)
 
 
 def cold_slices(con: Any, sample: str = "sample") -> tuple[SliceCount, ...]:

@@ -6,7 +6,6 @@ reveals no more than before.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +17,15 @@ from llmcf_cli.data import measure
 from llmcf_cli.data.alarms import SPLIT_ALARMS, split_alarms, stop_at_limits
 from llmcf_cli.data.cut import Cuts, read_cuts
 from llmcf_cli.data.ingest import scratch
-from llmcf_cli.data.raw import scalar, text
+from llmcf_cli.data.raw import text
 from llmcf_cli.data.report import IngestReport, IngestStep
-from llmcf_cli.data.write import write_steps
 from llmcf_cli.recipe.dataset import CutsSection, DatasetSection
+from llmcf_cli.store.links import link
 from llmcf_cli.store.open import connect_read, refuse_code
+from llmcf_cli.store.recuts import Recut, Step, base_of
+from llmcf_cli.store.tables import MICROSECONDS
 from llmcf_cli.tabular.times import TimeFormat, shown_time
 
-_MICROSECONDS = "CAST(time::DECIMAL(38,6) * 1000000 AS BIGINT)"  # of an interaction's seconds
 _LEAST_TIMES = 3
 OWN = "cut.moved_from"
 """Key of `meta`: where validation began before the cuts moved, in microseconds since 1970."""
@@ -34,7 +34,7 @@ OWN = "cut.moved_from"
 def recut(
     base: Path, before: IngestReport, section: DatasetSection, cuts: CutsSection, times: TimeFormat, *, out: Path
 ) -> IngestReport:
-    """Move the cuts of a copy of a finished ingest.
+    """Move the cuts of a finished ingest, without a copy of its samples.
 
     Args:
         base: DuckDB file that `append` made.
@@ -42,7 +42,7 @@ def recut(
         section: The recipe's `dataset`.
         cuts: Where to.
         times: How the data's times are written.
-        out: File to write; it appears only when complete.
+        out: Database to make, see `store.recuts`; it can be opened only when it is complete.
 
     Returns:
         The report with what has changed.
@@ -54,9 +54,7 @@ def recut(
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".recut-") as folder, scratch(Path(folder)) as con:
-        complete = Path(folder) / "out.duckdb"
-        shutil.copyfile(base, complete)
-        con.execute(f"ATTACH {text(str(complete))} AS result")
+        con.execute(f"ATTACH {text(str(base))} AS result (READ_ONLY)")
         refuse_code(con, base)
         own = Cuts.from_meta(dict(con.execute("SELECT key, value FROM result.meta").fetchall()))
         now = read_cuts(con, cuts.model_dump(), times, "dataset.recut")
@@ -66,24 +64,22 @@ def recut(
                 f"cuts move to later times only: those of the base {found}", code="cut-outside", where="dataset.recut",
                 hint="write later times, or change dataset.split",
             )  # fmt: skip
-        con.execute(f"UPDATE result.sample SET split = {now.split()}")
-        con.executemany("UPDATE result.meta SET value = ? WHERE key = ?", [(v, k) for k, v in now.meta().items()])
-        con.execute("INSERT INTO result.meta VALUES (?, ?)", [OWN, str(own.validation_from)])
-        events = f"(SELECT user_row, item_row, {_MICROSECONDS} AS time FROM result.interaction)"
-        measure.prepare(con, "result.sample", events)
-        samples = measure.split_counts(con, "result.sample")
+        con.execute(f"CREATE VIEW moved AS SELECT * REPLACE ({now.split()} AS split) FROM result.sample")
+        events = f"(SELECT user_row, item_row, {MICROSECONDS} AS time FROM result.interaction)"
+        measure.prepare(con, "moved", events)
+        samples = measure.split_counts(con, "moved")
         step = IngestStep("move cuts", sum(s.positive + s.negative for s in samples), 0, str(now))
         report = replace(
-            before, steps=(*before.steps, step), cuts=now, samples=samples, rules=measure.rules(con, "result.sample"),
-            slices=measure.cold_slices(con, "result.sample"),
+            before, steps=(*before.steps, step), cuts=now, samples=samples, rules=measure.rules(con, "moved"),
+            slices=measure.cold_slices(con, "moved"),
         )  # fmt: skip
-        stay = (alarm for alarm in before.alarms if alarm.code not in SPLIT_ALARMS)
-        report = replace(report, alarms=(*stay, *split_alarms(report, section)))
-        stop_at_limits(report, section)
-        write_steps(con, [step], scalar(con, "SELECT coalesce(max(step) + 1, 0) FROM result.ingest_step"))
-        con.execute("CHECKPOINT result")
-        con.execute("DETACH result")
-        complete.replace(out)
+    stay = (alarm for alarm in before.alarms if alarm.code not in SPLIT_ALARMS)
+    report = replace(report, alarms=(*stay, *split_alarms(report, section)))
+    stop_at_limits(report, section)
+    link(base, base_of(out))
+    found_step = Step(name=step.name, kept=step.kept, dropped=step.dropped, reason=step.reason)
+    meta = {**now.meta(), OWN: str(own.validation_from)}
+    Recut(validation_from=now.validation_from, test_from=now.test_from, meta=meta, step=found_step).write(out)
     return report
 
 
@@ -103,7 +99,7 @@ def newest_cuts(database: Path, since: int, validation: float, test: float) -> C
     """
     with connect_read(database) as con:
         found = con.sql(
-            f"SELECT {_MICROSECONDS} AS moment, count(*) AS events FROM interaction WHERE {_MICROSECONDS} >= {since} "
+            f"SELECT {MICROSECONDS} AS moment, count(*) AS events FROM interaction WHERE {MICROSECONDS} >= {since} "
             "GROUP BY moment ORDER BY moment"
         ).fetchnumpy()
     at_M, upto_M = np.asarray(found["moment"], np.int64), np.cumsum(found["events"])

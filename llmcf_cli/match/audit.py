@@ -10,7 +10,7 @@ from llmcf_cli.core.types import Clock
 from llmcf_cli.match.guard import Exclude
 from llmcf_cli.match.limits import Limits
 from llmcf_cli.match.reports import AuditReport, Violation
-from llmcf_cli.store.open import refuse_code
+from llmcf_cli.store.open import connect_read
 
 SHOWN = 5
 BINS = 20
@@ -29,8 +29,8 @@ SELECT p.sample_id, p.place, p.example_id, p.score, p.example_id <> -1 AS filled
        e.sample_id IS NOT NULL AS e_known, e.user_row AS e_user, e.item_row AS e_item, e.time AS e_time,
        e.split AS e_split, e.label AS e_label
 FROM place p
-LEFT JOIN ingest.sample q ON q.sample_id = p.sample_id
-LEFT JOIN ingest.sample e ON e.sample_id = p.example_id AND p.example_id <> -1
+LEFT JOIN sample q ON q.sample_id = p.sample_id
+LEFT JOIN sample e ON e.sample_id = p.example_id AND p.example_id <> -1
 """
 _LATER = {
     "global": "e_time >= time",
@@ -78,8 +78,7 @@ _CHECKS = {
     ),
     "unmatched_sample": (
         "a sample without a row",
-        "SELECT sample_id, NULL::BIGINT AS example_id FROM ingest.sample "
-        "ANTI JOIN read_parquet($matches) USING (sample_id)",
+        "SELECT sample_id, NULL::BIGINT AS example_id FROM sample ANTI JOIN read_parquet($matches) USING (sample_id)",
     ),
     "label_imbalance": (
         "more than half of the places of one label",
@@ -126,13 +125,10 @@ def audit_matches(
     """
     import duckdb
 
-    for path in (ingest_db, match_parquet):
-        if not path.exists():
-            raise StoreError("no such file", code="store-missing", where=str(path), hint="llmcf status")
-    with duckdb.connect() as connection:
+    if not match_parquet.exists():
+        raise StoreError("no such file", code="store-missing", where=str(match_parquet), hint="llmcf status")
+    with connect_read(ingest_db) as connection:
         try:
-            connection.execute(f"ATTACH '{_quoted(ingest_db)}' AS ingest (READ_ONLY)")
-            refuse_code(connection, ingest_db)
             connection.execute(_PAIR, {"matches": str(match_parquet)})
         except duckdb.Error as error:
             what = f"cannot be audited: {str(error).splitlines()[0]}"
@@ -215,7 +211,3 @@ def _histogram(connection: Any) -> tuple[tuple[float, float, int], ...]:
     )
     bins = range(BINS) if high > low else range(1)
     return tuple((low + bin * width, low + (bin + 1) * width, counts.get(bin, 0)) for bin in bins)
-
-
-def _quoted(path: Path) -> str:
-    return str(path).replace("'", "''")

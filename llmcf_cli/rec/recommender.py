@@ -200,5 +200,5 @@ def sharing(module: _Module) -> _Module:
 def seeded(seed: int, name: str) -> Iterator[None]:
     """Run the body with torch's CPU generator seeded, and put the generator back afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, "rec", name))
+        torch.default_generator.manual_seed(derive_seed(seed, "rec", name))
         yield

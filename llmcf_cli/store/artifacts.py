@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ class ArtifactStore:
         write_manifest(manifest, partial.out / MANIFEST)
         mode = 0o666 & ~_umask()  # some libraries write by way of a private temporary file
         for path in (partial.out, *partial.out.rglob("*")):
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
                 path.chmod(mode)
             _fsync(path)
         with replacing(target / MANIFEST):

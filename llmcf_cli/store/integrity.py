@@ -52,9 +52,14 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
     """Digest, size and time of every file below a folder, by relative path."""
     records = {}
     for name, path in sorted(_entries(folder)):
-        found = path.lstat()
-        records[name] = FileRecord(sha256=_digest(path, found), size=found.st_size, mtime_ns=found.st_mtime_ns)
+        records[name] = recorded(path, _digest(path, path.lstat()))
     return records
+
+
+def recorded(path: Path, sha256: str) -> FileRecord:
+    """What is noted of a file with a digest that is known."""
+    found = path.lstat()
+    return FileRecord(sha256=sha256, size=found.st_size, mtime_ns=found.st_mtime_ns)
 
 
 def glance(folder: Path, files: Mapping[str, FileRecord], *, apart: str) -> list[Fault]:

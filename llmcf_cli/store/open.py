@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.types import Clock
+from llmcf_cli.store.recuts import base_of, file_of, read_recut
 from llmcf_cli.store.tables import Table
 
 
@@ -23,18 +24,28 @@ class BusyError(StoreError):
     code = "store-busy"
 
 
+_without_code: set[tuple[str, int, int, int, int]] = set()
+"""Databases that this process has looked into: (path, inode, size, times of change)."""
 _HOLDER = re.compile(r"PID (\d+)")
 
 
 def connect_read(path: Path) -> Any:
-    """A read-only DuckDB connection.
+    """A read-only DuckDB connection; to the database under later cuts, where these stand in its place (see `recuts`).
 
     Raises:
         StoreError: The file is missing, no DuckDB database, damaged, or a writer (named by pid) holds it.
     """
-    if not path.is_file():
+    if path.is_file():
+        return _connect(path, read_only=True)
+    if not file_of(path).is_file():
         raise StoreError("no such database", code="store-missing", where=str(path), hint="llmcf status")
-    return _connect(path, read_only=True)
+    recut, base = read_recut(path), base_of(path)
+    if not base.is_file():
+        raise StoreError("no such database", code="store-missing", where=str(base), hint="llmcf status")
+    connection = _connect(base, read_only=True)
+    with intact(base):
+        recut.put_before(connection)
+    return connection
 
 
 def connect_write(path: Path) -> Any:
@@ -50,9 +61,11 @@ def connect_write(path: Path) -> Any:
 def _connect(path: Path, *, read_only: bool) -> Any:
     import duckdb
 
+    new = not path.exists()
     try:
         connection = duckdb.connect(str(path), read_only=read_only)
-        refuse_code(connection, path)
+        if not new:
+            refuse_code(connection, path)
         return connection
     except duckdb.Error as error:
         holder = _HOLDER.search(str(error))
@@ -69,15 +82,19 @@ def _connect(path: Path, *, read_only: bool) -> Any:
 def refuse_code(connection: Any, path: Path) -> None:
     """Check that no database of a connection brings code: views, macros, computed columns, conditions.
 
-    A stranger's could read files of the user's, or take any time and memory.
+    A stranger's could read files of the user's, or take any time and memory. A process looks into each file once.
 
     Args:
-        connection: Where it is opened or attached.
-        path: Its file, for the error.
+        connection: Where it, or a copy, is opened or attached.
+        path: Its file.
 
     Raises:
         StoreError: It has one; the connection is closed.
     """
+    there = path.stat()
+    identity = (str(path), there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns)
+    if identity in _without_code:
+        return
     found = connection.execute(
         "SELECT 'view' AS kind, view_name AS name FROM duckdb_views() WHERE NOT internal UNION ALL "
         "SELECT 'macro', function_name FROM duckdb_functions() WHERE NOT internal AND function_type LIKE '%macro' "
@@ -94,6 +111,7 @@ def refuse_code(connection: Any, path: Path) -> None:
             where=str(path),
             hint=_aside(path),
         )
+    _without_code.add(identity)
 
 
 @contextmanager

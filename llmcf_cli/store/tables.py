@@ -30,11 +30,18 @@ class Table:
     primary_key: tuple[str, ...]
     open_columns: str = ""
 
-    def ddl(self, *, create: str = "CREATE TABLE") -> str:
-        """Statement for DuckDB that makes the table; `create` may be `CREATE TABLE IF NOT EXISTS`."""
+    def ddl(self, *, create: str = "CREATE TABLE", within: str = "", keyed: bool = True) -> str:
+        """Statement for DuckDB that makes the table.
+
+        Args:
+            create: May be `CREATE TABLE IF NOT EXISTS`.
+            within: An attached database; empty: that of the connection.
+            keyed: Let DuckDB refuse two rows with one key, by an index that may be larger than the table.
+        """
         columns = [f'"{f.name}" {sql_type(f.type)}{"" if f.nullable else " NOT NULL"}' for f in self.schema]
         key = ", ".join(f'"{c}"' for c in self.primary_key)
-        return f'{create} "{self.name}" ({", ".join(columns)}, PRIMARY KEY ({key}))'
+        place = f'{within}."{self.name}"' if within else f'"{self.name}"'
+        return f"{create} {place} ({', '.join([*columns, *([f'PRIMARY KEY ({key})'] if keyed else [])])})"
 
 
 def sql_type(arrow: pa.DataType) -> str:
@@ -94,11 +101,22 @@ INTERACTION = Table(
     ]),
     ("user_row", "item_row", "time"),
 )  # fmt: skip
+MICROSECONDS = "(CAST(trunc(time) AS BIGINT) * 1000000 + CAST(time % 1 * 1000000 AS BIGINT))"
+"""SQL of an interaction's seconds in microseconds, BIGINT; ten times as fast as one product of wider decimals."""
 SAMPLE_TIME = (
-    "CAST(time::DECIMAL(38, 6) * CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' "
-    "THEN 1000000 ELSE 1 END AS BIGINT)"
+    f"CASE WHEN (SELECT value FROM meta WHERE key = 'clock') = 'global' THEN {MICROSECONDS} "
+    "ELSE CAST(time AS BIGINT) END"
 )
 """SQL of an interaction's time in the unit of a sample's."""
+
+
+def split_sql(validation_from: int, test_from: int, time: str = "time") -> str:
+    """SQL of the split of a time in microseconds: train, then validation, then test."""
+    return (
+        f"CASE WHEN {time} < {validation_from} THEN 'train' WHEN {time} < {test_from} THEN 'validation' ELSE 'test' END"
+    )
+
+
 SAMPLE = Table(
     "sample",
     "a labelled (user, item) pair with the history strictly before its time: microseconds since 1970 in UTC, or the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from llmcf_cli import __version__
@@ -24,6 +25,7 @@ _LIBRARIES = (
 )
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of llmcf, Python and the libraries that do the work, as far as installed."""
     found = {"llmcf": __version__, "python": platform.python_version()}

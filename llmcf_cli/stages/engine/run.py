@@ -22,6 +22,7 @@ from llmcf_cli.stages.engine.report import to_json
 from llmcf_cli.stages.engine.tracking import tracked
 from llmcf_cli.store.artifacts import Found, Manifest, differences
 from llmcf_cli.store.integrity import file_records
+from llmcf_cli.store.links import share
 
 _FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
 """How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
@@ -322,6 +323,7 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
             return replace(step, runs=False, cause=Cause.ELSEWHERE, reason=_ELSEWHERE), there
         store.check_free(stage.name, node.key)
         spared: set[str] = set()
+        read = []
         for role, need in node.needs.items():
             found = stack.enter_context(store.reading(need.stage.name, need.key))
             if found.whole is None and role in stage.sparing:
@@ -329,6 +331,8 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
             elif found.whole is None:
                 what = f"needs {need.label}, which has changed since the run began {found.damage}".strip()
                 raise StoreError(what, code="store-changed", where=node.label, hint="run the same command again")
+            else:
+                read.append((need.folder, found.whole.files))
         started, clock = datetime.now(UTC), time.monotonic()
         job = Job(
             context=node.context, out=partial.out, work=partial.work,
@@ -340,9 +344,10 @@ def _run(step: Step, progress: Progress) -> tuple[Step, Manifest]:
         if stage.reads_texts:
             require_texts(job)
         report = to_json(stage.run(job))
+        files = share(partial.out, file_records(partial.out), read)
         manifest = Manifest(
             stage=stage.name, variant=node.variant, recipe=node.context.recipe.name, key=node.key,
-            material=node.material, report=report, files=file_records(partial.out),
+            material=node.material, report=report, files=files,
             started=started.isoformat(timespec="microseconds"), seconds=round(time.monotonic() - clock, 3),
             versions=versions(),
         )  # fmt: skip

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -36,7 +38,8 @@ class Unneeded:
         label: Stage and variant.
         recipe: Name of the recipe that it was made for; empty where it does not say.
         changed: When it was made, or last changed.
-        bytes: Of all its files; one that is linked several times counts once.
+        bytes: Of all its files, but for those that it shares with what stays; what is shared with others of the list
+            counts for the first of them.
         busy: Why it stays all the same; empty: nobody uses it.
     """
 
@@ -56,7 +59,7 @@ class Needs:
 
     Attributes:
         keys: Keys, the first `KEY_LENGTH` digits.
-        bytes: Of the results with these keys that are there.
+        bytes: Of the results with these keys that are there; what they share counts once.
     """
 
     keys: frozenset[str]
@@ -89,7 +92,7 @@ def needs(store: ArtifactStore, recipes: Sequence[Context], folders: Sequence[Pa
         key = left.pop()
         kept.add(key)
         left += _inputs(made[key]) - kept if key in made else ()
-    return Needs(frozenset(kept), sum(size_of(store.folder(made[key].stage, key)) for key in kept if key in made))
+    return Needs(frozenset(kept), size_of(*(store.folder(made[key].stage, key) for key in kept if key in made)))
 
 
 def unneeded(store: ArtifactStore, kept: Collection[str], before: datetime | None = None) -> list[Unneeded]:
@@ -101,20 +104,43 @@ def unneeded(store: ArtifactStore, kept: Collection[str], before: datetime | Non
         before: Only what was made or last changed before.
     """
     found = (one for stage, key in present(store.root) if key not in kept if (one := _described(store, stage, key)))
-    return sorted((one for one in found if before is None or one.changed < before), key=lambda one: -one.bytes)
+    listed = [one for one in found if before is None or one.changed < before]
+    free = [one for one in listed if not one.busy]
+    sizes = _freed([_places(store, one.stage, one.key) for one in free])
+    listed = [one for one in listed if one.busy] + [replace(one, bytes=n) for one, n in zip(free, sizes, strict=True)]
+    return sorted(listed, key=lambda one: -one.bytes)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files below a folder; links are not followed, and a file with several names counts once."""
-    sizes = {}
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                status = Path(path, name).lstat()
-            except FileNotFoundError:  # its maker works on
-                continue
-            sizes[status.st_dev, status.st_ino] = status.st_size
-    return sum(sizes.values())
+def size_of(*folders: Path) -> int:
+    """Bytes of all files below some folders; links are not followed, and a file with several names counts once."""
+    return sum({(found.st_dev, found.st_ino): found.st_size for found in _files(folders)}.values())
+
+
+def _freed(results: Sequence[Sequence[Path]]) -> list[int]:
+    """Bytes that go with each of some results' folders if all go: a file goes with its last name."""
+    files = [{(found.st_dev, found.st_ino): found for found in _files(folders)} for folders in results]
+    names = Counter((found.st_dev, found.st_ino) for folders in results for found in _files(folders))
+    counted: set[tuple[int, int]] = set()
+    free = []
+    for one in files:
+        gone = {at: found.st_size for at, found in one.items() if at not in counted and names[at] >= found.st_nlink}
+        counted |= gone.keys()
+        free.append(sum(gone.values()))
+    return free
+
+
+def _files(folders: Iterable[Path]) -> Iterator[os.stat_result]:
+    """All names of files below some folders."""
+    for folder in folders:
+        for path, _, names in os.walk(folder):
+            for name in names:
+                with suppress(FileNotFoundError):  # its maker works on
+                    yield Path(path, name).lstat()
+
+
+def _places(store: ArtifactStore, stage: str, key: str) -> tuple[Path, Path]:
+    """Where a result is, and where it is made."""
+    return store.folder(stage, key), store.root / stage / PARTIAL / key
 
 
 def _stages() -> list[type[Stage]]:
@@ -164,7 +190,7 @@ def present(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _described(store: ArtifactStore, stage: str, key: str) -> Unneeded | None:
-    folder, partial = store.folder(stage, key), store.root / stage / PARTIAL / key
+    folder, partial = _places(store, stage, key)
     manifest: Manifest | None = None
     kind: Kind = "unfinished"
     if folder.exists():
@@ -183,5 +209,5 @@ def _described(store: ArtifactStore, stage: str, key: str) -> Unneeded | None:
         busy = "is being read"
     return Unneeded(
         stage, key, kind, labelled(stage, manifest.variant if manifest else ""), manifest.recipe if manifest else "",
-        datetime.fromtimestamp(changed, UTC), size_of(folder) + size_of(partial), busy,
+        datetime.fromtimestamp(changed, UTC), size_of(folder, partial), busy,
     )  # fmt: skip

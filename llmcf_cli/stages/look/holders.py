@@ -22,6 +22,7 @@ from llmcf_cli.stages.steps.match import Match
 from llmcf_cli.store.artifacts import KEY_LENGTH, MANIFEST, ArtifactStore, Manifest
 from llmcf_cli.store.locks import in_use
 from llmcf_cli.store.open import connect_read, read_lance
+from llmcf_cli.store.recuts import base_of
 from llmcf_cli.tabular.sql import columns_of, name, scalar, text
 
 Kind = Literal["result", "unfinished", "index", "answers", "page", "bundle"]
@@ -261,7 +262,7 @@ def _counted(con: Any, folder: Path, users: Forgotten, database: Path | None) ->
         elif path.suffix == ".lance" and path.is_dir():
             con.register("looked_at", read_lance(path.parent, path.stem))
             tables = {inside: "looked_at"}
-        elif database is not None and path == database:
+        elif database is not None and path in (database, base_of(database)):
             tables = _inner(con, inside)
         else:
             continue

@@ -28,7 +28,7 @@ class Cost:
         prompt_tokens: Tokens that the language model read.
         new_tokens: Tokens that it wrote.
         seconds: Time of all stages as they ran; texts that another arm has had written are in the cache then.
-        bytes: Size of their results.
+        bytes: Size of their results, without files that these have from what they were made of.
     """
 
     calls: int = 0
@@ -58,7 +58,9 @@ def cost_of(steps: Sequence[Step], seen: set[tuple[str, str]], told: set[str]) -
         if manifest is None or known in seen:
             continue
         seen.add(known)
-        size = sum(record.size for record in manifest.files.values())
+        looked = [need.context.store.look(need.stage.name, need.key) for need in node.needs.values()]
+        there = {record.sha256 for one in looked if one.manifest for record in one.manifest.files.values()}
+        size = sum(record.size for record in manifest.files.values() if record.sha256 not in there)
         total += Cost(seconds=manifest.seconds, bytes=size)
         for call, cost in _calls(node, told):
             told.add(call)

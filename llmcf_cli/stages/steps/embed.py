@@ -22,6 +22,7 @@ from llmcf_cli.stages.engine.base import Job, Stage
 from llmcf_cli.stages.steps.gen_cot import GenCoT
 from llmcf_cli.stages.steps.ingest import BASE, Base, Ingest
 from llmcf_cli.store.layout import File, Output
+from llmcf_cli.store.links import link_tree
 from llmcf_cli.store.open import connect_read, open_lance, read_lance, read_parquet
 from llmcf_cli.store.tables import Table, cot_example, item_text
 
@@ -119,7 +120,8 @@ class _Review(Config):
 class Embed(Stage):
     """Encodes item texts once; matching, training and serving read the vectors.
 
-    With `dataset.added` it copies the base's vectors of items whose text is the same, and encodes the others.
+    With `dataset.added` it takes the base's vectors of items whose text is the same, and encodes the others. Where no
+    known item has another text, its files are the base's, and one with the new items.
     """
 
     name = "embed"
@@ -137,14 +139,13 @@ class Embed(Stage):
         return Ingest(), Base.of_recipe(recipe), EmbedBase.of_recipe(recipe)
 
     def run(self, job: Job) -> EmbedReport:
-
         items = _rows(job.database, "SELECT item_row, item_id, text FROM item ORDER BY item_row")
         new_n, same_n, base_IT = np.arange(items.num_rows), np.zeros(0, np.int64), np.zeros((1, 0), np.float32)
         if EMBED_BASE in job.inputs:
             base = read_lance(EmbedOutput(job.inputs[EMBED_BASE]).lance, "item_text")
             base_IT = item_text_array(base, base.num_rows)
             new_n, same_n = _by_text(items, IngestOutput(job.inputs[BASE]).database)
-        seconds, dim = 0.0, base_IT.shape[1]
+        seconds, dim, known = 0.0, base_IT.shape[1], len(base_IT) - 1
         if len(new_n):
             encoder = text_encoder(job)
             texts = items["text"].take(pa.array(new_n)) if len(same_n) else items["text"]
@@ -153,12 +154,16 @@ class Embed(Stage):
         else:  # an encoder takes seconds to load
             before: EmbedReport = job.report_of(EmbedBase.of_recipe(job.recipe))
             encoded_nT, read = np.zeros((0, dim), np.float32), EncodedTexts(0, 0, 0.0, before.read.longest)
-        vector_NT = np.zeros((items.num_rows, dim), np.float32)
-        vector_NT[new_n] = encoded_nT
-        if len(same_n):
-            vector_NT[same_n] = base_IT[items["item_row"].to_numpy()[same_n]]
-        columns = [items["item_row"], items["item_id"], vector_column(vector_NT)]
-        _write(EmbedOutput(job.out).lance, item_text(dim), columns)
+        lance, spec = EmbedOutput(job.out).lance, item_text(dim)
+        if known and len(same_n) == known:
+            link_tree(EmbedOutput(job.inputs[EMBED_BASE]).lance, lance)  # LanceDB adds files, and changes none
+            rows, vector_NT = items.take(pa.array(new_n)), encoded_nT
+        else:
+            rows, vector_NT = items, np.zeros((items.num_rows, dim), np.float32)
+            vector_NT[new_n] = encoded_nT
+            if len(same_n):
+                vector_NT[same_n] = base_IT[items["item_row"].to_numpy()[same_n]]
+        _write(lance, spec, [rows["item_row"], rows["item_id"], vector_column(vector_NT)])
         return EmbedReport(items.num_rows, dim, seconds, read, len(same_n))
 
 
@@ -323,7 +328,13 @@ def _query(query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
 
 
 def _write(folder: Path, spec: Table, columns: Sequence[Any]) -> None:
-    open_lance(folder).create_table(spec.name, _table(spec, columns))
+    """Add rows to a table, which may be there."""
+    rows = _table(spec, columns)
+    database = open_lance(folder)
+    if spec.name not in database.list_tables().tables:
+        database.create_table(spec.name, rows)
+    elif rows.num_rows:
+        database.open_table(spec.name).add(rows)
 
 
 def _table(spec: Table, columns: Sequence[Any]) -> pa.Table:

@@ -167,7 +167,7 @@ class Refresh(SeededArmStage):
         from llmcf_cli.rec.bundle.bundle import bundle_digest, load_bundle, save_bundle
         from llmcf_cli.rec.bundle.grow import refreshed
 
-        base = load_bundle(TrainRecOutput(job.inputs[TRAINED]).bundle)
+        base = load_bundle(TrainRecOutput(job.inputs[TRAINED]).bundle, verify=False)  # the engine has compared them
         found = refreshed(base, job.database, job.inputs)
         model, learned, recall = found.model, None, None
         if self.level == "finetune":

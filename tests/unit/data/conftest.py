@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from append_world import require_keys
 
 from llmcf_cli.data.ingest import ingest
 from llmcf_cli.data.report import IngestReport
@@ -48,6 +49,7 @@ def run_section(section: dict[str, Any], seed: int = 7) -> Result:
         out = Path(folder) / "data.duckdb"
         report = ingest(DatasetSection.model_validate(section), locate=Path, seed=seed, out=out)
         assert [p.name for p in Path(folder).iterdir()] == ["data.duckdb"], "ingest leaves nothing else behind"
+        require_keys(out)
         con = connect_read(out)
         tables = {name: con.sql(f'FROM "{name}"').to_arrow_table().to_pylist() for name in TABLES}
         con.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -13,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from refusals import refused
 
-from llmcf_cli.core.errors import DataError
+from llmcf_cli.core.errors import DataError, StoreError
 from llmcf_cli.data.cut import Cuts
 from llmcf_cli.data.recut import newest_cuts, recut
 from llmcf_cli.recipe.dataset import CutsSection
 from llmcf_cli.store.open import connect_read, connect_write
+from llmcf_cli.store.recuts import base_of, file_of
 from llmcf_cli.tabular.times import TimeFormat
 
 SECOND = 1_000_000
@@ -78,6 +80,73 @@ def test_it_is_one_ingest_of_all_rows_under_these_cuts(times, until):
                     'JOIN "user" USING (user_row) JOIN item USING (item_row)'
                 ).fetchall()))  # fmt: skip
         assert found[0] == found[1]
+
+
+@settings(max_examples=examples(3), deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=4, max_size=20), st.integers(8, 30), st.integers(1, 9))
+def test_it_reads_as_a_copy_whose_splits_were_overwritten(times, until, more):
+    """All tables, against a copy of the base on which plain SQL moves the cuts."""
+    with tempfile.TemporaryDirectory() as folder:
+        shop = Shop(folder, label={"type": "rating", "positive_from": 3})
+        base, _ = shop.whole([event(n, n) for n in range(8)])
+        longer, report = shop.add(base, [event(n, 8 + time) for n, time in enumerate(times, 8)])
+        cuts = Cuts(until * SECOND, (until + more) * SECOND)
+        out, found = moved(shop, longer, report, cuts)
+        copy = Path(folder) / "copy.duckdb"
+        shutil.copyfile(longer, copy)
+        with connect_write(copy) as con:
+            first = con.sql("SELECT value FROM meta WHERE key = 'cut.validation_from'").fetchall()[0][0]
+            con.execute(
+                "UPDATE sample SET split = CASE WHEN time < $1 THEN 'train' WHEN time < $2 THEN 'validation' "
+                "ELSE 'test' END",
+                [cuts.validation_from, cuts.test_from],
+            )
+            con.execute("DELETE FROM meta WHERE key LIKE 'cut.%'")
+            con.execute(
+                "INSERT INTO meta VALUES ('cut.validation_from', $1), ('cut.test_from', $2), ('cut.moved_from', $3)",
+                [str(cuts.validation_from), str(cuts.test_from), first],
+            )
+            last = con.sql("SELECT max(step) FROM ingest_step").fetchall()[0][0]
+            step = found.steps[-1]
+            con.execute(
+                "INSERT INTO ingest_step VALUES (?, ?, ?, ?, ?)",
+                [last + 1, step.name, step.kept, step.dropped, step.reason],
+            )
+        for table in ("user", "item", "feature", "interaction", "sample", "history", "ingest_step", "meta"):
+            with connect_read(out) as here, connect_read(copy) as there:
+                one, other = (con.sql(f'FROM "{table}" ORDER BY ALL').to_arrow_table() for con in (here, there))
+            assert one.equals(other), table
+
+
+def test_it_takes_no_more_disk_and_stays_without_its_base(shop):
+    base, _ = shop.whole([event(n, n) for n in range(8)])
+    longer, report = shop.add(base, [event(n, n) for n in range(8, 16)])
+    out, _ = moved(shop, longer, report, Cuts(9 * SECOND, 12 * SECOND))
+    before = rows(out, "*")
+    assert base_of(out).samefile(longer)
+    assert file_of(out).stat().st_size < 2_000
+    assert not out.exists(), "who opens the file by himself must not take the splits of before for those of now"
+    longer.unlink()
+    assert rows(out, "*") == before
+    file_of(out).write_text('{"validation_from": "now"}')
+    with refused("store-unreadable", StoreError):
+        connect_read(out)
+    base_of(out).unlink()
+    with refused("store-unreadable", StoreError):
+        connect_read(out)
+
+
+def test_two_connections_at_once_see_their_own_cuts(shop):
+    base, _ = shop.whole([event(n, n) for n in range(8)])
+    longer, report = shop.add(base, [event(n, n) for n in range(8, 16)])
+    first, _ = moved(shop, longer, report, Cuts(9 * SECOND, 12 * SECOND), "first")
+    second, _ = moved(shop, longer, report, Cuts(10 * SECOND, 13 * SECOND), "second")
+    with connect_read(first) as one, connect_read(second) as two, connect_read(longer) as old:
+        found = [con.sql("SELECT split FROM sample ORDER BY sample_id").fetchall() for con in (one, two, old)]
+    assert found[0] == rows(first, "split")
+    assert found[1] == rows(second, "split")
+    assert found[2] == rows(longer, "split")
+    assert found[0] != found[1] != found[2] != found[0]
 
 
 def test_cuts_do_not_go_back(shop):

@@ -205,5 +205,9 @@ def test_missing_or_foreign_files_are_refused(tmp_path):
     _, table = write(tmp_path, CLEAN)
     with refused("store-missing", StoreError):
         audit_matches(tmp_path / "none.duckdb", table, "global")
-    with refused("audit-failed", StoreError):
+    with refused("store-unreadable", StoreError):
         audit_matches(table, table, "global")
+    with duckdb.connect(str(tmp_path / "empty.duckdb")) as connection:
+        connection.execute("CREATE TABLE other (a INTEGER)")
+    with refused("audit-failed", StoreError):
+        audit_matches(tmp_path / "empty.duckdb", table, "global")

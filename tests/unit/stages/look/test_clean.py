@@ -138,6 +138,24 @@ def test_a_result_keeps_all_that_it_was_made_from(folder):
         needs(context.store, [], [folder])
 
 
+def test_what_results_share_counts_once_and_not_at_all_where_it_stays(folder):
+    _, ours = made(folder)
+    _, others = made(folder, "seed=7")
+    before = sum(one["bytes"] for one in clean(folder, folder / "recipe.yaml"))
+    gone = sorted(places(others) - places(ours))
+    first, second = (folder / "artifacts" / stage / key for stage, key in gone[:2])
+    (first / "shared").write_bytes(b"a" * 5_000)
+    (second / "shared").hardlink_to(first / "shared")
+    (ours["ingest"].folder / "kept").write_bytes(b"b" * 7_000)
+    (second / "kept").hardlink_to(ours["ingest"].folder / "kept")
+    assert sum(one["bytes"] for one in clean(folder, folder / "recipe.yaml")) == before + 5_000
+    kept = size_of(*(node.folder for node in ours.values()))
+    assert kept == sum(size_of(node.folder) for node in ours.values())
+    assert size_of(first, second) == size_of(first) + size_of(second) - 5_000
+    clean(folder, folder / "recipe.yaml", "--yes")
+    assert (ours["ingest"].folder / "kept").read_bytes() == b"b" * 7_000
+
+
 def test_bundles_that_a_pointer_names_stay(folder):
     _, others = made(folder, "seed=7")
     embedded, pointer = others["embed"].folder, folder / "champion"
