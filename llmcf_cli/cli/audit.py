@@ -39,11 +39,12 @@ def audit(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where to save audit.json and plots.", show_default="ARTIFACTS/audit/KEY"
+            "--out", metavar="DIR", help="Folder for audit.json and plots.", show_default="ARTIFACTS/audit/KEY"
         ),
     ] = None,
     chance: Annotated[
-        bool, typer.Option("--chance/--no-chance", help="Also say how far the test measure moves with random examples.")
+        bool,
+        typer.Option("--chance/--no-chance", help="Also measure how far the test result moves with random examples."),
     ] = True,
     allow_read: AllowReadOption = None,
 ) -> None:

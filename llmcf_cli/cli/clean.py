@@ -24,20 +24,20 @@ def clean(
         list[str],
         typer.Argument(
             metavar="KEEP…",
-            help="Recipes whose results stay, those of their refreshes too, and folders of results, such as runs and "
-            "bundles, that stay with all that they were made from.",
+            help="Recipes whose results to keep, including those of their refreshes; and folders of results, such as "
+            "runs or bundles, to keep with everything they were made from.",
             autocompletion=recipe_names,
         ),
     ],
     pointer: Annotated[
         list[Path] | None,
-        typer.Option("--pointer", metavar="FILE", help="Keep the bundles that this file of `promote` names. "
+        typer.Option("--pointer", metavar="FILE", help="Keep the bundles that this pointer file of `promote` names. "
                      "Repeatable."),
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what was made so long ago.")
+        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what is at least this old.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
     as_json: JsonOption = False,

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from llmcf_cli.recipe.words import Words
     from llmcf_cli.stages.look.cot import Writing
 
-_RUN = "A recipe, or the folder of its artifact of gen-cot."
+_RUN = "A recipe, or the folder of a gen-cot artifact."
 
 
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_RUN, autocompletion=recipe_names)],
     second: Annotated[str, typer.Argument(metavar="B", help=_RUN, autocompletion=recipe_names)],
-    most: Annotated[int, typer.Option("--most", "-n", min=0, help="Samples that are shown: those that part most.")] = 3,
+    most: Annotated[
+        int, typer.Option("--most", "-n", min=0, help="Number of samples to show: those that differ most.")
+    ] = 3,
     as_json: JsonOption = False,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,

@@ -14,7 +14,7 @@ def export_onnx(
     bundle: BundleArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default `onnx` in the bundle, where "
+        typer.Option("--out", metavar="FOLDER", help="Folder to create; by default `onnx` in the bundle, where "
                      "`llmcf serve --engine onnx` looks."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,

@@ -28,22 +28,22 @@ def forget(
     recipe: Annotated[
         str,
         typer.Option("--recipe", metavar="RECIPE", callback=remember, autocompletion=recipe_names,
-                     help="What it made, and what its refreshes made, is looked into; it names the list from now on."),
+                     help="Search what this recipe and its refreshes made; the recipe names the list from now on."),
     ],
     users: Annotated[
-        list[str] | None, typer.Argument(metavar="USER…", help="Ids of users, as the tables have them.")
+        list[str] | None, typer.Argument(metavar="USER…", help="User ids, as in the tables.")
     ] = None,
     ids: Annotated[
-        Path | None, typer.Option("--ids", metavar="FILE", help="Ids of users, one a line: no shell keeps them.")
+        Path | None, typer.Option("--ids", metavar="FILE", help="File of user ids, one per line; no shell records it.")
     ] = None,
     pointer: Annotated[
         list[Path] | None,
-        typer.Option("--pointer", metavar="FILE", help="The champion that this file of `promote` names stays, and is "
-                     "listed; the bundles to roll back to go. Repeatable."),
+        typer.Option("--pointer", metavar="FILE", help="Keep the champion that this pointer file of `promote` names, "
+                     "and list it; remove the bundles to roll back to. Repeatable."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Only look again: for these users, or for all on the recipe's list.")
+        bool, typer.Option("--check", help="Only search again: for these users, or for all on the recipe's list.")
     ] = False,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,

@@ -13,7 +13,9 @@ from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 RecipeOrAll = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE]", help="A recipe file or name.", autocompletion=recipe_names),
+    typer.Argument(
+        metavar="[RECIPE]", help="A recipe file, or the name of a library recipe.", autocompletion=recipe_names
+    ),
 ]
 
 

@@ -18,9 +18,9 @@ def allow(
     env: Annotated[
         str | None, typer.Option("--env", metavar="NAME", help="Environment variable that holds the host's key.")
     ] = None,
-    no_key: Annotated[bool, typer.Option("--no-key", help="The host gets no key.")] = False,
+    no_key: Annotated[bool, typer.Option("--no-key", help="Send the host no key.")] = False,
 ) -> None:
-    """Let recipes send prompts to a host, and say which key it gets."""
+    """Allow recipes to send prompts to a host, and choose the key it gets."""
     from llmcf_cli.core.permissions import Host, Permissions
 
     if (env is None) != no_key:
@@ -35,7 +35,7 @@ def allow(
 
 @app.command("list")
 def list_() -> None:
-    """List the hosts and places that are allowed."""
+    """List the allowed hosts and files."""
     import os
 
     from llmcf_cli.cli.console import console
@@ -63,9 +63,9 @@ def list_() -> None:
 
 @app.command()
 def forget(
-    what: Annotated[str, typer.Argument(metavar="HOST|FOLDER", help="As `llmcf keys list` shows it.")],
+    what: Annotated[str, typer.Argument(metavar="HOST|FOLDER", help="Host or folder, as `llmcf keys list` shows it.")],
 ) -> None:
-    """Take back what was allowed a host, or recipes of a folder."""
+    """Revoke what was allowed for a host, or for the recipes in a folder."""
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.core.permissions import Host, Permissions
 

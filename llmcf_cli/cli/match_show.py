@@ -18,18 +18,20 @@ LABELS = ("no (0)", "yes (1)")
 
 def add_to(group: typer.Typer) -> None:
     """Add the command to the group `llmcf match`."""
-    group.command("show", help="Print the examples that a sample was matched with, their texts and scores.")(show)
+    group.command("show", help="Print the examples matched to a sample, with texts and scores.")(show)
 
 
 def show(
     recipe: RecipeArgument,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="User, by the data's own id.")] = None,
-    item: Annotated[str | None, typer.Option(metavar="ID", help="Item, by the data's own id.")] = None,
-    sample: Annotated[int | None, typer.Option(metavar="ID", help="A sample by its id, instead.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="User id, as in the data.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="ID", help="Item id, as in the data.")] = None,
+    sample: Annotated[int | None, typer.Option(metavar="ID", help="Sample id, instead of --user and --item.")] = None,
     split: Annotated[
         Literal["train", "validation", "test"] | None, typer.Option(help="Only samples of this split.")
     ] = None,
-    arm: Annotated[str | None, typer.Option(metavar="NAME", help="The matches of this arm of the comparison.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Show the matches of this arm of the comparison.")
+    ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,

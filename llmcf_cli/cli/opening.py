@@ -26,7 +26,7 @@ AllowReadOption = Annotated[
     typer.Option(
         "--allow-read",
         metavar="PATH",
-        help="Let the recipes of this folder read a file or folder outside it, from now on. Repeatable.",
+        help="From now on, let recipes in this recipe's folder read this file or folder outside it. Repeatable.",
     ),
 ]
 

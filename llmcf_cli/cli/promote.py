@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def promote(
     bundle: BundleArgument,
     to: Annotated[
-        Path, typer.Option("--to", metavar="POINTER", help="File that names the bundle to serve; made if it is new.")
+        Path, typer.Option("--to", metavar="POINTER", help="File that names the bundle to serve; created if missing.")
     ],
     recipe: Annotated[
         str,
         typer.Option("--recipe", metavar="RECIPE", callback=remember, autocompletion=recipe_names,
-                     help="Its section `promote` has the conditions; its test samples decide."),
+                     help="Recipe whose section `promote` has the conditions, and whose test samples decide."),
     ],
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be decided.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the decision.")] = False,
     allow_read: AllowReadOption = None,
     signers: SignersOption = None,
 ) -> None:  # fmt: skip

@@ -27,15 +27,15 @@ def lock(
     recipe: RecipeArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write; else NAME.lock.yaml beside the recipe."),
+        typer.Option("--out", metavar="FILE", help="File to write; by default NAME.lock.yaml beside the recipe."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, max=1, help="How far the measures of another run may be from these.")
+        float, typer.Option("--tolerance", min=0, max=1, help="How far another run's measures may be from these.")
     ] = 0.005,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Write down what exactly a recipe's results rest on and, if its run has ended, what they are."""
+    """Record exactly what a recipe's results depend on and, once its run has finished, the results."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.core.errors import StoreError
     from llmcf_cli.recipe.library import comes_with_plugin, library_dir
@@ -74,7 +74,7 @@ def lock(
 
 
 def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: AllowReadOption = None) -> None:
-    """Compare a run of a locked recipe with the lock, and say where numbers part; exit 1 where a measure is off."""
+    """Compare a run of a locked recipe with the lock; show where numbers diverge; exit 1 if a measure is off."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.stages.share.lock import locked_recipe, read_lock
     from llmcf_cli.stages.share.results import first_parting, reproduces
@@ -102,12 +102,12 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, a library recipe's name, or a lock.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, the name of a library recipe, or a lock.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with: likewise.")],
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Show what differs between two recipes or locks, where each value was written, and what it reruns."""
+    """Show how two recipes or locks differ: where each value is set, and which stages it reruns."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.share.compare import side_differences, side_of, stage_changes
     from llmcf_cli.stages.share.lock import is_lock

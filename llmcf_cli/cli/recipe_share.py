@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcf_cli.stages.share.receive import Offer
     from llmcf_cli.store.registry import Sending
 
-TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; nothing is overwritten.")]
+TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to create; nothing is overwritten.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
 _LISTED = 30
 _ADDRESSES = 5
@@ -41,22 +41,23 @@ class Left(StrEnum):
 
 def export(
     recipe: RecipeArgument,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="FILE.zip, or a folder to make.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="FILE.zip, or a folder to create.")],
     with_: Annotated[
         list[Further] | None,
-        typer.Option("--with", help="Pack this, too: data files up to 100 MB each, the model to serve. Repeatable."),
+        typer.Option("--with", help="Also pack this: data files up to 100 MB each, or the model to serve. Repeatable."),
     ] = None,
     without: Annotated[
         list[Left] | None,
         typer.Option("--without", help="Leave this out; `user`: texts written from users' histories. Repeatable."),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--licence", metavar="TEXT", help="Of what you pack, e.g. CC-BY-4.0; noted on the card.")
+        str,
+        typer.Option("--licence", metavar="TEXT", help="Licence of what you pack, e.g. CC-BY-4.0; noted on the card."),
     ] = "",
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Pack a recipe with its prompts, lock, generated texts and results, to be repeated elsewhere."""
+    """Pack a recipe with its prompts, lock, generated texts and results, so that others can reproduce it."""
     from datetime import UTC, datetime
 
     from llmcf_cli.cli.console import console, make_progress
@@ -81,15 +82,15 @@ def export(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder written by `llmcf recipe export`.")],
     target: TargetArgument,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", metavar="DIGEST", help="Only the parcel of this digest.")
+        str | None, typer.Option("--sha256", metavar="DIGEST", help="Require this digest of the parcel.")
     ] = None,
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Take a packed recipe in, after showing what it holds, fetches, sends and needs; its texts go into the cache."""
+    """Unpack a recipe after showing what it holds, fetches, sends and needs; its texts go into the cache."""
     from llmcf_cli.stages.share.receive import look
     from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.transfer import check_pin
@@ -101,17 +102,17 @@ def import_(
 
 
 def push(
-    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder written by `llmcf recipe export`.")],
     to: Annotated[
         str,
         typer.Argument(
             metavar="TO",
-            help="A shared folder, or one that a server shows; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
+            help="A shared or web-served folder; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
 ) -> None:
-    """Put a parcel where others can pull it from; what an interrupted push has sent or written is not sent again."""
+    """Publish a parcel for others to pull; an interrupted push resumes."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.stages.share.receive import push as put
@@ -161,7 +162,7 @@ def pull(
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
 ) -> None:  # fmt: skip
-    """Import a parcel from a server, a registry or a shared folder; an interrupted pull goes on where it stopped."""
+    """Import a parcel from a server, a registry or a shared folder; an interrupted pull resumes."""
     import shutil
 
     from llmcf_cli.stages.share.receive import look
@@ -175,15 +176,18 @@ def pull(
 def search(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD]...", help="All must be in the name or description; without one, all are shown."),
+        typer.Argument(
+            metavar="[WORD]...",
+            help="Words that must all be in the name or description; without any, all recipes are listed.",
+        ),
     ] = None,
     in_: Annotated[
         list[str] | None,
-        typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or https://… of one. Repeatable."),
+        typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or its https:// address. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the recipes that come with llmcf, and folders of parcels that others share."""
+    """Search the recipes that come with llmcf, and shared folders of parcels."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.cli.tables import plain_table
     from llmcf_cli.stages.share.search import search as find

@@ -22,26 +22,30 @@ def refresh(
     recipe: RecipeArgument,
     add: Annotated[
         list[Path] | None,
-        typer.Option("--add", metavar="FILE", help="Later interactions, in the form of the recipe's. Repeatable."),
+        typer.Option(
+            "--add", metavar="FILE", help="Later interactions, in the same format as the recipe's. Repeatable."
+        ),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", metavar="FILE", help="New items, and known ones that changed.")
+        Path | None, typer.Option("--items", metavar="FILE", help="New items, and known items that changed.")
     ] = None,
     users: Annotated[
-        Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
+        Path | None, typer.Option("--users", metavar="FILE", help="New users, and known users that changed.")
     ] = None,
     level: Annotated[
         Literal["items", "examples", "finetune", "full"],
         typer.Option(
             "--level",
-            help="What is made anew; items: vectors, catalogue and histories, without training; examples: the language "
-            "model also writes about some of the new rows; finetune: the weights also learn on from new rows; full: "
+            help="What to update. items: vectors, catalogue and histories, without training; examples: the language "
+            "model also writes about some of the new rows; finetune: also train on from the new rows; full: "
             "everything, on all rows.",
         ),
     ] = "items",
     arm: Annotated[
         str | None,
-        typer.Option("--arm", metavar="NAME", help="Arm of the model; else the one that the comparison says to serve."),
+        typer.Option(
+            "--arm", metavar="NAME", help="Arm to refresh; by default the one that the comparison says to serve."
+        ),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,

@@ -23,25 +23,25 @@ _UNITS = {
 
 def replay(
     recipe: RecipeArgument,
-    window: Annotated[str, typer.Option("--window", metavar="LENGTH", help="Such as 12h, 7d or 2w.")] = "7d",
+    window: Annotated[str, typer.Option("--window", metavar="LENGTH", help="Length of a window: 12h, 7d, 2w.")] = "7d",
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Start of the first window, ISO 8601; else four fifths "
-                                 "of the rows lie before it.")
+        str | None, typer.Option("--from", metavar="TIME", help="Start of the first window, ISO 8601; by default after "
+                                 "four fifths of the rows.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="End of the last; else that of the rows.")
+        str | None, typer.Option("--to", metavar="TIME", help="End of the last window; by default, that of the rows.")
     ] = None,
     arm: Annotated[
-        str | None, typer.Option("--arm", metavar="NAME", help="Arm of the comparison whose model is replayed.")
+        str | None, typer.Option("--arm", metavar="NAME", help="Arm of the comparison to replay.")
     ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option("--level", metavar="LEVEL", help="A level to replay: items, examples, finetune or full. "
-                     "Repeatable; else all that the arm can be refreshed by."),
+        typer.Option("--level", metavar="LEVEL", help="Level to replay: items, examples, finetune or full. "
+                     "Repeatable; by default, all levels that the arm supports."),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what windows there are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the windows.")] = False,
     allow_read: AllowReadOption = None,
 ) -> None:  # fmt: skip
     from llmcf_cli.cli.console import console, make_progress

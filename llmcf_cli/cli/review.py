@@ -26,16 +26,18 @@ def review(
     recipe: RecipeArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Where verdicts are kept.", show_default="NAME.reviews.parquet"),
+        typer.Option("--out", metavar="FILE", help="File of the verdicts.", show_default="NAME.reviews.parquet"),
     ] = None,
     order: Annotated[
-        Literal["sample", "worst", "best"], typer.Option("--order", help="By sample, or by the judge's score.")
+        Literal["sample", "worst", "best"], typer.Option("--order", help="Order by sample, or by the judge's score.")
     ] = "sample",
     only: Annotated[
-        Literal["all", "kept", "dropped"], typer.Option("--only", help="Texts that the judge kept, or dropped.")
+        Literal["all", "kept", "dropped"], typer.Option("--only", help="Only texts that the judge kept, or dropped.")
     ] = "all",
-    below: Annotated[float | None, typer.Option("--below", metavar="SCORE", help="Of a lower score only.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also those that have a verdict.")] = False,
+    below: Annotated[
+        float | None, typer.Option("--below", metavar="SCORE", help="Only texts with a lower score.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also show texts that have a verdict.")] = False,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,

@@ -15,7 +15,7 @@ _SHOWN = 8
 
 
 def runs(
-    recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only those of the recipe so named.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only comparisons of this recipe.")] = None,
     artifacts: ArtifactsOption = None,
     as_json: JsonOption = False,
 ) -> None:

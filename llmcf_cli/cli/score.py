@@ -18,17 +18,17 @@ _TREATED = {
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec wrote.")],
     requests: Annotated[
         Path,
         typer.Argument(
             metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV: user_id, item_id and, if there are any, history: item ids, oldest first, "
-            'in CSV as a quoted list: "[242, 50]"; and time, written as in the data.',
+            help="Parquet, JSON lines or CSV with user_id and item_id; optionally history (item ids, oldest first; "
+            'in CSV as a quoted list: "[242, 50]") and time, written as in the data.',
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores: .parquet or .csv.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores to this .parquet or .csv file.")
     ] = None,
     signers: SignersOption = None,
 ) -> None:
