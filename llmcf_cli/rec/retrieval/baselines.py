@@ -92,7 +92,7 @@ class TopRecent(TopPopular):
         """
         if data.resources.get(EVENTS).clock != "global":
             raise DataError(
-                "the data have no clock shared by all users, only an order within each", code="split-clock",
+                "the data have no times that compare between users, only an order within each", code="split-clock",
                 where="baseline top_recent", hint="leave it out of rec.baselines",
             )  # fmt: skip
         train = data.splits["train"]

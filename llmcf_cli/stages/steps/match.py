@@ -94,7 +94,7 @@ class Match(Stage):
         dataset = job.recipe.dataset
         negatives = stored_audit(job.database, dataset.label, dataset.repeats, job.recipe.seed)
         if negatives is not None and negatives.violations:
-            what = f"{negatives.violations:,} negatives are of an item that was protected from them"
+            what = f"{negatives.violations:,} negatives are items that should not be drawn"
             raise StoreError(what, code="guards-broken", where="ingest", hint="llmcf run RECIPE --force ingest")
         return MatchStageReport(report, audit, negatives, own_item_shift(job.database, out))
 

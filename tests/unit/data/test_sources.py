@@ -214,8 +214,8 @@ def test_ids_and_texts_agree_whatever_their_type(run_rows, missing):
     assert [row["text"] for row in result["item"]] == ["T0", "T1 (1991)", "T2 (1992)", "T3 (1993)"]
     assert result.step("check values").reason == "no user id: 6"
     notes = [note.message for note in result.report.notes]
-    assert "34 user ids were whole floats, e.g. 0.0 → 0" in notes
-    assert "4 item ids were whole floats, e.g. 0.0 → 0" in notes
+    assert "34 user ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
+    assert "4 item ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
     assert "3 values of year were whole floats, e.g. 1991.0 → 1991" in notes
 
 
