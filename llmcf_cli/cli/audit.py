@@ -62,7 +62,7 @@ def audit(
     negatives = [report for _, report in negatives_audits(found)]
     if not audits and not negatives:
         raise StoreError(
-            "no arm reads examples and no negatives are drawn: there is nothing to audit",
+            "nothing to audit: no arm reads examples, and no negatives are drawn",
             code="audit-nothing",
             where=run,
         )

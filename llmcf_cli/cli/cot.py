@@ -64,7 +64,7 @@ def show(
     given = [f"--{name}" for name, value in chosen if value is not None]
     if len(given) > 1:
         raise LlmcfError(
-            f"{' and '.join(given)} cannot stand together",
+            f"{' and '.join(given)} exclude each other",
             code="option-conflict",
             where="cot show",
             hint="give one of them",
@@ -107,7 +107,7 @@ def export(
     if out is None and cache is None:
         raise typer.BadParameter("give --out FILE or --cache FILE")
     if without and cache is None:
-        raise LlmcfError("is of --cache", code="option-conflict", where="--without", hint="add --cache FILE")
+        raise LlmcfError("applies only to --cache", code="option-conflict", where="--without", hint="add --cache FILE")
     context = opened(recipe, set_, artifacts, allow_read)
     if out is not None:
         count = cot.written(context).export(out, form)

@@ -57,7 +57,10 @@ def forget(
 
     if check and yes:
         raise LlmcfError(
-            "either looks or removes", code="option-conflict", where="--check, --yes", hint="leave one out"
+            "exclude each other: one only searches, the other removes",
+            code="option-conflict",
+            where="--check, --yes",
+            hint="leave one of them out",
         )
     context, loaded = opened(recipe, None, artifacts, allow_read), load_recipe(recipe)
     named = [*(users or ()), *_lines(ids)]
@@ -65,7 +68,7 @@ def forget(
     listed = Forgotten.read(file) if file.is_file() else Forgotten.fresh()
     wanted = listed.only(named) if named else listed
     if not (named or check) or not wanted.users:
-        raise LlmcfError("names nobody", code="forget-nobody", where=recipe, hint="give ids of users, or --ids FILE")
+        raise LlmcfError("no users given", code="forget-nobody", where=recipe, hint="give user ids, or --ids FILE")
     meant = listed if check else listed.with_all(wanted)
     with tempfile.TemporaryDirectory() as folder:
         before = _contexts(recipe, listed.without(wanted), Path(folder) / "before.json", artifacts)
@@ -79,7 +82,7 @@ def forget(
                 _show(said, found.samples, as_json)
                 if context.recipe.dataset.forgotten is None or not wanted.users <= listed.users:
                     raise LlmcfError(
-                        "some of these users are on no list that the recipe names: the next run reads them again",
+                        "some of these users are not on the recipe's list: the next run reads them again",
                         code="forget-remains", where=str(file), hint="run llmcf forget with --yes",
                     )  # fmt: skip
                 _stop_if_left(said)
@@ -180,6 +183,6 @@ def _stop_if_left(one: Certificate) -> None:
     left = [entry for entry in one.remains if entry.ours] + [entry for entry in one.removed if not entry.gone]
     if left:
         raise LlmcfError(
-            f"{len(left):,} that belong to the recipe hold them still", code="forget-remains", where=left[0].path,
-            hint="do what is said above of each, and run llmcf forget with --yes",
+            f"{len(left):,} results or files of the recipe still hold them", code="forget-remains", where=left[0].path,
+            hint="do what the list above says about each, then run llmcf forget with --yes",
         )  # fmt: skip

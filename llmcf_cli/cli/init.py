@@ -112,8 +112,8 @@ def _outside(files: Sequence[Path], recipe: Path) -> str:
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise LlmcfError(
-            "is there already, and nothing is overwritten", code="recipe-exists", where=str(path),
-            hint="write another file with --out OTHER.yaml",
+            "already exists, and nothing is overwritten", code="recipe-exists", where=str(path),
+            hint="write to another file with --out OTHER.yaml",
         )  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def _write(path: Path, text: str) -> None:
         raise
     if problems:
         path.unlink()
-        raise RecipeError(problems, hint="write a recipe by hand: docs/your-own-data.md")
+        raise RecipeError(problems, hint="write the recipe by hand: see docs/your-own-data.md")
 
 
 def _show(found: Draft, path: Path, allowing: str) -> None:

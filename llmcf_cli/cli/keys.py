@@ -73,5 +73,7 @@ def forget(
     is_folder = "://" not in what and ("/" in what or Path(what).is_dir())
     found = permissions.forget_reads(Path(what)) if is_folder else permissions.forget_host(Host.of(what))
     if not found:
-        raise LlmcfError("is not in the list", code="permission-unknown", where=what, hint="llmcf keys list")
+        raise LlmcfError(
+            "is not among the allowed hosts and folders", code="permission-unknown", where=what, hint="llmcf keys list"
+        )
     typer.echo(f"no longer allowed: {what}")

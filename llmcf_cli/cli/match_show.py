@@ -43,7 +43,7 @@ def show(
     from llmcf_cli.stages.look.explain import explain_match, matched_node
 
     if (sample is None) == (user is None or item is None):
-        raise LlmcfError("give --user and --item, or --sample alone", code="option-conflict", where="match show")
+        raise LlmcfError("give either --user and --item, or --sample", code="option-conflict", where="match show")
     node = matched_node(opened(recipe, set_, artifacts, allow_read), arm)
     if sample is None:
         samples = find_samples(IngestOutput(node.needs["ingest"].folder).database, str(user), str(item), split)

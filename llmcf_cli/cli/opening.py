@@ -87,7 +87,7 @@ def _folder_of(key: str, artifacts: Path | None) -> Path | None:
 
     found = sorted(file.parent for file in artifact_root(artifacts).glob(f"*/{key[:KEY_LENGTH]}*/{MANIFEST}"))
     if len(found) > 1:
-        raise LlmcfError(f"is the beginning of {len(found)} keys", code="key-ambiguous", where=key,
+        raise LlmcfError(f"is the start of {len(found)} keys", code="key-ambiguous", where=key,
                          allowed=[f"{folder.parent.name}/{folder.name}" for folder in found[:_TOLD]],
-                         hint="give more of the key, or the folder")  # fmt: skip
+                         hint="give more characters of the key, or the folder")  # fmt: skip
     return found[0] if found else None

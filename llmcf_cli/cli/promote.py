@@ -45,7 +45,7 @@ def promote(
     context = opened(recipe, set_, artifacts, allow_read)
     section = context.recipe.promote
     if section is None:
-        raise LlmcfError("says nothing about when a bundle is promoted", code="promote-unset", where=recipe,
+        raise LlmcfError("has no section `promote`, with the conditions", code="promote-unset", where=recipe,
                          hint="add a section, e.g. promote: {measures: {auc: {not_worse_by: 0.002}}}")  # fmt: skip
     database = IngestOutput(samples_of(context)).database
     task = registry().build(TASK, context.recipe.rec.task)
@@ -58,7 +58,7 @@ def promote(
     if not found.decision.accepted:
         failed = ", ".join(f"{c.of} {c.rule}" for c in found.decision.checks if not c.holds)
         raise LlmcfError(f"not promoted: {failed}; nothing was changed", code="promotion-refused", where=str(bundle),
-                         hint=f"serve another, or change the section promote of {recipe}")  # fmt: skip
+                         hint=f"promote another bundle, or change the section promote of {recipe}")  # fmt: skip
     if not found.moved:
         console().print(f"would be promoted: {to} would name {bundle}", markup=False, soft_wrap=True)
         return

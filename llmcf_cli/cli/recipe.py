@@ -105,7 +105,7 @@ def inspect(recipe: RecipeName, set_: Overrides = None, artifacts: ArtifactsOpti
     found = check_recipe(recipe, set_ or ())
     print_access(access_of(found, artifact_root(artifacts)), recipe)
     if found.problems:
-        raise RecipeError(found.problems, hint="what is wrong may reach further than is shown; correct it first")
+        raise RecipeError(found.problems, hint="correct the recipe first: it may do more than is shown here")
 
 
 @app.command()

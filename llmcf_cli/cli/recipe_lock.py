@@ -46,8 +46,8 @@ def lock(
     progress = make_progress()
     if comes_with_plugin(find_recipe(recipe)):
         raise StoreError(
-            "comes with a plugin, and a lock lies beside its recipe", code="recipe-installed", where=recipe,
-            hint=f"llmcf recipe copy {recipe} mine.yaml, and lock that",
+            "comes with a plugin; locks are written beside their recipe", code="recipe-installed", where=recipe,
+            hint=f"llmcf recipe copy {recipe} mine.yaml, then llmcf recipe lock mine.yaml",
         )  # fmt: skip
     now = locked_now(recipe, artifacts, allow_read)
     finished = is_finished(now.steps)
@@ -84,7 +84,7 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
     recipe = locked_recipe(lock, locked)
     now = locked_now(recipe, artifacts, allow_read)
     if not any(step.node.made for step in now.steps):
-        raise StoreError("nothing of it is made here yet", code="not-made", where=locked.name,
+        raise StoreError("has no results here yet", code="not-made", where=locked.name,
                          hint=f"llmcf run --locked {lock}")  # fmt: skip
     found = compare(locked, now.steps, make_progress())
     _print_checked(found)

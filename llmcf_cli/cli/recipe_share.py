@@ -141,7 +141,7 @@ def push(
         console().print(f"next: llmcf recipe pull '{address}' FOLDER", markup=False, soft_wrap=True)
         return
     if "://" in to:
-        raise LlmcfError("is no place that parcels are pushed to", code="parcel-unpinned", where=to,
+        raise LlmcfError("parcels cannot be pushed to this address", code="parcel-unpinned", where=to,
                          allowed=("FOLDER", "oci://HOST/NAME", "hf://datasets/OWNER/NAME"))  # fmt: skip
     folder = Path(to)
     place = put(parcel, folder, make_progress())

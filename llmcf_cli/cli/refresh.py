@@ -113,7 +113,10 @@ def _additions(add: list[Path], items: Path | None, users: Path | None) -> list[
 
     if (items or users) and not add:
         raise LlmcfError(
-            "describe what --add brings", code="option-conflict", where="--items and --users", hint="add --add FILE"
+            "need --add: they describe the rows it adds",
+            code="option-conflict",
+            where="--items and --users",
+            hint="add --add FILE",
         )
     return [*map(Addition, add[:-1]), *(Addition(file, items, users) for file in add[-1:])]
 

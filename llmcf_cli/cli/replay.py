@@ -105,7 +105,7 @@ def replay(
 def _levels(given: list[str], allowed: tuple[RefreshLevel, ...]) -> list[RefreshLevel]:
     wrong = next((one for one in given if one not in allowed), None)
     if wrong is not None:
-        raise LlmcfError(f"no level {wrong!r}", code="option-conflict", where="--level", allowed=allowed)
+        raise LlmcfError(f"unknown level {wrong!r}", code="option-conflict", where="--level", allowed=allowed)
     return [one for one in allowed if one in given]
 
 
@@ -113,7 +113,7 @@ def _width(written: str) -> int:
     """The length of a window, in microseconds."""
     found = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", written.strip())
     if not found:
-        raise LlmcfError(f"{written!r} is no length of time", code="option-conflict", where="--window",
+        raise LlmcfError(f"{written!r} is not a length of time", code="option-conflict", where="--window",
                          allowed=("12h", "7d", "2w"))  # fmt: skip
     return int(found[1]) * (_UNITS[found[2]] // timedelta(microseconds=1))
 
@@ -125,7 +125,7 @@ def _moment(written: str | None, where: str) -> int | None:
     try:
         time = datetime.fromisoformat(written)
     except ValueError as error:
-        raise LlmcfError(f"{written!r} is no time in ISO 8601", code="option-conflict", where=where,
+        raise LlmcfError(f"{written!r} is not a time in ISO 8601", code="option-conflict", where=where,
                          allowed=("1998-03-01", "1998-03-01T12:00:00+01:00")) from error  # fmt: skip
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

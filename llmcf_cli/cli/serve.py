@@ -53,12 +53,12 @@ def serve(
         raise PackageError(error.name or "", where="llmcf serve") from error
 
     if (bundle is None) == (watch is None):
-        what = "give a bundle, or a file that names one with --watch"
+        what = "give either a bundle, or --watch FILE with a file that names one"
         raise LlmcfError(what, code="option-conflict", where="llmcf serve", hint="llmcf serve BUNDLE")
     key = os.environ.get(KEY_VARIABLE, "")
     if not key and not Host.of(f"http://{f'[{host}]' if ':' in host else host}").is_this_machine:
-        raise AccessError("anybody who reaches this address could ask", code="address-open", where=f"--host {host}",
-                          hint=f"export {KEY_VARIABLE}=$(openssl rand -hex 16), which clients send as a Bearer "
+        raise AccessError("anyone who reaches this address could use it", code="address-open", where=f"--host {host}",
+                          hint=f"export {KEY_VARIABLE}=$(openssl rand -hex 16); clients send it as a Bearer "
                           "token")  # fmt: skip
     limits = Limits(deadline_seconds=deadline, rows=max_rows)
     settings = ServeSettings(bundle, watch, signers, key, limits, engine)

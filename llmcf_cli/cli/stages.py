@@ -139,7 +139,7 @@ def _cluster(on: str, address: str | None, workers: int | None, share: str | Non
         return {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
     if any(option is not None for option in (address, workers, share)):
         raise LlmcfError(
-            "are of a Ray cluster",
+            "apply only to a Ray cluster",
             code="option-conflict",
             where="--address, --workers and --share",
             hint="add --on ray",

@@ -126,7 +126,7 @@ class LimitError(DataError):
         measured = f" ({found:.1%})" if isinstance(found, float) else ""
         super().__init__(
             f"{what}{measured}; dataset.limits.{limit} is {allowed_value:g}", where=where or "dataset",
-            hint=f"{hint}; or, if results may mean that little, set dataset.limits.{limit}: {enough:g}",
+            hint=f"{hint}; or, to accept less meaningful results, set dataset.limits.{limit}: {enough:g}",
         )  # fmt: skip
         self.limit = limit
         self.found = found

@@ -88,7 +88,7 @@ def fit_collaborative(
 def _check(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int) -> None:
     if not len(user_row_P):
         raise DataError(
-            "there are no positive train samples",
+            "no positive train samples",
             code="no-positives",
             where="collab",
             hint="check dataset.label and dataset.split",

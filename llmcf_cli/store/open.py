@@ -89,7 +89,7 @@ def refuse_code(connection: Any, path: Path) -> None:
         connection.close()
         kind, name = found
         raise StoreError(
-            f"holds the {kind} {name!r:.60}; only tables are read",
+            f"contains the {kind} {name!r:.60}; only tables are read",
             code="store-no-table",
             where=str(path),
             hint=_aside(path),
@@ -115,7 +115,7 @@ def intact(path: Path) -> Iterator[None]:
 
 
 def _aside(path: Path) -> str:
-    return f"if it is damaged: mv {path} {path}.damaged; what it held is made again"
+    return f"if it is damaged: mv {path} {path}.damaged; its content is then made again"
 
 
 def read_meta(path: Path) -> dict[str, str]:
@@ -155,7 +155,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError as error:
         raise StoreError("no such table", code="store-missing", where=str(path), hint="llmcf status") from error
     except pa.ArrowInvalid as error:
-        raise StoreError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
+        raise StoreError(f"cannot be read as Parquet: {error}", code="file-format", where=str(path)) from error
 
 
 def open_lance(place: Path | str) -> Any:

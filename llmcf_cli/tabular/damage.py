@@ -75,7 +75,7 @@ def _wide(line: bytes, encoding: str) -> Damage | None:
 
 def _in_line(line: bytes, number: int, encoding: str) -> Damage | None:
     if len(line) > LONGEST:
-        return Damage(f"has a line of more than {LONGEST:,} bytes", number, "check its line ends and quotes")
+        return Damage(f"has a line of more than {LONGEST:,} bytes", number, "check line endings and quotes")
     if b"\0" in line:
         return Damage("holds NUL bytes, so it is no text, or utf-16", number)
     try:

@@ -58,7 +58,10 @@ def each_record(
             start = handle.read(2)
             if start in _UTF16:
                 raise DataError(
-                    "is utf-16, JSON is utf-8", code="encoding-wrong", where=f"{path}:1", hint="save the file as utf-8"
+                    "is UTF-16, but JSON must be UTF-8",
+                    code="encoding-wrong",
+                    where=f"{path}:1",
+                    hint="save the file as UTF-8",
                 )
         if _is_array(path):
             yield from _elements(path, decoder)
@@ -74,7 +77,7 @@ def each_record(
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
     except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
         raise DataError(
-            "is not utf-8", code="encoding-wrong", where=str(path), hint="save the file as utf-8"
+            "is not UTF-8", code="encoding-wrong", where=str(path), hint="save the file as UTF-8"
         ) from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
@@ -152,7 +155,7 @@ def read_json(
             code="file-format",
             where=str(path),
             allowed=[EXAMPLE],
-            hint="one object a line",
+            hint="write one object per line",
         )
     table.finish()
     return Table(
@@ -188,7 +191,7 @@ def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
     except RecursionError:
         return line, "nested too deeply"
     except ValueError as error:
-        return line, f"no JSON ({error.msg} at character {error.pos + 1})" if isinstance(
+        return line, f"not JSON ({error.msg} at character {error.pos + 1})" if isinstance(
             error, json.JSONDecodeError
         ) else str(error)
     return _checked(value, line)
@@ -233,7 +236,7 @@ def _is_array(path: Path) -> bool:
 
 def _check_blank(path: Path, number: int, last: int) -> None:
     if number - last > MAX_BLANK_LINES:
-        what = f"has {MAX_BLANK_LINES:,} blank lines one after the other"
+        what = f"has {MAX_BLANK_LINES:,} blank lines in a row"
         raise DataError(what, code="blank-lines", where=Place(file=str(path), line=last + 1), hint="remove them")
 
 
@@ -285,6 +288,6 @@ def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any,
 def _broken(path: Path, line: int, why: str) -> DataError:
     """An array that breaks off: what comes after cannot be told apart, so it is not left out either."""
     return DataError(
-        f"begins as a JSON array and is none: {why}", code="file-format", where=Place(file=str(path), line=line),
-        hint=f"write the file again, or as one object a line: {EXAMPLE}",
+        f"starts like a JSON array but is not one: {why}", code="file-format", where=Place(file=str(path), line=line),
+        hint=f"write the file again, or write one object per line: {EXAMPLE}",
     )  # fmt: skip

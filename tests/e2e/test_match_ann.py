@@ -103,5 +103,5 @@ def test_an_index_below_its_recall_is_refused(workplace):
     changes = ("match.search.probes=1", "match.search.min_recall=1.0", "match.search.time_block=16", "match.k=16")
     done = llmcf(workplace, "match", "ann.yaml", *(part for change in changes for part in ("--set", change)))
     assert isinstance(done.exception, LlmcfError), done.output
-    assert "of the exact result, less than min_recall 1.0" in str(done.exception)
+    assert "of the exact result, below min_recall 1.0" in str(done.exception)
     assert "llmcf match tune" in str(done.exception)

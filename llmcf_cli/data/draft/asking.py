@@ -50,7 +50,7 @@ class UnclearError(RecipeError):
     def __init__(self, problems: Sequence[LlmcfError]) -> None:
         super().__init__(problems)
         count = len(self.problems)
-        self.what = f"{count} question{'s' if count > 1 else ''} that the tables leave open"
+        self.what = f"the tables leave {count} question{'s' if count > 1 else ''} open"
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Decisions:
         answer = self.given.get(option)
         if answer is not None and answers and answer not in answers:
             problem = LlmcfError(
-                f"{option} {answer!r} is not among the answers", code="answer-unknown", where=where, allowed=tuple(answers),
+                f"{option} {answer!r} is no such answer", code="answer-unknown", where=where, allowed=tuple(answers),
                 hint=f"give {option} one of these",
             )  # fmt: skip
             raise UnclearError([problem])

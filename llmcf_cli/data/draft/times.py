@@ -139,11 +139,11 @@ def _format_of(con: Any, file: File, profile: Profile, decisions: Decisions) -> 
     day, month = order_of_dates(con, file.rows, name(column))
     if (day is None) != (month is None):
         order = "day_first" if day is not None else "month_first"
-        return Timed(column, order, f"{day or month!r} can be read in no other way")
+        return Timed(column, order, f"{day or month!r} can be read in only one way")
     if day is not None:
-        what = f"{column} has dates of both orders: {day!r} can only begin with the day, {month!r} with the month"
+        what = f"{column} mixes both orders: {day!r} can only begin with the day, {month!r} with the month"
     else:
-        what = f"{column} has dates like {profile.example!r}, and none decides what is the day"
+        what = f"{column} has dates like {profile.example!r}, and none shows which part is the day"
     answers = {"day_first": "31/12/2009", "month_first": "12/31/2009"}
     answer = decisions.settle(Question("--time-format", what, answers, where))
     return None if answer is None else Timed(column, answer, "as given")

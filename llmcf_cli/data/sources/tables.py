@@ -75,8 +75,8 @@ class TableSource:
             raise DataError(
                 f"is {found} by its extension, but dataset.source.type is {config.type}", code="table-format",
                 where=str(path),
-                hint="set dataset.source.type: tables, which takes each table's format from its extension; put details of "
-                "one table (delimiter, encoding) into dataset.source.formats",
+                hint="set dataset.source.type: tables, which takes each table's format from its extension; options of "
+                "one table (delimiter, encoding) go into dataset.source.formats",
             )  # fmt: skip
         if not isinstance(config, CsvConfig):
             return TableFormat(format=config.type)

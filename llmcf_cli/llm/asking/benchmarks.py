@@ -93,7 +93,7 @@ def questions_of(name: str, folder: Path, limit: int | None, seed: int) -> pa.Ta
 
     Raises:
         StoreError: The file is missing or no Parquet.
-        DataError: It lacks a column, or holds no question.
+        DataError: It lacks a column, or contains no questions.
     """
     benchmark = BENCHMARKS[name]
     path = folder / benchmark.file
@@ -107,7 +107,7 @@ def questions_of(name: str, folder: Path, limit: int | None, seed: int) -> pa.Ta
     if benchmark.split:
         table = table.filter(pc.equal(table["split"], benchmark.split))
     if not table.num_rows:
-        raise DataError("holds no question", code="benchmark-empty", where=str(path))
+        raise DataError("contains no questions", code="benchmark-empty", where=str(path))
     rows = table["row"].to_pylist()
     order = sorted(range(len(rows)), key=lambda i: digest_text(f"{seed}:{rows[i]}"))
     return table.take(sorted(order[:limit])).select([*benchmark.columns, "row"])

@@ -146,7 +146,7 @@ class FileSource:
             place, why = self._first_bad
             raise DataError(
                 f"{bad:,} of {rows:,} rows cannot be used; the first: {why}", code="rows-unusable", where=place,
-                hint=f"mend the rows, or raise max_bad_rows ({most:g}) of this source of llm.mix to leave them out",
+                hint=f"correct the rows, or raise max_bad_rows ({most:g}) of this source in llm.mix to leave them out",
             )  # fmt: skip
 
     def _pairs(self) -> Iterator[_Pair]:

@@ -132,7 +132,7 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
+        raise DataError(f"cannot be read as Parquet: {error}", code="file-format", where=str(path)) from error
     with file:
         row = 0
         if not file.metadata.num_rows:

@@ -155,8 +155,9 @@ class EASE(RetrievalBaseline):
         size = taken_UI.shape[1]
         if size > MOST_ITEMS:
             raise DataError(
-                f"{size - 1:,} items: their matrix takes too much memory", code="memory-full", where="baseline ease",
-                hint=f"leave it out of rec.baselines; it takes up to {MOST_ITEMS - 1:,} items",
+                f"{size - 1:,} items: their matrix would take too much memory",
+                code="memory-full", where="baseline ease",
+                hint=f"leave it out of rec.baselines; it supports up to {MOST_ITEMS - 1:,} items",
             )  # fmt: skip
         gram_II = np.asarray((taken_UI.T @ taken_UI).todense(), np.float32)
         gram_II[np.diag_indices(size)] += self._l2

@@ -298,7 +298,7 @@ def _remove(store: ArtifactStore, one: Holder) -> None:
         shutil.rmtree(aside)
     except OSError as error:
         raise StoreError(f"cannot be removed: {error.strerror}", code="store-unwritable", where=str(one.path),
-                         hint="its owner must do it") from error  # fmt: skip
+                         hint="ask the owner of the files to remove it") from error  # fmt: skip
 
 
 def _naming(recipe: Path, list_name: str) -> str:

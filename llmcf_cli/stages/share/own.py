@@ -120,8 +120,8 @@ def _write(file: Path, text: str) -> None:
 
 def _refuse_existing(file: Path) -> None:
     if file.exists() or file.is_symlink():
-        hint = "choose another name, or move it away"
-        raise StoreError("is there already; nothing was written", code="recipe-exists", where=str(file), hint=hint)
+        hint = "choose another name, or move the file away"
+        raise StoreError("already exists; nothing was written", code="recipe-exists", where=str(file), hint=hint)
 
 
 def _called(recipe: WrittenRecipe) -> str:

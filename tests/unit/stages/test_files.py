@@ -73,7 +73,7 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
     found = checked(folder, text)
     assert found.wrong == []
     assert shown(found.unchecked) == [
-        "r.yaml:3: dataset: its columns are not checked, as asset:movielens-100k is not fetched yet"
+        "r.yaml:3: dataset: its columns are not checked: asset:movielens-100k has not been fetched yet"
     ]
     assert found.unchecked[0].hint == "llmcf assets fetch movielens-100k"
 
