@@ -44,7 +44,7 @@ def verify(bundle: BundleArgument, signers: SignersOption = None) -> None:
         who = f"signed by {check_signer(bundle, MANIFEST, signers)}"
     else:
         found = signer(bundle, MANIFEST)
-        who = "not signed" if found is None else f"signed by {fingerprint(found)}, unknown to you without --signers"
+        who = "not signed" if found is None else f"signed by {fingerprint(found)}, not checked: no --signers"
     Scorer.load(bundle)
     typer.echo(f"ok: {bundle}, {who}")
 
@@ -88,13 +88,13 @@ def vectors(
     from llmcf_cli.serve.vectors import ITEMS, export
 
     made = export(Scorer.load(bundle, signers=signers), out, k=k, recall=recall, progress=make_progress())
-    typer.echo(f"ok: {out}, {made.items:,} items and {made.users:,} users as vectors of {made.dim} numbers")
+    typer.echo(f"ok: {out}, {made.items:,} items and {made.users:,} users as {made.dim}-dimensional vectors")
     if made.best is None:
-        why = "the bundle keeps no user's events" if not made.queries else "so few items are compared one by one"
-        typer.echo(f"nothing was measured: {why}")
+        why = "the bundle has no users' events" if not made.queries else "search over so few items is exact"
+        typer.echo(f"recall not measured: {why}")
         return
     typer.echo(
         f"index of {ITEMS}: {made.best.probes} of {made.partitions} partitions find {made.best.recall:.4f} of the {k} "
-        f"best items, {made.best.p50_ms:.2f} ms a search; comparing all takes {made.exact_p50_ms:.2f} ms "
+        f"best items, {made.best.p50_ms:.2f} ms per search; comparing all takes {made.exact_p50_ms:.2f} ms "
         f"(medians of {made.queries:,} users)"
     )

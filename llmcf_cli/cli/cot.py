@@ -132,8 +132,8 @@ def import_(
 
     cache = generations(artifact_root(artifacts))
     found = import_cache(cache, file, read_lock(lock) if lock is not None else None)
-    kept = f", {found.kept:,} are others here and stay as they are" if found.kept else ""
-    said = f"{found.texts:,} texts in {file}: {found.new:,} new, {found.same:,} were here{kept}"
+    kept = f", {found.kept:,} differ from those here, which were kept" if found.kept else ""
+    said = f"{found.texts:,} texts in {file}: {found.new:,} new, {found.same:,} already here{kept}"
     console().print(said, markup=False, soft_wrap=True)
     for model, count in found.models.items():
         console().print(f"  {count:,} of the model {model}", style="dim", markup=False, soft_wrap=True)
@@ -145,10 +145,10 @@ def _print_exported(found: Exported, file: Path) -> None:
     steps = ", ".join(f"{name} {count:,}" for name, count in found.steps.items())
     console().print(f"{found.texts:,} texts in {file} ({steps})", markup=False, soft_wrap=True)
     if found.texts < found.asked:
-        missing = f"! the recipe asks for {found.asked:,}: the rest is not generated here, or was set aside"
+        missing = f"! the recipe asks for {found.asked:,}: the rest was not generated here, or was set aside"
         console().print(missing, style="yellow", markup=False, soft_wrap=True)
     for about, count in found.left_out.items():
-        said = f"! left out: {count:,} that were written from a {about}; whoever imports the file has to make them"
+        said = f"! left out: {count:,} written from a {about}; whoever imports the file must generate them"
         console().print(said, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -168,7 +168,7 @@ def _print_preview(found: Preview) -> None:
             console().print(message["content"], markup=False)
         console().print()
     shortened = sum(one.shortened for one in found.prompts)
-    console().print(f"{shortened} of these {len(found.prompts)} prompts are shortened.", markup=False)
+    console().print(f"{shortened} of these {len(found.prompts)} prompts were shortened.", markup=False)
     if found.blank:
         said = f"{found.blank:,} of {found.samples:,} samples have an item without text."
         console().print(said, style="yellow", markup=False)

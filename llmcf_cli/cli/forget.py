@@ -133,7 +133,7 @@ def _served(pointers: Sequence[Path]) -> Mapping[Path, str]:
     found = {}
     for file in pointers:
         bundle = (file.parent / read_pointer(file).champion.bundle).resolve()
-        found[bundle] = f"{file} has it served: promote another, and run this again"
+        found[bundle] = f"served through {file}: promote another bundle, then run this again"
     return found
 
 
@@ -144,10 +144,10 @@ def _show(one: Certificate, samples: Mapping[str, frozenset[int]], as_json: bool
     if as_json:
         print_json([one.model_dump(mode="json")])
         return
-    unknown = f"; nothing here holds {one.unknown:,} of them" if one.unknown else ""
+    unknown = f"; {one.unknown:,} of them occur nowhere here" if one.unknown else ""
     console().print(f"{len(one.users):,} users, in {len(samples):,} ingests{unknown}", markup=False, soft_wrap=True)
     if one.removed:
-        table = plain_table("what", "rows of theirs", "why", "MB", "" if one.finished is None else "now")
+        table = plain_table("what", "their rows", "why", "MB", "" if one.finished is None else "now")
         for entry in one.removed:
             now = "" if one.finished is None else "gone" if entry.gone else "STAYS"
             rows = f"{sum(entry.rows.values()):,}" if entry.rows else ""
@@ -157,13 +157,13 @@ def _show(one: Certificate, samples: Mapping[str, frozenset[int]], as_json: bool
         console().print(f"stays: {left.path} ({left.what}): {left.why}", style="yellow" if left.ours else None,
                         markup=False, soft_wrap=True)  # fmt: skip
     for what in one.not_looked_at:
-        console().print(f"not looked at: {what}", markup=False, soft_wrap=True)
+        console().print(f"not searched: {what}", markup=False, soft_wrap=True)
 
 
 def _next(one: Certificate) -> None:
     from llmcf_cli.cli.console import console
 
-    console().print(f"{len(one.removed):,} would go; nothing was changed", markup=False)
+    console().print(f"{len(one.removed):,} would be removed; nothing was changed", markup=False)
     console().print("next: the same command with --yes")
 
 
@@ -172,7 +172,7 @@ def _end(one: Certificate, place: Path, changed: str) -> None:
 
     if changed:
         console().print(
-            f"{changed} names {one.listed_in} now: no ingest reads these users", markup=False, soft_wrap=True
+            f"{changed} now names {one.listed_in}: no ingest will read these users", markup=False, soft_wrap=True
         )
     gone = sum(entry.gone for entry in one.removed)
     console().print(f"removed {gone:,} of {len(one.removed):,}; certificate: {place}", markup=False, soft_wrap=True)

@@ -93,7 +93,7 @@ def doctor(artifacts: ArtifactsOption = None, as_json: JsonOption = False) -> No
         for column in ("", "check", "found", "what to do"):
             table.add_column(column)
         for finding in findings:
-            mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+            mark = "[green]ok[/]" if finding.ok else "[red]fix[/]"
             table.add_row(mark, *map(escaped, (finding.name, finding.found, finding.hint)))
         console().print(table, markup=True)
     if not all(finding.ok for finding in findings):

@@ -28,9 +28,9 @@ def allow(
     found, permissions = Host.of(host), Permissions()
     permissions.allow_host(found, env)
     gets = f"the key in {env}" if env else "no key"
-    typer.echo(f"{found} may get prompts, and {gets}; kept in {permissions.file}")
+    typer.echo(f"{found} may receive prompts and {gets}; saved in {permissions.file}")
     if not found.is_encrypted:
-        typer.echo("note: whoever is on the way can read the prompts, as http is not encrypted", err=True)
+        typer.echo("note: http is not encrypted: others on the network can read the prompts", err=True)
 
 
 @app.command("list")
@@ -57,8 +57,8 @@ def list_() -> None:
     if everywhere := os.environ.get(READ_VARIABLE):
         console().print(f"{READ_VARIABLE}: any recipe may read {everywhere}", markup=False, soft_wrap=True)
     if not hosts and not reads:
-        console().print("nothing is allowed but this machine's own servers, and files beside a recipe")
-    console().print(f"kept in {permissions.file}", markup=False, soft_wrap=True, style="dim")
+        console().print("nothing is allowed except servers on this machine and files beside a recipe")
+    console().print(f"saved in {permissions.file}", markup=False, soft_wrap=True, style="dim")
 
 
 @app.command()

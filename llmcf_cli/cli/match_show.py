@@ -50,7 +50,7 @@ def show(
         sample = samples[-1]
         if len(samples) > 1:
             others = ", ".join(map(str, samples[:-1]))
-            console().print(f"the latest of {len(samples)} samples; --sample shows {others}", style="dim")
+            console().print(f"the latest of {len(samples)} samples; --sample shows the others: {others}", style="dim")
     _render(explain_match(node, sample))
 
 
@@ -74,7 +74,7 @@ def _render(found: Explanation) -> None:
         console().print(Padding(Text(text, style="" if example.cot else "dim"), (0, 0, 1, 2)))
     empty = found.k - len(found.examples)
     if empty:
-        console().print(f"{empty} of {found.k} places are empty: nothing else was allowed", style="yellow")
+        console().print(f"{empty} of {found.k} places are empty: no other example was allowed", style="yellow")
 
 
 def _about(row: Row, clock: str) -> str:

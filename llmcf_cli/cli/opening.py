@@ -41,7 +41,7 @@ def allow(recipe: str, paths: Sequence[Path] | None) -> None:
     folder = find_recipe(recipe).parent.resolve()
     for path in paths:
         Permissions().allow_read(folder, path)
-        typer.echo(visible(f"recipes in {folder} may read {path.expanduser().resolve()} from now on"), err=True)
+        typer.echo(visible(f"from now on, recipes in {folder} may read {path.expanduser().resolve()}"), err=True)
 
 
 def opened(

@@ -63,10 +63,10 @@ def lock(
     )  # fmt: skip
     others = [label for label, versions in made_by(now.steps).items() if versions != found.versions]
     if finished and others:
-        what = f"! {len(others)} of {len(now.steps)} stages were made by other versions than the lock names: "
+        what = f"! {len(others)} of {len(now.steps)} stages were made with other versions than those in the lock: "
         console().print(f"{what}{', '.join(others[:5])}", style="yellow", markup=False, soft_wrap=True)
     if not finished:
-        what = "no results in it, as the run has not ended"
+        what = "without results, because the run has not finished"
         said = f"{what}; next: llmcf run {recipe}, then lock again"
         console().print(said, style="yellow", markup=False, soft_wrap=True)
         return
@@ -92,10 +92,10 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
     if parting is None and all(one.verdict == "same" for one in found):
         console().print("the same to the last digit", style="green")
     elif parting is not None:
-        console().print(f"numbers part at: {parting.aspect} ({parting.name})", markup=False)
+        console().print(f"numbers diverge at: {parting.aspect} ({parting.name})", markup=False)
     if not reproduces(found):
         missing = any(one.verdict == "missing" for one in found if one.aspect == "measures")
-        what = "not all measures are made here" if missing else "a measure is outside its tolerance"
+        what = "not all measures have been computed here" if missing else "a measure is outside its tolerance"
         console().print(what, style="red", markup=False)
         raise typer.Exit(1)
     console().print("every measure is within its tolerance", style="green")
@@ -126,7 +126,7 @@ def diff(
         if labels:
             console().print(f"{len(labels)} stages {what}: {', '.join(labels)}", markup=False, soft_wrap=True)
     if not (changed or new or gone):
-        console().print("no stage runs again: none of this changes a result", style="green")
+        console().print("no stage reruns: none of this changes a result", style="green")
 
 
 def _print_checked(found: Sequence[Checked]) -> None:
@@ -157,7 +157,7 @@ def _print_differences(found: Sequence[Difference]) -> None:
         console().print(said, markup=False, soft_wrap=True)
         at = " → ".join(dict.fromkeys(filter(None, (one.origin_before, one.origin_after))))
         if at:
-            console().print(f"  written at {at}", style="dim", markup=False, soft_wrap=True)
+            console().print(f"  set at {at}", style="dim", markup=False, soft_wrap=True)
         if one.reruns:
             more = f" and {len(one.reruns) - _SHOWN} more" if len(one.reruns) > _SHOWN else ""
             told = f"  reruns {', '.join(one.reruns[:_SHOWN])}{more}"

@@ -133,7 +133,7 @@ def push(
     if to.startswith(hub.SCHEME):
         size = parcel.manifest.size / 1e6
         console().print(f"sends {len(parcel.manifest.files)} files, {size:,.2f} MB, to {hub.hub_host()}", markup=False)
-        console().print("a repository that is new there will be private", markup=False)
+        console().print("a new repository there will be private", markup=False)
         if not yes:
             typer.confirm(f"send this to {to}?", abort=True)
         address = hub.push(parcel, to, make_progress())
@@ -216,7 +216,7 @@ def _take(offer: Offer, target: Path, yes: bool, artifacts: Path | None) -> None
     found = receive(offer, target, cache, make_progress())
     console().print(f"{len(offer.source.manifest.files)} files in {target}", markup=False, soft_wrap=True)
     if found.texts is not None:
-        kept = f", {found.texts.kept:,} are others here and stay" if found.texts.kept else ""
+        kept = f", {found.texts.kept:,} differ from those here, which were kept" if found.texts.kept else ""
         said = f"{found.texts.texts:,} texts: {found.texts.new:,} new in {cache}{kept}"
         console().print(said, markup=False, soft_wrap=True)
     recipe = offer.lock.recipe if "/" not in offer.lock.recipe else ""
@@ -232,7 +232,7 @@ def _print_sending(sending: Sending) -> None:
     console().print(f"sends {sending.files:,} files, {sending.bytes / 1e6:,.2f} MB, to {sending.place.host}{shown}",
                     markup=False, soft_wrap=True)  # fmt: skip
     if sending.there:
-        console().print(f"{sending.there:,} files are there already", markup=False)
+        console().print(f"{sending.there:,} files are already there", markup=False)
 
 
 def _print_packing(packing: Packing) -> None:
@@ -247,7 +247,7 @@ def _print_packing(packing: Packing) -> None:
         console().print(f"and {len(packing.files) - _LISTED:,} more files")
     for data in packing.data:
         if not data.inside:
-            said = f"! {data.name}: its digest travels, its {data.size / 1e6:,.2f} MB do not (--with data)"
+            said = f"! {data.name}: packs its digest, not its {data.size / 1e6:,.2f} MB (for these: --with data)"
             console().print(said, style="yellow", markup=False, soft_wrap=True)
     for note in packing.notes:
         console().print(f"! {note}", style="yellow", markup=False, soft_wrap=True)
@@ -268,7 +268,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
     for path, size in largest(offer, _LISTED):
         files.add_row(path, f"{size / 1e6:,.3f}")
     console().print(files)
-    console().print(f"licence: {manifest.licence or 'none is stated'}", markup=False, soft_wrap=True)
+    console().print(f"licence: {manifest.licence or 'not stated'}", markup=False, soft_wrap=True)
     if offer.parts.get("texts"):
         console().print(f"its texts go into {cache}", markup=False, soft_wrap=True)
     if offer.lock.assets:
@@ -277,7 +277,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
             assets.add_row(name, f"{asset.size / 1e6:,.1f}", asset.licence)
         console().print(assets)
     for server in offer.servers:
-        console().print(f"! sends prompts to {server}, once you allow it", style="yellow", markup=False)
+        console().print(f"! sends prompts to {server} once you allow it", style="yellow", markup=False)
     for name, origin in offer.missing.items():
-        said = f"! needs the plugin of {name}, {origin}, which is not here; install it yourself if you trust it"
+        said = f"! needs the plugin of {name}, {origin}, which is not installed; install it yourself if you trust it"
         console().print(said, style="yellow", markup=False, soft_wrap=True)

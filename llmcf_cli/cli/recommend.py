@@ -67,7 +67,7 @@ def recommend(
     lacking = [item for item, known in zip(given or (), known_n, strict=True) if not known]
     if lacking:
         console().print(
-            f"{len(lacking):,} of {len(known_n):,} items of the history are not in the catalogue and left out of it: "
+            f"{len(lacking):,} of {len(known_n):,} items of the history are not in the catalogue and were ignored: "
             f"{', '.join(map(repr, lacking))}",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip

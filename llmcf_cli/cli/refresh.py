@@ -65,12 +65,12 @@ def refresh(
     with refreshing.alone(base):
         derived = deriving.derive(loaded, base, given, level, arm, changes)
         if derived is None:
-            console().print(f"nothing to do: nothing was ever added to {recipe}; next: --add FILE", markup=False)
+            console().print(f"nothing to do: nothing has been added to {recipe}; next: --add FILE", markup=False)
             return
         for file in derived.known:
-            console().print(f"{file} was added before", markup=False, soft_wrap=True)
+            console().print(f"{file} was added earlier", markup=False, soft_wrap=True)
         for file in deriving.allow(derived, given):
-            console().print(f"recipes in {derived.file.parent} may read {file} from now on", markup=False)
+            console().print(f"from now on, recipes in {derived.file.parent} may read {file}", markup=False)
         with refreshing.drafted(derived) as draft:
             context = open_context(load_recipe(draft, changes), artifacts, progress)
             steps = refreshing.steps_of(context)
@@ -130,21 +130,21 @@ def _frozen(context: Context, derived: Derived) -> None:
     model = f"arm {wanted.arm}, seed {wanted.seed}"
     if wanted.level == "items":
         console().print(
-            f"stays: weights, vocabularies, examples and texts of {model}; calls of a language model: 0",
+            f"unchanged: weights, vocabularies, examples and texts of {model}; language model calls: 0",
             markup=False, soft_wrap=True,
         )  # fmt: skip
         return
-    stays = "nothing but what is in the cache"
+    stays = "only what is cached"
     if wanted.level == "finetune":
-        stays = "examples and texts; calls of a language model: 0"
+        stays = "examples and texts; language model calls: 0"
     if wanted.level == "examples":
-        stays = "weights, vocabularies, the language model, and the examples of before with their texts"
-    console().print(f"stays of {model}: {stays}", markup=False, soft_wrap=True)
+        stays = "weights, vocabularies, the language model, and the earlier examples with their texts"
+    console().print(f"unchanged of {model}: {stays}", markup=False, soft_wrap=True)
     cuts = wanted.learned[-1].recut
     if derived.undecided:
-        said = (f"of the rows that no model has learned from, the newest {wanted.test:.0%} are test and "
-                f"{wanted.validation:.0%} before them validation; the others are learned from")  # fmt: skip
+        said = (f"of the rows that no model has seen, the newest {wanted.test:.0%} are test, the "
+                f"{wanted.validation:.0%} before them validation, the others train")  # fmt: skip
     else:
         assert cuts is not None
-        said = f"learned from: all before {cuts.validation_from}; validation from there, test from {cuts.test_from}"
+        said = f"train: all before {cuts.validation_from}; validation from there, test from {cuts.test_from}"
     console().print(said, markup=False, soft_wrap=True)

@@ -78,7 +78,7 @@ def replay(
     main = task.measures[0]
     differences = [*record.differences(rows, main.name, POPULAR)]
     tables = [
-        (f"{main.title} by window, predicted before the window is learned from", record.quality_rows(rows, main.name)),
+        (f"{main.title} by window, predicted before learning from it", record.quality_rows(rows, main.name)),
         (f"{main.title} over the windows, and the cost of the refreshes between them",
          record.cost_rows(rows, main.name)),
         ("Differences, paired over the windows", record.difference_rows(differences)),
@@ -87,7 +87,7 @@ def replay(
         text_table(*table, title=title)
     for row in rows:
         if row["note"]:
-            say(f"! window {row['window']}, {row['arm']}: {row['note']}; its model stayed")
+            say(f"! window {row['window']}, {row['arm']}: {row['note']}; the earlier model stayed")
     spent = found.base_cost
     say(f"before the first window: {spent.texts:,} texts, {spent.calls:,} calls, {spent.seconds:,.1f} s, "
         f"{spent.bytes / 1e6:,.1f} MB")  # fmt: skip

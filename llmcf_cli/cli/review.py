@@ -61,9 +61,9 @@ def review(
     finally:
         _print_agreement(agreement(rows, reviews))
         if left := sum(digest_of(row["text"]) not in reviews for row in chosen):
-            console().print(f"{left:,} texts left; the same command goes on with them")
+            console().print(f"{left:,} texts left; run the same command to continue")
     if file.exists():
-        console().print(f"next: set cot.review: {file} in the recipe; examples are then made without what was dropped",
+        console().print(f"next: set cot.review: {file} in the recipe; examples then leave out what you dropped",
                         soft_wrap=True)  # fmt: skip
 
 
@@ -162,5 +162,5 @@ def _print_agreement(found: Agreement) -> None:
     rows = [["judge kept", f"{found.both_keep:,}", f"{found.people_drop:,}"],
             ["judge dropped", f"{found.people_keep:,}", f"{found.both_drop:,}"]]  # fmt: skip
     text_table(["texts", "you keep", "you drop"], rows, title=f"You and the judge, {found.texts:,} texts")
-    kappa = "undefined, as one side always says the same" if found.kappa is None else f"{found.kappa:.2f}"
+    kappa = "undefined, because one side always gives the same verdict" if found.kappa is None else f"{found.kappa:.2f}"
     console().print(f"agreement {found.share:.1%}, Cohen's kappa {kappa}")

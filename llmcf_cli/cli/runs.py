@@ -43,7 +43,7 @@ def runs(
     if not shown:
         console().print(f"no comparison in {store.root}; next: llmcf run RECIPE", markup=False, soft_wrap=True)
     if others:
-        console().print(f"{others:,} more of other versions of llmcf", style="yellow", markup=False)
+        console().print(f"{others:,} more by other versions of llmcf", style="yellow", markup=False)
     if shown:
         where = "" if artifacts is None else f" --artifacts {shlex.quote(str(artifacts))}"
         console().print(f"next: llmcf report {shown[-1].key}{where}", markup=False, soft_wrap=True)

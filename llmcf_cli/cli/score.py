@@ -13,7 +13,7 @@ SHOWN = 10
 WRITTEN = (".parquet", ".csv")
 _TREATED = {
     "users": "scored with the embedding of unknown users", "items": "scored with the embedding of unknown items",
-    "items of histories": "left out of them",
+    "items of histories": "ignored",
 }  # fmt: skip
 
 
@@ -71,8 +71,8 @@ def score(
     kept = scorer.kept_histories(asked)
     if kept.requests:
         console().print(
-            f"{kept.requests:,} of {asked.num_rows:,} requests bring no history: {kept.kept:,} scored with the events "
-            f"that the bundle keeps of their user, {kept.requests - kept.kept:,} without any",
+            f"{kept.requests:,} of {asked.num_rows:,} requests have no history: {kept.kept:,} scored with the events "
+            f"that the bundle has of their user, {kept.requests - kept.kept:,} without any",
             style="yellow" if kept.kept < kept.requests else "dim", markup=False, soft_wrap=True,
         )  # fmt: skip
     if out is not None:

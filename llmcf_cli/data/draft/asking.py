@@ -82,8 +82,8 @@ class Decisions:
         answer = self.given.get(option)
         if answer is not None and answers and answer not in answers:
             problem = LlmcfError(
-                f"{option} {answer!r} is no such answer", code="answer-unknown", where=where, allowed=tuple(answers),
-                hint=f"give {option} one of these",
+                f"{option} {answer!r} is not a valid answer",
+                code="answer-unknown", where=where, allowed=tuple(answers), hint=f"give {option} one of these",
             )  # fmt: skip
             raise UnclearError([problem])
         return answer

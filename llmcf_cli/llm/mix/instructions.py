@@ -197,7 +197,7 @@ def _last_answer(conversation: Sequence[Any]) -> tuple[Messages, str]:
     messages = []
     for number, turn in enumerate(conversation, 1):
         if not isinstance(turn, dict):
-            raise UnreadableError(f"turn {number} is no object with role and content, or from and value")
+            raise UnreadableError(f"turn {number} is not an object with role and content, or from and value")
         speaker = turn.get("role", turn.get("from"))
         role = _ROLES.get(str(speaker).strip().lower())
         if role is None:

@@ -191,9 +191,9 @@ def _guarded(settings: ServeSettings) -> Callable[[Request, Next], Awaitable[Res
             refusal = refusal_of(error)
             if refusal is None:
                 log.exception("fault", extra={"fields": {"request": request_id}})
-                what = "a fault of the server"
+                what = "internal server error"
                 refusal = Refusal(
-                    500, Fault(code="internal", what=what, hint="its log says more, under the request's id")
+                    500, Fault(code="internal", what=what, hint="see the server's log, under the request's id")
                 )
             response = _refused(refusal, request_id)
         response.headers[_REQUEST_ID] = request_id
@@ -218,7 +218,9 @@ def _refused(refusal: Refusal, request_id: str) -> Response:
 
 async def _no_such_place(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    fault = Fault(code="endpoint-unknown", what=str(error.detail), where=request.url.path, hint="GET /docs lists them")
+    fault = Fault(
+        code="endpoint-unknown", what=str(error.detail), where=request.url.path, hint="GET /docs lists the endpoints"
+    )
     return _refused(Refusal(error.status_code, fault), request.state.request_id)
 
 
@@ -251,6 +253,6 @@ async def _body(request: Request, settings: ServeSettings) -> bytes:
         what = f"the body did not arrive within {settings.limits.body_seconds:g} s"
         raise Refusal(408, Fault(code="body-slow", what=what)) from None
     except ClientDisconnect:  # nobody reads the answer, but log and metrics tell it from a fault
-        what = "the client left before its request was whole"
+        what = "the client disconnected before its request was complete"
         raise Refusal(_CLIENT_GONE, Fault(code="client-gone", what=what)) from None
     return b"".join(parts)

@@ -144,9 +144,10 @@ def list_of(loaded: LoadedRecipe, context: Context) -> Path:
         return context.locate.path(context.recipe.dataset.forgotten)
     path = loaded.path.resolve()
     if is_installed(path):
-        raise StoreError("is installed, and a list of forgotten users is yours", code="forget-recipe",
-                         where=loaded.path.name, hint=f"llmcf recipe new mine --from {loaded.path.stem}, and give "
-                         "that one")  # fmt: skip
+        raise StoreError("is installed; a list of forgotten users belongs to a recipe of your own",
+                         code="forget-recipe",
+                         where=loaded.path.name, hint=f"llmcf recipe new mine --from {loaded.path.stem}, then use "
+                         "it")  # fmt: skip
     return path.with_name(f"{path.stem}.forgotten.json")
 
 
@@ -236,8 +237,8 @@ def read_certificate(file: Path) -> Certificate:
     try:
         return Certificate.model_validate(read_json(file, MAX_CERTIFICATE))
     except ValidationError as error:
-        raise StoreError("is no certificate of `llmcf forget`", code="forget-list", where=str(file),
-                         hint="move it away") from error  # fmt: skip
+        raise StoreError("is not a certificate of `llmcf forget`", code="forget-list", where=str(file),
+                         hint="move the file away") from error  # fmt: skip
 
 
 def write_certificate(one: Certificate, file: Path) -> None:
@@ -278,7 +279,7 @@ def remove(
         gone = entry.path not in failed and (entry.what.startswith("texts") or not Path(entry.path).exists())
         removed.append(entry.model_copy(update={"gone": gone}))
         if not gone:
-            why = failed[entry.path].what if entry.path in failed else "is there again: run this again"
+            why = failed[entry.path].what if entry.path in failed else "exists again: run this again"
             remains.append(Remaining(path=entry.path, what=entry.what, why=why, ours=True))
     ended = {"removed": tuple(removed), "remains": tuple(remains), "finished": _now()}
     return meant.model_copy(update=ended), [*failed.values()]
@@ -335,7 +336,7 @@ def _naming(recipe: Path, list_name: str) -> str:
     finally:
         draft.unlink(missing_ok=True)
     if not same:
-        raise StoreError("has no place where a line can be put in", code="forget-recipe", where=str(recipe),
+        raise StoreError("has no place where the list can be added", code="forget-recipe", where=str(recipe),
                          hint=f"write `{KEY}: {list_name}` into its section `dataset`, write "
                          '{"format": 1, "salt": "00000000000000000000000000000000", "users": []} into that file, '
                          "and run this again")  # fmt: skip

@@ -121,4 +121,4 @@ def _verdict(
     yield Statement("plain", f"The refreshes made {calls:,} calls of a language model.")
     for row in rows:
         if row["note"]:
-            yield Statement("bad", f"Window {row['window']}, “{row['arm']}”: {row['note']}; its model stayed.")
+            yield Statement("bad", f"Window {row['window']}, “{row['arm']}”: {row['note']}; the earlier model stayed.")

@@ -90,7 +90,9 @@ class Match(Stage):
         wanted = audit.leaks if match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
-            raise StoreError(f"matches break the guards and are not kept: {found}", code="guards-broken", where="match")
+            raise StoreError(
+                f"matches break the guards and were not kept: {found}", code="guards-broken", where="match"
+            )
         dataset = job.recipe.dataset
         negatives = stored_audit(job.database, dataset.label, dataset.repeats, job.recipe.seed)
         if negatives is not None and negatives.violations:

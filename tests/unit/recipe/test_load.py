@@ -261,7 +261,7 @@ def test_an_empty_list_is_too_short(write):
 
 def test_missing_keys_say_what_they_are_for(write, minimal):
     problem = only(write(minimal.replace("{type: text, encoder: encoder}", "text")))
-    assert problem.what == "the required key `encoder` is missing"
+    assert problem.what == "missing key `encoder`"
     assert str(problem.where).endswith(":16: match.space.encoder")
     assert problem.hint.startswith("add `encoder:` (")
 

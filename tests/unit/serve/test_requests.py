@@ -139,9 +139,9 @@ def test_histories_of_a_csv_are_in_json_or_python_notation(tmp_path, history):
     [
         ("r.txt", "", "r.txt", "cannot read .txt file"),
         ("r.csv", "", "r.csv", "is empty"),
-        ("r.csv", HEADER + "u,1,1 2 3\n", "r.csv, request 1", "the history '1 2 3' is no list of item ids"),
-        ("r.csv", HEADER + 'u,1,[]\nu,1,a;b\nu,1,c\n', "r.csv, request 2", "'a;b' is no list of item ids (2 are not)"),
-        ("r.csv", "user_id,item_id,time\nu,1,soon\n", "r.csv, request 1", "the time 'soon' is not of the format"),
+        ("r.csv", HEADER + "u,1,1 2 3\n", "r.csv, request 1", "the history '1 2 3' is not a list of item ids"),
+        ("r.csv", HEADER + 'u,1,[]\nu,1,a;b\nu,1,c\n', "r.csv, request 2", "'a;b' is not a list of item ids (2 are"),
+        ("r.csv", "user_id,item_id,time\nu,1,soon\n", "r.csv, request 1", "the time 'soon' is not in the format"),
         ("r.csv", HEADER + "u,1,[3, 4]\n", "r.csv", "r.csv:2: more than 3 columns: 'u,1,[3, 4]'"),
         ("r.csv", HEADER + "u,1,[]\n" * 60 + "u,1\n", "r.csv", "r.csv:62: fewer than 3 columns: 'u,1'"),
         ("r.csv", HEADER + '"u,1,[]\n', "r.csv", "r.csv:2: a quote that is not closed"),

@@ -60,7 +60,7 @@ def test_derived_columns_are_columns(checked):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("number(price)", "number(prize)", COST + "there is no column 'prize'; did you mean 'price'?"),
+        ("number(price)", "number(prize)", COST + "unknown column 'prize'; did you mean 'price'?"),
         ("number(price)", "price + 1", COST + "`+` takes numbers; price is text; write number(price)"),
         ('who != "nobody"', "who > 3", "r.yaml:14: dataset.filter.interactions: who is text and 3 is a number"),
         ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: there is no item column 'yaer'"),

@@ -118,7 +118,7 @@ def test_prompts_about_users_know_no_item(folder):
     found = shown(checked(folder, RECIPE + f"knowledge: {prompts}\n").wrong)
     assert found == [
         "r.yaml:16: knowledge.user_prompt: must not depend on item",
-        "r.yaml:16: knowledge.item_prompt: is asked in one step, but has several",
+        "r.yaml:16: knowledge.item_prompt: must have a single step, but has several",
     ]
     assert not checked(
         folder, RECIPE + "knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: mine.yaml}\n"

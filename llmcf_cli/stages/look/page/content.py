@@ -141,7 +141,7 @@ def gather(run: Run) -> Page:
     """
     last = run.last
     if last is None or last.manifest.stage != "evaluate":
-        made = "is not made yet" if last is None else f"is a result of {last.manifest.stage}, and no comparison"
+        made = "has not been made yet" if last is None else f"is a result of {last.manifest.stage}, not a comparison"
         raise StoreError(made, code="not-made", where=run.name, hint="llmcf run RECIPE")
     found = from_json(Comparison, last.manifest.report, str(last.folder))
     plain = to_json(found)
