@@ -144,7 +144,7 @@ def _show(one: Certificate, samples: Mapping[str, frozenset[int]], as_json: bool
     if as_json:
         print_json([one.model_dump(mode="json")])
         return
-    unknown = f"; {one.unknown:,} of them occur nowhere here" if one.unknown else ""
+    unknown = f"; not found here: {one.unknown:,}" if one.unknown else ""
     console().print(f"{len(one.users):,} users, in {len(samples):,} ingests{unknown}", markup=False, soft_wrap=True)
     if one.removed:
         table = plain_table("what", "their rows", "why", "MB", "" if one.finished is None else "now")

@@ -16,8 +16,8 @@ NAMES = {
 """Measure → its name, with the direction that is better."""
 
 NOTE = (
-    "Value ± standard error over samples or questions. General ability is the mean accuracy over the benchmarks, each "
-    "counting alike; differences are taken question by question."
+    "Value ± standard error over samples or questions. General ability is the mean accuracy over the benchmarks, "
+    "equally weighted; differences are taken question by question."
 )
 
 NO_GENERAL = "general ability is not measured: ability.data is not set"

@@ -98,7 +98,7 @@ def _add_answers(app: FastAPI, settings: ServeSettings) -> None:
     @app.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAULTS | lacking,
               openapi_extra=_body_of(RecommendBody), tags=["lists"])  # fmt: skip
     async def recommend(request: Request) -> Response:
-        """List the items of the whole catalogue that suit each user best, by a bundle of the task `retrieval`."""
+        """List the best items of the whole catalogue for each user; needs a bundle of the task `retrieval`."""
         return await answered(request, RecommendBody)
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
@@ -130,12 +130,12 @@ def _add_examples(app: FastAPI, service: Service) -> None:
 def _add_administration(app: FastAPI) -> None:
     @app.get("/live", tags=["health"])
     async def live() -> dict[str, str]:
-        """The process runs."""
+        """Whether the process runs."""
         return {"status": "live"}
 
     @app.get("/ready", tags=["health"], responses={503: {"model": FaultAnswer}})
     async def ready(request: Request) -> dict[str, str]:
-        """A bundle is loaded, and requests are accepted."""
+        """Whether a bundle is loaded and requests are accepted."""
         service = _service(request)
         if service.stopping:
             raise Refusal(503, Fault(code="stopping", what="the server is stopping"))
@@ -143,25 +143,25 @@ def _add_administration(app: FastAPI) -> None:
 
     @app.get("/info", tags=["health"], responses={401: _FAULTS[401]})
     async def info(request: Request) -> Info:
-        """What is served."""
+        """The bundle that is served."""
         return _service(request).bundles.info()
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     async def metrics(request: Request) -> Response:
-        """Measurements in Prometheus' text form."""
+        """Metrics in Prometheus' text format."""
         page = await asyncio.to_thread(_service(request).metrics.page)
         return Response(page, media_type="text/plain; version=0.0.4")
 
     @app.post("/admin/reload", tags=["administration"], responses={401: _FAULTS[401], 409: {"model": FaultAnswer}})
     async def reload(request: Request) -> Info:
-        """Load the bundle's folder, or what the watched file names, anew; the current one answers until then."""
+        """Reload the bundle's folder, or what the watched file names; the current bundle answers until then."""
         service = _service(request)
         await asyncio.to_thread(service.reload)
         return service.bundles.info()
 
     @app.post("/admin/rollback", tags=["administration"], responses={401: _FAULTS[401], 409: {"model": FaultAnswer}})
     async def rollback(request: Request) -> Info:
-        """Let the previous bundle answer again."""
+        """Serve the previous bundle again."""
         service = _service(request)
         await asyncio.to_thread(service.change, service.bundles.rollback)
         return service.bundles.info()

@@ -42,9 +42,9 @@ KEY = "forgotten"
 MAX_CERTIFICATE = 1 << 26
 ELSEWHERE = (
     "copies elsewhere: exported and pushed parcels, copied bundles and reports, backups, logs",
-    "servers that have a bundle loaded: restart them, or let them follow a pointer",
+    "servers that have loaded a bundle: restart them, or let them follow a pointer",
     "servers of language models that were sent prompts",
-    "free space of the disk",
+    "free disk space",
 )
 """What nobody looks at."""
 
@@ -207,8 +207,8 @@ def certificate(
                                "histories", rows={"generation": texts.count}))  # fmt: skip
     if texts is not None and texts.unclear:
         remains.append(Remaining(path=str(texts.file), what=f"{texts.unclear:,} texts", ours=False,
-                                 why="of prompts that this recipe does not ask, by its settings of now, so nobody can "
-                                 "tell whom they are about; remove the file to be sure"))  # fmt: skip
+                                 why="of prompts that this recipe, with its present settings, does not send, so it is "
+                                 "unknown whom they are about; remove the file to be sure"))  # fmt: skip
     remains += _tables(sought.after)
     return Certificate(
         recipe=loaded.recipe.name, recipe_file=str(loaded.path.resolve()), artifacts=str(store.root),
@@ -379,8 +379,8 @@ def _tables(contexts: Sequence[Context]) -> list[Remaining]:
         str(context.locate.path(ref).resolve()) for context in contexts
         for part in (context.recipe.dataset.source, *context.recipe.dataset.added) for ref in file_refs(part)
     )  # fmt: skip
-    return [Remaining(path=path, what="your table", ours=False, why="llmcf changes no table; their rows in it are not "
-                      "read any more") for path in found]  # fmt: skip
+    return [Remaining(path=path, what="your table", ours=False, why="llmcf does not change tables; it no longer reads "
+                      "these rows") for path in found]  # fmt: skip
 
 
 def _staying(one: Holder) -> Remaining:

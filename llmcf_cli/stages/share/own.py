@@ -58,7 +58,7 @@ def extend_recipe(base: WrittenRecipe, file: Path) -> Path:
         "description": f"{target.stem}, from {_called(base)}.",
     }
     commented = "".join(f"# {line}\n" for line in dump_yaml(_without_own(values)).splitlines())
-    advice = f"# What {_called(base)} sets. Take the `# ` away from what you change, and from the keys above it.\n"
+    advice = f"# What {_called(base)} sets. Uncomment what you change, and the keys above it.\n"
     _write(target, f"# llmcf run {target.name}\n{dump_yaml(own)}\n{advice}{commented}")
     return target
 

@@ -168,7 +168,7 @@ def _recipe_files(
         fits = not whole and all(file.stat().st_size <= LARGEST for file in files)
         if with_data and not fits:
             why = "its path is absolute" if whole else f"one of its files has more than {LARGEST / 1e6:,.0f} MB"
-            notes.append(f"{ref}: only its digest travels, as {why}")
+            notes.append(f"{ref}: only its digest is packed: {why}")
         if with_data and fits:
             for file in files:
                 below = "" if file == path else f"/{file.relative_to(path).as_posix()}"
@@ -229,10 +229,10 @@ def _add_texts(context: Context, wanted: Wanted, work: Path, placed: _Placed, no
     except StoreError as error:
         if error.code != "not-made":
             raise
-        notes.append("no texts in it: none are generated here")
+        notes.append("contains no texts: none were generated here")
         return None
     if not found.texts:
-        notes.append("no texts in it: " + (", ".join(
+        notes.append("contains no texts: " + (", ".join(
             f"{count:,} were written from a {about}" for about, count in found.left_out.items()
         ) or "the recipe asks for none"))  # fmt: skip
         return None
