@@ -66,7 +66,7 @@ def _print(found: Contrast, notes: tuple[str, ...], words: Words) -> None:
     rows += [[f"dropped: {why}", *(f"{side.dropped.get(why, 0):,}" for side in sides)]
              for why in reasons]  # fmt: skip
     text_table(["texts", "A", "B"], rows, title="What is written")
-    kept = f"{found.both_kept:,} kept in both, {found.first_kept:,} in A alone, {found.second_kept:,} in B alone"
+    kept = f"{found.both_kept:,} kept in both, {found.first_kept:,} only in A, {found.second_kept:,} only in B"
     console().print(f"{found.both:,} samples are in both, {found.same:,} with the same text; {kept}", markup=False)
     if found.scores:
         cells = [

@@ -172,6 +172,6 @@ def _show(found: Draft, path: Path, allowing: str) -> None:
     name = shlex.quote(str(path))
     console().print(f"next: llmcf ingest {name}{allowing}    # what is kept and dropped", markup=False, soft_wrap=True)
     if allowing:
-        console().print("      (the tables lie outside the recipe's folder; that it may read them is remembered)",
+        console().print("      (the tables are outside the recipe's folder; llmcf remembers this permission)",
                         style="dim", markup=False, soft_wrap=True)  # fmt: skip
     console().print(f"      llmcf run {name}", markup=False, soft_wrap=True)

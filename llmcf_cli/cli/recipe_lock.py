@@ -103,7 +103,7 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
 
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, the name of a library recipe, or a lock.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with: likewise.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The recipe or lock to compare it with.")],
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:

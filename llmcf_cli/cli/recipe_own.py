@@ -57,6 +57,6 @@ def copy(
     for written in (copied.recipe, *copied.prompts):
         console().print(f"wrote {written}", soft_wrap=True)
     for left in copied.elsewhere:
-        what = f"! {left.where}: {left.name} lies beside the original; copy it to {copied.recipe.parent}"
+        what = f"! {left.where}: {left.name} is beside the original; copy it to {copied.recipe.parent}"
         console().print(what, style="yellow", soft_wrap=True)
     console().print(f"next: llmcf recipe validate {copied.recipe}", soft_wrap=True)

@@ -84,7 +84,7 @@ def refresh(
             on_start=report.start_step, on_end=report.end_step, overrides=changes,
         )  # fmt: skip
         if not kept:
-            console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
+            console().print(f"nothing to do: {known:,} rows are already there, and no new ones")
             return
         console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
         context = open_context(load_recipe(derived.file, changes), artifacts, progress)

@@ -241,7 +241,7 @@ def check_readable(path: Path, allowed: Readable) -> None:
         if not allowed.covers(found):
             shown = found if found.is_dir() or place == path else found.parent
             raise AccessError(
-                f"lies outside the recipe's folder: {found}", code="file-refused", where=str(path),
+                f"is outside the recipe's folder: {found}", code="file-refused", where=str(path),
                 hint=f"to let this recipe read it, run the same command with --allow-read '{shown}'",
             )  # fmt: skip
 

@@ -154,7 +154,7 @@ def time_notes(reading: Reading) -> list[str]:
     if reading.twice:
         notes.append(f"{reading.twice:,} times occur twice in their time zone (clock change), read as the first")
     if reading.first is not None:
-        notes.append(f"times lie between {reading.first} and {reading.last} UTC")
+        notes.append(f"times range from {reading.first} to {reading.last} UTC")
     return notes
 
 

@@ -86,7 +86,7 @@ def _swapped(con: Any, problems: Mapping[str, int], meaning: Meaning) -> Iterato
     if other is not None:
         yield Alarm(
             "other_format", f"{meaning.order} is read as {meaning.times.format}, but there is {other[0]}, {other[1]}: "
-            "the times that were read likely have day and month swapped",
+            "the times that were read probably have day and month swapped",
             f"set {meaning.settings}.time_format: {other[0]}" if meaning.settings else "",
         )  # fmt: skip
 

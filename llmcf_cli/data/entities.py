@@ -230,7 +230,7 @@ def _list_notes(con: Any, table: Table, role: str, cast: EntityCast, total: int,
                 hint=f"take {column} out of dataset.source.multi, or derive a list in dataset.derive.{role}",
             )  # fmt: skip
         if count:
-            notes.append(f"{count:,} values of {column} are no lists that can be read, and count as empty")
+            notes.append(f"{count:,} values of {column} cannot be read as lists, and count as empty")
     return notes
 
 

@@ -57,7 +57,7 @@ def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: 
     if not columns:
         return LlmcfError(f"the data set has no {entity} columns", code="feature-unknown", where=where)
     near = closest(column, columns)
-    what = f"there is no {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
+    what = f"unknown {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
     return LlmcfError(
         what,
         code="feature-unknown",
@@ -191,7 +191,7 @@ def _no_numbers(
         f"{bad:,} of {given:,} values are not numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
         f"allows {section.max_bad_rows:.1%}", code="feature-numbers",
         where=f"dataset.features.{choice.entity}.{column}",
-        hint=f"derive a number: dataset.derive.{table}.{column}: {quoted(made)}, make the feature categorical, or "
+        hint=f"derive a number: dataset.derive.{table}.{column}: {quoted(made)}; make the feature categorical; or "
         "raise dataset.max_bad_rows",
     )  # fmt: skip
 
@@ -207,7 +207,7 @@ def _warnings(choice: Choice, distinct: int, present: int, cut: int, bad: int) -
     if cut:
         found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are not read")
     if bad:
-        found.append(f"{bad:,} values are no numbers and count as missing")
+        found.append(f"{bad:,} values are not numbers and count as missing")
     return found
 
 

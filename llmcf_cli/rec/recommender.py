@@ -151,7 +151,7 @@ class Recommender(nn.Module, ABC):
             ModelError: Models of the form do not learn on.
         """
         raise ModelError(
-            "models of the task `retrieval` learn from whole sequences, and cannot be tuned on later rows alone",
+            "models of the task `retrieval` learn from whole sequences, so they cannot be tuned only on later rows",
             code="finetune-unsupported", where="refresh.level", hint="llmcf refresh RECIPE --level full",
         )  # fmt: skip
 

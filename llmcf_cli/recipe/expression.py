@@ -103,7 +103,7 @@ def parse(source: str) -> Tree:
     if len(source) > MAX_LENGTH:
         raise ExpressionError(f"has {len(source):,} characters; at most {MAX_LENGTH:,} are allowed", source, 0)
     if "\0" in source:
-        raise ExpressionError("holds a NUL character", source, source.index("\0"))
+        raise ExpressionError("has a NUL character", source, source.index("\0"))
     return _Parser(source).whole()
 
 

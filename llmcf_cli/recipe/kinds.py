@@ -219,7 +219,7 @@ class _Checker:
         if tree.function == "in":
             for part in args[1:]:
                 if not isinstance(part.tree, Literal):
-                    raise self._error("a list holds texts or numbers as they are", part.tree)
+                    raise self._error("lists hold constant texts or numbers", part.tree)
         elif tree.function not in ("=", "!="):
             for part in args:
                 self._need(part, ("text", "number", "time"), f"`{tree.function}` takes numbers, times or texts")

@@ -55,7 +55,7 @@ class LearnedSection(Config):
     @rule("finetune", "examples")
     def _one_way(self) -> Iterator[Broken]:
         if self.finetune and self.examples:
-            yield Broken("cannot stand beside finetune; give each its own entry", ("examples",))
+            yield Broken("cannot be combined with finetune; give each its own entry", ("examples",))
 
 
 class RefreshSection(Config):

@@ -105,7 +105,7 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
             open_sections.append((name, line))
         if name == ".":
             if not open_sections:
-                problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
+                problems.append(TemplateProblem(line, "{{.}} is outside any section"))
             continue
         if variables is not None and name not in variables:
             what = f'unknown variable "{name}"{suggestion(name, variables)}'

@@ -83,7 +83,7 @@ def steps_of(context: Context) -> list[Step]:
             if isinstance(step.node.stage, FrozenLLM):
                 what = "language model that wrote the earlier texts"
             raise StoreError(
-                f"there is no {what} ({step.reason})", code="refresh-untrained", where=step.node.label,
+                f"missing {what} ({step.reason})", code="refresh-untrained", where=step.node.label,
                 hint="llmcf run RECIPE",
             )  # fmt: skip
     return steps

@@ -185,7 +185,7 @@ def _anchored(asset: Asset, file: Path) -> "Asset":
             return one
         path = (folder / one.source.removeprefix(_FILE)).resolve()
         if not path.is_relative_to(folder):
-            problem = LlmcfError(f"{one.source} lies outside the catalogue's folder",
+            problem = LlmcfError(f"{one.source} is outside the catalogue's folder",
                                  code="catalogue-outside", where=Place(file=str(file), path=(asset.name,)),
                                  hint="put the file itself, not a link, below that folder")  # fmt: skip
             raise RecipeError([problem])

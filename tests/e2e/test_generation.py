@@ -95,7 +95,7 @@ def test_cost_is_told_as_far_as_it_is_known(context, capsys):
     assert "llmcf ingest, with the same recipe" in costs(context, capsys)
     run(context, Ingest())
     before = costs(context, capsys)
-    assert "12 (0 of 12 texts are there)" in before
+    assert "12 (0 of 12 texts are cached)" in before
     assert "at most 96" in before
     assert "unknown until measured" in before
     assert "EUR" in before

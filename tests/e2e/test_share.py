@@ -190,7 +190,7 @@ def test_imported_texts_are_found_and_none_is_made_again(copy, texts):
     llmcf("cot", "import", texts, "--lock", copy / "shared.lock.yaml", "--artifacts", artifacts)
     llmcf("ingest", copy / "shared.yaml", "--artifacts", artifacts)
     plan = llmcf("run", "--locked", copy / "shared.lock.yaml", "--artifacts", artifacts, "--dry-run")
-    assert "24 of 24 texts are there" in plan
+    assert "24 of 24 texts are cached" in plan
     llmcf("gen-cot", copy / "shared.yaml", "--artifacts", artifacts)
     found = report(artifacts, "gen-cot")
     assert (found["generated"], found["cached"]) == (0, 24)

@@ -317,8 +317,8 @@ def _recurring(con: Any, table: Table, cells: tuple[str, ...]) -> tuple[str, ...
 def _named(path: Path, cells: tuple[str, ...], again: tuple[str, ...], decisions: Decisions) -> tuple[str, ...] | None:
     """Names of the columns of a file whose first line may be either; empty: the line has them; None: unclear."""
     question = Question(
-        "--header", f"begins with {', '.join(map(repr, again[:3]))}, which stands further down as well",
-        {"yes": "the first line names the columns", "no": "it is a row like the others"}, str(path),
+        "--header", f"starts with {', '.join(map(repr, again[:3]))}, which also occurs further down",
+        {"yes": "the first line names the columns", "no": "it is a data row"}, str(path),
     )  # fmt: skip
     answer = decisions.settle(question)
     if answer is None:

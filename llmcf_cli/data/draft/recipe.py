@@ -38,7 +38,7 @@ _DENSE = 10_000
 _SAMPLED = 20_000
 """Items from which the softmax over all of them is taken over a sample."""
 
-_HEAD = ("# Written by `llmcf init`; the comments say what each value rests on. Change what is not so.",)
+_HEAD = ("# Written by `llmcf init`; the comments give the reason for each value. Correct what is wrong.",)
 _TO_GO_ON = "# Next: k_core under dataset leaves out rare users and items"
 _FOOT = {
     "ranking": (
@@ -145,7 +145,7 @@ def _retrieval(roles: Roles, text: bool, decisions: Decisions) -> dict[str, Any]
     decisions.note("task", "retrieval", "as given: lists of the whole catalogue, from the order of each user's events",
                    "rec.task")  # fmt: skip
     decisions.note("compared", ", ".join(arms), "SASRec alone" + ", and initialised from texts" * text
-                   + "; no language model; what needs no training stands beside", "rec.compare")  # fmt: skip
+                   + "; no language model; baselines without training for comparison", "rec.compare")  # fmt: skip
     objective: Any = "softmax" if items <= _SAMPLED else {"type": "sampled_softmax", "negatives": 256}
     return {
         "task": "retrieval",

@@ -201,7 +201,7 @@ def _last_answer(conversation: Sequence[Any]) -> tuple[Messages, str]:
         speaker = turn.get("role", turn.get("from"))
         role = _ROLES.get(str(speaker).strip().lower())
         if role is None:
-            raise UnreadableError(f"turn {number} is said by {speaker!r}, not by one of {', '.join(_ROLES)}")
+            raise UnreadableError(f"turn {number} is by {speaker!r}, not by one of {', '.join(_ROLES)}")
         content = turn.get("content", turn.get("value"))
         try:
             said = "" if content == [] else text_of(content)

@@ -80,7 +80,7 @@ def check_folder(folder: Path) -> None:
         )
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise ModelError(f"the folder has no config.json; it holds {_listing(folder)}",
+        raise ModelError(f"the folder has no config.json; it contains {_listing(folder)}",
                          code="model-folder", where=where,
                          hint="give a folder in Hugging Face format or a .gguf file")  # fmt: skip
     check_contained(folder)
@@ -90,7 +90,7 @@ def check_folder(folder: Path) -> None:
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        found = "only pickled weights" if pickled else f"no weights; it holds {_listing(folder)}"
+        found = "only pickled weights" if pickled else f"no weights; it contains {_listing(folder)}"
         raise ModelError(
             f"the folder has {found}",
             code="model-pickle" if pickled else "model-weights-missing",
@@ -98,7 +98,7 @@ def check_folder(folder: Path) -> None:
             hint="convert the weights to .safetensors",
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}",
+        raise ModelError(f"the folder has no tokenizer; it contains {_listing(folder)}",
                          code="model-tokenizer-missing", where=where,
                          allowed=TOKENIZER_FILES)  # fmt: skip
 

@@ -89,7 +89,7 @@ def check_contained(folder: Path) -> None:
             implementation that would be fetched and run.
     """
     if (folder / _ADAPTER).exists():
-        raise ModelError("is an adapter to another model", code="model-adapter", where=str(folder / _ADAPTER),
+        raise ModelError("is an adapter for another model", code="model-adapter", where=str(folder / _ADAPTER),
                          hint="if you trust both, merge it into its model and use the result")  # fmt: skip
     _check_sizes(folder)
     for index in sorted(folder.glob("*.safetensors.index.json")):

@@ -205,7 +205,7 @@ def _claim(work: Path, stamp: dict[str, Any], progress: Progress) -> None:
     if last_checkpoint(work):
         known = found if isinstance(found, dict) else {}
         changed = [name for name in stamp if known.get(name) != stamp[name]]
-        progress.say(f"the checkpoints in {work} are of another {', '.join(changed)}; train-llm starts anew")
+        progress.say(f"the checkpoints in {work} are of another {', '.join(changed)}; train-llm starts over")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(stamp, indent=1), encoding="utf-8")

@@ -221,7 +221,7 @@ def _check(
     wrong: list[str] = []
     for row in rows:
         key = (row["prompt_hash"], row["model_digest"], row["decode_hash"], row["sample_index"])
-        what = _fault(row, settings) or ("is there twice" if key in seen else "")
+        what = _fault(row, settings) or ("is a duplicate" if key in seen else "")
         if not what and models is not None and row["model_digest"] not in models:
             what = f"is by the model {row['model_digest']!r:.80}, which is not in the lock"
         if what:
@@ -248,7 +248,7 @@ def _fault(row: Mapping[str, Any], settings: dict[str, str]) -> str:
     if len(row["text"]) > MAX_TEXT or any(len(row[name]) > MAX_NAME for name in ("model_digest", "step")):
         return "is too long"
     if "\0" in row["text"] or "\0" in row["model_digest"]:
-        return "holds a NUL character"
+        return "has a NUL character"
     if any(row[name] is not None and not math.isfinite(row[name]) for name in SCORES):
         return "has a score that is not a number"
     if row["decode"] not in settings:

@@ -182,7 +182,7 @@ def warnings(
         if monitor.sign * value > monitor.sign * own:
             found.append(
                 f"{run.arm}: this baseline is better on validation than {served}, the arm to serve "
-                f"({monitor.title} {value:.4f} and {own:.4f}): the arms learn less than is there to learn"
+                f"({monitor.title} {value:.4f} and {own:.4f}): the arms miss something that can be learned"
             )
     return found
 

@@ -92,7 +92,7 @@ def _add_answers(app: FastAPI, settings: ServeSettings) -> None:
         return await answered(request, ScoreBody)
 
     lacking: dict[int | str, dict[str, Any]] = {
-        409: {"model": FaultAnswer, "description": "The bundle scores given items and makes no lists"}
+        409: {"model": FaultAnswer, "description": "The bundle scores given items and cannot make lists"}
     }
 
     @app.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAULTS | lacking,

@@ -113,7 +113,7 @@ def _rests_on(told: Told) -> Iterator[str]:
     lock = told.lock
     titles = ["data", "SHA-256", "MB", "included"]
     cells = [
-        [data.name, data.digest[:16], f"{data.size / 1e6:,.2f}", "yes" if data.inside else "no: bring it"]
+        [data.name, data.digest[:16], f"{data.size / 1e6:,.2f}", "yes" if data.inside else "no: provide it"]
         for data in told.data
     ]
     if cells:
