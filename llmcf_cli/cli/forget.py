@@ -28,13 +28,13 @@ def forget(
     recipe: Annotated[
         str,
         typer.Option("--recipe", metavar="RECIPE", callback=remember, autocompletion=recipe_names,
-                     help="Search what this recipe and its refreshes made; the recipe names the list from now on."),
+                     help="Recipe to remove them from, with its refreshes; it will name the list of these users."),
     ],
     users: Annotated[
         list[str] | None, typer.Argument(metavar="USER…", help="User ids, as in the tables.")
     ] = None,
     ids: Annotated[
-        Path | None, typer.Option("--ids", metavar="FILE", help="File of user ids, one per line; no shell records it.")
+        Path | None, typer.Option("--ids", metavar="FILE", help="User ids, one per line: not in the shell history.")
     ] = None,
     pointer: Annotated[
         list[Path] | None,

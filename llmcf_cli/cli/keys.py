@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="e.g. api.example.com, or localhost:8000.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host, e.g. api.example.com or localhost:8000.")]
 
 
 @app.command()

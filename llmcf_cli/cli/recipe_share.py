@@ -90,7 +90,7 @@ def import_(
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Unpack a recipe after showing what it holds, fetches, sends and needs; its texts go into the cache."""
+    """Unpack a recipe after showing what it contains, fetches, sends and needs; its texts go into the cache."""
     from llmcf_cli.stages.share.receive import look
     from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.transfer import check_pin

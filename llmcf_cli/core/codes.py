@@ -160,7 +160,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "sample-too-large": "More samples were asked for than exist.",
         "prompt-too-long": "A prompt does not fit, even without history.",
         "prompt-turns": "The model does not accept the prompt's turns.",
-        "answers-ambiguous": "Two answers read the same.",
+        "answers-ambiguous": "Two answers are the same token.",
         "answer-no-token": "An answer is not a single token of the model in any spelling.",
         "teacher-no-answers": "The model gives the answers almost no probability.",
         "benchmark-empty": "A benchmark's file has no questions.",
