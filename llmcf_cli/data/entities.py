@@ -96,7 +96,7 @@ def clean_entity(
     con.execute(f"DROP TABLE {rows}")
     kept, lost = scalar(con, f"SELECT count(*) FROM {entity}_feature"), table.bad
     reason = f"lines that cannot be parsed: {lost.count:,}; no id: {without_id:,}; rest: " + (
-        f"duplicates, of {differing.count:,} ids the {conflicts} of rows that differ stays" if differing.count
+        f"duplicates; for {differing.count:,} ids with differing rows, the {conflicts} is kept" if differing.count
         else "identical duplicates"
     )  # fmt: skip
     log.add(f"read {role}", kept, total + lost.count - kept, reason, lost.samples)
@@ -208,7 +208,7 @@ def _float_notes(con: Any, relation: str, columns: Mapping[str, str]) -> list[st
     )
     found = con.execute(f"SELECT {asked} FROM {relation}").fetchone()
     return [
-        f"{count:,} values of {column} were whole floats, e.g. {example}.0 → {example}"
+        f"{count:,} values of {column} were whole floats, read as integers, e.g. {example}.0 → {example}"
         for column, count, example in zip(columns, found[::2], found[1::2], strict=True) if count
     ]  # fmt: skip
 

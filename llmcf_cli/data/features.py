@@ -203,9 +203,9 @@ def _warnings(choice: Choice, distinct: int, present: int, cut: int, bad: int) -
     elif distinct == 1 and (choice.kind != "multi"):
         found.append("the same value everywhere")
     elif choice.kind == "categorical" and distinct == present and present > 1:
-        found.append("every value is unique, so it says no more than the id")
+        found.append("every value is unique, so it adds nothing to the id")
     if cut:
-        found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are not read")
+        found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are ignored")
     if bad:
         found.append(f"{bad:,} values are not numbers and count as missing")
     return found

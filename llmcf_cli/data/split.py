@@ -174,4 +174,4 @@ class LeaveOneOutSplit:
             "WHERE late.place = early.place + 1 AND late.split <> early.split",
         )
         drawn = f"; for {tied:,} users the last events are at the same time, and the seed chose which to leave out"
-        return Assigned(f"{short:,} users have fewer than three events, all train" + (drawn if tied else ""))
+        return Assigned(f"{short:,} users have fewer than three events, all in train" + (drawn if tied else ""))

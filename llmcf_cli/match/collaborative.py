@@ -72,7 +72,7 @@ def fit_collaborative(
     limit = min(num_items, num_users - int(np.bincount(fold_of_user_U[1:]).max()))
     size = max(min(dim, limit), 1)
     if size < dim:
-        progress.say(f"collaborative vectors: {size} dimensions instead of {dim}, the matrix has no more")
+        progress.say(f"collaborative vectors: {size} dimensions instead of {dim}: the matrix has no more")
     item_FID = np.zeros((folds + 1, num_items + 1, size), np.float32)
     count_FI = np.zeros((folds + 1, num_items + 1), np.int32)
     kept_F = np.zeros(folds + 1, np.float32)

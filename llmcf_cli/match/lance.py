@@ -164,7 +164,7 @@ def _hold(folder: Path, rows: Rows, progress: Progress) -> Any:
         progress.say("the index has other examples: it is rebuilt")
         return database.create_table(TABLE, reader(rows.schema, rows.batches()), mode="overwrite")
     if new_E.any():
-        progress.say(f"{new_E.sum():,} examples are added to the index of {len(there):,}")
+        progress.say(f"{new_E.sum():,} examples added to the index of {len(there):,}")
         added = Rows(rows.vector_ED, rows.keys, rows.member_E[new_E])
         table.add(reader(added.schema, added.batches()))
     return table

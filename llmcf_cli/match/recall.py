@@ -74,7 +74,7 @@ class Probe:
 
     def __init__(self, index: AnnIndex, query_ND: np.ndarray, keys: Keys, k: int, progress: Progress = SILENT) -> None:
         self.index, self.query_ND, self.keys, self.k = index, query_ND, keys, k
-        progress.say(f"{len(keys):,} queries are answered exactly, to measure what the index finds")
+        progress.say(f"{len(keys):,} queries answered exactly, to measure the index's recall")
         exact = index.exact()
         exact.search(query_ND, keys, k=k)  # blocks are made ready
         self.exact, self.exact_ms = self._timed(exact)

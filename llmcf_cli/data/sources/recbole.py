@@ -60,7 +60,7 @@ class RecBoleSource:
         for column in set(types) - set(kept):
             con.execute(f"ALTER TABLE {table.relation} DROP COLUMN {name(column)}")
         left = ", ".join(column for column in types if column not in kept)
-        return replace(table, notes=(*table.notes, f"columns of the type float_seq are left out: {left}"))
+        return replace(table, notes=(*table.notes, f"columns of type float_seq are left out: {left}"))
 
 
 def _types(cells: Sequence[str], where: str) -> dict[str, str]:
