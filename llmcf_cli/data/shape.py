@@ -247,7 +247,7 @@ def _time_notes(times: Sequence[InexactTimes]) -> Iterator[str]:
         if one.cut:
             yield f"{one.operation}: {one.cut:,} times had digits below the microsecond, which were cut off"
         if one.twice:
-            yield f"{one.operation}: {one.twice:,} times occur twice in their time zone (clock change), read as the first"
+            yield f"{one.operation}: {one.twice:,} times occur twice in their zone (clock change), read as the first"
 
 
 def _shown(examples: Sequence[str]) -> str:

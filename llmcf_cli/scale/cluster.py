@@ -253,7 +253,7 @@ def _connected(address: str | None, progress: Progress) -> Iterator[None]:
     if address in (None, "local"):
         unless = "" if address else ", unless `ray start` did already"
         progress.say(
-            f"starting Ray on this machine, {os.cpu_count()} CPUs{unless}: takes some seconds; for a cluster, give --address"
+            f"starting Ray on this machine, {os.cpu_count()} CPUs{unless}: some seconds; for a cluster, give --address"
         )
     try:
         with warnings.catch_warnings():

@@ -92,7 +92,7 @@ def poison(monkeypatch, poisoned):
 
 def test_cost_is_told_as_far_as_it_is_known(context, capsys):
     shutil.rmtree(context.store.root)
-    assert "llmcf ingest, with the same recipe" in costs(context, capsys)
+    assert "llmcf ingest with the same recipe" in costs(context, capsys)
     run(context, Ingest())
     before = costs(context, capsys)
     assert "12 (0 of 12 texts are cached)" in before

@@ -355,7 +355,7 @@ def test_without_data_the_parcel_has_their_digests_and_says_what_to_bring(home, 
     target = tmp_path / "small"
     done = llmcf("recipe", "export", home / "shared.yaml", target, "--without", "user",
                  "--artifacts", home / "artifacts")  # fmt: skip
-    assert "events.csv: its digest travels" in done
+    assert "events.csv: packs its digest" in done
     assert not (target / "events.csv").exists()
     assert not (target / "llmcf" / "texts.parquet").exists()
     assert "events.csv" in (target / "README.md").read_text()

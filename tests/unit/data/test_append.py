@@ -211,7 +211,7 @@ def test_known_rows_with_another_rating_are_told(shop):
     _, report = shop.add(base, [("a", "i1", 1.0, 1), ("d", "i9", 1.0, 9)])
     step = next(step for step in report.steps if step.name == "drop known rows")
     assert (step.kept, step.dropped) == (1, 1)
-    assert "1 of them with another rating" in step.reason
+    assert "1 of them have another rating" in step.reason
 
 
 @pytest.mark.parametrize("time", [1, 4, 6])

@@ -216,7 +216,7 @@ def test_ids_and_texts_agree_whatever_their_type(run_rows, missing):
     notes = [note.message for note in result.report.notes]
     assert "34 user ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
     assert "4 item ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
-    assert "3 values of year were whole floats, e.g. 1991.0 → 1991" in notes
+    assert "3 values of year were whole floats, read as integers, e.g. 1991.0 → 1991" in notes
 
 
 def test_times_keep_their_full_precision(run_rows):

@@ -79,7 +79,7 @@ def test_changes_merge_sections_and_replace_other_components(recipe):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ("{trials: 2, space: {match.k: {low: 2, high: 8}}}", "not below rec.fit, rec.backbone or rec.augment"),
+        ("{trials: 2, space: {match.k: {low: 2, high: 8}}}", "not in rec.fit, rec.backbone or rec.augment"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 0, high: 1, log: true}}}", "log needs a positive low"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2, high: 1}}}", "not below"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2}}}", "either low and high, or choices"),

@@ -184,7 +184,7 @@ def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
         (("[history]", "[history, decision]"), 6, 'a step per user_block must not know "decision"'),
         (("[item]", "[item, history]"), 11, 'a step per item must not know "history"'),
         (("[item]", "[item, profile]"), 11, 'a step per item cannot read "profile", which is written per user_block'),
-        (("[history]", "[history, match]"), 6, "steps need each other: profile ← match ← profile"),
+        (("[history]", "[history, match]"), 6, "steps depend on each other in a circle: profile ← match ← profile"),
         (("decision]", "decision, match]"), 15, "steps need each other: match ← match"),
         (("per: user_block", "per: item"), 6, 'a step per item must not know "history"'),
         (("per: user_block", "per: interaction"), 15, "no step is per user_block"),

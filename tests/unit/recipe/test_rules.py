@@ -23,7 +23,7 @@ RULES = {
     "4: llm.mix": "the shares of llm.mix sum to 0.9, not 1",
     "7: match.k": "is 3, but balance: labels needs an even number",
     "8: cot.sample": "give either count or fraction",
-    "10: rec.compare.1": "`kar` needs the section `knowledge`, which the recipe does not have",
+    "10: rec.compare.1": "`kar` needs the section `knowledge`, but the recipe has none",
     "11: rec.references.1": "'tekst' is not an arm of the comparison",
 }
 
@@ -113,7 +113,7 @@ def test_a_balance_is_checked_beside_a_wrong_model(write):
     text = BROKEN + "balance: {shares: [0.5]}\nability: {split: test}\n"
     found = told(write(text.replace("share: 0.4}\n", "share: 0.5}\n  count: null\n")), "llm.model=1")
     assert "balance needs llm.count" in found["13: balance"]
-    assert "must not be by the test split" in found["14: ability.split"]
+    assert "must not choose by the test split" in found["14: ability.split"]
 
 
 # ---- variants

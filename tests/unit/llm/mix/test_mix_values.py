@@ -149,8 +149,8 @@ def test_a_row_that_cannot_be_read_is_named_and_counted(read: Read, line: bytes)
 @pytest.mark.parametrize(
     ("turns", "why"),
     [
-        ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is said by 'tool'"),
-        (["a", "b"], "turn 1 is no object"), ("[half", "no list"), ({"role": "user"}, "no list"),
+        ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is by 'tool'"),
+        (["a", "b"], "turn 1 is not an object"), ("[half", "not a list"), ({"role": "user"}, "not a list"),
         (
             [("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")],
             "turn 1: a part of type 'image_url'",
