@@ -74,6 +74,6 @@ def forget(
     found = permissions.forget_reads(Path(what)) if is_folder else permissions.forget_host(Host.of(what))
     if not found:
         raise LlmcfError(
-            "is not among the allowed hosts and folders", code="permission-unknown", where=what, hint="llmcf keys list"
+            "not among the allowed hosts and folders", code="permission-unknown", where=what, hint="llmcf keys list"
         )
     typer.echo(f"no longer allowed: {what}")

@@ -45,7 +45,7 @@ def promote(
     context = opened(recipe, set_, artifacts, allow_read)
     section = context.recipe.promote
     if section is None:
-        raise LlmcfError("has no section `promote`, with the conditions", code="promote-unset", where=recipe,
+        raise LlmcfError("no section `promote`, with the conditions", code="promote-unset", where=recipe,
                          hint="add a section, e.g. promote: {measures: {auc: {not_worse_by: 0.002}}}")  # fmt: skip
     database = IngestOutput(samples_of(context)).database
     task = registry().build(TASK, context.recipe.rec.task)

@@ -84,7 +84,7 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
     recipe = locked_recipe(lock, locked)
     now = locked_now(recipe, artifacts, allow_read)
     if not any(step.node.made for step in now.steps):
-        raise StoreError("has no results here yet", code="not-made", where=locked.name,
+        raise StoreError("no results here yet", code="not-made", where=locked.name,
                          hint=f"llmcf run --locked {lock}")  # fmt: skip
     found = compare(locked, now.steps, make_progress())
     _print_checked(found)

@@ -73,4 +73,4 @@ def read_json(path: Path, most: int, error: type[LlmcfError] = DataError) -> Any
     try:
         return json.loads(read_small(path, most, error))
     except (ValueError, RecursionError) as failed:
-        raise error(f"is not valid JSON: {failed}", code="json-invalid", where=str(path)) from failed
+        raise error(f"not valid JSON: {failed}", code="json-invalid", where=str(path)) from failed

@@ -86,7 +86,7 @@ def read_yaml(file: Path) -> Node:
         raise RecipeError([LlmcfError("the file is empty", code="yaml-empty", where=where)])
     if not isinstance(node.value, dict):
         raise RecipeError(
-            [LlmcfError("is not a mapping of keys to values", code="yaml-no-mapping", where=node.origin.place())]
+            [LlmcfError("not a mapping of keys to values", code="yaml-no-mapping", where=node.origin.place())]
         )
     return node
 
@@ -130,10 +130,10 @@ def _parse(text: str, where: Place, origin: Origin) -> Node:
         what = " ".join(filter(None, [error.problem, error.context]))
         if what in (_TOO_MANY, _TOO_DEEP):
             raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
-        raise RecipeError([LlmcfError(f"is not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
+        raise RecipeError([LlmcfError(f"not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
     except (yaml.YAMLError, UnicodeEncodeError) as error:  # libyaml reads UTF-8, which has no lone surrogates
         raise RecipeError(
-            [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
+            [LlmcfError(f"not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
         ) from error
     except RecursionError as error:
         raise RecipeError([LlmcfError(_TOO_DEEP, code="yaml-limit", where=where)]) from error

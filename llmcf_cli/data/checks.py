@@ -43,7 +43,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     where = table.origin
     if needs_rating and meaning.rating is None:
         raise DataError(
-            "has no ratings, but dataset.label needs them", code="ratings-missing", where=where,
+            "no ratings, but dataset.label needs them", code="ratings-missing", where=where,
             hint=f"name the rating column in {meaning.settings or 'dataset.source.columns'}.rating, "
             "or use `label: {type: implicit}`",
         )  # fmt: skip
@@ -53,7 +53,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     read = scalar(con, "SELECT count(*) FROM checked")
     if read + lost.count < log.least:
         raise DataError(
-            "has no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
+            "no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
         )
     if lost.count + bad.count > max_bad_rows * (read + lost.count):
         worst = next(iter(problems), "lines")

@@ -34,7 +34,7 @@ def _apply(root: Node, text: str) -> Node:
     path = key_path(key.strip())
     if not equals or not all(str(step) for step in path):
         raise LlmcfError(
-            "is not of the form KEY=VALUE",
+            "not of the form KEY=VALUE",
             code="override-syntax",
             where=origin.place(),
             hint="e.g. --set rec.fit.epochs=3",

@@ -297,7 +297,7 @@ def _require_answer(address: str) -> None:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > _PORTS:
         raise LlmcfError(
-            "is not an address of a Ray cluster", code="cluster-address", where=f"--address {address}",
+            "not an address of a Ray cluster", code="cluster-address", where=f"--address {address}",
             allowed=("HOST:PORT", "ray://HOST:PORT", *_WORDS),
             hint="start a cluster with: ray start --head, which prints HOST:PORT",
         )  # fmt: skip

@@ -49,7 +49,7 @@ class Repository:
         """
         found = _PLACE.fullmatch(place)
         if found is None:
-            raise LlmcfError("is not an address on a hub", code="parcel-unpinned", where=place, allowed=(FORM,))
+            raise LlmcfError("not an address on a hub", code="parcel-unpinned", where=place, allowed=(FORM,))
         return cls(found["repo"], "dataset" if found["data"] else "model", found["commit"])
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class HubSource(Source):
     def __init__(self, place: str, work: Path) -> None:
         self._repository, self._work = Repository.of(place), work
         if self._repository.commit is None:
-            raise LlmcfError("has no commit, so its content could be anything", code="parcel-unpinned", where=place,
+            raise LlmcfError("no commit, so its content could be anything", code="parcel-unpinned", where=place,
                              allowed=(FORM,), hint="ask whoever shares it: `llmcf recipe push` prints the whole "
                              "address")  # fmt: skip
         with explained(MANIFEST, place), _told(place):

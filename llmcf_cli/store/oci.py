@@ -48,7 +48,7 @@ class Place:
         """
         found = _ADDRESS.fullmatch(address)
         if found is None:
-            raise LlmcfError("is not an address in a registry", code="parcel-unpinned", where=address, allowed=(FORM,))
+            raise LlmcfError("not an address in a registry", code="parcel-unpinned", where=address, allowed=(FORM,))
         return cls(Host.of(found["host"]), found["name"], found["digest"])
 
     def __str__(self) -> str:

@@ -211,7 +211,7 @@ def copy_lance(source: Path | str, name: str, to: str) -> None:
 
 def _lance_table(place: Path | str, name: str) -> Any:
     if isinstance(place, Path) and not (place / f"{name}.lance").is_dir():
-        raise StoreError(f"has no table {name!r}", code="store-missing", where=str(place), hint="llmcf status")
+        raise StoreError(f"no table {name!r}", code="store-missing", where=str(place), hint="llmcf status")
     try:
         return open_lance(place).open_table(name)
     except (ValueError, OSError, RuntimeError) as error:

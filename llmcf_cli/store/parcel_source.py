@@ -122,7 +122,7 @@ class FolderSource(Source):
             for name in names:
                 path = Path(at, name).relative_to(self._folder).as_posix()
                 if path not in self.manifest.files and path != MANIFEST and not name.startswith("."):
-                    raise DataError("is not in the manifest", code="parcel-changed", where=path, hint=AGAIN)
+                    raise DataError("not in the manifest", code="parcel-changed", where=path, hint=AGAIN)
 
 
 class ZipSource(Source):
@@ -147,7 +147,7 @@ class ZipSource(Source):
                 if len(set(names)) < len(names) or len(names) > MAX_FILES + 1:
                     raise DataError("has duplicate members, or too many", code="parcel-changed", where=str(file))
                 if MANIFEST not in names:
-                    raise DataError("has no manifest", code="parcel-invalid", where=str(file), hint=_EXPORT)
+                    raise DataError("no manifest", code="parcel-invalid", where=str(file), hint=_EXPORT)
                 with archive.open(MANIFEST) as stream:
                     content = stream.read(MAX_MANIFEST + 1)
         super().__init__(read_parcel_manifest(content, str(file)), str(file))

@@ -69,7 +69,7 @@ class RegistrySource(Source):
 
     def __init__(self, place: Place, work: Path) -> None:
         if place.digest is None:
-            raise LlmcfError("has no digest, so its content could be anything",
+            raise LlmcfError("no digest, so its content could be anything",
                              code="parcel-unpinned", where=str(place),
                              allowed=(FORM,), hint="ask whoever shares it: `llmcf recipe push` prints the whole "
                              "address")  # fmt: skip
@@ -105,7 +105,7 @@ class RegistrySource(Source):
             return
         url = self._registry.url(f"blobs/sha256:{digest}")
         if not self._registry.has(f"blobs/sha256:{digest}"):  # and asks for another pass where the last has run out
-            raise AssetError("is not in the registry", code="asset-unfetchable", where=part.name)
+            raise AssetError("not in the registry", code="asset-unfetchable", where=part.name)
         file = AssetFile(path=part.name, source=url, sha256=digest, size=size)
         parcel = Asset(name="parcel", kind="dataset", description="", licence="", files=(file,))
         Fetcher(parcel, self._work, SILENT, task, self._registry.headers).fetch(file, part)
@@ -268,7 +268,7 @@ def _blobs(content: bytes, place: Place) -> dict[str, list[tuple[str, int]]]:
 
 def _no_parcel(place: Place) -> DataError:
     return DataError(
-        "is not a parcel", code="parcel-invalid", where=str(place), hint="publish one with: llmcf recipe push"
+        "not a parcel", code="parcel-invalid", where=str(place), hint="publish one with: llmcf recipe push"
     )
 
 

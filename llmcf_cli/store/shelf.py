@@ -88,7 +88,7 @@ def read_index(address: str) -> Index:
     if place.startswith("https://"):
         content = small_file(f"{place}/{INDEX}", MAX_BYTES)
     elif "://" in place:
-        raise LlmcfError("is not the address of an index", code="index-address", where=address,
+        raise LlmcfError("not the address of an index", code="index-address", where=address,
                          allowed=("https://HOST/FOLDER", "FOLDER"))  # fmt: skip
     else:
         content = read_small(Path(place).expanduser() / INDEX, MAX_BYTES, DataError)

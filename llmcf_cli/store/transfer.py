@@ -69,7 +69,7 @@ def open_address(address: str, work: Path) -> Source:
         return RegistrySource(Place.of(address), work)
     found = _PINNED.fullmatch(address)
     if found is None:
-        raise LlmcfError("has no digest, so its content could be anything", code="parcel-unpinned", where=address,
+        raise LlmcfError("no digest, so its content could be anything", code="parcel-unpinned", where=address,
                          allowed=_FORMS,
                          hint="ask whoever shares it: `llmcf recipe push` prints the whole address")  # fmt: skip
     place, digest = found["place"], found["digest"]
@@ -80,7 +80,7 @@ def open_address(address: str, work: Path) -> Source:
     if place.startswith("https://"):
         return WebSource(place, digest, work)
     if "://" in place:
-        raise LlmcfError("is not an address that parcels can be pulled from", code="parcel-unpinned", where=address,
+        raise LlmcfError("not an address that parcels can be pulled from", code="parcel-unpinned", where=address,
                          allowed=_FORMS)  # fmt: skip
     source = open_parcel(Path(place))
     check_pin(source, digest)

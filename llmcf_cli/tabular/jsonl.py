@@ -76,9 +76,7 @@ def each_record(
                 last = number
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
     except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
-        raise DataError(
-            "is not UTF-8", code="encoding-wrong", where=str(path), hint="save the file as UTF-8"
-        ) from error
+        raise DataError("not UTF-8", code="encoding-wrong", where=str(path), hint="save the file as UTF-8") from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
             raise DataError("no such file", code="path-missing", where=str(path)) from error
@@ -151,7 +149,7 @@ def read_json(
     if not table.count:
         detail = "".join(f"\n  {sample}" for sample in samples)
         raise DataError(
-            f"has no JSON objects{detail}",
+            f"no JSON objects{detail}",
             code="file-format",
             where=str(path),
             allowed=[EXAMPLE],

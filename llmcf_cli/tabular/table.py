@@ -64,7 +64,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str], where: str,
         parts.append(f'"{column}"' + (f' (did you mean "{near}"?)' if near else ""))
     plural = "s" if len(missing) > 1 else ""
     raise DataError(
-        f"has no column{plural} {', '.join(parts)}",
+        f"no column{plural} {', '.join(parts)}",
         code="column-missing",
         where=where,
         allowed=tuple(available),

@@ -100,9 +100,7 @@ def questions_of(name: str, folder: Path, limit: int | None, seed: int) -> pa.Ta
     table = read_parquet(path)
     needed = {*benchmark.columns, *(["split"] if benchmark.split else [])}
     if missing := sorted(needed - set(table.column_names)):
-        raise DataError(
-            f"has no column {missing[0]!r}", code="column-missing", where=str(path), allowed=table.column_names
-        )
+        raise DataError(f"no column {missing[0]!r}", code="column-missing", where=str(path), allowed=table.column_names)
     table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
     if benchmark.split:
         table = table.filter(pc.equal(table["split"], benchmark.split))

@@ -86,7 +86,7 @@ def check_folder(folder: Path) -> None:
     check_contained(folder)
     config = read_json(config_file, MAX_JSON_BYTES, ModelError)
     if not isinstance(config, dict):
-        raise ModelError("is not a JSON object", code="model-config", where=str(config_file))
+        raise ModelError("not a JSON object", code="model-config", where=str(config_file))
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))

@@ -83,7 +83,7 @@ def numbers_held(files: Sequence[Path], *, packed: bool = False) -> int:
                 shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise ModelError(
-                f"is not a valid safetensors file: {error}", code="model-unreadable", where=str(file)
+                f"not a valid safetensors file: {error}", code="model-unreadable", where=str(file)
             ) from error
         total += sum(map(math.prod, shapes))
     return total * PACKED_NUMBERS if packed else total

@@ -195,7 +195,7 @@ def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
         return {}
     settings = _json(file)
     if not isinstance(settings, dict):
-        raise ModelError("is not a JSON object", code="model-config", where=str(file))
+        raise ModelError("not a JSON object", code="model-config", where=str(file))
     strange = sorted(set(settings) - known)
     if strange:
         what = f"has the key {strange[0]!r:.80}, which is unknown or changes how files are loaded"

@@ -60,7 +60,7 @@ def read_launch(path: Path) -> LaunchSettings:
     found = plain(read_any_yaml(path))
     processes = found.get("num_processes") if isinstance(found, dict) else None
     if not isinstance(processes, int) or not 1 <= processes <= MAX_PROCESSES or "distributed_type" not in found:
-        raise LlmcfError("is not a configuration of accelerate: it has no distributed_type or num_processes",
+        raise LlmcfError("not a configuration of accelerate: it has no distributed_type or num_processes",
                          code="launch-config", where=str(path),
                          hint="write one with: accelerate config --config_file FILE")  # fmt: skip
     for place, settings in (("", found), ("deepspeed_config.", found.get("deepspeed_config"))):

@@ -160,7 +160,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
             _verify(path, raw["files"])
         recipe = read_json(path / RECIPE, MAX_MANIFEST_BYTES, StoreError)
         if not isinstance(recipe, dict):
-            raise StoreError("is not a recipe", code="bundle-malformed", where=str(path / RECIPE))
+            raise StoreError("not a recipe", code="bundle-malformed", where=str(path / RECIPE))
         older = raw["format"] == format3.FORMAT
         manifest = Manifest.model_validate(format3.converted(raw, recipe) if older else raw)
         stored = Stored(path, frozenset(manifest.files), format3.RENAMED if older else {})
@@ -247,7 +247,7 @@ def _raw_manifest(path: Path) -> dict[str, Any]:
     if not file.is_file():
         inner = path / "bundle"
         hint = f"use {inner}" if (inner / MANIFEST).is_file() else "llmcf run RECIPE prints the bundle to serve"
-        raise StoreError("is not a bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint=hint)
+        raise StoreError("not a bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint=hint)
     manifest: dict[str, Any] = read_json(file, MAX_MANIFEST_BYTES, StoreError)
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (format3.FORMAT, Manifest.FORMAT) or isinstance(found, bool | float):

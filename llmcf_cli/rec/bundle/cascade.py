@@ -59,7 +59,7 @@ class CascadeParts:
         made = self.manifest
         for folder, found, wanted in ((self.retrieve, retrieve, made.retrieve), (self.rank, rank, made.rank)):
             if found != wanted:
-                raise StoreError("is not the bundle that the cascade was made from", code="bundle-changed",
+                raise StoreError("not the bundle that the cascade was made from", code="bundle-changed",
                                  where=str(folder), hint="make it again: llmcf bundle cascade")  # fmt: skip
 
 

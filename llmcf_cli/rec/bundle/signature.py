@@ -47,12 +47,10 @@ def sign(bundle: Path, manifest: str, key_file: Path, password: Callable[[], str
         except TypeError:  # it has a password
             key = serialization.load_ssh_private_key(data, password().encode())
     except Exception as error:  # the library's own, of several kinds
-        raise DataError(f"is not a private key in OpenSSH format: {error}", code="signature-key", where=str(key_file),
+        raise DataError(f"not a private key in OpenSSH format: {error}", code="signature-key", where=str(key_file),
                         hint="ssh-keygen -t ed25519") from error  # fmt: skip
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise DataError(
-            "is not an Ed25519 key", code="signature-key", where=str(key_file), hint="ssh-keygen -t ed25519"
-        )
+        raise DataError("not an Ed25519 key", code="signature-key", where=str(key_file), hint="ssh-keygen -t ed25519")
     public = _line(key.public_key())
     signature = base64.b64encode(key.sign(_signed(bundle / manifest))).decode()
     content = {"format": _FORMAT, "public_key": public, "signature": signature}
@@ -80,7 +78,7 @@ def signer(bundle: Path, manifest: str) -> str | None:
             raise ValueError("another format or kind of key")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise StoreError(
-            f"is not a valid signature: {error}", code="signature-malformed", where=str(file), hint="llmcf bundle sign"
+            f"not a valid signature: {error}", code="signature-malformed", where=str(file), hint="llmcf bundle sign"
         ) from error
     try:
         key.verify(signature, _signed(bundle / manifest))
@@ -110,7 +108,7 @@ def check_signer(bundle: Path, manifest: str, trusted: Path) -> str:
     found = signer(bundle, manifest)
     if found is None:
         raise StoreError(
-            "is not signed",
+            "not signed",
             code="signature-missing",
             where=str(bundle),
             hint="ask who made it, or load it without --signers",

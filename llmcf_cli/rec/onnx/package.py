@@ -65,10 +65,10 @@ def write_package(folder: Path, model: bytes, describe: Any, *, replace: bool = 
         StoreError: The folder holds something.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StoreError("is not a folder", code="onnx-exists", where=str(folder), hint="name another --out")
+        raise StoreError("not a folder", code="onnx-exists", where=str(folder), hint="name another --out")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there and not (replace and there <= {MODEL, DESCRIPTION}):
-        raise StoreError("is not empty", code="onnx-exists", where=str(folder),
+        raise StoreError("not empty", code="onnx-exists", where=str(folder),
                          hint="replace an earlier export with --force, or name another --out")  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -123,7 +123,7 @@ def check_alone(raw: bytes, where: Path | str) -> None:
     try:
         model = onnx.load_model_from_string(raw)
     except Exception as error:
-        raise StoreError("is not an ONNX model", code="onnx-malformed", where=str(where), hint=_AGAIN) from error
+        raise StoreError("not an ONNX model", code="onnx-malformed", where=str(where), hint=_AGAIN) from error
     nodes = [node for function in model.functions for node in function.node]
     if _elsewhere(model.graph) or any(_attribute_elsewhere(one) for node in nodes for one in node.attribute):
         raise StoreError("keeps tensors in other files", code="onnx-malformed", where=str(where), hint=_AGAIN)

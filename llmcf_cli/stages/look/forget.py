@@ -237,7 +237,7 @@ def read_certificate(file: Path) -> Certificate:
     try:
         return Certificate.model_validate(read_json(file, MAX_CERTIFICATE))
     except ValidationError as error:
-        raise StoreError("is not a certificate of `llmcf forget`", code="forget-list", where=str(file),
+        raise StoreError("not a certificate of `llmcf forget`", code="forget-list", where=str(file),
                          hint="move the file away") from error  # fmt: skip
 
 
@@ -336,7 +336,7 @@ def _naming(recipe: Path, list_name: str) -> str:
     finally:
         draft.unlink(missing_ok=True)
     if not same:
-        raise StoreError("has no place where the list can be added", code="forget-recipe", where=str(recipe),
+        raise StoreError("no place where the list can be added", code="forget-recipe", where=str(recipe),
                          hint=f"write `{KEY}: {list_name}` into its section `dataset`, write "
                          '{"format": 1, "salt": "00000000000000000000000000000000", "users": []} into that file, '
                          "and run this again")  # fmt: skip

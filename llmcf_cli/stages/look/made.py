@@ -115,10 +115,10 @@ def run_of_recipe(context: Context) -> Run:
     ]
     found = [made for node in matches if (made := _trace(context.store, node.key))]
     if matches and not found:
-        raise StoreError("has no matches yet", code="not-made", where=context.recipe.name, hint="llmcf match RECIPE")
+        raise StoreError("no matches yet", code="not-made", where=context.recipe.name, hint="llmcf match RECIPE")
     ingested = [made for node in ingests if (made := _trace(context.store, node.key))]
     if not ingested:
-        raise StoreError("has no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
+        raise StoreError("no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
     arms = [(n.stage.arm, n.stage.seed, n.key) for n in last.needs.values() if isinstance(n.stage, Predict)]
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
     return Run(
@@ -135,7 +135,7 @@ def samples_of(context: Context) -> Path:
     """
     node = plan(context, [Ingest()])[-1].node
     if context.store.manifest(node.stage.name, node.key) is None:
-        raise StoreError("has no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
+        raise StoreError("no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
     return context.store.folder(node.stage.name, node.key)
 
 
@@ -146,14 +146,12 @@ def run_of_folder(folder: Path) -> Run:
         StoreError: The folder is no artifact, or was not made from samples.
     """
     if not (folder / MANIFEST).is_file():
-        raise StoreError("is not a complete artifact", code="artifact-unusable", where=str(folder), hint="llmcf status")
+        raise StoreError("not a complete artifact", code="artifact-unusable", where=str(folder), hint="llmcf status")
     manifest = read_manifest(folder / MANIFEST)
     store = ArtifactStore(folder.absolute().parent.parent)
     last = _trace(store, manifest.key)
     if last is None:
-        raise StoreError(
-            "is not in an artifact folder", code="artifact-unusable", where=str(folder), hint="llmcf status"
-        )
+        raise StoreError("not in an artifact folder", code="artifact-unusable", where=str(folder), hint="llmcf status")
     matches = {made.manifest.key: made for made in last.below(Match.name)}
     ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
     extended = {need.manifest.key for made in ingests.values() for need in made.needs.values()}

@@ -42,7 +42,7 @@ def test_missing_file(run, tmp_path):
 def test_missing_column(run_rows):
     with pytest.raises(DataError) as caught:
         run_rows(GOOD, source={"columns": {"user": "user", "position": "t", "rating": "ratin"}})
-    assert 'has no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)' in caught.value.what
+    assert 'no columns "user" (did you mean "user_id"?), "ratin" (did you mean "rating"?)' in caught.value.what
     assert str(caught.value.where).endswith("interactions.parquet")
     assert caught.value.allowed == ("user_id", "item_id", "rating", "t")
 

@@ -81,10 +81,10 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("{time: time}", "{time: tiem}", 'events.csv: has no column "tiem" (did you mean "time"?)'),
-        ("{time: time}", "{time: time, rating: stars}", 'events.csv: has no column "stars"'),
-        ("    columns:", "    multi: [jobs]\n    columns:", 'has no column "jobs" (did you mean "job"?)'),
-        ("    columns:", "    item_key: id\n    columns:", 'items.csv: has no column "id"'),
+        ("{time: time}", "{time: tiem}", 'events.csv: no column "tiem" (did you mean "time"?)'),
+        ("{time: time}", "{time: time, rating: stars}", 'events.csv: no column "stars"'),
+        ("    columns:", "    multi: [jobs]\n    columns:", 'no column "jobs" (did you mean "job"?)'),
+        ("    columns:", "    item_key: id\n    columns:", 'items.csv: no column "id"'),
     ],
 )
 def test_tables_have_the_columns_that_the_recipe_names(folder, old, new, problem):

@@ -70,7 +70,7 @@ def gather_models(run: Run) -> ModelsPage:
     """
     last = run.last
     if last is None or last.manifest.stage not in STAGES:
-        raise StoreError("is not a comparison of language models", code="not-made", where=run.name,
+        raise StoreError("not a comparison of language models", code="not-made", where=run.name,
                          hint="llmcf eval-llm RECIPE, or llmcf balance RECIPE")  # fmt: skip
     manifest = last.manifest
     sweep = manifest.stage == Balance.name
