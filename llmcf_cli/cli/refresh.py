@@ -139,7 +139,7 @@ def _frozen(context: Context, derived: Derived) -> None:
         stays = "examples and texts; language model calls: 0"
     if wanted.level == "examples":
         stays = "weights, vocabularies, the language model, and the earlier examples with their texts"
-    console().print(f"unchanged of {model}: {stays}", markup=False, soft_wrap=True)
+    console().print(f"unchanged in {model}: {stays}", markup=False, soft_wrap=True)
     cuts = wanted.learned[-1].recut
     if derived.undecided:
         said = (f"of the rows that no model has seen, the newest {wanted.test:.0%} are test, the "

@@ -75,7 +75,7 @@ def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
         (("role: system", "role: boss"), 4, 'cannot be "boss"\n  allowed: system, user, assistant'),
         (("role: user", "role: assistant"), 6, "the last message must have the role user"),
         (("variables:", "variabels:"), 2, "unknown key `variabels`; did you mean `variables`?"),
-        (("    content: Explain.\n", ""), 4, "`content` is missing"),
+        (("    content: Explain.\n", ""), 4, "missing key `content`"),
     ],
 )  # fmt: skip
 def test_problems_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
@@ -185,7 +185,7 @@ def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
         (("[item]", "[item, history]"), 11, 'a step per item must not know "history"'),
         (("[item]", "[item, profile]"), 11, 'a step per item cannot read "profile", which is written per user_block'),
         (("[history]", "[history, match]"), 6, "steps depend on each other in a circle: profile ← match ← profile"),
-        (("decision]", "decision, match]"), 15, "steps need each other: match ← match"),
+        (("decision]", "decision, match]"), 15, "steps depend on each other in a circle: match ← match"),
         (("per: user_block", "per: item"), 6, 'a step per item must not know "history"'),
         (("per: user_block", "per: interaction"), 15, "no step is per user_block"),
         (("name: parts\n", "name: parts\nlabel: forbidden\n"), 16, 'no step may know "decision"'),
@@ -201,7 +201,7 @@ def test_problems_of_steps_have_their_line(tmp_path: Path, change: tuple[str, st
         load_prompt(_write(tmp_path, STEPS.replace(*change)))
     found = next(p for p in error.value.problems if message in str(p))
     assert f"prompt.yaml:{line}:" in str(found.where)
-    assert found.allowed or "called" in message or "names" in message
+    assert found.allowed or "named" in message or "names" in message
 
 
 def test_later_steps_are_told_from_circles(tmp_path: Path) -> None:
