@@ -180,7 +180,7 @@ def _text(line: bytes) -> tuple[str, str | None]:
     try:
         return line.decode("utf-8").strip(WHITE), None
     except UnicodeDecodeError:
-        return line.decode("utf-8", "replace").strip(WHITE), "not utf-8"
+        return line.decode("utf-8", "replace").strip(WHITE), "not UTF-8"
 
 
 def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
@@ -197,7 +197,7 @@ def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
 
 def _checked(value: Any, line: str) -> tuple[Any, str | None]:
     if not isinstance(value, dict):
-        return line, "no object"
+        return line, "not an object"
     if _is_deep(value, line):
         return line, "nested too deeply"
     if "\\u0000" in line and any("\0" in key for key in value):

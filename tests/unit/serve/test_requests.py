@@ -148,7 +148,7 @@ def test_histories_of_a_csv_are_in_json_or_python_notation(tmp_path, history):
         ("r.csv", (HEADER + "ü,1,[]\n").encode("latin-1"), "r.csv", "r.csv:2: not utf-8"),
         ("r.csv", (HEADER + "u,1,[]\n").encode("utf-16"), "r.csv:1", "is utf-16, not utf-8"),
         ("r.csv", "user_id,user_id,item_id\n", "r.csv:1", "duplicate column 'user_id'"),
-        ("r.jsonl", '{"user_id": "1", "item_id": "2"}\n{"user_id"\n', "r.jsonl", "r.jsonl:2: no JSON (Expecting ':'"),
+        ("r.jsonl", '{"user_id": "1", "item_id": "2"}\n{"user_id"\n', "r.jsonl", "r.jsonl:2: not JSON (Expecting ':'"),
         ("r.json", '[{"user_id": "1"', "r.json:1", "JSON array but is not one: Expecting ',' delimiter"),
         ("r.csv", f"user_id,item_id,{'x' * MAX_HEADER}\nu,1,2\n", "r.csv:1", "the first line is longer than"),
         ("r.parquet", "nothing", "r.parquet", "cannot be read"),

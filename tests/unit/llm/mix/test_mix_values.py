@@ -126,7 +126,7 @@ def test_marks_and_blank_lines_are_passed_over(read: Read, content: bytes) -> No
 
 GOOD = [{"instruction": f"say {n}", "output": n} for n in range(8)]
 BAD = {
-    b"{broken": "no JSON", b"3": "no object", b'"text"': "no object", b"\xff{}": "not utf-8",
+    b"{broken": "not JSON", b"3": "not an object", b'"text"': "not an object", b"\xff{}": "not UTF-8",
     b'{"instruction": "a", "output": "\\ud83d"}': "half a character",
     b'{"instruction": [{"type": "image_url", "image_url": {}}], "output": 1}': "image_url",
 }  # fmt: skip
