@@ -155,4 +155,4 @@ def test_what_is_for_another_target_is_refused(folder, change, at):
 def test_arms_of_a_comparison_have_one_task(folder):
     variant = "rec.variants=[{name: other, set: {rec.task: ranking, rec.objectives: [bce], rec.baselines: []}}]"
     told = llmcf(folder, "recipe", "validate", "recipe.yaml", "--set", variant, code=2)
-    assert "one task" in told
+    assert "the same task" in told

@@ -299,7 +299,7 @@ def test_a_text_that_is_missing_has_the_model_tuned_after_all(copy, texts, tmp_p
     artifacts = copy / "artifacts"
     llmcf("cot", "import", some, "--artifacts", artifacts)
     done = llmcf("run", copy / "shared.yaml", "--artifacts", artifacts)
-    assert "needed after all: a text is missing" in done
+    assert "needed after all: a text that only it can write is missing" in done
     assert report(artifacts, "gen-cot")["generated"] == 1
     assert report(artifacts, "gen-cot")["cached"] == 23
     found = checked(copy / "shared.yaml", copy / "shared.lock.yaml", artifacts)

@@ -240,7 +240,7 @@ def test_multi_valued_columns(run, tmp_path):
         run(csv_section(events, items=str(items), multi=["kinds"]))
     kept = run(csv_section(events, items=str(items), multi=["kinds"]) | {"max_bad_rows": 0.5})
     assert kept["item"][0]["kinds"] == []
-    assert any("1 values of kinds are no lists" in note.message for note in kept.report.notes)
+    assert any("1 values of kinds cannot be read as lists" in note.message for note in kept.report.notes)
 
 
 def test_positions_are_whole_numbers(run_rows):

@@ -142,7 +142,7 @@ def test_a_library_recipe_by_name():
 def test_a_name_without_its_ending_is_told_the_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text("extends: quickstart\n")
-    assert only("mine").what == "no recipe mine, did you mean mine.yaml?"
+    assert only("mine").what == "no recipe mine; did you mean mine.yaml?"
 
 
 def test_unknown_names_and_missing_files(tmp_path):

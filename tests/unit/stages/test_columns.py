@@ -63,7 +63,7 @@ def test_derived_columns_are_columns(checked):
         ("number(price)", "number(prize)", COST + "unknown column 'prize'; did you mean 'price'?"),
         ("number(price)", "price + 1", COST + "`+` takes numbers; price is text; write number(price)"),
         ('who != "nobody"', "who > 3", "r.yaml:14: dataset.filter.interactions: who is text and 3 is a number"),
-        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: there is no item column 'yaer'"),
+        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: unknown item column 'yaer'"),
         ("lower(user_id)", "lower(user_id)}\n    users: {x: lower(y)", "the data set has no users table"),
         ("{{cost}}", "{{price_}}", 'unknown variable "price_"; did you mean "price"?'),
     ],
