@@ -267,7 +267,7 @@ def test_known_items_that_differ(tmp_path, conflicts):
         {"i2": "changed"} if conflicts == "last" else {}
     )
     assert report.added.changed_items == (conflicts == "last")
-    assert [note.table for note in report.notes if "another text" in note.message] == ["items"]
+    assert [note.table for note in report.notes if "different texts" in note.message] == ["items"]
 
 
 def test_an_item_without_a_row_takes_a_later_one(shop):
