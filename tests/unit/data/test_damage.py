@@ -54,7 +54,7 @@ def section(path, **source):
     [
         (("".join([HEADER, *ROWS])).encode("utf-16"), 1, "is utf-16", "dataset.source.encoding"),
         (HEADER.replace("time", "timé").encode("latin-1"), 1, "is not utf-8: the byte 0xe9", "dataset.source.encoding"),
-        ("".join([HEADER, *ROWS]).replace(",", ";").encode(), 1, "has only one column", 'dataset.source.delimiter: ";"'),
+        ("".join([HEADER, *ROWS]).replace(",", ";").encode(), 1, "only one column", 'dataset.source.delimiter: ";"'),
     ],
 )
 def test_an_ingest_says_what_to_change(run, tmp_path, content, line, said, hint):
