@@ -443,7 +443,7 @@ def test_texts_of_numbers_and_times_since_1970():
 @pytest.mark.parametrize(
     ("derive", "where", "said"),
     [
-        ({"x": "lowr(t)"}, None, "did you mean 'lower'"), ({"x": "lower(tt)"}, None, "no column 'tt'"),
+        ({"x": "lowr(t)"}, None, "did you mean 'lower'"), ({"x": "lower(tt)"}, None, "unknown column 'tt'"),
         ({}, "t > 3", r"write number\(t\)"), ({}, "number(t)", "must be a condition"), ({}, 't = ""', "is null"),
         ({}, "w = null", "is null"), ({"x": "time(t, '%Q')"}, None, "directive %Q"),
         ({"x": "1 < 2 < 3"}, None, "chain"),
@@ -451,7 +451,7 @@ def test_texts_of_numbers_and_times_since_1970():
         ({"x": "year(t)"}, None, r"time\(t"),
         ({"x": "((((t"}, None, "expected"), ({"x": "t +"}, None, "the end"), ({"x": 'split(t, "", 1)'}, None, "empty"),
         ({"x": 'split(t, "a", 0)'}, None, "whole number"), ({"x": "if(t, 1, 2)"}, None, "condition"),
-        ({"x": 'if(b, 1, "a")'}, None, "one value"), ({"x": "lower(t, u)"}, None, "2 arguments"),
+        ({"x": 'if(b, 1, "a")'}, None, "one kind"), ({"x": "lower(t, u)"}, None, "2 arguments"),
         ({"x": "(" * 100 + "w" + ")" * 100}, None, "deep"), ({"x": "w" + "+w" * 100}, None, "deep"),
         ({"x": "w" + " " * 3000}, None, "characters"), ({"x": r'"\q"'}, None, "backslash"),
         ({"x": "a & b"}, None, "and"),
