@@ -20,7 +20,7 @@ _OF_THE_PLACE = frozenset({
 app = typer.Typer(
     name="llmcf", no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
     cls=Commands, rich_markup_mode=None,  # importing rich takes as long as all else
-    help="LLM-enhanced collaborative filtering, from a declarative recipe to a servable model.",
+    help="LLM-enhanced collaborative filtering, from a declarative recipe to a model you can serve.",
 )  # fmt: skip
 
 
@@ -49,14 +49,12 @@ def run() -> None:
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what Typer makes of Ctrl-C
-            error_console().print(
-                "interrupted: what is finished is kept; the same command goes on from there", style="yellow"
-            )
+            error_console().print("interrupted: finished work is kept; run the same command to resume", style="yellow")
         raise
     except OSError as error:
         if error.errno not in _OF_THE_PLACE:
             raise
-        hint = "choose another place with --artifacts DIR or LLMCF_CACHE"
+        hint = "choose another folder with --artifacts DIR or LLMCF_CACHE"
         place = str(error.filename)[:200]
         error_console().print(f"error: {place}: {error.strerror}\n  next: {hint}", style="red", markup=False)
         sys.exit(StoreError.exit_code)

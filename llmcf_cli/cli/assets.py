@@ -19,13 +19,13 @@ app = typer.Typer(no_args_is_help=True)
 Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Names from `llmcf assets list`.")]
 CatalogueFolder = Annotated[
     Path | None,
-    typer.Option("--beside", metavar="DIR", help="Also read the assets.yaml of this (recipe's) folder."),
+    typer.Option("--beside", metavar="DIR", help="Also read the assets.yaml in this folder (a recipe's)."),
 ]
 
 
 @app.command("list")
 def list_(beside: CatalogueFolder = None, as_json: JsonOption = False) -> None:
-    """List every asset, its size, licence and whether it is here."""
+    """List every asset: size, licence, and whether it is here."""
     from rich.table import Table
 
     from llmcf_cli.cli.console import console
@@ -53,10 +53,10 @@ def list_(beside: CatalogueFolder = None, as_json: JsonOption = False) -> None:
 @app.command()
 def fetch(
     names: Names = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every asset of the catalogue.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Fetch every asset of the catalogue.")] = False,
     beside: CatalogueFolder = None,
 ) -> None:
-    """Fetch assets and verify them; what is already here is not fetched again."""
+    """Fetch assets and verify them; skip those already here."""
     from llmcf_cli.cli.console import make_progress
 
     if bool(names) == all_:
@@ -72,7 +72,7 @@ def fetch(
 
 @app.command()
 def verify(names: Names = None, beside: CatalogueFolder = None) -> None:
-    """Hash the files of assets against the catalogue; by default of all that are here."""
+    """Check the digests of assets' files against the catalogue; by default, of all assets here."""
     from llmcf_cli.cli.console import make_progress
 
     store, progress = _store(beside), make_progress()

@@ -39,11 +39,12 @@ def audit(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Where to save audit.json and plots.", show_default="ARTIFACTS/audit/KEY"
+            "--out", metavar="DIR", help="Folder for audit.json and plots.", show_default="ARTIFACTS/audit/KEY"
         ),
     ] = None,
     chance: Annotated[
-        bool, typer.Option("--chance/--no-chance", help="Also say how far the test measure moves with random examples.")
+        bool,
+        typer.Option("--chance/--no-chance", help="Also measure how far the test result moves with random examples."),
     ] = True,
     allow_read: AllowReadOption = None,
 ) -> None:
@@ -61,7 +62,7 @@ def audit(
     negatives = [report for _, report in negatives_audits(found)]
     if not audits and not negatives:
         raise StoreError(
-            "no arm reads examples and no negatives are drawn: there is nothing to audit",
+            "nothing to audit: no arm reads examples, and no negatives are drawn",
             code="audit-nothing",
             where=run,
         )
@@ -75,9 +76,7 @@ def audit(
         console().print(f"not made yet, so not audited: {', '.join(found.missing)}", style="yellow", markup=False)
     broken = sum(v.count for checked in audits for v in checked.broken) + sum(n.violations for n in negatives)
     made = "artifact" if len(audits) == 1 else "artifacts"
-    verdict = (
-        f"{broken:,} violations" if broken else f"no violations in {len(audits)} {made} of matches and the negatives"
-    )
+    verdict = f"{broken:,} violations" if broken else f"no violations in {len(audits)} match {made} and the negatives"
     console().print(
         f"{verdict}; details: {folder}", style="bold red" if broken else "green", markup=False, soft_wrap=True
     )
@@ -94,7 +93,7 @@ def _show(checked: MatchAudit) -> None:
     report = checked.report
     console().print(f"match {checked.made.manifest.key[:KEY_LENGTH]}: {_title(checked)}", style="bold", markup=False)
     if checked.on_purpose:
-        console().print("match.exclude: reference — LEAKS ON PURPOSE, to be measured", style="yellow", markup=False)
+        console().print("match.exclude: reference — LEAKS ON PURPOSE, for measurement", style="yellow", markup=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, justify in (("violation", "left"), ("count", "right"), ("what it is", "left"), ("e.g.", "left")):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
@@ -106,7 +105,7 @@ def _show(checked: MatchAudit) -> None:
     console().print(
         f"{report.samples:,} samples × {report.k}; {report.positive_share or 0:.1%} of the examples positive, "
         f"{report.padding_share:.1%} of the places empty; {report.examples_used:,} of {checked.examples:,} examples "
-        f"used, one of them {report.most_used:,} times"
+        f"used, the most frequent one {report.most_used:,} times"
     )
     for split, share in report.coverage.items():
         console().print(
@@ -121,7 +120,7 @@ def _show_histogram(checked: MatchAudit) -> None:
 
     bins = checked.report.histogram
     if checked.by_chance:
-        console().print("examples drawn at random: their scores mean nothing", style="dim")
+        console().print("random examples: their scores mean nothing", style="dim")
     elif bins:
         console().print("similarity of samples and examples")
         most = max(count for _, _, count in bins)
@@ -138,12 +137,12 @@ def _show_effects(effects: Sequence[ChanceEffect], run: Run) -> None:
     from llmcf_cli.rec.measure.compare import p_text
 
     if not effects:
-        why = "no predictions to compare" if not run.predicted else "no arm with matched examples was asked about"
+        why = "no predictions to compare" if not run.predicted else "no arm has matched examples"
         console().print(f"random examples: {why}", style="dim")
         return
     measure, test = effects[0].measure, effects[0].test  # arms of a comparison have one task
     table = Table(
-        box=None, pad_edge=False, header_style="bold", title=f"Test {measure} when examples are drawn at random",
+        box=None, pad_edge=False, header_style="bold", title=f"Test {measure} with random examples",
         title_justify="left",
     )  # fmt: skip
     for column in ("arm", "how", measure, "random", "difference", "95 % interval", f"p ({test})"):

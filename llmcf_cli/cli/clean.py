@@ -24,20 +24,20 @@ def clean(
         list[str],
         typer.Argument(
             metavar="KEEP…",
-            help="Recipes whose results stay, those of their refreshes too, and folders of results, such as runs and "
-            "bundles, that stay with all that they were made from.",
+            help="Recipes whose results to keep, including those of their refreshes; and folders of results, such as "
+            "runs or bundles, to keep with everything they were made from.",
             autocompletion=recipe_names,
         ),
     ],
     pointer: Annotated[
         list[Path] | None,
-        typer.Option("--pointer", metavar="FILE", help="Keep the bundles that this file of `promote` names. "
+        typer.Option("--pointer", metavar="FILE", help="Keep the bundles that this pointer file of `promote` names. "
                      "Repeatable."),
     ] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what was made so long ago.")
+        float | None, typer.Option("--older-than", metavar="DAYS", min=0, help="Only what is at least this old.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
     as_json: JsonOption = False,
@@ -95,11 +95,11 @@ def _show(store: ArtifactStore, found: Sequence[Unneeded], kept: int) -> None:
             when = f"{one.changed:%Y-%m-%d %H:%M}"
             table.add_row(what, one.recipe, one.key, when, _mb(one.bytes), f"stays: {one.busy}" if one.busy else "")
         console().print(table)
-    console().print(f"{_mb(kept)} MB in {store.root} are needed and stay", markup=False, soft_wrap=True)
+    console().print(f"{_mb(kept)} MB in {store.root} are needed and kept", markup=False, soft_wrap=True)
     texts = generations(store.root)
     if texts.is_file():
         console().print(
-            f"{_mb(texts.stat().st_size)} MB of generated texts stay, whoever needs them, for they cost calls: {texts}",
+            f"{_mb(texts.stat().st_size)} MB of generated texts are always kept, because they cost calls: {texts}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _end(free: Sequence[Unneeded], removed: Sequence[Unneeded], yes: bool) -> No
     elif yes:
         console().print(f"removed {len(removed):,} of {len(free):,}: {_mb(sum(one.bytes for one in removed))} MB")
     else:
-        console().print(f"{len(free):,} can go: {_mb(sum(one.bytes for one in free))} MB; nothing was removed")
+        console().print(f"{len(free):,} can be removed: {_mb(sum(one.bytes for one in free))} MB; nothing was removed")
         console().print("next: the same command with --yes")
 
 

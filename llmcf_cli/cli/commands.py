@@ -11,7 +11,7 @@ from llmcf_cli.cli.groups import fill_hints
 from llmcf_cli.core.errors import LlmcfError
 from llmcf_cli.plugin import STAGE, Component, Registry, builtin_registry, registry
 
-PANEL = "Stages; each runs those before it as far as needed"
+PANEL = "Stages (each first runs the earlier stages it needs)"
 
 
 class Commands(TyperGroup):
@@ -21,7 +21,7 @@ class Commands(TyperGroup):
         try:
             found = registry()
         except LlmcfError as error:  # help must answer all the same
-            typer.echo(f"commands of plugins are not shown: {error}", err=True)
+            typer.echo(f"plugin commands are missing from this list: {error}", err=True)
             found = builtin_registry()
         self._keep(found)
         return list(self.commands)

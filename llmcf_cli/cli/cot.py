@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from llmcf_cli.recipe.words import Words
 
 app = typer.Typer(no_args_is_help=True)
-app.command("diff", help="Compare what two prompts, models or judges make of the same samples.")(diff)
+app.command("diff", help="Compare two prompts, models or judges on the same samples.")(diff)
 
 
 class About(StrEnum):
@@ -33,12 +33,12 @@ class About(StrEnum):
 @app.command()
 def preview(
     recipe: RecipeArgument,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples whose prompts are shown.")] = 3,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of samples to show.")] = 3,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Print the prompts of a few real samples, step by step, with their tokens. Loads no weights."""
+    """Print the prompts of a few real samples, step by step, with their token counts. Loads no weights."""
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.stages.look import cot
 
@@ -48,23 +48,23 @@ def preview(
 @app.command()
 def show(
     recipe: RecipeArgument,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Of this user.")] = None,
-    item: Annotated[str | None, typer.Option(metavar="ID", help="About this item.")] = None,
-    sample: Annotated[int | None, typer.Option(metavar="ID", help="Of this train sample.")] = None,
-    best: Annotated[int | None, typer.Option(min=1, metavar="N", help="The N of the highest score.")] = None,
-    worst: Annotated[int | None, typer.Option(min=1, metavar="N", help="The N of the lowest score.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Only texts written for this user.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="ID", help="Only texts about this item.")] = None,
+    sample: Annotated[int | None, typer.Option(metavar="ID", help="Only the text of this train sample.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, metavar="N", help="The N texts with the highest scores.")] = None,
+    worst: Annotated[int | None, typer.Option(min=1, metavar="N", help="The N texts with the lowest scores.")] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Print chains of thought with their parts and scores; without an option, the three best."""
+    """Print chains of thought with their parts and scores; by default, the best three."""
     from llmcf_cli.stages.look import cot
 
     chosen = [("sample", sample), ("user or item", user or item), ("best", best), ("worst", worst)]
     given = [f"--{name}" for name, value in chosen if value is not None]
     if len(given) > 1:
         raise LlmcfError(
-            f"{' and '.join(given)} cannot stand together",
+            f"{' and '.join(given)} exclude each other",
             code="option-conflict",
             where="cot show",
             hint="give one of them",
@@ -81,24 +81,25 @@ def show(
 def export(
     recipe: RecipeArgument,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write chains of thought, to be read, to this file.")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the chains of thought to this file, for reading."),
     ] = None,
-    form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Of that file.")] = "jsonl",
+    form: Annotated[Literal["jsonl", "parquet"], typer.Option("--format", help="Format of the --out file.")] = "jsonl",
     cache: Annotated[
         Path | None,
         typer.Option(
-            "--cache", metavar="FILE", help="Write every generated text, to be imported elsewhere, to this file."
+            "--cache", metavar="FILE", help="Write every generated text to this file, for `llmcf cot import` elsewhere."
         ),
     ] = None,
     without: Annotated[
         list[About] | None,
-        typer.Option("--without", help="With --cache: leave out texts that were written from this. Repeatable."),
+        typer.Option("--without", help="With --cache: leave out texts written from this. Repeatable."),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Write chains of thought with samples, prompts, parts and scores to a file; or all texts, to be imported."""
+    """Export chains of thought with samples, prompts, parts and scores; or all generated texts, to import elsewhere."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.look import cot
     from llmcf_cli.stages.share.texts import export_cache
@@ -106,7 +107,7 @@ def export(
     if out is None and cache is None:
         raise typer.BadParameter("give --out FILE or --cache FILE")
     if without and cache is None:
-        raise LlmcfError("is of --cache", code="option-conflict", where="--without", hint="add --cache FILE")
+        raise LlmcfError("applies only to --cache", code="option-conflict", where="--without", hint="add --cache FILE")
     context = opened(recipe, set_, artifacts, allow_read)
     if out is not None:
         count = cot.written(context).export(out, form)
@@ -117,13 +118,13 @@ def export(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="As `llmcf cot export --cache` writes it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File written by `llmcf cot export --cache`.")],
     artifacts: ArtifactsOption = None,
     lock: Annotated[
-        Path | None, typer.Option("--lock", metavar="LOCK", help="Refuse texts of models that this lock does not have.")
+        Path | None, typer.Option("--lock", metavar="LOCK", help="Refuse texts of models that are not in this lock.")
     ] = None,
 ) -> None:
-    """Take texts that were generated elsewhere into the cache, so that no call makes them again."""
+    """Import texts generated elsewhere into the cache, so that no call generates them again."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.pipeline import artifact_root, generations
     from llmcf_cli.stages.share.lock import read_lock
@@ -131,8 +132,8 @@ def import_(
 
     cache = generations(artifact_root(artifacts))
     found = import_cache(cache, file, read_lock(lock) if lock is not None else None)
-    kept = f", {found.kept:,} are others here and stay as they are" if found.kept else ""
-    said = f"{found.texts:,} texts in {file}: {found.new:,} new, {found.same:,} were here{kept}"
+    kept = f", {found.kept:,} differ from those here, which were kept" if found.kept else ""
+    said = f"{found.texts:,} texts in {file}: {found.new:,} new, {found.same:,} already here{kept}"
     console().print(said, markup=False, soft_wrap=True)
     for model, count in found.models.items():
         console().print(f"  {count:,} of the model {model}", style="dim", markup=False, soft_wrap=True)
@@ -144,10 +145,10 @@ def _print_exported(found: Exported, file: Path) -> None:
     steps = ", ".join(f"{name} {count:,}" for name, count in found.steps.items())
     console().print(f"{found.texts:,} texts in {file} ({steps})", markup=False, soft_wrap=True)
     if found.texts < found.asked:
-        missing = f"! the recipe asks for {found.asked:,}: the rest is not generated here, or was set aside"
+        missing = f"! the recipe asks for {found.asked:,}: the rest was not generated here, or was set aside"
         console().print(missing, style="yellow", markup=False, soft_wrap=True)
     for about, count in found.left_out.items():
-        said = f"! left out: {count:,} that were written from a {about}; whoever imports the file has to make them"
+        said = f"! left out: {count:,} written from a {about}; whoever imports the file must generate them"
         console().print(said, style="yellow", markup=False, soft_wrap=True)
 
 
@@ -167,7 +168,7 @@ def _print_preview(found: Preview) -> None:
             console().print(message["content"], markup=False)
         console().print()
     shortened = sum(one.shortened for one in found.prompts)
-    console().print(f"{shortened} of these {len(found.prompts)} prompts are shortened.", markup=False)
+    console().print(f"{shortened} of these {len(found.prompts)} prompts were shortened.", markup=False)
     if found.blank:
         said = f"{found.blank:,} of {found.samples:,} samples have an item without text."
         console().print(said, style="yellow", markup=False)

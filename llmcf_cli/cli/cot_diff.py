@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from llmcf_cli.recipe.words import Words
     from llmcf_cli.stages.look.cot import Writing
 
-_RUN = "A recipe, or the folder of its artifact of gen-cot."
+_RUN = "A recipe, or the folder of a gen-cot artifact."
 
 
 def diff(
     first: Annotated[str, typer.Argument(metavar="A", help=_RUN, autocompletion=recipe_names)],
     second: Annotated[str, typer.Argument(metavar="B", help=_RUN, autocompletion=recipe_names)],
-    most: Annotated[int, typer.Option("--most", "-n", min=0, help="Samples that are shown: those that part most.")] = 3,
+    most: Annotated[
+        int, typer.Option("--most", "-n", min=0, help="Number of samples to show: those that differ most.")
+    ] = 3,
     as_json: JsonOption = False,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
@@ -64,7 +66,7 @@ def _print(found: Contrast, notes: tuple[str, ...], words: Words) -> None:
     rows += [[f"dropped: {why}", *(f"{side.dropped.get(why, 0):,}" for side in sides)]
              for why in reasons]  # fmt: skip
     text_table(["texts", "A", "B"], rows, title="What is written")
-    kept = f"{found.both_kept:,} kept in both, {found.first_kept:,} in A alone, {found.second_kept:,} in B alone"
+    kept = f"{found.both_kept:,} kept in both, {found.first_kept:,} only in A, {found.second_kept:,} only in B"
     console().print(f"{found.both:,} samples are in both, {found.same:,} with the same text; {kept}", markup=False)
     if found.scores:
         cells = [

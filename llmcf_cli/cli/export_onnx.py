@@ -14,7 +14,7 @@ def export_onnx(
     bundle: BundleArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder to make; by default `onnx` in the bundle, where "
+        typer.Option("--out", metavar="FOLDER", help="Folder to create; by default `onnx` in the bundle, where "
                      "`llmcf serve --engine onnx` looks."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
@@ -30,7 +30,7 @@ def export_onnx(
 
     scorer = Scorer.load(bundle)
     if scorer.finder is not None:
-        raise ModelError("a cascade is two models", code="onnx-task", where=str(bundle),
+        raise ModelError("a cascade is two models; export its ranking model", code="onnx-task", where=str(bundle),
                          hint=f"llmcf export-onnx {bundle / 'rank'}")  # fmt: skip
     folder = bundle / EXPORTED if out is None else out
     made = export.export_onnx(scorer.model, scorer.values_of, folder, scorer.digest, replace=force)

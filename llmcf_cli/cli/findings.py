@@ -104,14 +104,14 @@ def gen_cot(report: CoTReport) -> None:
     dropped = ", ".join(f"{reason}: {count:,}" for reason, count in report.dropped.items()) or "none"
     console().print(
         f"{report.kept:,} of {report.wanted:,} chains of thought kept (dropped: {dropped}); "
-        f"{report.regenerated:,} asked again, of which {report.rescued:,} then kept; "
+        f"{report.regenerated:,} retried, {report.rescued:,} of them then kept; "
         f"{report.generated:,} texts generated, {report.cached:,} found in the cache, {report.failed:,} "
         f"failures, {report.tokens_per_second:,.0f} tokens/s"
     )
     for what, count in report.changed.items():
         console().print(f"{count:,} prompts: {what}", style="yellow", markup=False)
     said = {
-        "prompts lost their oldest history": report.histories_shortened,
+        "prompts without their oldest history": report.histories_shortened,
         "texts end in mid-sentence": report.cut_off, "samples have an item without text": report.blank,
     }  # fmt: skip
     if any(said.values()):
@@ -135,7 +135,7 @@ def gen_cot(report: CoTReport) -> None:
 def collab(report: CollabReport) -> None:
     """The vectors."""
     console().print(
-        f"{report.items:,} items of {report.positives:,} positives as vectors of {report.dim} numbers, "
+        f"{report.items:,} items as {report.dim}-dimensional vectors from {report.positives:,} positives, "
         f"{report.variance_kept:.1%} of the variance kept; {report.folds} folds in {report.seconds:.1f} s"
     )
 
@@ -144,19 +144,19 @@ def embed(report: EmbedReport) -> None:
     """The vectors of items."""
     _encoded(f"{report.items:,} items", report)
     if report.copied:
-        console().print(f"{report.copied:,} of them are those of the base")
+        console().print(f"{report.copied:,} of them copied from the base")
 
 
 def refresh(report: RefreshReport) -> None:
     """What is new to the model."""
     console().print(
         f"{report.items:,} new items and {report.users:,} new users, known by features, texts and histories"
-        + ("; the weights are those of before" if report.learned is None else "")
+        + ("; weights unchanged" if report.learned is None else "")
     )
     if learned := report.learned:
-        kept = f"the weights of epoch {learned.epoch}" if learned.epoch else "the weights of before"
+        kept = f"the weights of epoch {learned.epoch}" if learned.epoch else "the earlier weights"
         console().print(
-            f"learned from {learned.new:,} new rows and {learned.replayed:,} seen again, {learned.values:,} new "
+            f"learned from {learned.new:,} new rows and {learned.replayed:,} replayed ones, {learned.values:,} new "
             f"values; {learned.epochs} epochs, kept: {kept}; {learned.monitor} on validation {learned.before:.4f} → "
             f"{learned.after:.4f}",
             markup=False, soft_wrap=True,
@@ -164,7 +164,7 @@ def refresh(report: RefreshReport) -> None:
     if report.without_text:
         console().print(f"! {report.without_text:,} new items have no text", style="yellow")
     for one in report.unknown:
-        what = f"! {one.feature}: {one.rows:,} new rows have values that training never saw"
+        what = f"! {one.feature}: {one.rows:,} new rows have values unseen in training"
         console().print(what, style="yellow", markup=False)
 
 
@@ -172,14 +172,14 @@ def examples(report: ExamplesReport) -> None:
     """The vectors of examples."""
     _encoded(f"{report.examples:,} examples", report)
     if report.dropped:
-        console().print(f"{report.dropped:,} chains of thought were dropped by cot.review")
+        console().print(f"{report.dropped:,} chains of thought dropped by cot.review")
     if report.unknown_reviews:
-        what = f"! {report.unknown_reviews:,} verdicts of cot.review are on texts that are none of these"
+        what = f"! {report.unknown_reviews:,} verdicts in cot.review match none of these texts"
         console().print(what, style="yellow", soft_wrap=True)
 
 
 def _encoded(what: str, report: EmbedReport | ExamplesReport) -> None:
-    console().print(f"{what} as vectors of {report.dim} numbers, {report.seconds:.1f} s of encoding")
+    console().print(f"{what} as {report.dim}-dimensional vectors, encoded in {report.seconds:.1f} s")
     _read(report.read)
 
 
@@ -188,7 +188,7 @@ def _read(read: EncodedTexts) -> None:
     if read.cut:
         console().print(
             f"! {read.cut:,} of {read.texts:,} texts ({read.cut_share:.1%}) are longer than the "
-            f"{read.longest:,} tokens that the encoder reads: their ends are in no vector",
+            f"{read.longest:,} tokens that the encoder reads: it ignores the rest",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
 
@@ -208,9 +208,9 @@ def match(report: MatchStageReport) -> None:
     shift = report.own_item
     if shift is not None and shift.misleads:
         console().print(
-            "! a positive example of the sample's own item: seen by positive train samples "
-            f"{shift.train:+.1%} more often than by negative ones, on validation {shift.validation:+.1%}. What a model "
-            "learns from it in train does not hold outside: compare with `match.exclude: own_item`",
+            "! positive examples of the sample's own item: the share of positive samples that have one, minus that of "
+            f"negative samples, is {shift.train:+.1%} in train and {shift.validation:+.1%} on validation. What a model "
+            "learns from this in train does not hold elsewhere: compare with `match.exclude: own_item`",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
     found = report.match.search
@@ -226,12 +226,12 @@ def match(report: MatchStageReport) -> None:
 def knowledge(report: KnowledgeStageReport) -> None:
     """The texts, whom they reach, and two of them."""
     console().print(
-        f"texts about {report.users:,} users and {report.items:,} items as vectors of {report.dim} numbers "
+        f"texts about {report.users:,} users and {report.items:,} items as {report.dim}-dimensional vectors "
         f"({report.empty:,} empty); {report.generated:,} texts generated, {report.cached:,} found in the "
         f"cache, {report.tokens_per_second:,.0f} tokens/s"
     )
-    left = {"prompts lost their oldest history": report.histories_shortened,
-            "users and items without text are left out": report.blank, **report.changed}  # fmt: skip
+    left = {"prompts without their oldest history": report.histories_shortened,
+            "users and items left out: no text": report.blank, **report.changed}  # fmt: skip
     if any(left.values()):
         console().print(_counted(left), style="yellow", markup=False)
     _read(report.read)
@@ -244,12 +244,12 @@ def knowledge(report: KnowledgeStageReport) -> None:
 
 def teacher(report: TeacherReport) -> None:
     """The answers."""
-    auc = "one label only" if report.auc is None else f"AUC {report.auc:.4f}"
+    auc = "only one label" if report.auc is None else f"AUC {report.auc:.4f}"
     console().print(
         f"{report.scored:,} of {report.wanted:,} train samples scored ({auc} on them), {report.too_long:,} "
         f"questions too long, {report.histories_shortened:,} without their oldest history; "
         f"{report.asked:,} questions asked, {report.cached:,} found in the cache, "
-        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) is {report.mass:.2g} on average",
+        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) averages {report.mass:.2g}",
         soft_wrap=True,
     )
 
@@ -267,7 +267,7 @@ def ability(report: AbilityReport) -> None:
     )
     console().print(
         f"{report.asked:,} questions asked, {report.cached:,} found in the cache, "
-        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) is {report.mass:.2g} on average",
+        f"{report.questions_per_second:,.1f} questions/s; P(yes) + P(no) averages {report.mass:.2g}",
         soft_wrap=True,
     )
     if report.alarm:
@@ -291,7 +291,7 @@ def train_rec(report: TrainRecReport) -> None:
         f"{report.num_parameters:,} parameters, {report.samples_per_second:,.0f} samples/s"
     )
     if report.best_epoch == len(report.epochs):
-        console().print("! stopped by rec.fit.epochs, still improving: raise it", style="yellow", markup=False)
+        console().print("! still improving at the last epoch: raise rec.fit.epochs", style="yellow", markup=False)
 
 
 def baseline(report: BaselineReport) -> None:
@@ -302,4 +302,4 @@ def baseline(report: BaselineReport) -> None:
 def _monitored(report: ArmReport) -> str:
     """The measure that choices went by, at its best."""
     value = report.best.get(report.monitor)
-    return f"{report.monitor_title} {'not defined' if value is None else f'{value:.4f}'}"
+    return f"{report.monitor_title} {'undefined' if value is None else f'{value:.4f}'}"

@@ -28,22 +28,22 @@ def forget(
     recipe: Annotated[
         str,
         typer.Option("--recipe", metavar="RECIPE", callback=remember, autocompletion=recipe_names,
-                     help="What it made, and what its refreshes made, is looked into; it names the list from now on."),
+                     help="Recipe to remove them from, with its refreshes; it will name the list of these users."),
     ],
     users: Annotated[
-        list[str] | None, typer.Argument(metavar="USER…", help="Ids of users, as the tables have them.")
+        list[str] | None, typer.Argument(metavar="USER…", help="User ids, as in the tables.")
     ] = None,
     ids: Annotated[
-        Path | None, typer.Option("--ids", metavar="FILE", help="Ids of users, one a line: no shell keeps them.")
+        Path | None, typer.Option("--ids", metavar="FILE", help="User ids, one per line: not in the shell history.")
     ] = None,
     pointer: Annotated[
         list[Path] | None,
-        typer.Option("--pointer", metavar="FILE", help="The champion that this file of `promote` names stays, and is "
-                     "listed; the bundles to roll back to go. Repeatable."),
+        typer.Option("--pointer", metavar="FILE", help="Keep the champion that this pointer file of `promote` names, "
+                     "and list it; remove the bundles to roll back to. Repeatable."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove what is listed; without it, only list.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Only look again: for these users, or for all on the recipe's list.")
+        bool, typer.Option("--check", help="Only search again: for these users, or for all on the recipe's list.")
     ] = False,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
@@ -57,7 +57,10 @@ def forget(
 
     if check and yes:
         raise LlmcfError(
-            "either looks or removes", code="option-conflict", where="--check, --yes", hint="leave one out"
+            "exclude each other: one only searches, the other removes",
+            code="option-conflict",
+            where="--check, --yes",
+            hint="leave one of them out",
         )
     context, loaded = opened(recipe, None, artifacts, allow_read), load_recipe(recipe)
     named = [*(users or ()), *_lines(ids)]
@@ -65,7 +68,7 @@ def forget(
     listed = Forgotten.read(file) if file.is_file() else Forgotten.fresh()
     wanted = listed.only(named) if named else listed
     if not (named or check) or not wanted.users:
-        raise LlmcfError("names nobody", code="forget-nobody", where=recipe, hint="give ids of users, or --ids FILE")
+        raise LlmcfError("no users given", code="forget-nobody", where=recipe, hint="give user ids, or --ids FILE")
     meant = listed if check else listed.with_all(wanted)
     with tempfile.TemporaryDirectory() as folder:
         before = _contexts(recipe, listed.without(wanted), Path(folder) / "before.json", artifacts)
@@ -79,7 +82,7 @@ def forget(
                 _show(said, found.samples, as_json)
                 if context.recipe.dataset.forgotten is None or not wanted.users <= listed.users:
                     raise LlmcfError(
-                        "some of these users are on no list that the recipe names: the next run reads them again",
+                        "some of these users are not on the recipe's list: the next run reads them again",
                         code="forget-remains", where=str(file), hint="run llmcf forget with --yes",
                     )  # fmt: skip
                 _stop_if_left(said)
@@ -130,7 +133,7 @@ def _served(pointers: Sequence[Path]) -> Mapping[Path, str]:
     found = {}
     for file in pointers:
         bundle = (file.parent / read_pointer(file).champion.bundle).resolve()
-        found[bundle] = f"{file} has it served: promote another, and run this again"
+        found[bundle] = f"served through {file}: promote another bundle, then run this again"
     return found
 
 
@@ -141,10 +144,10 @@ def _show(one: Certificate, samples: Mapping[str, frozenset[int]], as_json: bool
     if as_json:
         print_json([one.model_dump(mode="json")])
         return
-    unknown = f"; nothing here holds {one.unknown:,} of them" if one.unknown else ""
+    unknown = f"; not found here: {one.unknown:,}" if one.unknown else ""
     console().print(f"{len(one.users):,} users, in {len(samples):,} ingests{unknown}", markup=False, soft_wrap=True)
     if one.removed:
-        table = plain_table("what", "rows of theirs", "why", "MB", "" if one.finished is None else "now")
+        table = plain_table("what", "their rows", "why", "MB", "" if one.finished is None else "now")
         for entry in one.removed:
             now = "" if one.finished is None else "gone" if entry.gone else "STAYS"
             rows = f"{sum(entry.rows.values()):,}" if entry.rows else ""
@@ -154,13 +157,13 @@ def _show(one: Certificate, samples: Mapping[str, frozenset[int]], as_json: bool
         console().print(f"stays: {left.path} ({left.what}): {left.why}", style="yellow" if left.ours else None,
                         markup=False, soft_wrap=True)  # fmt: skip
     for what in one.not_looked_at:
-        console().print(f"not looked at: {what}", markup=False, soft_wrap=True)
+        console().print(f"not searched: {what}", markup=False, soft_wrap=True)
 
 
 def _next(one: Certificate) -> None:
     from llmcf_cli.cli.console import console
 
-    console().print(f"{len(one.removed):,} would go; nothing was changed", markup=False)
+    console().print(f"{len(one.removed):,} would be removed; nothing was changed", markup=False)
     console().print("next: the same command with --yes")
 
 
@@ -169,7 +172,7 @@ def _end(one: Certificate, place: Path, changed: str) -> None:
 
     if changed:
         console().print(
-            f"{changed} names {one.listed_in} now: no ingest reads these users", markup=False, soft_wrap=True
+            f"{changed} now names {one.listed_in}: no ingest will read these users", markup=False, soft_wrap=True
         )
     gone = sum(entry.gone for entry in one.removed)
     console().print(f"removed {gone:,} of {len(one.removed):,}; certificate: {place}", markup=False, soft_wrap=True)
@@ -180,6 +183,6 @@ def _stop_if_left(one: Certificate) -> None:
     left = [entry for entry in one.remains if entry.ours] + [entry for entry in one.removed if not entry.gone]
     if left:
         raise LlmcfError(
-            f"{len(left):,} that belong to the recipe hold them still", code="forget-remains", where=left[0].path,
-            hint="do what is said above of each, and run llmcf forget with --yes",
+            f"{len(left):,} results or files of the recipe still hold them", code="forget-remains", where=left[0].path,
+            hint="do what the list above says about each, then run llmcf forget with --yes",
         )  # fmt: skip

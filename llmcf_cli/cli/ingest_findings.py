@@ -38,7 +38,7 @@ def _added(report: IngestReport) -> None:
     if added is not None:
         console().print(
             f"added: {added.users:,} users, {added.items:,} items, {added.interactions:,} interactions, "
-            f"{added.samples:,} samples; {added.known:,} rows were there already; "
+            f"{added.samples:,} samples; {added.known:,} rows already there; "
             f"changed: {added.changed_users:,} known users, {added.changed_items:,} known items",
             markup=False,
         )
@@ -51,9 +51,9 @@ def _notes(report: IngestReport) -> None:
 
 def _features(report: IngestReport) -> None:
     if not report.features:
-        console().print("features: ids alone; dataset.features names more", style="dim", markup=False)
+        console().print("features: only the ids; add more with dataset.features", style="dim", markup=False)
         return
-    table = plain_table("feature", "kind", "values", "missing", "most frequent", "cut", "no numbers")
+    table = plain_table("feature", "kind", "values", "missing", "most frequent", "cut", "not numbers")
     for found in report.features:
         table.add_row(
             escaped(f"{found.entity}.{found.name}"), found.kind, f"{found.distinct:,}",
@@ -87,10 +87,10 @@ def _samples(report: IngestReport) -> None:
 def _rules(report: IngestReport) -> None:
     found = [
         f"{rule.meaning} {rule.auc:.3f}"
-        + ("" if rule.expected is None else f" ({rule.expected:.3f} expected by popularity alone)")
+        + ("" if rule.expected is None else f" ({rule.expected:.3f} expected from popularity alone)")
         for rule in report.rules if rule.auc is not None
     ]  # fmt: skip
-    console().print(f"AUC of rules without a model, validation: {'; '.join(found) or 'one label only'}", markup=False)
+    console().print(f"validation AUC of rules without a model: {'; '.join(found) or 'only one label'}", markup=False)
     audit = report.negatives
     if audit is not None:
         console().print(negatives_line(audit), style="bold red" if audit.violations else "green", markup=False)
@@ -100,7 +100,7 @@ def negatives_line(audit: NegativesAudit) -> str:
     """What an audit of negatives found."""
     return (
         f"negatives: {audit.violations:,} violations; {audit.taken_later:,} of {audit.negatives:,} train "
-        f"negatives are taken later by their user, {audit.expected:,.1f} in fresh draws (p = {audit.p:.3f})"
+        f"negatives are items that their user takes later, {audit.expected:,.1f} in fresh draws (p = {audit.p:.3f})"
     )
 
 

@@ -26,42 +26,44 @@ def _answer(option: str, metavar: str, what: str) -> typer.models.OptionInfo:
 def init(
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Interactions; items and users if there are any; or their folder."),
+        typer.Argument(metavar="FILE...", help="Interactions, plus items and users if you have them; or their folder."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="RECIPE.yaml", help="The recipe to write.", show_default="NAME.yaml here"),
+        typer.Option("--out", metavar="RECIPE.yaml", help="Recipe file to write.", show_default="NAME.yaml here"),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing: what is unclear is an error that names it.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Ask nothing; stop with an error that names what is unclear.")
+    ] = False,
     task: Annotated[
         str | None,
-        _answer("--task", "TASK", "ranking: scores of given items (the default); retrieval: lists of all items."),
+        _answer("--task", "TASK", "ranking: score given items (the default); retrieval: list the best of all items."),
     ] = None,
-    interactions: Annotated[str | None, _answer("--interactions", "FILE", "The file of the interactions.")] = None,
-    items: Annotated[str | None, _answer("--items", "FILE", "The file of the items.")] = None,
-    users: Annotated[str | None, _answer("--users", "FILE", "The file of the users.")] = None,
-    user: Annotated[str | None, _answer("--user", "COLUMN", "Id of the user.")] = None,
-    item: Annotated[str | None, _answer("--item", "COLUMN", "Id of the item.")] = None,
+    interactions: Annotated[str | None, _answer("--interactions", "FILE", "File with the interactions.")] = None,
+    items: Annotated[str | None, _answer("--items", "FILE", "File with the items.")] = None,
+    users: Annotated[str | None, _answer("--users", "FILE", "File with the users.")] = None,
+    user: Annotated[str | None, _answer("--user", "COLUMN", "User id.")] = None,
+    item: Annotated[str | None, _answer("--item", "COLUMN", "Item id.")] = None,
     time: Annotated[str | None, _answer("--time", "COLUMN", "Time of the event.")] = None,
     time_format: Annotated[
         str | None, _answer("--time-format", "FORMAT", "How times are written, e.g. day_first, milliseconds, %d %b %Y.")
     ] = None,
-    time_zone: Annotated[str | None, _answer("--time-zone", "ZONE", "Zone of times that name none.")] = None,
+    time_zone: Annotated[str | None, _answer("--time-zone", "ZONE", "Time zone of times without one.")] = None,
     position: Annotated[
-        str | None, _answer("--position", "COLUMN", "Place in the user's order, where there is no time.")
+        str | None, _answer("--position", "COLUMN", "Position in the user's order, if there is no time.")
     ] = None,
-    rating: Annotated[str | None, _answer("--rating", "COLUMN", "Rating; `none`: there is none.")] = None,
+    rating: Annotated[str | None, _answer("--rating", "COLUMN", "Rating; `none` if there is none.")] = None,
     label: Annotated[str | None, _answer("--label", "KIND", "rating or implicit.")] = None,
     positive_from: Annotated[
-        float | None, _answer("--positive-from", "NUMBER", "Least rating of a positive sample.")
+        float | None, _answer("--positive-from", "NUMBER", "Lowest rating of a positive sample.")
     ] = None,
-    event: Annotated[str | None, _answer("--event", "KIND", "Events that are predicted; `all`: every one.")] = None,
+    event: Annotated[str | None, _answer("--event", "KIND", "Events to predict; `all` for every event.")] = None,
     conflicts: Annotated[
-        str | None, _answer("--conflicts", "ROW", "Of rows that differ under one id: first or last.")
+        str | None, _answer("--conflicts", "ROW", "Which of several rows with the same id to keep: first or last.")
     ] = None,
-    delimiter: Annotated[str | None, _answer("--delimiter", "SIGN", "Between columns of CSV, e.g. ; or tab.")] = None,
-    encoding: Annotated[str | None, _answer("--encoding", "NAME", "Of CSV that is not UTF-8, e.g. cp1252.")] = None,
-    header: Annotated[str | None, _answer("--header", "YES/NO", "Whether CSV begins with names of columns.")] = None,
+    delimiter: Annotated[str | None, _answer("--delimiter", "SIGN", "CSV delimiter, e.g. ; or tab.")] = None,
+    encoding: Annotated[str | None, _answer("--encoding", "NAME", "CSV encoding if not UTF-8, e.g. cp1252.")] = None,
+    header: Annotated[str | None, _answer("--header", "YES/NO", "Whether CSV files start with column names.")] = None,
 ) -> None:
     from llmcf_cli.data.draft.asking import Decisions
     from llmcf_cli.data.draft.files import tables_of
@@ -110,8 +112,8 @@ def _outside(files: Sequence[Path], recipe: Path) -> str:
 def _refuse_existing(path: Path) -> None:
     if path.exists():
         raise LlmcfError(
-            "is there already, and nothing is overwritten", code="recipe-exists", where=str(path),
-            hint="write another file with --out OTHER.yaml",
+            "already exists, and nothing is overwritten", code="recipe-exists", where=str(path),
+            hint="write to another file with --out OTHER.yaml",
         )  # fmt: skip
 
 
@@ -155,7 +157,7 @@ def _write(path: Path, text: str) -> None:
         raise
     if problems:
         path.unlink()
-        raise RecipeError(problems, hint="write a recipe by hand: docs/your-own-data.md")
+        raise RecipeError(problems, hint="write the recipe by hand: see docs/your-own-data.md")
 
 
 def _show(found: Draft, path: Path, allowing: str) -> None:
@@ -170,6 +172,6 @@ def _show(found: Draft, path: Path, allowing: str) -> None:
     name = shlex.quote(str(path))
     console().print(f"next: llmcf ingest {name}{allowing}    # what is kept and dropped", markup=False, soft_wrap=True)
     if allowing:
-        console().print("      (the tables lie outside the recipe's folder; that it may read them is remembered)",
+        console().print("      (the tables are outside the recipe's folder; llmcf remembers this permission)",
                         style="dim", markup=False, soft_wrap=True)  # fmt: skip
     console().print(f"      llmcf run {name}", markup=False, soft_wrap=True)

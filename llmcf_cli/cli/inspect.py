@@ -13,7 +13,9 @@ from llmcf_cli.cli.stages import ArtifactsOption, SetOption
 
 RecipeOrAll = Annotated[
     str | None,
-    typer.Argument(metavar="[RECIPE]", help="A recipe file or name.", autocompletion=recipe_names),
+    typer.Argument(
+        metavar="[RECIPE]", help="A recipe file, or the name of a library recipe.", autocompletion=recipe_names
+    ),
 ]
 
 
@@ -91,7 +93,7 @@ def doctor(artifacts: ArtifactsOption = None, as_json: JsonOption = False) -> No
         for column in ("", "check", "found", "what to do"):
             table.add_column(column)
         for finding in findings:
-            mark = "[green]ok[/]" if finding.ok else "[red]mend[/]"
+            mark = "[green]ok[/]" if finding.ok else "[red]fix[/]"
             table.add_row(mark, *map(escaped, (finding.name, finding.found, finding.hint)))
         console().print(table, markup=True)
     if not all(finding.ok for finding in findings):

@@ -9,7 +9,7 @@ import typer
 
 app = typer.Typer(no_args_is_help=True)
 
-HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="e.g. api.example.com, or localhost:8000.")]
+HostArgument = Annotated[str, typer.Argument(metavar="HOST", help="Host, e.g. api.example.com or localhost:8000.")]
 
 
 @app.command()
@@ -18,9 +18,9 @@ def allow(
     env: Annotated[
         str | None, typer.Option("--env", metavar="NAME", help="Environment variable that holds the host's key.")
     ] = None,
-    no_key: Annotated[bool, typer.Option("--no-key", help="The host gets no key.")] = False,
+    no_key: Annotated[bool, typer.Option("--no-key", help="Send the host no key.")] = False,
 ) -> None:
-    """Let recipes send prompts to a host, and say which key it gets."""
+    """Allow recipes to send prompts to a host, and choose the key it gets."""
     from llmcf_cli.core.permissions import Host, Permissions
 
     if (env is None) != no_key:
@@ -28,14 +28,14 @@ def allow(
     found, permissions = Host.of(host), Permissions()
     permissions.allow_host(found, env)
     gets = f"the key in {env}" if env else "no key"
-    typer.echo(f"{found} may get prompts, and {gets}; kept in {permissions.file}")
+    typer.echo(f"{found} may receive prompts and {gets}; saved in {permissions.file}")
     if not found.is_encrypted:
-        typer.echo("note: whoever is on the way can read the prompts, as http is not encrypted", err=True)
+        typer.echo("note: http is not encrypted: others on the network can read the prompts", err=True)
 
 
 @app.command("list")
 def list_() -> None:
-    """List the hosts and places that are allowed."""
+    """List the allowed hosts and files."""
     import os
 
     from llmcf_cli.cli.console import console
@@ -57,15 +57,15 @@ def list_() -> None:
     if everywhere := os.environ.get(READ_VARIABLE):
         console().print(f"{READ_VARIABLE}: any recipe may read {everywhere}", markup=False, soft_wrap=True)
     if not hosts and not reads:
-        console().print("nothing is allowed but this machine's own servers, and files beside a recipe")
-    console().print(f"kept in {permissions.file}", markup=False, soft_wrap=True, style="dim")
+        console().print("nothing is allowed except servers on this machine and files beside a recipe")
+    console().print(f"saved in {permissions.file}", markup=False, soft_wrap=True, style="dim")
 
 
 @app.command()
 def forget(
-    what: Annotated[str, typer.Argument(metavar="HOST|FOLDER", help="As `llmcf keys list` shows it.")],
+    what: Annotated[str, typer.Argument(metavar="HOST|FOLDER", help="Host or folder, as `llmcf keys list` shows it.")],
 ) -> None:
-    """Take back what was allowed a host, or recipes of a folder."""
+    """Revoke what was allowed for a host, or for the recipes in a folder."""
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.core.permissions import Host, Permissions
 
@@ -73,5 +73,7 @@ def forget(
     is_folder = "://" not in what and ("/" in what or Path(what).is_dir())
     found = permissions.forget_reads(Path(what)) if is_folder else permissions.forget_host(Host.of(what))
     if not found:
-        raise LlmcfError("is not in the list", code="permission-unknown", where=what, hint="llmcf keys list")
+        raise LlmcfError(
+            "not among the allowed hosts and folders", code="permission-unknown", where=what, hint="llmcf keys list"
+        )
     typer.echo(f"no longer allowed: {what}")

@@ -31,7 +31,7 @@ def check_locked(
     from llmcf_cli.stages.share.lock import locked_recipe, read_lock
 
     if overrides:
-        raise LlmcfError("changes what is locked", code="option-conflict", where="--set",
+        raise LlmcfError("would change the locked recipe", code="option-conflict", where="--set",
                          hint="leave it out, or run without --locked")  # fmt: skip
     locked = read_lock(lock)
     recipe = recipe or locked_recipe(lock, locked)
@@ -40,7 +40,7 @@ def check_locked(
     if other_versions:
         for one in found:
             if one.kind == "version":
-                told = f"! {one.name} is {short(one.after)} here, and {short(one.before)} in the lock"
+                told = f"! {one.name} is {short(one.after)} here, but {short(one.before)} in the lock"
                 console().print(told, style="yellow", markup=False)
         found = [one for one in found if one.kind != "version"]
     refuse_differences(found, lock)

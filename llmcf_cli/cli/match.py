@@ -13,7 +13,7 @@ from llmcf_cli.cli.stages import ArtifactsOption, RecipeArgument, SetOption, sca
 
 app = typer.Typer(no_args_is_help=True, cls=FallThroughGroup, subcommand_metavar="RECIPE | COMMAND ...")
 
-app.command("run", help="The stage itself; `llmcf match RECIPE` is short for it.")(scaled_command("match"))
+app.command("run", help="Run the stage; `llmcf match RECIPE` is short for it.")(scaled_command("match"))
 match_show.add_to(app)
 
 
@@ -21,13 +21,13 @@ match_show.add_to(app)
 def tune(
     recipe: RecipeArgument,
     recall: Annotated[
-        float, typer.Option("--recall", min=0, max=1, help="Share of the exact result that must be found.")
+        float, typer.Option("--recall", min=0, max=1, help="Share of the exact result that the search must find.")
     ] = 0.95,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Find the cheapest setting of approximate search (`match.search: ann`) that finds enough, and print its lines."""
+    """Find the cheapest approximate search (`match.search: ann`) with enough recall; print it for the recipe."""
     from llmcf_cli.cli import report
     from llmcf_cli.cli.console import make_progress
     from llmcf_cli.stages.engine.run import plan

@@ -18,18 +18,20 @@ LABELS = ("no (0)", "yes (1)")
 
 def add_to(group: typer.Typer) -> None:
     """Add the command to the group `llmcf match`."""
-    group.command("show", help="Print the examples that a sample was matched with, their texts and scores.")(show)
+    group.command("show", help="Print the examples matched to a sample, with texts and scores.")(show)
 
 
 def show(
     recipe: RecipeArgument,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="User, by the data's own id.")] = None,
-    item: Annotated[str | None, typer.Option(metavar="ID", help="Item, by the data's own id.")] = None,
-    sample: Annotated[int | None, typer.Option(metavar="ID", help="A sample by its id, instead.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="User id, as in the data.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="ID", help="Item id, as in the data.")] = None,
+    sample: Annotated[int | None, typer.Option(metavar="ID", help="Sample id, instead of --user and --item.")] = None,
     split: Annotated[
         Literal["train", "validation", "test"] | None, typer.Option(help="Only samples of this split.")
     ] = None,
-    arm: Annotated[str | None, typer.Option(metavar="NAME", help="The matches of this arm of the comparison.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Show the matches of this arm of the comparison.")
+    ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
@@ -41,14 +43,14 @@ def show(
     from llmcf_cli.stages.look.explain import explain_match, matched_node
 
     if (sample is None) == (user is None or item is None):
-        raise LlmcfError("give --user and --item, or --sample alone", code="option-conflict", where="match show")
+        raise LlmcfError("give either --user and --item, or --sample", code="option-conflict", where="match show")
     node = matched_node(opened(recipe, set_, artifacts, allow_read), arm)
     if sample is None:
         samples = find_samples(IngestOutput(node.needs["ingest"].folder).database, str(user), str(item), split)
         sample = samples[-1]
         if len(samples) > 1:
             others = ", ".join(map(str, samples[:-1]))
-            console().print(f"the latest of {len(samples)} samples; --sample shows {others}", style="dim")
+            console().print(f"the latest of {len(samples)} samples; --sample shows the others: {others}", style="dim")
     _render(explain_match(node, sample))
 
 
@@ -72,7 +74,7 @@ def _render(found: Explanation) -> None:
         console().print(Padding(Text(text, style="" if example.cot else "dim"), (0, 0, 1, 2)))
     empty = found.k - len(found.examples)
     if empty:
-        console().print(f"{empty} of {found.k} places are empty: nothing else was allowed", style="yellow")
+        console().print(f"{empty} of {found.k} places are empty: no other example was allowed", style="yellow")
 
 
 def _about(row: Row, clock: str) -> str:

@@ -26,7 +26,7 @@ AllowReadOption = Annotated[
     typer.Option(
         "--allow-read",
         metavar="PATH",
-        help="Let the recipes of this folder read a file or folder outside it, from now on. Repeatable.",
+        help="From now on, let recipes in this recipe's folder read this file or folder outside it. Repeatable.",
     ),
 ]
 
@@ -41,7 +41,7 @@ def allow(recipe: str, paths: Sequence[Path] | None) -> None:
     folder = find_recipe(recipe).parent.resolve()
     for path in paths:
         Permissions().allow_read(folder, path)
-        typer.echo(visible(f"recipes in {folder} may read {path.expanduser().resolve()} from now on"), err=True)
+        typer.echo(visible(f"from now on, recipes in {folder} may read {path.expanduser().resolve()}"), err=True)
 
 
 def opened(
@@ -87,7 +87,7 @@ def _folder_of(key: str, artifacts: Path | None) -> Path | None:
 
     found = sorted(file.parent for file in artifact_root(artifacts).glob(f"*/{key[:KEY_LENGTH]}*/{MANIFEST}"))
     if len(found) > 1:
-        raise LlmcfError(f"is the beginning of {len(found)} keys", code="key-ambiguous", where=key,
+        raise LlmcfError(f"is the start of {len(found)} keys", code="key-ambiguous", where=key,
                          allowed=[f"{folder.parent.name}/{folder.name}" for folder in found[:_TOLD]],
-                         hint="give more of the key, or the folder")  # fmt: skip
+                         hint="give more characters of the key, or the folder")  # fmt: skip
     return found[0] if found else None

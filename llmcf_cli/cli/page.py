@@ -18,7 +18,7 @@ def report(
         str,
         typer.Argument(
             metavar="RUN",
-            help="A recipe; or the folder or key, or its beginning, of a comparison, eval-llm or balance.",
+            help="A recipe; or the folder, key or start of the key of a comparison, eval-llm or balance.",
             callback=remember,
             autocompletion=recipe_names,
         ),
@@ -27,7 +27,7 @@ def report(
     artifacts: ArtifactsOption = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The file to write.", show_default="ARTIFACTS/report/KEY.html"),
+        typer.Option("--out", metavar="FILE", help="File to write.", show_default="ARTIFACTS/report/KEY.html"),
     ] = None,
     allow_read: AllowReadOption = None,
 ) -> None:

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def promote(
     bundle: BundleArgument,
     to: Annotated[
-        Path, typer.Option("--to", metavar="POINTER", help="File that names the bundle to serve; made if it is new.")
+        Path, typer.Option("--to", metavar="POINTER", help="File that names the bundle to serve; created if missing.")
     ],
     recipe: Annotated[
         str,
         typer.Option("--recipe", metavar="RECIPE", callback=remember, autocompletion=recipe_names,
-                     help="Its section `promote` has the conditions; its test samples decide."),
+                     help="Recipe whose section `promote` has the conditions, and whose test samples decide."),
     ],
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be decided.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the decision.")] = False,
     allow_read: AllowReadOption = None,
     signers: SignersOption = None,
 ) -> None:  # fmt: skip
@@ -45,7 +45,7 @@ def promote(
     context = opened(recipe, set_, artifacts, allow_read)
     section = context.recipe.promote
     if section is None:
-        raise LlmcfError("says nothing about when a bundle is promoted", code="promote-unset", where=recipe,
+        raise LlmcfError("no section `promote`, with the conditions", code="promote-unset", where=recipe,
                          hint="add a section, e.g. promote: {measures: {auc: {not_worse_by: 0.002}}}")  # fmt: skip
     database = IngestOutput(samples_of(context)).database
     task = registry().build(TASK, context.recipe.rec.task)
@@ -58,7 +58,7 @@ def promote(
     if not found.decision.accepted:
         failed = ", ".join(f"{c.of} {c.rule}" for c in found.decision.checks if not c.holds)
         raise LlmcfError(f"not promoted: {failed}; nothing was changed", code="promotion-refused", where=str(bundle),
-                         hint=f"serve another, or change the section promote of {recipe}")  # fmt: skip
+                         hint=f"promote another bundle, or change the section promote of {recipe}")  # fmt: skip
     if not found.moved:
         console().print(f"would be promoted: {to} would name {bundle}", markup=False, soft_wrap=True)
         return
@@ -103,22 +103,22 @@ def _show(found: Promotion, decision: Decision) -> None:
         title=f"{decision.samples:,}{part} test samples, {decision.first} to {decision.last}",
     )  # fmt: skip
     if decision.refused:
-        console().print(f"{decision.refused:,} of them are of users that nothing is known of: no list, a miss")
+        console().print(f"{decision.refused:,} of them have users without known events: no list, counted as a miss")
     canary = decision.canary
     line = f"canary: {canary.requests - canary.unanswered} of {canary.requests} requests answered, median "
     line += f"{canary.challenger_ms:.1f} ms"
     if canary.champion_ms is not None:
         line += f" (champion {canary.champion_ms:.1f} ms)"
-        line += f"; {canary.pairs:,} scores that both know in full"
+        line += f"; {canary.pairs:,} scores of pairs known to both"
     if canary.largest_difference is not None:
         line += f" differ by {canary.mean_difference:.2g} on average, {canary.largest_difference:.2g} at most"
     if canary.differing is not None:
-        line += f"; {canary.differing:,} lists of other items"
+        line += f"; {canary.differing:,} lists with different items"
     console().print(line, markup=False, soft_wrap=True)
     for check in decision.checks:
         console().print(_condition(check), style=None if check.holds else "red", markup=False, soft_wrap=True)
     if found.before is None:
-        console().print("there is no champion yet: not_worse_by was not asked", style="yellow")
+        console().print("no champion yet: not_worse_by was not checked", style="yellow")
 
 
 def _condition(check: Check) -> str:
@@ -131,7 +131,7 @@ def _condition(check: Check) -> str:
         f"may be worse by {check.limit:g}",
         "answered": f"{check.found:.0f} of {check.limit:.0f} requests answered",
         "latency_ratio": f"{check.found:.2f} times the champion's time, at most {check.limit:g} allowed",
-        "same_items": f"{check.found:.0f} lists of other items, none allowed",
+        "same_items": f"{check.found:.0f} lists with different items, none allowed",
         "max_difference": f"largest difference {check.found:.2g}, at most {check.limit:g} allowed",
     }  # fmt: skip
     return f"  {mark}  {check.of}: {words[check.rule]}"

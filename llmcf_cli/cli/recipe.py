@@ -66,10 +66,10 @@ def show(
     set_: Overrides = None,
     format_: Annotated[
         Literal["origins", "yaml"],
-        typer.Option("--format", help="`origins` notes where each value comes from; `yaml` is the recipe alone."),
+        typer.Option("--format", help="`origins`: with comments on where each value comes from; `yaml`: without."),
     ] = "origins",
 ) -> None:
-    """Print a recipe as it resolves: what it extends, `--set` and all defaults."""
+    """Print a recipe in full: with what it extends, `--set` and all defaults."""
     from llmcf_cli.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, set_ or ())
@@ -78,7 +78,7 @@ def show(
 
 @app.command()
 def validate(recipes: RecipeNames, set_: Overrides = None, allow_read: AllowReadOption = None) -> None:
-    """Check recipes and the assets they name; every problem is reported, with its place."""
+    """Check recipes and the assets they name; report every problem with its place."""
     problems: list[LlmcfError] = []
     for name in recipes:
         allow(name, allow_read)
@@ -96,7 +96,7 @@ def validate(recipes: RecipeNames, set_: Overrides = None, allow_read: AllowRead
 
 @app.command()
 def inspect(recipe: RecipeName, set_: Overrides = None, artifacts: ArtifactsOption = None) -> None:
-    """Say what a recipe would read, fetch, send, write and run, before anything does."""
+    """Show what a recipe would read, fetch, send, write and run, before you run it."""
     from llmcf_cli.cli.recipe_inspect import print_access
     from llmcf_cli.recipe.load import check_recipe
     from llmcf_cli.stages.look.access import access_of
@@ -105,12 +105,12 @@ def inspect(recipe: RecipeName, set_: Overrides = None, artifacts: ArtifactsOpti
     found = check_recipe(recipe, set_ or ())
     print_access(access_of(found, artifact_root(artifacts)), recipe)
     if found.problems:
-        raise RecipeError(found.problems, hint="what is wrong may reach further than is shown; correct it first")
+        raise RecipeError(found.problems, hint="correct the recipe first: it may do more than is shown here")
 
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors; installed plugins' components included."""
+    """Print the JSON Schema of recipes, for editors; includes the components of installed plugins."""
     from llmcf_cli.recipe.jsonschema import schema_text
 
     typer.echo(schema_text(), nl=False)
@@ -118,7 +118,7 @@ def schema() -> None:
 
 @app.command()
 def reference(
-    folder: Annotated[Path, typer.Argument(help="Where to write recipe-reference.md and recipe.schema.json.")] = Path(
+    folder: Annotated[Path, typer.Argument(help="Folder for recipe-reference.md and recipe.schema.json.")] = Path(
         "docs"
     ),
 ) -> None:

@@ -23,7 +23,7 @@ def print_access(found: Access, recipe: str) -> None:
             table.add_row(escaped(fetch.asset.name), size, _sources(fetch), licence, _state(fetch))
         console().print(table, markup=True)
     if found.sends:
-        table = _table("sends prompts, made of your data, to", "with the key in", "")
+        table = _table("sends prompts, made from your data, to", "with the key in", "")
         for send in found.sends:
             table.add_row(escaped(str(send.host)), send.variable or "no key", _sendable(send))
         console().print(table, markup=True)
@@ -59,7 +59,7 @@ def _table(*columns: str) -> Table:
 def _readable(read: Read) -> str:
     if read.problem is None:
         return "[yellow]ok, outside the recipe's folder[/]" if read.outside else "[green]ok[/]"
-    return "[red]outside the recipe's folder, not allowed[/]" if read.refused else "[yellow]not there[/]"
+    return "[red]outside the recipe's folder, not allowed[/]" if read.refused else "[yellow]missing[/]"
 
 
 def _sources(fetch: Fetch) -> str:
@@ -68,7 +68,7 @@ def _sources(fetch: Fetch) -> str:
 
 def _state(fetch: Fetch) -> str:
     whose = "declared by the recipe's own catalogue" if fetch.own else ""
-    here = "[green]is here[/]" if fetch.here else "[yellow]to be fetched[/]"
+    here = "[green]here[/]" if fetch.here else "[yellow]to be fetched[/]"
     return f"{here}{'; ' + whose if whose else ''}"
 
 

@@ -27,15 +27,15 @@ def lock(
     recipe: RecipeArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="File to write; else NAME.lock.yaml beside the recipe."),
+        typer.Option("--out", metavar="FILE", help="File to write; by default NAME.lock.yaml beside the recipe."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, max=1, help="How far the measures of another run may be from these.")
+        float, typer.Option("--tolerance", min=0, max=1, help="How far another run's measures may be from these.")
     ] = 0.005,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Write down what exactly a recipe's results rest on and, if its run has ended, what they are."""
+    """Record exactly what a recipe's results depend on and, once its run has finished, the results."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.core.errors import StoreError
     from llmcf_cli.recipe.library import comes_with_plugin, library_dir
@@ -46,8 +46,8 @@ def lock(
     progress = make_progress()
     if comes_with_plugin(find_recipe(recipe)):
         raise StoreError(
-            "comes with a plugin, and a lock lies beside its recipe", code="recipe-installed", where=recipe,
-            hint=f"llmcf recipe copy {recipe} mine.yaml, and lock that",
+            "comes with a plugin; locks are written beside their recipe", code="recipe-installed", where=recipe,
+            hint=f"llmcf recipe copy {recipe} mine.yaml, then llmcf recipe lock mine.yaml",
         )  # fmt: skip
     now = locked_now(recipe, artifacts, allow_read)
     finished = is_finished(now.steps)
@@ -63,10 +63,10 @@ def lock(
     )  # fmt: skip
     others = [label for label, versions in made_by(now.steps).items() if versions != found.versions]
     if finished and others:
-        what = f"! {len(others)} of {len(now.steps)} stages were made by other versions than the lock names: "
+        what = f"! {len(others)} of {len(now.steps)} stages were made with other versions than those in the lock: "
         console().print(f"{what}{', '.join(others[:5])}", style="yellow", markup=False, soft_wrap=True)
     if not finished:
-        what = "no results in it, as the run has not ended"
+        what = "without results, because the run has not finished"
         said = f"{what}; next: llmcf run {recipe}, then lock again"
         console().print(said, style="yellow", markup=False, soft_wrap=True)
         return
@@ -74,7 +74,7 @@ def lock(
 
 
 def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: AllowReadOption = None) -> None:
-    """Compare a run of a locked recipe with the lock, and say where numbers part; exit 1 where a measure is off."""
+    """Compare a run of a locked recipe with the lock; show where numbers diverge; exit 1 if a measure is off."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.stages.share.lock import locked_recipe, read_lock
     from llmcf_cli.stages.share.results import first_parting, reproduces
@@ -84,7 +84,7 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
     recipe = locked_recipe(lock, locked)
     now = locked_now(recipe, artifacts, allow_read)
     if not any(step.node.made for step in now.steps):
-        raise StoreError("nothing of it is made here yet", code="not-made", where=locked.name,
+        raise StoreError("no results here yet", code="not-made", where=locked.name,
                          hint=f"llmcf run --locked {lock}")  # fmt: skip
     found = compare(locked, now.steps, make_progress())
     _print_checked(found)
@@ -92,22 +92,22 @@ def verify(lock: LockArgument, artifacts: ArtifactsOption = None, allow_read: Al
     if parting is None and all(one.verdict == "same" for one in found):
         console().print("the same to the last digit", style="green")
     elif parting is not None:
-        console().print(f"numbers part at: {parting.aspect} ({parting.name})", markup=False)
+        console().print(f"numbers diverge at: {parting.aspect} ({parting.name})", markup=False)
     if not reproduces(found):
         missing = any(one.verdict == "missing" for one in found if one.aspect == "measures")
-        what = "not all measures are made here" if missing else "a measure is outside its tolerance"
+        what = "not all measures have been computed here" if missing else "a measure is outside its tolerance"
         console().print(what, style="red", markup=False)
         raise typer.Exit(1)
     console().print("every measure is within its tolerance", style="green")
 
 
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, a library recipe's name, or a lock.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="A recipe file, the name of a library recipe, or a lock.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The recipe or lock to compare it with.")],
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Show what differs between two recipes or locks, where each value was written, and what it reruns."""
+    """Show how two recipes or locks differ: where each value is set, and which stages it reruns."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.stages.share.compare import side_differences, side_of, stage_changes
     from llmcf_cli.stages.share.lock import is_lock
@@ -126,7 +126,7 @@ def diff(
         if labels:
             console().print(f"{len(labels)} stages {what}: {', '.join(labels)}", markup=False, soft_wrap=True)
     if not (changed or new or gone):
-        console().print("no stage runs again: none of this changes a result", style="green")
+        console().print("no stage reruns: none of this changes a result", style="green")
 
 
 def _print_checked(found: Sequence[Checked]) -> None:
@@ -157,7 +157,7 @@ def _print_differences(found: Sequence[Difference]) -> None:
         console().print(said, markup=False, soft_wrap=True)
         at = " → ".join(dict.fromkeys(filter(None, (one.origin_before, one.origin_after))))
         if at:
-            console().print(f"  written at {at}", style="dim", markup=False, soft_wrap=True)
+            console().print(f"  set at {at}", style="dim", markup=False, soft_wrap=True)
         if one.reruns:
             more = f" and {len(one.reruns) - _SHOWN} more" if len(one.reruns) > _SHOWN else ""
             told = f"  reruns {', '.join(one.reruns[:_SHOWN])}{more}"

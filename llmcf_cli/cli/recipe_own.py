@@ -10,7 +10,7 @@ import typer
 from llmcf_cli.cli.completing import recipe_names
 from llmcf_cli.cli.opening import AllowReadOption, allow
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Where to write, e.g. mine.yaml.")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="File to write, e.g. mine.yaml.")]
 
 
 def new(
@@ -20,12 +20,12 @@ def new(
         typer.Option(
             "--from",
             metavar="RECIPE",
-            help="What to extend: a library recipe, or a file.",
+            help="Recipe to extend: a library recipe, or a file.",
             autocompletion=recipe_names,
         ),
     ] = "quickstart",
 ) -> None:
-    """Write a recipe that extends another, with all that it may change as comments."""
+    """Write a recipe that extends another, with everything it may change as comments."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.share.own import extend_recipe
@@ -45,7 +45,7 @@ def copy(
     file: FileArgument,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Write a recipe with all that it extends as one file, its prompts beside it; data stay where they are."""
+    """Write a recipe and everything it extends as one file, with its prompts beside it; data stay where they are."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.recipe.load import load_recipe
     from llmcf_cli.stages.files import locator_of
@@ -57,6 +57,6 @@ def copy(
     for written in (copied.recipe, *copied.prompts):
         console().print(f"wrote {written}", soft_wrap=True)
     for left in copied.elsewhere:
-        what = f"! {left.where}: {left.name} lies beside the original; copy it to {copied.recipe.parent}"
+        what = f"! {left.where}: {left.name} is beside the original; copy it to {copied.recipe.parent}"
         console().print(what, style="yellow", soft_wrap=True)
     console().print(f"next: llmcf recipe validate {copied.recipe}", soft_wrap=True)

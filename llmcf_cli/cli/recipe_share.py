@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from llmcf_cli.stages.share.receive import Offer
     from llmcf_cli.store.registry import Sending
 
-TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to make; nothing is overwritten.")]
+TargetArgument = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to create; nothing is overwritten.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Write without asking.")]
 _LISTED = 30
 _ADDRESSES = 5
@@ -41,22 +41,23 @@ class Left(StrEnum):
 
 def export(
     recipe: RecipeArgument,
-    target: Annotated[Path, typer.Argument(metavar="TARGET", help="FILE.zip, or a folder to make.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="FILE.zip, or a folder to create.")],
     with_: Annotated[
         list[Further] | None,
-        typer.Option("--with", help="Pack this, too: data files up to 100 MB each, the model to serve. Repeatable."),
+        typer.Option("--with", help="Also pack this: data files up to 100 MB each, or the model to serve. Repeatable."),
     ] = None,
     without: Annotated[
         list[Left] | None,
         typer.Option("--without", help="Leave this out; `user`: texts written from users' histories. Repeatable."),
     ] = None,
     licence: Annotated[
-        str, typer.Option("--licence", metavar="TEXT", help="Of what you pack, e.g. CC-BY-4.0; noted on the card.")
+        str,
+        typer.Option("--licence", metavar="TEXT", help="Licence of what you pack, e.g. CC-BY-4.0; noted on the card."),
     ] = "",
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
 ) -> None:
-    """Pack a recipe with its prompts, lock, generated texts and results, to be repeated elsewhere."""
+    """Pack a recipe with its prompts, lock, generated texts and results, so that others can reproduce it."""
     from datetime import UTC, datetime
 
     from llmcf_cli.cli.console import console, make_progress
@@ -81,15 +82,15 @@ def export(
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder written by `llmcf recipe export`.")],
     target: TargetArgument,
     sha256: Annotated[
-        str | None, typer.Option("--sha256", metavar="DIGEST", help="Only the parcel of this digest.")
+        str | None, typer.Option("--sha256", metavar="DIGEST", help="Require this digest of the parcel.")
     ] = None,
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
 ) -> None:
-    """Take a packed recipe in, after showing what it holds, fetches, sends and needs; its texts go into the cache."""
+    """Unpack a recipe after showing what it contains, fetches, sends and needs; its texts go into the cache."""
     from llmcf_cli.stages.share.receive import look
     from llmcf_cli.store.parcel_source import open_parcel
     from llmcf_cli.store.transfer import check_pin
@@ -101,17 +102,17 @@ def import_(
 
 
 def push(
-    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder of `llmcf recipe export`.")],
+    source: Annotated[Path, typer.Argument(metavar="PARCEL", help="A zip or folder written by `llmcf recipe export`.")],
     to: Annotated[
         str,
         typer.Argument(
             metavar="TO",
-            help="A shared folder, or one that a server shows; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
+            help="A shared or web-served folder; oci://HOST/NAME; or hf://datasets/OWNER/NAME.",
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")] = False,
 ) -> None:
-    """Put a parcel where others can pull it from; what an interrupted push has sent or written is not sent again."""
+    """Publish a parcel for others to pull; an interrupted push resumes."""
     from llmcf_cli.cli.console import console, make_progress
     from llmcf_cli.core.errors import LlmcfError
     from llmcf_cli.stages.share.receive import push as put
@@ -132,7 +133,7 @@ def push(
     if to.startswith(hub.SCHEME):
         size = parcel.manifest.size / 1e6
         console().print(f"sends {len(parcel.manifest.files)} files, {size:,.2f} MB, to {hub.hub_host()}", markup=False)
-        console().print("a repository that is new there will be private", markup=False)
+        console().print("a new repository there will be private", markup=False)
         if not yes:
             typer.confirm(f"send this to {to}?", abort=True)
         address = hub.push(parcel, to, make_progress())
@@ -140,7 +141,7 @@ def push(
         console().print(f"next: llmcf recipe pull '{address}' FOLDER", markup=False, soft_wrap=True)
         return
     if "://" in to:
-        raise LlmcfError("is no place that parcels are pushed to", code="parcel-unpinned", where=to,
+        raise LlmcfError("parcels cannot be pushed to this address", code="parcel-unpinned", where=to,
                          allowed=("FOLDER", "oci://HOST/NAME", "hf://datasets/OWNER/NAME"))  # fmt: skip
     folder = Path(to)
     place = put(parcel, folder, make_progress())
@@ -161,7 +162,7 @@ def pull(
     yes: YesOption = False,
     artifacts: ArtifactsOption = None,
 ) -> None:  # fmt: skip
-    """Import a parcel from a server, a registry or a shared folder; an interrupted pull goes on where it stopped."""
+    """Import a parcel from a server, a registry or a shared folder; an interrupted pull resumes."""
     import shutil
 
     from llmcf_cli.stages.share.receive import look
@@ -175,15 +176,18 @@ def pull(
 def search(
     words: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[WORD]...", help="All must be in the name or description; without one, all are shown."),
+        typer.Argument(
+            metavar="[WORD]...",
+            help="Words that must all be in the name or description; without any, all recipes are listed.",
+        ),
     ] = None,
     in_: Annotated[
         list[str] | None,
-        typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or https://… of one. Repeatable."),
+        typer.Option("--in", metavar="ADDRESS", help="A folder of parcels, or its https:// address. Repeatable."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Search the recipes that come with llmcf, and folders of parcels that others share."""
+    """Search the recipes that come with llmcf, and shared folders of parcels."""
     from llmcf_cli.cli.console import console
     from llmcf_cli.cli.tables import plain_table
     from llmcf_cli.stages.share.search import search as find
@@ -212,7 +216,7 @@ def _take(offer: Offer, target: Path, yes: bool, artifacts: Path | None) -> None
     found = receive(offer, target, cache, make_progress())
     console().print(f"{len(offer.source.manifest.files)} files in {target}", markup=False, soft_wrap=True)
     if found.texts is not None:
-        kept = f", {found.texts.kept:,} are others here and stay" if found.texts.kept else ""
+        kept = f", {found.texts.kept:,} differ from those here, which were kept" if found.texts.kept else ""
         said = f"{found.texts.texts:,} texts: {found.texts.new:,} new in {cache}{kept}"
         console().print(said, markup=False, soft_wrap=True)
     recipe = offer.lock.recipe if "/" not in offer.lock.recipe else ""
@@ -228,7 +232,7 @@ def _print_sending(sending: Sending) -> None:
     console().print(f"sends {sending.files:,} files, {sending.bytes / 1e6:,.2f} MB, to {sending.place.host}{shown}",
                     markup=False, soft_wrap=True)  # fmt: skip
     if sending.there:
-        console().print(f"{sending.there:,} files are there already", markup=False)
+        console().print(f"{sending.there:,} files are already there", markup=False)
 
 
 def _print_packing(packing: Packing) -> None:
@@ -243,7 +247,7 @@ def _print_packing(packing: Packing) -> None:
         console().print(f"and {len(packing.files) - _LISTED:,} more files")
     for data in packing.data:
         if not data.inside:
-            said = f"! {data.name}: its digest travels, its {data.size / 1e6:,.2f} MB do not (--with data)"
+            said = f"! {data.name}: packs its digest, not its {data.size / 1e6:,.2f} MB (for these: --with data)"
             console().print(said, style="yellow", markup=False, soft_wrap=True)
     for note in packing.notes:
         console().print(f"! {note}", style="yellow", markup=False, soft_wrap=True)
@@ -264,7 +268,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
     for path, size in largest(offer, _LISTED):
         files.add_row(path, f"{size / 1e6:,.3f}")
     console().print(files)
-    console().print(f"licence: {manifest.licence or 'none is stated'}", markup=False, soft_wrap=True)
+    console().print(f"licence: {manifest.licence or 'not stated'}", markup=False, soft_wrap=True)
     if offer.parts.get("texts"):
         console().print(f"its texts go into {cache}", markup=False, soft_wrap=True)
     if offer.lock.assets:
@@ -273,7 +277,7 @@ def _print_offer(offer: Offer, target: Path, cache: Path) -> None:
             assets.add_row(name, f"{asset.size / 1e6:,.1f}", asset.licence)
         console().print(assets)
     for server in offer.servers:
-        console().print(f"! sends prompts to {server}, once you allow it", style="yellow", markup=False)
+        console().print(f"! sends prompts to {server} once you allow it", style="yellow", markup=False)
     for name, origin in offer.missing.items():
-        said = f"! needs the plugin of {name}, {origin}, which is not here; install it yourself if you trust it"
+        said = f"! needs the plugin of {name}, {origin}, which is not installed; install it yourself if you trust it"
         console().print(said, style="yellow", markup=False, soft_wrap=True)

@@ -13,22 +13,22 @@ _EVENTS = 3  # of the user, shown beside the list
 
 
 def recommend(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
-    user: Annotated[str, typer.Option("--user", metavar="U", help="Id of the user.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Items of the list.")] = 10,
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec wrote.")],
+    user: Annotated[str, typer.Option("--user", metavar="U", help="User id.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Length of the list.")] = 10,
     history: Annotated[
         str | None,
         typer.Option(
             "--history", metavar="ITEMS",
-            help="Ids of items that the user took, oldest first, between commas; without it, the events that the "
-            "bundle keeps of the user.",
+            help="Comma-separated ids of items that the user took, oldest first; by default, the events that the "
+            "bundle has of the user.",
         ),
     ] = None,
     allow: Annotated[
-        str | None, typer.Option("--allow", metavar="ITEMS", help="Choose among these ids alone, between commas.")
+        str | None, typer.Option("--allow", metavar="ITEMS", help="Choose only among these comma-separated ids.")
     ] = None,
-    deny: Annotated[str, typer.Option("--deny", metavar="ITEMS", help="Leave these ids out, between commas.")] = "",
-    seen: Annotated[bool, typer.Option("--seen", help="Items that the user took may be in the list.")] = False,
+    deny: Annotated[str, typer.Option("--deny", metavar="ITEMS", help="Leave out these comma-separated ids.")] = "",
+    seen: Annotated[bool, typer.Option("--seen", help="Include items that the user has taken.")] = False,
     signers: SignersOption = None,
 ) -> None:  # fmt: skip
     import pyarrow as pa
@@ -67,7 +67,7 @@ def recommend(
     lacking = [item for item, known in zip(given or (), known_n, strict=True) if not known]
     if lacking:
         console().print(
-            f"{len(lacking):,} of {len(known_n):,} items of the history are not in the catalogue and left out of it: "
+            f"{len(lacking):,} of {len(known_n):,} items of the history are not in the catalogue and were ignored: "
             f"{', '.join(map(repr, lacking))}",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip

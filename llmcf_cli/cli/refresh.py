@@ -22,26 +22,30 @@ def refresh(
     recipe: RecipeArgument,
     add: Annotated[
         list[Path] | None,
-        typer.Option("--add", metavar="FILE", help="Later interactions, in the form of the recipe's. Repeatable."),
+        typer.Option(
+            "--add", metavar="FILE", help="Later interactions, in the same format as the recipe's. Repeatable."
+        ),
     ] = None,
     items: Annotated[
-        Path | None, typer.Option("--items", metavar="FILE", help="New items, and known ones that changed.")
+        Path | None, typer.Option("--items", metavar="FILE", help="New items, and known items that changed.")
     ] = None,
     users: Annotated[
-        Path | None, typer.Option("--users", metavar="FILE", help="New users, and known ones that changed.")
+        Path | None, typer.Option("--users", metavar="FILE", help="New users, and known users that changed.")
     ] = None,
     level: Annotated[
         Literal["items", "examples", "finetune", "full"],
         typer.Option(
             "--level",
-            help="What is made anew; items: vectors, catalogue and histories, without training; examples: the language "
-            "model also writes about some of the new rows; finetune: the weights also learn on from new rows; full: "
+            help="What to update. items: vectors, catalogue and histories, without training; examples: the language "
+            "model also writes about some of the new rows; finetune: also train on from the new rows; full: "
             "everything, on all rows.",
         ),
     ] = "items",
     arm: Annotated[
         str | None,
-        typer.Option("--arm", metavar="NAME", help="Arm of the model; else the one that the comparison says to serve."),
+        typer.Option(
+            "--arm", metavar="NAME", help="Arm to refresh; by default the one that the comparison says to serve."
+        ),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
@@ -61,12 +65,12 @@ def refresh(
     with refreshing.alone(base):
         derived = deriving.derive(loaded, base, given, level, arm, changes)
         if derived is None:
-            console().print(f"nothing to do: nothing was ever added to {recipe}; next: --add FILE", markup=False)
+            console().print(f"nothing to do: nothing has been added to {recipe}; next: --add FILE", markup=False)
             return
         for file in derived.known:
-            console().print(f"{file} was added before", markup=False, soft_wrap=True)
+            console().print(f"{file} was added earlier", markup=False, soft_wrap=True)
         for file in deriving.allow(derived, given):
-            console().print(f"recipes in {derived.file.parent} may read {file} from now on", markup=False)
+            console().print(f"from now on, recipes in {derived.file.parent} may read {file}", markup=False)
         with refreshing.drafted(derived) as draft:
             context = open_context(load_recipe(draft, changes), artifacts, progress)
             steps = refreshing.steps_of(context)
@@ -80,7 +84,7 @@ def refresh(
             on_start=report.start_step, on_end=report.end_step, overrides=changes,
         )  # fmt: skip
         if not kept:
-            console().print(f"nothing to do: {known:,} rows are there already, and there are no others")
+            console().print(f"nothing to do: {known:,} rows are already there, and no new ones")
             return
         console().print(f"recipe of this refresh: {derived.file}", markup=False, soft_wrap=True)
         context = open_context(load_recipe(derived.file, changes), artifacts, progress)
@@ -109,7 +113,10 @@ def _additions(add: list[Path], items: Path | None, users: Path | None) -> list[
 
     if (items or users) and not add:
         raise LlmcfError(
-            "describe what --add brings", code="option-conflict", where="--items and --users", hint="add --add FILE"
+            "need --add: they describe the rows it adds",
+            code="option-conflict",
+            where="--items and --users",
+            hint="add --add FILE",
         )
     return [*map(Addition, add[:-1]), *(Addition(file, items, users) for file in add[-1:])]
 
@@ -123,21 +130,21 @@ def _frozen(context: Context, derived: Derived) -> None:
     model = f"arm {wanted.arm}, seed {wanted.seed}"
     if wanted.level == "items":
         console().print(
-            f"stays: weights, vocabularies, examples and texts of {model}; calls of a language model: 0",
+            f"unchanged: weights, vocabularies, examples and texts of {model}; language model calls: 0",
             markup=False, soft_wrap=True,
         )  # fmt: skip
         return
-    stays = "nothing but what is in the cache"
+    stays = "only what is cached"
     if wanted.level == "finetune":
-        stays = "examples and texts; calls of a language model: 0"
+        stays = "examples and texts; language model calls: 0"
     if wanted.level == "examples":
-        stays = "weights, vocabularies, the language model, and the examples of before with their texts"
-    console().print(f"stays of {model}: {stays}", markup=False, soft_wrap=True)
+        stays = "weights, vocabularies, the language model, and the earlier examples with their texts"
+    console().print(f"unchanged in {model}: {stays}", markup=False, soft_wrap=True)
     cuts = wanted.learned[-1].recut
     if derived.undecided:
-        said = (f"of the rows that no model has learned from, the newest {wanted.test:.0%} are test and "
-                f"{wanted.validation:.0%} before them validation; the others are learned from")  # fmt: skip
+        said = (f"of the rows that no model has seen, the newest {wanted.test:.0%} are test, the "
+                f"{wanted.validation:.0%} before them validation, the others train")  # fmt: skip
     else:
         assert cuts is not None
-        said = f"learned from: all before {cuts.validation_from}; validation from there, test from {cuts.test_from}"
+        said = f"train: all before {cuts.validation_from}; validation from there, test from {cuts.test_from}"
     console().print(said, markup=False, soft_wrap=True)

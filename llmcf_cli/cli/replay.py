@@ -23,25 +23,25 @@ _UNITS = {
 
 def replay(
     recipe: RecipeArgument,
-    window: Annotated[str, typer.Option("--window", metavar="LENGTH", help="Such as 12h, 7d or 2w.")] = "7d",
+    window: Annotated[str, typer.Option("--window", metavar="LENGTH", help="Length of a window: 12h, 7d, 2w.")] = "7d",
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="TIME", help="Start of the first window, ISO 8601; else four fifths "
-                                 "of the rows lie before it.")
+        str | None, typer.Option("--from", metavar="TIME", help="Start of the first window, ISO 8601; by default after "
+                                 "four fifths of the rows.")
     ] = None,
     to: Annotated[
-        str | None, typer.Option("--to", metavar="TIME", help="End of the last; else that of the rows.")
+        str | None, typer.Option("--to", metavar="TIME", help="End of the last window; by default, that of the rows.")
     ] = None,
     arm: Annotated[
-        str | None, typer.Option("--arm", metavar="NAME", help="Arm of the comparison whose model is replayed.")
+        str | None, typer.Option("--arm", metavar="NAME", help="Arm of the comparison to replay.")
     ] = None,
     level: Annotated[
         list[str] | None,
-        typer.Option("--level", metavar="LEVEL", help="A level to replay: items, examples, finetune or full. "
-                     "Repeatable; else all that the arm can be refreshed by."),
+        typer.Option("--level", metavar="LEVEL", help="Level to replay: items, examples, finetune or full. "
+                     "Repeatable; by default, all levels that the arm supports."),
     ] = None,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what windows there are.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the windows.")] = False,
     allow_read: AllowReadOption = None,
 ) -> None:  # fmt: skip
     from llmcf_cli.cli.console import console, make_progress
@@ -78,7 +78,7 @@ def replay(
     main = task.measures[0]
     differences = [*record.differences(rows, main.name, POPULAR)]
     tables = [
-        (f"{main.title} by window, predicted before the window is learned from", record.quality_rows(rows, main.name)),
+        (f"{main.title} by window, predicted before learning from it", record.quality_rows(rows, main.name)),
         (f"{main.title} over the windows, and the cost of the refreshes between them",
          record.cost_rows(rows, main.name)),
         ("Differences, paired over the windows", record.difference_rows(differences)),
@@ -87,7 +87,7 @@ def replay(
         text_table(*table, title=title)
     for row in rows:
         if row["note"]:
-            say(f"! window {row['window']}, {row['arm']}: {row['note']}; its model stayed")
+            say(f"! window {row['window']}, {row['arm']}: {row['note']}; the earlier model stayed")
     spent = found.base_cost
     say(f"before the first window: {spent.texts:,} texts, {spent.calls:,} calls, {spent.seconds:,.1f} s, "
         f"{spent.bytes / 1e6:,.1f} MB")  # fmt: skip
@@ -105,7 +105,7 @@ def replay(
 def _levels(given: list[str], allowed: tuple[RefreshLevel, ...]) -> list[RefreshLevel]:
     wrong = next((one for one in given if one not in allowed), None)
     if wrong is not None:
-        raise LlmcfError(f"no level {wrong!r}", code="option-conflict", where="--level", allowed=allowed)
+        raise LlmcfError(f"unknown level {wrong!r}", code="option-conflict", where="--level", allowed=allowed)
     return [one for one in allowed if one in given]
 
 
@@ -113,7 +113,7 @@ def _width(written: str) -> int:
     """The length of a window, in microseconds."""
     found = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", written.strip())
     if not found:
-        raise LlmcfError(f"{written!r} is no length of time", code="option-conflict", where="--window",
+        raise LlmcfError(f"{written!r} is not a length of time", code="option-conflict", where="--window",
                          allowed=("12h", "7d", "2w"))  # fmt: skip
     return int(found[1]) * (_UNITS[found[2]] // timedelta(microseconds=1))
 
@@ -125,7 +125,7 @@ def _moment(written: str | None, where: str) -> int | None:
     try:
         time = datetime.fromisoformat(written)
     except ValueError as error:
-        raise LlmcfError(f"{written!r} is no time in ISO 8601", code="option-conflict", where=where,
+        raise LlmcfError(f"{written!r} is not a time in ISO 8601", code="option-conflict", where=where,
                          allowed=("1998-03-01", "1998-03-01T12:00:00+01:00")) from error  # fmt: skip
     time = time if time.tzinfo else time.replace(tzinfo=UTC)
     return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

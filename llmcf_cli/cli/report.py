@@ -157,7 +157,7 @@ def tracking(context: Context) -> None:
     ways = {
         "tensorboard": f"tensorboard --logdir {folder / 'tensorboard'}",
         "mlflow": f"mlflow ui --backend-store-uri sqlite:///{folder / 'mlflow.db'}",
-        "wandb": f"wandb sync --sync-all {folder / 'wandb'} (sends it to their server)",
+        "wandb": f"wandb sync --sync-all {folder / 'wandb'} (uploads the data)",
     }
     for name in context.recipe.tracking if folder.exists() else ():
         console().print(f"{name}: {ways[name]}", style="dim", markup=False, soft_wrap=True)
@@ -173,7 +173,7 @@ def evaluation(ended: Ended) -> None:
     comparison(report)
     if found.failed:
         console().print(
-            f"to try the arms that failed again: llmcf run {ended.recipe}", style="red", markup=False, soft_wrap=True
+            f"to retry the failed arms: llmcf run {ended.recipe}", style="red", markup=False, soft_wrap=True
         )
     elif all(not step.runs for step in ended.steps):
         console().print("every stage is cached; nothing was repeated", style="green")
@@ -252,7 +252,7 @@ def balance(ended: Ended) -> None:
     alarms(report["alarms"])
     console().print(ability_tables.verdict(report), markup=False)
     for point, why in report["failed"].items():
-        console().print(f"{point} failed: {why}; the same command tries it again", style="red", markup=False)
+        console().print(f"{point} failed: {why}; run the same command to retry", style="red", markup=False)
     _tables_in(ended.folder)
 
 
@@ -268,7 +268,7 @@ def artifacts(store: ArtifactStore) -> None:
     """Every complete artifact under a root."""
     found = store.manifests()
     if unreadable := len(store.folders()) - len(found):
-        console().print(f"{unreadable:,} more cannot be read; next: llmcf verify", style="yellow")
+        console().print(f"{unreadable:,} more artifacts cannot be read; next: llmcf verify", style="yellow")
     if not found:
         console().print(f"no artifacts in {store.root}; next: llmcf run RECIPE", markup=False)
         return
@@ -343,10 +343,10 @@ def nothing_to_tune(pools: Mapping[str, Mapping[str, Any]], search: ComponentCon
     config = search if isinstance(search, AnnSearchConfig) else AnnSearchConfig()
     counts = " and ".join(f"{pool['examples']:,}" + f" {name}" * (name != "all") for name, pool in pools.items())
     why = {
-        "auto": f"an index needs {config.flat_below:,} examples of a label (match.search.flat_below), and as many as "
-        "its kind is trained on",
+        "auto": f"an index needs {config.flat_below:,} examples of a label (match.search.flat_below), and enough to "
+        "train its kind",
         "flat": "match.search.index is flat",
     }.get(config.index, f"an index of kind {config.index} needs more")
     console().print(f"the search compares all {counts} examples, so it is exact: {why}")
-    console().print("there is nothing to tune at this size, and match.search: exact does the same")
+    console().print("nothing to tune at this size: match.search: exact does the same")
     console().print(f"next: llmcf match {recipe}", markup=False, soft_wrap=True)

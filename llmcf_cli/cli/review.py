@@ -26,16 +26,18 @@ def review(
     recipe: RecipeArgument,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Where verdicts are kept.", show_default="NAME.reviews.parquet"),
+        typer.Option("--out", metavar="FILE", help="File of the verdicts.", show_default="NAME.reviews.parquet"),
     ] = None,
     order: Annotated[
-        Literal["sample", "worst", "best"], typer.Option("--order", help="By sample, or by the judge's score.")
+        Literal["sample", "worst", "best"], typer.Option("--order", help="Order by sample, or by the judge's score.")
     ] = "sample",
     only: Annotated[
-        Literal["all", "kept", "dropped"], typer.Option("--only", help="Texts that the judge kept, or dropped.")
+        Literal["all", "kept", "dropped"], typer.Option("--only", help="Only texts that the judge kept, or dropped.")
     ] = "all",
-    below: Annotated[float | None, typer.Option("--below", metavar="SCORE", help="Of a lower score only.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also those that have a verdict.")] = False,
+    below: Annotated[
+        float | None, typer.Option("--below", metavar="SCORE", help="Only texts with a lower score.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also show texts that have a verdict.")] = False,
     set_: SetOption = None,
     artifacts: ArtifactsOption = None,
     allow_read: AllowReadOption = None,
@@ -59,9 +61,9 @@ def review(
     finally:
         _print_agreement(agreement(rows, reviews))
         if left := sum(digest_of(row["text"]) not in reviews for row in chosen):
-            console().print(f"{left:,} texts left; the same command goes on with them")
+            console().print(f"{left:,} texts left; run the same command to continue")
     if file.exists():
-        console().print(f"next: set cot.review: {file} in the recipe; examples are then made without what was dropped",
+        console().print(f"next: set cot.review: {file} in the recipe; examples then leave out what you dropped",
                         soft_wrap=True)  # fmt: skip
 
 
@@ -160,5 +162,5 @@ def _print_agreement(found: Agreement) -> None:
     rows = [["judge kept", f"{found.both_keep:,}", f"{found.people_drop:,}"],
             ["judge dropped", f"{found.people_keep:,}", f"{found.both_drop:,}"]]  # fmt: skip
     text_table(["texts", "you keep", "you drop"], rows, title=f"You and the judge, {found.texts:,} texts")
-    kappa = "undefined, as one side always says the same" if found.kappa is None else f"{found.kappa:.2f}"
+    kappa = "undefined, because one side always gives the same verdict" if found.kappa is None else f"{found.kappa:.2f}"
     console().print(f"agreement {found.share:.1%}, Cohen's kappa {kappa}")

@@ -15,7 +15,7 @@ _SHOWN = 8
 
 
 def runs(
-    recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only those of the recipe so named.")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Only comparisons of this recipe.")] = None,
     artifacts: ArtifactsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,7 +43,7 @@ def runs(
     if not shown:
         console().print(f"no comparison in {store.root}; next: llmcf run RECIPE", markup=False, soft_wrap=True)
     if others:
-        console().print(f"{others:,} more of other versions of llmcf", style="yellow", markup=False)
+        console().print(f"{others:,} more by other versions of llmcf", style="yellow", markup=False)
     if shown:
         where = "" if artifacts is None else f" --artifacts {shlex.quote(str(artifacts))}"
         console().print(f"next: llmcf report {shown[-1].key}{where}", markup=False, soft_wrap=True)

@@ -13,22 +13,22 @@ SHOWN = 10
 WRITTEN = (".parquet", ".csv")
 _TREATED = {
     "users": "scored with the embedding of unknown users", "items": "scored with the embedding of unknown items",
-    "items of histories": "left out of them",
+    "items of histories": "ignored",
 }  # fmt: skip
 
 
 def score(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec left.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle folder that train-rec wrote.")],
     requests: Annotated[
         Path,
         typer.Argument(
             metavar="REQUESTS",
-            help="Parquet, JSON lines or CSV: user_id, item_id and, if there are any, history: item ids, oldest first, "
-            'in CSV as a quoted list: "[242, 50]"; and time, written as in the data.',
+            help="Parquet, JSON lines or CSV with user_id and item_id; optionally history (item ids, oldest first; "
+            'in CSV as a quoted list: "[242, 50]") and time, written as in the data.',
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores: .parquet or .csv.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the scores to this .parquet or .csv file.")
     ] = None,
     signers: SignersOption = None,
 ) -> None:
@@ -71,8 +71,8 @@ def score(
     kept = scorer.kept_histories(asked)
     if kept.requests:
         console().print(
-            f"{kept.requests:,} of {asked.num_rows:,} requests bring no history: {kept.kept:,} scored with the events "
-            f"that the bundle keeps of their user, {kept.requests - kept.kept:,} without any",
+            f"{kept.requests:,} of {asked.num_rows:,} requests have no history: {kept.kept:,} scored with the events "
+            f"that the bundle has of their user, {kept.requests - kept.kept:,} without any",
             style="yellow" if kept.kept < kept.requests else "dim", markup=False, soft_wrap=True,
         )  # fmt: skip
     if out is not None:

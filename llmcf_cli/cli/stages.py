@@ -18,7 +18,7 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe file, or the name of one of the library's.",
+        help="A recipe file, or the name of a library recipe.",
         callback=remember,
         autocompletion=recipe_names,
     ),
@@ -38,21 +38,21 @@ ArtifactsOption = Annotated[
     typer.Option(
         "--artifacts",
         metavar="DIR",
-        help="Artifact folder.",
+        help="Folder of artifacts.",
         envvar="LLMCF_ARTIFACTS",
         show_default="artifacts",
         callback=remember,
     ),
 ]
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what would run, why, and what the language model will cost.")
+    bool, typer.Option("--dry-run", help="Only show what would run, why, and what the language model will cost.")
 ]
 ForceOption = Annotated[
     list[str] | None,
     typer.Option(
         "--force",
         metavar="STAGE",
-        help="Run this stage, and what reads its result, even if cached. Repeatable.",
+        help="Rerun this stage, and those that read its result, even if cached. Repeatable.",
         autocompletion=stage_names,
     ),
 ]
@@ -61,32 +61,34 @@ LaunchOption = Annotated[
     typer.Option(
         "--launch",
         metavar="CONFIG",
-        help="Share the tuning between processes: a configuration of `accelerate`, or ddp, fsdp, zero2 or cpu.",
+        help="Tune with several processes: ddp, fsdp, zero2, cpu, or a configuration file of `accelerate`.",
     ),
 ]
 
 OnOption = Annotated[
     Literal["local", "ray"],
-    typer.Option("--on", help="Where gen-cot and match do their work: this process, or workers of a Ray cluster."),
+    typer.Option("--on", help="Where gen-cot and match run: in this process, or on the workers of a Ray cluster."),
 ]
 AddressOption = Annotated[
     str | None,
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Of the Ray cluster; else RAY_ADDRESS, or the one that runs on this machine, or one of its own.",
+        help="Address of the Ray cluster; by default RAY_ADDRESS, else the one on this machine, else a new one.",
     ),
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Of the Ray cluster; else one per GPU, or per node where there is none."),
+    typer.Option(
+        "--workers", min=1, help="Workers on the Ray cluster; by default one per GPU, or per node without GPUs."
+    ),
 ]
 ShareOption = Annotated[
     str | None,
     typer.Option(
         "--share",
         metavar="ADDRESS",
-        help="Object storage, e.g. s3://BUCKET/FOLDER, where workers read examples if not in the artifact folder.",
+        help="Object storage to read examples from, e.g. s3://BUCKET/FOLDER; by default, the artifact folder.",
     ),
 ]
 
@@ -137,7 +139,7 @@ def _cluster(on: str, address: str | None, workers: int | None, share: str | Non
         return {"executor": RayExecutor(address, workers, make_progress()), "shared": share}
     if any(option is not None for option in (address, workers, share)):
         raise LlmcfError(
-            "are of a Ray cluster",
+            "apply only to a Ray cluster",
             code="option-conflict",
             where="--address, --workers and --share",
             hint="add --on ray",
@@ -169,7 +171,7 @@ def run(
         str | None,
         typer.Argument(
             metavar="RECIPE",
-            help="A recipe file, or the name of one of the library's; with --locked it may be left out.",
+            help="A recipe file, or the name of a library recipe; optional with --locked.",
             callback=remember,
             show_default=False,
             autocompletion=recipe_names,
@@ -186,10 +188,10 @@ def run(
     share: ShareOption = None,
     locked: Annotated[
         Path | None,
-        typer.Option("--locked", metavar="LOCK", help="Only if everything is as this lock says: NAME.lock.yaml."),
+        typer.Option("--locked", metavar="LOCK", help="Run only if everything matches this lock, NAME.lock.yaml."),
     ] = None,
     other_versions: Annotated[
-        bool, typer.Option("--other-versions", help="Run a locked recipe although versions of libraries differ.")
+        bool, typer.Option("--other-versions", help="Run a locked recipe even if library versions differ.")
     ] = False,
 ) -> None:
     if locked is not None:

@@ -20,14 +20,14 @@ def work(
     made = help_generate(context, progress)
     where = f"gen-cot of {context.recipe.name!r} in {context.store.root}"
     if made is None:
-        console().print(f"nothing to do: {where} is made already", markup=False, soft_wrap=True)
+        console().print(f"nothing to do: {where} is already made", markup=False, soft_wrap=True)
         console().print(f"next: llmcf run {recipe}", markup=False, soft_wrap=True)
         return
     if not made.generated and not made.failed:
-        console().print(f"nothing to do: all texts of {where} are made or set aside", markup=False, soft_wrap=True)
+        console().print(f"nothing to do: all texts of {where} are generated or set aside", markup=False, soft_wrap=True)
     else:
         console().print(
-            f"{made.generated:,} texts made here, {made.cached:,} by others or earlier; {made.new_tokens:,} tokens in "
-            f"{made.seconds:,.0f} s"
+            f"{made.generated:,} texts written here, {made.cached:,} by others or earlier; {made.new_tokens:,} tokens "
+            f"in {made.seconds:,.0f} s"
         )
     console().print(f"next: llmcf gen-cot {recipe}", markup=False, soft_wrap=True)

@@ -46,9 +46,9 @@ def confined(work: Callable[[], str], *, seconds: float, most: int) -> str:
         if found[:1] == _FAILED:
             raise LlmcfError(found[1:].decode("utf-8", "replace"), code="confined-failed")
         if ended_by not in _CRASHES:
-            raise LlmcfError(f"it takes more than {seconds:g} s or {most >> 20:,} MB", code="confined-limit")
+            raise LlmcfError(f"takes more than {seconds:g} s or {most >> 20:,} MB", code="confined-limit")
     raise LlmcfError(
-        f"{_COPIES} copies of this process ended by {signal.Signals(ended_by).name}", code="confined-failed"
+        f"{_COPIES} copies of this process were ended by {signal.Signals(ended_by).name}", code="confined-failed"
     )
 
 

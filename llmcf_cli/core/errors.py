@@ -22,7 +22,7 @@ _EXTRAS = {
 
 
 class LlmcfError(Exception):
-    """Something the user can mend: says what, where, what is allowed, and what to run next.
+    """Something the user can fix: says what, where, what is allowed, and what to run next.
 
     Attributes:
         what: What went wrong, in one sentence.
@@ -61,7 +61,7 @@ class LlmcfError(Exception):
 
 
 class RecipeError(LlmcfError):
-    """A recipe, prompt or catalogue file is wrong. `problems` holds every one that was found."""
+    """A recipe, prompt or catalogue file is wrong. `problems` lists everything that was found."""
 
     exit_code = 2
     code = "recipe"
@@ -126,7 +126,7 @@ class LimitError(DataError):
         measured = f" ({found:.1%})" if isinstance(found, float) else ""
         super().__init__(
             f"{what}{measured}; dataset.limits.{limit} is {allowed_value:g}", where=where or "dataset",
-            hint=f"{hint}; or, if results may mean that little, set dataset.limits.{limit}: {enough:g}",
+            hint=f"{hint}; or, to accept less meaningful results, set dataset.limits.{limit}: {enough:g}",
         )  # fmt: skip
         self.limit = limit
         self.found = found
@@ -159,14 +159,14 @@ class PackageError(LlmcfError):
 
 
 class StoreError(LlmcfError):
-    """An artifact or store is locked, incomplete, of another version, or the disk is full."""
+    """An artifact or store is locked, incomplete or of another version, or the disk is full."""
 
     exit_code = 6
     code = "store"
 
 
 class AccessError(LlmcfError):
-    """A recipe asks for what the user has not allowed on this machine: a host, or a file outside its folder."""
+    """A recipe needs something you have not allowed on this machine: a host, or a file outside its folder."""
 
     exit_code = 7
     code = "access"

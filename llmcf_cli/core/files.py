@@ -32,10 +32,10 @@ def kind_of(path: Path) -> Literal["file", "folder", "nothing"]:
         return "file"
     if stat.S_ISDIR(mode):
         return "folder"
-    what = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    what = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     raise DataError(
         f"is {what}; only regular files are read", code="file-irregular", where=str(path),
-        hint="save its content to a file",
+        hint="save its content to a regular file",
     )  # fmt: skip
 
 
@@ -73,4 +73,4 @@ def read_json(path: Path, most: int, error: type[LlmcfError] = DataError) -> Any
     try:
         return json.loads(read_small(path, most, error))
     except (ValueError, RecursionError) as failed:
-        raise error(f"is no JSON: {failed}", code="json-invalid", where=str(path)) from failed
+        raise error(f"not valid JSON: {failed}", code="json-invalid", where=str(path)) from failed

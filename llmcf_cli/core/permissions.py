@@ -61,7 +61,7 @@ class Host:
             name, port = "", None
         scheme = parts.scheme if name and not bare else "http" if _is_this_machine(name) else "https"
         if scheme not in _PORTS or not (_HOST.fullmatch(name) or _is_address(name)) or parts.username is not None:
-            raise LlmcfError(f"{address!r:.80} names no host",
+            raise LlmcfError(f"{address!r:.80} is not the address of a host",
                              code="host-invalid", allowed=("api.example.com", "localhost:8000",
                              "https://HOST:PORT"))  # fmt: skip
         return cls(scheme, name, port or _PORTS[scheme])
@@ -104,11 +104,11 @@ class Permissions:
             LlmcfError: The name is none of a variable, or the key would travel in the open.
         """
         if env is not None and not _ENV.fullmatch(env):
-            raise LlmcfError(f"{env!r:.80} names no environment variable",
+            raise LlmcfError(f"{env!r:.80} is not a valid name of an environment variable",
                              code="variable-invalid", where="--env", allowed=("OPENAI_API_KEY",),
-                             hint="give the variable's name, never the key itself")  # fmt: skip
+                             hint="give the name of the variable, never the key itself")  # fmt: skip
         if env is not None and not host.is_encrypted:
-            raise LlmcfError("a key is sent over https only, unless the host is this machine",
+            raise LlmcfError("keys are sent only over https, except to this machine",
                              code="host-insecure", where=str(host),
                              hint=f"llmcf keys allow https://{host.name} --env {env}")  # fmt: skip
         with self._changed() as content:
@@ -130,9 +130,9 @@ class Permissions:
             if host.is_this_machine:
                 return None, ""
             raise AccessError(
-                "you have not allowed this host, which would get lines of your data as prompts",
+                "you have not allowed this host; it would receive lines of your data as prompts",
                 code="host-refused", where=str(host),
-                hint=f"if you trust it: llmcf keys allow {host} --env VARIABLE_WITH_ITS_KEY, or --no-key",
+                hint=f"if you trust it: llmcf keys allow {host} --env VARIABLE_WITH_ITS_KEY (or --no-key)",
             )  # fmt: skip
         env = allowed[host]
         return env, (os.environ.get(env, "") if env else "")
@@ -182,7 +182,7 @@ class Permissions:
             f"cannot be read: {why}",
             code="permissions-unreadable",
             where=str(self.file),
-            hint="mend or remove it, then allow anew",
+            hint="repair or remove the file, then allow hosts and files again",
         )
 
     @contextmanager
@@ -241,8 +241,8 @@ def check_readable(path: Path, allowed: Readable) -> None:
         if not allowed.covers(found):
             shown = found if found.is_dir() or place == path else found.parent
             raise AccessError(
-                f"lies outside the recipe's folder: {found}", code="file-refused", where=str(path),
-                hint=f"if this recipe may read it, run the same command with --allow-read '{shown}'",
+                f"is outside the recipe's folder: {found}", code="file-refused", where=str(path),
+                hint=f"to let this recipe read it, run the same command with --allow-read '{shown}'",
             )  # fmt: skip
 
 

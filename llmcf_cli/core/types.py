@@ -274,7 +274,7 @@ class Distinct:
     def _broken(self, values: Sequence[Any], place: int, other: int) -> Broken:
         if self._by:
             return Broken(f"has the same {self._by} as entry {other}, {values[place]!r}", (place, self._by))
-        return Broken(f"is the same as entry {other}; name it once", (place,))
+        return Broken(f"repeats entry {other}; list it only once", (place,))
 
 
 def _known_by(value: Any) -> Any:

@@ -86,7 +86,7 @@ def read_yaml(file: Path) -> Node:
         raise RecipeError([LlmcfError("the file is empty", code="yaml-empty", where=where)])
     if not isinstance(node.value, dict):
         raise RecipeError(
-            [LlmcfError("is no mapping of keys to values", code="yaml-no-mapping", where=node.origin.place())]
+            [LlmcfError("not a mapping of keys to values", code="yaml-no-mapping", where=node.origin.place())]
         )
     return node
 
@@ -130,10 +130,10 @@ def _parse(text: str, where: Place, origin: Origin) -> Node:
         what = " ".join(filter(None, [error.problem, error.context]))
         if what in (_TOO_MANY, _TOO_DEEP):
             raise RecipeError([LlmcfError(what, code="yaml-limit", where=where)]) from error
-        raise RecipeError([LlmcfError(f"is not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
+        raise RecipeError([LlmcfError(f"not valid YAML: {what}", code="yaml-invalid", where=where)]) from error
     except (yaml.YAMLError, UnicodeEncodeError) as error:  # libyaml reads UTF-8, which has no lone surrogates
         raise RecipeError(
-            [LlmcfError(f"is not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
+            [LlmcfError(f"not valid YAML: {' '.join(str(error).split())}", code="yaml-invalid", where=where)]
         ) from error
     except RecursionError as error:
         raise RecipeError([LlmcfError(_TOO_DEEP, code="yaml-limit", where=where)]) from error
@@ -162,7 +162,7 @@ class _Builder:
             what = _TOO_MANY if self._count > MAX_VALUES else _TOO_DEEP
             raise RecipeError([*self.problems, LlmcfError(what, code="yaml-limit", where=origin.place())])
         if isinstance(node, yaml.CollectionNode) and len(node.value) > MAX_ENTRIES:
-            self._problem("yaml-limit", f"has {len(node.value):,} entries; at most {MAX_ENTRIES:,} are read", origin)
+            self._problem("yaml-limit", f"has {len(node.value):,} entries; at most {MAX_ENTRIES:,} are allowed", origin)
             return Node(None, origin)
         if isinstance(node, yaml.MappingNode) and node.tag in _CONTAINERS:
             return Node(self._mapping(node, depth), origin)
@@ -190,11 +190,11 @@ class _Builder:
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag not in _SCALARS:
                 self._problem("yaml-refused", "a key must be a plain name", origin)
             elif len(key) > MAX_KEY:
-                self._problem("yaml-limit", f"a key has {len(key):,} characters; at most {MAX_KEY} are read", origin)
+                self._problem("yaml-limit", f"a key has {len(key):,} characters; at most {MAX_KEY} are allowed", origin)
             elif _UNWRITABLE.search(key):
                 self._problem("yaml-refused", _unwritable("a key", key), origin)
             elif key in own:
-                self._problem("yaml-key-twice", f"the key `{key}` is written twice; first at {own[key].origin}", origin)
+                self._problem("yaml-key-twice", f"duplicate key `{key}`; first at {own[key].origin}", origin)
             else:
                 own[key] = self.build(value_node, origin, depth + 1)
         return {**inherited, **own}
@@ -203,7 +203,9 @@ class _Builder:
         text: str = node.value
         kind = node.tag.removeprefix(_CORE)
         if kind in ("int", "float") and len(text) > MAX_DIGITS:
-            self._problem("yaml-limit", f"a number of {len(text):,} characters; at most {MAX_DIGITS} are read", origin)
+            self._problem(
+                "yaml-limit", f"a number has {len(text):,} characters; at most {MAX_DIGITS} are allowed", origin
+            )
             return None
         if _UNWRITABLE.search(text):
             self._problem("yaml-refused", _unwritable("a text", text), origin)
@@ -216,7 +218,9 @@ class _Builder:
             return self._scalars.construct_object(node)
         except (ValueError, KeyError, yaml.YAMLError):
             self._problem(
-                "value-invalid", f"`{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}` is no {kind}", origin
+                "value-invalid",
+                f"`{text if len(text) <= _SHOWN else text[:_SHOWN] + '…'}` is not a valid {kind}",
+                origin,
             )
             return None
 
@@ -233,7 +237,7 @@ def _unwritable(what: str, text: str) -> str:
     found = _UNWRITABLE.search(text)
     assert found is not None
     sign = "a NUL character" if found[0] == "\0" else f"half a character (U+{ord(found[0]):04X})"
-    return f"{what} holds {sign} at place {found.start() + 1}, which no file or table can; leave it out"
+    return f"{what} has {sign} at position {found.start() + 1}, which files and tables cannot hold; leave it out"
 
 
 def dump_yaml(data: Any) -> str:

@@ -32,10 +32,10 @@ def stop_at_limits(report: IngestReport, section: DatasetSection) -> None:
     total = sum(count.positive + count.negative for count in report.samples)
     shares = {
         "empty_histories": (report.history_empty / total, f"{report.history_empty:,} of {total:,} samples have no "
-                            "earlier event of their user", "check the times that dataset.source.columns names"),
+                            "earlier event of their user", "check the time column in dataset.source.columns"),
         "tied_events": (report.tied_events / report.interactions, f"{report.tied_events:,} of "
-                        f"{report.interactions:,} events share their user and time with another, so their order is "
-                        "drawn", "name a finer time in dataset.source.columns"),
+                        f"{report.interactions:,} events have the same user and time as another, so their order is "
+                        "random", "name a column with finer times in dataset.source.columns"),
     }  # fmt: skip
     for name, (share, what, hint) in shares.items():
         limit = getattr(limits, name)
@@ -48,8 +48,8 @@ def stop_at_limits(report: IngestReport, section: DatasetSection) -> None:
                 raise LimitError("per_class", samples, limits.per_class, what, hint=_CLASS_HINT)
 
 
-_JOIN_HINT = "check that both tables write ids alike, and item_key or user_key under dataset.source"
-_CLASS_HINT = "give the split more rows (dataset.split), or move the line between the labels (dataset.label)"
+_JOIN_HINT = "check that both tables write ids the same way, and check item_key or user_key in dataset.source"
+_CLASS_HINT = "give the split more rows (dataset.split), or change where positive begins (dataset.label)"
 
 
 def stop_at_blank_texts(items: int, blank: int, limit: float) -> None:
@@ -66,9 +66,9 @@ def stop_at_blank_texts(items: int, blank: int, limit: float) -> None:
     share = blank / max(items, 1)
     if share > limit:
         raise LimitError(
-            "blank_texts", share, limit, f"{blank:,} of {items:,} items have no text to read",
-            hint="name an item table in dataset.source and its columns in dataset.text.item, or compare arms that "
-            "read no text: rec.compare: [none]",
+            "blank_texts", share, limit, f"{blank:,} of {items:,} items have no text",
+            hint="name an item table in dataset.source and its columns in dataset.text.item, or compare only arms that "
+            "do not read texts: rec.compare: [none]",
         )  # fmt: skip
 
 
@@ -86,10 +86,10 @@ def find_alarms(report: IngestReport, section: DatasetSection, meaning: Meaning)
         derived = section.derive.interactions.get(column)
         made = quoted(f"upper({in_expression(column) if derived is None else derived.strip()})")
         yield Alarm(
-            "similar_ids", f"{similar.ids:,} {similar.entity} ids differ only in case, or in signs around them; they "
-            f"may mean {similar.different:,}: {examples}",
-            f"if they do, derive one id: dataset.derive.interactions.{column}: {made}, and likewise in the "
-            f"{similar.entity} table if there is one" if meaning.settings else "",
+            "similar_ids", f"{similar.ids:,} {similar.entity} ids differ only in case or surrounding punctuation; they "
+            f"may be only {similar.different:,} different ones: {examples}",
+            f"if so, derive one id: dataset.derive.interactions.{column}: {made}, and likewise in the "
+            f"{similar.entity} table, if there is one" if meaning.settings else "",
         )  # fmt: skip
     for texts in report.texts:
         if texts.blank and texts.entity == "item":
@@ -117,12 +117,14 @@ def split_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alar
 def _order_alarms(report: IngestReport) -> Iterator[Alarm]:
     total = sum(count.positive + count.negative for count in report.samples)
     if 2 * report.history_empty > total:
-        yield Alarm("empty_histories", f"{report.history_empty:,} of {total:,} samples have no earlier event")
+        yield Alarm(
+            "empty_histories", f"{report.history_empty:,} of {total:,} samples have no earlier event of their user"
+        )
     if 10 * report.tied_events > report.interactions:
         yield Alarm(
             "tied_events", f"{report.tied_events:,} of {report.interactions:,} events share their user and time with "
-            "another: their order is drawn by the seed, and none is in another's history",
-            "a finer time, unless they are one purchase",
+            "another: their order is random, by the seed, and none is in another's history",
+            "use finer times, unless they belong to one purchase",
         )  # fmt: skip
 
 
@@ -139,13 +141,13 @@ def _rule_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alar
     if abs(taken - 0.5) > _NEAR:
         yield Alarm(
             "taken_before", f'the rule "{_meaning(report, "taken_before")}" alone reaches AUC {taken:.3f} on '
-            "validation: read gains beside it, and the slices of first and repeated pairs",
-            "" if section.repeats == "first" else "dataset.repeats: first leaves first events only",
+            "validation: compare gains with it, and look at the slices of first and repeated pairs",
+            "" if section.repeats == "first" else "dataset.repeats: first keeps only first events",
         )  # fmt: skip
     if section.repeats == "keep" and report.negatives is not None and not report.repeats:
         yield Alarm(
-            "no_repeats", "no pair occurs twice, yet with dataset.repeats: keep a negative may be an item taken "
-            "earlier, which no positive is", "dataset.repeats: first",
+            "no_repeats", "no pair occurs twice; yet with dataset.repeats: keep, a negative may be an item taken "
+            "earlier, and no positive is", "set dataset.repeats: first",
         )  # fmt: skip
     for rule in report.rules:
         expected = 0.5 if rule.expected is None else rule.expected
@@ -153,16 +155,16 @@ def _rule_alarms(report: IngestReport, section: DatasetSection) -> Iterator[Alar
             continue
         if abs(rule.auc - expected) > _NEAR:
             yield Alarm(
-                "train_negative", f"train negatives alone reach AUC {rule.auc:.3f} on validation, {expected:.3f} is "
-                "expected: they say what their users take",
+                "train_negative", f"train negatives alone reach AUC {rule.auc:.3f} on validation ({expected:.3f} "
+                "expected): they reveal what their users take",
             )  # fmt: skip
     audit = report.negatives
     if audit is not None and audit.violations:
-        yield Alarm("negatives", f"{audit.violations:,} negatives are of an item that was protected from them")
+        yield Alarm("negatives", f"{audit.violations:,} negatives are items that should not be drawn")
     if audit is not None and audit.p < _SIGNIFICANT:
         yield Alarm(
-            "negatives", f"{audit.taken_later:,} train negatives are taken later by their user, {audit.expected:,.1f} "
-            f"are expected (p = {audit.p:.3f}): they say what users take later",
+            "negatives", f"{audit.taken_later:,} train negatives are items that their user takes later "
+            f"({audit.expected:,.1f} expected, p = {audit.p:.3f}): they reveal what users take later",
         )  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def _unjoined(join: JoinCount) -> str:
     counts = [*join.events, *[0] * (len(join.examples) - len(join.events))]
     named = [f"{one!r}{f' ({n:,} events)' if n else ''}" for one, n in zip(join.examples, counts, strict=True)]
     examples = f", most often {', '.join(named)}" if named else ""
-    listed = f"; ids of that table without events: {', '.join(map(repr, join.listed))}" if join.listed else ""
+    listed = f"; ids in that table without events: {', '.join(map(repr, join.listed))}" if join.listed else ""
     return (
         f"{join.unjoined:,} of {join.wanted:,} {join.entity}s have no row in the {join.entity} table{examples}{listed}"
     )

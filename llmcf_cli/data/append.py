@@ -53,7 +53,7 @@ from llmcf_cli.store.tables import MICROSECONDS
 from llmcf_cli.tabular.times import shown_time
 
 _PHASES = 6
-_ANEW = "put these rows into the files of dataset.source and ingest all anew"
+_ANEW = "put these rows into the files of dataset.source and ingest everything again"
 
 
 def append(
@@ -98,7 +98,7 @@ def append(
         found = _Base.read(con, base)
         if found.meta.get(SETTINGS) != settings_digest(section, seed):
             raise DataError(
-                "the base was made with other settings of the data set, or another seed",
+                "the base was made with other data set settings or another seed",
                 code="base-other", where=str(base),
                 hint="ingest the base with this recipe first, without dataset.added",
             )  # fmt: skip
@@ -201,9 +201,9 @@ def _clean(
     """Create `clean`, `item_feature` and `user_feature`, with the columns that the base has."""
     if str(raw.meaning.rating is not None).lower() != base.meta.get("columns.rating"):
         raise DataError(
-            "has ratings and the base has none, or the other way round",
+            "has ratings but the base has none, or the reverse",
             code="added-columns", where=raw.tables["interactions"].origin,
-            hint="add a table with the columns of the first one",
+            hint="add a table with the same columns as the first",
         )  # fmt: skip
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
     log.similar = tuple(measure.similar_ids(con, "clean"))
@@ -266,12 +266,14 @@ def _same_columns(con: Any, entity: Entity, wanted: dict[str, str], origin: str)
     for column in lacking:
         near = closest(column, more)
         said.append(f"lacks {column!r}" + (f" (did you mean {near!r}?)" if near else ""))
-    said += [f"has {column!r}, which the base has not" for column in more]
-    said += [f"{c!r} is {found[c]}, in the base {wanted[c]}" for c in wanted if c in found and found[c] != wanted[c]]
+    said += [f"has {column!r}, which the base lacks" for column in more]
+    said += [
+        f"{c!r} is {found[c]}, but {wanted[c]} in the base" for c in wanted if c in found and found[c] != wanted[c]
+    ]
     raise DataError(
-        f"has other columns than the base: {'; '.join(said[:5])}",
+        f"columns differ from the base: {'; '.join(said[:5])}",
         code="added-columns", where=origin, allowed=tuple(wanted),
-        hint="add a table with the columns of the first one",
+        hint="add a table with the same columns as the first",
     )  # fmt: skip
 
 
@@ -287,7 +289,7 @@ def _drop_known(con: Any, section: DatasetSection, log: StepLog) -> int:
         "FROM clean c LEFT JOIN seen s USING (user_id, item_id, time)"
     ).fetchone()
     con.execute("DELETE FROM clean WHERE (user_id, item_id, time) IN (SELECT (user_id, item_id, time) FROM seen)")
-    other = f"; {rated:,} of them with another rating, the base's stays" if rated else ""
+    other = f"; {rated:,} of them have another rating: the base's is kept" if rated else ""
     log.add("drop known rows", before - known, known, f"same user, item and time as a row of the base{other}")
     if section.repeats == "first":
         con.execute(
@@ -295,7 +297,7 @@ def _drop_known(con: Any, section: DatasetSection, log: StepLog) -> int:
             "WHERE clean.user_id = s.user_id AND clean.item_id = s.item_id AND clean.time > s.first"
         )
         kept = scalar(con, "SELECT count(*) FROM clean")
-        reason = "of a pair that the base has earlier; dataset.repeats is first"
+        reason = "pair already in the base (dataset.repeats: first)"
         log.add("drop known pairs", kept, before - known - kept, reason)
     con.execute("DROP TABLE seen")
     return int(known)
@@ -331,7 +333,7 @@ def _refuse_late(con: Any, base: _Base, section: DatasetSection, log: StepLog) -
     cut = f", {old:,} of them before validation_from ({shown_time(base.cuts.validation_from)})" if old else ""
     raise DataError(
         f"{late:,} added rows are not later than the last event of the base ({shown_time(base.end)} UTC){cut}: they "
-        f"would change samples that are there, e.g. user {user!r}, item {item!r}, {shown_time(time)}",
+        f"would change existing samples, e.g. user {user!r}, item {item!r}, {shown_time(time)}",
         code="added-late", where="dataset.added", hint=f"leave these rows out, or {_ANEW}",
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from llmcf_cli.tabular.times import PROBLEMS, Reading, as_position, with_times
 from llmcf_cli.tabular.values import as_id, as_number, present, was_whole_float
 
 WORDS: Mapping[str, str] = {
-    "no user": "no user id", "user": "the user id is no id", "no item": "no item id", "item": "the item id is no id",
+    "no user": "no user id", "user": "unusable user id", "no item": "no item id", "item": "unusable item id",
     "rating": "the rating is not a number", "no rating": "no rating", "no time": "no time",
     "position": "the position is not a whole number", **PROBLEMS,
 }  # fmt: skip
@@ -97,9 +97,9 @@ def _stop_at_objects(table: Table, wanted: list[str]) -> None:
     for column in wanted:
         if column in table.objects:
             raise DataError(
-                f"{column} holds an object, no value",
+                f"{column} holds an object instead of a value",
                 code="value-object", where=Place(file=table.origin, line=table.objects[column]),
-                hint="write the part that is meant as a key of its own",
+                hint="write the part you need as a key of its own",
             )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def whole_float_notes(con: Any, relation: str, ids: Mapping[str, tuple[str, str]
     for what, (column, flag) in ids.items():
         count, example = con.execute(f"SELECT count(*), min({column}) FROM {relation} WHERE {flag}").fetchone()
         if count:
-            notes.append(f"{count:,} {what} ids were whole floats, e.g. {example}.0 → {example}")
+            notes.append(f"{count:,} {what} ids were whole floats, read as integers, e.g. {example}.0 → {example}")
     return notes
 
 
@@ -146,15 +146,15 @@ def time_notes(reading: Reading) -> list[str]:
     if reading.numbers:
         notes.append(f"{reading.numbers:,} times are numbers, read as {reading.unit} since 1970")
     if reading.local:
-        notes.append(f"{reading.local:,} times name no zone, read as {reading.zone}")
+        notes.append(f"{reading.local:,} times have no time zone, read as {reading.zone}")
     if reading.zoned:
-        notes.append(f"{reading.zoned:,} times name their zone")
+        notes.append(f"{reading.zoned:,} times have a time zone")
     if reading.cut:
-        notes.append(f"{reading.cut:,} times had digits below the microsecond, which are cut off")
+        notes.append(f"{reading.cut:,} times had digits below the microsecond, which were cut off")
     if reading.twice:
-        notes.append(f"{reading.twice:,} times were shown twice by the clocks of their zone, read as the first")
+        notes.append(f"{reading.twice:,} times occur twice in their time zone (clock change), read as the first")
     if reading.first is not None:
-        notes.append(f"times lie between {reading.first} and {reading.last} UTC")
+        notes.append(f"times range from {reading.first} to {reading.last} UTC")
     return notes
 
 
@@ -162,7 +162,9 @@ def time_warnings(con: Any, table: Table, meaning: Meaning, reading: Reading) ->
     """What makes it doubtful that times of `checked` were meant as they were read."""
     found = []
     if columns_of(con, table.relation)[meaning.order] == "FLOAT":
-        found.append("times are 32-bit floats, which are 128 seconds apart in our age: write them as 64-bit numbers")
+        found.append(
+            "times are 32-bit floats, which cannot tell times less than 128 seconds apart: write them as 64-bit numbers"
+        )
     if reading.unit == "seconds" and reading.numbers:
         digits = "CAST(time // 1000000 AS VARCHAR)"
         date = f"time % 1000000 = 0 AND len({digits}) = 8 AND try_strptime({digits}, '%Y%m%d') IS NOT NULL"
@@ -170,7 +172,7 @@ def time_warnings(con: Any, table: Table, meaning: Meaning, reading: Reading) ->
             f"SELECT bool_and({date}), min({digits}) FROM checked WHERE time_kind = 'number' AND problem IS NULL"
         ).fetchone()
         if dates:
-            found.append(f"all numbers of seconds look like dates, e.g. {example}; if they are, time_format is %Y%m%d")
+            found.append(f"all times in seconds look like dates, e.g. {example}; if they are, set time_format: %Y%m%d")
     return found
 
 
@@ -179,6 +181,6 @@ def too_many(lost: BadRows, bad: BadRows, total: int, limit: float, where: str, 
     count = lost.count + bad.count
     detail = "".join(f"\n  {sample}" for sample in (lost.samples + bad.samples)[:MAX_BAD_SAMPLES])
     return DataError(
-        f"{count:,} of {total:,} rows ({count / total:.1%}) are unusable, more than dataset.max_bad_rows "
-        f"({limit:.1%}) allows{detail}", code="rows-unusable", where=where, hint=hint,
+        f"{count:,} of {total:,} rows ({count / total:.1%}) are unusable; dataset.max_bad_rows allows "
+        f"{limit:.1%}{detail}", code="rows-unusable", where=where, hint=hint,
     )  # fmt: skip

@@ -43,7 +43,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     where = table.origin
     if needs_rating and meaning.rating is None:
         raise DataError(
-            "has no ratings, but the label needs them", code="ratings-missing", where=where,
+            "no ratings, but dataset.label needs them", code="ratings-missing", where=where,
             hint=f"name the rating column in {meaning.settings or 'dataset.source.columns'}.rating, "
             "or use `label: {type: implicit}`",
         )  # fmt: skip
@@ -53,15 +53,15 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     read = scalar(con, "SELECT count(*) FROM checked")
     if read + lost.count < log.least:
         raise DataError(
-            "has no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
+            "no rows", code="data-empty", where=where, hint="check dataset.source and dataset.filter in the recipe"
         )
     if lost.count + bad.count > max_bad_rows * (read + lost.count):
         worst = next(iter(problems), "lines")
         worst = "lines" if lost.count > problems.get(worst, 0) else worst
         raise too_many(lost, bad, read + lost.count, max_bad_rows, where, remedy(con, worst, raw))
-    log.add("read interactions", read, lost.count, "lines that do not parse", lost.samples)
+    log.add("read interactions", read, lost.count, "lines that cannot be parsed", lost.samples)
     reasons = "; ".join(f"{WORDS[problem]}: {count:,}" for problem, count in sorted(problems.items()))
-    log.add("check values", read - bad.count, bad.count, reasons or "all values are as they should be", bad.samples)
+    log.add("check values", read - bad.count, bad.count, reasons or "no bad values", bad.samples)
     log.alarms += _swapped(con, problems, meaning)
     notes = list(table.notes)
     ids = {"user": ("user_id", "user_whole"), "item": ("item_id", "item_whole")}
@@ -76,7 +76,7 @@ def clean_interactions(con: Any, raw: RawData, *, needs_rating: bool, max_bad_ro
     )
     con.execute("DROP TABLE checked")
     kept = scalar(con, "SELECT count(*) FROM clean")
-    stays = "" if meaning.rating is None else "; the highest rating stays"
+    stays = "" if meaning.rating is None else "; the highest rating is kept"
     log.add("drop duplicates", kept, read - bad.count - kept, f"same user, item and time{stays}")
 
 
@@ -86,7 +86,7 @@ def _swapped(con: Any, problems: Mapping[str, int], meaning: Meaning) -> Iterato
     if other is not None:
         yield Alarm(
             "other_format", f"{meaning.order} is read as {meaning.times.format}, but there is {other[0]}, {other[1]}: "
-            "the times that were read likely have day and month swapped",
+            "the times that were read probably have day and month swapped",
             f"set {meaning.settings}.time_format: {other[0]}" if meaning.settings else "",
         )  # fmt: skip
 
@@ -167,9 +167,9 @@ def assign_rows(con: Any, log: StepLog) -> None:
         kept = scalar(con, f"SELECT count(*) FROM {entity}_number")
         known = scalar(con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN {entity}_number USING ({entity}_id)")
         listed = scalar(con, f"SELECT count(*) FROM {entity}_feature")
-        reason = f"without interactions; {kept - known:,} of the kept have no row in the {entity} table"
+        reason = f"without interactions; {kept - known:,} of those kept have no row in the {entity} table"
         if not listed:
-            reason = f"there is no {entity} table"
+            reason = f"no {entity} table"
         log.add(f"number {entity}s", kept, listed - known, reason)
     con.execute(
         f"CREATE OR REPLACE TABLE interaction AS SELECT user_row, item_row, rating, time, {PAIR} AS pair FROM clean "

@@ -72,7 +72,7 @@ def read_cuts(con: Any, written: Mapping[str, str | float], form: TimeFormat, wh
         raise DataError(
             f"test_from is {shown_time(cuts.test_from)}, not later than validation_from, "
             f"{shown_time(cuts.validation_from)} (UTC)",
-            code="cut-order", where=f"{where}.test_from", hint="write a later time",
+            code="cut-order", where=f"{where}.test_from", hint="set a later time",
         )  # fmt: skip
     return cuts
 
@@ -99,17 +99,17 @@ def read_moment(con: Any, written: str | float, form: TimeFormat, where: str) ->
                 f"{written} has digits below the microsecond",
                 code="cut-invalid",
                 where=where,
-                hint="write at most six after the point",
+                hint="write at most six digits after the point",
             )
         if time is not None and twice:
             raise DataError(
-                f"the clocks of {form.zone} showed {written} twice", code="cut-invalid", where=where,
-                hint="write its offset, as in 2024-10-27T02:30:00+01:00",
+                f"{written} occurs twice in {form.zone} (clock change)", code="cut-invalid", where=where,
+                hint="add the offset, as in 2024-10-27T02:30:00+01:00",
             )  # fmt: skip
         if time is not None:
             return int(time)
     raise DataError(
-        f"{written!r} is no time that can be read", code="cut-invalid", where=where,
+        f"{written!r} cannot be read as a time", code="cut-invalid", where=where,
         allowed=("2024-06-01", "2024-06-01T12:00:00+02:00", "1717200000"),
-        hint="write it in ISO 8601, or as the data's times are written (dataset.source)",
+        hint="write it in ISO 8601, or in the format of the data's times (dataset.source)",
     )  # fmt: skip

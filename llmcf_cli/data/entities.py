@@ -83,10 +83,10 @@ def clean_entity(
     differing = _conflicting(con, f"(SELECT DISTINCT {chosen} FROM {rows})", key)
     if differing.count and conflicts == "stop":
         raise DataError(
-            f"{differing.count:,} {entity} ids have several rows that differ"
+            f"{differing.count:,} {entity} ids have several, different rows"
             + "".join(f"\n  {sample}" for sample in differing.samples),
             code="ids-conflict", where=table.origin,
-            hint=f"set dataset.conflicts.{role}: first (or last), the row of the file that stays",
+            hint=f"set dataset.conflicts.{role}: first (or last), to say which row of the file to keep",
         )  # fmt: skip
     latest = "DESC" if conflicts == "last" else "ASC"
     con.execute(
@@ -95,8 +95,8 @@ def clean_entity(
     )
     con.execute(f"DROP TABLE {rows}")
     kept, lost = scalar(con, f"SELECT count(*) FROM {entity}_feature"), table.bad
-    reason = f"lines that do not parse: {lost.count:,}; no id: {without_id:,}; rest: " + (
-        f"duplicates, of {differing.count:,} ids the {conflicts} of rows that differ stays" if differing.count
+    reason = f"lines that cannot be parsed: {lost.count:,}; no id: {without_id:,}; rest: " + (
+        f"duplicates; for {differing.count:,} ids with differing rows, the {conflicts} is kept" if differing.count
         else "identical duplicates"
     )  # fmt: skip
     log.add(f"read {role}", kept, total + lost.count - kept, reason, lost.samples)
@@ -118,7 +118,7 @@ def cast_entity(con: Any, raw: RawData, entity: Entity) -> EntityCast:
     require_columns([key], list(types), table.origin, hint)
     if key in table.objects:
         raise DataError(
-            f"{key} holds an object, no id",
+            f"{key} holds an object instead of an id",
             code="value-object",
             where=Place(file=table.origin, line=table.objects[key]),
             hint=hint,
@@ -183,7 +183,7 @@ def _stop_if_nameless(raw: RawData, entity: Entity, total: int, without_id: int,
         hint = table.remedy or "correct these lines of the file"
     else:
         kept = leave_out(role, f"{in_expression(key)} is not null", raw.kept.get(role))
-        hint = f"rows without it are left out by {kept}"
+        hint = f"to leave out rows without it, set {kept}"
     nameless = BadRows(without_id, (f"{without_id:,} rows without {key}",) if without_id else ())
     raise too_many(lost, nameless, total + lost.count, max_bad_rows, table.origin, hint)
 
@@ -208,7 +208,7 @@ def _float_notes(con: Any, relation: str, columns: Mapping[str, str]) -> list[st
     )
     found = con.execute(f"SELECT {asked} FROM {relation}").fetchone()
     return [
-        f"{count:,} values of {column} were whole floats, e.g. {example}.0 → {example}"
+        f"{count:,} values of {column} were whole floats, read as integers, e.g. {example}.0 → {example}"
         for column, count, example in zip(columns, found[::2], found[1::2], strict=True) if count
     ]  # fmt: skip
 
@@ -224,13 +224,13 @@ def _list_notes(con: Any, table: Table, role: str, cast: EntityCast, total: int,
         count = scalar(con, f"SELECT count(*) FILTER ({flag}) FROM {cast.relation}")
         if count > max_bad_rows * total:
             raise DataError(
-                f"{count:,} of {total:,} values of {column} are no lists that can be read, more than "
-                f"dataset.max_bad_rows ({max_bad_rows:.1%}) allows", code="lists-unreadable", where=table.origin,
+                f"{count:,} of {total:,} values of {column} cannot be read as lists; "
+                f"dataset.max_bad_rows allows {max_bad_rows:.1%}", code="lists-unreadable", where=table.origin,
                 allowed=("a|b", '["a", "b"]', "['a', 'b']"),
                 hint=f"take {column} out of dataset.source.multi, or derive a list in dataset.derive.{role}",
             )  # fmt: skip
         if count:
-            notes.append(f"{count:,} values of {column} are no lists that can be read, and count as empty")
+            notes.append(f"{count:,} values of {column} cannot be read as lists, and count as empty")
     return notes
 
 

@@ -55,9 +55,9 @@ def feature_problem(column: str, columns: Sequence[str], entity: Entity, where: 
     if column in columns:
         return None
     if not columns:
-        return LlmcfError(f"the data set has no columns of {entity}s", code="feature-unknown", where=where)
+        return LlmcfError(f"the data set has no {entity} columns", code="feature-unknown", where=where)
     near = closest(column, columns)
-    what = f"there is no {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
+    what = f"unknown {entity} column {column!r}" + (f"; did you mean {near!r}?" if near else "")
     return LlmcfError(
         what,
         code="feature-unknown",
@@ -94,7 +94,7 @@ def kind_problem(
         )
     if not is_list and feature.kind == "multi":
         hint = f"name it in dataset.source.multi, or derive a list: parts({in_expression(column)}, {text('|')})"
-        return LlmcfError("holds one text each, no lists", code="feature-kind", where=where, hint=hint)
+        return LlmcfError("holds single texts, not lists", code="feature-kind", where=where, hint=hint)
     return None
 
 
@@ -188,10 +188,10 @@ def _no_numbers(
     source = in_expression(column) if derived is None else derived.strip()
     made = number_expression(con, rows, "CAST(raw AS VARCHAR)", source) or f"coalesce(number({source}), null)"
     return DataError(
-        f"{bad:,} of {given:,} values are no numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
+        f"{bad:,} of {given:,} values are not numbers, e.g. {', '.join(map(repr, examples[:3]))}; dataset.max_bad_rows "
         f"allows {section.max_bad_rows:.1%}", code="feature-numbers",
         where=f"dataset.features.{choice.entity}.{column}",
-        hint=f"derive a number: dataset.derive.{table}.{column}: {quoted(made)}, make the feature categorical, or "
+        hint=f"derive a number: dataset.derive.{table}.{column}: {quoted(made)}; make the feature categorical; or "
         "raise dataset.max_bad_rows",
     )  # fmt: skip
 
@@ -203,11 +203,11 @@ def _warnings(choice: Choice, distinct: int, present: int, cut: int, bad: int) -
     elif distinct == 1 and (choice.kind != "multi"):
         found.append("the same value everywhere")
     elif choice.kind == "categorical" and distinct == present and present > 1:
-        found.append("every value is unique, so it says no more than the id")
+        found.append("every value is unique, so it adds nothing to the id")
     if cut:
-        found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are not read")
+        found.append(f"{cut:,} values beyond max_values ({choice.max_values}) are ignored")
     if bad:
-        found.append(f"{bad:,} values are no numbers and count as missing")
+        found.append(f"{bad:,} values are not numbers and count as missing")
     return found
 
 

@@ -68,9 +68,9 @@ class Forgotten:
             found = _File.model_validate(read_json(file, MAX_BYTES))
         except ValidationError as error:
             first = error.errors()[0]
-            what = f"is no list of forgotten users: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+            what = f"is not a list of forgotten users: {'.'.join(map(str, first['loc']))}: {first['msg']}"
             raise DataError(what, code="forget-list", where=str(file),
-                            hint="put back the one that `llmcf forget` wrote") from error  # fmt: skip
+                            hint="restore the file that `llmcf forget` wrote") from error  # fmt: skip
         return cls(found.salt, frozenset(found.users))
 
     def digest(self, user: str) -> str:

@@ -162,7 +162,7 @@ def scratch(folder: Path) -> Iterator[Any]:
         yield con
     except duckdb.OutOfMemoryException as error:
         raise StoreError(
-            f"the memory does not suffice: {first_sentence(error)}", code="memory-full", where=str(folder.parent),
+            f"not enough memory: {first_sentence(error)}", code="memory-full", where=str(folder.parent),
             hint="free memory or disk space and run again",
         ) from error  # fmt: skip
     except duckdb.IOException as error:

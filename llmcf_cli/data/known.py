@@ -57,13 +57,13 @@ def add_entity(
     role = TABLES[entity]
     if differing and conflicts == "stop":
         raise DataError(
-            f"{differing:,} known {role} have another text or other features than in the base, e.g. {', '.join(ids)}",
+            f"{differing:,} known {role} have texts or features that differ from the base, e.g. {', '.join(ids)}",
             code="known-differ", where=f"dataset.added.{role}",
-            hint=f"set dataset.conflicts.{role}: first (the base's stay) or last (the added ones replace them)",
+            hint=f"set dataset.conflicts.{role}: first (keep the base's) or last (take the added ones)",
         )  # fmt: skip
     if differing:
-        stays = "the base's stay" if conflicts == "first" else "the added ones replace them"
-        log.notes.append(Note(role, f"{differing:,} known {role} have another text or other features: {stays}"))
+        stays = "the base's are kept" if conflicts == "first" else "the added ones replace them"
+        log.notes.append(Note(role, f"{differing:,} known {role} have different texts or features: {stays}"))
     taken = "" if conflicts == "last" else "WHERE was_blank"
     changed = count if conflicts == "last" else filled
     if changed:

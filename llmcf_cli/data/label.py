@@ -73,9 +73,9 @@ class RatingLabel:
         positive = scalar(con, "SELECT avg(label) FROM labelled")
         if positive in (0, 1):
             raise DataError(
-                f"ratings go from {least:g} to {most:g}, so positive_from: {threshold:g} labels every sample "
+                f"ratings range from {least:g} to {most:g}, so positive_from: {threshold:g} labels every sample "
                 f"{'positive' if positive else 'negative'}",
-                code="label-one-class", where="dataset.label", hint="choose another dataset.label.positive_from",
+                code="label-one-class", where="dataset.label", hint="change dataset.label.positive_from",
             )  # fmt: skip
 
 
@@ -96,14 +96,14 @@ class ImplicitLabel:
         )
         catalogue = Catalogue.read(con, config.negatives)
         drawn, short = insert_negatives(con, catalogue, config.per_positive, repeats, derive_seed(seed, "negatives"))
-        lack = f"; {short:,} fewer than asked, as some users know nearly every item" if short else ""
+        lack = f"; {short:,} fewer than asked, because some users have taken nearly every item" if short else ""
         return f"{config.per_positive} negatives per positive, {config.negatives.type}: {drawn:,} drawn{lack}"
 
     def require_both(self, con: Any) -> None:
         """See `Label.require_both`."""
         if not scalar(con, "SELECT count(*) FROM labelled WHERE label = 0"):
             raise DataError(
-                "no negative could be drawn: every user has taken every item that can be drawn",
+                "no negatives to draw: every user has taken every item",
                 code="negatives-none", where="dataset.label",
                 hint="use `negatives: uniform`, or `label: {type: rating}` if there are ratings",
             )  # fmt: skip

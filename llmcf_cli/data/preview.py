@@ -95,7 +95,7 @@ def _look_at_lines(con: Any, table: Table, max_bad_rows: float, found: Preview) 
         return
     rows = bad.count + scalar(con, f"SELECT count(*) FROM {table.relation}")
     detail = "".join(f"\n  {sample}" for sample in bad.samples)
-    most = f", more than dataset.max_bad_rows ({max_bad_rows:.1%}) allows" if bad.count > max_bad_rows * rows else ""
+    most = f" (dataset.max_bad_rows allows {max_bad_rows:.1%})" if bad.count > max_bad_rows * rows else ""
     found.notes.append(DataError(
         f"{bad.count:,} of the first {rows:,} lines cannot be read{most}{detail}", code="lines-damaged",
         where=table.origin,

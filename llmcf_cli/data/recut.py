@@ -59,10 +59,10 @@ def recut(
         own = Cuts.from_meta(dict(con.execute("SELECT key, value FROM result.meta").fetchall()))
         now = read_cuts(con, cuts.model_dump(), times, "dataset.recut")
         if own is None or now.validation_from < own.validation_from:
-            found = "are none" if own is None else f"are {own}"
+            found = "the base has none" if own is None else f"the base's are {own}"
             raise DataError(
-                f"cuts move to later times only: those of the base {found}", code="cut-outside", where="dataset.recut",
-                hint="write later times, or change dataset.split",
+                f"cuts can only move to later times; {found}", code="cut-outside", where="dataset.recut",
+                hint="set later times, or change dataset.split",
             )  # fmt: skip
         con.execute(f"CREATE VIEW moved AS SELECT * REPLACE ({now.split()} AS split) FROM result.sample")
         events = f"(SELECT user_row, item_row, {MICROSECONDS} AS time FROM result.interaction)"
@@ -106,8 +106,8 @@ def newest_cuts(database: Path, since: int, validation: float, test: float) -> C
     last = len(at_M) - _LEAST_TIMES
     if last < 0:
         raise DataError(
-            f"the rows from {shown_time(since)} (UTC) on have {len(at_M)} different times, and to learn from some, "
-            "validate on others and test on the newest takes three",
+            f"the rows from {shown_time(since)} (UTC) on have {len(at_M)} different times; to train on some, "
+            "validate on later ones and test on the newest takes at least three",
             code="split-impossible", where="dataset.added", hint="add more rows, or refresh with --level items",
         )  # fmt: skip
     first = int(np.abs(upto_M[: last + 1] - upto_M[-1] * (1 - validation - test)).argmin())

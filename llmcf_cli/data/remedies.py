@@ -15,7 +15,7 @@ from llmcf_cli.tabular.times import FIRST, LAST, UNITS
 from llmcf_cli.tabular.values import NUMBER, WHITE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_GIVE_UP = "or, if these rows may be lost, raise dataset.max_bad_rows"
+_GIVE_UP = "or, if you can do without these rows, raise dataset.max_bad_rows"
 
 
 def in_expression(column: str) -> str:
@@ -107,9 +107,9 @@ def remedy(con: Any, problem: str, raw: RawData) -> str:
         return table.remedy or f"correct these lines of the file, {_GIVE_UP}"
     if problem in MISSING:
         column = in_expression(columns[MISSING[problem]])
-        other = ", or use `label: implicit`, which needs no ratings" if problem == "no rating" else ""
+        other = "; or use `label: implicit`, which needs no ratings" if problem == "no rating" else ""
         kept = leave_out("interactions", f"{column} is not null", raw.kept.get("interactions"))
-        return f"rows without it are left out by {kept}{other}"
+        return f"to leave out rows without it, set {kept}{other}"
     if problem == "rating":
         return _rating(con, columns["rating"], raw.kept.get("interactions"))
     if problem == "format":
@@ -126,16 +126,16 @@ def remedy(con: Any, problem: str, raw: RawData) -> str:
 
 
 def _correct(column: str) -> str:
-    return f"name another column than {column!r}, derive one in dataset.derive, or correct the file"
+    return f"name a column other than {column!r}, derive one in dataset.derive, or correct the file"
 
 
 def _rating(con: Any, column: str, kept: str | None) -> str:
     source = in_expression(column)
     made = number_expression(con, "checked", "value_rating", source)
     if made is not None:
-        return f"such numbers are read with dataset.derive.interactions: {{{json.dumps(column)}: {quoted(made)}}}"
+        return f"to read such numbers, set dataset.derive.interactions: {{{json.dumps(column)}: {quoted(made)}}}"
     out = leave_out("interactions", f"number({source}) is not null", kept)
-    return f"rows without a number are left out by {out}; or {_correct(column)}"
+    return f"to leave out rows without a number, set {out}; or {_correct(column)}"
 
 
 def _format(con: Any, meaning: Meaning) -> str:
@@ -153,7 +153,7 @@ def _format(con: Any, meaning: Meaning) -> str:
         return f"set {setting}: {other[0]}, {other[1]}"
     if meaning.times.format is not None:
         return f"correct {setting}, which is {meaning.times.format!r}, {_GIVE_UP}"
-    return f'name the form in {setting}: {", ".join(UNITS)}, day_first, month_first, or a pattern like "%d %b %Y"'
+    return f'name the format in {setting}: {", ".join(UNITS)}, day_first, month_first, or a pattern like "%d %b %Y"'
 
 
 def unread_format(con: Any, meaning: Meaning) -> tuple[str, str] | None:
@@ -163,7 +163,7 @@ def unread_format(con: Any, meaning: Meaning) -> tuple[str, str] | None:
     if found is None:
         return None
     other, read, total, example = found
-    return other, f"by which {read:,} of the {total:,} unreadable times can be read, e.g. {example!r}"
+    return other, f"which reads {read:,} of the {total:,} unreadable times, e.g. {example!r}"
 
 
 def _range(con: Any, meaning: Meaning) -> str:

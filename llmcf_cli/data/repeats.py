@@ -18,13 +18,13 @@ def drop_repeats(con: Any, repeats: Repeats, log: StepLog) -> int:
     total: int = scalar(con, "SELECT count(*) FROM clean")
     found: int = total - scalar(con, "SELECT count(*) FROM (SELECT DISTINCT user_id, item_id FROM clean)")
     if repeats == "keep":
-        log.add("repeats", total, 0, f"{found:,} events ({found / max(total, 1):.1%}) of a pair seen before, all kept")
+        log.add("repeats", total, 0, f"{found:,} events ({found / max(total, 1):.1%}) repeat an earlier pair, all kept")
         return found
     if found:
         con.execute(
             "DELETE FROM clean WHERE (user_id, item_id, time) NOT IN "
             "(SELECT (user_id, item_id, min(time)) FROM clean GROUP BY user_id, item_id)"
         )
-    reason = "of a pair seen before; dataset.repeats is first" if found else "no pair occurs twice"
+    reason = "repeated pairs (dataset.repeats: first)" if found else "no pair occurs twice"
     log.add("drop repeats", total - found, found, reason)
     return found

@@ -309,7 +309,7 @@ class StepLog:
         if kept < self.least:
             detail = "".join(f"\n  {sample}" for sample in samples)
             raise DataError(
-                f'step "{name}" left nothing: {dropped:,} dropped ({reason}){detail}',
+                f'no rows left after step "{name}": {dropped:,} dropped ({reason}){detail}',
                 code="data-empty", where="dataset",
                 hint="loosen that step's settings in the recipe, or check the source's columns",
             )  # fmt: skip

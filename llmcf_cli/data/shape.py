@@ -117,7 +117,7 @@ def reshape(
     place = place or place_of
     for role in get_args(Role):
         if role not in raw.tables and (getattr(derive, role) or getattr(where, role) is not None):
-            what = f"the data set has no table of {role}"
+            what = f"the data set has no {role} table"
             at = next(iter(getattr(derive, role)), None)
             problems.append(LlmcfError(what, code="table-missing", where=place(role, at), allowed=tuple(raw.tables)))
 
@@ -211,15 +211,15 @@ def _stop_at_failures(
         if failed.count > limit * count.rows:
             operation, column = failed.operation, failed.column
             if column is None:
-                hint = f"leave these rows out by {leave_out(role, f'{operation} is not null', where)}"
+                hint = f"to leave these rows out, set {leave_out(role, f'{operation} is not null', where)}"
             else:
                 made = derive[column].replace(operation, f"coalesce({operation}, null)")
                 out = leave_out(role, f"{in_expression(column)} is not null", where)
-                hint = f"have these values be null by dataset.derive.{role}.{column}: {quoted(made)}, and leave out " \
-                       f"all rows without the value, if need be, by {out}"  # fmt: skip
+                hint = f"to make these values null, set dataset.derive.{role}.{column}: {quoted(made)}; to leave out " \
+                       f"rows without the value, set {out}"  # fmt: skip
             raise DataError(
-                f"{operation} has no result for {failed.count:,} of {count.rows:,} rows, more than "
-                f"dataset.max_bad_rows ({limit:.1%}) allows; it fails on {_shown(failed.examples)}",
+                f"{operation} has no result for {failed.count:,} of {count.rows:,} rows, e.g. for "
+                f"{_shown(failed.examples)}; dataset.max_bad_rows allows {limit:.1%}",
                 code="derivation-failed", where=place(role, column), hint=f"{hint}; or raise dataset.max_bad_rows",
             )  # fmt: skip
 
@@ -245,9 +245,9 @@ def _note(failed: FailedValues) -> str:
 def _time_notes(times: Sequence[InexactTimes]) -> Iterator[str]:
     for one in times:
         if one.cut:
-            yield f"{one.operation}: {one.cut:,} times had digits below the microsecond, which are cut off"
+            yield f"{one.operation}: {one.cut:,} times had digits below the microsecond, which were cut off"
         if one.twice:
-            yield f"{one.operation}: {one.twice:,} times were shown twice by their zone's clocks, read as the first"
+            yield f"{one.operation}: {one.twice:,} times occur twice in their zone (clock change), read as the first"
 
 
 def _shown(examples: Sequence[str]) -> str:
@@ -265,7 +265,7 @@ def _time_problems(shaping: Shaping) -> Iterator[tuple[str | None, ExpressionErr
             form, of = time_format(call), call.args[0]
             of_file = isinstance(of.tree, Column) and of.tree.name not in made
             if form.zone is not None and of.kind == "time" and not of_file:
-                what = "these times have a zone already; name it where they are read, in `time` of the text"
+                what = "these times already have a zone; name it where they are read, in `time` of the text"
                 yield column, ExpressionError(what, definition.source, call.args[-1].tree.start)
                 continue
             problem = form.format is not None and format_problem(form.format)

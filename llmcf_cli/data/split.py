@@ -81,7 +81,7 @@ class GlobalTimeSplit:
         total, moments = con.execute("SELECT max(upto), count(*) FROM moment").fetchone()
         if moments < 3:
             raise DataError(
-                f"the interactions have {moments} different times, and a split by time needs three",
+                f"the interactions have {moments} different times, but a split by time needs three",
                 code="split-impossible", where="dataset.split",
                 hint="check dataset.source.columns.time, or use `split: {type: leave_one_out}`",
             )  # fmt: skip
@@ -110,10 +110,10 @@ class FixedCutSplit:
         ).fetchone()
         if before == 0 or last < cuts.validation_from:
             raise DataError(
-                f"all interactions lie {'after' if before == 0 else 'before'} validation_from, "
-                f"{shown_time(cuts.validation_from)}: they are of {shown_time(first)} to {shown_time(last)} (UTC)",
+                f"all interactions are {'after' if before == 0 else 'before'} validation_from, "
+                f"{shown_time(cuts.validation_from)}: they range from {shown_time(first)} to {shown_time(last)} (UTC)",
                 code="cut-outside", where="dataset.split.validation_from",
-                hint="choose a time between the two; rows of dataset.added come later than both and do not count",
+                hint="choose a time between the two; rows of dataset.added come later and do not count",
             )  # fmt: skip
         cut_events(con, cuts)
         return Assigned(str(cuts), cuts)
@@ -127,7 +127,7 @@ def cut_events(con: Any, cuts: Cuts) -> None:
 def _require_clock(meaning: Meaning) -> None:
     if meaning.clock != "global":
         raise DataError(
-            "the data have no clock shared by all users, only an order within each",
+            "the data have no times that compare between users, only an order within each user",
             code="split-clock", where="dataset.split",
             allowed=("leave_one_out",), hint="use `split: {type: leave_one_out}`",
         )  # fmt: skip
@@ -164,7 +164,7 @@ class LeaveOneOutSplit:
         ).fetchone()
         if short == users:
             raise DataError(
-                "no user has three interactions, so nothing can be left out",
+                "no user has three interactions, so there is nothing to leave out",
                 code="split-impossible", where="dataset.split",
                 hint="check dataset.source.columns.user, or lower dataset.k_core",
             )  # fmt: skip
@@ -173,5 +173,5 @@ class LeaveOneOutSplit:
             "SELECT count(DISTINCT late.user_row) FROM event late JOIN event early USING (user_row, time) "
             "WHERE late.place = early.place + 1 AND late.split <> early.split",
         )
-        drawn = f"; of {tied:,} users the last events are at one time, and the seed decided which is left out"
-        return Assigned(f"{short:,} users have fewer than three events, all train" + (drawn if tied else ""))
+        drawn = f"; for {tied:,} users the last events are at the same time, and the seed chose which to leave out"
+        return Assigned(f"{short:,} users have fewer than three events, all in train" + (drawn if tied else ""))

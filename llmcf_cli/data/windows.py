@@ -75,8 +75,8 @@ def write_windows(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".windows-") as temporary, scratch(Path(temporary)) as con:
         raw = registry().build(SOURCE, source).load(con, locate)
         if raw.meaning.time is None:
-            raise DataError("the rows have positions, not times", code="split-clock", where="dataset.source",
-                            hint="replay data with times")  # fmt: skip
+            raise DataError("the rows have positions instead of times", code="split-clock", where="dataset.source",
+                            hint="replay needs data with times")  # fmt: skip
         events = raw.tables["interactions"]
         columns = columns_of(con, events.relation)
         timed = with_times(con, f"(FROM {events.relation})", raw.meaning.time, columns[raw.meaning.time],
@@ -88,8 +88,10 @@ def write_windows(
             start = scalar(con, f"SELECT quantile_disc(replay_moment, {SHARE}) FROM timed")
         low, high = con.execute("SELECT min(replay_moment), max(replay_moment) FROM timed").fetchall()[0]
         if start is None or low >= start or high < start:
-            between = "none has a time" if low is None else f"they are of {shown_time(low)} to {shown_time(high)} (UTC)"
-            raise DataError(f"rows must lie before the windows and in them: {between}", code="cut-outside",
+            between = (
+                "no row has a time" if low is None else f"they range from {shown_time(low)} to {shown_time(high)} (UTC)"
+            )
+            raise DataError(f"there must be rows before and in the windows: {between}", code="cut-outside",
                             where="--from", hint="choose a time between the two")  # fmt: skip
         end = high + 1 if last is None else min(last, high + 1)
         before = f"replay_moment IS NULL OR replay_moment < {start}"

@@ -221,7 +221,7 @@ def encode_entities(table: pa.Table, entity: Entity, spec: FeatureSpec, vocab: V
         raise DataError(f"the {entity} table has no column {name!r}", code="column-missing", allowed=table.column_names)
     ids = table[name].combine_chunks().cast(pa.string())
     if len(ids.unique()) != len(ids):
-        raise DataError(f"{entity} ids repeat", code="ids-repeat", where=name)
+        raise DataError(f"duplicate {entity} ids", code="ids-repeat", where=name)
     columns = {f.name: _encode_field(table, f, vocab) for f in spec.fields if f.entity == entity}
     return EntityTable(entity, ids, columns)
 
@@ -294,9 +294,9 @@ def _encode_field(table: pa.Table, field: FieldSpec, vocab: Vocab) -> NDArray[An
     else:
         if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_null(column.type)):
             raise DataError(
-                f"{field.name} holds one value each ({column.type}), no lists", code="feature-kind",
+                f"{field.name} holds single values ({column.type}), not lists", code="feature-kind",
                 where=f"{field.entity} features",
-                hint='it has several values: give a list of texts each, e.g. ["Comedy", "Drama"]',
+                hint='give each row a list of texts, e.g. ["Comedy", "Drama"]',
             )  # fmt: skip
         values, length_R = list_parts(column)
         ids = vocab.encode(field, values.cast(pa.string()))
@@ -313,8 +313,8 @@ def _texts(column: pa.Array, field: FieldSpec) -> pa.Array:
         return column.cast(pa.string())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
-            f"{field.name} holds {column.type}, no single values", code="feature-kind",
-            where=f"{field.entity} features", hint="give one text each",
+            f"{field.name} holds {column.type}, not single values", code="feature-kind",
+            where=f"{field.entity} features", hint="give each row one text",
         ) from error  # fmt: skip
 
 
@@ -342,6 +342,6 @@ def _numbers(column: pa.Array, where: str) -> NDArray[np.float64]:
         values: NDArray[np.float64] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
-            f"holds {column.type} that is no number ({error})", code="value-unreadable", where=where
+            f"holds {column.type} values that are not numbers ({error})", code="value-unreadable", where=where
         ) from error
     return np.where(np.isfinite(values), values, np.nan)

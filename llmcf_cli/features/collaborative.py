@@ -96,5 +96,8 @@ def load_collaborative(path: Path) -> Collaborative:
         return Collaborative(**load_file(path))
     except (FileNotFoundError, SafetensorError, TypeError) as error:
         raise StoreError(
-            f"holds no collaborative vectors: {error}", code="vectors-missing", where=str(path), hint="llmcf collab"
+            f"contains no readable collaborative vectors: {error}",
+            code="vectors-missing",
+            where=str(path),
+            hint="llmcf collab RECIPE",
         ) from error

@@ -42,7 +42,7 @@ class Histories:
         items, length_U = list_parts(table["items"].combine_chunks())
         times, times_U = list_parts(table["times"].combine_chunks())
         if not np.array_equal(rows, np.arange(1, len(rows) + 1)) or not np.array_equal(length_U, times_U):
-            raise DataError("histories are not those of the users 1 … U", code="histories-unfit", where="history")
+            raise DataError("histories do not match the users 1 … U", code="histories-unfit", where="history")
         offset_U = np.concatenate([[0, 0], np.cumsum(length_U)]).astype(np.int64)
         return cls(offset_U, items.to_numpy().astype(np.int32), times.to_numpy().astype(np.int64))
 

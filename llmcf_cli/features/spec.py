@@ -257,7 +257,7 @@ def _fit_number(column: pa.Array, count_R: NDArray[np.int64], choice: Choice) ->
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = (float(f(known_n)) if len(known_n) else 0.0 for f in (np.mean, np.std))
     if not (np.isfinite(mean) and np.isfinite(deviation)):
-        what = "the numbers are too large to be standardised"
+        what = "the numbers are too large to standardise"
         raise DataError(
             what, code="feature-range", where=f"{choice.entity}.{choice.name}", hint="use `transform: quantile`"
         )
@@ -274,7 +274,7 @@ def _position_in_list(length_R: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _wrong_type(column: pa.Array, choice: Choice) -> DataError:
     wanted = {"categorical": "strings", "multi": "lists of strings", "numeric": "numbers (double)"}[choice.kind]
-    what = f"a {choice.kind} feature holds {wanted}, this column holds {column.type}"
+    what = f"a {choice.kind} feature needs {wanted}, but this column holds {column.type}"
     return DataError(what, code="feature-kind", where=f"{choice.entity}.{choice.name}")
 
 

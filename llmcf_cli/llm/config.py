@@ -253,7 +253,7 @@ class OpenAIEngineConfig(ComponentConfig):
     def _not_ours(cls, extra: dict[str, JsonValue]) -> dict[str, JsonValue]:
         ours = {"messages", "model", "temperature", "n", "seed", "stream", "max_tokens", "max_completion_tokens"}
         if taken := sorted(ours & extra.keys()):
-            raise ValueError(f"{', '.join(taken)} cannot be set here; the engine's own settings decide it")
+            raise ValueError(f"{', '.join(taken)} cannot be set here: use the engine's own settings")
         return extra
 
 

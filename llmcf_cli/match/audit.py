@@ -48,7 +48,7 @@ _CHECKS = {
         "AND e_user = user_row AND e_item = item_row",
     ),
     "own_item": (
-        "an example of the same item in spite of match.exclude: own_item",
+        "an example of the same item despite match.exclude: own_item",
         "SELECT sample_id, example_id FROM pair WHERE filled AND e_item = item_row",
     ),
     "future": (
@@ -56,7 +56,7 @@ _CHECKS = {
         "SELECT sample_id, example_id FROM pair WHERE filled AND {later}",
     ),
     "not_train": (
-        "an example that is no train row",
+        "an example that is not a train row",
         "SELECT sample_id, example_id FROM pair WHERE filled AND e_known AND e_split <> 'train'",
     ),
     "duplicate": (
@@ -64,11 +64,11 @@ _CHECKS = {
         "SELECT sample_id, example_id FROM pair WHERE filled GROUP BY ALL HAVING count(*) > 1",
     ),
     "unknown_example": (
-        "an example that is no sample",
+        "an example that is not a sample",
         "SELECT sample_id, example_id FROM pair WHERE filled AND NOT e_known",
     ),
     "unknown_sample": (
-        "a match of something that is no sample",
+        "a match of something that is not a sample",
         "SELECT DISTINCT sample_id, NULL::BIGINT AS example_id FROM pair WHERE NOT known",
     ),
     "repeated_sample": (
@@ -81,7 +81,7 @@ _CHECKS = {
         "SELECT sample_id, NULL::BIGINT AS example_id FROM sample ANTI JOIN read_parquet($matches) USING (sample_id)",
     ),
     "label_imbalance": (
-        "more than half of the places of one label",
+        "more than half of the examples with one label",
         "SELECT sample_id, NULL::BIGINT AS example_id FROM pair WHERE filled GROUP BY sample_id "
         "HAVING count(*) FILTER (e_label = 1) > {half} OR count(*) FILTER (e_label = 0) > {half}",
     ),
@@ -91,7 +91,7 @@ _CHECKS = {
         "HAVING count(*) > {per_user}",
     ),
     "repeated_item": (
-        "examples of the same item in spite of match.distinct_items",
+        "examples of the same item despite match.distinct_items",
         "SELECT sample_id, min(example_id) AS example_id FROM pair WHERE filled GROUP BY sample_id, e_item "
         "HAVING count(*) > 1",
     ),

@@ -72,7 +72,7 @@ def fit_collaborative(
     limit = min(num_items, num_users - int(np.bincount(fold_of_user_U[1:]).max()))
     size = max(min(dim, limit), 1)
     if size < dim:
-        progress.say(f"collaborative vectors: {size} dimensions instead of {dim}, the matrix has no more")
+        progress.say(f"collaborative vectors: {size} dimensions instead of {dim}: the matrix has no more")
     item_FID = np.zeros((folds + 1, num_items + 1, size), np.float32)
     count_FI = np.zeros((folds + 1, num_items + 1), np.int32)
     kept_F = np.zeros(folds + 1, np.float32)
@@ -88,7 +88,7 @@ def fit_collaborative(
 def _check(user_row_P: np.ndarray, item_row_P: np.ndarray, num_users: int, num_items: int) -> None:
     if not len(user_row_P):
         raise DataError(
-            "there are no positive train samples",
+            "no positive train samples",
             code="no-positives",
             where="collab",
             hint="check dataset.label and dataset.split",

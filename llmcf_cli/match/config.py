@@ -25,7 +25,7 @@ class SpaceConfig(ComponentConfig):
     @rule("history_weight", "item_weight")
     def _some_weight(self) -> Iterator[Broken]:
         if self.history_weight == 0 and self.item_weight == 0:
-            yield Broken("history_weight and item_weight are both 0, which makes every example equally near")
+            yield Broken("history_weight and item_weight are both 0, so every example would be equally near")
 
 
 class TextSpaceConfig(SpaceConfig):

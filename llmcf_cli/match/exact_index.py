@@ -381,7 +381,7 @@ def check_examples(example_ED: np.ndarray, keys: Keys, label_E: np.ndarray) -> N
         raise DataError(f"{what} do not fit together", code="vectors-unfit", where="match examples")
     if len(np.unique(keys.sample_id_N)) != len(keys):
         raise DataError(
-            "a sample id occurs twice", code="ids-repeat", where="match examples", hint="keep one example per sample"
+            "duplicate sample id", code="ids-repeat", where="match examples", hint="keep one example per sample"
         )
     if not np.isfinite(example_ED).all():
         raise DataError(

@@ -160,7 +160,7 @@ def explain(
                 f"no matches of sample {sample_id}",
                 code="not-matched",
                 where=str(matches),
-                hint="see --user and --item",
+                hint="find a sample by --user and --item",
             )
         filled = [(example, score) for example, score in zip(*match[0], strict=True) if example != -1]
         ids = [sample_id, *(example for example, _ in filled)]

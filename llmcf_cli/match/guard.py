@@ -133,7 +133,7 @@ class Guard:
         foreign = sorted({split for split in map(str, example_split) if split != "train"})
         if foreign:
             raise DataError(
-                f"examples from {', '.join(foreign)} rows: a chain of thought is written knowing the label, "
+                f"examples from {', '.join(foreign)} rows: chains of thought are written with knowledge of the label, "
                 "so only train rows may be examples",
                 code="not-train", where="match guard", allowed=("train",), hint="run gen-cot again on train rows",
             )  # fmt: skip

@@ -111,7 +111,7 @@ def open_index(folder: Path, rows: Rows, kind: Kind, config: AnnSearchConfig, pr
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         if _is_damaged(folder):
-            progress.say("the index is damaged: it is built anew")
+            progress.say("the index is damaged: it is rebuilt")
             shutil.rmtree(folder / f"{TABLE}.lance", ignore_errors=True)
         table = _hold(folder, rows, progress)
         _index(table, rows, kind, config, progress)
@@ -161,10 +161,10 @@ def _hold(folder: Path, rows: Rows, progress: Progress) -> Any:
     digest_E = rows.digests()
     new_E = ~np.isin(digest_E, there)
     if len(there) + new_E.sum() != len(rows) or len(np.unique(there)) != len(there):
-        progress.say("the index holds other examples: it is built anew")
+        progress.say("the index has other examples: it is rebuilt")
         return database.create_table(TABLE, reader(rows.schema, rows.batches()), mode="overwrite")
     if new_E.any():
-        progress.say(f"{new_E.sum():,} examples are added to the index of {len(there):,}")
+        progress.say(f"{new_E.sum():,} examples added to the index of {len(there):,}")
         added = Rows(rows.vector_ED, rows.keys, rows.member_E[new_E])
         table.add(reader(added.schema, added.batches()))
     return table

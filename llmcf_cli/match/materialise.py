@@ -122,7 +122,7 @@ def tune_search(search: SampleSearch, data: Path, recall: float) -> Tuned:
     probe = search.probe(data)
     if probe is None:
         raise DataError(
-            "there are no train samples to measure on",
+            "no train samples to measure on",
             code="no-train-samples",
             where="match tune",
             hint="check dataset.split",
@@ -211,7 +211,7 @@ class SampleSearch:
         examples = self.store.example_rows()
         if examples.num_rows == 0:
             raise DataError(
-                "there are no examples to match",
+                "no examples to match",
                 code="no-examples",
                 where="cot_example",
                 hint="raise cot.sample in the recipe",

@@ -74,7 +74,7 @@ class Probe:
 
     def __init__(self, index: AnnIndex, query_ND: np.ndarray, keys: Keys, k: int, progress: Progress = SILENT) -> None:
         self.index, self.query_ND, self.keys, self.k = index, query_ND, keys, k
-        progress.say(f"{len(keys):,} queries are answered exactly, to measure what the index finds")
+        progress.say(f"{len(keys):,} queries answered exactly, to measure the index's recall")
         exact = index.exact()
         exact.search(query_ND, keys, k=k)  # blocks are made ready
         self.exact, self.exact_ms = self._timed(exact)
@@ -142,7 +142,7 @@ def cheapest(measured: list[Measured], recall: float) -> Measured:
         raise LlmcfError(
             f"no setting reaches a recall of {recall}: {best.recall:.4f} at {best.probes} probes and refine "
             f"{best.refine}, {best.p50_ms:.2f} ms per query", code="recall-unreachable", where="match.search",
-            hint="ask for less with --recall, or set match.search.index to ivf_flat, or match.search to exact",
+            hint="lower --recall, or set match.search.index: ivf_flat, or match.search: exact",
         )  # fmt: skip
     return min(enough, key=lambda m: m.p50_ms)
 
@@ -155,10 +155,10 @@ def require(measured: Measured, min_recall: float) -> None:
     """
     if measured.recall < min_recall:
         raise LlmcfError(
-            f"the index finds {measured.recall:.4f} of the exact result, less than min_recall {min_recall} "
+            f"the index finds {measured.recall:.4f} of the exact result, below min_recall {min_recall} "
             f"({measured.queries:,} queries, {measured.probes} probes, {measured.p50_ms:.2f} ms per query; exact "
             f"search takes {measured.exact_p50_ms:.2f} ms)", code="recall-too-low", where="match.search",
-            hint=f"llmcf match tune RECIPE --recall {min_recall}, or raise match.search.probes, or match.search: exact",
+            hint=f"llmcf match tune RECIPE --recall {min_recall}; or raise match.search.probes, or set search: exact",
         )  # fmt: skip
 
 

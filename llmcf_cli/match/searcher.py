@@ -140,8 +140,8 @@ class OnlineSearch:
         nobody = np.zeros(1, np.int32), np.zeros((1, history_length), np.int32)
         dim = self._space.query_vectors(self._space.item_vectors(text_IT), *nobody).shape[1]
         if dim != self._dim:
-            what = f"examples of {self._dim} numbers, but queries have {dim}"
-            raise ModelError(what, code="bundle-unfit", where="examples.safetensors", hint="llmcf train-rec")
+            what = f"example vectors have {self._dim} numbers, but queries have {dim}"
+            raise ModelError(what, code="bundle-unfit", where="examples.safetensors", hint="llmcf train-rec RECIPE")
 
     def search(self, text_IT: NDArray[np.float32], samples: Samples, k: int) -> Matches:
         """The K best allowed examples of each request.

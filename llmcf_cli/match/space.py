@@ -114,5 +114,5 @@ def _check_rows(row: np.ndarray, known: int) -> None:
         raise DataError(
             f"item rows from {row.min()} to {row.max()}, but text vectors for rows 0 to {known - 1}",
             code="vectors-unfit", where="match space",
-            hint="embed the items again: the text vectors are of another catalogue",
+            hint="the text vectors are of another catalogue: llmcf embed RECIPE --force embed",
         )  # fmt: skip

@@ -48,4 +48,4 @@ class PlantedConfig(ComponentConfig):
     def _not_more_than_pairs(self) -> Iterator[Broken]:
         if self.ratings > self.users * self.items // 4:
             most = self.users * self.items // 4
-            yield Broken(f"{self.ratings:,} ratings are more than a quarter of all pairs, {most:,}", ("ratings",))
+            yield Broken(f"{self.ratings:,} ratings are more than a quarter of all pairs ({most:,})", ("ratings",))

@@ -32,7 +32,7 @@ def registry() -> Registry:
         try:
             add_components = point.load()
         except Exception as error:
-            hint = f"mend or uninstall {point.dist.name if point.dist else point.name}"
+            hint = f"repair or uninstall {point.dist.name if point.dist else point.name}"
             raise LlmcfError(
                 f"plugin failed to load: {error!r}", code="plugin-failed", where=origin, hint=hint
             ) from error

@@ -45,7 +45,7 @@ def drop_ins(folder: Path) -> Iterator[DropIn]:
     found = [path for path in _modules(folder) if _registers(path)]
     if not found:
         raise LlmcfError(
-            "holds no plugin: no file or package there has a function register(registry)",
+            "contains no plugin: no file or package there has a function register(registry)",
             code="plugin-folder", where=str(folder),
             hint="define it at the top level of NAME.py or NAME/__init__.py",
         )  # fmt: skip

@@ -93,7 +93,7 @@ class Component:
         cls = _resolve(self.config_target, self)
         if not (isinstance(cls, type) and issubclass(cls, ComponentConfig)):
             raise LlmcfError(
-                f"{self.config_target} is no ComponentConfig", code="plugin-target", where=f"{self.kind} {self.name}"
+                f"{self.config_target} is not a ComponentConfig", code="plugin-target", where=f"{self.kind} {self.name}"
             )
         return cls
 
@@ -153,11 +153,11 @@ class Registry:
         if kind in KINDS and not config:
             raise LlmcfError(f'{kind} "{name}" needs a `config`', code="plugin-target", where=self._origin)
         if kind == COMMAND and config:
-            what = f'command "{name}" takes no `config`: settings are of recipes'
+            what = f'command "{name}" takes no `config`: only components have settings'
             raise LlmcfError(what, code="plugin-target", where=self._origin)
         if kind != STAGE and (findings or command or ending):
             raise LlmcfError(
-                f'{kind} "{name}" takes no `findings`, `command` or `ending`: those are of a stage',
+                f'{kind} "{name}" takes no `findings`, `command` or `ending`: only stages have them',
                 code="plugin-target",
                 where=self._origin,
             )
@@ -185,10 +185,10 @@ class Registry:
             LlmcfError: The name is taken, or cannot be one; or there is no such folder.
         """
         if not _NAME.fullmatch(name):
-            raise LlmcfError(f"{name!r:.80} cannot be what names of recipes begin with", code="plugin-name",
+            raise LlmcfError(f"{name!r:.80} is not a valid prefix for names of recipes", code="plugin-name",
                              where=self._origin, allowed=("words of a–z and 0–9 joined by -",))  # fmt: skip
         if (taken := self._recipes.get(name)) is not None:
-            raise LlmcfError(f'recipes of the name "{name}" are registered twice', code="plugin-name-taken",
+            raise LlmcfError(f'recipes named "{name}" are registered twice', code="plugin-name-taken",
                              where=f"{taken.origin} and {self._origin}",
                              hint="rename one of them or uninstall one plugin")  # fmt: skip
         if not folder.is_dir():
@@ -204,7 +204,7 @@ class Registry:
             return
         what = f'{kind} "{name}" is registered twice'
         if taken.kind != kind:
-            what = f'{kind} "{name}": there is a {taken.kind} of that name, and both are run as `llmcf {name}`'
+            what = f'{kind} "{name}": a {taken.kind} has the same name, and both would run as `llmcf {name}`'
         hint = "rename one of them or uninstall one plugin"
         raise LlmcfError(what, code="plugin-name-taken", where=f"{taken.origin} and {self._origin}", hint=hint)
 

@@ -25,7 +25,7 @@ def in_order(tokens: tuple[str, ...]) -> tuple[str, ...]:
     """Tokens of an example: each at most once, and what decides before the decision."""
     order = [kind for kind in ("row", "cot", "label") if kind in tokens]
     if list(tokens) != order:
-        raise ValueError(f"tokens are {list(tokens)}; write {order}: each once, in this order")
+        raise ValueError(f"tokens are {list(tokens)}; choose from {order}: each at most once, in this order")
     return tokens
 
 

@@ -83,7 +83,7 @@ class Distill(Objective):
                 "needs the language model's scores",
                 code="input-missing",
                 where="objective distill",
-                hint="llmcf teacher",
+                hint="llmcf teacher RECIPE",
             )
         scored_B = ~asked_B.isnan()
         model_B, teacher_B = score_B / self.temperature, asked_B.nan_to_num() / self.temperature

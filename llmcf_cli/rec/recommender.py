@@ -122,10 +122,10 @@ class Recommender(nn.Module, ABC):
             ModelError: The model scores pairs and makes no lists.
         """
         raise ModelError(
-            "the model scores given items; it does not search the catalogue",
+            "the model scores given items; it cannot search the catalogue",
             code="lists-unsupported", where="recommend",
-            hint="name the items: llmcf score, or POST /v1/score; a recipe of `llmcf init --task retrieval` trains a "
-            "model that makes lists (docs/retrieval.md)",
+            hint="give the items: llmcf score, or POST /v1/score; for lists, train a recipe from `llmcf init --task "
+            "retrieval` (docs/retrieval.md)",
         )  # fmt: skip
 
     @abstractmethod
@@ -151,8 +151,8 @@ class Recommender(nn.Module, ABC):
             ModelError: Models of the form do not learn on.
         """
         raise ModelError(
-            "models of the task `retrieval` learn from whole sequences, and cannot be tuned on later rows alone",
-            code="finetune-unsupported", where="refresh.level", hint="llmcf refresh --level full",
+            "models of the task `retrieval` learn from whole sequences, so they cannot be tuned only on later rows",
+            code="finetune-unsupported", where="refresh.level", hint="llmcf refresh RECIPE --level full",
         )  # fmt: skip
 
     @property

@@ -145,7 +145,7 @@ class DatasetSection(Config):
     @rule("added", "recut")
     def _there_is_something_to_learn(self) -> Iterator[Broken]:
         if self.recut is not None and not self.added:
-            yield Broken("moves the cuts for rows of `added`, and there are none; change `split`", ("recut",))
+            yield Broken("moves the cuts for rows of `added`, but there are none; change `split` instead", ("recut",))
 
     @rule("added", "source", "split")
     def _can_be_extended(self) -> Iterator[Broken]:
@@ -158,5 +158,5 @@ class DatasetSection(Config):
         for number, one in enumerate(self.added):
             for role, file in one:
                 if file is not None and role not in taken:
-                    what = f"the source {self.source.type} takes no later table of {role}"
+                    what = f"the source {self.source.type} does not accept a later {role} table"
                     yield Broken(what, ("added", number, role), tuple(taken))

@@ -101,9 +101,9 @@ def parse(source: str) -> Tree:
         ExpressionError: It is too long, too deep or malformed; says where.
     """
     if len(source) > MAX_LENGTH:
-        raise ExpressionError(f"has {len(source):,} characters, at most {MAX_LENGTH:,} are read", source, 0)
+        raise ExpressionError(f"has {len(source):,} characters; at most {MAX_LENGTH:,} are allowed", source, 0)
     if "\0" in source:
-        raise ExpressionError("holds a NUL character", source, source.index("\0"))
+        raise ExpressionError("has a NUL character", source, source.index("\0"))
     return _Parser(source).whole()
 
 
@@ -157,11 +157,11 @@ def _unreadable(source: str, at: int) -> ExpressionError:
     sign = source[at]
     if sign in "\"'`":
         return ExpressionError(
-            f"the {'name' if sign == '`' else 'text'} that begins with {sign} has no end", source, at
+            f"the {'name' if sign == '`' else 'text'} that starts with {sign} is not closed", source, at
         )
     meant = _FOREIGN.get(source[at : at + 2]) or _FOREIGN.get(sign)
-    hint = f"; write {meant}" if meant else "; a column's name with other signs than letters, digits and _ stands in ``"
-    return ExpressionError(f"{sign!r} means nothing here{hint}", source, at)
+    hint = f"; write {meant}" if meant else "; put names with characters other than letters, digits and _ in backticks"
+    return ExpressionError(f"unexpected {sign!r}{hint}", source, at)
 
 
 class _Parser:
@@ -175,7 +175,7 @@ class _Parser:
             raise ExpressionError("is empty", self._source, 0)
         tree = self._either()
         if self._now.kind != "end":
-            raise self._unexpected("an operator, or the end", ("and", "or", "in", "is", *COMPARISONS, *"+-*/%"))
+            raise self._unexpected("an operator or the end", ("and", "or", "in", "is", *COMPARISONS, *"+-*/%"))
         return tree
 
     @property
@@ -210,7 +210,7 @@ class _Parser:
 
     def _bound(self, depth: int, start: int) -> None:
         if depth > MAX_DEPTH:
-            raise ExpressionError(f"operations within operations, more than {MAX_DEPTH} deep", self._source, start)
+            raise ExpressionError(f"operations are nested more than {MAX_DEPTH} deep", self._source, start)
 
     def _nested(self, opening: _Token, part: Callable[[], Tree]) -> Tree:
         """What stands behind a bracket or a sign: this is where the parser calls itself."""
@@ -327,7 +327,7 @@ class _Parser:
     def _text(self, token: _Token) -> str:
         def unescaped(match: re.Match[str]) -> str:
             if match[1] not in _ESCAPES:
-                what = f"{match[0]} stands for nothing; a backslash itself is written twice"
+                what = f"unknown escape {match[0]}; write a backslash as \\\\"
                 place = token.start + 1 + match.start()
                 raise ExpressionError(what, self._source, place, [f"\\{c}" for c in _ESCAPES])
             return _ESCAPES[match[1]]

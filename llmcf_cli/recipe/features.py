@@ -35,9 +35,9 @@ class FeatureSection(Config):
         for kind, options in _OF_KIND.items():
             for option in options:
                 if kind != self.kind and getattr(self, option) is not None:
-                    yield Broken(f"is a setting of {kind} features, this one is {self.kind}", (option,))
+                    yield Broken(f"applies only to {kind} features; this one is {self.kind}", (option,))
         if self.kind == "numeric" and self.buckets is not None and self.transform != "quantile":
-            yield Broken("is a setting of `transform: quantile`", ("buckets",))
+            yield Broken("applies only to `transform: quantile`", ("buckets",))
 
 
 def _by_kind(value: Any) -> Any:

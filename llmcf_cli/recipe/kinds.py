@@ -176,8 +176,8 @@ class _Checker:
             return "any"
         if tree.name not in self._columns:
             near = closest(tree.name, self._columns)
-            meant = f"did you mean {near!r}?" if near else f'a text stands in quotes: "{tree.name}"'
-            what = f"there is no column {tree.name!r}; {meant}"
+            meant = f"did you mean {near!r}?" if near else f'put texts in quotes: "{tree.name}"'
+            what = f"unknown column {tree.name!r}; {meant}"
             raise self._error(what, tree, tuple(self._columns))
         kind = self._columns[tree.name]
         if kind == "other":
@@ -200,7 +200,7 @@ class _Checker:
             return "number"
         if name not in FUNCTIONS:
             near = closest(name, FUNCTIONS)
-            what = f"there is no function {name!r}" + (f"; did you mean {near!r}?" if near else "")
+            what = f"unknown function {name!r}" + (f"; did you mean {near!r}?" if near else "")
             raise self._error(what, tree, tuple(FUNCTIONS))
         if name in ("coalesce", "if"):
             return self._choice(tree, args)
@@ -219,7 +219,7 @@ class _Checker:
         if tree.function == "in":
             for part in args[1:]:
                 if not isinstance(part.tree, Literal):
-                    raise self._error("a list holds texts or numbers as they are", part.tree)
+                    raise self._error("lists hold constant texts or numbers", part.tree)
         elif tree.function not in ("=", "!="):
             for part in args:
                 self._need(part, ("text", "number", "time"), f"`{tree.function}` takes numbers, times or texts")
@@ -230,11 +230,11 @@ class _Checker:
         if tree.function == "if":
             if len(args) != 3:
                 raise self._error(f"if(condition, a, b) takes 3 arguments, not {len(args)}", tree)
-            self._need(args[0], ("boolean",), "the first argument of `if` is a condition")
+            self._need(args[0], ("boolean",), "the first argument of `if` must be a condition")
             args = args[1:]
         elif len(args) < 2:
             raise self._error(f"coalesce takes 2 or more arguments, not {len(args)}", tree)
-        return self._same(args, "stand for one value")
+        return self._same(args, "must be of one kind")
 
     def _same(self, args: Sequence[Typed], together: str) -> Kind:
         """The kind that all arguments have in common."""
@@ -259,9 +259,11 @@ class _Checker:
             many = f"{len(args)} argument{'s' * (len(args) != 1)}"
             raise self._error(f"{signature(tree.function, function)} has {many} here", tree)
         for part, parameter in zip(args, function.takes, strict=False):
-            self._need(part, parameter.kinds, f"`{parameter.name}` of {tree.function} is {_one_of(parameter.kinds)}")
+            self._need(
+                part, parameter.kinds, f"`{parameter.name}` of {tree.function} must be {_one_of(parameter.kinds)}"
+            )
             if parameter.constant and not isinstance(part.tree, Literal):
-                raise self._error(f"`{parameter.name}` of {tree.function} is written out, not computed", part.tree)
+                raise self._error(f"`{parameter.name}` of {tree.function} must be a constant, not computed", part.tree)
         for place, whole in (("split", 2), ("round", 1)):
             if tree.function == place and len(args) > whole:
                 value = args[whole].tree
@@ -275,7 +277,7 @@ class _Checker:
                                       or "must be a whole number", value)  # fmt: skip
         for part, parameter in zip(args, function.takes, strict=False):
             if parameter.name in ("separator", "old") and isinstance(part.tree, Literal) and part.tree.value == "":
-                raise self._error(f"`{parameter.name}` of {tree.function} is empty", part.tree)
+                raise self._error(f"`{parameter.name}` of {tree.function} must not be empty", part.tree)
         return function.gives
 
     def _need(self, part: Typed, kinds: Sequence[Kind], rule: str) -> None:

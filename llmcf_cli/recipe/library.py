@@ -43,7 +43,7 @@ def launch_file(name: str) -> Path:
     known = {path.stem: path for path in (library_dir() / "accelerate").glob("*.yaml")}
     if name not in known:
         raise UnknownNameError("configuration of accelerate", name, known, where="--launch",
-                               hint="or give a file as `accelerate config` writes it")  # fmt: skip
+                               hint="or give a file written by `accelerate config`")  # fmt: skip
     return known[name]
 
 

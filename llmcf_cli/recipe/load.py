@@ -226,7 +226,7 @@ def find_recipe(path_or_name: str | Path) -> Path:
     written = Path(f"{path}.yaml")
     if _kind(written) == "file":
         raise RecipeError(
-            [LlmcfError(f"no recipe {shown(path)}, did you mean {shown(written)}?", code="recipe-unknown")]
+            [LlmcfError(f"no recipe {shown(path)}; did you mean {shown(written)}?", code="recipe-unknown")]
         )
     raise RecipeError([UnknownNameError("recipe", str(path_or_name), known)], hint="llmcf recipe list")
 

@@ -34,7 +34,10 @@ def _apply(root: Node, text: str) -> Node:
     path = key_path(key.strip())
     if not equals or not all(str(step) for step in path):
         raise LlmcfError(
-            "is no KEY=VALUE", code="override-syntax", where=origin.place(), hint="e.g. --set rec.fit.epochs=3"
+            "not of the form KEY=VALUE",
+            code="override-syntax",
+            where=origin.place(),
+            hint="e.g. --set rec.fit.epochs=3",
         )
     return _set(root, path, 0, read_value(value, origin), root)
 
@@ -64,7 +67,7 @@ def _set(node: Node, path: KeyPath, depth: int, value: Node, root: Node) -> Node
         return Node(items, node.origin)
     if not isinstance(node.value, dict):
         raise LlmcfError(
-            f"`{dotted(path[:depth])}` is a value, it holds no keys", code="override-value", where=origin.place()
+            f"`{dotted(path[:depth])}` is a value; it has no keys", code="override-value", where=origin.place()
         )
     known = known_keys(path[:depth], _along(root, path))
     if known and step not in known:

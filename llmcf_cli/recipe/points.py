@@ -58,9 +58,9 @@ def sweep_points(balance: BalanceSection, section: LLMSection) -> dict[str, Poin
     own = sum(part.share for part in section.mix if part.source.type == RECOMMENDATION)
     if not 0 < own < 1:
         missing = "general" if own else "recommendation"
-        raise ValueError(f"balance needs recommendation and general data in llm.mix, which has no {missing} source")
+        raise ValueError(f"balance needs recommendation and general data in llm.mix, but it has no {missing} source")
     if section.count is None:
-        raise ValueError("balance needs llm.count, the samples of the mix at every share")
+        raise ValueError("balance needs llm.count, the size of the mix at every share")
     wanted = [(own, 1.0), *((share, 1.0) for share in balance.shares), *((own, part) for part in balance.amounts)]
     found = [_point(section, section.count, own, share, amount) for share, amount in dict.fromkeys(wanted)]
     return {point.name: point for point in found}

@@ -62,7 +62,7 @@ def problems_of(error: ValidationError, written: Node) -> list[LlmcfError]:
         items += hidden_errors(Recipe, data, items)
     items.sort(key=lambda item: nearest(written, tuple(item["loc"])).origin.line)
     told, untold = items[:SHOWN_PROBLEMS], items[SHOWN_PROBLEMS:]
-    counted = [LlmcfError(f"and {len(untold):,} more problems, from here on", where=_where(untold[0], written))
+    counted = [LlmcfError(f"and {len(untold):,} more problems from here on", where=_where(untold[0], written))
                for _ in range(bool(untold))]  # fmt: skip
     return [*(_problem(item, written, data) for item in told), *counted]
 
@@ -105,7 +105,7 @@ def worded(item: ErrorDetails, where: Place, known: Sequence[str], meaning: str)
         return LlmcfError(f"unknown key `{last}`{suggestion}", code="key-unknown", where=where, allowed=known)
     if kind == "missing":
         hint = f"add `{last}:` ({meaning.rstrip('.')})" if meaning else ""
-        return LlmcfError(f"the required key `{last}` is missing", code="key-missing", where=where, hint=hint)
+        return LlmcfError(f"missing key `{last}`", code="key-missing", where=where, hint=hint)
     if kind == UNKNOWN_TYPE:
         return LlmcfError(context["message"], code="type-unknown", where=where, allowed=context["known"])
     if kind in ("literal_error", "enum"):

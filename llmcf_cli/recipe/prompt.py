@@ -171,10 +171,10 @@ def check_knows(prompt: Prompt, knows: tuple[str, ...], where: Place | str) -> N
     """
     if prompt.shared:
         raise LlmcfError(
-            "is asked in one step, but has several",
+            "must have a single step, but has several",
             code="prompt-steps",
             where=where,
-            hint="give a prompt file of one step",
+            hint="use a prompt file with one step",
         )
     foreign = sorted(set(prompt.variables) - set(knows))
     if foreign:
@@ -218,14 +218,14 @@ class _File:
             if step.name in (*VARIABLES, *WORDS, _WHOLE):
                 what = "the whole chain of thought" if step.name == _WHOLE else "a variable"
                 yield LlmcfError(
-                    f'"{step.name}" names {what}, so no step can be called so', code="prompt-steps", where=where
+                    f'"{step.name}" names {what}, so no step can have this name', code="prompt-steps", where=where
                 )
             if step.name in seen:
-                yield LlmcfError(f'two steps are called "{step.name}"', code="prompt-steps", where=where)
+                yield LlmcfError(f'two steps are named "{step.name}"', code="prompt-steps", where=where)
             seen.add(step.name)
             if step.messages[-1].role != "user":
                 last = self._where("steps", index, "messages", len(step.messages) - 1)
-                yield LlmcfError("the last message must be the user's", code="prompt-steps", where=last)
+                yield LlmcfError("the last message must have the role user", code="prompt-steps", where=last)
         if prompt.last.per != "interaction":
             where = self._where("steps", len(prompt.steps) - 1, "per")
             yield LlmcfError(
@@ -247,7 +247,7 @@ class _File:
             elif name not in used:
                 yield LlmcfError(
                     f'variable "{name}" is declared but no message uses it', code="prompt-variable-unused", where=where,
-                    hint="use it or take it out of `variables`",
+                    hint="use it, or remove it from `variables`",
                 )  # fmt: skip
 
     def _message_problems(self, prompt: Prompt, index: int, step: PromptStep) -> Iterator[LlmcfError]:
@@ -323,10 +323,10 @@ def _unreadable(prompt: Prompt, step: PromptStep, name: str) -> str:
         return f'unknown variable "{name}"{suggestion(name, known)}'
     circle = _circle(steps, step.name, name)
     if circle:
-        return f"steps need each other: {' ← '.join(circle)}"
+        return f"steps depend on each other in a circle: {' ← '.join(circle)}"
     if not _shares_scope(step, steps[name]):
         return f'a step per {step.per} cannot read "{name}", which is written per {steps[name].per}'
-    return f'"{name}" is written by a later step; put that step before this one'
+    return f'"{name}" is written by a later step; move that step before this one'
 
 
 def _circle(steps: Mapping[str, PromptStep], start: str, first: str) -> list[str]:

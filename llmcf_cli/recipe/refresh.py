@@ -55,7 +55,7 @@ class LearnedSection(Config):
     @rule("finetune", "examples")
     def _one_way(self) -> Iterator[Broken]:
         if self.finetune and self.examples:
-            yield Broken("is given beside finetune; each has an entry of its own", ("examples",))
+            yield Broken("cannot be combined with finetune; give each its own entry", ("examples",))
 
 
 class RefreshSection(Config):
@@ -95,19 +95,19 @@ class RefreshSection(Config):
     @rule("validation", "test")
     def _leaves_some_to_learn_from(self) -> Iterator[Broken]:
         if self.validation + self.test >= 1:
-            yield Broken(f"validation + test is {self.validation + self.test:g}, which leaves nothing to learn from")
+            yield Broken(f"validation + test is {self.validation + self.test:g}, which leaves nothing to train on")
 
     @rule("learned")
     def _learned_in_order(self) -> Iterator[Broken]:
         for place, (one, after) in enumerate(zip(self.learned, self.learned[1:], strict=False), 1):
             again = place > 1 and after.additions == one.additions and after.level != one.level
             if after.additions <= one.additions and not again:
-                yield Broken(f"is {after.additions}, not more than before", ("learned", place, "additions"))
+                yield Broken(f"is {after.additions}, but must be more than before", ("learned", place, "additions"))
             if after.level == "full" or after.recut is None:
-                what = "a trained model learns on by `finetune` or `examples`, under cuts of its own"
+                what = "a trained model continues with `finetune` or `examples`, and with its own cuts"
                 yield Broken(what, ("learned", place))
 
     @rule("level", "learned")
     def _last_is_to_come(self) -> Iterator[Broken]:
         if self.level in ("finetune", "examples") and (len(self.learned) < 2 or self.learned[-1].level != self.level):
-            yield Broken(f"the last entry is how the level `{self.level}` is to be made", ("learned",))
+            yield Broken(f"the last entry must say how to make the level `{self.level}`", ("learned",))

@@ -86,7 +86,7 @@ class Recipe(Config):
     def _settings_are_of_their_stage(self) -> Iterator[Broken]:
         for name, settings in self.stages.items():
             if settings.type != name:
-                yield Broken(f"is of the stage `{settings.type}`; leave `type` out", ("stages", name, "type"))
+                yield Broken(f"is set by the stage `{settings.type}`; leave `type` out", ("stages", name, "type"))
 
     @rule(*_COMPONENTS, "knowledge")
     def _knowledge_is_there(self) -> Iterator[Broken]:
@@ -100,7 +100,7 @@ class Recipe(Config):
     def _examples_are_found_without_the_target(self) -> Iterator[Broken]:
         readers = [config for _, config in self.rec.augmenters() if "examples" in config.needs]
         if readers and self.rec.task.form == "user" and self.match.query != "history":
-            what = f"the task `{self.rec.task.type}` has no target to find examples by, which `{readers[0].type}` reads"
+            what = f"the task `{self.rec.task.type}` has no target to find the examples of `{readers[0].type}` by"
             yield Broken(f"{what}; set match.query: history", ("match", "query"), ("history",))
 
     @rule("llm", "cot.engine", "knowledge", "teacher", "balance")
@@ -112,7 +112,7 @@ class Recipe(Config):
         readers = [(at, f"the engine `{engine.type}`") for at, engine in engines if "model" in engine.needs]
         readers += [((section,), f"`{section}`") for section in ("teacher", "balance") if getattr(self, section)]
         for at, reader in readers:
-            yield Broken(f"{reader} needs the section `llm`, which the recipe does not have", at)
+            yield Broken(f"{reader} needs the section `llm`, but the recipe has none", at)
 
     @rule("knowledge")
     def _knowledge_is_asked_for(self) -> Iterator[Broken]:
@@ -124,7 +124,7 @@ class Recipe(Config):
                 if getattr(section, name) is None:
                     yield Broken(f"the engine `{section.engine.type}` needs a prompt", ("knowledge", name))
         elif not getattr(section.engine, "describes", False):
-            what = f"`{section.engine.type}` cannot write about users and items alone"
+            what = f"`{section.engine.type}` cannot write about single users and items"
             yield Broken(what, ("knowledge", "engine"))
 
     @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines")
@@ -132,7 +132,7 @@ class Recipe(Config):
         taken = set(self._augmented())
         for name, at in self._named_arms():
             if name in taken:
-                yield Broken(f"two arms of the comparison are called {name!r}", at)
+                yield Broken(f"two arms of the comparison are named {name!r}", at)
             taken.add(name)
 
     @rule("rec.augment", "rec.compare", "rec.variants", "rec.baselines", "rec.references")
@@ -142,7 +142,7 @@ class Recipe(Config):
         for place, name in enumerate(self.rec.references):
             if name not in known and len(names) > 1:
                 near = closest(name, names)
-                what = f"{name!r} is no arm of the comparison" + (f"; did you mean {near!r}?" if near else "")
+                what = f"{name!r} is not an arm of the comparison" + (f"; did you mean {near!r}?" if near else "")
                 yield Broken(what, ("rec", "references", place), tuple(names))
 
     @rule("rec.augment", "rec.compare", "rec.variants")
@@ -152,7 +152,7 @@ class Recipe(Config):
             allowed = tuple(name for name in names if name != variant.name)
             if variant.control_of is not None and variant.control_of not in allowed:
                 near = closest(variant.control_of, allowed)
-                what = f"{variant.control_of!r} is no other arm" + (f"; did you mean {near!r}?" if near else "")
+                what = f"{variant.control_of!r} is not another arm" + (f"; did you mean {near!r}?" if near else "")
                 yield Broken(what, ("rec", "variants", place, "control_of"), allowed)
 
     @rule("serve.arm", "rec.augment", "rec.compare", "rec.variants")
@@ -160,7 +160,9 @@ class Recipe(Config):
         names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
         if self.serve.arm is not None and self.serve.arm not in names:
             near = closest(self.serve.arm, names)
-            what = f"{self.serve.arm!r} is no arm that can be served" + (f"; did you mean {near!r}?" if near else "")
+            what = f"{self.serve.arm!r} is not an arm that can be served" + (
+                f"; did you mean {near!r}?" if near else ""
+            )
             yield Broken(what, ("serve", "arm"), tuple(names))
 
     @rule("refresh", "rec.augment", "rec.compare", "rec.variants", "rec.seeds", "seed", "dataset.added",
@@ -171,7 +173,7 @@ class Recipe(Config):
         names = [*self._augmented(), *(variant.name for variant in self.rec.variants)]
         if self.refresh.arm not in names:
             near = closest(self.refresh.arm, names)
-            what = f"{self.refresh.arm!r} is no arm that is trained" + (f"; did you mean {near!r}?" if near else "")
+            what = f"{self.refresh.arm!r} is not a trained arm" + (f"; did you mean {near!r}?" if near else "")
             yield Broken(what, ("refresh", "arm"), tuple(names))
         if self.refresh.seed not in self.seeds:
             yield Broken(
@@ -179,10 +181,10 @@ class Recipe(Config):
             )
         known, added, learns = self.refresh.learned[-1], len(self.dataset.added), self.refresh.level != "items"
         if known.additions >= added + learns:
-            what = f"of {added} additions none is new to a model that knows {known.additions}"
+            what = f"none of {added} additions is new to a model that knows {known.additions}"
             yield Broken(what, ("refresh", "learned"))
         if known.recut != self.dataset.recut:
-            yield Broken("is not what the model learned by last (refresh.learned)", ("dataset", "recut"))
+            yield Broken("differs from the last cuts of the model (refresh.learned)", ("dataset", "recut"))
 
     @rule("promote", "rec.task")
     def _promotion_goes_by_measures_of_the_task(self) -> Iterator[Broken]:
@@ -190,7 +192,7 @@ class Recipe(Config):
         for name in self.promote.measures if self.promote is not None else ():
             if name not in known:
                 near = closest(name, known)
-                what = f"{name!r} is no measure of the task" + (f"; did you mean {near!r}?" if near else "")
+                what = f"{name!r} is not a measure of the task" + (f"; did you mean {near!r}?" if near else "")
                 yield Broken(what, ("promote", "measures", name), known)
 
     @rule("balance", "llm.mix", "llm.count")
@@ -204,7 +206,7 @@ class Recipe(Config):
     @rule("balance", "ability.split")
     def _balance_chooses_by_validation(self) -> Iterator[Broken]:
         if self.balance is not None and self.ability.split == "test":
-            what = "balance chooses a point, which must not be by the test split; set ability.split: validation"
+            what = "balance must not choose by the test split; set ability.split: validation"
             yield Broken(what, ("ability", "split"))
 
     @property
@@ -216,8 +218,8 @@ class Recipe(Config):
         """
         if self.llm is None:
             raise LlmcfError(
-                "the recipe has no section `llm`: no language model", code="llm-missing", where=self.name,
-                hint="add the section (see llm in docs/recipe-reference.md), or use a recipe that has it",
+                "the recipe has no section `llm`, so no language model", code="llm-missing", where=self.name,
+                hint="add the section (see llm in docs/recipe-reference.md), or use a recipe that has one",
             )  # fmt: skip
         return self.llm
 
@@ -311,7 +313,7 @@ class Recipe(Config):
         for at, config in places:
             if section in config.needs:
                 yield Broken(
-                    f"`{config.type}` needs the section `{section}`, which the recipe does not have; see {section} in "
+                    f"`{config.type}` needs the section `{section}`, but the recipe has none; see {section} in "
                     "docs/recipe-reference.md",
                     at,
                 )

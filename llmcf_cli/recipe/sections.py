@@ -177,9 +177,9 @@ class MatchSection(Config):
         if self.query == "row":
             return
         if self.exclude == "own_item":
-            yield Broken("own_item needs the sample's item, which query: history does not look at", ("exclude",))
+            yield Broken("own_item needs the sample's item, but query: history ignores it", ("exclude",))
         if not getattr(self.space, "history_weight", 1):
-            what = "is 0, but query: history finds examples by the history alone"
+            what = "is 0, but query: history searches only by the history"
             yield Broken(what, ("space", "history_weight"))
 
 
@@ -273,7 +273,7 @@ class RecSection(Config):
         for kind, at, config in places:
             if task.takes(config):
                 continue
-            what = f"`{config.type}` is no part of the models for the task `{task.type}`"
+            what = f"`{config.type}` cannot be used for the task `{task.type}`"
             if config.targets and task.target not in config.targets:
                 of = " or ".join(sorted(config.targets))
                 what = f"`{config.type}` is for the target {of}, but the task `{task.type}` predicts the {task.target}"
@@ -344,4 +344,4 @@ class SearchSection(Config):
     def _only_the_recommender(self) -> Iterator[Broken]:
         for path in self.space:
             if not path.startswith(("rec.fit.", "rec.backbone.", "rec.augment.")):
-                yield Broken(f"{path} is not below rec.fit, rec.backbone or rec.augment", ("space", path))
+                yield Broken(f"{path} is not in rec.fit, rec.backbone or rec.augment", ("space", path))

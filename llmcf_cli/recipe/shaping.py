@@ -74,7 +74,7 @@ def check_shaping(derive: Mapping[str, str], condition: str | None, columns: Map
         if not ready:
             for column in waiting:
                 seen = _reads(trees[column], column, waiting)
-                what = f"reads {seen!r}, which reads {column!r} in turn"
+                what = f"reads {seen!r}, which in turn reads {column!r}"
                 problems.append((column, ExpressionError(what, derive[column], 0)))
             known |= dict.fromkeys(waiting, "any")
             break
@@ -83,7 +83,7 @@ def check_shaping(derive: Mapping[str, str], condition: str | None, columns: Map
         try:
             part = typed(parse(condition), condition, known)
             if part.kind not in ("boolean", "any"):
-                raise ExpressionError(f"is no condition but {part.kind}", condition, 0)
+                raise ExpressionError(f"must be a condition, not a {part.kind}", condition, 0)
             held = Definition(condition, part)
         except ExpressionError as error:
             problems.append((None, error))

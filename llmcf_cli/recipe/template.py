@@ -79,9 +79,9 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
         `{{/x}}`, `{{.}}` inside a section and comments; partials and changed delimiters are refused.
     """
     if len(template) > MAX_LENGTH:
-        return [TemplateProblem(1, f"has {len(template):,} characters, more than {MAX_LENGTH:,}")]
+        return [TemplateProblem(1, f"has {len(template):,} characters; at most {MAX_LENGTH:,} are allowed")]
     if " " * MAX_BLANKS in template.replace("\t", " "):  # the library that fills templates in goes back over them
-        return [TemplateProblem(1, f"has {MAX_BLANKS} blanks in a row")]
+        return [TemplateProblem(1, f"has {MAX_BLANKS} spaces in a row")]
     problems: list[TemplateProblem] = []
     open_sections: list[tuple[str, int]] = []
     for sign, name, line in tags(template):
@@ -105,7 +105,7 @@ def template_problems(template: str, variables: Sequence[str] | None) -> list[Te
             open_sections.append((name, line))
         if name == ".":
             if not open_sections:
-                problems.append(TemplateProblem(line, "{{.}} stands outside any section"))
+                problems.append(TemplateProblem(line, "{{.}} is outside any section"))
             continue
         if variables is not None and name not in variables:
             what = f'unknown variable "{name}"{suggestion(name, variables)}'

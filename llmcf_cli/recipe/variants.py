@@ -90,7 +90,9 @@ def variant_problems(root: Node, known: Sequence[LlmcfError]) -> list[LlmcfError
             break
         found = [copy(problem) for problem in variant.problems]
         if _task_of(variant.root) != task:
-            found.append(LlmcfError("all arms of a comparison have one task", code="arms-tasks", where="rec.task"))
+            found.append(
+                LlmcfError("all arms of a comparison must have the same task", code="arms-tasks", where="rec.task")
+            )
         try:
             Recipe.model_validate(plain(variant.root))
         except ValidationError as error:
@@ -125,8 +127,8 @@ def search_problems(recipe: Recipe, root: Node) -> list[LlmcfError]:
             for value in values.choices or (values.low, values.high):
                 count += 1
                 if count > MAX_TRIED:
-                    what = f"has more than {MAX_TRIED:,} values to try, counted over all arms"
-                    hint = "name fewer choices, or fewer arms"
+                    what = f"has more than {MAX_TRIED:,} values to try, over all arms"
+                    hint = "use fewer choices or fewer arms"
                     return [
                         *problems,
                         LlmcfError(what, code="search-limit", where=replace(where, below=None), hint=hint),

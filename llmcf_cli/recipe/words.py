@@ -32,7 +32,9 @@ class LabelWords(Config):
     @rule("negative", "verb")
     def _verb_is_known(self) -> Iterator[Broken]:
         if not self.verb and not _NEGATED.fullmatch(self.negative):
-            yield Broken('is no "did not …", so say `verb` too, as in "will the user … it?"', ("negative",))
+            yield Broken(
+                'does not start with "did not", so set `verb`, too, as in "will the user … it?"', ("negative",)
+            )
 
 
 LIKED = LabelWords(positive="liked", negative="did not like")

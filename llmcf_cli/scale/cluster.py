@@ -152,8 +152,9 @@ class RayPool(Generic[T, R]):
         ready, _ = self._ray.wait(refs, timeout=max(1.0, PATIENCE - (time.monotonic() - idle_since)))
         if not ready and not self._load:
             raise LlmcfError(
-                f"the cluster had no room for a worker in {PATIENCE:.0f} s", code="cluster-no-room", where="--on ray",
-                hint="look at `ray status`; ask for more --workers to make each of them smaller",
+                f"the cluster had no room for a worker within {PATIENCE:.0f} s",
+                code="cluster-no-room", where="--on ray",
+                hint="check `ray status`; raise --workers to make each worker smaller",
             )  # fmt: skip
         return list(ready)
 
@@ -170,9 +171,9 @@ class RayPool(Generic[T, R]):
             task.lives -= 1
             if not task.lives:
                 raise LlmcfError(
-                    f"{LIVES} workers died of the same piece of work; the last one: {_line(error)}",
+                    f"{LIVES} workers died on the same piece of work; the last error: {_line(error)}",
                     code="cluster-worker-died", where="--on ray",
-                    hint="give a worker more memory with fewer --workers, or make batches smaller",
+                    hint="lower --workers to give each more memory, or use smaller batches",
                 ) from error  # fmt: skip
             return None
         if actor in self._load:
@@ -252,7 +253,7 @@ def _connected(address: str | None, progress: Progress) -> Iterator[None]:
     if address in (None, "local"):
         unless = "" if address else ", unless `ray start` did already"
         progress.say(
-            f"starting Ray on this machine, {os.cpu_count()} CPUs{unless}: some seconds; for a cluster give --address"
+            f"starting Ray on this machine, {os.cpu_count()} CPUs{unless}: some seconds; for a cluster, give --address"
         )
     try:
         with warnings.catch_warnings():
@@ -280,7 +281,7 @@ def _share(wanted: int | None) -> tuple[int, dict[str, float]]:
         return count, {"num_cpus": 1, "num_gpus": 1 / -(-count // int(gpus))}
     if not processors:
         raise LlmcfError(
-            "no node of the cluster has a free processor for work",
+            "no node of the cluster has a free CPU",
             code="cluster-no-room",
             where="--on ray",
             hint="ray status",
@@ -296,8 +297,9 @@ def _require_answer(address: str) -> None:
     found = _ADDRESS.fullmatch(address)
     if found is None or int(found["port"]) > _PORTS:
         raise LlmcfError(
-            "is no address of a Ray cluster", code="cluster-address", where=f"--address {address}",
-            allowed=("HOST:PORT", "ray://HOST:PORT", *_WORDS), hint="ray start --head prints HOST:PORT of a cluster",
+            "not an address of a Ray cluster", code="cluster-address", where=f"--address {address}",
+            allowed=("HOST:PORT", "ray://HOST:PORT", *_WORDS),
+            hint="start a cluster with: ray start --head, which prints HOST:PORT",
         )  # fmt: skip
     try:
         with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout=5):
@@ -305,7 +307,7 @@ def _require_answer(address: str) -> None:
     except (OSError, UnicodeError) as error:
         raise LlmcfError(
             f"no Ray cluster answers: {_line(error)}", code="cluster-unreachable", where=f"--address {address}",
-            hint="ray start --head prints the address of a cluster, HOST:PORT",
+            hint="start a cluster with: ray start --head, which prints HOST:PORT",
         ) from error  # fmt: skip
 
 

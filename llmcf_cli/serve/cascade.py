@@ -18,12 +18,12 @@ def check_catalogues(found: pa.Array, ranked: pa.Array) -> None:
     Raises:
         ModelError: Some are in one alone.
     """
-    only = {"that finds": _beyond(found, ranked), "that puts in order": _beyond(ranked, found)}
+    only = {"that finds candidates": _beyond(found, ranked), "that ranks them": _beyond(ranked, found)}
     if any(map(len, only.values())):
-        said = [f"{len(ids):,} items are in the bundle {which} alone, e.g. {ids[0].as_py()!r}"
+        said = [f"{len(ids):,} items are only in the bundle {which}, e.g. {ids[0].as_py()!r}"
                 for which, ids in only.items() if len(ids)]  # fmt: skip
         raise ModelError(f"the catalogues differ: {'; '.join(said)}", code="cascade-unfit", where="cascade",
-                         hint="train both from one ingest: the same `dataset`, `--artifacts` and seed")  # fmt: skip
+                         hint="train both from one ingest: same `dataset`, `--artifacts` and seed")  # fmt: skip
 
 
 def _beyond(some: pa.Array, others: pa.Array) -> pa.Array:

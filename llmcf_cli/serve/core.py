@@ -109,8 +109,8 @@ class OnnxCore:
 
     def with_model(self, model: Recommender) -> OnnxCore:
         """See `Core.with_model`: never, as the catalogue is in the file."""
-        raise ModelError("an export has the catalogue that it was made with", code="onnx-items", where="add_items",
-                         hint="load the bundle with the engine torch")  # fmt: skip
+        raise ModelError("an export cannot take new items", code="onnx-items", where="add_items",
+                         hint="use the engine torch")  # fmt: skip
 
 
 def exported_core(bundle: Bundle, folder: Path) -> OnnxCore:
@@ -127,8 +127,8 @@ def exported_core(bundle: Bundle, folder: Path) -> OnnxCore:
     """
     model = bundle.model
     if not isinstance(model, RecModel):
-        raise ModelError("scores of a model that searches the catalogue are computed by torch alone",
-                         code="onnx-task", where="engine onnx", hint="--engine torch")  # fmt: skip
+        raise ModelError("models that search the catalogue run only with torch",
+                         code="onnx-task", where="engine onnx", hint="use --engine torch")  # fmt: skip
     one = empty_samples(1, model.resources.spec.history_length)
     for column in vars(one).values():
         column[:] = 0

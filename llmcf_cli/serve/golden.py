@@ -51,9 +51,9 @@ def _compare(found_N: NDArray[np.float32], expected_N: NDArray[np.float64]) -> N
     if off_N.any():
         most = np.abs(found_N - expected_N)[off_N].max()
         raise ModelError(
-            f"{off_N.sum()} of {len(off_N)} golden answers differ from when it was made, by up to {most:.3g}",
+            f"{off_N.sum()} of {len(off_N)} golden answers have changed since the bundle was made, by up to {most:.3g}",
             code="golden-differs", where="golden.json",
-            hint="serve it with the version of llmcf and of its plugins that made it, or train again: llmcf train-rec",
+            hint="use the versions of llmcf and plugins that made the bundle, or train again: llmcf train-rec RECIPE",
         )  # fmt: skip
 
 
@@ -74,5 +74,8 @@ def try_out(scorer: Scorer) -> None:
     ).score_N
     if not np.isfinite(score_N).all():
         raise ModelError(
-            "the bundle answers a score that is no number", code="score-invalid", where="bundle", hint="llmcf train-rec"
+            "the bundle returns a score that is not a number",
+            code="score-invalid",
+            where="bundle",
+            hint="llmcf train-rec RECIPE",
         )

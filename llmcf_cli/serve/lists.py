@@ -50,7 +50,7 @@ class Wanted:
             DataError: k is below 1, or an id is none.
         """
         if k < 1:
-            raise DataError(f"a list of {k} items", code="request-value", where="k", hint="ask for at least 1")
+            raise DataError(f"the list has {k} items", code="request-value", where="k", hint="ask for at least 1")
         only = None if allow is None else to_ids(list(allow), "allow")
         return cls(k, only, to_ids(list(deny), "deny"), filter_seen, k)
 
@@ -198,17 +198,15 @@ def _refuse(users: Samples, asked: pa.Table, left_N: NDArray[np.int64], k_N: NDA
     nothing_n = np.flatnonzero(~(users.history_row_NL > 0).any(1))
     if len(nothing_n):
         user = asked["user_id"][int(nothing_n[0])].as_py()
-        known = (
-            "is known, but the bundle keeps none of its events" if users.user_row_N[nothing_n[0]] else "is not known"
-        )
+        known = "is known, but the bundle has none of their events" if users.user_row_N[nothing_n[0]] else "is unknown"
         raise DataError(
-            f"user {user!r} {known}, and the request brings no item of the catalogue as its history",
-            code="history-missing", where="recommend", hint="give the items that the user took, oldest first: history",
+            f"user {user!r} {known}, and the request's history has no item of the catalogue",
+            code="history-missing", where="recommend", hint="give a history: items that the user took, oldest first",
         )  # fmt: skip
     short_n = np.flatnonzero(left_N < k_N)
     if len(short_n):
         user, left, k = asked["user_id"][int(short_n[0])].as_py(), int(left_N[short_n[0]]), int(k_N[short_n[0]])
         raise DataError(
-            f"{left:,} items are left for user {user!r}, fewer than the {k:,} asked for", code="list-too-short",
+            f"{left:,} items are left for user {user!r}, fewer than the {k:,} requested", code="list-too-short",
             where="recommend", hint=f"ask for at most {left:,}, or allow more items" if left else "allow more items",
         )  # fmt: skip

@@ -51,9 +51,9 @@ def score_window(database: Path, first: int, last: int, bundles: Mapping[str, Pa
             found[arm] = same[scorer.digest]
             continue
         if not isinstance(scorer.task, NumberTask):
-            what = f"bundles of the task `{scorer.task.config.type}` answer with lists, which are not replayed"
+            what = f"bundles of the task `{scorer.task.config.type}` answer with lists, which cannot be replayed"
             raise ModelError(what,
-                             code="promote-task", where="replay", hint="replay a recipe of another task")  # fmt: skip
+                             code="promote-task", where="replay", hint="replay a recipe with another task")  # fmt: skip
         if window is None or task is None:
             task = scorer.task
             window, slices = between(database, task, first, last), _slices(database, first, last, task)

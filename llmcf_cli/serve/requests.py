@@ -88,7 +88,7 @@ def read_requests(path: Path, form: RequestForm) -> pa.Table:
             table = _read_csv(con, path)
         if table.bad.count:
             detail = "".join(f"\n  {sample}" for sample in table.bad.samples)
-            hint = table.remedy or "correct them; a value that holds the delimiter is quoted, as a history is in CSV"
+            hint = table.remedy or "correct them; quote values that contain the delimiter, such as histories in CSV"
             raise DataError(
                 f"{table.bad.count:,} of the lines cannot be read{detail}",
                 code="rows-unusable",
@@ -107,7 +107,10 @@ def _own_errors(path: Path) -> Iterator[None]:
         yield
     except duckdb.OutOfMemoryException as error:
         raise DataError(
-            "takes more memory than there is", code="memory-full", where=str(path), hint="score it in parts"
+            "needs more memory than there is",
+            code="memory-full",
+            where=str(path),
+            hint="split the file, and score the parts",
         ) from error
 
 
@@ -212,7 +215,7 @@ def to_ids(values: Sequence[Any], where: str) -> pa.Array:
         ids = ids.combine_chunks()
     if ids.null_count:
         raise DataError(f"{ids.null_count:,} {where} have no id", code="request-value", where=where,
-                        hint="an id is a text or a whole number")  # fmt: skip
+                        hint="an id must be a text or a whole number")  # fmt: skip
     return ids
 
 
@@ -240,7 +243,7 @@ def _converted(con: Any, table: Table, form: RequestForm) -> pa.Table:
     _require_columns(list(types), table.origin)
     for column in (*NEEDED, "history", "time"):
         if column in table.objects:
-            what = f"{column} holds an object, not {'ids' if column == 'history' else 'a value'}"
+            what = f"{column} holds an object instead of {'ids' if column == 'history' else 'a value'}"
             where = f"{table.origin}:{table.objects[column]}"
             raise DataError(what, code="value-object", where=where, allowed=HISTORIES if column == "history" else ())
     _check_ids(con, table, types)
@@ -284,8 +287,8 @@ def _check_ids(con: Any, table: Table, types: Mapping[str, str]) -> None:
         if is_text(types[column]):
             longest = scalar(con, f"SELECT max(strlen({name(column)})) FROM {table.relation}") or 0
             if longest > MAX_ID:
-                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are read", code="request-value",
-                        where=table.origin)  # fmt: skip
+                raise DataError(f"a {column} has {longest:,} bytes; at most {MAX_ID:,} are allowed",
+                        code="request-value", where=table.origin)  # fmt: skip
 
 
 def _check_length(con: Any, table: Table) -> None:
@@ -296,8 +299,8 @@ def _check_length(con: Any, table: Table) -> None:
         f"WHERE {long} ORDER BY request LIMIT 1"
     ).fetchone()
     if found is not None:
-        what = f"the history has {found[1]:,} characters; at most {MAX_HISTORY:,} are read"
-        hint = "give the latest events only: the model reads no more"
+        what = f"the history has {found[1]:,} characters; at most {MAX_HISTORY:,} are allowed"
+        hint = "give only the latest events: the model reads no more"
         raise DataError(what, code="request-value", where=f"{table.origin}, request {found[0]:,}", hint=hint)
 
 
@@ -326,7 +329,7 @@ def _require_items(found: pa.Table, origin: str) -> pa.Table:
         raise DataError(
             f"{len(none):,} of {found.num_rows:,} requests have no item_id", code="request-value",
             where=f"{origin}, request {none[0].as_py() + 1:,}",
-            hint="leave them out, or give each an item: a request asks how well one suits a user",
+            hint="leave them out, or give each an item: a request scores one item for a user",
         )  # fmt: skip
     return found
 
@@ -344,28 +347,28 @@ def _check(found: pa.Table, origin: str, form: RequestForm) -> None:
         where = f"{origin}, request {request + 1:,}"
         if column == "history":
             items = ", ".join(f'"{item}"' for item in re.findall(r"[^\s,;|\[\]()\"'{}]+", value))
-            what = f"the history {value!r} is no list of item ids{others}"
+            what = f"the history {value!r} is not a list of item ids{others}"
             raise DataError(
                 what,
                 code="request-value",
                 where=where,
                 allowed=HISTORIES,
-                hint=f"oldest first, between commas: [{items}]",
+                hint=f"write ids oldest first, separated by commas: [{items}]",
             )
         if column == "time":
             what, hint = _about_time(problem, form)
             raise DataError(f"the time {value!r} {what}{others}", code="request-value", where=where, hint=hint)
         raise DataError(
-            f"the {column} {value!r} is no id{others}",
+            f"the {column} {value!r} is not a valid id{others}",
             code="request-value",
             where=where,
-            hint="an id is a text or a whole number",
+            hint="an id must be a text or a whole number",
         )
 
 
 def _about_time(problem: str | None, form: RequestForm) -> tuple[str, str]:
     if form.clock == "per_user":
-        return "is no position", "a position is a whole number, as in the data that the bundle learned from"
+        return "is not a position", "a position must be a whole number, as in the bundle's training data"
     unit = f", or a number of {form.times.unit} since 1970" if form.times.unit else ""
     also = "" if form.times.format in (None, form.times.unit) else f", or as {form.times.format}"
     said = PROBLEMS[problem or "format"].removeprefix("the time ")

@@ -100,8 +100,8 @@ class Scorer:
         """
         folder = Path(bundle)
         if signers is not None and engine == "onnx":
-            raise ModelError("a signature covers the bundle, and not its export", code="option-conflict",
-                             where="signers", hint="load the bundle with the engine torch")  # fmt: skip
+            raise ModelError("the signature does not cover the export", code="option-conflict",
+                             where="signers", hint="use the engine torch")  # fmt: skip
         if signers is not None:
             check_signer(folder, MANIFEST, signers)
         parts = read_cascade(folder)
@@ -126,13 +126,13 @@ class Scorer:
         """
         if not other.makes_lists or self.makes_lists:
             raise ModelError(
-                f"finds with a bundle of the task {other.task.config.type}, and puts in order with one of "
+                f"cannot find candidates with the task {other.task.config.type} and rank them with "
                 f"{self.task.config.type}", code="cascade-unfit", where="cascade",
                 hint="give a bundle of the task `retrieval` first, and one of `ranking` second",
             )  # fmt: skip
         if other.form != self.form:
-            raise ModelError("the two bundles write times in different ways", code="cascade-unfit", where="cascade",
-                             hint="make both from the same `dataset`")  # fmt: skip
+            raise ModelError("the two bundles use different time formats", code="cascade-unfit", where="cascade",
+                             hint="train both from the same `dataset`")  # fmt: skip
         check_catalogues(*(one.model.resources.catalog.items.ids for one in (other, self)))
         self.finder = Finder(other, candidates)
 
@@ -317,7 +317,7 @@ class Scorer:
                 raise DataError(f"{added.ids.null_count:,} items have no id", code="items-no-id", where="add_items")
             if (old_n := known.rows(added.ids) > 0).any():
                 raise DataError(
-                    f"{first_of(added.ids, old_n)}: in the catalogue already", code="items-known", where="add_items"
+                    f"{first_of(added.ids, old_n)}: already in the catalogue", code="items-known", where="add_items"
                 )
             given = {"text": text_nT}
 

@@ -131,7 +131,7 @@ def export(
         LlmcfError: No number of partitions finds enough.
     """
     if out.exists():
-        raise StoreError("exists already", code="folder-exists", where=str(out), hint="name another folder with --out")
+        raise StoreError("already exists", code="folder-exists", where=str(out), hint="name another folder with --out")
     items, histories = item_vectors(scorer), _model(scorer).resources.histories
     catalog = _model(scorer).resources.catalog.users
     kept_u = np.zeros(0, np.int64) if histories is None else np.flatnonzero(np.diff(histories.offset_U)[1:])
@@ -154,8 +154,8 @@ def export(
         best = next((one for one in found if one.recall >= recall), None)
         if found and best is None:
             raise LlmcfError(
-                f"with all {partitions:,} partitions the index finds {found[-1].recall:.4f} of the exact result",
-                code="recall-unreachable", where="bundle vectors", hint="ask for less with --recall",
+                f"with all {partitions:,} partitions, the index finds only {found[-1].recall:.4f} of the exact result",
+                code="recall-unreachable", where="bundle vectors", hint="lower --recall",
             )  # fmt: skip
         report = Exported(items.num_rows, len(ids), users_UD.shape[1], partitions, best, exact_ms, len(chosen))
         write_atomic(folder / REPORT, json.dumps({"bundle": scorer.digest, "k": k, **asdict(report)}, indent=1))

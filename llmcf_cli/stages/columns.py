@@ -81,7 +81,7 @@ def _text_problems(root: Node, entity: Entity, template: Any, columns: Mapping[s
     for problem in template_problems(template, list(columns)):
         if problem.name:
             where = text_origin(origin, template, problem.line).place("dataset", "text", entity)
-            hint = "" if columns else f"the data set has no columns of {entity}s"
+            hint = "" if columns else f"the data set has no {entity} columns"
             yield LlmcfError(problem.what, code="text-template", where=where, allowed=problem.allowed, hint=hint)
 
 

@@ -94,7 +94,10 @@ def derive(
     """
     if own_key := next((key for change in overrides for key in _OWN if change.startswith(key)), None):
         raise LlmcfError(
-            f"a refresh sets {own_key} itself", code="option-conflict", where="--set", hint="write it into the recipe"
+            f"{own_key} is set by the refresh itself",
+            code="option-conflict",
+            where="--set",
+            hint="write it into the recipe instead",
         )
     folder, own = _folder(loaded.path), [one.model_dump() for one in loaded.recipe.dataset.added]
     files = _earlier(folder, loaded.path.stem)
@@ -184,8 +187,9 @@ def require_texts(recipe: Recipe, arm: str) -> None:
     """
     if not reads_texts(recipe, arm):
         raise LlmcfError(
-            f"the model of arm {arm} reads no texts of a language model, so none are written", code="option-conflict",
-            where="--level", allowed=("items", "finetune", "full"), hint="name another level, or another --arm",
+            f"the model of arm {arm} does not read a language model's texts, so there are none to write",
+            code="option-conflict",
+            where="--level", allowed=("items", "finetune", "full"), hint="choose another level or --arm",
         )  # fmt: skip
 
 
@@ -278,7 +282,7 @@ def _model(context: Context, last: Recipe | None, arm: str | None) -> tuple[str,
     chosen = arm or recipe.serve.arm or (arms[0] if len(arms) == 1 else None)
     if chosen is None:
         raise LlmcfError(
-            "the comparison that chooses an arm is not made", code="option-conflict", where="--arm",
-            allowed=tuple(arms), hint="name the arm, or first: llmcf run RECIPE",
+            "the comparison that chooses the arm has not been made", code="option-conflict", where="--arm",
+            allowed=tuple(arms), hint="give the arm, or first: llmcf run RECIPE",
         )  # fmt: skip
     return chosen, recipe.seeds[0]

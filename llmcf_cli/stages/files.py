@@ -104,7 +104,7 @@ def _check_columns(root: Node, locate: Locator, found: FileProblems) -> None:
     if absent:
         place = ("dataset", "text") if written.get("text") else ("dataset", "source")
         where = nearest(root, place).origin.place("dataset")
-        what = f"its columns are not checked, as {absent[0]} is not fetched yet"
+        what = f"its columns are not checked: {absent[0]} has not been fetched yet"
         hint = f"llmcf assets fetch {absent[0].removeprefix('asset:').partition('/')[0]}"
         found.unchecked.append(LlmcfError(what, code="columns-unchecked", where=where, hint=hint))
         return

@@ -63,19 +63,19 @@ def targets(recipe: Recipe, name: str) -> Sequence[Stage]:
 def _faults(found: Any, name: str) -> Iterator[str]:
     """What a stage's declaration lacks."""
     if not (isinstance(found, type) and issubclass(found, Stage)):
-        yield "is no subclass of Stage"
+        yield "is not a subclass of Stage"
         return
     if missing := sorted(found.__abstractmethods__):
         yield f"does not define {', '.join(missing)}"
     if getattr(found, "name", None) != name:
-        yield f"has `name` {getattr(found, 'name', None)!r}, and is registered as {name!r}"
+        yield f"has `name` {getattr(found, 'name', None)!r}, but is registered as {name!r}"
     if not isinstance(getattr(found, "version", None), int):
-        yield "has no `version`, a whole number"
+        yield "has no `version` (a whole number)"
     if not is_dataclass(getattr(found, "report", None)):
-        yield "has no `report`, a dataclass"
+        yield "has no `report` (a dataclass)"
     output = getattr(found, "output", None)
     if not (isinstance(output, type) and issubclass(output, Output)):
-        yield "has no `output`, a subclass of Output"
+        yield "has no `output` (a subclass of Output)"
 
 
 def run_steps(

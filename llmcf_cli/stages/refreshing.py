@@ -79,11 +79,11 @@ def steps_of(context: Context) -> list[Step]:
     steps = reached(plan(context, [target_of(context.recipe)]))
     for step in steps:
         if isinstance(step.node.stage, Trained | FrozenLLM) and step.runs:
-            what = "trained model to bring up to date"
+            what = "trained model to refresh"
             if isinstance(step.node.stage, FrozenLLM):
-                what = "language model that wrote the texts of before"
+                what = "language model that wrote the earlier texts"
             raise StoreError(
-                f"there is no {what} ({step.reason})", code="refresh-untrained", where=step.node.label,
+                f"missing {what} ({step.reason})", code="refresh-untrained", where=step.node.label,
                 hint="llmcf run RECIPE",
             )  # fmt: skip
     return steps

@@ -203,9 +203,9 @@ class ArtifactStore:
         """
         folder = self.folder(stage, key)
         if in_use(folder / MANIFEST):
-            hint = "wait until it ends, then run again"
+            hint = "wait until it finishes, then run again"
             raise StoreError(
-                "another process reads what this would replace", code="store-in-use", where=str(folder), hint=hint
+                "another process is reading what this would replace", code="store-in-use", where=str(folder), hint=hint
             )
 
     def commit(self, partial: Partial, manifest: Manifest) -> Path:
@@ -271,7 +271,7 @@ class ArtifactStore:
         except OSError as error:
             raise StoreError(
                 f"cannot be removed: {error.strerror}", code="store-unwritable", where=str(folder),
-                hint="its owner must do it",
+                hint="ask the owner of the files to remove it",
             ) from error  # fmt: skip
 
     def _base(self, stage: str, key: str) -> Path:
@@ -338,7 +338,7 @@ def _parsed(folder: Path) -> tuple[Manifest | None, list[Fault]]:
             return None, [Fault(MANIFEST, CHANGED)]
         return Manifest.model_validate(data), []
     except (ValidationError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None, [Fault(MANIFEST, "is no manifest of this version")]
+        return None, [Fault(MANIFEST, "is not a manifest of this version")]
     except OSError as error:
         return None, [Fault(MANIFEST, f"cannot be read ({error.strerror})")]
 

@@ -125,7 +125,7 @@ class AssetStore:
         asset, folder = self.get(name), self.folder(name)
         hint = f"llmcf assets fetch {name}"
         if not folder.is_dir():
-            return (AssetError("is not fetched", code="asset-absent", where=f"{ASSET_PREFIX}{name}", hint=hint),)
+            return (AssetError("has not been fetched", code="asset-absent", where=f"{ASSET_PREFIX}{name}", hint=hint),)
         problems = []
         with progress.task(f"verify {name}", asset.size, "B") as task:
             for file in asset.files:
@@ -134,7 +134,9 @@ class AssetStore:
                     problems.append(AssetError("is missing", code="asset-file-missing", where=str(path), hint=hint))
                 elif digest_file(path) != file.sha256:
                     problems.append(
-                        AssetError("does not hold the declared bytes", code="asset-changed", where=str(path), hint=hint)
+                        AssetError(
+                            "does not match its declared digest", code="asset-changed", where=str(path), hint=hint
+                        )
                     )
                 task.advance(file.size)
         if problems:
@@ -310,7 +312,7 @@ class Locator:
             relative = Path(ref).expanduser()
         except RuntimeError as error:
             raise DataError(
-                f"there is no home folder of the user in {ref:.80}", code="home-unknown", hint="write the whole path"
+                f"the user in {ref:.80} has no home folder", code="home-unknown", hint="write the absolute path"
             ) from error
         for folder in self._folders:
             if kind_of(folder / relative) != "nothing":

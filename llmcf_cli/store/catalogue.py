@@ -53,7 +53,7 @@ class AssetFile(Config):
                 raise ValueError(f"{source} is not encrypted; use https://")
         elif not (source.startswith(_FILE) and len(source) > len(_FILE)):
             raise ValueError(
-                f"{source!r} is none of pypi:NAME==VERSION/MEMBER, hf:ORG/REPO@REVISION/FILE, https://…, file:PATH"
+                f"{source!r} is not one of pypi:NAME==VERSION/MEMBER, hf:ORG/REPO@REVISION/FILE, https://…, file:PATH"
             )
         return source
 
@@ -125,7 +125,7 @@ def checked_member(path: str) -> str:
     """
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or re.search(r"[\\:\x00-\x1f]", path):
-        raise ValueError(f"{path!r} is no relative path inside a folder")
+        raise ValueError(f"{path!r} is not a relative path inside a folder")
     return path
 
 
@@ -153,9 +153,9 @@ def load_catalogue(*files: Path) -> dict[str, Asset]:
 
 
 def _taken(file: Path, name: str) -> LlmcfError:
-    return LlmcfError("is the name of an asset of llmcf's own, which has other bytes",
+    return LlmcfError("is already the name of one of llmcf's own assets, with other content",
                       code="asset-name-taken", where=f"{file}: {name}",
-                      hint="give it another name, here and in the recipe")  # fmt: skip
+                      hint="rename it, here and in the recipe")  # fmt: skip
 
 
 def _read(file: Path) -> dict[str, Asset]:
@@ -185,9 +185,9 @@ def _anchored(asset: Asset, file: Path) -> "Asset":
             return one
         path = (folder / one.source.removeprefix(_FILE)).resolve()
         if not path.is_relative_to(folder):
-            problem = LlmcfError(f"{one.source} lies outside the catalogue's folder",
+            problem = LlmcfError(f"{one.source} is outside the catalogue's folder",
                                  code="catalogue-outside", where=Place(file=str(file), path=(asset.name,)),
-                                 hint="put the file below it; a link does not do")  # fmt: skip
+                                 hint="put the file itself, not a link, below that folder")  # fmt: skip
             raise RecipeError([problem])
         return one.model_copy(update={"source": f"{_FILE}{path}"})
 

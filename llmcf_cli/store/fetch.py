@@ -109,7 +109,7 @@ class Fetcher:
         kind = "dataset" if data else "model"
         size = get_hf_file_metadata(hf_hub_url(repo, name, revision=revision, repo_type=kind)).size
         if size is not None and size != file.size:  # before anything of it is downloaded
-            raise MismatchError(f"{file.source} has {size:,} bytes, not the {file.size:,} declared")
+            raise MismatchError(f"{file.source} has {size:,} bytes instead of the declared {file.size:,}")
         found = hf_hub_download(
             repo,
             name,
@@ -171,10 +171,10 @@ def check_source(address: str) -> None:
     if host in Permissions().hosts():
         return
     if host.scheme != "https" or not is_public(host.name):
-        what = "is this machine or its own network" if host.scheme == "https" else "is not asked over https"
-        raise AccessError(f"{what}; no catalogue may have it fetched unless you allow it",
+        what = "is this machine or its own network" if host.scheme == "https" else "is not reached over https"
+        raise AccessError(f"{what}; catalogues may only fetch from it if you allow it",
                           code="host-refused", where=str(host),
-                          hint=f"if you meant it: llmcf keys allow {host} --no-key")  # fmt: skip
+                          hint=f"if this is intended: llmcf keys allow {host} --no-key")  # fmt: skip
 
 
 def copy_verified(stream: IO[bytes], file: AssetFile, target: Path, task: Task) -> None:
@@ -197,7 +197,7 @@ def copy_verified(stream: IO[bytes], file: AssetFile, target: Path, task: Task) 
             out.flush()
             os.fsync(out.fileno())
         if size != file.size or digest.hexdigest() != file.sha256:
-            raise MismatchError(f"{file.source} does not hold the declared bytes", where=file.path)
+            raise MismatchError(f"{file.source} does not match its declared digest", where=file.path)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)

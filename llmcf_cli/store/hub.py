@@ -49,7 +49,7 @@ class Repository:
         """
         found = _PLACE.fullmatch(place)
         if found is None:
-            raise LlmcfError("is no address on a hub", code="parcel-unpinned", where=place, allowed=(FORM,))
+            raise LlmcfError("not an address on a hub", code="parcel-unpinned", where=place, allowed=(FORM,))
         return cls(found["repo"], "dataset" if found["data"] else "model", found["commit"])
 
     def __str__(self) -> str:
@@ -75,7 +75,7 @@ class HubSource(Source):
     def __init__(self, place: str, work: Path) -> None:
         self._repository, self._work = Repository.of(place), work
         if self._repository.commit is None:
-            raise LlmcfError("names no commit, so anything could be there", code="parcel-unpinned", where=place,
+            raise LlmcfError("no commit, so its content could be anything", code="parcel-unpinned", where=place,
                              allowed=(FORM,), hint="ask whoever shares it: `llmcf recipe push` prints the whole "
                              "address")  # fmt: skip
         with explained(MANIFEST, place), _told(place):
@@ -125,7 +125,7 @@ def push(source: Source, address: str, progress: Progress) -> str:
 
     repository, host = Repository.of(address), hub_host()
     if host not in Permissions().hosts():
-        raise AccessError("you have not allowed that parcels are sent to this host", code="host-refused",
+        raise AccessError("you have not allowed sending parcels to this host", code="host-refused",
                           where=str(host), hint=f"if you trust it: llmcf keys allow {host} --env HF_TOKEN")  # fmt: skip
     _, key = Permissions().key_for(str(host))
     api = HfApi(token=key or None)
@@ -162,12 +162,12 @@ def _told(place: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         said = " ".join(str(error).split())[:300]
         if error.response is not None and error.response.status_code in (401, 403):
-            raise AccessError(f"the hub refuses it: {said}", code="host-refused", where=place,
+            raise AccessError(f"the hub refuses: {said}", code="host-refused", where=place,
                               hint=f"llmcf keys allow {hub_host()} --env HF_TOKEN") from error  # fmt: skip
         raise AssetError(f"the hub has no such parcel: {said}", code="asset-unfetchable", where=place) from error
     except LlmcfError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        hint = "check the connection and run the same command again"
+        hint = "check the connection, then run the same command again"
         raise AssetError(f"the hub cannot be used: {error}", code="asset-unfetchable", where=place,
                          hint=hint) from error  # fmt: skip

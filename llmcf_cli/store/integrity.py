@@ -101,7 +101,7 @@ def _fault(path: Path, record: FileRecord, trusted: _Trust) -> str:
     try:
         found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
-            return "is no regular file"
+            return "is not a regular file"
         if found.st_size != record.size:
             return f"has {found.st_size:,} bytes instead of {record.size:,}"
         if trusted(found, record):

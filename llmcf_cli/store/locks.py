@@ -41,7 +41,7 @@ def held(lock_path: Path, what: str) -> Iterator[None]:
             f"is being made by process {pid}",
             code="store-busy",
             where=what,
-            hint=f"wait for process {pid} or stop it, then run again",
+            hint=f"wait for process {pid}, or stop it, then run again",
         ) from error
     try:
         pid_path.write_text(str(os.getpid()))

@@ -48,7 +48,7 @@ class Place:
         """
         found = _ADDRESS.fullmatch(address)
         if found is None:
-            raise LlmcfError("is no address in a registry", code="parcel-unpinned", where=address, allowed=(FORM,))
+            raise LlmcfError("not an address in a registry", code="parcel-unpinned", where=address, allowed=(FORM,))
         return cls(Host.of(found["host"]), found["name"], found["digest"])
 
     def __str__(self) -> str:
@@ -69,7 +69,7 @@ class Registry:
         self._base = f"{place.host}/v2/{place.name}/"
         allowed = Permissions().hosts()
         if writes and place.host not in allowed:
-            raise AccessError("you have not allowed that parcels are sent to this host", code="host-refused",
+            raise AccessError("you have not allowed sending parcels to this host", code="host-refused",
                               where=str(place.host), hint=f"if you trust it: llmcf keys allow {place.host} --env "
                               "VARIABLE_WITH_USER:PASSWORD, or --no-key")  # fmt: skip
         self.variable, self._key = Permissions().key_for(str(place.host)) if place.host in allowed else (None, "")
@@ -104,7 +104,7 @@ class Registry:
         at = urljoin(before, str(reply.headers.get("Location", before)))
         host = Host.of(at)
         if host != self._place.host and host not in Permissions().hosts():
-            raise AccessError(f"{self._place.host} wants the parcel sent to this host", code="host-refused",
+            raise AccessError(f"{self._place.host} redirects the upload to this host", code="host-refused",
                               where=str(host), hint=f"if you trust it: llmcf keys allow {host} --no-key")  # fmt: skip
         return at
 
@@ -126,10 +126,10 @@ class Registry:
         said = " ".join(reply.content[:300].decode("utf-8", "replace").split())
         if reply.status_code in (401, 403):
             raise AccessError(
-                f"the registry refuses it: {said}", code="host-refused", where=str(self._place),
+                f"the registry refuses: {said}", code="host-refused", where=str(self._place),
                 hint=f"llmcf keys allow {self._place.host} --env VARIABLE_WITH_USER:PASSWORD",
             )  # fmt: skip
-        raise AssetError(f"{method} {url} is answered {reply.status_code}: {said}", code="asset-unfetchable",
+        raise AssetError(f"{method} {url} failed with status {reply.status_code}: {said}", code="asset-unfetchable",
                          where=str(self._place))  # fmt: skip
 
     def _get_pass(self, challenge: str) -> None:
@@ -159,8 +159,8 @@ class Registry:
             yield
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             raise AssetError(f"{url} cannot be reached: {error}", code="asset-unfetchable", where=str(self._place),
-                             hint="check the connection and run the same command again: it goes on from "
-                             "here") from error  # fmt: skip
+                             hint="check the connection, then run the same command to "
+                             "resume") from error  # fmt: skip
 
 
 def _client() -> Any:

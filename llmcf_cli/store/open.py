@@ -106,7 +106,7 @@ def refuse_code(connection: Any, path: Path) -> None:
         connection.close()
         kind, name = found
         raise StoreError(
-            f"holds the {kind} {name!r:.60}; only tables are read",
+            f"contains the {kind} {name!r:.60}; only tables are read",
             code="store-no-table",
             where=str(path),
             hint=_aside(path),
@@ -133,7 +133,7 @@ def intact(path: Path) -> Iterator[None]:
 
 
 def _aside(path: Path) -> str:
-    return f"if it is damaged: mv {path} {path}.damaged; what it held is made again"
+    return f"if it is damaged: mv {path} {path}.damaged; its content is then made again"
 
 
 def read_meta(path: Path) -> dict[str, str]:
@@ -173,7 +173,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     except FileNotFoundError as error:
         raise StoreError("no such table", code="store-missing", where=str(path), hint="llmcf status") from error
     except pa.ArrowInvalid as error:
-        raise StoreError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
+        raise StoreError(f"cannot be read as Parquet: {error}", code="file-format", where=str(path)) from error
 
 
 def open_lance(place: Path | str) -> Any:
@@ -229,7 +229,7 @@ def copy_lance(source: Path | str, name: str, to: str) -> None:
 
 def _lance_table(place: Path | str, name: str) -> Any:
     if isinstance(place, Path) and not (place / f"{name}.lance").is_dir():
-        raise StoreError(f"has no table {name!r}", code="store-missing", where=str(place), hint="llmcf status")
+        raise StoreError(f"no table {name!r}", code="store-missing", where=str(place), hint="llmcf status")
     try:
         return open_lance(place).open_table(name)
     except (ValueError, OSError, RuntimeError) as error:

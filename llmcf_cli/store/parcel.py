@@ -73,7 +73,7 @@ class ParcelManifest(Config):
     @rule("files", "lock")
     def _files_lie_inside(self) -> Iterator[Broken]:
         if len(self.files) > self.MOST:
-            yield Broken(f"lists {len(self.files):,} files; at most {self.MOST:,} are read", ("files",))
+            yield Broken(f"lists {len(self.files):,} files; at most {self.MOST:,} are allowed", ("files",))
             return
         seen: dict[str, str] = {}
         folders = {parent.casefold() for path in self.files for parent in _parents(path)}
@@ -85,10 +85,10 @@ class ParcelManifest(Config):
                 yield Broken(str(error), ("files", path[:80]))
                 continue
             if len(path) > MAX_PATH or folded == MANIFEST.casefold() or folded in folders or folded in seen:
-                yield Broken(f"{path[:80]!r} is too long, or takes another file's place", ("files", path[:80]))
+                yield Broken(f"{path[:80]!r} is too long, or collides with another file", ("files", path[:80]))
             seen[folded] = path
         if self.lock not in self.files:
-            yield Broken(f"{self.lock[:80]!r} is none of its files", ("lock",))
+            yield Broken(f"{self.lock[:80]!r} is not one of its files", ("lock",))
 
     @property
     def size(self) -> int:
@@ -122,7 +122,7 @@ def read_parcel_manifest(content: bytes, where: str) -> ParcelManifest:
         manifest = ParcelManifest.model_validate(data)
     except (ValidationError, ValueError, RecursionError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise DataError(f"{MANIFEST} is no manifest of this version: {first}", code="parcel-invalid", where=where,
+        raise DataError(f"{MANIFEST} is not a manifest of this version: {first}", code="parcel-invalid", where=where,
                         hint=AGAIN) from error  # fmt: skip
     if manifest.text().encode() != content:
         raise DataError("was changed after it was made", code="parcel-changed", where=f"{where}: {MANIFEST}",
@@ -177,7 +177,7 @@ def check_free(target: Path) -> None:
         StoreError: Something is.
     """
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise StoreError("is there already, and nothing is overwritten", code="target-taken", where=str(target),
+        raise StoreError("already exists, and nothing is overwritten", code="target-taken", where=str(target),
                          hint="name another place, or remove it first")  # fmt: skip
 
 

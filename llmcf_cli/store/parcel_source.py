@@ -48,7 +48,7 @@ _LOCATOR = 20
 """Bytes of what tells where the 64-bit end of a zip's list is, just before the plain one."""
 _TAIL = END.size + 65_535 + _LOCATOR + _END_64.size
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, struct.error)
-_EXPORT = "llmcf recipe export RECIPE TARGET makes a parcel"
+_EXPORT = "make a parcel with: llmcf recipe export RECIPE TARGET"
 
 
 class Source(ABC):
@@ -111,7 +111,7 @@ class FolderSource(Source):
                 if one == self._folder:
                     break
                 if one.is_symlink():
-                    raise DataError("is a link; a parcel has files only", code="parcel-changed", where=path)
+                    raise DataError("is a link; a parcel contains only files", code="parcel-changed", where=path)
             if kind_of(place) != "file":
                 raise DataError("is missing", code="parcel-changed", where=path)
             with place.open("rb") as stream:
@@ -122,7 +122,7 @@ class FolderSource(Source):
             for name in names:
                 path = Path(at, name).relative_to(self._folder).as_posix()
                 if path not in self.manifest.files and path != MANIFEST and not name.startswith("."):
-                    raise DataError("is not in the manifest", code="parcel-changed", where=path, hint=AGAIN)
+                    raise DataError("not in the manifest", code="parcel-changed", where=path, hint=AGAIN)
 
 
 class ZipSource(Source):
@@ -145,9 +145,9 @@ class ZipSource(Source):
                 infos = archive.infolist()
                 names = [info.filename for info in infos]
                 if len(set(names)) < len(names) or len(names) > MAX_FILES + 1:
-                    raise DataError("has a member twice, or too many", code="parcel-changed", where=str(file))
+                    raise DataError("has duplicate members, or too many", code="parcel-changed", where=str(file))
                 if MANIFEST not in names:
-                    raise DataError("has no manifest", code="parcel-invalid", where=str(file), hint=_EXPORT)
+                    raise DataError("no manifest", code="parcel-invalid", where=str(file), hint=_EXPORT)
                 with archive.open(MANIFEST) as stream:
                     content = stream.read(MAX_MANIFEST + 1)
         super().__init__(read_parcel_manifest(content, str(file)), str(file))
@@ -180,10 +180,10 @@ class ZipSource(Source):
         listed = self.manifest.files.get(path)
         what = (
             "is not in the manifest" if listed is None
-            else "is a link; a parcel has files only" if mode and not stat.S_ISREG(mode)
-            else "is encrypted, or packed in an unknown way"
+            else "is a link; a parcel contains only files" if mode and not stat.S_ISREG(mode)
+            else "is encrypted, or uses an unknown compression"
             if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-            else f"says that it has {info.file_size:,} bytes, not the {listed.size:,} of the manifest"
+            else f"has {info.file_size:,} bytes instead of the manifest's {listed.size:,}"
             if info.file_size != listed.size else ""
         )  # fmt: skip
         if what:
@@ -266,10 +266,10 @@ def explained(path: str, parcel: str) -> Iterator[None]:
     try:
         yield
     except MismatchError as error:
-        raise DataError("does not hold the bytes that the manifest lists", code="parcel-changed", where=path,
+        raise DataError("does not match the manifest", code="parcel-changed", where=path,
                         hint=AGAIN) from error  # fmt: skip
     except AssetError as error:
-        hint = "check the connection and run the same command again: it goes on from here"
+        hint = "check the connection, then run the same command to resume"
         raise AssetError(error.what, code=error.code, where=path, hint=hint) from error
     except _BROKEN as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -299,17 +299,17 @@ def _check_end(file: Path) -> None:
         tail = stream.read()
     place = tail.rfind(b"PK\x05\x06")
     if place < 0 or len(tail) - place < END.size:
-        raise DataError("is no zip, and no folder", code="parcel-invalid", where=str(file), hint=_EXPORT)
+        raise DataError("is neither a zip file nor a folder", code="parcel-invalid", where=str(file), hint=_EXPORT)
     _, disk, first, here, count, directory, _, comment = END.unpack_from(tail, place)
     if disk or first or here != count or place + END.size + comment != len(tail):
-        raise DataError("has no end that can be read", code="parcel-invalid", where=str(file), hint=AGAIN)
+        raise DataError("is truncated or not a zip file", code="parcel-invalid", where=str(file), hint=AGAIN)
     if place >= _LOCATOR and tail.startswith(b"PK\x06\x07", place - _LOCATOR):
         start = place - _LOCATOR - _END_64.size
         if start < 0 or not tail.startswith(b"PK\x06\x06", start):
-            raise DataError("has no end that can be read", code="parcel-invalid", where=str(file), hint=AGAIN)
+            raise DataError("is truncated or not a zip file", code="parcel-invalid", where=str(file), hint=AGAIN)
         *_, count, directory, _ = _END_64.unpack_from(tail, start)
     if count > MAX_FILES + 1 or directory > MAX_DIRECTORY:
-        raise DataError(f"has {count:,} members; at most {MAX_FILES:,} are read", code="file-limit", where=str(file))
+        raise DataError(f"has {count:,} members; at most {MAX_FILES:,} are allowed", code="file-limit", where=str(file))
 
 
 def _remove_strays(folder: Path, manifest: ParcelManifest) -> None:

@@ -69,7 +69,8 @@ class RegistrySource(Source):
 
     def __init__(self, place: Place, work: Path) -> None:
         if place.digest is None:
-            raise LlmcfError("names no digest, so anything could be there", code="parcel-unpinned", where=str(place),
+            raise LlmcfError("no digest, so its content could be anything",
+                             code="parcel-unpinned", where=str(place),
                              allowed=(FORM,), hint="ask whoever shares it: `llmcf recipe push` prints the whole "
                              "address")  # fmt: skip
         self._registry, self._work = Registry(place), work
@@ -85,7 +86,7 @@ class RegistrySource(Source):
         self._blobs = blobs
         for path, file in self.manifest.files.items():
             if sum(size for _, size in blobs.get(path, [])) != file.size or not blobs.get(path):
-                raise DataError("is not in the registry as the parcel lists it", code="parcel-changed", where=path)
+                raise DataError("differs in the registry from the parcel's manifest", code="parcel-changed", where=path)
 
     def fetch(self, path: str, target: Path, task: Task) -> None:
         self._work.mkdir(parents=True, exist_ok=True)
@@ -104,7 +105,7 @@ class RegistrySource(Source):
             return
         url = self._registry.url(f"blobs/sha256:{digest}")
         if not self._registry.has(f"blobs/sha256:{digest}"):  # and asks for another pass where the last has run out
-            raise AssetError("is not in the registry", code="asset-unfetchable", where=part.name)
+            raise AssetError("not in the registry", code="asset-unfetchable", where=part.name)
         file = AssetFile(path=part.name, source=url, sha256=digest, size=size)
         parcel = Asset(name="parcel", kind="dataset", description="", licence="", files=(file,))
         Fetcher(parcel, self._work, SILENT, task, self._registry.headers).fetch(file, part)
@@ -266,9 +267,11 @@ def _blobs(content: bytes, place: Place) -> dict[str, list[tuple[str, int]]]:
 
 
 def _no_parcel(place: Place) -> DataError:
-    return DataError("is no parcel", code="parcel-invalid", where=str(place), hint="llmcf recipe push makes one")
+    return DataError(
+        "not a parcel", code="parcel-invalid", where=str(place), hint="publish one with: llmcf recipe push"
+    )
 
 
 def _check_digest(content: bytes, digest: str, where: str) -> None:
     if hashlib.sha256(content).hexdigest() != digest:
-        raise DataError("does not hold the bytes of its digest", code="parcel-changed", where=where)
+        raise DataError("does not match its digest", code="parcel-changed", where=where)

@@ -66,7 +66,7 @@ def list_parcels(folder: Path) -> Path:
             licence=manifest.licence, size=manifest.size,
         ))  # fmt: skip
     if len(found) > MAX_LISTED:
-        raise StoreError(f"holds {len(found):,} parcels; an index lists at most {MAX_LISTED:,}", code="file-limit",
+        raise StoreError(f"contains {len(found):,} parcels; an index lists at most {MAX_LISTED:,}", code="file-limit",
                          where=str(folder), hint="push to another folder")  # fmt: skip
     file = folder / INDEX
     write_atomic(file, _HEAD + dump_yaml(Index(parcels=tuple(found)).model_dump(mode="json")))
@@ -88,7 +88,7 @@ def read_index(address: str) -> Index:
     if place.startswith("https://"):
         content = small_file(f"{place}/{INDEX}", MAX_BYTES)
     elif "://" in place:
-        raise LlmcfError("is no address of an index", code="index-address", where=address,
+        raise LlmcfError("not the address of an index", code="index-address", where=address,
                          allowed=("https://HOST/FOLDER", "FOLDER"))  # fmt: skip
     else:
         content = read_small(Path(place).expanduser() / INDEX, MAX_BYTES, DataError)
@@ -100,7 +100,7 @@ def read_index(address: str) -> Index:
     except (ValidationError, UnicodeDecodeError, LlmcfError) as error:
         first = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         hint = "whoever shares the folder can write it again: llmcf recipe push PARCEL FOLDER"
-        raise DataError(f"{INDEX} is no index of this version: {first}", code="index-invalid", where=address,
+        raise DataError(f"{INDEX} is not an index of this version: {first}", code="index-invalid", where=address,
                         hint=hint) from error  # fmt: skip
 
 

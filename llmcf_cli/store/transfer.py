@@ -69,7 +69,7 @@ def open_address(address: str, work: Path) -> Source:
         return RegistrySource(Place.of(address), work)
     found = _PINNED.fullmatch(address)
     if found is None:
-        raise LlmcfError("names no digest, so anything could be there", code="parcel-unpinned", where=address,
+        raise LlmcfError("no digest, so its content could be anything", code="parcel-unpinned", where=address,
                          allowed=_FORMS,
                          hint="ask whoever shares it: `llmcf recipe push` prints the whole address")  # fmt: skip
     place, digest = found["place"], found["digest"]
@@ -80,7 +80,7 @@ def open_address(address: str, work: Path) -> Source:
     if place.startswith("https://"):
         return WebSource(place, digest, work)
     if "://" in place:
-        raise LlmcfError("is no address that parcels are pulled from", code="parcel-unpinned", where=address,
+        raise LlmcfError("not an address that parcels can be pulled from", code="parcel-unpinned", where=address,
                          allowed=_FORMS)  # fmt: skip
     source = open_parcel(Path(place))
     check_pin(source, digest)
@@ -94,8 +94,9 @@ def check_pin(source: Source, digest: str) -> None:
         DataError: It is another one.
     """
     if source.manifest.digest != digest:
-        raise DataError(f"is the parcel {source.manifest.digest}, not {digest}", code="parcel-other", where=source.name,
-                        hint="get the address again; somebody may have put another parcel there")  # fmt: skip
+        raise DataError(f"contains the parcel {source.manifest.digest}, not {digest}",
+                        code="parcel-other", where=source.name,
+                        hint="ask for the address again; the parcel may have been replaced")  # fmt: skip
 
 
 def small_file(address: str, most: int) -> bytes:

@@ -79,13 +79,13 @@ def first_line(path: Path, dialect: Dialect) -> Header:
             for number, line in enumerate(iter(lambda: handle.readline(LONGEST), ""), 1):
                 line.replace("\0", "\udc00").encode("utf-8")
                 if number > MAX_BLANK_LINES:
-                    raise DataError(f"begins with {MAX_BLANK_LINES:,} blank lines", code="blank-lines", where=str(path))
+                    raise DataError(f"starts with {MAX_BLANK_LINES:,} blank lines", code="blank-lines", where=str(path))
                 if line.strip(WHITE):
                     return _header(line, handle, number, dialect, f"{path}:{number}")
     except (*BROKEN, UnicodeError) as error:
         raise unreadable_text(path, error, dialect.encoding, dialect.encoding_setting) from error
     except csv.Error as error:
-        raise DataError(f"the first line is no CSV: {error}", code="file-format", where=f"{path}:1") from error
+        raise DataError(f"the first line is not CSV: {error}", code="file-format", where=f"{path}:1") from error
     raise DataError("is empty", code="data-empty", where=str(path))
 
 
@@ -111,7 +111,7 @@ def _limited(lines: Iterable[str], where: str) -> Iterator[str]:
         if read > MAX_HEADER:
             what = f"the first line is longer than {MAX_HEADER:,} characters"
             raise DataError(
-                what, code="csv-header", where=where, hint="give columns shorter names, or fewer; close what is quoted"
+                what, code="csv-header", where=where, hint="use fewer columns or shorter names; close open quotes"
             )
         yield line
 
@@ -154,7 +154,7 @@ def read_body(
     check_count(len(cells), str(path))
     columns, notes = distinct_names(cells)
     blank = _blank_lines(path, dialect)
-    notes += tuple(f"{blank:,} blank lines before the first one are skipped" for _ in range(blank > 0))
+    notes += tuple(f"{blank:,} blank lines at the start are skipped" for _ in range(blank > 0))
     with scratch_folder(con) as folder:
         source = path
         if rows is None:
@@ -189,19 +189,20 @@ def _check_names(path: Path, dialect: Dialect, header: Header, names: Sequence[s
     if other != dialect.delimiter and len(names or ()) != 1:
         setting = f"set {dialect.settings}.delimiter: {json.dumps(other)} in the recipe"
         raise DataError(
-            f"has one column by the delimiter {dialect.delimiter!r}: {found[0]!r}", code="csv-delimiter", where=where,
+            f"has only one column with the delimiter {dialect.delimiter!r}: {found[0]!r}",
+            code="csv-delimiter", where=where,
             hint=setting if dialect.settings else f"separate columns by {dialect.delimiter!r}",
         )  # fmt: skip
     if names is not None and len(names) != len(found):
         raise DataError(
-            f"has {len(found)} columns, but {len(names)} are named", code="csv-columns", where=where,
+            f"has {len(found)} columns, but {len(names)} names", code="csv-columns", where=where,
             hint=f"correct {dialect.settings}.names or the delimiter",
         )  # fmt: skip
     given = tuple(names or found)
     twice = next((column for column in given if column and given.count(column) > 1), None)
     if twice is not None:
         raise DataError(
-            f"names the column {twice!r} twice",
+            f"duplicate column {twice!r}",
             code="column-twice",
             where=where,
             allowed=given,
@@ -235,7 +236,7 @@ def _load(
         raise
     except duckdb.Error as error:
         raise unreadable_text(path, error, dialect.encoding, dialect.encoding_setting) from error
-    return bad, (f"from line {damage.line:,} on lines end otherwise than before; all are read alike",)
+    return bad, (f"from line {damage.line:,} on, line endings differ; all are read the same",)
 
 
 def _fill(

@@ -60,7 +60,7 @@ def find_damage(path: Path, encoding: str) -> Damage | None:
             if end and end != first_end:
                 return Damage(
                     f"lines end in {_ENDS[first_end]} up to here and in {_ENDS[end]} from here on", number,
-                    f"let all lines end alike, e.g. sed -i 's/\\r$//' {path}", LINE_ENDS,
+                    f"use the same line ending throughout, e.g. sed -i 's/\\r$//' {path}", LINE_ENDS,
                 )  # fmt: skip
     return None
 
@@ -75,16 +75,16 @@ def _wide(line: bytes, encoding: str) -> Damage | None:
 
 def _in_line(line: bytes, number: int, encoding: str) -> Damage | None:
     if len(line) > LONGEST:
-        return Damage(f"has a line of more than {LONGEST:,} bytes", number, "check its line ends and quotes")
+        return Damage(f"has a line of more than {LONGEST:,} bytes", number, "check line endings and quotes")
     if b"\0" in line:
-        return Damage("holds NUL bytes, so it is no text, or utf-16", number)
+        return Damage("has NUL bytes, so it is not text, or is UTF-16", number)
     try:
         line.decode(encoding)
     except UnicodeDecodeError as error:
-        return Damage(f"is not {encoding}: the byte 0x{line[error.start]:02x} is no character there", number)
+        return Damage(f"is not {encoding}: the byte 0x{line[error.start]:02x} is not a character in it", number)
     control = _CONTROL.search(line) if encoding == "latin-1" else None
     if control:
-        what = f"is not latin-1: the byte 0x{control[0][0]:02x} is a control character there"
+        what = f"is not latin-1: the byte 0x{control[0][0]:02x} is a control character in it"
         return Damage(what, number)
     return None
 

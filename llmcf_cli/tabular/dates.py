@@ -63,4 +63,4 @@ def format_of_dates(con: Any, relation: str, column: str, setting: str) -> str:
         return f"set {setting}: day_first, as {day!r} shows"
     if month is not None and day is None:
         return f"set {setting}: month_first, as {month!r} shows"
-    return f"set {setting}: day_first (31/12/2009) or month_first (12/31/2009); no value decides which"
+    return f"set {setting}: day_first (31/12/2009) or month_first (12/31/2009); no value shows which"

@@ -65,7 +65,7 @@ def first_sentence(error: Exception) -> str:
 def unreadable(path: Path | str, error: Exception) -> DataError:
     """The error of a file that is damaged or not what it should be."""
     what = f"cannot be read: {first_sentence(error)}"
-    return DataError(what, code="file-unreadable", where=str(path), hint="fetch the file again or correct its format")
+    return DataError(what, code="file-unreadable", where=str(path), hint="fetch the file again, or correct its format")
 
 
 def unreadable_text(path: Path, error: Exception, encoding: str, setting: str) -> DataError:
@@ -93,9 +93,9 @@ def unreadable_text(path: Path, error: Exception, encoding: str, setting: str) -
 def encoding_hint(path: Path, encoding: str, setting: str) -> str:
     """What to do about a file that is not in an encoding: names one that all its bytes are in."""
     if not setting:
-        return "save the file as utf-8"
+        return "save the file as UTF-8"
     other = next((e for e in encodings_of(path, _LIKELY) if e != encoding), None)
-    return f"set {setting}: {other}" if other else f"set {setting} to the file's encoding, or save the file as utf-8"
+    return f"set {setting}: {other}" if other else f"set {setting} to the file's encoding, or save the file as UTF-8"
 
 
 _LIKELY = ("utf-8", "cp1252", "latin-1")

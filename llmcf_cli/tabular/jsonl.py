@@ -58,7 +58,10 @@ def each_record(
             start = handle.read(2)
             if start in _UTF16:
                 raise DataError(
-                    "is utf-16, JSON is utf-8", code="encoding-wrong", where=f"{path}:1", hint="save the file as utf-8"
+                    "is UTF-16, but JSON must be UTF-8",
+                    code="encoding-wrong",
+                    where=f"{path}:1",
+                    hint="save the file as UTF-8",
                 )
         if _is_array(path):
             yield from _elements(path, decoder)
@@ -73,9 +76,7 @@ def each_record(
                 last = number
                 yield (number, *(_record(text, parse) if problem is None else (text, problem)))
     except UnicodeDecodeError as error:  # of an array, of which nothing after that can be told apart
-        raise DataError(
-            "is not utf-8", code="encoding-wrong", where=str(path), hint="save the file as utf-8"
-        ) from error
+        raise DataError("not UTF-8", code="encoding-wrong", where=str(path), hint="save the file as UTF-8") from error
     except BROKEN as error:
         if isinstance(error, FileNotFoundError):
             raise DataError("no such file", code="path-missing", where=str(path)) from error
@@ -148,11 +149,11 @@ def read_json(
     if not table.count:
         detail = "".join(f"\n  {sample}" for sample in samples)
         raise DataError(
-            f"has no JSON objects{detail}",
+            f"no JSON objects{detail}",
             code="file-format",
             where=str(path),
             allowed=[EXAMPLE],
-            hint="one object a line",
+            hint="write one object per line",
         )
     table.finish()
     return Table(
@@ -179,7 +180,7 @@ def _text(line: bytes) -> tuple[str, str | None]:
     try:
         return line.decode("utf-8").strip(WHITE), None
     except UnicodeDecodeError:
-        return line.decode("utf-8", "replace").strip(WHITE), "not utf-8"
+        return line.decode("utf-8", "replace").strip(WHITE), "not UTF-8"
 
 
 def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
@@ -188,7 +189,7 @@ def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
     except RecursionError:
         return line, "nested too deeply"
     except ValueError as error:
-        return line, f"no JSON ({error.msg} at character {error.pos + 1})" if isinstance(
+        return line, f"not JSON ({error.msg} at character {error.pos + 1})" if isinstance(
             error, json.JSONDecodeError
         ) else str(error)
     return _checked(value, line)
@@ -196,7 +197,7 @@ def _record(line: str, parse: Parse) -> tuple[Any, str | None]:
 
 def _checked(value: Any, line: str) -> tuple[Any, str | None]:
     if not isinstance(value, dict):
-        return line, "no object"
+        return line, "not an object"
     if _is_deep(value, line):
         return line, "nested too deeply"
     if "\\u0000" in line and any("\0" in key for key in value):
@@ -233,7 +234,7 @@ def _is_array(path: Path) -> bool:
 
 def _check_blank(path: Path, number: int, last: int) -> None:
     if number - last > MAX_BLANK_LINES:
-        what = f"has {MAX_BLANK_LINES:,} blank lines one after the other"
+        what = f"has {MAX_BLANK_LINES:,} blank lines in a row"
         raise DataError(what, code="blank-lines", where=Place(file=str(path), line=last + 1), hint="remove them")
 
 
@@ -285,6 +286,6 @@ def _elements(path: Path, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any,
 def _broken(path: Path, line: int, why: str) -> DataError:
     """An array that breaks off: what comes after cannot be told apart, so it is not left out either."""
     return DataError(
-        f"begins as a JSON array and is none: {why}", code="file-format", where=Place(file=str(path), line=line),
-        hint=f"write the file again, or as one object a line: {EXAMPLE}",
+        f"starts like a JSON array but is not one: {why}", code="file-format", where=Place(file=str(path), line=line),
+        hint=f"write the file again, or write one object per line: {EXAMPLE}",
     )  # fmt: skip

@@ -55,7 +55,7 @@ def parse_list(written: str) -> list[str] | None:
 def _parts(tokens: list[tuple[str, str]], place: int) -> tuple[list[str], int]:
     """The parts of the list that opens at a token, and the token after it."""
     if tokens[place] != ("mark", "["):
-        raise ValueError("a list opens with a bracket")
+        raise ValueError("a list must start with a bracket")
     place += 1
     parts: list[str] = []
     while tokens[place] != ("mark", "]"):
@@ -72,7 +72,7 @@ def _parts(tokens: list[tuple[str, str]], place: int) -> tuple[list[str], int]:
         if tokens[place] == ("mark", ","):
             place += 1
         elif tokens[place] != ("mark", "]"):
-            raise ValueError("parts stand between commas")
+            raise ValueError("separate values by commas")
     return parts, place + 1
 
 

@@ -35,10 +35,10 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     files = sorted(p for p in path.rglob("*.parquet") if p.is_file()) if path.is_dir() else [path]
     if not files:
         raise DataError(
-            "holds no .parquet file",
+            "contains no .parquet file",
             code="source-files",
             where=str(path),
-            hint="name the file or folder that holds the table",
+            hint="name the file or folder that contains the table",
         )
     listed = ", ".join(text(exactly(file)) for file in files)
     relation = f"read_parquet([{listed}]{', union_by_name = true' if len(files) > 1 else ''})"
@@ -51,7 +51,7 @@ def read_parquet(con: Any, path: Path, into: str, rows: int | None = None) -> Ta
     for column, kind in found.items():
         if "[]" * (MAX_NESTED + 1) in kind:
             raise DataError(
-                f"the column {column!r:.80} has lists within each other, more than {MAX_NESTED} deep",
+                f"the column {column!r:.80} nests lists more than {MAX_NESTED} deep",
                 code="column-nested", where=str(path), hint="flatten the column, or leave it out of the file",
             )  # fmt: skip
     return Table(name(into), str(path), notes=_renamed(files[0], list(found)))

@@ -128,7 +128,7 @@ def _unwritable(records: Sequence[tuple[int, Mapping[str, Any]]], origin: str) -
                     hint="correct it, or leave it out",
                 )
     return DataError(
-        "holds values that cannot be read",
+        "contains values that cannot be read",
         code="value-unreadable",
         where=origin,
         hint="correct them, or leave them out",

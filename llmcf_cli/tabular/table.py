@@ -64,7 +64,7 @@ def require_columns(wanted: Sequence[str], available: Sequence[str], where: str,
         parts.append(f'"{column}"' + (f' (did you mean "{near}"?)' if near else ""))
     plural = "s" if len(missing) > 1 else ""
     raise DataError(
-        f"has no column{plural} {', '.join(parts)}",
+        f"no column{plural} {', '.join(parts)}",
         code="column-missing",
         where=where,
         allowed=tuple(available),
@@ -79,12 +79,12 @@ def check_count(columns: int, where: str) -> None:
         DataError: It has more than `MAX_COLUMNS`.
     """
     if columns > MAX_COLUMNS:
-        what = f"has {columns:,} columns; at most {MAX_COLUMNS:,} are read"
+        what = f"has {columns:,} columns; at most {MAX_COLUMNS:,} are allowed"
         raise DataError(
             what,
             code="columns-limit",
             where=where,
-            hint="leave out those that nothing reads, or write the file as Parquet",
+            hint="leave out unused columns, or write the file as Parquet",
         )
 
 
@@ -104,7 +104,9 @@ def distinct_names(names: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
         taken.add(new.lower())
         found.append(new)
         if not column:
-            notes.append(f"column {place} has no name and is called {new}")
+            notes.append(f"column {place} has no name and is read as {new}")
         elif new != column:
-            notes.append(f"column {place}, {column!r}, has an earlier column's name but for case and is called {new!r}")
+            notes.append(
+                f"column {place}, {column!r}, repeats an earlier column's name except for case and is read as {new!r}"
+            )
     return found, tuple(notes)

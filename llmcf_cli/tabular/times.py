@@ -47,8 +47,8 @@ def format_problem(written: str) -> str | None:
     for directive in re.findall(r"%(-?.?)", written, re.DOTALL):
         if directive == "Z":
             return (
-                "%Z is not read, as abbreviations like EST mean several zones; leave time_format out for ISO 8601 with "
-                "an IANA name, write offsets as %z, or name the one zone of all times in time_zone"
+                "%Z is not supported: abbreviations like EST are ambiguous; leave time_format out for ISO 8601 with "
+                "an IANA name, write offsets as %z, or name the zone of all times in time_zone"
             )
         if directive not in known:
             return f"unknown directive %{directive}"
@@ -134,8 +134,8 @@ def as_position(sql: str, kind: str) -> str:
 
 
 PROBLEMS = {
-    "format": "the time is not of the format", "range": "the time is not of the years 1900 to 2199",
-    "zone": "the time names no zone of the IANA's", "gap": "the clocks of the time zone never showed the time",
+    "format": "the time is not in the format", "range": "the time is not in the years 1900 to 2199",
+    "zone": "the time has an unknown time zone", "gap": "the time does not exist in its time zone (clock change)",
 }  # fmt: skip
 """Why a time is unusable: code → words."""
 
@@ -195,7 +195,7 @@ def _check_zone(con: Any, form: TimeFormat) -> None:
             f"unknown time zone {form.zone!r}",
             code="zone-unknown",
             allowed=sorted(known),
-            hint="name one as in Europe/Berlin",
+            hint="use a name like Europe/Berlin",
         )
 
 

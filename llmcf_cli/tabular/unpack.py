@@ -43,7 +43,7 @@ class _Bounded(io.RawIOBase):
         if self._read > self._most:
             what = f"unpacks to more than {MOST_TIMES} times its size"
             raise DataError(
-                what, code="unpack-limit", where=str(self._path), hint="if that is as it should be, unpack it first"
+                what, code="unpack-limit", where=str(self._path), hint="if that is expected, unpack it first"
             )
         buffer[: len(found)] = found
         return len(found)
@@ -82,7 +82,7 @@ def check_text(path: Path) -> None:
             run = run + len(chunk) if end < 0 else len(chunk) - end
             if run > LONGEST_LINE:
                 what = f"has a line of more than {LONGEST_LINE:,} bytes"
-                raise DataError(what, code="line-limit", where=str(path), hint="check its line ends")
+                raise DataError(what, code="line-limit", where=str(path), hint="check the file's line endings")
 
 
 def opened(path: Path) -> BinaryIO:

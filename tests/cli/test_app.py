@@ -110,7 +110,7 @@ def test_ctrl_c_exits_with_130_and_says_that_it_resumes(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 130, done.stderr
-    assert "goes on from there" in done.stderr
+    assert "run the same command to resume" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -61,7 +61,7 @@ def test_verify_of_nothing_is_fine_and_of_an_absent_asset_is_not(llmcf):
     assert llmcf("verify").returncode == 0
     done = llmcf("verify", "tiny")
     assert done.returncode == 4
-    assert "asset:tiny: is not fetched" in done.stderr
+    assert "asset:tiny: has not been fetched" in done.stderr
 
 
 def test_unknown_names_and_no_names(llmcf):

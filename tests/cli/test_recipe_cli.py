@@ -83,7 +83,7 @@ def test_validate_reports_every_problem_of_every_recipe(mine):
     assert "error: 3 problems" in done.stderr
     assert 'bad.yaml:5: rec.backbone: unknown backbone "deepfmm"; did you mean "deepfm"?' in done.stderr
     assert "bad.yaml:6: match.k: is 3, but balance: labels needs an even number" in done.stderr
-    assert "worse.yaml:1: is not valid YAML" in done.stderr
+    assert "worse.yaml:1: not valid YAML" in done.stderr
 
 
 def test_validate_knows_the_assets_of_the_library_and_those_beside_the_recipe(mine):

@@ -141,7 +141,7 @@ def test_folders_of_artifacts_are_runs_too(folder, audited):
     done = invoke(app, "audit", match_of(folder, "ict"))
     assert done.exit_code == 0, done.output
     assert "no predictions to compare" in done.output
-    assert "no violations in 1 artifact of matches" in done.output
+    assert "no violations in 1 match artifact" in done.output
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_model_that_was_not_tuned_on_the_question_is_named_as_such(workplace):
     text = llmcf("eval-llm", "sweep.yaml", *changed, cwd=workplace)
     note = "llm.mix has no recommendation source: the model was not tuned on the recommendation question"
     assert note in text
-    assert "general ability is not measured, as ability.data is not set" in text
+    assert "general ability is not measured: ability.data is not set" in text
     (table,) = (workplace / "untuned" / "eval-llm").glob("*/ability.md")
     assert note in table.read_text()
     assert note not in llmcf("eval-llm", "sweep.yaml", cwd=workplace)

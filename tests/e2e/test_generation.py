@@ -92,10 +92,10 @@ def poison(monkeypatch, poisoned):
 
 def test_cost_is_told_as_far_as_it_is_known(context, capsys):
     shutil.rmtree(context.store.root)
-    assert "llmcf ingest, with the same recipe" in costs(context, capsys)
+    assert "llmcf ingest with the same recipe" in costs(context, capsys)
     run(context, Ingest())
     before = costs(context, capsys)
-    assert "12 (0 of 12 texts are there)" in before
+    assert "12 (0 of 12 texts are cached)" in before
     assert "at most 96" in before
     assert "unknown until measured" in before
     assert "EUR" in before
@@ -146,7 +146,7 @@ def test_a_second_process_helps_and_no_call_is_made_twice(context, tmp_path):
     ]
     printed = [worker.communicate(timeout=600)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0]
-    found = re.search(r"(\d+) texts made here", printed[1])
+    found = re.search(r"(\d+) texts written here", printed[1])
     helped = int(found[1]) if found else 0  # the other was faster
     manifest, folder = run(context, GenCoT())
     assert manifest.report["generated"] + helped == manifest.report["wanted"] == 12
@@ -167,7 +167,7 @@ def test_a_helper_with_nothing_to_do_says_so_and_what_comes_next(context, tmp_pa
     run(context, GenCoT())
     said = work()
     assert said.startswith("nothing to do: gen-cot of 'generation'")
-    assert said.endswith(f"is made already\nnext: llmcf run {recipe}\n")
+    assert said.endswith(f"is already made\nnext: llmcf run {recipe}\n")
     said = work("--set", "cot.regenerate=0")  # another table of the same texts: it is not made yet
     assert "nothing to do: all texts of gen-cot of 'generation'" in said
     assert "calls to make" not in said

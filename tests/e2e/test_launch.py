@@ -65,5 +65,5 @@ def test_wrong_configurations_are_one_message(folder: Path) -> None:
     (folder / "other.yaml").write_text("a: 1")
     done = llmcf("train-llm", "recipe.yaml", "--launch", "other.yaml", cwd=folder)
     assert done.returncode == 1
-    assert "no configuration of accelerate" in done.stderr
+    assert "not a configuration of accelerate" in done.stderr
     assert "Traceback" not in done.stderr

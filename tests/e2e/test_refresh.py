@@ -150,7 +150,7 @@ def test_a_second_refresh_carries_the_first_on(refreshed, tmp_path):
 def test_rows_that_are_there_change_nothing(here):
     shop.write_events(here / "same.csv", shop.first_events()[:5])
     before = contents(here / "artifacts" / "train-rec")
-    assert "5 rows are there already" in refresh(here, "--add", here / "same.csv")
+    assert "5 rows are already there" in refresh(here, "--add", here / "same.csv")
     assert not list(here.glob("*refresh-*")) + list(here.glob(".*refresh-*"))
     assert contents(here / "artifacts" / "train-rec") == before
     assert not (here / "artifacts" / "refresh").exists()

@@ -119,7 +119,7 @@ def test_a_plan_says_what_is_written_and_what_stays(trained, tmp_path):
     before = contents(folder)
     said = add_and_write(folder, "--dry-run")
     assert "gen-cot[of addition 1]" in said
-    assert "stays of arm ict, seed 1: weights" in said
+    assert "unchanged in arm ict, seed 1: weights" in said
     assert "train-rec" not in said.replace("train-rec[ict seed=1, as trained]", "")
     assert contents(folder) == before
 

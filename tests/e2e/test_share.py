@@ -114,9 +114,9 @@ def test_the_same_run_is_the_same_to_the_last_digit(home):
 @pytest.mark.parametrize(
     ("file", "before", "after", "code", "names"),
     [
-        ("shared.yaml", "epochs: 2", "epochs: 3", "lock-setting", "rec.fit.epochs is 3 here, and 2"),
+        ("shared.yaml", "epochs: 2", "epochs: 3", "lock-setting", "rec.fit.epochs is 3 here, but 2"),
         ("shared.yaml", "name: shared", "# note\nname: shared", "lock-file", "shared.yaml"),
-        ("base.yaml", "count: 8", "count: 9", "lock-setting", "llm.count is 9 here, and 8"),
+        ("base.yaml", "count: 8", "count: 9", "lock-setting", "llm.count is 9 here, but 8"),
         ("mine.yaml", "name:", "# note\nname:", "lock-content", "mine.yaml"),
         ("events.csv", ",1,", ",2,", "lock-content", "events.csv"),
     ],
@@ -135,7 +135,7 @@ def test_a_locked_run_refuses_other_versions_unless_they_are_accepted(copy):
     lock = yaml.safe_load(file.read_text())
     lock["versions"]["numpy"] = "1.0.0"
     file.write_text(yaml.safe_dump(lock))
-    with refused("lock-version", RecipeError, names=r"numpy is .* here, and 1\.0\.0"):
+    with refused("lock-version", RecipeError, names=r"numpy is .* here, but 1\.0\.0"):
         llmcf("run", "--locked", file, "--dry-run", "--artifacts", copy / "artifacts")
     llmcf("run", "--locked", file, "--dry-run", "--other-versions", "--artifacts", copy / "artifacts")
 
@@ -190,7 +190,7 @@ def test_imported_texts_are_found_and_none_is_made_again(copy, texts):
     llmcf("cot", "import", texts, "--lock", copy / "shared.lock.yaml", "--artifacts", artifacts)
     llmcf("ingest", copy / "shared.yaml", "--artifacts", artifacts)
     plan = llmcf("run", "--locked", copy / "shared.lock.yaml", "--artifacts", artifacts, "--dry-run")
-    assert "24 of 24 texts are there" in plan
+    assert "24 of 24 texts are cached" in plan
     llmcf("gen-cot", copy / "shared.yaml", "--artifacts", artifacts)
     found = report(artifacts, "gen-cot")
     assert (found["generated"], found["cached"]) == (0, 24)
@@ -240,7 +240,7 @@ def test_round_trip_makes_no_call_and_ends_within_tolerance(home, parcel, tmp_pa
     lock = target / "shared.lock.yaml"
     monkeypatch.setattr(TrainLLM, "run", lambda *_: pytest.fail("the language model was tuned"))
     done = llmcf("run", "--locked", lock, "--artifacts", artifacts)
-    assert "train-llm is not needed: 24 texts that it wrote are here" in done
+    assert "train-llm is not needed: 24 of its texts are in the cache" in done
     assert report(artifacts, "gen-cot")["generated"] == 0
     assert "every stage is cached" in llmcf("run", "--locked", lock, "--artifacts", artifacts)
     told = llmcf("recipe", "verify", lock, "--artifacts", artifacts)
@@ -299,7 +299,7 @@ def test_a_text_that_is_missing_has_the_model_tuned_after_all(copy, texts, tmp_p
     artifacts = copy / "artifacts"
     llmcf("cot", "import", some, "--artifacts", artifacts)
     done = llmcf("run", copy / "shared.yaml", "--artifacts", artifacts)
-    assert "needed after all: a text is missing" in done
+    assert "needed after all: a text that only it can write is missing" in done
     assert report(artifacts, "gen-cot")["generated"] == 1
     assert report(artifacts, "gen-cot")["cached"] == 23
     found = checked(copy / "shared.yaml", copy / "shared.lock.yaml", artifacts)
@@ -355,7 +355,7 @@ def test_without_data_the_parcel_has_their_digests_and_says_what_to_bring(home, 
     target = tmp_path / "small"
     done = llmcf("recipe", "export", home / "shared.yaml", target, "--without", "user",
                  "--artifacts", home / "artifacts")  # fmt: skip
-    assert "events.csv: its digest travels" in done
+    assert "events.csv: packs its digest" in done
     assert not (target / "events.csv").exists()
     assert not (target / "llmcf" / "texts.parquet").exists()
     assert "events.csv" in (target / "README.md").read_text()

@@ -50,7 +50,7 @@ class UnclearError(RecipeError):
     def __init__(self, problems: Sequence[LlmcfError]) -> None:
         super().__init__(problems)
         count = len(self.problems)
-        self.what = f"{count} thing{'s are' if count > 1 else ' is'} not clear from the tables"
+        self.what = f"the tables leave {count} question{'s' if count > 1 else ''} open"
 
 
 @dataclass
@@ -82,8 +82,8 @@ class Decisions:
         answer = self.given.get(option)
         if answer is not None and answers and answer not in answers:
             problem = LlmcfError(
-                f"{option} {answer!r} is none of them", code="answer-unknown", where=where, allowed=tuple(answers),
-                hint=f"give {option} one of these",
+                f"{option} {answer!r} is not a valid answer",
+                code="answer-unknown", where=where, allowed=tuple(answers), hint=f"give {option} one of these",
             )  # fmt: skip
             raise UnclearError([problem])
         return answer
@@ -98,7 +98,7 @@ class Decisions:
         meanings = "".join(f"\n  {question.option} {answer}: {why}" for answer, why in question.answers.items())
         self.unclear.append(LlmcfError(
             question.what + meanings, code="tables-unclear", where=question.where, allowed=tuple(question.answers),
-            hint=f"add {question.option} with one of these",
+            hint=f"add {question.option} with one of the allowed answers",
         ))  # fmt: skip
         return None
 

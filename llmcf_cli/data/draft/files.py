@@ -108,10 +108,10 @@ def read(con: Any, path: Path, number: int, decisions: Decisions) -> File | None
     kind = _format(path)
     if kind == "parquet":
         table = read_parquet(con, path, into)
-        decisions.note(path.name, "Parquet", "by its ending" if path.is_file() else "a folder of files")
+        decisions.note(path.name, "Parquet", "by its extension" if path.is_file() else "a folder of files")
         return File(path, TableFormat(), table, columns_of(con, table.relation))
     if path.is_dir():
-        raise DataError("is a folder", code="path-folder", where=str(path), hint="name the file that is meant")
+        raise DataError("is a folder", code="path-folder", where=str(path), hint="name the file itself")
     if kind == "jsonl":
         return _read_json(con, path, into, decisions)
     return _read_csv(con, path, into, decisions)
@@ -135,8 +135,8 @@ def tables_of(paths: Sequence[Path]) -> list[Path]:
             if file.is_file() and not file.name.startswith(".") and plain_suffix(file) in ENDINGS
         ]  # fmt: skip
         if not inside:
-            raise DataError("has no table", code="path-missing", where=str(path), allowed=tuple(ENDINGS),
-                            hint="give the files, or a folder that they are in")  # fmt: skip
+            raise DataError("contains no table", code="path-missing", where=str(path), allowed=tuple(ENDINGS),
+                            hint="give the files, or a folder that contains them")  # fmt: skip
         parts = all(plain_suffix(file) == ".parquet" for file in inside) and _alike(inside)
         found += [path] if parts else inside
     return found
@@ -172,7 +172,7 @@ def _read_json(con: Any, path: Path, into: str, decisions: Decisions) -> File:
     form = TableFormat(format=None if ENDINGS.get(plain_suffix(path)) == "jsonl" else "jsonl")
     literal = _is_literal(path)  # as Amazon's metadata of 2014 is
     table = read_json(con, path, into, parse=literal_or_json if literal else exact_json)
-    why = "each line is a literal of Python" if literal else "the file begins with an object"
+    why = "each line is a Python literal" if literal else "the file begins with an object"
     decisions.note(path.name, "JSON lines", f"{why}; {_counted(con, table)}")
     return File(path, form, table, columns_of(con, table.relation), literal)
 
@@ -199,8 +199,8 @@ def _read_csv(con: Any, path: Path, into: str, decisions: Decisions) -> File | N
     cells = first_line(path, dialect).cells
     if layout and len(layout.names) != len(cells):
         raise DataError(
-            f"has {len(cells)} columns, and {len(layout.names)} by {layout.source}", code="csv-columns",
-            where=str(path), hint="give the file another name, so that it is looked at like any other",
+            f"has {len(cells)} columns instead of the {len(layout.names)} of {layout.source}", code="csv-columns",
+            where=str(path), hint="rename the file, so that it is read like any other",
         )  # fmt: skip
     names = layout.names if layout else _places(cells)
     table = read_csv(con, path, into, dialect, names or None)
@@ -215,7 +215,7 @@ def _read_csv(con: Any, path: Path, into: str, decisions: Decisions) -> File | N
         format=None if ENDINGS.get(plain_suffix(path)) == "csv" else "csv", names=names, quote=quote,
         encoding=encoding, delimiter=None if delimiter == usual else delimiter,
     )  # fmt: skip
-    titles = layout.source if layout else "the first line holds values" if names else "the first line names the columns"
+    titles = layout.source if layout else "the first line has values" if names else "the first line names the columns"
     shown = {"\t": "a tab", ",": "a comma", ";": "a semicolon", "|": "a bar"}.get(delimiter, repr(delimiter))
     decisions.note(path.name, f"{shown} between columns, {encoding}", f"{titles}; {_counted(con, table)}")
     return File(path, form, table, columns_of(con, table.relation))
@@ -282,7 +282,7 @@ def _delimiter(path: Path, lines: list[str], decisions: Decisions) -> str | None
     if not regular:
         return max(shares, key=lambda mark: shares[mark])  # lines that it does not fit are counted as unreadable
     answers = {"tab" if mark == "\t" else mark: f"{len(next(_rows(lines, mark)))} columns" for mark in regular}
-    found = decisions.settle(Question("--delimiter", "may be separated in several ways", answers, str(path)))
+    found = decisions.settle(Question("--delimiter", "may have any of several delimiters", answers, str(path)))
     return None if found is None else {"tab": "\t"}.get(found, found)
 
 
@@ -317,8 +317,8 @@ def _recurring(con: Any, table: Table, cells: tuple[str, ...]) -> tuple[str, ...
 def _named(path: Path, cells: tuple[str, ...], again: tuple[str, ...], decisions: Decisions) -> tuple[str, ...] | None:
     """Names of the columns of a file whose first line may be either; empty: the line has them; None: unclear."""
     question = Question(
-        "--header", f"begins with {', '.join(map(repr, again[:3]))}, which stands further down as well",
-        {"yes": "the first line names the columns", "no": "it is a row like the others"}, str(path),
+        "--header", f"starts with {', '.join(map(repr, again[:3]))}, which also occurs further down",
+        {"yes": "the first line names the columns", "no": "it is a data row"}, str(path),
     )  # fmt: skip
     answer = decisions.settle(question)
     if answer is None:

@@ -55,7 +55,7 @@ def choose(entity: Entity, profiles: Mapping[str, Profile], key: str, decisions:
     features = dict(list(kinds.items())[:_MOST_FEATURES])
     where = f"dataset.text.{entity}"
     if entity == "item":
-        why = "a title, and what few items have in common" if texts else "what few items have in common"
+        why = "a title, and columns with values that few items share" if texts else "values that few items share"
         decisions.note("item text", ", ".join(text) or "none", why if text else "no column has short texts", where)
     if features:
         shown = ", ".join(f"{c} ({kind if isinstance(kind, str) else 'numeric'})" for c, kind in features.items())

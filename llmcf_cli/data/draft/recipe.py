@@ -38,8 +38,8 @@ _DENSE = 10_000
 _SAMPLED = 20_000
 """Items from which the softmax over all of them is taken over a sample."""
 
-_HEAD = ("# Written by `llmcf init`; the comments say what each value rests on. Change what is not so.",)
-_TO_GO_ON = "# To go on: k_core under dataset leaves out rare users and items"
+_HEAD = ("# Written by `llmcf init`; the comments give the reason for each value. Correct what is wrong.",)
+_TO_GO_ON = "# Next: k_core under dataset leaves out rare users and items"
 _FOOT = {
     "ranking": (
         f"{_TO_GO_ON}; rec.compare: [none, text, ict] adds LLM-CF",
@@ -142,10 +142,10 @@ def _retrieval(roles: Roles, text: bool, decisions: Decisions) -> dict[str, Any]
     arms = ["none", "text_init"] if text else ["none"]
     simple = ["top_popular", *["top_recent"] * isinstance(roles.order, Timed), "item_neighbours"]
     simple += ["ease"] * (items <= _DENSE) + ["text_neighbours"] * text
-    decisions.note("task", "retrieval", "as told: lists of the whole catalogue, by the order of each user's events",
+    decisions.note("task", "retrieval", "as given: lists of the whole catalogue, from the order of each user's events",
                    "rec.task")  # fmt: skip
-    decisions.note("compared", ", ".join(arms), "SASRec alone" + ", and begun from texts" * text
-                   + "; no language model; what needs no training stands beside", "rec.compare")  # fmt: skip
+    decisions.note("compared", ", ".join(arms), "SASRec alone" + ", and initialised from texts" * text
+                   + "; no language model; baselines without training for comparison", "rec.compare")  # fmt: skip
     objective: Any = "softmax" if items <= _SAMPLED else {"type": "sampled_softmax", "negatives": 256}
     return {
         "task": "retrieval",
@@ -259,13 +259,13 @@ def _events(con: Any, roles: Roles, column: str, decisions: Decisions) -> list[s
         f"SELECT {name(column)}::VARCHAR, count(*) FROM {file.rows} WHERE {name(column)} IS NOT NULL "
         "GROUP BY 1 ORDER BY 2 DESC, 1"
     ).fetchall()
-    answers = {value: f"{count:,} rows" for value, count in counts} | {"all": "every row, whatever its kind"}
+    answers = {value: f"{count:,} rows" for value, count in counts} | {"all": "every row, of any kind"}
     answer = decisions.settle(Question(
         "--event", f"{column} tells several kinds of events apart: which is to be predicted?", answers, str(file.path)
     ))  # fmt: skip
     if answer is None:
         return []
-    decisions.note("events", answer, f"as told, of {column}", "dataset.filter.interactions")
+    decisions.note("events", answer, f"as given, from {column}", "dataset.filter.interactions")
     quoted = answer.replace("\\", "\\\\").replace('"', '\\"')
     return [] if answer == "all" else [f'{in_expression(column)} = "{quoted}"']
 
@@ -275,7 +275,7 @@ def _label(con: Any, roles: Roles, decisions: Decisions) -> dict[str, Any]:
     told = decisions.told("--label", ("rating", "implicit"), where)
     column = roles.rating
     if column is None or told == "implicit":
-        why = "as told" if told else "no column is a rating: every row is a positive, negatives are drawn"
+        why = "as given" if told else "no column is a rating: every row is a positive, negatives are drawn"
         decisions.note("label", "implicit", why, "dataset.label.type")
         return {"type": "implicit", "negatives": "popularity", "per_positive": 1}
     profile = main.profiles[column]
@@ -286,7 +286,7 @@ def _label(con: Any, roles: Roles, decisions: Decisions) -> dict[str, Any]:
             "rating": "0 is the lowest rating", "implicit": "0 means that nothing was rated; every row is a positive",
         }, where))  # fmt: skip
         if told == "implicit":
-            decisions.note("label", "implicit", "as told", "dataset.label.type")
+            decisions.note("label", "implicit", "as given", "dataset.label.type")
             return {"type": "implicit", "negatives": "popularity", "per_positive": 1}
     start = _positive_from(con, roles, column, decisions)
     why = f"{column} has {profile.distinct} values from {least:g} to {most:g}"
@@ -319,7 +319,7 @@ def _positive_from(con: Any, roles: Roles, column: str, decisions: Decisions) ->
     if values[0] >= 0 and 0.05 <= _share_of(con, roles, column, start) <= 0.95:
         return float(start)
     answers = {f"{v:g}": f"{_share_of(con, roles, column, v):.1%} are positive" for v in values[1:][:20]}
-    answer = decisions.settle(Question("--positive-from", f"from which {column} on is one positive?", answers, where))
+    answer = decisions.settle(Question("--positive-from", f"which {column} or higher is positive?", answers, where))
     return float(answer) if answer is not None else float(start)
 
 
@@ -333,7 +333,7 @@ def _repeats(con: Any, roles: Roles, decisions: Decisions) -> None:
     again = rows - pairs
     why = "no user has an item twice"
     if again:
-        why = f"{again:,} of {rows:,} rows are of a user and item seen before; `keep` would predict these too"
+        why = f"{again:,} of {rows:,} rows repeat a pair of user and item; `keep` would predict these, too"
     decisions.note("repeats", "first", why, "dataset.repeats")
 
 
@@ -341,7 +341,7 @@ def _split(con: Any, roles: Roles, decisions: Decisions) -> dict[str, Any]:
     if isinstance(roles.order, Timed):
         times = roles.interactions.profiles[roles.order.column].distinct
         if times >= _TIMES:
-            decisions.note("split", "global_time", "a clock that all users share: the last tenth is the test split",
+            decisions.note("split", "global_time", "times compare between users: the last tenth is the test split",
                            "dataset.split.type")  # fmt: skip
             return {"type": "global_time", "validation": 0.1, "test": 0.1}
         why = f"only {times} different times"
@@ -363,10 +363,12 @@ def _conflicts(con: Any, roles: Roles, entity: Entity, decisions: Decisions) -> 
     if not differ:
         return None
     answers = {"first": "the first row of the file stays", "last": "the last one does"}
-    question = Question("--conflicts", f"{differ:,} {entity} ids have rows that differ", answers, str(table.file.path))
+    question = Question(
+        "--conflicts", f"{differ:,} {entity} ids have several, different rows", answers, str(table.file.path)
+    )
     answer = decisions.settle(question)
     if answer is not None:
-        decisions.note(f"{entity}s with rows that differ", answer, f"as told; {differ:,} ids",
+        decisions.note(f"{entity}s with rows that differ", answer, f"as given; {differ:,} ids",
                        f"dataset.conflicts.{TABLES[entity]}")  # fmt: skip
     return answer
 

@@ -67,7 +67,7 @@ def find_roles(con: Any, files: Sequence[File], decisions: Decisions) -> Roles:
         raise DataError(
             f"has {len(main.profiles)} columns; interactions have a user, an item, and a time or position",
             code="column-missing", where=str(main.file.path), allowed=tuple(main.profiles),
-            hint="if its columns are separated by something else, give --delimiter",
+            hint="if the columns are separated by another character, give --delimiter",
         )  # fmt: skip
     others = [table for table in tables if table is not main]
     ids = {entity: _id_column(main, entity, others, decisions) for entity in _MEANT}
@@ -102,7 +102,7 @@ def _interactions(tables: Sequence[Table], decisions: Decisions) -> Table | None
     repeated = [t for t in both or tables if not any(_is_key(p) and _names_any(c) for c, p in t.profiles.items())]
     found = repeated if len(repeated) == 1 else both
     if len(found) == 1:
-        why = "its columns name users and items" if both else "no id in it is of one row only"
+        why = "its columns name users and items" if both else "its ids repeat"
         decisions.note("interactions", found[0].file.path.name, why, "dataset.source.interactions")
         return found[0]
     answers = {path: f"columns {', '.join(list(table.profiles)[:8])}" for path, table in paths.items()}
@@ -123,7 +123,7 @@ def _id_column(main: Table, entity: Entity, others: Sequence[Table], decisions: 
     where, option = str(main.file.path), f"--{entity}"
     told = decisions.told(option, tuple(main.profiles), where)
     if told is not None:
-        decisions.note(entity, told, "as told", f"dataset.source.columns.{entity}")
+        decisions.note(entity, told, "as given", f"dataset.source.columns.{entity}")
         return told
     may = {c: p for c, p in main.profiles.items() if not is_list(p.kind) and p.present and not p.fractions}
     points = {column: says(column, _MEANT[entity]) for column in may}
@@ -152,10 +152,10 @@ def _only_left(main: Table, entity: Entity, left_out: set[str | None], decisions
     answers = {c: f"{p.distinct:,} different, e.g. {p.example!r}" for c, p in may.items()}
     if not answers:
         answers = {"COLUMN": "the column of its ids"}
-    what = f"no column is called as one that names the {entity}"
+    what = f"no column name says that it is the {entity} id"
     answer = decisions.settle(Question(f"--{entity}", what, answers, str(main.file.path)))
     if answer is not None:
-        decisions.note(entity, answer, "as told", f"dataset.source.columns.{entity}")
+        decisions.note(entity, answer, "as given", f"dataset.source.columns.{entity}")
     return answer
 
 
@@ -170,7 +170,7 @@ def _rating(main: Table, taken: set[str], decisions: Decisions) -> str | None:
     ]  # fmt: skip
     if len(found) < 2:
         return found[0] if found else None
-    answers = {c: f"{main.profiles[c].least:g} to {main.profiles[c].most:g}" for c in found} | {"none": "it is none"}
+    answers = {c: f"{main.profiles[c].least:g} to {main.profiles[c].most:g}" for c in found} | {"none": "no rating"}
     answer = decisions.settle(Question("--rating", "several columns may be the rating", answers, where))
     return None if answer in (None, "none") else answer
 
@@ -189,16 +189,16 @@ def _entities(
             named = [e for e in fits if (key := keys[e]) and (key[0] == ids[e] or says(key[0], _MEANT[e]))]
             fits = named or fits
         if len(fits) != 1 or keys[fits[0]] is None:
-            what = "its ids are those of both users and items" if fits else "no column has the ids of users or items"
-            hint = f"say what it is: --items {path} or --users {path}" if fits else "leave the file out, or correct it"
+            what = "its ids match both users and items" if fits else "no column matches the ids of users or items"
+            hint = f"say which it is: --items {path} or --users {path}" if fits else "leave the file out, or correct it"
             decisions.unclear.append(LlmcfError(what, code="tables-unclear", where=path, hint=hint))
             continue
         entity = fits[0]
         if entity in found:
             first = found[entity][0].file.path
             raise DataError(
-                f"is a table of {entity}s like {first}", code="table-twice", where=path,
-                hint="give one of them, or join them in a file",
+                f"is a second table of {entity}s, after {first}", code="table-twice", where=path,
+                hint="give one of them, or join them into one file",
             )  # fmt: skip
         column, share = keys[entity] or ("", 0.0)
         found[entity] = (table, column)

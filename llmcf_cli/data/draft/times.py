@@ -50,7 +50,7 @@ def find_time(
     where = str(file.path)
     position = decisions.told("--position", tuple(profiles), where)
     if position is not None:
-        decisions.note("position", position, "as told", "dataset.source.columns.position")
+        decisions.note("position", position, "as given", "dataset.source.columns.position")
         return position
     told = decisions.told("--time", tuple(profiles), where)
     if told is not None:
@@ -77,7 +77,7 @@ def _position(free: Mapping[str, Profile], where: str, decisions: Decisions) -> 
         return ordered[0]
     whole = {c: f"e.g. {p.example}" for c, p in free.items() if p.integral and (c in ordered or not ordered)}
     clocks = {c: f"e.g. {p.example}" for c, p in free.items() if set(words(c)) & TIME and c not in whole}
-    what = "no column is surely the time of an event, nor its place in the user's order"
+    what = "no column is clearly the time of an event, or its position in the user's order"
     if clocks or not whole:
         seen = ", ".join(f"{c} ({e})" for c, e in clocks.items())
         what += f"; {seen} cannot be read as times" if seen else "; add a column with either to the file"
@@ -107,7 +107,7 @@ def format_of(con: Any, file: File, profile: Profile, decisions: Decisions) -> T
     span = f"{str(reading.first)[:10]} to {str(reading.last)[:10]}"
     zoned = ""
     if reading.local:
-        zoned = f"; no zone is named: read as {zone or 'UTC'}" + ("" if zone else ", --time-zone says otherwise")
+        zoned = f"; no time zone given: read as {zone or 'UTC'}" + ("" if zone else "; change with --time-zone")
     decisions.note("time", f"{profile.column}, {found.format or 'no format needed'}", f"{found.why}; {span}{zoned}",
                    "dataset.source.columns.time")  # fmt: skip
     return replace(found, zone=zone)
@@ -117,7 +117,7 @@ def _format_of(con: Any, file: File, profile: Profile, decisions: Decisions) -> 
     column, where = profile.column, str(file.path)
     told = decisions.told("--time-format")
     if told is not None:
-        return Timed(column, told, "as told")
+        return Timed(column, told, "as given")
     if profile.kind.startswith("TIMESTAMP") or profile.kind == "DATE":
         return Timed(column, None, f"of the type {profile.kind}")
     if profile.numeric:
@@ -125,11 +125,13 @@ def _format_of(con: Any, file: File, profile: Profile, decisions: Decisions) -> 
             return Timed(column, "%Y%m%d", f"numbers that are dates, e.g. {profile.example}")
         unit = _unit(profile)
         if unit is not None:
-            return Timed(column, None if unit == "seconds" else unit, f"numbers, by their size {unit} since 1970")
+            return Timed(
+                column, None if unit == "seconds" else unit, f"numbers; judging by their size, {unit} since 1970"
+            )
         answers = {unit: f"since 1970: {_when(profile, unit)}" for unit in UNITS}
-        what = f"{column} has numbers, e.g. {profile.example}, that are times of our age in no unit; or give --position"
+        what = f"the numbers in {column}, e.g. {profile.example}, are plausible times in no unit; or give --position"
         answer = decisions.settle(Question("--time-format", what, answers, where))
-        return None if answer is None else Timed(column, answer, "as told")
+        return None if answer is None else Timed(column, answer, "as given")
     if _share(con, file.rows, profile, None) >= SHARE:
         return Timed(column, None, f"ISO 8601, e.g. {profile.example}")
     if all(_share(con, file.rows, profile, order) < SHARE for order in ORDERS):
@@ -137,14 +139,14 @@ def _format_of(con: Any, file: File, profile: Profile, decisions: Decisions) -> 
     day, month = order_of_dates(con, file.rows, name(column))
     if (day is None) != (month is None):
         order = "day_first" if day is not None else "month_first"
-        return Timed(column, order, f"{day or month!r} can be read in no other way")
+        return Timed(column, order, f"{day or month!r} can be read in only one way")
     if day is not None:
-        what = f"{column} has dates of both orders: {day!r} can only begin with the day, {month!r} with the month"
+        what = f"{column} mixes both orders: {day!r} can only begin with the day, {month!r} with the month"
     else:
-        what = f"{column} has dates like {profile.example!r}, and none decides what is the day"
+        what = f"{column} has dates like {profile.example!r}, and none shows which part is the day"
     answers = {"day_first": "31/12/2009", "month_first": "12/31/2009"}
     answer = decisions.settle(Question("--time-format", what, answers, where))
-    return None if answer is None else Timed(column, answer, "as told")
+    return None if answer is None else Timed(column, answer, "as given")
 
 
 def _by_pattern(con: Any, file: File, profile: Profile, decisions: Decisions) -> Timed | None:

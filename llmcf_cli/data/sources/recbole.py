@@ -60,7 +60,7 @@ class RecBoleSource:
         for column in set(types) - set(kept):
             con.execute(f"ALTER TABLE {table.relation} DROP COLUMN {name(column)}")
         left = ", ".join(column for column in types if column not in kept)
-        return replace(table, notes=(*table.notes, f"columns of the type float_seq are left out: {left}"))
+        return replace(table, notes=(*table.notes, f"columns of type float_seq are left out: {left}"))
 
 
 def _types(cells: Sequence[str], where: str) -> dict[str, str]:
@@ -75,7 +75,7 @@ def _types(cells: Sequence[str], where: str) -> dict[str, str]:
             )  # fmt: skip
         if column in types:
             raise DataError(
-                f"the column {column!r} occurs twice",
+                f"duplicate column {column!r}",
                 code="column-twice",
                 where=where,
                 hint="give each column its own name",
@@ -91,7 +91,7 @@ def _interaction_file(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     names = tuple(p.name for p in found) or tuple(sorted(p.name for p in path.iterdir())[:20])
-    what = "holds several .inter files" if found else "holds no .inter file"
+    what = "contains several .inter files" if found else "contains no .inter file"
     raise DataError(
         what,
         code="source-files",

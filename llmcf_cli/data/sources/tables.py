@@ -66,17 +66,17 @@ class TableSource:
             given = config.formats.get(role, TableFormat())
             if given.format is None and found is None:
                 raise DataError(
-                    f"is of no known format by its ending {ending!r}", code="table-format",
+                    f"has an unknown extension, {ending!r}", code="table-format",
                     where=str(path), allowed=tuple(ENDINGS),
                     hint=f"name its format in dataset.source.formats.{role}.format: csv, jsonl or parquet",
                 )  # fmt: skip
             return given.model_copy(update={"format": given.format or found})
         if found is not None and found != config.type and ending not in _ANY:
             raise DataError(
-                f"is {found} by its ending, and dataset.source.type is {config.type}", code="table-format",
+                f"is {found} by its extension, but dataset.source.type is {config.type}", code="table-format",
                 where=str(path),
-                hint="set dataset.source.type: tables, by which each table has the format of its ending; what is "
-                "special about one (delimiter, encoding) stands in dataset.source.formats",
+                hint="set dataset.source.type: tables, which takes each table's format from its extension; options of "
+                "one table (delimiter, encoding) go into dataset.source.formats",
             )  # fmt: skip
         if not isinstance(config, CsvConfig):
             return TableFormat(format=config.type)

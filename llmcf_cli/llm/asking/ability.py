@@ -66,7 +66,7 @@ def recommendation_answers(
         found = ask(asking, scorer, ids, data=data, model_digest=model_digest, cache=cache, task=task)
     if len(np.unique(found.label_N)) < 2:
         raise LlmcfError(
-            f"the {len(found.label_N):,} {section.split} samples whose question fits do not have both labels",
+            f"the {len(found.label_N):,} {section.split} samples whose question fits have only one label",
             code="split-one-class", where="ability.count", hint="raise ability.count or ability.max_prompt_tokens",
         )  # fmt: skip
     return found

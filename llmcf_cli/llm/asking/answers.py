@@ -71,7 +71,7 @@ def surface_forms(tokenizer: Any, positive: str, negative: str) -> tuple[list[in
     tokens: dict[str, list[int]] = {_plain(positive): [], _plain(negative): []}
     if len(tokens) < 2:
         raise ModelError(
-            f"the answers {positive!r} and {negative!r} read the same", code="answers-ambiguous", where="llm.mix"
+            f"the answers {positive!r} and {negative!r} are the same token", code="answers-ambiguous", where="llm.mix"
         )
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))], skip_special_tokens=True)
     for token, text in enumerate(texts):
@@ -80,7 +80,7 @@ def surface_forms(tokenizer: Any, positive: str, negative: str) -> tuple[list[in
     for answer in (positive, negative):
         if not tokens[_plain(answer)]:
             raise ModelError(
-                f"the answer {answer!r} is no single token of this model in any form",
+                f"the answer {answer!r} is not a single token of this model in any spelling",
                 code="answer-no-token", where="llm.mix",
                 hint="set positive and negative of the recommendation source to short words such as Yes and No",
             )  # fmt: skip

@@ -93,21 +93,19 @@ def questions_of(name: str, folder: Path, limit: int | None, seed: int) -> pa.Ta
 
     Raises:
         StoreError: The file is missing or no Parquet.
-        DataError: It lacks a column, or holds no question.
+        DataError: It lacks a column, or contains no questions.
     """
     benchmark = BENCHMARKS[name]
     path = folder / benchmark.file
     table = read_parquet(path)
     needed = {*benchmark.columns, *(["split"] if benchmark.split else [])}
     if missing := sorted(needed - set(table.column_names)):
-        raise DataError(
-            f"has no column {missing[0]!r}", code="column-missing", where=str(path), allowed=table.column_names
-        )
+        raise DataError(f"no column {missing[0]!r}", code="column-missing", where=str(path), allowed=table.column_names)
     table = table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
     if benchmark.split:
         table = table.filter(pc.equal(table["split"], benchmark.split))
     if not table.num_rows:
-        raise DataError("holds no question", code="benchmark-empty", where=str(path))
+        raise DataError("contains no questions", code="benchmark-empty", where=str(path))
     rows = table["row"].to_pylist()
     order = sorted(range(len(rows)), key=lambda i: digest_text(f"{seed}:{rows[i]}"))
     return table.take(sorted(order[:limit])).select([*benchmark.columns, "row"])

@@ -55,7 +55,7 @@ def answer(name: str, questions: pa.Table, reader: Reader, limits: dict[str, int
         task.set_fewshot_seed(seed=0)
         found = evaluate(lm=model, task_dict={"tasks": {name: task}}, bootstrap_iters=0, log_samples=True)
     if model.shortened:
-        progress.say(f"{name}: {model.shortened} contexts lost their beginning, longer than {reader.context:,} tokens")
+        progress.say(f"{name}: {model.shortened} contexts longer than {reader.context:,} tokens lost their beginning")
     samples = sorted(found["samples"][name], key=lambda sample: sample["doc_id"])
     metrics = [entry["metric"] for entry in BENCHMARKS[name].settings["metric_list"]]
     return pa.table({

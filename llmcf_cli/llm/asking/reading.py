@@ -152,9 +152,9 @@ class Reader:
             logits_WV = self._forward(row, read, cache, different)
         except torch.OutOfMemoryError as error:
             raise ModelError(
-                f"{len(row.ids_T):,} tokens do not fit into the GPU's memory",
+                f"{len(row.ids_T):,} tokens do not fit into GPU memory",
                 code="gpu-memory-full", where=str(self._folder),
-                hint="lower batch_tokens or max_prompt_tokens, or take a smaller model",
+                hint="lower batch_tokens or max_prompt_tokens, or use a smaller model",
             ) from error  # fmt: skip
         if cache is not None:
             self._last = _Last(list(sequences[-1]), row.paths[-1], cache)

@@ -16,11 +16,11 @@ NAMES = {
 """Measure → its name, with the direction that is better."""
 
 NOTE = (
-    "Value ± standard error over samples or questions. General ability is the mean accuracy over the benchmarks, each "
-    "counting alike; differences are taken question by question."
+    "Value ± standard error over samples or questions. General ability is the mean accuracy over the benchmarks, "
+    "equally weighted; differences are taken question by question."
 )
 
-NO_GENERAL = "general ability is not measured, as ability.data is not set"
+NO_GENERAL = "general ability is not measured: ability.data is not set"
 
 
 def unit(measure: str) -> str:
@@ -41,8 +41,8 @@ def mass_alarms(rows: Sequence[Mapping[str, Any]], least: float) -> list[str]:
 def mass_alarm(model: str, mass: float, least: float) -> str:
     """That a model hardly ever gives one of the two answers."""
     return (
-        f"{model}: P(yes) + P(no) is {mass:.2g} on average, less than {least:g}: the model answers something else, so "
-        "its AUC and logloss say nothing about what it knows"
+        f"{model}: P(yes) + P(no) averages {mass:.2g}, below {least:g}: the model mostly answers something else, so "
+        "its AUC and logloss do not show what it knows"
     )
 
 
@@ -83,7 +83,9 @@ def verdict(report: Mapping[str, Any]) -> str:
     if "general" not in report["rows"][0]["measures"]:
         return f"no point is chosen: {NO_GENERAL}"
     return (
-        f"★ chosen: {report['chosen']} ({rule})" if report["chosen"] else f"no point is chosen ({rule}): none keeps it"
+        f"★ chosen: {report['chosen']} ({rule})"
+        if report["chosen"]
+        else f"no point is chosen ({rule}): no point meets this"
     )
 
 

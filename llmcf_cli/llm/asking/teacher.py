@@ -57,13 +57,13 @@ def ask_teacher(
         found = ask(asking, scorer, ids, data=data, model_digest=model_digest, cache=cache, task=task)
     if not len(found.logit_N):
         raise LlmcfError(
-            f"none of {len(ids)} questions fits, even without any history", code="prompt-too-long", where="teacher",
+            f"none of {len(ids)} questions fits, even without history", code="prompt-too-long", where="teacher",
             hint="raise teacher.max_prompt_tokens, or shorten dataset.text.item",
         )  # fmt: skip
     mass = float(found.mass_N.mean())
     if mass < section.min_mass:
         raise ModelError(
-            f"{mass_alarm('the teacher', mass, section.min_mass)}, and nothing can be learned from them",
+            f"{mass_alarm('the teacher', mass, section.min_mass)}, so there is nothing to learn from them",
             code="teacher-no-answers", where="teacher",
             hint="tune the model longer on the recommendation question (llm.mix, llm.tune), or set "
             "teacher.min_mass: 0 to take the answers as they are",

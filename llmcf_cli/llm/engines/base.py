@@ -62,7 +62,7 @@ def answer(
     """
     said, why = spoken(storable(text))
     if why:
-        hint = "raise max_new_tokens, or have the model not think" if finish_reason == "length" else "ask anew"
+        hint = "raise max_new_tokens, or turn off the model's thinking" if finish_reason == "length" else "ask again"
         return Failure(f"{why}: {hint}", retryable=False)
     return Completion(said, finish_reason, prompt_tokens, new_tokens, seconds)
 

@@ -34,7 +34,7 @@ class LocalEngine(Adjustable, ABC):
             ModelError: The folder holds no causal language model with a chat template.
         """
         if model is None:
-            raise ModelError(f"the engine {self.config.type} needs a model's folder", code="engine-no-model")
+            raise ModelError(f"the engine {self.config.type} needs a model folder", code="engine-no-model")
         check_folder(model)
         self._tokenizer = load_tokenizer(model)
         self._folder, self._model = model, None

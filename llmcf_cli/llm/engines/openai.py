@@ -157,7 +157,7 @@ class OpenAIEngine(Adjustable):
         choices = body.get("choices") if isinstance(body, dict) else None
         if not isinstance(choices, list):
             wrong = body.get("error") if isinstance(body, dict) else None
-            what = "an error in place of an answer" if wrong else "no chat completion"
+            what = "an error instead of an answer" if wrong else "no chat completion"
             said = _words(wrong) if wrong else json.dumps(body)
             return [Failure(f"the server sent {what}: {self._shown(said)}", retryable=True)] * count
         usage = body.get("usage")
@@ -181,7 +181,7 @@ class OpenAIEngine(Adjustable):
         if not text.strip():
             thought = next((t for t in map(message.get, _THOUGHT) if isinstance(t, str) and t.strip()), "")
             if thought:
-                hint = "raise max_new_tokens, or have the model not think (engine.extra)"
+                hint = "raise max_new_tokens, or turn off the model's thinking (engine.extra)"
                 return Failure(f"the server sent only what the model thought, no answer: {hint}", retryable=False)
             return Failure("the server sent an empty answer", retryable=True)
         return answer(
@@ -205,17 +205,17 @@ class OpenAIEngine(Adjustable):
             stop = ModelError(
                 f"the server answers 404 for the model {config.model!r}: {said}",
                 code="server-model-unknown", where=config.base_url,
-                hint="correct model or base_url (most servers' ends in /v1) of the engine",
+                hint="correct the engine's model or base_url (for most servers, it ends in /v1)",
             )  # fmt: skip
         elif status in _REDIRECTS:
             target = getattr(error, "response").headers.get("location", "nowhere")  # noqa: B009
             stop = ModelError(
-                f"the server answers {status} and sends on to {self._shown(target)}; prompts are not sent on",
-                code="server-redirect", where=config.base_url, hint="name the address itself in base_url of the engine",
+                f"the server answers {status} and redirects to {self._shown(target)}; prompts are not sent there",
+                code="server-redirect", where=config.base_url, hint="if you trust it, set the engine's base_url to it",
             )  # fmt: skip
         elif status == 429 and getattr(error, "code", None) == "insufficient_quota":
             stop = ModelError(
-                "the account has no quota left", code="server-quota", where=config.base_url, hint="add some, or wait"
+                "the account has no quota left", code="server-quota", where=config.base_url, hint="add quota, or wait"
             )
         elif is_too_long(error):
             return Failure(f"the server sent {self._shown(_root(error))}", retryable=False)
@@ -223,7 +223,7 @@ class OpenAIEngine(Adjustable):
             cause = self._shown(error.__cause__ or error)
             stop = ModelError(
                 f"the server cannot be reached: {cause}", code="server-unreachable", where=config.base_url,
-                hint="start it, or correct base_url of the engine; finished texts are kept",
+                hint="start it, or correct the engine's base_url; finished texts are kept",
             )  # fmt: skip
         if stop is not None:
             fatal.append(stop)
@@ -260,8 +260,8 @@ def _spellings(key: str) -> list[str]:
 def _state(variable: str | None, key: str) -> str:
     """What is the matter with a key, in words."""
     if variable is None:
-        return "it wants a key, and you allowed it none"
-    return f"the key in {variable} is {'refused' if key else 'not set'}"
+        return "it requires a key, but you allowed it none"
+    return f"the key in {variable} is {'rejected' if key else 'not set'}"
 
 
 class Pace:

@@ -33,7 +33,7 @@ class PlantedEngine:
         """
         if not isinstance(data.source, PlantedConfig):
             raise ModelError(
-                f"knows nothing of the source {data.source.type}, only of planted worlds", code="engine-other-data",
+                f"writes only about planted worlds, not the source {data.source.type}", code="engine-other-data",
                 where="cot.engine planted",
                 hint="set cot.engine: facts, which writes about any data",
             )  # fmt: skip

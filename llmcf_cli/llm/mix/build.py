@@ -127,7 +127,7 @@ def _sizes(section: LLMSection, capacities: Sequence[int]) -> list[int]:
 
 def _too_few(section: LLMSection, name: str, wanted: int, given: int, most: int) -> LlmcfError:
     return LlmcfError(
-        f"llm.count {section.count} needs {wanted:,} samples of {name}, which has {given:,} different ones",
+        f"llm.count {section.count} needs {wanted:,} samples of {name}, but it has {given:,} different ones",
         code="sample-too-large", where="llm.count",
         hint=f"set llm.count to at most {most:,}, leave it out, or change the shares",
     )  # fmt: skip
@@ -138,7 +138,7 @@ def _check(section: LLMSection, part: MixPart, report: MixPartReport, size: int,
         raise LlmcfError(
             f"no sample of {report.source} fits into {longest} tokens",
             code="mix-too-long", where="llm.tune.max_length",
-            hint="raise llm.tune.max_length, or take a model with a longer context",
+            hint="raise llm.tune.max_length, or use a model with a longer context",
         )  # fmt: skip
     if section.count is not None and report.samples < size:
         raise _too_few(section, report.source, size, report.samples, int(report.samples / part.share))

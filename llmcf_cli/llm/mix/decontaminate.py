@@ -89,7 +89,7 @@ def _texts(file: Path) -> Iterator[str]:
                 yield " ".join(_strings(json.loads(line))) if file.suffix in (".jsonl", ".json") else line
     except (OSError, ValueError) as error:
         raise DataError(
-            f"is no readable Parquet, JSON lines or text: {error}", code="file-format", where=str(file)
+            f"cannot be read as Parquet, JSON lines or text: {error}", code="file-format", where=str(file)
         ) from error
 
 

@@ -146,7 +146,7 @@ class FileSource:
             place, why = self._first_bad
             raise DataError(
                 f"{bad:,} of {rows:,} rows cannot be used; the first: {why}", code="rows-unusable", where=place,
-                hint=f"mend the rows, or raise max_bad_rows ({most:g}) of this source of llm.mix to leave them out",
+                hint=f"correct the rows, or raise max_bad_rows ({most:g}) of this source in llm.mix to leave them out",
             )  # fmt: skip
 
     def _pairs(self) -> Iterator[_Pair]:
@@ -197,11 +197,11 @@ def _last_answer(conversation: Sequence[Any]) -> tuple[Messages, str]:
     messages = []
     for number, turn in enumerate(conversation, 1):
         if not isinstance(turn, dict):
-            raise UnreadableError(f"turn {number} is no object with role and content, or from and value")
+            raise UnreadableError(f"turn {number} is not an object with role and content, or from and value")
         speaker = turn.get("role", turn.get("from"))
         role = _ROLES.get(str(speaker).strip().lower())
         if role is None:
-            raise UnreadableError(f"turn {number} is said by {speaker!r}, not by one of {', '.join(_ROLES)}")
+            raise UnreadableError(f"turn {number} is by {speaker!r}, not by one of {', '.join(_ROLES)}")
         content = turn.get("content", turn.get("value"))
         try:
             said = "" if content == [] else text_of(content)

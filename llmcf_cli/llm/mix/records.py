@@ -96,11 +96,11 @@ def list_of(value: Any) -> list[Any]:
             try:
                 value = ast.literal_eval(value.strip())
             except (ValueError, SyntaxError, RecursionError, MemoryError):
-                raise UnreadableError("is no list, nor one written as text") from None
+                raise UnreadableError("is not a list, or a list written as text") from None
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return []
     if not isinstance(value, list | tuple):
-        raise UnreadableError("is no list of turns")
+        raise UnreadableError("is not a list of turns")
     return list(value)
 
 
@@ -118,7 +118,7 @@ def _part(part: Any) -> str:
     if part["type"] in _THOUGHT_PARTS:
         return ""
     if part["type"] not in _TEXT_PARTS:
-        raise UnreadableError(f"a part of type {part['type']!r} is no text")
+        raise UnreadableError(f"a part of type {part['type']!r} is not text")
     return text_of(part.get("text"))
 
 
@@ -132,7 +132,7 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"is no readable Parquet file: {error}", code="file-format", where=str(path)) from error
+        raise DataError(f"cannot be read as Parquet: {error}", code="file-format", where=str(path)) from error
     with file:
         row = 0
         if not file.metadata.num_rows:

@@ -68,7 +68,9 @@ class TextEncoder:
     def __init__(self, path: Path) -> None:
         if not path.is_dir():
             raise ModelError(
-                "a text encoder is a folder in sentence-transformers format", code="encoder-unusable", where=str(path)
+                "a text encoder must be a folder in sentence-transformers format",
+                code="encoder-unusable",
+                where=str(path),
             )
         check_encoder(path)
         quiet_libraries()
@@ -90,7 +92,7 @@ class TextEncoder:
         dim = self._model.get_embedding_dimension()
         given = self._model.encode(["a"], show_progress_bar=False).shape[-1]
         if dim != given:  # as a module's settings say, and as it is
-            what = f"the model says that its vectors have {dim} numbers, and gives {given}"
+            what = f"the model's vectors should have {dim} numbers, but have {given}"
             raise ModelError(what, code="encoder-unusable", where=str(path))
         if self._model.device.type == "cpu":
             pack_linears(self._model)

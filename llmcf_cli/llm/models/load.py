@@ -75,20 +75,22 @@ def check_folder(folder: Path) -> None:
     """
     where = str(folder)
     if not folder.is_dir():
-        raise ModelError("a model is a folder in Hugging Face format or a .gguf file", code="model-folder", where=where)
+        raise ModelError(
+            "a model must be a folder in Hugging Face format or a .gguf file", code="model-folder", where=where
+        )
     config_file = folder / "config.json"
     if not config_file.is_file():
-        raise ModelError(f"the folder has no config.json; it holds {_listing(folder)}",
+        raise ModelError(f"the folder has no config.json; it contains {_listing(folder)}",
                          code="model-folder", where=where,
                          hint="give a folder in Hugging Face format or a .gguf file")  # fmt: skip
     check_contained(folder)
     config = read_json(config_file, MAX_JSON_BYTES, ModelError)
     if not isinstance(config, dict):
-        raise ModelError("is no JSON object", code="model-config", where=str(config_file))
+        raise ModelError("not a JSON object", code="model-config", where=str(config_file))
     _check_architecture(config, where)
     if not any(folder.glob("*.safetensors")):
         pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt"))
-        found = "only pickled weights" if pickled else f"no weights; it holds {_listing(folder)}"
+        found = "only pickled weights" if pickled else f"no weights; it contains {_listing(folder)}"
         raise ModelError(
             f"the folder has {found}",
             code="model-pickle" if pickled else "model-weights-missing",
@@ -96,7 +98,7 @@ def check_folder(folder: Path) -> None:
             hint="convert the weights to .safetensors",
         )
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ModelError(f"the folder has no tokenizer; it holds {_listing(folder)}",
+        raise ModelError(f"the folder has no tokenizer; it contains {_listing(folder)}",
                          code="model-tokenizer-missing", where=where,
                          allowed=TOKENIZER_FILES)  # fmt: skip
 
@@ -118,9 +120,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"the tokenizer cannot be loaded: {_brief(error)}", code="model-unreadable", where=str(folder)
         ) from error
     if not tokenizer.chat_template:
-        raise ModelError("the tokenizer has no chat template, so this is no chat or instruct model",
+        raise ModelError("the tokenizer has no chat template, so this is not a chat or instruct model",
                          code="model-chat-template-missing", where=str(folder),
-                         hint="take the -instruct or -chat variant of the model")  # fmt: skip
+                         hint="use the -instruct or -chat variant of the model")  # fmt: skip
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -283,14 +285,14 @@ def _gguf_file(path: Path) -> Path | None:
     if path.is_file():
         if path.suffix != ".gguf":
             raise ModelError(
-                "a model is a folder in Hugging Face format or a .gguf file", code="model-folder", where=str(path)
+                "a model must be a folder in Hugging Face format or a .gguf file", code="model-folder", where=str(path)
             )
         return path
     if (path / "config.json").is_file():
         return None
     files = sorted(path.glob("*.gguf"))
     if len(files) > 1:
-        raise ModelError("the folder holds several GGUF files",
+        raise ModelError("the folder contains several GGUF files",
                          code="model-folder", where=str(path), allowed=[f.name for f in files],
                          hint="name one of them in llm.model")  # fmt: skip
     return files[0] if files else None
@@ -362,8 +364,9 @@ def _check_architecture(config: dict[str, Any], where: str) -> None:
         fits = config.get("model_type") in known
     if not fits:
         found = ", ".join(named) or f"model_type {config.get('model_type')!r}"
-        raise ModelError(f"no causal language model: config.json names {found}", code="model-architecture", where=where,
-                         hint="name a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
+        raise ModelError(f"not a causal language model: config.json has {found}",
+                         code="model-architecture", where=where,
+                         hint="use a decoder that generates text, e.g. asset:smollm2-135m-instruct")  # fmt: skip
 
 
 def _listing(folder: Path) -> str:

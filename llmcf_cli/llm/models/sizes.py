@@ -42,11 +42,13 @@ def check_size(where: Path, network: Callable[[], nn.Module], held: int) -> None
             buffers = sum(buffer.numel() * buffer.element_size() for buffer in built.buffers())
     except Exception as error:  # the library raises whatever its parsers raise
         what = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"describes no network: {what:.300}", code="model-unreadable", where=str(where)) from error
+        raise ModelError(
+            f"does not describe a network: {what:.300}", code="model-unreadable", where=str(where)
+        ) from error
     check_numbers(where, numbers, held)
     if buffers > MAX_BUFFER_BYTES:
         raise ModelError(f"describes tables of {buffers:,} bytes beside the weights", code="model-limit",
-                         where=str(where), hint="take another model")  # fmt: skip
+                         where=str(where), hint="use another model")  # fmt: skip
 
 
 def check_numbers(where: Path, numbers: int, held: int) -> None:
@@ -58,7 +60,7 @@ def check_numbers(where: Path, numbers: int, held: int) -> None:
     if numbers > TIMES_HELD * held + FREE_NUMBERS:
         raise ModelError(
             f"describes a network of {numbers:,} numbers, but its weights have {held:,}",
-            code="model-limit", where=str(where), hint="fetch the model again, or take another one",
+            code="model-limit", where=str(where), hint="fetch the model again, or use another one",
         )  # fmt: skip
 
 
@@ -80,6 +82,8 @@ def numbers_held(files: Sequence[Path], *, packed: bool = False) -> int:
             with safe_open(file, "np") as weights:
                 shapes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"is no safetensors file: {error}", code="model-unreadable", where=str(file)) from error
+            raise ModelError(
+                f"not a valid safetensors file: {error}", code="model-unreadable", where=str(file)
+            ) from error
         total += sum(map(math.prod, shapes))
     return total * PACKED_NUMBERS if packed else total

@@ -73,9 +73,9 @@ def check_encoder(folder: Path) -> None:
                 )
             activation = str(settings.get("activation_function", _ACTIVATIONS[1]))
             if not activation.startswith(_ACTIVATIONS):
-                what = f"names the activation {activation!r:.80}, which is none of PyTorch's"
+                what = f"names the activation {activation!r:.80}, which PyTorch does not have"
                 raise ModelError(
-                    what, code="model-module-refused", where=str(place / "config.json"), hint="take another encoder"
+                    what, code="model-module-refused", where=str(place / "config.json"), hint="use another encoder"
                 )
         if kind in ("Transformer", "Dense"):
             refuse_pickles(place)
@@ -89,25 +89,25 @@ def check_contained(folder: Path) -> None:
             implementation that would be fetched and run.
     """
     if (folder / _ADAPTER).exists():
-        raise ModelError("is an adapter to another model", code="model-adapter", where=str(folder / _ADAPTER),
-                         hint="merge it into its model where you trust both, and name the result")  # fmt: skip
+        raise ModelError("is an adapter for another model", code="model-adapter", where=str(folder / _ADAPTER),
+                         hint="if you trust both, merge it into its model and use the result")  # fmt: skip
     _check_sizes(folder)
     for index in sorted(folder.glob("*.safetensors.index.json")):
         found = _json(index, MAX_INDEX_BYTES)
         shards = found.get("weight_map") if isinstance(found, dict) else None
         for shard in set(map(str, shards.values())) if isinstance(shards, dict) else [""]:
             if not shard.endswith(".safetensors") or not _PLAIN.fullmatch(shard):
-                raise ModelError(f"names the weights {shard!r:.80}, which are none of its own in safetensors",
+                raise ModelError(f"names the weights {shard!r:.80}, which are not safetensors of its own",
                                  code="model-foreign-files", where=str(index),
                                  hint="convert the weights to .safetensors")  # fmt: skip
     config = folder / "config.json"
     if config.is_file():
         for key, value in _settings(_json(config)):
             if "layer" in key and isinstance(value, int) and value > MAX_LAYERS:
-                raise ModelError(f"has {value:,} layers by {key!r:.80}, more than {MAX_LAYERS:,}",
+                raise ModelError(f"has {value:,} layers ({key!r:.80}); at most {MAX_LAYERS:,} are allowed",
                                  code="model-limit", where=str(config))  # fmt: skip
             if _COUNTS.fullmatch(key) and isinstance(value, int | float) and not value <= MAX_COUNT:
-                raise ModelError(f"has {value:,} by {key!r:.80}, more than {MAX_COUNT:,}",
+                raise ModelError(f"has {key!r:.80} {value:,}; at most {MAX_COUNT:,} is allowed",
                                  code="model-limit", where=str(config))  # fmt: skip
             if key.strip("_") in _IMPLEMENTATIONS and not _is_built_in(value):
                 raise ModelError(f"has {key} {value!r:.80}, whose code would be fetched and run",
@@ -131,7 +131,7 @@ def _check_sizes(folder: Path) -> None:
             settings = _json(folder / name, _MOST.get(name, MAX_TEXT_BYTES))
             tokens = settings.get(key) if isinstance(settings, dict) else None
             if isinstance(tokens, list | dict) and len(tokens) > MAX_ADDED_TOKENS:
-                what = f"adds {len(tokens):,} tokens to the vocabulary, more than {MAX_ADDED_TOKENS:,}"
+                what = f"adds {len(tokens):,} tokens to the vocabulary; at most {MAX_ADDED_TOKENS:,} are allowed"
                 raise ModelError(what, code="model-limit", where=str(folder / name))
 
 
@@ -159,9 +159,9 @@ def refuse_pickles(folder: Path) -> None:
     pickled = [name for name in files if name.endswith(_PICKLED)]
     if pickled and not any(name.endswith(".safetensors") for name in files):
         raise ModelError(
-            f"keeps its weights in {pickled[0]}, a pickle, which may run code when it is read",
+            f"keeps its weights in {pickled[0]}, a pickle, which can run code when read",
             code="model-pickle", where=str(folder),
-            hint="convert them to safetensors where you trust them, or take another model",
+            hint="if you trust them, convert them to safetensors; or use another model",
         )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def modules_of(folder: Path) -> Iterator[tuple[Path, str]]:
         place = (folder / path).resolve()
         if not place.is_relative_to(folder.resolve()) or (name != "Normalize" and not place.is_dir()):
             raise ModelError(
-                f"names the folder {path!r:.80}, which is none of its own",
+                f"names the folder {path!r:.80}, which is not its own",
                 code="model-foreign-files",
                 where=str(listed),
             )
@@ -195,16 +195,16 @@ def _refuse_keys(file: Path, known: frozenset[str]) -> dict[str, Any]:
         return {}
     settings = _json(file)
     if not isinstance(settings, dict):
-        raise ModelError("is no JSON object", code="model-config", where=str(file))
+        raise ModelError("not a JSON object", code="model-config", where=str(file))
     strange = sorted(set(settings) - known)
     if strange:
-        what = f"has the key {strange[0]!r:.80}, which says how files are loaded or is not known"
+        what = f"has the key {strange[0]!r:.80}, which is unknown or changes how files are loaded"
         raise ModelError(
             what,
             code="model-config",
             where=str(file),
             allowed=sorted(known),
-            hint="remove it, if the encoder does without",
+            hint="remove the key, if the encoder works without it",
         )
     return settings
 

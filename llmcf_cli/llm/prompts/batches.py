@@ -83,9 +83,9 @@ def in_halves(
         return [work(items)]
     except torch.OutOfMemoryError as error:
         if len(items) == 1:
-            hint = f"lower {setting} or take a smaller model"
+            hint = f"lower {setting} or use a smaller model"
             raise ModelError(
-                "one prompt does not fit into the GPU's memory", code="gpu-memory-full", where=where, hint=hint
+                "a single prompt does not fit into GPU memory", code="gpu-memory-full", where=where, hint=hint
             ) from error
     torch.cuda.empty_cache()  # after the handler, which holds on to the tensors of the failed pass
     half = len(items) // 2

@@ -132,7 +132,7 @@ class Chats:
             raise TemplateRefusal(
                 f"the model's chat template refuses the turns {said}: {error.what}",
                 where=str(self._tokenizer.name_or_path),
-                hint="let user and assistant speak in turn, the user first, or take another model",
+                hint="alternate user and assistant, starting with the user, or use another model",
             ) from error
 
     def _rendered(self, messages: list[dict[str, str]], joined: bool) -> _Form:

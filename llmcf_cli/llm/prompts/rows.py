@@ -167,7 +167,7 @@ def choose_train(
         count = max(1, round((sample.fraction or 0) * total))
     if count > total:
         raise LlmcfError(
-            f"{count:,} samples are asked for, the train split has {total:,}",
+            f"{count:,} samples requested, but the train split has {total:,}",
             code="sample-too-large", where=f"{where}.count",
             hint=f"set {where}.count to at most {total:,}",
         )  # fmt: skip

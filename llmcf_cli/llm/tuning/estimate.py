@@ -219,7 +219,7 @@ def _too_large(
     options = [f"{what} (about {bytes_ / 1e9:.1f} GB)" for what, bytes_ in changes if bytes_ < needed]
     what = "GPU memory" if device == "cuda" else "memory"
     return ModelError(
-        f"tuning needs about {needed / 1e9:.1f} GB of {what}, {available / 1e9:.1f} GB are free",
+        f"tuning needs about {needed / 1e9:.1f} GB of {what}; {available / 1e9:.1f} GB are free",
         code="tuning-memory", where="llm.tune",
         hint="make it smaller: " + "; ".join(options),
     )  # fmt: skip

@@ -60,14 +60,14 @@ def read_launch(path: Path) -> LaunchSettings:
     found = plain(read_any_yaml(path))
     processes = found.get("num_processes") if isinstance(found, dict) else None
     if not isinstance(processes, int) or not 1 <= processes <= MAX_PROCESSES or "distributed_type" not in found:
-        raise LlmcfError("is no configuration of accelerate: it has no distributed_type or num_processes",
+        raise LlmcfError("not a configuration of accelerate: it has no distributed_type or num_processes",
                          code="launch-config", where=str(path),
-                         hint="accelerate config --config_file FILE writes one")  # fmt: skip
+                         hint="write one with: accelerate config --config_file FILE")  # fmt: skip
     for place, settings in (("", found), ("deepspeed_config.", found.get("deepspeed_config"))):
         for key in settings if isinstance(settings, dict) else ():
             if settings[key] and key in _ELSEWHERE:
-                what = "is about other machines, or runs commands of its own"
-                hint = "remove it: processes are started on this machine alone"
+                what = "concerns other machines, or runs commands"
+                hint = "remove it: processes run on this machine only"
                 raise LlmcfError(what, code="launch-elsewhere", where=f"{path}: {place}{key}", hint=hint)
     if found.get("compute_environment", "LOCAL_MACHINE") != "LOCAL_MACHINE":
         raise LlmcfError("only this machine is supported", code="launch-elsewhere",

@@ -45,7 +45,7 @@ def use_packed_attention(network: Any) -> None:
         apart = _logits(network, [[_sample(0)], [_sample(1)]])
     except TypeError as error:  # its forward pass does not take the borders of samples
         raise ModelError(
-            "the model cannot be told where samples end", code="packing-unsupported", where="llm.tune", hint=_HINT
+            "the model does not accept sample boundaries", code="packing-unsupported", where="llm.tune", hint=_HINT
         ) from error
     base.set_attn_implementation(ATTENTION)
     if base.config._attn_implementation != ATTENTION:
@@ -59,7 +59,7 @@ def use_packed_attention(network: Any) -> None:
     if (together - apart).abs().max() > _TOLERANCE * apart.std():
         base.set_attn_implementation(before)
         raise ModelError(
-            "the model mixes samples that are packed together", code="packing-unsupported", where="llm.tune", hint=_HINT
+            "the model mixes samples packed together", code="packing-unsupported", where="llm.tune", hint=_HINT
         )
 
 
@@ -87,13 +87,13 @@ def packed_attention(
         The attended values [1, T, H, D], and None.
     """
     if sliding_window is not None and max_length_q > sliding_window:
-        raise ModelError(f"a sample is longer than the model's window of {sliding_window} tokens",
+        raise ModelError(f"a sample is longer than the model's attention window of {sliding_window} tokens",
                          code="sample-too-long", where="llm.tune",
                          hint=_HINT)  # fmt: skip
     found = [name for name in _UNSUPPORTED if others.get(name) is not None]
     if found:
         raise ModelError(
-            f"packing does not know this model's attention ({found[0]})",
+            f"packing does not support this model's attention ({found[0]})",
             code="packing-unsupported",
             where="llm.tune",
             hint=_HINT,

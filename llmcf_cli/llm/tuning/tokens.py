@@ -41,14 +41,14 @@ def tokenise(mix: Path, work: Path, tokenizer: Any, max_length: int, progress: P
             for row in batch.to_pylist():
                 ids, prompt = encode_pair(tokenizer, row["prompt"], row["completion"])
                 if len(ids) > max_length:
-                    raise ModelError(f"a sample of the mix has {len(ids)} tokens, more than {max_length}",
+                    raise ModelError(f"a sample of the mix has {len(ids)} tokens; at most {max_length} are allowed",
                                      code="sample-too-long", where=str(mix))  # fmt: skip
                 flat.write(np.asarray(ids, dtype=np.int32).tobytes())
                 lengths.append(len(ids))
                 prompts.append(prompt)
             task.advance(batch.num_rows)
     if not lengths:
-        raise ModelError("the mix holds no samples", code="mix-empty", where=str(mix))
+        raise ModelError("the mix has no samples", code="mix-empty", where=str(mix))
     np.savez(work / _BORDERS, lengths_N=np.array(lengths, np.int64), prompts_N=np.array(prompts, np.int64))
 
 

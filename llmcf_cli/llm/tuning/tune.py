@@ -165,7 +165,7 @@ def _check_device(config: TuneConfig) -> None:
     import importlib.util
 
     if not torch.cuda.is_available():
-        raise ModelError("qlora needs a CUDA device, there is none", code="gpu-missing", where="llm.tune.type",
+        raise ModelError("qlora needs a CUDA device, and none was found", code="gpu-missing", where="llm.tune.type",
                          hint="set llm.tune.type: lora")  # fmt: skip
     if importlib.util.find_spec("bitsandbytes") is None:
         raise LlmcfError("qlora needs the package bitsandbytes", code="package-needed", where="llm.tune.type",
@@ -174,7 +174,7 @@ def _check_device(config: TuneConfig) -> None:
 
 def _check_division(run: TuneRun, sharded: Sharding) -> None:
     if sharded.weights > 1 and isinstance(run.config, AdapterTuneConfig):
-        raise LlmcfError("adapters cannot be merged into weights that processes divide",
+        raise LlmcfError("adapters cannot be merged into weights sharded over processes",
                          code="adapters-sharded", where="llm.tune.type",
                          hint="launch with ddp or zero2, or set llm.tune.type: full")  # fmt: skip
     if run.config.gradient_accumulation % run.processes:
@@ -205,7 +205,7 @@ def _claim(work: Path, stamp: dict[str, Any], progress: Progress) -> None:
     if last_checkpoint(work):
         known = found if isinstance(found, dict) else {}
         changed = [name for name in stamp if known.get(name) != stamp[name]]
-        progress.say(f"the checkpoints in {work} are of another {', '.join(changed)}; train-llm starts anew")
+        progress.say(f"the checkpoints in {work} are of another {', '.join(changed)}; train-llm starts over")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
@@ -220,8 +220,8 @@ def _check_saving(network: Any, tokenizer: Any, work: Path, out: Path) -> None:
     free = min(shutil.disk_usage(folder).free for folder in (work, out.parent))
     if free < needed:
         raise StoreError(
-            f"tuning needs {needed / 1e9:.1f} GB for checkpoints and the result, {free / 1e9:.1f} GB are free",
-            code="disk-full", where=str(work), hint="free space, or tune with {type: lora}",
+            f"tuning needs {needed / 1e9:.1f} GB for checkpoints and the result; {free / 1e9:.1f} GB are free",
+            code="disk-full", where=str(work), hint="free some disk space, or tune with {type: lora}",
         )  # fmt: skip
     trial = work / "trial"
     try:

@@ -160,7 +160,10 @@ def estimate_rows(found: Estimate) -> list[tuple[str, str]]:
     cost, about = found.cost, "" if found.exact else "about "
     each = f", {cost.prompt_tokens / cost.calls:,.0f} a call" if cost.calls else ""
     rows = [
-        ("calls to make", f"{about}{cost.calls:,} ({found.cached:,} of {cost.calls + found.cached:,} texts are there)"),
+        (
+            "calls to make",
+            f"{about}{cost.calls:,} ({found.cached:,} of {cost.calls + found.cached:,} texts are cached)",
+        ),
         ("prompt tokens", f"{about}{cost.prompt_tokens:,}{each}"),
         ("new tokens", f"{'at most' if found.bounded else 'about'} {cost.new_tokens:,}"),
         ("time", _time(found)),

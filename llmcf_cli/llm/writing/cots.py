@@ -70,7 +70,7 @@ class Written:
         if not found:
             asked = ", ".join(f"{name} {value}" for name, value in wanted.items())
             raise LlmcfError(
-                f"no chain of thought is kept for {asked}", code="cot-missing", where="gen-cot",
+                f"no chain of thought was kept for {asked}", code="cot-missing", where="gen-cot",
                 hint="only a sample of the train rows has one: llmcf cot show RECIPE --best 5, or cot export for all",
             )  # fmt: skip
         return found

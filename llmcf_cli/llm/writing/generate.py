@@ -238,7 +238,7 @@ def _unusable(wanted: int, tally: Tally) -> LlmcfError:
     reasons = ", ".join(f"{count} {reason}" for reason, count in (tally.dropped | tally.set_aside).items())
     return LlmcfError(
         f"none of {wanted} chains of thought is usable: {reasons}", code="cot-none-usable", where="gen-cot",
-        hint="look at the prompt and the model (llmcf cot preview RECIPE) and at cot.floor; raise "
+        hint="check the prompt and the model (llmcf cot preview RECIPE) and cot.floor; raise "
         "cot.engine.max_new_tokens",
     )  # fmt: skip
 

@@ -230,7 +230,7 @@ def _write(author: _Author, subjects: Mapping[str, Subjects], data: Path, out: P
     if not any(kept.count.values()):
         raise LlmcfError(
             "nothing was written about any user or item", code="knowledge-none", where="knowledge",
-            hint="look at the prompts and the model; raise knowledge.users and knowledge.items",
+            hint="check the prompts and the model; raise knowledge.users and knowledge.items",
         )  # fmt: skip
     return kept
 

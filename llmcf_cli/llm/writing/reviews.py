@@ -153,10 +153,10 @@ def read_reviews(file: Path) -> dict[str, Review]:
         with pq.ParquetFile(file) as opened:
             have = opened.schema_arrow
             if have.names != COT_REVIEW.schema.names or have.types != COT_REVIEW.schema.types:
-                raise DataError("holds no reviews", code="reviews-format", where=str(file),
-                                hint="llmcf review RECIPE --out FILE writes them")  # fmt: skip
+                raise DataError("contains no reviews", code="reviews-format", where=str(file),
+                                hint="write them with: llmcf review RECIPE --out FILE")  # fmt: skip
             if opened.metadata.num_rows > MAX_REVIEWS:
-                raise DataError(f"holds more than {MAX_REVIEWS:,} reviews", code="file-limit", where=str(file))
+                raise DataError(f"has more than {MAX_REVIEWS:,} reviews", code="file-limit", where=str(file))
             rows = opened.read().to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         what = f"cannot be read: {str(error).splitlines()[0]}"
@@ -164,7 +164,7 @@ def read_reviews(file: Path) -> dict[str, Review]:
     found: dict[str, Review] = {}
     for row in rows:
         if row["verdict"] not in set(Verdict):
-            raise DataError(f"has the verdict {row['verdict']!r}", code="reviews-format", where=str(file),
+            raise DataError(f"has the unknown verdict {row['verdict']!r}", code="reviews-format", where=str(file),
                             allowed=tuple(Verdict))  # fmt: skip
         found[row["text_sha256"]] = Review(**{**row, "verdict": Verdict(row["verdict"])})
     return found
@@ -202,5 +202,5 @@ def without_dropped(cots: pa.Table, file: Path) -> tuple[pa.Table, int, int]:
     stays = [digest not in reviews or reviews[digest].verdict is Verdict.keep for digest in digests]
     if cots.num_rows and not any(stays):
         raise DataError(f"all {cots.num_rows:,} chains of thought are dropped", code="reviews-none-left",
-                        where=str(file), hint="keep some (llmcf review RECIPE), or leave cot.review out")  # fmt: skip
+                        where=str(file), hint="keep some (llmcf review RECIPE --again) or omit cot.review")  # fmt: skip
     return cots.filter(pa.array(stays, pa.bool_())), stays.count(False), len(set(reviews) - set(digests))

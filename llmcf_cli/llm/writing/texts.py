@@ -120,7 +120,7 @@ def fit_asks(engine: Engine, histories: Sequence[Sequence[str]], render: Render,
     for index, ask in enumerate(asks):
         if ask.tokens > longest:
             raise LlmcfError(
-                f"the prompt of {fault.name(index)} has {ask.tokens} tokens without any history, more than {longest}",
+                f"the prompt of {fault.name(index)} has {ask.tokens} tokens without any history; at most {longest} fit",
                 code="prompt-too-long", where=fault.where, hint=fault.hint,
             )  # fmt: skip
     return asks
@@ -270,7 +270,7 @@ class TextCache:
                 task.advance(share * done)
                 task.note(self._note())
             if self.generated + self.failed == before:
-                task.note("waiting for what another worker is making")
+                task.note("waiting for another worker's texts")
                 time.sleep(_POLL)
             open_ = self._open(wanted)
         task.skip(share * left)

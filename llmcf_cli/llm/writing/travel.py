@@ -203,7 +203,7 @@ def _blocks(file: Path) -> Iterator[list[dict[str, Any]]]:
         with pq.ParquetFile(file) as opened:
             have = opened.schema_arrow
             if have.names != TRAVELLING_TEXT.schema.names or have.types != TRAVELLING_TEXT.schema.types:
-                raise DataError("holds no texts as `llmcf cot export --cache` writes them", code="texts-format",
+                raise DataError("contains no texts written by `llmcf cot export --cache`", code="texts-format",
                                 where=str(file), hint="llmcf cot export RECIPE --cache FILE")  # fmt: skip
             for batch in opened.iter_batches(_BLOCK):
                 batch.validate(full=True)
@@ -221,9 +221,9 @@ def _check(
     wrong: list[str] = []
     for row in rows:
         key = (row["prompt_hash"], row["model_digest"], row["decode_hash"], row["sample_index"])
-        what = _fault(row, settings) or ("is there twice" if key in seen else "")
+        what = _fault(row, settings) or ("is a duplicate" if key in seen else "")
         if not what and models is not None and row["model_digest"] not in models:
-            what = f"is of the model {row['model_digest']!r:.80}, which the lock does not have"
+            what = f"is by the model {row['model_digest']!r:.80}, which is not in the lock"
         if what:
             wrong.append(f"text {len(seen)} (prompt {str(row['prompt_hash'])[:12]!r}) {what}")
             if len(wrong) >= _WRONG:
@@ -231,7 +231,7 @@ def _check(
         seen.add(key)
     if wrong:
         raise DataError("; ".join(wrong), code="texts-invalid", where=str(file),
-                        hint="nothing of it was taken in; ask whoever made it for another")  # fmt: skip
+                        hint="nothing was imported; ask whoever made the file for a new one")  # fmt: skip
 
 
 def _fault(row: Mapping[str, Any], settings: dict[str, str]) -> str:
@@ -248,9 +248,9 @@ def _fault(row: Mapping[str, Any], settings: dict[str, str]) -> str:
     if len(row["text"]) > MAX_TEXT or any(len(row[name]) > MAX_NAME for name in ("model_digest", "step")):
         return "is too long"
     if "\0" in row["text"] or "\0" in row["model_digest"]:
-        return "holds a NUL character"
+        return "has a NUL character"
     if any(row[name] is not None and not math.isfinite(row[name]) for name in SCORES):
-        return "has a score that is no number"
+        return "has a score that is not a number"
     if row["decode"] not in settings:
         settings[row["decode"]] = _digest_of(row["decode"])
     if settings[row["decode"]] != row["decode_hash"]:

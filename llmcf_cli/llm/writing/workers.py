@@ -276,14 +276,14 @@ class SharedTexts:
             yield
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                what, hint = "another process holds it", "wait for it, or look for a stopped llmcf process and end it"
+                what, hint = "another process is using it", "wait for it, or find and end a stopped llmcf process"
                 raise StoreError(what, code="store-busy", where=str(self._path), hint=hint) from error
             raise self._unreadable(str(error)) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise self._unreadable(str(error)) from error
 
     def _unreadable(self, why: str) -> StoreError:
-        hint = f"if it is damaged: mv {self._path} {self._path}.damaged; what it held is made again"
+        hint = f"if it is damaged: mv {self._path} {self._path}.damaged; its texts are then generated again"
         return StoreError(f"cannot be read: {why}", code="store-unreadable", where=str(self._path), hint=hint)
 
     def _prepare(self, connection: Any) -> None:
@@ -294,7 +294,7 @@ class SharedTexts:
                 connection.execute(table.ddl())
             return
         if [sql for (sql,) in there] != sorted(table.ddl() for table in TABLES):
-            raise self._unreadable("its tables are not those of this version")
+            raise self._unreadable("its tables are of another version")
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise self._unreadable(found)

@@ -36,7 +36,7 @@ class KARAugmenter(Augmenter):
                 "needs knowledge about users and items",
                 code="input-missing",
                 where="augmenter kar",
-                hint="llmcf knowledge",
+                hint="llmcf knowledge RECIPE",
             )
         self.context_dim, self.item_dim = 2 * config.dim, config.dim
         sizes = shape.size("knowledge"), config.hidden, config.dim

@@ -64,7 +64,7 @@ class Novelty(nn.Module):
         self.mean_T.copy_(mean_T)
         if not whiten_TT.any():
             self.map_TT.zero_()
-            return ("the chains of thought's vectors are all the same: they are left out",), 0.0
+            return ("all chains of thought have the same vector: they are left out",), 0.0
         penalty, novel_TT = novel_spread(halves)
         share_TT = novel_share(whiten_TT @ spread_TT @ whiten_TT, whiten_TT @ novel_TT @ whiten_TT)
         map_TT = share_TT @ whiten_TT

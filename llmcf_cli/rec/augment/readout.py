@@ -41,7 +41,7 @@ class ReadoutAugmenter(Augmenter):
                 "needs item text vectors and retrieved examples",
                 code="input-missing",
                 where="augmenter readout",
-                hint="llmcf match",
+                hint="llmcf match RECIPE",
             )
         self.context_dim = config.dim
         self.text = TextAugmenter(TextConfig(dim=config.dim, hidden=config.hidden, dropout=config.dropout), shape)

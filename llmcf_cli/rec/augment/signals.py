@@ -19,7 +19,7 @@ class SignalsAugmenter(Augmenter):
         super().__init__()
         if not shape.size("signals"):
             raise ModelError(
-                "needs matching signals", code="input-missing", where="augmenter signals", hint="llmcf collab"
+                "needs matching signals", code="input-missing", where="augmenter signals", hint="llmcf collab RECIPE"
             )
         self.context_dim = config.dim
         self.mlp = MLP(shape.size("signals"), config.hidden, config.dim, config.dropout)

@@ -24,7 +24,7 @@ class TextAugmenter(Augmenter):
         super().__init__()
         if not shape.size("text"):
             raise ModelError(
-                "needs item text vectors", code="input-missing", where="augmenter text", hint="llmcf embed"
+                "needs item text vectors", code="input-missing", where="augmenter text", hint="llmcf embed RECIPE"
             )
         self.context_dim = config.dim
         self.signals = "signals" in config.features

@@ -64,7 +64,7 @@ class ExampleTokens(nn.Module):
                 "needs item text vectors and retrieved examples",
                 code="input-missing",
                 where=f"augmenter {config.type}",
-                hint="llmcf match",
+                hint="llmcf match RECIPE",
             )
         self.kinds = config.tokens
         self.features = config.features

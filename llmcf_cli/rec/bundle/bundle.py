@@ -160,7 +160,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
             _verify(path, raw["files"])
         recipe = read_json(path / RECIPE, MAX_MANIFEST_BYTES, StoreError)
         if not isinstance(recipe, dict):
-            raise StoreError("is no recipe", code="bundle-malformed", where=str(path / RECIPE))
+            raise StoreError("not a recipe", code="bundle-malformed", where=str(path / RECIPE))
         older = raw["format"] == format3.FORMAT
         manifest = Manifest.model_validate(format3.converted(raw, recipe) if older else raw)
         stored = Stored(path, frozenset(manifest.files), format3.RENAMED if older else {})
@@ -225,7 +225,7 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
     inputs = inputs_of(one.config("input") for one in manifest.inputs)
     if [*inputs] != closure(needs) or len(inputs) != len(manifest.inputs):
         raise StoreError(
-            "its inputs are not those that its model reads", code="bundle-unfit", where=str(path / MANIFEST)
+            "its inputs do not match those that its model reads", code="bundle-unfit", where=str(path / MANIFEST)
         )
     own = {file for one in inputs.values() for file in one.files}
     strange, lacking = (
@@ -233,7 +233,11 @@ def _inputs(path: Path, manifest: Manifest, needs: Collection[str]) -> dict[str,
         sorted((own | ALWAYS) - manifest.files.keys()),
     )
     if strange or lacking:
-        what = f"lists {strange[0]!r:.60}, which is no part of the bundle" if strange else f"does not list {lacking[0]}"
+        what = (
+            f"lists {strange[0]!r:.60}, which does not belong in the bundle"
+            if strange
+            else f"does not list {lacking[0]}"
+        )
         raise StoreError(what, code="bundle-foreign-file", where=str(path / MANIFEST))
     return inputs
 
@@ -242,21 +246,23 @@ def _raw_manifest(path: Path) -> dict[str, Any]:
     file = path / MANIFEST
     if not file.is_file():
         inner = path / "bundle"
-        hint = f"name {inner}" if (inner / MANIFEST).is_file() else "llmcf run RECIPE ends with the bundle to serve"
-        raise StoreError("is no bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint=hint)
+        hint = f"use {inner}" if (inner / MANIFEST).is_file() else "llmcf run RECIPE prints the bundle to serve"
+        raise StoreError("not a bundle: it has no bundle.json", code="bundle-missing", where=str(path), hint=hint)
     manifest: dict[str, Any] = read_json(file, MAX_MANIFEST_BYTES, StoreError)
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found not in (format3.FORMAT, Manifest.FORMAT) or isinstance(found, bool | float):
         made = str(manifest.get("llmcf", "?")) if isinstance(manifest, dict) else "?"
         newer = isinstance(found, int) and found > Manifest.FORMAT
         hint = (
-            f"install llmcf {made:.20} or later" if newer else f"use llmcf {made:.20}, or train again: llmcf train-rec"
+            f"install llmcf {made:.20} or later"
+            if newer
+            else f"use llmcf {made:.20}, or train again: llmcf train-rec RECIPE"
         )
-        what = f"bundle format {found!s:.20}, this version reads {format3.FORMAT} and {Manifest.FORMAT}"
+        what = f"bundle format {found!s:.20}; this version reads {format3.FORMAT} and {Manifest.FORMAT}"
         raise StoreError(what, code="bundle-format", where=str(path), hint=hint)
     if manifest.pop("digest", None) != digest_json(manifest):
         raise StoreError(
-            "differs from what was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
+            "has changed since it was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
         )
     return manifest
 
@@ -266,20 +272,20 @@ def _check_files(path: Path, files: Mapping[str, Any]) -> None:
     for name in files:
         if not _PLAIN.fullmatch(name) or name == MANIFEST:
             raise StoreError(
-                f"lists {name!r:.60}, which is no part of a bundle",
+                f"lists {name!r:.60}, which does not belong in a bundle",
                 code="bundle-foreign-file",
                 where=str(path / MANIFEST),
             )
         if (path / name).is_symlink():
             raise StoreError(
-                "is a link; a bundle has its own files",
+                "is a link; a bundle must contain the file itself",
                 code="bundle-link",
                 where=str(path / name),
                 hint="copy the bundle again",
             )
         if not (path / name).is_file():
             raise StoreError(
-                "the bundle lacks a file",
+                "is missing from the bundle",
                 code="bundle-incomplete",
                 where=str(path / name),
                 hint="copy the bundle again",
@@ -293,7 +299,7 @@ def _verify(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         file = path / name
         if file.stat().st_size != record["bytes"] or digest_file(file) != record["sha256"]:
             raise StoreError(
-                "differs from what was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
+                "has changed since it was written", code="bundle-changed", where=str(file), hint="copy the bundle again"
             )
 
 
@@ -327,11 +333,15 @@ def _check_fit(path: Path, expected: int, embedding_dim: int) -> None:
         rows, dim = weights.get_slice("embedding.table_VD").get_shape()
     if rows != expected:
         raise ModelError(
-            f"vocabulary of {expected} ids does not fit weights for {rows}", code="bundle-unfit", where=str(path)
+            f"the vocabulary has {expected} ids, but the weights have rows for {rows}",
+            code="bundle-unfit",
+            where=str(path),
         )
     if dim != embedding_dim:
         raise ModelError(
-            f"embedding dimension {embedding_dim}, but the weights have {dim}", code="bundle-unfit", where=str(path)
+            f"the embedding dimension is {embedding_dim}, but the weights have {dim}",
+            code="bundle-unfit",
+            where=str(path),
         )
 
 

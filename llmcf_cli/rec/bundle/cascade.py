@@ -59,7 +59,7 @@ class CascadeParts:
         made = self.manifest
         for folder, found, wanted in ((self.retrieve, retrieve, made.retrieve), (self.rank, rank, made.rank)):
             if found != wanted:
-                raise StoreError("is another bundle than the cascade was made of", code="bundle-changed",
+                raise StoreError("not the bundle that the cascade was made from", code="bundle-changed",
                                  where=str(folder), hint="make it again: llmcf bundle cascade")  # fmt: skip
 
 
@@ -99,6 +99,6 @@ def read_cascade(path: Path) -> CascadeParts | None:
         manifest = CascadeManifest.model_validate(found)
     for name in (RETRIEVE, RANK):
         if (path / name).is_symlink():
-            raise StoreError("is a link; a bundle has its own files", code="bundle-link", where=str(path / name),
-                             hint="copy the bundle again")  # fmt: skip
+            raise StoreError("is a link; a cascade must contain its bundles",
+                             code="bundle-link", where=str(path / name), hint="copy the bundle again")  # fmt: skip
     return CascadeParts(path / RETRIEVE, path / RANK, manifest, digest_json(found))

@@ -120,7 +120,7 @@ def _check_extends(before: EntityTable, after: EntityTable, database: Path) -> N
     """Rows that a model was trained on must be the rows of the same users and items still."""
     if not after.ids.slice(0, len(before.ids)).equals(before.ids.cast(pa.string())):
         raise StoreError(
-            f"its {before.entity}s are not those that the bundle was trained on, with others after them",
+            f"its {before.entity}s are not those of the bundle followed by new ones",
             code="base-other", where=str(database), hint="llmcf run RECIPE",
         )  # fmt: skip
 

@@ -49,13 +49,13 @@ class StoredComponent(Config):
             component = registry().get(kind, self.settings["type"], where="bundle.json")
         except UnknownNameError as error:
             plugin = "" if self.origin == "built-in" else f": {self.origin:.80}"
-            hint = f"install the plugin that has it{plugin}"
+            hint = f"install the plugin that provides it{plugin}"
             raise ModelError(
                 error.what, code="type-unknown", where="bundle.json", allowed=error.allowed, hint=hint
             ) from error
         cls = component.config()
         if self.version > cls.version:
-            what = f"{kind} {component.name} has version {self.version}, this installation reads up to {cls.version}"
+            what = f"{kind} {component.name} has version {self.version}; this installation reads up to {cls.version}"
             other = "llmcf" if component.origin == "built-in" else self.origin
             raise ModelError(
                 what, code="bundle-component", where="bundle.json", hint=f"install a later version of {other:.80}"

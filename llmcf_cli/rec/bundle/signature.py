@@ -47,10 +47,10 @@ def sign(bundle: Path, manifest: str, key_file: Path, password: Callable[[], str
         except TypeError:  # it has a password
             key = serialization.load_ssh_private_key(data, password().encode())
     except Exception as error:  # the library's own, of several kinds
-        raise DataError(f"is no private key in OpenSSH's form: {error}", code="signature-key", where=str(key_file),
+        raise DataError(f"not a private key in OpenSSH format: {error}", code="signature-key", where=str(key_file),
                         hint="ssh-keygen -t ed25519") from error  # fmt: skip
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise DataError("is no Ed25519 key", code="signature-key", where=str(key_file), hint="ssh-keygen -t ed25519")
+        raise DataError("not an Ed25519 key", code="signature-key", where=str(key_file), hint="ssh-keygen -t ed25519")
     public = _line(key.public_key())
     signature = base64.b64encode(key.sign(_signed(bundle / manifest))).decode()
     content = {"format": _FORMAT, "public_key": public, "signature": signature}
@@ -78,12 +78,12 @@ def signer(bundle: Path, manifest: str) -> str | None:
             raise ValueError("another format or kind of key")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
         raise StoreError(
-            f"is no signature: {error}", code="signature-malformed", where=str(file), hint="llmcf bundle sign"
+            f"not a valid signature: {error}", code="signature-malformed", where=str(file), hint="llmcf bundle sign"
         ) from error
     try:
         key.verify(signature, _signed(bundle / manifest))
     except Exception as error:
-        raise StoreError("the signature is none of this bundle: it was changed, or signed by somebody else",
+        raise StoreError("the signature does not match the bundle: the bundle was changed, or signed by someone else",
                          code="signature-wrong", where=str(file),
                          hint="copy the bundle again, or ask who made it") from error  # fmt: skip
     return _line(key)
@@ -100,12 +100,15 @@ def check_signer(bundle: Path, manifest: str, trusted: Path) -> str:
     listed = {" ".join(line.split()[:2]) for line in lines if line.strip() and not line.startswith("#")}
     if not listed:
         raise DataError(
-            "lists no public key", code="signature-key", where=str(trusted), hint="put public keys in it, a line each"
+            "contains no public key",
+            code="signature-key",
+            where=str(trusted),
+            hint="write public keys into it, one per line",
         )
     found = signer(bundle, manifest)
     if found is None:
         raise StoreError(
-            "is not signed",
+            "not signed",
             code="signature-missing",
             where=str(bundle),
             hint="ask who made it, or load it without --signers",

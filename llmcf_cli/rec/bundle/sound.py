@@ -31,14 +31,14 @@ def wholesome(path: Path) -> Iterator[None]:
     except (StoreError, ModelError, PackageError):
         raise
     except UnknownNameError as error:
-        hint = "install the plugin that has it"
+        hint = "install the plugin that provides it"
         raise ModelError(error.what, code="type-unknown", where=str(path), allowed=error.allowed, hint=hint) from error
     except Exception as error:
         what = error.what if isinstance(error, LlmcfError) else (str(error).splitlines() or [""])[0]
         raise StoreError(
             f"a part of the bundle is malformed ({type(error).__name__}: {what:.200})",
             code="bundle-malformed", where=str(path),
-            hint="copy the bundle again, or make it anew with llmcf train-rec",
+            hint="copy the bundle again, or train again: llmcf train-rec RECIPE",
         ) from error  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool((tensor.abs() <= LARGEST).all()):  # of NaN nothing holds
             raise ModelError(
-                f"{name} holds values that are not finite, or beyond {LARGEST:,.0f}",
+                f"{name} has values that are not finite, or beyond {LARGEST:,.0f}",
                 code="bundle-values",
                 where=str(path),
             )

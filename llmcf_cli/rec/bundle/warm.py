@@ -115,7 +115,7 @@ def _rows(
     new_N = time_N >= since
     if not new_N.any():
         raise DataError(
-            "no train row is new to the model", code="split-impossible", where="dataset.recut", hint="add more rows"
+            "no train rows are new to the model", code="split-impossible", where="dataset.recut", hint="add more rows"
         )
     share = 0.0 if _FOLDED in resources.held else replay
     drawn_N = np.random.default_rng(derive_seed(seed, "replay")).random(len(time_N)) < share
@@ -158,8 +158,8 @@ def _grown(longer: Recommender, resources: Resources, bundle: Bundle, seed: int)
             tensor.copy_(old[name])
         else:
             raise ModelError(
-                f"{name} has another shape under a longer vocabulary", code="finetune-unsupported", where="refresh",
-                hint="llmcf refresh --level full",
+                f"{name} changes shape with the longer vocabulary", code="finetune-unsupported", where="refresh",
+                hint="llmcf refresh RECIPE --level full",
             )  # fmt: skip
     model.load_state_dict(state)
     return model

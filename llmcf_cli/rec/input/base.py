@@ -273,7 +273,7 @@ def needed(resources: Resources, names: Iterable[str], reader: str) -> Resources
         if one.holds and not one.config.for_losses:
             if held is None or (hasattr(held, "__len__") and not len(held)):
                 component, made_by = registry().get("input", name), one.config.made_by
-                hint = f"llmcf {made_by[-1]}" if made_by else "llmcf run"
+                hint = f"llmcf {made_by[-1]} RECIPE" if made_by else "llmcf run RECIPE"
                 raise ModelError(f"needs {component.summary}", code="input-missing", where=reader, hint=hint)
             kept[name] = held
     return Resources(resources.spec, resources.vocab, resources.catalog, kept, resources.histories)

@@ -201,7 +201,7 @@ class ExampleAnswers:
 
     def __init__(self, config: ExamplesInputConfig, resources: Resources, clock: Clock) -> None:
         bank = resources.get(EXAMPLES)
-        hint = "make the bundle anew with llmcf train-rec"
+        hint = "train again: llmcf train-rec RECIPE"
         if bank.vector_ES is None:
             raise ModelError(
                 "the bundle's examples have no search vectors", code="bundle-unfit", where=EXAMPLES, hint=hint
@@ -263,7 +263,7 @@ class ExampleLookup(QueryLookup):
             return Examples(self, embed, index_U, slot_GK[of_B], mask_GK[of_B], (slot_GK, mask_GK, of_B))
         if (example_BK := batch.inputs.get(EXAMPLES)) is None:
             raise ModelError(
-                "the batch brings no examples", code="batch-incomplete", where="rec model", hint="llmcf match"
+                "the batch has no examples", code="batch-incomplete", where="rec model", hint="llmcf match RECIPE"
             )
         index_U, slot_BK = torch.unique(example_BK.clamp_min(0), return_inverse=True)
         return Examples(self, embed, index_U, slot_BK, example_BK >= 0)
@@ -320,10 +320,10 @@ def _bank(examples: pa.Table, train: Samples, k: int) -> ExampleBank:
     at_E = positions(examples, train)
     if foreign != ["train"] or at_E is None:
         raise DataError(
-            "an example is no train sample, or there are none",
+            "an example is not a train sample, or there are no examples",
             code="not-train",
             where="cot_example",
-            hint="llmcf gen-cot",
+            hint="llmcf gen-cot RECIPE",
         )
     return ExampleBank(train.take(at_E), vectors(examples["cot_vector"]), k, vectors(examples["vector"]))
 
@@ -336,7 +336,7 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> NDArray[np
     at_N = np.minimum(np.searchsorted(sample_id_n, samples.sample_id_N), max(len(sample_id_n) - 1, 0))
     if len(samples) and not (len(sample_id_n) and np.array_equal(sample_id_n[at_N], samples.sample_id_N)):
         raise DataError(
-            "a sample has no row of matches", code="match-broken", where="example_match", hint="llmcf match"
+            "a sample has no matches", code="match-broken", where="example_match", hint="llmcf match RECIPE"
         )
     ids = table["example_sample_id"].combine_chunks()
     id_NK = ids.flatten().to_numpy().reshape(len(ids), ids.type.list_size)[at_N]
@@ -347,6 +347,6 @@ def _matches(table: pa.Table, bank: ExampleBank, samples: Samples) -> NDArray[np
             "a match names an example that does not exist",
             code="match-broken",
             where="example_match",
-            hint="llmcf match",
+            hint="llmcf match RECIPE",
         )
     return np.where(id_NK == -1, -1, index_NK).astype(np.int32)

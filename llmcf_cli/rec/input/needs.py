@@ -18,7 +18,7 @@ def declaration(name: str) -> type[InputConfig]:
     """
     found = registry().get("input", name, where="`needs` of a component").config()
     if not issubclass(found, InputConfig):
-        raise LlmcfError(f"{found.__name__} is no InputConfig", code="plugin-target", where=f"input {name}")
+        raise LlmcfError(f"{found.__name__} is not an InputConfig", code="plugin-target", where=f"input {name}")
     return found
 
 

@@ -64,7 +64,7 @@ def folds(resources: Resources, samples: Samples, split: str) -> NDArray[np.int8
     collaborative = resources.get("collaborative")
     if collaborative is None:
         raise DataError(
-            "there are no collaborative vectors", code="input-missing", where=f"split {split}", hint="llmcf collab"
+            "no collaborative vectors", code="input-missing", where=f"split {split}", hint="llmcf collab RECIPE"
         )
     found: NDArray[np.int8]
     if split == "train":
@@ -98,7 +98,7 @@ def signals_of(resources: Resources, samples: Samples, fold_N: NDArray[np.int8])
     collaborative, text_IT = resources.get("collaborative"), resources.get("text")
     if collaborative is None:
         raise DataError(
-            "signals need collaborative vectors", code="input-missing", where="signals", hint="llmcf collab"
+            "signals need collaborative vectors", code="input-missing", where="signals", hint="llmcf collab RECIPE"
         )
     popularity_FI = torch.from_numpy(collaborative.popularity_FI)
     tables = [torch.from_numpy(collaborative.item_FID).flatten(0, 1)]
@@ -172,6 +172,6 @@ class Standardise(RowLookup):
         """[B, S]."""
         if SIGNALS not in batch.inputs:
             raise ModelError(
-                "the batch brings no signals", code="batch-incomplete", where="rec model", hint="llmcf collab"
+                "the batch has no signals", code="batch-incomplete", where="rec model", hint="llmcf collab RECIPE"
             )
         return (batch.inputs[SIGNALS] - self.mean_S) / self.scale_S

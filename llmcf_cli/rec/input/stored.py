@@ -67,7 +67,7 @@ class Stored:
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows > ROWS_PER_BYTE * path.stat().st_size:
                 raise StoreError(
-                    f"claims {file.metadata.num_rows:,} rows, more than it can hold",
+                    f"claims {file.metadata.num_rows:,} rows, more than fit in its size",
                     code="bundle-oversized",
                     where=str(path),
                 )
@@ -97,7 +97,7 @@ class Storing:
     def _path(self, name: str) -> Path:
         if name not in self.files or (self.folder / name).exists():
             raise StoreError(
-                f"{name} is not among the files that the input declares, or is there",
+                f"{name} is not a file that the input declares, or already exists",
                 code="bundle-file",
                 where=str(self.folder),
             )

@@ -27,8 +27,8 @@ class TeacherScores(Input):
         scores, train = read_parquet(made.folders["teacher"] / "teacher_score.parquet"), made.splits["train"]
         at_n = positions(scores, train)
         if at_n is None:
-            what = "a score is of no train sample, or there are none"
-            raise DataError(what, code="not-train", where="teacher_score", hint="llmcf teacher")
+            what = "a score is not of a train sample, or there are no scores"
+            raise DataError(what, code="not-train", where="teacher_score", hint="llmcf teacher RECIPE")
         teacher_N = np.full(len(train), np.nan, np.float32)
         teacher_N[at_n] = scores["logit"].combine_chunks().to_numpy()
         return Loaded(rows={"train": teacher_N})

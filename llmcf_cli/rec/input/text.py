@@ -64,7 +64,7 @@ class Text(Input):
         """Of the catalogue's length."""
         text_IT, items = stored.arrays(FILE)["item_text_IT"], len(resources.catalog.items.ids)
         if len(text_IT) != items + 1:
-            what = f"text vectors for {len(text_IT) - 1} items, catalogue of {items}"
+            what = f"text vectors for {len(text_IT) - 1} items, but the catalogue has {items}"
             raise ModelError(what, code="bundle-unfit", where=str(stored.folder))
         return text_IT
 
@@ -122,7 +122,5 @@ def _checked(given: Any, ids: pa.Array, dim: int) -> NDArray[np.float32]:
         chosen = ids.filter(pa.array(wrong_n))
         named = f"item {chosen[0].as_py()!r}" + (f" and {len(chosen) - 1:,} more" if len(chosen) > 1 else "")
         what = f"{named}: a text vector has norm {norm_n[wrong_n][0]:g} instead of 1"
-        raise DataError(
-            what, code="items-norm", where="add_items", hint="give the vectors that the recipe's encoder makes"
-        )
+        raise DataError(what, code="items-norm", where="add_items", hint="use vectors from the recipe's encoder")
     return text_nT

@@ -23,7 +23,7 @@ FEW_USERS = 30
 """Users of a test split below which errors over users are too uncertain to be taken at their word."""
 LEVEL = 0.05
 """Significance level of the notes."""
-CONTROL_NOTE = "share: how much of the arm's gain its control has, where the arm has any"
+CONTROL_NOTE = "share: how much of the arm's gain its control reaches, if the arm has a gain"
 """How to read the table of controls."""
 
 
@@ -142,7 +142,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     if report["seeds"] == 1:
         first = f"one seed: the interval covers the {drawn}, not the training's own spread; set rec.seeds for that"
     else:
-        first = "differences are of an arm's seeds together, so they are not those of the means above"
+        first = "differences pool an arm's seeds, so they are not differences of the means above"
         significant += " and over the seeds (paired t-test)"
     return [first, significant]
 
@@ -151,7 +151,7 @@ def few_users(report: Mapping[str, Any]) -> list[str]:
     """A warning where tests are over too few users."""
     if report["drawn"] == "test samples" or report["test_users"] >= FEW_USERS:
         return []
-    return [f"the test split has {report['test_users']} users: intervals and p over so few are rough"]
+    return [f"the test split has {report['test_users']} users: with so few, intervals and p are rough"]
 
 
 def warnings(
@@ -169,9 +169,7 @@ def warnings(
     short = list(dict.fromkeys(run.arm for run in runs if run.curve and run.best_epoch == len(run.curve)))
     found = []
     if short:
-        found.append(
-            f"{', '.join(short)}: the best epoch is the last one: stopped by rec.fit.epochs, still improving: raise it"
-        )
+        found.append(f"{', '.join(short)}: still improving at the last epoch: raise rec.fit.epochs")
     for measure in measures:
         values = [run.metrics[measure.name] for run in runs if run.arm == served and measure.name in run.metrics]
         if values and measure.most is not None and np.mean(values) > measure.most:
@@ -183,8 +181,8 @@ def warnings(
         value, own = run.validation[monitor.name], float(np.mean(chosen))
         if monitor.sign * value > monitor.sign * own:
             found.append(
-                f"{run.arm}: a baseline that is better on validation than {served}, the arm to serve "
-                f"({monitor.title} {value:.4f} and {own:.4f}): the arms have learned less than there is"
+                f"{run.arm}: this baseline is better on validation than {served}, the arm to serve "
+                f"({monitor.title} {value:.4f} and {own:.4f}): the arms miss something that can be learned"
             )
     return found
 
@@ -283,7 +281,7 @@ def small_slices(report: Mapping[str, Any]) -> str:
         return ""
     found = [f"{name} ({' + '.join(f'{count:,}' for count in counts.values())})" for name, counts in small.items()]
     kinds = " or ".join(next(iter(small.values())))
-    return f"left out, fewer than {report['least']} {kinds}: {', '.join(found)}"
+    return f"left out, with fewer than {report['least']} {kinds}: {', '.join(found)}"
 
 
 def markdown(report: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ def check_labels(label_N: NDArray[Any], split: str) -> None:
         DataError: The split is empty or holds one label only.
     """
     if not len(label_N) or np.min(label_N) == np.max(label_N):
-        what = "is empty" if not len(label_N) else f"holds only the label {label_N[0]:g}"
+        what = "is empty" if not len(label_N) else f"has only the label {label_N[0]:g}"
         raise DataError(
             f"the {split} split {what}",
             code="split-one-class",

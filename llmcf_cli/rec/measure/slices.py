@@ -51,4 +51,4 @@ def parts_of(
     """The slices that are less than the whole split, and a note on those that are not."""
     kept = {name: mask for name, mask in slices.items() if not mask.all()}
     whole = [name for name in slices if name not in kept]
-    return kept, [f"every test sample is of the slice {', '.join(whole)}: it is left out of the table"] if whole else []
+    return kept, [f"the slice {', '.join(whole)} has every test sample, so the table leaves it out"] if whole else []

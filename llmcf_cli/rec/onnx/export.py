@@ -78,12 +78,13 @@ def exported(model: Recommender, values_of: Values) -> tuple[bytes, tuple[Port, 
     """
     if not isinstance(model, RecModel):
         raise ModelError(
-            "the model searches the whole catalogue, with items left out by user, which the graph cannot say",
-            code="onnx-task", where="export-onnx", hint="give a bundle of the task `ranking`; of a cascade, its `rank`",
+            "the model searches the whole catalogue and leaves out items by user, which an ONNX graph cannot express",
+            code="onnx-task", where="export-onnx", hint="use a bundle of the task `ranking`; of a cascade, `rank`",
         )  # fmt: skip
     tables = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
     if tables > MAX_MODEL_BYTES:
-        raise ModelError(f"weights and tables of {tables / 1e9:.1f} GB; a file holds at most 2.1 GB", code="onnx-large",
+        raise ModelError(f"weights and tables: {tables / 1e9:.1f} GB; ONNX files hold at most 2.1 GB",
+                         code="onnx-large",
                          where="export-onnx", hint="serve the bundle with --engine torch")  # fmt: skip
     samples = some_samples(model, 6)
     values = values_of(samples)

@@ -47,12 +47,12 @@ def ports_of(model: RecModel, values: Mapping[str, NDArray[Any] | None]) -> tupl
     """
     length = model.resources.spec.history_length
     ports = [
-        Port("user_row", "int64", (REQUESTS,), "the user: 1 + its row in user.parquet; 0: nobody that training saw"),
+        Port("user_row", "int64", (REQUESTS,), "the user: 1 + its row in user.parquet; 0: not seen in training"),
         Port("history_row", "int64", (REQUESTS, length),
              "the items that the user took, most recent last: 1 + rows in item.parquet, filled up with 0 on the left"),
         Port("time", "int64", (REQUESTS,), "when the request is made, as in the bundle; the largest: after everything"),
         Port("item_row", "int64", (PAIRS,), "the candidate: 1 + its row in item.parquet; 0: not in the catalogue"),
-        Port("request", "int64", (PAIRS,), "whose candidate it is: the place of its request, from 0"),
+        Port("request", "int64", (PAIRS,), "the request that the candidate belongs to, from 0"),
     ]  # fmt: skip
     for name, array in values.items():
         if array is None:

@@ -65,11 +65,11 @@ def write_package(folder: Path, model: bytes, describe: Any, *, replace: bool = 
         StoreError: The folder holds something.
     """
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StoreError("is no folder", code="onnx-exists", where=str(folder), hint="name another --out")
+        raise StoreError("not a folder", code="onnx-exists", where=str(folder), hint="name another --out")
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there and not (replace and there <= {MODEL, DESCRIPTION}):
-        raise StoreError("holds something already", code="onnx-exists", where=str(folder),
-                         hint="--force replaces an earlier export; or name another --out")  # fmt: skip
+        raise StoreError("not empty", code="onnx-exists", where=str(folder),
+                         hint="replace an earlier export with --force, or name another --out")  # fmt: skip
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -94,21 +94,21 @@ def read_package(folder: Path, bundle: str) -> tuple[ModelDescription, bytes]:
     paths = folder / DESCRIPTION, folder / MODEL
     for path in paths:
         if not path.is_file() or path.is_symlink():
-            raise StoreError("the bundle is not exported to ONNX", code="onnx-missing", where=str(path),
+            raise StoreError("the bundle has no ONNX export", code="onnx-missing", where=str(path),
                              hint=f"llmcf export-onnx {folder.parent}, or --engine torch")  # fmt: skip
     try:
         description = ModelDescription.model_validate(read_json(paths[0], _MAX_DESCRIPTION_BYTES, StoreError))
     except StoreError:
         raise
     except Exception as error:
-        raise StoreError(f"is no description of an exported model: {str(error).splitlines()[0]:.200}",
+        raise StoreError(f"does not describe an exported model: {str(error).splitlines()[0]:.200}",
                          code="onnx-malformed", where=str(paths[0]), hint=_AGAIN) from error  # fmt: skip
     if description.bundle != bundle:
         raise StoreError(f"was exported from another bundle, {description.bundle[:16]}…", code="onnx-other",
                          where=str(folder), hint=_AGAIN)  # fmt: skip
     size, record = paths[1].stat().st_size, description.file
     if size != record.bytes or size > MAX_MODEL_BYTES or digest_file(paths[1]) != record.sha256:
-        raise StoreError("differs from what was written", code="onnx-malformed", where=str(paths[1]), hint=_AGAIN)
+        raise StoreError("has changed since it was written", code="onnx-malformed", where=str(paths[1]), hint=_AGAIN)
     raw = paths[1].read_bytes()
     check_alone(raw, paths[1])
     return description, raw
@@ -123,7 +123,7 @@ def check_alone(raw: bytes, where: Path | str) -> None:
     try:
         model = onnx.load_model_from_string(raw)
     except Exception as error:
-        raise StoreError("is no ONNX model", code="onnx-malformed", where=str(where), hint=_AGAIN) from error
+        raise StoreError("not an ONNX model", code="onnx-malformed", where=str(where), hint=_AGAIN) from error
     nodes = [node for function in model.functions for node in function.node]
     if _elsewhere(model.graph) or any(_attribute_elsewhere(one) for node in nodes for one in node.attribute):
         raise StoreError("keeps tensors in other files", code="onnx-malformed", where=str(where), hint=_AGAIN)

@@ -39,14 +39,14 @@ class OnnxModel:
         try:
             self._session = ort.InferenceSession(raw, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ModelError(f"onnxruntime does not run the model: {str(error).splitlines()[0]:.200}",
+            raise ModelError(f"onnxruntime cannot run the model: {str(error).splitlines()[0]:.200}",
                              code="onnx-unfit", where="model.onnx",
                              hint="llmcf export-onnx BUNDLE --force, or --engine torch") from error  # fmt: skip
         self.ports = ports
         found = [(one.name, one.type) for one in self._session.get_inputs()]
         wanted = [(port.name, _TYPES[port.dtype]) for port in ports]
         if found != wanted or [one.name for one in self._session.get_outputs()] != [SCORE]:
-            raise ModelError(f"has the inputs {', '.join(name for name, _ in found)}, the bundle's model needs "
+            raise ModelError(f"has the inputs {', '.join(name for name, _ in found)}, but the bundle's model needs "
                              f"{', '.join(name for name, _ in wanted)}", code="onnx-unfit", where="model.onnx",
                              hint="llmcf export-onnx BUNDLE --force, or --engine torch")  # fmt: skip
 

@@ -83,7 +83,7 @@ class CausalDecoder(nn.Module):
         super().__init__()
         if dim % (2 * heads):
             raise ModelError(
-                f"dim {dim} is no multiple of 2 × heads = {2 * heads}", code="setting-unfit", where="ict decoder"
+                f"dim {dim} is not a multiple of 2 × heads = {2 * heads}", code="setting-unfit", where="ict decoder"
             )
         self.layers = nn.ModuleList(DecoderLayer(heads, dim, dropout) for _ in range(layers))
         self.norm = RMSNorm(dim, eps=1e-6)

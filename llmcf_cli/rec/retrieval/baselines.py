@@ -92,7 +92,7 @@ class TopRecent(TopPopular):
         """
         if data.resources.get(EVENTS).clock != "global":
             raise DataError(
-                "the data have no clock shared by all users, only an order within each", code="split-clock",
+                "the data have no times that compare between users, only an order within each", code="split-clock",
                 where="baseline top_recent", hint="leave it out of rec.baselines",
             )  # fmt: skip
         train = data.splits["train"]
@@ -155,8 +155,9 @@ class EASE(RetrievalBaseline):
         size = taken_UI.shape[1]
         if size > MOST_ITEMS:
             raise DataError(
-                f"{size - 1:,} items: their matrix takes too much memory", code="memory-full", where="baseline ease",
-                hint=f"leave it out of rec.baselines; it takes up to {MOST_ITEMS - 1:,} items",
+                f"{size - 1:,} items: their matrix would take too much memory",
+                code="memory-full", where="baseline ease",
+                hint=f"leave it out of rec.baselines; it supports up to {MOST_ITEMS - 1:,} items",
             )  # fmt: skip
         gram_II = np.asarray((taken_UI.T @ taken_UI).todense(), np.float32)
         gram_II[np.diag_indices(size)] += self._l2

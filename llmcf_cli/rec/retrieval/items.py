@@ -163,6 +163,6 @@ class TextInit(ItemAugmenter):
 def _text_size(shape: AugmentShape, name: str) -> int:
     if not (size := shape.size("text")):
         raise ModelError(
-            "needs item text vectors", code="input-missing", where=f"augmenter {name}", hint="llmcf embed"
+            "needs item text vectors", code="input-missing", where=f"augmenter {name}", hint="llmcf embed RECIPE"
         )  # fmt: skip
     return size

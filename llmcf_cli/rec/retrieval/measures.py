@@ -56,7 +56,7 @@ class QueryMeasure(ListMeasure):
     def values(self, prediction: NDArray[Any], truth: Truth) -> Values:
         """Each user contributes the mean over its queries, users by row."""
         if not len(truth):
-            raise DataError("there is no query to measure", code="data-empty", where=self.name)
+            raise DataError("no queries to measure", code="data-empty", where=self.name)
         _, user_N = np.unique(truth.user_row_N, return_inverse=True)
         unit_U = np.bincount(user_N, self.of_queries(prediction, truth)) / np.bincount(user_N)
         return Values(float(unit_U.mean()), unit_U)
@@ -136,7 +136,7 @@ def _hits(prediction: NDArray[Any], cutoff: int) -> NDArray[np.bool_]:
 
 def _taken(truth: Truth, name: str) -> NDArray[np.int64]:
     if truth.taken_I is None:
-        raise DataError("nothing says how often items were taken in train", code="data", where=name)
+        raise DataError("the train popularity of items is missing", code="data", where=name)
     return truth.taken_I
 
 

@@ -93,7 +93,7 @@ def sequences(events: Events, train: Samples, length: int, device: object = "cpu
         DataError: There is no target, the events are a bundle's, or the samples are not those of the targets.
     """
     if events.target_E is None or events.read_E is None or not events.target_E.any():
-        raise DataError("there is no positive train sample to learn from", code="no-positives", where="events")
+        raise DataError("no positive train samples to learn from", code="no-positives", where="events")
     offset_U = events.taken.offset_U
     user_E = np.repeat(np.arange(len(offset_U) - 1), np.diff(offset_U))
     before_E = _read_before(events, user_E)
@@ -129,7 +129,7 @@ def _samples_of(train: Samples, user_M: NDArray[Any], item_M: NDArray[Any], time
     pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]] = zip(targets, samples, strict=True)
     if not all(np.array_equal(one[by_target], other[by_sample]) for one, other in pairs):
         raise DataError(
-            "the positive train samples are not the train events", code="rows-out-of-range", where="events",
+            "the positive train samples do not match the train events", code="rows-out-of-range", where="events",
             hint="run the recipe again with --force ingest",
         )  # fmt: skip
     sample_M = np.empty(len(user_M), np.int64)

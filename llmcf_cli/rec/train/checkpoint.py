@@ -60,7 +60,7 @@ class Checkpoint:
             model.load_state_dict(weights)
             optimizer.load_state_dict(moments)
         except _UNREADABLE as error:
-            hint = f"rm -r {self.last.parent}, and the fit starts anew"
+            hint = f"rm -r {self.last.parent}, then run again: training starts over"
             raise StoreError(
                 "a checkpoint cannot be read", code="checkpoint-damaged", where=str(folder), hint=hint
             ) from error

@@ -166,7 +166,7 @@ class _Run:
         found = measured(self.measures, prediction_N, self.truth)
         if self.monitor.name not in found:
             raise DataError(
-                f"cannot monitor {self.monitor.name}, which is not defined on the validation split",
+                f"cannot monitor {self.monitor.name}: it is undefined on the validation split",
                 code="monitor-undefined", where="rec.fit.monitor", allowed=tuple(found),
             )  # fmt: skip
         return found

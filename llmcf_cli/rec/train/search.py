@@ -98,7 +98,10 @@ def _finished(file: Path) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     except ValueError as error:
         raise StoreError(
-            "the list of finished trials is damaged", code="trials-damaged", where=str(file), hint=f"rm {file}"
+            "the list of finished trials is damaged",
+            code="trials-damaged",
+            where=str(file),
+            hint=f"rm {file}, then run again",
         ) from error
     return found
 

@@ -22,7 +22,7 @@ from llmcf_cli.store.artifacts import write_atomic
 from llmcf_cli.store.locks import held
 
 MAX_BYTES = 1 << 20
-_HINT = "write the bundle's path in it"
+_HINT = "write the bundle's path into it"
 
 
 class Compared(Config):
@@ -159,7 +159,7 @@ def read_pointer(pointer: Path) -> Champion:
     except ValidationError as error:
         raise StoreError(
             f"its record cannot be read: {error.errors()[0]['msg']}", code="pointer-invalid", where=str(pointer),
-            hint="keep its first line alone; then there is nothing to roll back to",
+            hint="keep only its first line; then there is nothing to roll back to",
         ) from error  # fmt: skip
     if found.champion.bundle != named:
         return Champion(champion=Standing(bundle=named), previous=found.champion)
@@ -197,8 +197,8 @@ def name_of(pointer: Path, bundle: Path) -> str:
     whole, beside = bundle.resolve(), pointer.parent.resolve()
     name = whole.relative_to(beside).as_posix() if whole.is_relative_to(beside) else str(whole)
     if name.splitlines() != [name.strip()] or "\0" in name:
-        raise StoreError("its path has line breaks, or blanks at an end, and cannot be named", code="pointer-invalid",
-                         where=repr(name), hint="rename the folder")  # fmt: skip
+        raise StoreError("the path has line breaks, or spaces at its ends, so a pointer cannot name it",
+                         code="pointer-invalid", where=repr(name), hint="rename the folder")  # fmt: skip
     return name
 
 
@@ -210,7 +210,7 @@ def changing(pointer: Path) -> Iterator[None]:
         StoreError: Another process is, or there is no folder for it.
     """
     if not pointer.parent.is_dir():
-        raise StoreError("there is no such folder", code="path-missing", where=str(pointer.parent),
+        raise StoreError("no such folder", code="path-missing", where=str(pointer.parent),
                          hint=f"mkdir -p {pointer.parent}")  # fmt: skip
     if pointer.is_dir():
         raise StoreError("is a folder, not a file", code="path-folder", where=str(pointer),
@@ -225,19 +225,19 @@ def _text(pointer: Path) -> str:
     try:
         return read_small(pointer, MAX_BYTES, StoreError).decode()
     except (StoreError, UnicodeDecodeError) as error:
-        why = error.what if isinstance(error, StoreError) else "is no text"
+        why = error.what if isinstance(error, StoreError) else "is not text"
         raise StoreError(why, code="pointer-invalid", where=str(pointer), hint=_HINT) from error
 
 
 def _named(text: str, pointer: Path) -> str:
     lines = text.splitlines()
     if not lines or not lines[0].strip() or "\0" in lines[0]:
-        raise StoreError("names no bundle", code="pointer-invalid", where=str(pointer), hint=_HINT)
+        raise StoreError("does not name a bundle", code="pointer-invalid", where=str(pointer), hint=_HINT)
     return lines[0].strip()
 
 
 def _folder(pointer: Path, named: str) -> Path:
     bundle = pointer.parent / named
     if not (bundle / MANIFEST).is_file():
-        raise StoreError(f"names {named!r:.200}, which is no bundle", code="pointer-invalid", where=str(pointer))
+        raise StoreError(f"names {named!r:.200}, which is not a bundle", code="pointer-invalid", where=str(pointer))
     return bundle

@@ -93,6 +93,6 @@ def _lists(scorer: Scorer, window: Window, task: ListTask, length: int) -> Predi
 
 def _finite(score_N: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(score_N).all():
-        raise ModelError("a bundle answers a score that is no number", code="score-invalid", where="promote",
-                         hint="llmcf train-rec")  # fmt: skip
+        raise ModelError("a bundle returns a score that is not a number", code="score-invalid", where="promote",
+                         hint="llmcf train-rec RECIPE")  # fmt: skip
     return score_N

@@ -124,7 +124,7 @@ def rollback(pointer: Path, *, signers: Path | None = None) -> Champion:
         found = _loaded(folder, signers)
         if before.previous.digest not in (None, found.digest):
             raise StoreError(
-                "is another bundle than when it was the champion", code="champion-changed", where=str(folder),
+                "has changed since it was the champion", code="champion-changed", where=str(folder),
                 hint=f"llmcf promote {folder} --to {pointer} --recipe RECIPE",
             )  # fmt: skip
         _check_unchanged(pointer, before)
@@ -142,16 +142,16 @@ def decide(
         if one is not None and (not answers(one, task) or one.clock != challenger.clock):
             what = "makes lists" if one.makes_lists else f"is for the task `{one.task.config.type}`"
             raise ModelError(
-                f"the {name} {what} with the clock {one.clock}, and the recipe asks for the task "
-                f"`{task.config.type}` of bundles with the clock {challenger.clock}", code="promote-task",
-                where="promote", hint="name the recipe that made the bundle, and give the bundle a pointer of its own",
+                f"the {name} {what} with the clock {one.clock}, but the recipe needs the task "
+                f"`{task.config.type}` and bundles with the clock {challenger.clock}", code="promote-task",
+                where="promote", hint="use the recipe that made the bundle, and a separate pointer",
             )  # fmt: skip
     window = newest(database, task, section)
     if window.clock != challenger.clock:
-        raise ModelError(f"the bundle has the clock {challenger.clock}, the samples {window.clock}",
-                         code="promote-task", where="promote", hint="name the recipe that made the bundle")  # fmt: skip
+        raise ModelError(f"the bundle has the clock {challenger.clock}, but the samples have {window.clock}",
+                         code="promote-task", where="promote", hint="use the recipe that made the bundle")  # fmt: skip
     if isinstance(task, ListTask) and len(np.unique(window.truth.user_row_N)) < 2:
-        raise DataError("the window has samples of a single user, and tests are over users", code="promote-window",
+        raise DataError("the window has samples of only one user, but tests are over users", code="promote-window",
                         where="promote", hint="raise promote.window_days")  # fmt: skip
     chosen = {name: task.measure(name) for name in section.measures}
     theirs = predicted(challenger, window, task, [*chosen.values()])
@@ -241,7 +241,7 @@ def _loaded(bundle: Path, signers: Path | None) -> Scorer:
 def _check_unchanged(pointer: Path, before: Champion | None) -> None:
     """Whoever writes a pointer by hand holds no lock."""
     if (read_pointer(pointer) if pointer.exists() else None) != before:
-        raise StoreError("was changed by somebody else meanwhile", code="pointer-changed", where=str(pointer),
+        raise StoreError("was changed by another process meanwhile", code="pointer-changed", where=str(pointer),
                          hint="run this again")  # fmt: skip
 
 

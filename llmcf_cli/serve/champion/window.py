@@ -70,14 +70,14 @@ def newest(database: Path, task: Task, section: PromoteSection) -> Window:
         chosen = f"split = 'test' AND ({task.condition})"
         if section.window_days is not None:
             if clock != "global":
-                raise DataError("the data have positions, not times, so there are no days", code="promote-window",
+                raise DataError("the data have positions instead of times, so there are no days", code="promote-window",
                                 where="promote.window_days", hint="leave promote.window_days out")  # fmt: skip
             if latest is not None:
                 chosen += f" AND time > {latest - round(section.window_days * _DAY)}"
         available = scalar(con, f"SELECT count(*) FROM sample WHERE {chosen}")
         if available < 2:
             raise DataError(f"the window has {available} samples", code="promote-window", where="promote",
-                            hint="raise promote.window_days, or llmcf ingest with newer rows")  # fmt: skip
+                            hint="raise promote.window_days, or ingest newer rows")  # fmt: skip
         kept = con.sql(f"SELECT sample_id FROM sample WHERE {chosen} ORDER BY sample_id").to_arrow_table()
         if available > section.rows:
             drawn_n = np.random.default_rng(0).choice(available, section.rows, replace=False)

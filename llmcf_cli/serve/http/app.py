@@ -92,13 +92,13 @@ def _add_answers(app: FastAPI, settings: ServeSettings) -> None:
         return await answered(request, ScoreBody)
 
     lacking: dict[int | str, dict[str, Any]] = {
-        409: {"model": FaultAnswer, "description": "The bundle scores given items and makes no lists"}
+        409: {"model": FaultAnswer, "description": "The bundle scores given items and cannot make lists"}
     }
 
     @app.post("/v1/recommend", response_model=RecommendAnswer, responses=_FAULTS | lacking,
               openapi_extra=_body_of(RecommendBody), tags=["lists"])  # fmt: skip
     async def recommend(request: Request) -> Response:
-        """List the items of the whole catalogue that suit each user best, by a bundle of the task `retrieval`."""
+        """List the best items of the whole catalogue for each user; needs a bundle of the task `retrieval`."""
         return await answered(request, RecommendBody)
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
@@ -130,12 +130,12 @@ def _add_examples(app: FastAPI, service: Service) -> None:
 def _add_administration(app: FastAPI) -> None:
     @app.get("/live", tags=["health"])
     async def live() -> dict[str, str]:
-        """The process runs."""
+        """Whether the process runs."""
         return {"status": "live"}
 
     @app.get("/ready", tags=["health"], responses={503: {"model": FaultAnswer}})
     async def ready(request: Request) -> dict[str, str]:
-        """A bundle is loaded, and requests are accepted."""
+        """Whether a bundle is loaded and requests are accepted."""
         service = _service(request)
         if service.stopping:
             raise Refusal(503, Fault(code="stopping", what="the server is stopping"))
@@ -143,25 +143,25 @@ def _add_administration(app: FastAPI) -> None:
 
     @app.get("/info", tags=["health"], responses={401: _FAULTS[401]})
     async def info(request: Request) -> Info:
-        """What is served."""
+        """The bundle that is served."""
         return _service(request).bundles.info()
 
     @app.get("/metrics", tags=["health"], response_class=Response)
     async def metrics(request: Request) -> Response:
-        """Measurements in Prometheus' text form."""
+        """Metrics in Prometheus' text format."""
         page = await asyncio.to_thread(_service(request).metrics.page)
         return Response(page, media_type="text/plain; version=0.0.4")
 
     @app.post("/admin/reload", tags=["administration"], responses={401: _FAULTS[401], 409: {"model": FaultAnswer}})
     async def reload(request: Request) -> Info:
-        """Load the bundle's folder, or what the watched file names, anew; the current one answers until then."""
+        """Reload the bundle's folder, or what the watched file names; the current bundle answers until then."""
         service = _service(request)
         await asyncio.to_thread(service.reload)
         return service.bundles.info()
 
     @app.post("/admin/rollback", tags=["administration"], responses={401: _FAULTS[401], 409: {"model": FaultAnswer}})
     async def rollback(request: Request) -> Info:
-        """Let the previous bundle answer again."""
+        """Serve the previous bundle again."""
         service = _service(request)
         await asyncio.to_thread(service.change, service.bundles.rollback)
         return service.bundles.info()
@@ -191,9 +191,9 @@ def _guarded(settings: ServeSettings) -> Callable[[Request, Next], Awaitable[Res
             refusal = refusal_of(error)
             if refusal is None:
                 log.exception("fault", extra={"fields": {"request": request_id}})
-                what = "a fault of the server"
+                what = "internal server error"
                 refusal = Refusal(
-                    500, Fault(code="internal", what=what, hint="its log says more, under the request's id")
+                    500, Fault(code="internal", what=what, hint="see the server's log, under the request's id")
                 )
             response = _refused(refusal, request_id)
         response.headers[_REQUEST_ID] = request_id
@@ -218,7 +218,9 @@ def _refused(refusal: Refusal, request_id: str) -> Response:
 
 async def _no_such_place(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    fault = Fault(code="endpoint-unknown", what=str(error.detail), where=request.url.path, hint="GET /docs lists them")
+    fault = Fault(
+        code="endpoint-unknown", what=str(error.detail), where=request.url.path, hint="GET /docs lists the endpoints"
+    )
     return _refused(Refusal(error.status_code, fault), request.state.request_id)
 
 
@@ -251,6 +253,6 @@ async def _body(request: Request, settings: ServeSettings) -> bytes:
         what = f"the body did not arrive within {settings.limits.body_seconds:g} s"
         raise Refusal(408, Fault(code="body-slow", what=what)) from None
     except ClientDisconnect:  # nobody reads the answer, but log and metrics tell it from a fault
-        what = "the client left before its request was whole"
+        what = "the client disconnected before its request was complete"
         raise Refusal(_CLIENT_GONE, Fault(code="client-gone", what=what)) from None
     return b"".join(parts)

@@ -23,14 +23,14 @@ class _Body(BaseModel):
 
 
 class UserBody(_Body):
-    """The user that a request is about."""
+    """The user of the request."""
 
     user_id: Id
-    """The user, written as in the data. Of a user that the bundle does not know, the history alone is read."""
+    """The user, written as in the data. For a user that the bundle does not know, only the history is read."""
     history: list[Id] | None = None
-    """Items the user took, oldest first. Left out: the events that the bundle keeps of the user. Empty: none."""
+    """Items that the user took, oldest first. Default: the events that the bundle has of the user. Empty: none."""
     time: Id | None = None
-    """When the request is made, written as in the data. Left out: after everything."""
+    """Time of the request, written as in the data. Default: after all events."""
 
 
 class CandidateList(UserBody):
@@ -41,16 +41,16 @@ class CandidateList(UserBody):
 
 
 class ListWanted(UserBody):
-    """One user, and what the list is to hold."""
+    """One user, and what the list should contain."""
 
     k: Annotated[int, Field(ge=1, lt=2**31)] = 10
-    """Items of the list."""
+    """Length of the list."""
     allow: Annotated[list[Id], Field(min_length=1)] | None = None
-    """The only items to choose from. Left out: the whole catalogue."""
+    """The only items to choose from. Default: the whole catalogue."""
     deny: list[Id] = []
     """Items to leave out."""
     filter_seen: bool = True
-    """Leave out the items of the history, and all that the bundle knows the user to have taken before `time`."""
+    """Leave out the items of the history, and those that the user took before `time` as far as the bundle knows."""
 
 
 class ScoreBody(_Body):
@@ -59,7 +59,7 @@ class ScoreBody(_Body):
     requests: Annotated[list[CandidateList], Field(min_length=1)]
     """One entry for each user."""
     explain: bool = False
-    """Also give, for each candidate, the examples it was scored with, and how the score moves without each."""
+    """Also return, for each candidate, its examples and how the score moves without each."""
 
 
 class RecommendBody(_Body):
@@ -78,11 +78,11 @@ class ExampleShown(BaseModel):
     label: int
     """Whether its user took the item: 1 or 0."""
     likeness: float
-    """Weighted likeness of its history and item to the request's, as matching computes it."""
+    """Weighted similarity of its history and item to the request's, as matching computes it."""
     moved: float
-    """By how much the model's raw output (of ranking the logit) falls when this example is taken away."""
+    """How much the model's raw output (the logit, for ranking) falls without this example."""
     reasoning: str | None = None
-    """What the language model wrote about it, if the bundle holds it (recipes: `serve.reasoning`)."""
+    """What the language model wrote about it, if the bundle contains it (recipes: `serve.reasoning`)."""
 
 
 class Scored(BaseModel):
@@ -94,7 +94,7 @@ class Scored(BaseModel):
     known: bool
     """Whether the bundle's catalogue has it; an unknown item is scored with the embedding of unknown items."""
     score: dict[str, float]
-    """What the bundle's task answers: of ranking `logit` and `probability`."""
+    """What the bundle's task returns: `logit` and `probability` for ranking."""
     examples: list[ExampleShown] | None = None
     """See `explain`."""
 
@@ -110,7 +110,7 @@ class Result(BaseModel):
     events: int
     """Events of the history that the model read: given, or kept in the bundle."""
     unknown_events: int
-    """Events of the given history that the catalogue lacks, and that were left out."""
+    """Events of the given history that are not in the catalogue and were ignored."""
     scores: list[Scored]
     """One for each candidate."""
 
@@ -132,7 +132,7 @@ class Listed(BaseModel):
     item_id: str
     """The item."""
     score: float
-    """The raw output of the model that orders the list: the larger, the better."""
+    """The raw output of the model that orders the list; higher is better."""
 
 
 class ListResult(BaseModel):
@@ -146,7 +146,7 @@ class ListResult(BaseModel):
     events: int
     """Events of the history that the model read: given, or kept in the bundle."""
     unknown_events: int
-    """Events of the given history that the catalogue lacks, and that were left out."""
+    """Events of the given history that are not in the catalogue and were ignored."""
     items: list[Listed]
     """The `k` best, best first."""
 
@@ -168,7 +168,7 @@ class Info(BaseModel):
     bundle: str
     """Digest of the bundle that answers."""
     previous: str | None
-    """Digest of the one before, which `POST /admin/rollback` puts back; null if there is none."""
+    """Digest of the previous bundle, which `POST /admin/rollback` restores; null if there is none."""
     recipe: str
     """Name of the recipe that made it."""
     task: str
@@ -179,15 +179,15 @@ class Info(BaseModel):
     examples: int
     """In-context examples in the bundle."""
     k: int
-    """Examples that a score is made with."""
+    """Examples per score."""
     golden: int
-    """Requests that the bundle was asked before it served, and answered as when it was made."""
+    """Golden requests that the bundle answered as when it was made, before it was served."""
     lists: bool
     """Whether it answers `POST /v1/recommend`."""
     finder: str | None
-    """Backbone that finds the candidates of lists, of a cascade; null: no other than `backbone`."""
+    """For a cascade, the backbone that finds the candidates; null: the same as `backbone`."""
     candidates: int
-    """Items that it finds for a list; 0 where it finds none."""
+    """Candidates that it finds for a list; 0 without a cascade."""
     reasoning: bool
     """Whether explanations come with what the language model wrote about the examples."""
     keeps_histories: bool
@@ -209,13 +209,13 @@ class Fault(BaseModel):
     where: str = ""
     """Which part of the request."""
     allowed: list[str] = []
-    """What may stand there."""
+    """Allowed values."""
     hint: str = ""
     """What to do."""
 
 
 class FaultAnswer(BaseModel):
-    """Every answer that is no success."""
+    """Every unsuccessful answer."""
 
     error: Fault
     request_id: str

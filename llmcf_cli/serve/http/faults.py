@@ -43,7 +43,7 @@ def refusal_of(error: BaseException) -> Refusal | None:
         fault = Fault(code="deadline", what="the answer was not ready in time", hint="send fewer candidates, or retry")
         return Refusal(503, fault, {"Retry-After": "1"})
     if isinstance(error, ClosedError):
-        return Refusal(503, Fault(code="stopping", what="the server is stopping", hint="ask another one"))
+        return Refusal(503, Fault(code="stopping", what="the server is stopping", hint="try another server"))
     return None
 
 
@@ -52,10 +52,10 @@ def _fault_of(error: ValidationError) -> Fault:
     where = ".".join(str(part) for part in first["loc"])
     more = f" ({len(others):,} more problems)" if others else ""
     allowed = _fields(error.title, first["loc"])
-    what, hint = first["msg"], "GET /docs shows what a request is"
+    what, hint = first["msg"], "GET /docs shows the form of a request"
     if allowed and first["type"] == "extra_forbidden":
         near = closest(str(first["loc"][-1]), allowed)
-        what = f"{first['loc'][-1]!r} is no field of a request" + (f'; did you mean "{near}"?' if near else "")
+        what = f"{first['loc'][-1]!r} is not a field of a request" + (f'; did you mean "{near}"?' if near else "")
     elif allowed and first["type"] == "missing":
         what = f"{first['loc'][-1]!r} is missing"
     return Fault(code="body", what=what + more, where=where, allowed=allowed, hint=hint)

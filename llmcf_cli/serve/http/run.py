@@ -103,6 +103,6 @@ def _listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise LlmcfError(f"cannot listen: {error.strerror or error}", code="address-unusable", where=f"{host}:{port}",
-                         hint="choose another --port, or 0 for any free one") from error  # fmt: skip
+                         hint="choose another --port, or --port 0 for any free one") from error  # fmt: skip
     listening.set_inheritable(True)
     return listening

@@ -78,13 +78,13 @@ class Service:
             rows = sum(len(request.candidates) for request in body.requests)
             rows *= 1 + scorer.examples_of_a_score if body.explain else 1
             more = ", one more per example" if body.explain else ""
-            return rows, f"{rows:,} pairs of user and candidate{more}", "send fewer candidates at once"
+            return rows, f"{rows:,} pairs of user and candidate{more}", "send fewer candidates per request"
         items = len(scorer.model.resources.catalog.items.ids)
         least = scorer.finder.candidates if scorer.finder else 0
         chosen = sum(max(one.k, least) + len(one.allow or ()) + len(one.deny) for one in body.requests)
         rows = len(body.requests) * (1 + items // ITEMS_OF_A_ROW) + chosen
-        what = f"lists of {items:,} items for {len(body.requests):,} users count for {rows:,} pairs of user and item"
-        return rows, what, "ask for fewer users at once, and for fewer items"
+        what = f"lists of {items:,} items for {len(body.requests):,} users count as {rows:,} pairs of user and item"
+        return rows, what, "ask for fewer users or items per request"
 
     def change(self, load: Callable[[], Loaded]) -> Loaded:
         """Let another bundle answer; whatever goes wrong, the current one stays, and log and metrics say why."""

@@ -325,7 +325,7 @@ class Node:
             if not need.made and role in self.stage.sparing:
                 continue
             if not need.made:
-                what = f"needs {need.label}, which is not made yet"
+                what = f"needs {need.label}, which has not been made yet"
                 raise StoreError(what, code="not-made", where=self.label, hint=f"llmcf {self.stage.name} RECIPE")
             need.check()
 
@@ -342,7 +342,7 @@ class Node:
         if manifest is None:
             hint = f"llmcf {self.stage.name} RECIPE"
             raise StoreError(
-                f"{self.label} is not made yet", code="not-made", where=self.context.recipe.name, hint=hint
+                f"{self.label} has not been made yet", code="not-made", where=self.context.recipe.name, hint=hint
             )
         for need in self.needs.values():
             need.check()

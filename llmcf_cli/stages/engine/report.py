@@ -32,7 +32,7 @@ def from_json(kind: type[R], data: Mapping[str, Any], where: str = "") -> R:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        what = f"its report is not of this version: {field}: {first['msg']}"
+        what = f"its report is of another version: {field}: {first['msg']}"
         raise StoreError(what, code="artifact-unusable", where=where, hint="llmcf run RECIPE --force STAGE") from error
     return report
 

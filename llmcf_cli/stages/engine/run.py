@@ -27,7 +27,7 @@ from llmcf_cli.store.links import share
 _FULL = (os.strerror(errno.ENOSPC), "[enforce fail at inline_container.cc")
 """How libraries say that the disk is full; the second is torch's way, whatever kept it from writing."""
 _LONG_READ = 1 << 30  # bytes
-_ELSEWHERE = "made meanwhile by another process"
+_ELSEWHERE = "meanwhile made by another process"
 
 
 class Cause(Enum):
@@ -306,7 +306,10 @@ def _manifest(node: Node) -> Manifest:
     manifest = node.context.store.look(node.stage.name, node.key).whole
     if manifest is None:
         raise StoreError(
-            "vanished during the run", code="store-changed", where=str(node.folder), hint="run the same command again"
+            "disappeared during the run",
+            code="store-changed",
+            where=str(node.folder),
+            hint="run the same command again",
         )
     return manifest
 
@@ -378,5 +381,5 @@ def _named(node: Node) -> Iterator[None]:
             f"no space left on the disk of {node.context.store.root} ({free:,.0f} MB free)",
             code="disk-full",
             where=node.label,
-            hint="free some space, or choose another place with --artifacts DIR; the same command goes on from here",
+            hint="free some space, or choose another folder with --artifacts DIR; then run the same command to resume",
         ) from error

@@ -169,7 +169,7 @@ def _key_of(store: ArtifactStore, folder: Path) -> str:
     root, whole = store.root.resolve(), folder.resolve()
     parts = whole.relative_to(root).parts if whole.is_relative_to(root) else ()
     if len(parts) < 2 or not (root / parts[0] / parts[1] / MANIFEST).is_file():
-        raise StoreError("is no result of this artifact folder", code="artifact-unusable", where=str(folder),
+        raise StoreError("not a result in this artifact folder", code="artifact-unusable", where=str(folder),
                          hint="llmcf status")  # fmt: skip
     return parts[1]
 

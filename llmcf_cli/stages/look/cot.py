@@ -41,7 +41,7 @@ def preview(context: Context, count: int, progress: Progress) -> Preview:
     recipe = context.recipe
     if "data" in recipe.cot.engine.needs:
         raise LlmcfError(
-            f"the engine {recipe.cot.engine.type} sends no prompts: it writes from the data", code="engine-no-prompts",
+            f"the engine {recipe.cot.engine.type} writes from the data and sends no prompts", code="engine-no-prompts",
             where="cot preview", hint="llmcf gen-cot RECIPE, then llmcf cot show RECIPE",
         )  # fmt: skip
     prompt = load_prompt(context.locate.path(recipe.cot.prompt))
@@ -93,7 +93,7 @@ def writing(context: Context) -> Writing:
     step = plan(context, [GenCoT()])[-1]
     if step.runs:
         raise StoreError(
-            f"the chains of thought of {context.recipe.name} are not written yet ({step.reason})",
+            f"the chains of thought of {context.recipe.name} have not been written yet ({step.reason})",
             code="not-made", where="gen-cot",
             hint="llmcf gen-cot RECIPE",
         )  # fmt: skip
@@ -137,7 +137,7 @@ def contrasted(first: Writing, second: Writing, most: int) -> tuple[Contrast, tu
 
     if first.samples != second.samples:
         raise DataError(
-            "are about samples of two different results of ingest", code="cot-unpaired", where="cot diff",
+            "are about samples of two different ingests", code="cot-unpaired", where="cot diff",
             hint="give both recipes the same `dataset` and `seed`",
         )  # fmt: skip
     found = contrast(to_review(first.written), to_review(second.written), most)
@@ -147,9 +147,9 @@ def contrasted(first: Writing, second: Writing, most: int) -> tuple[Contrast, tu
     notes = []
     changed = sorted({line.split(" ")[0] for line in differences(*_judged(first, second))})
     if changed:
-        notes.append(f"the two were judged in different ways ({', '.join(changed)}): their scores are no comparison")
+        notes.append(f"the two were judged differently ({', '.join(changed)}): do not compare their scores")
     if first.manifest.key == second.manifest.key:
-        notes.append("the two are the same result")
+        notes.append("both are the same result")
     return found, tuple(notes)
 
 

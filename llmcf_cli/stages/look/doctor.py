@@ -85,7 +85,7 @@ def _space(artifacts: Path) -> Iterator[Finding]:
             place = place.parent
         free = shutil.disk_usage(place).free / _GIB
         writable = os.access(place, os.W_OK)
-        hint = "" if writable else f"{place} is not writable; use --artifacts DIR or set LLMCF_CACHE"
+        hint = "" if writable else f"{place} is not writable; use --artifacts DIR, or set LLMCF_CACHE"
         if free < MINIMUM_FREE_GIB:
             hint = f"free some space: a run of the quickstart needs about {MINIMUM_FREE_GIB:.0f} GiB"
         yield Finding(f"{name} folder", not hint, f"{path} ({free:.1f} GiB free)", hint)

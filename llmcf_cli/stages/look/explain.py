@@ -32,7 +32,7 @@ def matched_node(context: Context, arm: str | None = None) -> Node:
     steps = plan(replace(context, recipe=recipe), [Match()])
     if steps[-1].runs:
         raise StoreError(
-            f"not matched yet: {steps[-1].reason}", code="not-made", where=recipe.name, hint="llmcf match RECIPE"
+            f"no matches yet: {steps[-1].reason}", code="not-made", where=recipe.name, hint="llmcf match RECIPE"
         )
     return steps[-1].node
 

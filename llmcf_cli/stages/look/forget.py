@@ -42,9 +42,9 @@ KEY = "forgotten"
 MAX_CERTIFICATE = 1 << 26
 ELSEWHERE = (
     "copies elsewhere: exported and pushed parcels, copied bundles and reports, backups, logs",
-    "servers that have a bundle loaded: restart them, or let them follow a pointer",
+    "servers that have loaded a bundle: restart them, or let them follow a pointer",
     "servers of language models that were sent prompts",
-    "free space of the disk",
+    "free disk space",
 )
 """What nobody looks at."""
 
@@ -144,9 +144,10 @@ def list_of(loaded: LoadedRecipe, context: Context) -> Path:
         return context.locate.path(context.recipe.dataset.forgotten)
     path = loaded.path.resolve()
     if is_installed(path):
-        raise StoreError("is installed, and a list of forgotten users is yours", code="forget-recipe",
-                         where=loaded.path.name, hint=f"llmcf recipe new mine --from {loaded.path.stem}, and give "
-                         "that one")  # fmt: skip
+        raise StoreError("is installed; a list of forgotten users belongs to a recipe of your own",
+                         code="forget-recipe",
+                         where=loaded.path.name, hint=f"llmcf recipe new mine --from {loaded.path.stem}, then use "
+                         "it")  # fmt: skip
     return path.with_name(f"{path.stem}.forgotten.json")
 
 
@@ -206,8 +207,8 @@ def certificate(
                                "histories", rows={"generation": texts.count}))  # fmt: skip
     if texts is not None and texts.unclear:
         remains.append(Remaining(path=str(texts.file), what=f"{texts.unclear:,} texts", ours=False,
-                                 why="of prompts that this recipe does not ask, by its settings of now, so nobody can "
-                                 "tell whom they are about; remove the file to be sure"))  # fmt: skip
+                                 why="of prompts that this recipe, with its present settings, does not send, so it is "
+                                 "unknown whom they are about; remove the file to be sure"))  # fmt: skip
     remains += _tables(sought.after)
     return Certificate(
         recipe=loaded.recipe.name, recipe_file=str(loaded.path.resolve()), artifacts=str(store.root),
@@ -236,8 +237,8 @@ def read_certificate(file: Path) -> Certificate:
     try:
         return Certificate.model_validate(read_json(file, MAX_CERTIFICATE))
     except ValidationError as error:
-        raise StoreError("is no certificate of `llmcf forget`", code="forget-list", where=str(file),
-                         hint="move it away") from error  # fmt: skip
+        raise StoreError("not a certificate of `llmcf forget`", code="forget-list", where=str(file),
+                         hint="move the file away") from error  # fmt: skip
 
 
 def write_certificate(one: Certificate, file: Path) -> None:
@@ -278,7 +279,7 @@ def remove(
         gone = entry.path not in failed and (entry.what.startswith("texts") or not Path(entry.path).exists())
         removed.append(entry.model_copy(update={"gone": gone}))
         if not gone:
-            why = failed[entry.path].what if entry.path in failed else "is there again: run this again"
+            why = failed[entry.path].what if entry.path in failed else "exists again: run this again"
             remains.append(Remaining(path=entry.path, what=entry.what, why=why, ours=True))
     ended = {"removed": tuple(removed), "remains": tuple(remains), "finished": _now()}
     return meant.model_copy(update=ended), [*failed.values()]
@@ -298,7 +299,7 @@ def _remove(store: ArtifactStore, one: Holder) -> None:
         shutil.rmtree(aside)
     except OSError as error:
         raise StoreError(f"cannot be removed: {error.strerror}", code="store-unwritable", where=str(one.path),
-                         hint="its owner must do it") from error  # fmt: skip
+                         hint="ask the owner of the files to remove it") from error  # fmt: skip
 
 
 def _naming(recipe: Path, list_name: str) -> str:
@@ -335,7 +336,7 @@ def _naming(recipe: Path, list_name: str) -> str:
     finally:
         draft.unlink(missing_ok=True)
     if not same:
-        raise StoreError("has no place where a line can be put in", code="forget-recipe", where=str(recipe),
+        raise StoreError("no place where the list can be added", code="forget-recipe", where=str(recipe),
                          hint=f"write `{KEY}: {list_name}` into its section `dataset`, write "
                          '{"format": 1, "salt": "00000000000000000000000000000000", "users": []} into that file, '
                          "and run this again")  # fmt: skip
@@ -378,8 +379,8 @@ def _tables(contexts: Sequence[Context]) -> list[Remaining]:
         str(context.locate.path(ref).resolve()) for context in contexts
         for part in (context.recipe.dataset.source, *context.recipe.dataset.added) for ref in file_refs(part)
     )  # fmt: skip
-    return [Remaining(path=path, what="your table", ours=False, why="llmcf changes no table; their rows in it are not "
-                      "read any more") for path in found]  # fmt: skip
+    return [Remaining(path=path, what="your table", ours=False, why="llmcf does not change tables; it no longer reads "
+                      "these rows") for path in found]  # fmt: skip
 
 
 def _staying(one: Holder) -> Remaining:

@@ -166,13 +166,13 @@ class _Look:
         if rows or samples:
             why = "their rows" if rows else "made from samples with their rows"
         elif missing and ours and key not in sought.clear:
-            why = "what it was made from is gone, so nobody can tell whose rows were in it"
+            why = "what it was made from is gone, so it may contain their rows"
         else:
             return None
         why = f"{why}; weights that learned from them" if learned else why
         stays = self._served.get(key, "")
         if not ours:
-            stays = f"was made for the recipe {manifest.recipe}: llmcf forget with --recipe {manifest.recipe}"
+            stays = f"belongs to the recipe {manifest.recipe}: run llmcf forget with --recipe {manifest.recipe}"
         elif not stays:
             stays = _busy(self._store, manifest.stage, key)
         return Holder(folder, "result", labelled(manifest.stage, manifest.variant), manifest.recipe, why, rows, learned,
@@ -189,8 +189,8 @@ class _Look:
             ours = key in self._sought.planned
             if key in self._made and not ours:  # beside a result that is told of, and goes with it
                 continue
-            why = "of a result whose samples have their rows" if ours else "nothing says what it was made from"
-            stays = _busy(self._store, stage, key) if ours else "may be anybody's: llmcf clean lists it"
+            why = "belongs to a result with their rows" if ours else "its origin is unknown"
+            stays = _busy(self._store, stage, key) if ours else "may belong to anything: llmcf clean lists it"
             yield Holder(path, "unfinished", f"{stage}, unfinished", "", why, bytes=size_of(path), stays=stays,
                          ours=ours, stage=stage, key=key)  # fmt: skip
 
@@ -201,12 +201,12 @@ class _Look:
         kept = {_index_of(one) for one in matches if one.key[:KEY_LENGTH] not in holding}
         for folder in sorted((cache / "match").glob("*")):
             if self.samples and folder.name not in kept:
-                why = "examples of samples that hold them, or that are gone"
+                why = "examples of samples with their rows, or of samples that are gone"
                 yield Holder(folder, "index", "index of examples", "", why, bytes=size_of(folder))
         answers = cache / "answer.duckdb"
         if answers.is_file() and any(key in self._sought.planned or self._made[key].recipe in self._sought.names
                                      for key in self.samples):  # fmt: skip
-            why = "numbers under digests of prompts with histories; nothing says whose"
+            why = "numbers by digests of prompts with histories; whose is unknown"
             yield Holder(answers, "answers", "answers of language models", "", why, bytes=answers.stat().st_size)
 
     def elsewhere(self) -> Iterator[Holder]:
@@ -311,7 +311,7 @@ def _index_of(match: Manifest) -> str:
 
 def _busy(store: ArtifactStore, stage: str, key: str) -> str:
     if store.making(stage, key):
-        return "is being made: wait until that ends, and run this again"
+        return "is being made: wait until that finishes, then run this again"
     if in_use(store.folder(stage, key) / MANIFEST):
-        return "is being read: wait until that ends, and run this again"
+        return "is being read: wait until that finishes, then run this again"
     return ""

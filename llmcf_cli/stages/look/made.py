@@ -115,14 +115,10 @@ def run_of_recipe(context: Context) -> Run:
     ]
     found = [made for node in matches if (made := _trace(context.store, node.key))]
     if matches and not found:
-        raise StoreError(
-            "there are no matches yet", code="not-made", where=context.recipe.name, hint="llmcf match RECIPE"
-        )
+        raise StoreError("no matches yet", code="not-made", where=context.recipe.name, hint="llmcf match RECIPE")
     ingested = [made for node in ingests if (made := _trace(context.store, node.key))]
     if not ingested:
-        raise StoreError(
-            "there are no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE"
-        )
+        raise StoreError("no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
     arms = [(n.stage.arm, n.stage.seed, n.key) for n in last.needs.values() if isinstance(n.stage, Predict)]
     missing = [step.node.label for step in steps if step.runs and isinstance(step.node.stage, Match | Predict)]
     return Run(
@@ -139,9 +135,7 @@ def samples_of(context: Context) -> Path:
     """
     node = plan(context, [Ingest()])[-1].node
     if context.store.manifest(node.stage.name, node.key) is None:
-        raise StoreError(
-            "there are no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE"
-        )
+        raise StoreError("no samples yet", code="not-made", where=context.recipe.name, hint="llmcf ingest RECIPE")
     return context.store.folder(node.stage.name, node.key)
 
 
@@ -152,21 +146,19 @@ def run_of_folder(folder: Path) -> Run:
         StoreError: The folder is no artifact, or was not made from samples.
     """
     if not (folder / MANIFEST).is_file():
-        raise StoreError("is no complete artifact", code="artifact-unusable", where=str(folder), hint="llmcf status")
+        raise StoreError("not a complete artifact", code="artifact-unusable", where=str(folder), hint="llmcf status")
     manifest = read_manifest(folder / MANIFEST)
     store = ArtifactStore(folder.absolute().parent.parent)
     last = _trace(store, manifest.key)
     if last is None:
-        raise StoreError(
-            "does not lie in an artifact folder", code="artifact-unusable", where=str(folder), hint="llmcf status"
-        )
+        raise StoreError("not in an artifact folder", code="artifact-unusable", where=str(folder), hint="llmcf status")
     matches = {made.manifest.key: made for made in last.below(Match.name)}
     ingests = {made.manifest.key: made for made in last.below(Ingest.name)}
     extended = {need.manifest.key for made in ingests.values() for need in made.needs.values()}
     ingests = {key: made for key, made in ingests.items() if key not in extended}
     if not ingests:
         raise StoreError(
-            f"a result of {manifest.stage} that no samples went into", code="artifact-unusable", where=str(folder)
+            f"a result of {manifest.stage} was not made from samples", code="artifact-unusable", where=str(folder)
         )
     compared: list[Compared] = []
     if manifest.stage == Evaluate.name:

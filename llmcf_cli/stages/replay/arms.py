@@ -87,13 +87,14 @@ class Replay:
     ) -> None:  # fmt: skip
         recipe = loaded.recipe
         if recipe.dataset.added:
-            raise LlmcfError("replays its own rows, and this recipe adds others", code="option-conflict",
-                             where="dataset.added", hint="replay the recipe without them")  # fmt: skip
+            raise LlmcfError("replay uses the recipe's own rows, but this recipe adds others", code="option-conflict",
+                             where="dataset.added", hint="remove the added rows from the recipe")  # fmt: skip
         arms = [*recipe.arms]
         chosen = arm or recipe.serve.arm or (arms[0] if len(arms) == 1 else None)
         if chosen is None or chosen not in arms:
-            raise LlmcfError("nothing says which arm's model is replayed" if chosen is None else f"no arm {chosen!r}",
-                             code="option-conflict", where="--arm", allowed=tuple(arms), hint="name one")  # fmt: skip
+            raise LlmcfError("several arms could be replayed" if chosen is None else f"unknown arm {chosen!r}",
+                             code="option-conflict", where="--arm", allowed=tuple(arms),
+        hint="choose one with --arm")  # fmt: skip
         reads = reads_texts(recipe, chosen)
         levels = levels or [one for one in LEVELS if one != "examples" or reads]
         if "examples" in levels:

@@ -18,14 +18,14 @@ from llmcf_cli.stages.replay.record import Difference, arms_of, cost_rows, diffe
 from llmcf_cli.store.artifacts import write_atomic
 
 _TERMS = {
-    "stale": "the model as it was trained before the first window",
+    "stale": "the model trained before the first window, never refreshed",
     "items": "refreshed without training: new items, new users, latest histories",
-    "finetune": "the model learns on from the later rows",
-    "full": "a model trained anew on all rows",
-    "popular": "the most popular items of late, without a model",
-    "window": "a stretch of time that is predicted first and learned from then",
-    "calls": "of a language model",
-    "95 % interval": "of the mean difference over the windows, by Student's t",
+    "finetune": "the model trains on from the later rows",
+    "full": "a model trained from scratch on all rows",
+    "popular": "the most popular recent items, without a model",
+    "window": "a stretch of time that is first predicted, then learned from",
+    "calls": "calls of a language model",
+    "95 % interval": "interval of the mean difference over the windows, by Student's t",
     "p": "paired t-test over the windows",
 }
 
@@ -87,7 +87,7 @@ def gather_replay(
     return ReplayPage(
         recipe=recipe, version=__version__, measure=title, windows=len({row["window"] for row in rows}),
         verdict=tuple(_verdict(rows, measure, differences)),
-        quality=lines(f"{title} of each window, predicted before it is learned from", "window", measure.axis, values),
+        quality=lines(f"{title} of each window, predicted before learning from it", "window", measure.axis, values),
         spent=lines("Seconds of refreshing so far", "window", "seconds", seconds),
         gaps=intervals("Mean differences over the windows, with 95 % intervals", f"difference of {title}", marks,
                        zero=True) if marks else None,
@@ -121,4 +121,4 @@ def _verdict(
     yield Statement("plain", f"The refreshes made {calls:,} calls of a language model.")
     for row in rows:
         if row["note"]:
-            yield Statement("bad", f"Window {row['window']}, “{row['arm']}”: {row['note']}; its model stayed.")
+            yield Statement("bad", f"Window {row['window']}, “{row['arm']}”: {row['note']}; the earlier model stayed.")

@@ -64,7 +64,7 @@ def write_card(told: Told) -> str:
     lock = told.lock
     lines = [f"# {md(lock.name)}", "", md(str(lock.resolved.get("description", ""))), "", "## Repeat it", ""]
     lines += _repeat(told)
-    lines += ["", "## Results", "", *_results(told), "", "## What it rests on", "", *_rests_on(told)]
+    lines += ["", "## Results", "", *_results(told), "", "## What it depends on", "", *_rests_on(told)]
     lines += ["", "## What it fetches, sends and runs", "", *_does(told)]
     lines += ["", "## Licences", "", *_licences(told)]
     lines += ["", "`MANIFEST.json` lists every file with its SHA-256. Written by `llmcf recipe export`.", ""]
@@ -77,21 +77,21 @@ def _repeat(told: Told) -> Iterator[str]:
                 "$ llmcf recipe import THIS copy      # shows what it writes, and asks",
                 "$ cd copy", f"$ llmcf run --locked {told.lock_path}",
                 f"$ llmcf recipe verify {told.lock_path}", "```", "")  # fmt: skip
-    yield "`run --locked` refuses to start unless recipe, data, prompts, assets, plugins and versions are those of the"
+    yield "`run --locked` refuses to start unless recipe, data, prompts, assets, plugins and versions match the"
     yield "lock. `recipe verify` says stage by stage whether the numbers are the same."
     yield ""
     if told.texts is None:
-        yield "The texts of the language model are not included: it is asked again."
+        yield "The language model's texts are not included: they are generated again."
     elif told.texts.left_out or told.texts.texts < told.texts.asked:
-        yield f"{told.texts.texts:,} texts of the language model are included; the others are asked for again."
+        yield f"{told.texts.texts:,} texts of the language model are included; the others are generated again."
     else:
-        yield f"All {told.texts.texts:,} texts of the language model are included: no call is made again."
+        yield f"All {told.texts.texts:,} texts of the language model are included: no call is repeated."
 
 
 def _results(told: Told) -> Iterator[str]:
     report, lock = told.comparison, told.lock
     if report is None:
-        yield "None: the run had not ended when this was packed."
+        yield "None: the run had not finished when this was packed."
         return
     yield f"Test split of {extent(report)}, backbone {md(report['backbone'])}:"
     yield ""
@@ -106,14 +106,14 @@ def _results(told: Told) -> Iterator[str]:
     versions = ", ".join(f"{name} {lock.versions[name]}" for name in _SHOWN_VERSIONS if name in lock.versions)
     yield from ("", f"Packed on {md(lock.machine)}; made with {md(versions)}.")
     tolerances = {expected.tolerance for arm in lock.measures.values() for expected in arm.values()}
-    yield f"Another run counts as the same where every measure is within {max(tolerances, default=0):g} of these."
+    yield f"Another run counts as a reproduction if every measure is within {max(tolerances, default=0):g} of these."
 
 
 def _rests_on(told: Told) -> Iterator[str]:
     lock = told.lock
     titles = ["data", "SHA-256", "MB", "included"]
     cells = [
-        [data.name, data.digest[:16], f"{data.size / 1e6:,.2f}", "yes" if data.inside else "no: bring it"]
+        [data.name, data.digest[:16], f"{data.size / 1e6:,.2f}", "yes" if data.inside else "no: provide it"]
         for data in told.data
     ]
     if cells:
@@ -132,18 +132,18 @@ def _does(told: Told) -> Iterator[str]:
     yield f"- fetches assets from: {md(', '.join(sources))}" if sources else "- fetches nothing"
     servers = sorted({str(Host.of(address)) for address in addresses_of(told.recipe.root)})
     if servers:
-        yield f"- sends prompts, made of the data, to: {md(', '.join(servers))}, once you allow it"
+        yield f"- sends prompts, made from the data, to: {md(', '.join(servers))}, once you allow it"
     else:
-        yield "- sends nothing: language models run on the machine itself"
+        yield "- sends nothing: language models run locally"
     plugins = [f"{name} ({origin})" for name, origin in told.lock.plugins.items()]
     yield f"- runs code of plugins, which you install yourself: {md(', '.join(plugins))}" if plugins else "- no plugins"
 
 
 def _licences(told: Told) -> Iterator[str]:
-    yield f"- this parcel: {md(told.licence) or 'nothing is stated; ask whoever made it'}"
+    yield f"- this parcel: {md(told.licence) or 'not stated; ask whoever made it'}"
     yield from (f"- {md(name)}: {md(asset.licence)}" for name, asset in told.lock.assets.items())
     if any(not data.inside for data in told.data):
-        yield "- data that are not included have licences of their own"
+        yield "- data that are not included have their own licences"
 
 
 def _host(source: str) -> str:

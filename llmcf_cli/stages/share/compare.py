@@ -91,12 +91,12 @@ def refuse_differences(found: Sequence[Difference], lock: Path) -> None:
         return
     codes = {kind.name: kind.code for kind in _KINDS}
     problems = [
-        LlmcfError(f"{one.kind} {one.name} is {short(one.after)} here, and {short(one.before)} in the lock",
+        LlmcfError(f"{one.kind} {one.name} is {short(one.after)} here, but {short(one.before)} in the lock",
                    code=codes[one.kind], where=shown(lock))
         for one in found
     ]  # fmt: skip
     only = {one.kind for one in found}
-    hint = "run without --locked, or bring back what the lock names"
+    hint = "run without --locked, or restore what the lock names"
     if only == {"version"}:
         hint = "install these versions, or add --other-versions: results may then differ by more than rounding"
     raise RecipeError(problems, hint=hint)

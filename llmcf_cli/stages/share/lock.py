@@ -188,7 +188,7 @@ def steps_of(lock: Lock) -> list[Step]:
         recipe = Recipe.model_validate(lock.resolved)
     except ValidationError as error:
         first = error.errors()[0]
-        what = f"its recipe is none of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        what = f"its recipe is not of this version: {'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise StoreError(what, code="lock-invalid", where=lock.name, hint=_versions_hint(lock)) from error
     nowhere = Path(os.devnull) / "lock"
     return plan(Context(recipe, ArtifactStore(nowhere), LockedContents(lock), nowhere), [Evaluate()])
@@ -222,9 +222,9 @@ def read_lock(file: Path) -> Lock:
             LlmcfError(str(item["msg"]), code="lock-invalid", where=Place(file=shown(file), path=tuple(item["loc"])))
             for item in error.errors(include_url=False)
         ]
-        raise RecipeError(problems, hint="llmcf recipe lock RECIPE makes a lock of this version") from error
+        raise RecipeError(problems, hint="make a lock of this version with: llmcf recipe lock RECIPE") from error
     if lock.digest != digest_json(lock.resolved):
-        what = "`resolved` is not what `digest` says: the lock was changed after it was made"
+        what = "`resolved` does not match `digest`: the lock was changed after it was made"
         problem = LlmcfError(what, code="lock-invalid", where=Place(file=shown(file), path=("resolved",)))
         raise RecipeError([problem], hint="get the lock again, or make one: llmcf recipe lock RECIPE")
     return lock
@@ -248,7 +248,7 @@ def locked_recipe(file: Path, lock: Lock) -> str:
             return known
     elif "/" not in name and "\\" not in name and (file.parent / name).is_file():
         return str(file.parent / name)
-    problem = LlmcfError(f"is of the recipe {name}, which is not there", code="path-missing", where=shown(file),
+    problem = LlmcfError(f"is of the recipe {name}, which is missing", code="path-missing", where=shown(file),
                          hint="put the recipe beside the lock")  # fmt: skip
     raise RecipeError([problem])
 

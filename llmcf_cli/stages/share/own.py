@@ -58,7 +58,7 @@ def extend_recipe(base: WrittenRecipe, file: Path) -> Path:
         "description": f"{target.stem}, from {_called(base)}.",
     }
     commented = "".join(f"# {line}\n" for line in dump_yaml(_without_own(values)).splitlines())
-    advice = f"# What {_called(base)} sets. Take the `# ` away from what you change, and from the keys above it.\n"
+    advice = f"# What {_called(base)} sets. Uncomment what you change, and the keys above it.\n"
     _write(target, f"# llmcf run {target.name}\n{dump_yaml(own)}\n{advice}{commented}")
     return target
 
@@ -120,8 +120,8 @@ def _write(file: Path, text: str) -> None:
 
 def _refuse_existing(file: Path) -> None:
     if file.exists() or file.is_symlink():
-        hint = "choose another name, or move it away"
-        raise StoreError("is there already; nothing was written", code="recipe-exists", where=str(file), hint=hint)
+        hint = "choose another name, or move the file away"
+        raise StoreError("already exists; nothing was written", code="recipe-exists", where=str(file), hint=hint)
 
 
 def _called(recipe: WrittenRecipe) -> str:

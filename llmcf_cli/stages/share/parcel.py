@@ -115,8 +115,8 @@ def gather(loaded: LoadedRecipe, context: Context, wanted: Wanted, work: Path, p
         recipe=loaded,
     )  # fmt: skip
     if CARD in placed:
-        raise DataError("the recipe has a file of that name, which the card of a parcel takes", code="parcel-path",
-                        where=CARD, hint="rename it")  # fmt: skip
+        raise DataError("the recipe has a file with this name, which is reserved for the parcel's card",
+                        code="parcel-path", where=CARD, hint="rename the recipe's file")  # fmt: skip
     (work / CARD).write_text(write_card(told), encoding="utf-8")
     placed[CARD] = ("card", work / CARD)
     return Packing(placed, lock, lock_path, data, texts, tuple(notes))
@@ -159,16 +159,16 @@ def _recipe_files(
         whole = Path(ref).is_absolute() or ref.startswith("~")
         if ref in prompts:
             if whole:
-                raise DataError("a prompt with a whole path cannot travel", code="parcel-path", where=ref,
-                                hint="put it beside the recipe, and name it from there")  # fmt: skip
+                raise DataError("a prompt with an absolute path cannot be packed", code="parcel-path", where=ref,
+                                hint="put it beside the recipe, and use the relative path")  # fmt: skip
             found[_place(ref, loaded, base)] = ("recipe", path)
             continue
         files = list(_files(path))
         size = sum(file.stat().st_size for file in files)
         fits = not whole and all(file.stat().st_size <= LARGEST for file in files)
         if with_data and not fits:
-            why = "its path is a whole one" if whole else f"a file of it has more than {LARGEST / 1e6:,.0f} MB"
-            notes.append(f"{ref}: only its digest travels, as {why}")
+            why = "its path is absolute" if whole else f"one of its files has more than {LARGEST / 1e6:,.0f} MB"
+            notes.append(f"{ref}: only its digest is packed: {why}")
         if with_data and fits:
             for file in files:
                 below = "" if file == path else f"/{file.relative_to(path).as_posix()}"
@@ -209,8 +209,8 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for file in sorted(path.rglob("*")):
         if file.is_symlink():
-            raise DataError("is a link; a parcel has files only", code="parcel-path", where=str(file),
-                            hint="put the file itself there")  # fmt: skip
+            raise DataError("is a link; a parcel contains only files", code="parcel-path", where=str(file),
+                            hint="replace the link with the file itself")  # fmt: skip
         if file.is_file():
             yield file
 
@@ -229,10 +229,10 @@ def _add_texts(context: Context, wanted: Wanted, work: Path, placed: _Placed, no
     except StoreError as error:
         if error.code != "not-made":
             raise
-        notes.append("no texts in it: none are generated here")
+        notes.append("contains no texts: none were generated here")
         return None
     if not found.texts:
-        notes.append("no texts in it: " + (", ".join(
+        notes.append("contains no texts: " + (", ".join(
             f"{count:,} were written from a {about}" for about, count in found.left_out.items()
         ) or "the recipe asks for none"))  # fmt: skip
         return None
@@ -248,7 +248,7 @@ def _comparison(now: Now) -> Comparison:
 
 def _add_results(now: Now, comparison: Comparison | None, work: Path, placed: _Placed) -> list[str]:
     if comparison is None:
-        return ["no results in it, as the run has not ended: llmcf run RECIPE"]
+        return ["contains no results, because the run has not finished: llmcf run RECIPE"]
     output = EvaluateOutput(now.steps[-1].node.folder)
     report: dict[str, Any] = to_json(comparison)
     if report["served"]:
@@ -263,9 +263,9 @@ def _add_results(now: Now, comparison: Comparison | None, work: Path, placed: _P
 
 def _add_bundle(comparison: Comparison | None, placed: _Placed) -> list[str]:
     if comparison is None or comparison.served is None:
-        what = "there is no bundle: the run has not ended, or its arm failed"
+        what = "there is no bundle: the run has not finished, or its arm failed"
         raise LlmcfError(what, code="not-made", where="bundle", hint="llmcf run RECIPE")
     folder = Path(comparison.served.bundle)
     for file in _files(folder):
         placed[f"{BUNDLE}/{file.relative_to(folder).as_posix()}"] = ("bundle", file)
-    return ["the bundle holds users' ids and, unless serve.histories is false, their latest events"]
+    return ["the bundle contains users' ids and, unless serve.histories is false, their latest events"]

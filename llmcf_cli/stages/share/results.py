@@ -106,8 +106,8 @@ def verify(lock: Lock, steps: Sequence[Step], progress: Progress) -> list[Checke
     """
     if not lock.traces and not lock.measures:
         raise StoreError(
-            "the lock has no results: it was made before the run had ended", code="lock-no-results", where=lock.name,
-            hint="ask for one that was made after it: llmcf recipe lock RECIPE",
+            "the lock has no results: it was made before the run had finished", code="lock-no-results", where=lock.name,
+            hint="ask for a lock made after the run: llmcf recipe lock RECIPE",
         )  # fmt: skip
     nodes = {step.node.label: step.node for step in steps}
     with progress.task("verify", len(lock.traces), "stages") as task:

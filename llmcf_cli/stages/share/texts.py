@@ -33,7 +33,7 @@ def export_cache(context: Context, file: Path, without: Collection[str] = ()) ->
     nodes = [step.node for step in plan(context, [Evaluate()])]
     # A cache of an earlier version is taken over where it is opened.
     if not (context.generations.is_file() or context.generations.with_suffix(".duckdb").is_file()):
-        raise StoreError("no texts are generated here", code="not-made", where=context.recipe.name,
+        raise StoreError("no texts were generated here", code="not-made", where=context.recipe.name,
                          hint="llmcf gen-cot RECIPE")  # fmt: skip
     calls: list[StepCalls] = []
     scores: dict[TextKey, dict[str, Any]] = {}

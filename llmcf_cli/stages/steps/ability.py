@@ -34,8 +34,8 @@ Which = Literal["base", "tuned"]
 BASE: Which = "base"
 TUNED: Which = "tuned"
 NO_RECOMMENDATION = (
-    "llm.mix has no recommendation source: the model was not tuned on the recommendation question, and its AUC and "
-    "logloss say what tuning on the other data does to it."
+    "llm.mix has no recommendation source: the model was not tuned on the recommendation question, so its AUC and "
+    "logloss show the effect of tuning on the other data."
 )
 
 

@@ -109,14 +109,14 @@ class GenCoT(Stage):
             return [("calls", "none: the engine writes from the data")]
         ingest, tuned, context = node.needs["ingest"], node.needs.get("train-llm"), node.context
         if not ingest.made:
-            hint = "llmcf ingest, with the same recipe and settings"
-            raise LlmcfError("what it costs is known once the samples are", code="not-made", where=self.name, hint=hint)
+            hint = "run llmcf ingest with the same recipe and settings"
+            raise LlmcfError("the cost is unknown until the samples exist", code="not-made", where=self.name, hint=hint)
         if tuned is not None and not tuned.made:
             base = context.recipe.language_model.model
             if not context.locate.is_here(base):
                 hint = f"llmcf assets fetch {base.removeprefix(ASSET_PREFIX).partition('/')[0]}"
                 raise LlmcfError(
-                    "what it costs is known once the model is there", code="not-made", where=self.name, hint=hint
+                    "the cost is unknown until the model is fetched", code="not-made", where=self.name, hint=hint
                 )
         return estimate_rows(estimate_cots(**_arguments_of(node)))
 
@@ -136,9 +136,9 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
     for need in node.needs.values():
         if not need.made:
             raise LlmcfError(
-                f"nothing to help with: gen-cot of {context.recipe.name!r} needs {need.label}, which is not made yet",
+                f"nothing to help with yet: gen-cot of {context.recipe.name!r} needs {need.label} first",
                 code="not-made", where="work",
-                hint="llmcf gen-cot, with the same recipe and settings, makes both; then come again",
+                hint="llmcf gen-cot RECIPE makes both; then run this again",
             )  # fmt: skip
         need.check()
     if node.made:
@@ -146,8 +146,8 @@ def help_generate(context: Context, progress: Progress) -> CoTReport | None:
     engine = context.recipe.cot.engine
     if "data" in engine.needs:
         raise LlmcfError(
-            f"the engine {engine.type} writes alone, in seconds: there is nothing to help with",
-            code="engine-no-prompts", where="work", hint="llmcf gen-cot, with the same recipe and settings",
+            f"nothing to help with: the engine {engine.type} writes in seconds, in one process",
+            code="engine-no-prompts", where="work", hint="llmcf gen-cot RECIPE",
         )  # fmt: skip
     arguments = _arguments_of(node)
     with tempfile.TemporaryDirectory() as folder:  # the table is the other process's to write

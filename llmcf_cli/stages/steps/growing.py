@@ -122,7 +122,7 @@ class NewCoT(_OfAddition, GenCoT):
             count = "SELECT count(*) FROM sample WHERE split = 'train' AND time"
             before, new = (scalar(con, f"{count} {sign} {since}") for sign in ("<", ">="))
         if not new:
-            raise DataError("no train row is new to the examples", code="split-impossible", where="dataset.recut",
+            raise DataError("no train rows are new to the examples", code="split-impossible", where="dataset.recut",
                             hint="add more rows")  # fmt: skip
         sample = recipe.cot.sample
         share = self._wanted.share or sample.fraction or min(1.0, (sample.count or 0) / max(before, 1))

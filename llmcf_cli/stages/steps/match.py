@@ -90,11 +90,13 @@ class Match(Stage):
         wanted = audit.leaks if match.exclude == "reference" else 0
         if audit.total > wanted:
             found = ", ".join(f"{v.count} × {v.meaning}" for v in audit.violations if v.count)
-            raise StoreError(f"matches break the guards and are not kept: {found}", code="guards-broken", where="match")
+            raise StoreError(
+                f"matches break the guards and were not kept: {found}", code="guards-broken", where="match"
+            )
         dataset = job.recipe.dataset
         negatives = stored_audit(job.database, dataset.label, dataset.repeats, job.recipe.seed)
         if negatives is not None and negatives.violations:
-            what = f"{negatives.violations:,} negatives are of an item that was protected from them"
+            what = f"{negatives.violations:,} negatives are items that should not be drawn"
             raise StoreError(what, code="guards-broken", where="ingest", hint="llmcf run RECIPE --force ingest")
         return MatchStageReport(report, audit, negatives, own_item_shift(job.database, out))
 

@@ -89,7 +89,7 @@ def texts_here(node: Node) -> str:
     """How many texts of the tuned model are here; empty where there are none."""
     tuned = node.needs.get(TrainLLM.name)
     count = count_by(node.context.generations, tuned.key) if tuned else 0
-    return f"{count:,} texts that it wrote are here" if count else ""
+    return f"{count:,} of its texts are in the cache" if count else ""
 
 
 class _Nowhere:
@@ -105,7 +105,7 @@ class _Nowhere:
         Raises:
             NeedError: Always.
         """
-        raise NeedError("a text is missing that only it may write", TrainLLM.name)
+        raise NeedError("a text that only it can write is missing", TrainLLM.name)
 
 
 def with_local_files(engine: ComponentConfig, locate: Locator) -> ComponentConfig:

@@ -62,5 +62,5 @@ def test_no_more_of_a_small_file_is_read_than_it_may_have(strange):
             read_small(strange / name, 4, StoreError)
     for content in (b"{", b"[" * 100_000, b"\xff"):
         (strange / "small").write_bytes(content)
-        with pytest.raises(StoreError, match="no JSON"):
+        with pytest.raises(StoreError, match="not valid JSON"):
             read_json(strange / "small", 1 << 20, StoreError)

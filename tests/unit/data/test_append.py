@@ -211,7 +211,7 @@ def test_known_rows_with_another_rating_are_told(shop):
     _, report = shop.add(base, [("a", "i1", 1.0, 1), ("d", "i9", 1.0, 9)])
     step = next(step for step in report.steps if step.name == "drop known rows")
     assert (step.kept, step.dropped) == (1, 1)
-    assert "1 of them with another rating" in step.reason
+    assert "1 of them have another rating" in step.reason
 
 
 @pytest.mark.parametrize("time", [1, 4, 6])
@@ -267,7 +267,7 @@ def test_known_items_that_differ(tmp_path, conflicts):
         {"i2": "changed"} if conflicts == "last" else {}
     )
     assert report.added.changed_items == (conflicts == "last")
-    assert [note.table for note in report.notes if "another text" in note.message] == ["items"]
+    assert [note.table for note in report.notes if "different texts" in note.message] == ["items"]
 
 
 def test_an_item_without_a_row_takes_a_later_one(shop):

@@ -54,7 +54,7 @@ def section(path, **source):
     [
         (("".join([HEADER, *ROWS])).encode("utf-16"), 1, "is utf-16", "dataset.source.encoding"),
         (HEADER.replace("time", "timé").encode("latin-1"), 1, "is not utf-8: the byte 0xe9", "dataset.source.encoding"),
-        ("".join([HEADER, *ROWS]).replace(",", ";").encode(), 1, "has one column", 'dataset.source.delimiter: ";"'),
+        ("".join([HEADER, *ROWS]).replace(",", ";").encode(), 1, "only one column", 'dataset.source.delimiter: ";"'),
     ],
 )
 def test_an_ingest_says_what_to_change(run, tmp_path, content, line, said, hint):
@@ -73,7 +73,7 @@ def test_lines_that_end_in_two_ways_are_read_alike(run, tmp_path):
     path.write_bytes((HEADER + "".join(ROWS) + "".join(ROWS).replace("\n", "\r\n")).encode())
     report = run(section(path)).report
     assert report.steps[0].kept == 2 * len(ROWS)
-    assert [note.message for note in report.notes if "lines end" in note.message]
+    assert [note.message for note in report.notes if "line endings differ" in note.message]
 
 
 @pytest.mark.parametrize(

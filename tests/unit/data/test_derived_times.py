@@ -61,7 +61,7 @@ def test_a_local_time_is_shifted_once(tmp_path, run, expression, zone):
     _write(tmp_path, [local.strftime("%d/%m/%Y %H:%M:%S") for local in LOCAL])
     result = run(_section(tmp_path, {"at": expression}, zone))
     assert _instants(result) == [local.replace(tzinfo=BERLIN).astimezone(dt.UTC) for local in LOCAL]
-    assert ": 1 times were shown twice" in _said(result)
+    assert ": 1 times occur twice" in _said(result)
 
 
 def test_times_with_their_own_zone_are_not_shifted_again(tmp_path, run):

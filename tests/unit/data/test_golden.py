@@ -68,7 +68,7 @@ def test_movies(run, movies):
     ]  # fmt: skip
     assert (report.history_median, report.history_empty) == (1.0, 2)
     assert [(count.entity, count.blank) for count in report.texts] == [("item", 1), ("user", 0)]
-    assert result.step("number items").reason == "without interactions; 1 of the kept have no row in the item table"
+    assert result.step("number items").reason == "without interactions; 1 of those kept have no row in the item table"
     assert result.step("number items").dropped == 1
     assert [row["name"] for row in result["ingest_step"]] == [step.name for step in report.steps]
     assert {row["key"]: row["value"] for row in result["meta"]}["clock"] == "global"

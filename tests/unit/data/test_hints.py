@@ -120,7 +120,7 @@ def test_rows_of_one_item_that_differ(run, tmp_path, kind, stays, title):
     chosen["conflicts"]["items"] = stays
     result = run(chosen)
     assert {row["item_id"]: row["text"] for row in result["item"]}["i0"] == title
-    assert f"the {stays} of rows that differ stays" in result.step("read items").reason
+    assert f"the {stays} is kept" in result.step("read items").reason
 
 
 def test_a_blank_first_line_is_skipped_and_told(run, tmp_path):

@@ -214,9 +214,9 @@ def test_ids_and_texts_agree_whatever_their_type(run_rows, missing):
     assert [row["text"] for row in result["item"]] == ["T0", "T1 (1991)", "T2 (1992)", "T3 (1993)"]
     assert result.step("check values").reason == "no user id: 6"
     notes = [note.message for note in result.report.notes]
-    assert "34 user ids were whole floats, e.g. 0.0 → 0" in notes
-    assert "4 item ids were whole floats, e.g. 0.0 → 0" in notes
-    assert "3 values of year were whole floats, e.g. 1991.0 → 1991" in notes
+    assert "34 user ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
+    assert "4 item ids were whole floats, read as integers, e.g. 0.0 → 0" in notes
+    assert "3 values of year were whole floats, read as integers, e.g. 1991.0 → 1991" in notes
 
 
 def test_times_keep_their_full_precision(run_rows):
@@ -240,7 +240,7 @@ def test_multi_valued_columns(run, tmp_path):
         run(csv_section(events, items=str(items), multi=["kinds"]))
     kept = run(csv_section(events, items=str(items), multi=["kinds"]) | {"max_bad_rows": 0.5})
     assert kept["item"][0]["kinds"] == []
-    assert any("1 values of kinds are no lists" in note.message for note in kept.report.notes)
+    assert any("1 values of kinds cannot be read as lists" in note.message for note in kept.report.notes)
 
 
 def test_positions_are_whole_numbers(run_rows):

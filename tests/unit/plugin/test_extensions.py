@@ -146,7 +146,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(folder):
     ("written", "instead", "said"),
     [("version = 1", "", "has no `version`"), ("report = UsersReport", "", "has no `report`"),
      ("output = UsersOutput", "", "has no `output`"), ('name = "list-users"', 'name = "users"', "registered as"),
-     ("class Users(Stage)", "class Users", "is no subclass of Stage"), ("def needs", "def wants", "define needs"),
+     ("class Users(Stage)", "class Users", "is not a subclass of Stage"), ("def needs", "def wants", "define needs"),
      ("target=\":greet\"", "target=\":PLUGINS\"", "does not exist")],
 )  # fmt: skip
 def test_an_incomplete_declaration_is_told(folder, written, instead, said):

@@ -96,5 +96,5 @@ def test_scores_belong_to_their_samples_and_only_train_samples_have_any(world, t
     assert "teacher" in world.data.batch("train", inputs=["teacher"]).inputs
     assert world.data.batch("validation", inputs=["teacher"]).inputs == {}
     foreign = pa.table({"sample_id": world.data.splits["test"].sample_id_N[:1], "logit": np.zeros(1, np.float32)})
-    with pytest.raises(DataError, match="no train sample"):
+    with pytest.raises(DataError, match="not of a train sample"):
         load_data(world.database, tmp_path, teacher=foreign)

@@ -64,7 +64,7 @@ def test_mistakes_in_a_variant_are_found_with_the_recipe(tmp_path):
 def test_two_arms_of_one_name_are_refused(tmp_path):
     with pytest.raises(RecipeError, match=r"problem") as caught:
         load(tmp_path, TEXT.replace("name: eight", "name: text"))
-    assert "two arms of the comparison are called 'text'" in str(caught.value)
+    assert "two arms of the comparison are named 'text'" in str(caught.value)
 
 
 def test_changes_merge_sections_and_replace_other_components(recipe):
@@ -79,7 +79,7 @@ def test_changes_merge_sections_and_replace_other_components(recipe):
 @pytest.mark.parametrize(
     ("search", "message"),
     [
-        ("{trials: 2, space: {match.k: {low: 2, high: 8}}}", "not below rec.fit, rec.backbone or rec.augment"),
+        ("{trials: 2, space: {match.k: {low: 2, high: 8}}}", "not in rec.fit, rec.backbone or rec.augment"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 0, high: 1, log: true}}}", "log needs a positive low"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2, high: 1}}}", "not below"),
         ("{trials: 2, space: {rec.fit.learning_rate: {low: 2}}}", "either low and high, or choices"),
@@ -99,7 +99,7 @@ def test_a_search_says_what_is_wrong_with_it(tmp_path, search, message):
 def test_references_are_arms(tmp_path):
     with pytest.raises(RecipeError) as caught:
         load(tmp_path, TEXT + "  references: [none, eihgt]\n")
-    assert "r.yaml:10: rec.references.1: 'eihgt' is no arm of the comparison; did you mean 'eight'?" in str(
+    assert "r.yaml:10: rec.references.1: 'eihgt' is not an arm of the comparison; did you mean 'eight'?" in str(
         caught.value
     )
     assert load(tmp_path, TEXT + "  references: [none, eight]\n").rec.references == ("none", "eight")

@@ -61,7 +61,7 @@ def test_a_recipe_without_the_section_has_no_points(tmp_path):
 @pytest.mark.parametrize(("changes", "message"), [
     (["llm.count=null"], "balance needs llm.count"),
     (["llm.count=1"], "leaves no recommendation sample"),
-    (["ability.split=test"], "must not be by the test split"),
+    (["ability.split=test"], "must not choose by the test split"),
     (["balance.shares=[1.5]"], "1.5"),
     (["llm.mix=[{source: {type: recommendation}, share: 1}]"], "no general source"),
     (["llm.mix=[{source: {type: jsonl, path: a.jsonl}, share: 1}]"], "no recommendation source"),

@@ -73,9 +73,9 @@ def test_digest_follows_what_shapes_the_answer(tmp_path: Path) -> None:
         (("{{/history}}{{^", "{{^"), 8, "{{#history}} is never closed"),
         (("{{item}}", "{{item}} {{.}}"), 9, "outside any section"),
         (("role: system", "role: boss"), 4, 'cannot be "boss"\n  allowed: system, user, assistant'),
-        (("role: user", "role: assistant"), 6, "the last message must be the user's"),
+        (("role: user", "role: assistant"), 6, "the last message must have the role user"),
         (("variables:", "variabels:"), 2, "unknown key `variabels`; did you mean `variables`?"),
-        (("    content: Explain.\n", ""), 4, "`content` is missing"),
+        (("    content: Explain.\n", ""), 4, "missing key `content`"),
     ],
 )  # fmt: skip
 def test_problems_have_their_line(tmp_path: Path, change: tuple[str, str], line: int, message: str) -> None:
@@ -100,7 +100,7 @@ def test_wrong_keys_and_wrong_templates_come_at_once_in_our_words(tmp_path: Path
     found = [(str(p.where).rsplit("prompt.yaml:")[-1], p.what, p.allowed or p.hint) for p in error.value.problems]
     assert found == [
         ("1: name", 'must match ^[a-z0-9][a-z0-9_-]*$, found "Mine!" (Short name)', ""),
-        ("4: messages.0.content", "the required key `content` is missing",
+        ("4: messages.0.content", "missing key `content`",
          "add `content:` (Mustache template of what is said)"),
         ("5: messages.0.contnt", "unknown key `contnt`; did you mean `content`?", ("role", "content")),
         ("6: messages.1.role", 'cannot be "User"; did you mean `user`?', ("system", "user", "assistant")),
@@ -184,12 +184,12 @@ def test_a_file_of_messages_is_one_step(tmp_path: Path) -> None:
         (("[history]", "[history, decision]"), 6, 'a step per user_block must not know "decision"'),
         (("[item]", "[item, history]"), 11, 'a step per item must not know "history"'),
         (("[item]", "[item, profile]"), 11, 'a step per item cannot read "profile", which is written per user_block'),
-        (("[history]", "[history, match]"), 6, "steps need each other: profile ← match ← profile"),
-        (("decision]", "decision, match]"), 15, "steps need each other: match ← match"),
+        (("[history]", "[history, match]"), 6, "steps depend on each other in a circle: profile ← match ← profile"),
+        (("decision]", "decision, match]"), 15, "steps depend on each other in a circle: match ← match"),
         (("per: user_block", "per: item"), 6, 'a step per item must not know "history"'),
         (("per: user_block", "per: interaction"), 15, "no step is per user_block"),
         (("name: parts\n", "name: parts\nlabel: forbidden\n"), 16, 'no step may know "decision"'),
-        (("name: description", "name: profile"), 9, 'two steps are called "profile"'),
+        (("name: description", "name: profile"), 9, 'two steps are named "profile"'),
         (("name: description", "name: item"), 9, "names a variable"),
         (("share: 0.5", "shares: 0.5"), 5, "unknown key `shares`; did you mean `share`?"),
         (("name: match\n", "name: match\n    per: item\n"), 15, "the last step must be per interaction"),
@@ -201,7 +201,7 @@ def test_problems_of_steps_have_their_line(tmp_path: Path, change: tuple[str, st
         load_prompt(_write(tmp_path, STEPS.replace(*change)))
     found = next(p for p in error.value.problems if message in str(p))
     assert f"prompt.yaml:{line}:" in str(found.where)
-    assert found.allowed or "called" in message or "names" in message
+    assert found.allowed or "named" in message or "names" in message
 
 
 def test_later_steps_are_told_from_circles(tmp_path: Path) -> None:

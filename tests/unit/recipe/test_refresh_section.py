@@ -32,13 +32,13 @@ def test_levels_go_on_from_each_other(learned):
 @pytest.mark.parametrize(
     ("level", "learned", "said"),
     [
-        ("examples", [FIRST], "the last entry is how"),
-        ("examples", [FIRST, entry(1, "finetune")], "the last entry is how"),
-        ("items", [FIRST, entry(0, "examples")], "not more than before"),
-        ("items", [FIRST, entry(1, "examples"), entry(1, "examples")], "not more than before"),
-        ("items", [FIRST, {"additions": 1, "recut": CUTS}], "under cuts of its own"),
-        ("items", [FIRST, {"additions": 1, "examples": {}}], "under cuts of its own"),
-        ("items", [FIRST, entry(1, "examples", finetune={})], "beside finetune"),
+        ("examples", [FIRST], "the last entry must say how"),
+        ("examples", [FIRST, entry(1, "finetune")], "the last entry must say how"),
+        ("items", [FIRST, entry(0, "examples")], "must be more than before"),
+        ("items", [FIRST, entry(1, "examples"), entry(1, "examples")], "must be more than before"),
+        ("items", [FIRST, {"additions": 1, "recut": CUTS}], "with its own cuts"),
+        ("items", [FIRST, {"additions": 1, "examples": {}}], "with its own cuts"),
+        ("items", [FIRST, entry(1, "examples", finetune={})], "with finetune"),
         ("items", [FIRST, entry(1, "examples", examples={"share": 0})], "greater than 0"),
     ],
 )

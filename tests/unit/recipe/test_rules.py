@@ -23,8 +23,8 @@ RULES = {
     "4: llm.mix": "the shares of llm.mix sum to 0.9, not 1",
     "7: match.k": "is 3, but balance: labels needs an even number",
     "8: cot.sample": "give either count or fraction",
-    "10: rec.compare.1": "`kar` needs the section `knowledge`, which the recipe does not have",
-    "11: rec.references.1": "'tekst' is no arm of the comparison",
+    "10: rec.compare.1": "`kar` needs the section `knowledge`, but the recipe has none",
+    "11: rec.references.1": "'tekst' is not an arm of the comparison",
 }
 
 
@@ -113,7 +113,7 @@ def test_a_balance_is_checked_beside_a_wrong_model(write):
     text = BROKEN + "balance: {shares: [0.5]}\nability: {split: test}\n"
     found = told(write(text.replace("share: 0.4}\n", "share: 0.5}\n  count: null\n")), "llm.model=1")
     assert "balance needs llm.count" in found["13: balance"]
-    assert "must not be by the test split" in found["14: ability.split"]
+    assert "must not choose by the test split" in found["14: ability.split"]
 
 
 # ---- variants
@@ -150,20 +150,20 @@ def test_settings_of_a_search_are_checked_beside_a_wrong_recipe(write):
     ("override", "what"),
     [
         ("rec.seeds=[]", "must have at least 1 entry, found []"),
-        ("rec.seeds=[1, 2, 1]", "is the same as entry 0; name it once"),
-        ("rec.compare=[none, {type: text, dim: 8}, {type: text, dim: 8}]", "is the same as entry 1; name it once"),
+        ("rec.seeds=[1, 2, 1]", "repeats entry 0; list it only once"),
+        ("rec.compare=[none, {type: text, dim: 8}, {type: text, dim: 8}]", "repeats entry 1; list it only once"),
         ("rec.variants=[{name: a, set: {seed: 1}}, {name: a, set: {seed: 2}}]", "has the same name as entry 0, 'a'"),
         ("rec.baselines=[popularity, {type: popularity}]", "has the same type as entry 0, 'popularity'"),
-        ("rec.references=[none, none]", "is the same as entry 0"),
+        ("rec.references=[none, none]", "repeats entry 0"),
         ("balance={shares: []}", "at least 1 entry"),
-        ("balance={shares: [0.5, 0.5]}", "is the same as entry 0"),
+        ("balance={shares: [0.5, 0.5]}", "repeats entry 0"),
         ("balance={amounts: []}", "at least 1 entry"),
-        ("balance={amounts: [0.5, 1, 0.5]}", "is the same as entry 0"),
+        ("balance={amounts: [0.5, 1, 0.5]}", "repeats entry 0"),
         ("ability.tasks=[]", "at least 1 entry"),
-        ("ability.tasks=[piqa, piqa]", "is the same as entry 0"),
-        ("rec.objectives=[bce, bce]", "is the same as entry 0"),
-        ("cot.sample.stratify=[user, user]", "is the same as entry 0"),
-        ("dataset.source.multi=[class, class]", "is the same as entry 0"),
+        ("ability.tasks=[piqa, piqa]", "repeats entry 0"),
+        ("rec.objectives=[bce, bce]", "repeats entry 0"),
+        ("cot.sample.stratify=[user, user]", "repeats entry 0"),
+        ("dataset.source.multi=[class, class]", "repeats entry 0"),
     ],
 )
 def test_lists_that_say_nothing_or_the_same_twice(override, what):

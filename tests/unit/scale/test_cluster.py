@@ -158,6 +158,6 @@ def test_that_ray_is_started_here_is_said_and_nothing_else(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     said, result = done.stdout.splitlines()
     assert said.startswith(f"starting Ray on this machine, {os.cpu_count()} CPUs")
-    assert said.endswith("for a cluster give --address")
+    assert said.endswith("for a cluster, give --address")
     assert sorted(result) == sorted("['1', '2']")
     assert done.stderr == ""

@@ -108,4 +108,4 @@ def test_the_command(folder, tmp_path):
     found = CliRunner().invoke(app, ["bundle", "vectors", str(folder), "--out", str(tmp_path / "v")])
     assert found.exit_code == 0, found.output
     assert "60 items" in found.output
-    assert "compared one by one" in found.output
+    assert "search over so few items is exact" in found.output

@@ -60,11 +60,11 @@ def test_derived_columns_are_columns(checked):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("number(price)", "number(prize)", COST + "there is no column 'prize'; did you mean 'price'?"),
+        ("number(price)", "number(prize)", COST + "unknown column 'prize'; did you mean 'price'?"),
         ("number(price)", "price + 1", COST + "`+` takes numbers; price is text; write number(price)"),
         ('who != "nobody"', "who > 3", "r.yaml:14: dataset.filter.interactions: who is text and 3 is a number"),
-        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: there is no item column 'yaer'"),
-        ("lower(user_id)", "lower(user_id)}\n    users: {x: lower(y)", "the data set has no table of users"),
+        ("      year: cat", "      yaer: cat", "r.yaml:18: dataset.features.item.yaer: unknown item column 'yaer'"),
+        ("lower(user_id)", "lower(user_id)}\n    users: {x: lower(y)", "the data set has no users table"),
         ("{{cost}}", "{{price_}}", 'unknown variable "price_"; did you mean "price"?'),
     ],
 )  # fmt: skip

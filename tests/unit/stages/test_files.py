@@ -73,7 +73,7 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
     found = checked(folder, text)
     assert found.wrong == []
     assert shown(found.unchecked) == [
-        "r.yaml:3: dataset: its columns are not checked, as asset:movielens-100k is not fetched yet"
+        "r.yaml:3: dataset: its columns are not checked: asset:movielens-100k has not been fetched yet"
     ]
     assert found.unchecked[0].hint == "llmcf assets fetch movielens-100k"
 
@@ -81,10 +81,10 @@ def test_columns_of_data_that_are_not_fetched_are_not_checked_and_it_says_so(fol
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ("{time: time}", "{time: tiem}", 'events.csv: has no column "tiem" (did you mean "time"?)'),
-        ("{time: time}", "{time: time, rating: stars}", 'events.csv: has no column "stars"'),
-        ("    columns:", "    multi: [jobs]\n    columns:", 'has no column "jobs" (did you mean "job"?)'),
-        ("    columns:", "    item_key: id\n    columns:", 'items.csv: has no column "id"'),
+        ("{time: time}", "{time: tiem}", 'events.csv: no column "tiem" (did you mean "time"?)'),
+        ("{time: time}", "{time: time, rating: stars}", 'events.csv: no column "stars"'),
+        ("    columns:", "    multi: [jobs]\n    columns:", 'no column "jobs" (did you mean "job"?)'),
+        ("    columns:", "    item_key: id\n    columns:", 'items.csv: no column "id"'),
     ],
 )
 def test_tables_have_the_columns_that_the_recipe_names(folder, old, new, problem):
@@ -118,7 +118,7 @@ def test_prompts_about_users_know_no_item(folder):
     found = shown(checked(folder, RECIPE + f"knowledge: {prompts}\n").wrong)
     assert found == [
         "r.yaml:16: knowledge.user_prompt: must not depend on item",
-        "r.yaml:16: knowledge.item_prompt: is asked in one step, but has several",
+        "r.yaml:16: knowledge.item_prompt: must have a single step, but has several",
     ]
     assert not checked(
         folder, RECIPE + "knowledge: {user_prompt: prompts/kar_user.yaml, item_prompt: mine.yaml}\n"

@@ -40,10 +40,11 @@ def test_known_sources(tmp_path, source):
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"source": "ftp://example.org/a"}, "is none of"), ({"source": "http://example.org/a"}, "not encrypted"),
-        ({"source": "pypi:package/member"}, "is none of"), ({"source": "pypi:--index-url=x==1/a"}, "is none of"),
-        ({"source": "pypi:package==1/../../etc/passwd"}, "relative path"), ({"source": "hf:repo@main/a"}, "is none of"),
-        ({"source": "hf:org/repo@main/../a"}, "relative path"), ({"source": "file:"}, "is none of"),
+        ({"source": "ftp://example.org/a"}, "is not one of"), ({"source": "http://example.org/a"}, "not encrypted"),
+        ({"source": "pypi:package/member"}, "is not one of"), ({"source": "pypi:--index-url=x==1/a"}, "is not one of"),
+        ({"source": "pypi:package==1/../../etc/passwd"}, "relative path"),
+        ({"source": "hf:repo@main/a"}, "is not one of"),
+        ({"source": "hf:org/repo@main/../a"}, "relative path"), ({"source": "file:"}, "is not one of"),
         ({"path": "../a"}, "relative path"), ({"path": "/etc/passwd"}, "relative path"),
         ({"path": "a//b"}, "relative path"),
         ({"path": "C:\\a"}, "relative path"), ({"path": ""}, "relative path"), ({"sha256": "abc"}, "match pattern"),

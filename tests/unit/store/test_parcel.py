@@ -144,7 +144,7 @@ def test_paths_that_lead_elsewhere_are_no_manifest(tmp_path, path):
 
 @pytest.mark.parametrize("files", [{"a": "", "a/b": ""}, {"a": "", "A": ""}])
 def test_files_that_take_each_others_place_are_no_manifest(files):
-    with pytest.raises(ValueError, match="place"):
+    with pytest.raises(ValueError, match="collides"):
         ParcelManifest.model_validate(manifest(lock="x", **files))
 
 

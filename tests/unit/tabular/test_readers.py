@@ -252,8 +252,8 @@ def test_json_is_kept_as_it_stands(con, tmp_path):
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("{broken", "no JSON"), ("[1]", "no object"), ("7", "no object"), ('{"a": "\\ud800"}', "lone surrogate"),
-     ("[" * 100_000, "nested too deeply"), (b'{"a": "\xff"}', "not utf-8")],
+    [("{broken", "not JSON"), ("[1]", "not an object"), ("7", "not an object"), ('{"a": "\\ud800"}', "lone surrogate"),
+     ("[" * 100_000, "nested too deeply"), (b'{"a": "\xff"}', "not UTF-8")],
 )  # fmt: skip
 def test_lines_that_are_no_objects_are_counted_with_their_number(con, tmp_path, line, said):
     content = b'{"a": 1}\n\n' + (line if isinstance(line, bytes) else line.encode()) + b"\n" + b'{"a": 2}\n'

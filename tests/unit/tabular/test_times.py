@@ -243,7 +243,7 @@ def test_positions_are_whole_numbers(con, values):
 @pytest.mark.parametrize(
     ("dates", "said"),
     [(["12/01/2009", "13/01/2009"], "day_first, as '13/01/2009' shows"), (["1.2.2009", "1.13.2009"], "month_first, as"),
-     (["12/01/2009"], "no value decides"), (["13/01/2009", "01/13/2009"], "no value decides")],
+     (["12/01/2009"], "no value shows"), (["13/01/2009", "01/13/2009"], "no value shows")],
 )  # fmt: skip
 def test_a_value_that_decides_between_day_and_month_is_shown(con, dates, said):
     con.execute("CREATE OR REPLACE TABLE given AS SELECT unnest($dates) AS v", {"dates": dates})

@@ -141,7 +141,7 @@ def gather(run: Run) -> Page:
     """
     last = run.last
     if last is None or last.manifest.stage != "evaluate":
-        made = "is not made yet" if last is None else f"is a result of {last.manifest.stage}, and no comparison"
+        made = "has not been made yet" if last is None else f"is a result of {last.manifest.stage}, not a comparison"
         raise StoreError(made, code="not-made", where=run.name, hint="llmcf run RECIPE")
     found = from_json(Comparison, last.manifest.report, str(last.folder))
     plain = to_json(found)
@@ -185,13 +185,13 @@ def _verdict(
     sentences: list[Statement] = []
     served = found.served
     if served is not None:
-        why = "serve.arm names it" if served.named else f"best {title_of(to_json(found), served.monitor)} on validation"
+        why = "set in serve.arm" if served.named else f"best {title_of(to_json(found), served.monitor)} on validation"
         sentences.append(Statement("plain", f"The model to serve is “{served.arm}” ({why})."))
     if task is not None:
         sentences += [_against(found, d, task.main.sign, title, arm) for d in _of(found, arm)]
     sentences += [
-        Statement("open" if c["share"] > HALF else "plain", f"Of the gain of “{c['arm']}” over “{c['reference']}”, its "
-                  f"control “{c['control']}” has {c['share']:.0%}.")
+        Statement("open" if c["share"] > HALF else "plain", f"“{c['control']}”, the control of “{c['arm']}”, "
+                  f"reaches {c['share']:.0%} of its gain over “{c['reference']}”.")
         for c in found.controls if c["share"] is not None
     ]  # fmt: skip
     if found.seeds == 1 and found.differences:
@@ -350,15 +350,15 @@ def costs(last: Made) -> Table:
 _TERMS = {
     "arm": "one method of the comparison, trained and tested like the others",
     "reference": "an arm that the others are tested against",
-    "control": "an arm that shares everything with another but what is claimed to help",
-    "95 % interval": "where the value would lie for other users, or samples, of the same kind",
-    "p": "how often a difference as large would come about by chance if both arms were equal",
+    "control": "an arm that shares everything with another except what is claimed to help",
+    "95 % interval": "where the value would lie for other users or samples of the same kind",
+    "p": "how often chance alone would give a difference this large if both arms were equal",
     "p (seeds)": "paired t-test over seeds: whether training again would show the difference too",
     "significant": f"p below {LEVEL}, over users or test samples and, where there are several seeds, over the seeds",
     "RelaImpr": "(value − chance) / (the reference's value − chance) − 1",
-    "validation": "the split that every choice is made by; the test split is read once",
-    "slice": "test samples that have something in common, e.g. users without a train sample",
-    "likeness": "weighted cosine of an example's history and item with the sample's",
+    "validation": "the split that decides every choice; the test split is read once",
+    "slice": "test samples with something in common, e.g. of users without a train sample",
+    "likeness": "weighted cosine similarity of an example's history and item to the sample's",
     "share": CONTROL_NOTE.removeprefix("share: "),
     "artifact": "a stage's result, named by the digest of everything that determines it",
 }

@@ -70,7 +70,7 @@ def gather_models(run: Run) -> ModelsPage:
     """
     last = run.last
     if last is None or last.manifest.stage not in STAGES:
-        raise StoreError("is no comparison of language models", code="not-made", where=run.name,
+        raise StoreError("not a comparison of language models", code="not-made", where=run.name,
                          hint="llmcf eval-llm RECIPE, or llmcf balance RECIPE")  # fmt: skip
     manifest = last.manifest
     sweep = manifest.stage == Balance.name
@@ -102,7 +102,7 @@ def _of_tuning(report: Mapping[str, Any]) -> Iterator[Intervals]:
     base, tuned = report["rows"]
     marks = [(_plain(name), *_interval(tuned["differences"][name], 100), ()) for name in _points(report)]
     title = f"“{tuned['name']}” minus “{base['name']}”, with 95 % intervals"
-    yield intervals(title, "points: per cent of questions, AUC × 100", marks, zero=True)
+    yield intervals(title, "points: % of questions, AUC × 100", marks, zero=True)
 
 
 def _of_sweep(report: Mapping[str, Any]) -> Iterator[Intervals]:
@@ -154,7 +154,7 @@ def _against_base(row: Mapping[str, Any], base: Mapping[str, Any]) -> Iterator[S
         tone = "good" if known and low > 0 else "bad" if known and high < 0 else "open"
         word = {"good": "better than", "bad": "worse than", "open": "not shown to differ from"}[tone]
         points = "points of AUC × 100" if name == "auc" else "% of questions"
-        interval = f"95 % interval {low:+.2f} to {high:+.2f}" if known else "no interval is known"
+        interval = f"95 % interval {low:+.2f} to {high:+.2f}" if known else "no interval"
         by = f": {value:+.2f}" if tone == "open" else f" by {abs(value):.2f}"
         said = f"{_sentence(_plain(name))}: “{row['name']}” is {word} “{base['name']}”{by} {points}"
         yield Statement(tone, f"{said} ({interval}, {change['n']:,} answers).")
@@ -166,24 +166,24 @@ def _doubts(report: Mapping[str, Any]) -> Iterator[Statement]:
 
 
 _MEANINGS = {
-    "auc": "chance that a pair that the user liked gets a higher P(yes) than one that was not; 0.5 is chance",
-    "logloss": "mean negative log likelihood of the labels by P(yes) / (P(yes) + P(no)); less is better",
-    "mass": "how much probability the model gives to the two answers; near 0, it answers something else",
+    "auc": "probability that a liked pair gets a higher P(yes) than one that was not; 0.5 is chance",
+    "logloss": "mean negative log likelihood of the labels under P(yes) / (P(yes) + P(no)); lower is better",
+    "mass": "probability that the model gives to the two answers; near 0, it answers something else",
     "general": "mean accuracy over the benchmarks, each counting alike",
     "lambada_openai": "share of passages whose last word the model guesses",
-    "perplexity": "how surprised the model is by the last words of LAMBADA; less is better",
-    "mmlu": "multiple-choice questions of 57 subjects", "piqa": "which of two ways does what is wanted, physically",
-    "arc_easy": "multiple-choice science questions of primary school", "sciq": "multiple-choice science questions",
+    "perplexity": "how surprised the model is by the last words of LAMBADA; lower is better",
+    "mmlu": "multiple-choice questions on 57 subjects", "piqa": "which of two ways reaches a physical goal",
+    "arc_easy": "multiple-choice science questions from grade school", "sciq": "multiple-choice science questions",
     "hellaswag": "which of four endings continues a text",
 }  # fmt: skip
 _TERMS = {
-    "base": "the language model as it was before tuning",
+    "base": "the language model before tuning",
     "tuned": "the language model after `train-llm`",
     "difference": "tuned minus base, taken question by question",
     "rec. samples": "recommendation samples of the tuning mix",
     "general samples": "general instructions of the tuning mix",
     "general − base": "general ability minus that of the base model, question by question",
-    "95 % interval": "value ± 1.96 standard errors over samples or questions; training again is not in it",
+    "95 % interval": "value ± 1.96 standard errors over samples or questions; excludes variation between trainings",
     "artifact": "a stage's result, named by the digest of everything that determines it",
 }
 

@@ -119,7 +119,7 @@ def _moved(predicted: Predicted, task: Task, answer: str, rows: pa.Table, exampl
     apart = float(np.abs(result.whole_N - before_N).max())
     if not apart <= CLOSE:
         raise StoreError(
-            f"answers otherwise than it did: by {apart:.3g}", code="predictions-unfit", where=str(folder),
+            f"answers differ from the stored ones by {apart:.3g}", code="predictions-unfit", where=str(folder),
             hint="llmcf run RECIPE --force train-rec",
         )  # fmt: skip
     return result

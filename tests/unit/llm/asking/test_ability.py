@@ -122,7 +122,7 @@ def test_tables_show_errors_units_and_the_choice():
 def test_a_model_that_hardly_ever_answers_raises_an_alarm():
     rows = [{"name": name, "measures": {"mass": {"value": mass}}} for name, mass in (("base", 0.0004), ("tuned", 0.9))]
     (alarm,) = mass_alarms(rows, 0.1)
-    assert alarm.startswith("base: P(yes) + P(no) is 0.0004 ")
+    assert alarm.startswith("base: P(yes) + P(no) averages 0.0004")
     assert mass_alarms(rows, 0.0) == []
     report = sweep(row("balanced", 0.7, -0.009) | {"recommendation": 1200, "general": 1200}) | {"alarms": [alarm]}
     assert alarm in markdown(report)

@@ -158,4 +158,4 @@ def test_contexts_that_lose_their_beginning_are_counted(folder, tiny_model):
     short.context = 20
     found = answer("sciq", questions_of("sciq", folder, 12, 1), short, {"most_tokens": 2048, "most": 8}, said)
     assert found.num_rows == 12
-    assert "contexts lost their beginning, longer than 20 tokens" in said.lines[0]
+    assert "contexts longer than 20 tokens lost their beginning" in said.lines[0]

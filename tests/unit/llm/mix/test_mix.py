@@ -113,7 +113,7 @@ def test_reads_parquet_with_named_columns(tmp_path, tiny_data, tiny_model) -> No
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"question": "x"}\n', 'no column "instruction"'), ("{broken\n", "no JSON"), ("3\n", "object")],
+    [('{"question": "x"}\n', 'no column "instruction"'), ("{broken\n", "not JSON"), ("3\n", "object")],
 )
 def test_broken_files_are_named_with_their_line(tmp_path, tiny_data, tiny_model, text: str, message: str) -> None:
     file = tmp_path / "general.jsonl"

@@ -126,7 +126,7 @@ def test_marks_and_blank_lines_are_passed_over(read: Read, content: bytes) -> No
 
 GOOD = [{"instruction": f"say {n}", "output": n} for n in range(8)]
 BAD = {
-    b"{broken": "no JSON", b"3": "no object", b'"text"': "no object", b"\xff{}": "not utf-8",
+    b"{broken": "not JSON", b"3": "not an object", b'"text"': "not an object", b"\xff{}": "not UTF-8",
     b'{"instruction": "a", "output": "\\ud83d"}': "half a character",
     b'{"instruction": [{"type": "image_url", "image_url": {}}], "output": 1}': "image_url",
 }  # fmt: skip
@@ -149,8 +149,8 @@ def test_a_row_that_cannot_be_read_is_named_and_counted(read: Read, line: bytes)
 @pytest.mark.parametrize(
     ("turns", "why"),
     [
-        ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is said by 'tool'"),
-        (["a", "b"], "turn 1 is no object"), ("[half", "no list"), ({"role": "user"}, "no list"),
+        ([("user", "a"), ("tool", "b"), ("assistant", "c")], "turn 2 is by 'tool'"),
+        (["a", "b"], "turn 1 is not an object"), ("[half", "not a list"), ({"role": "user"}, "not a list"),
         (
             [("user", [{"type": "image_url", "image_url": "x"}]), ("assistant", "c")],
             "turn 1: a part of type 'image_url'",

@@ -129,7 +129,7 @@ def test_checkpoints_of_another_configuration_are_not_used(tiny_model: Path, mix
     heard = Heard()
     report = _tune(tiny_model, mix, tmp_path, learning_rate=0.02, progress=heard)
     assert report.resumed_from == 0
-    assert any("of another config; train-llm starts anew" in line for line in heard.lines)
+    assert any("of another config; train-llm starts over" in line for line in heard.lines)
 
 
 def test_checkpointing_changes_memory_only(tiny_model: Path, mix: Path, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_without_a_pace_one_batch_is_made_first_and_is_no_extra_work(texts: Text
     assert all(before == after and change == "+0%" for _, before, after, change in rows)
     again = Notes()
     announce([demand(Load(10, ASKS, texts))], partial(texts.warm_up, ASKS), PRICE, again)
-    assert "0 (20 of 20 texts are there)" in again.said[0]
+    assert "0 (20 of 20 texts are cached)" in again.said[0]
     assert texts.generated == 20
 
 

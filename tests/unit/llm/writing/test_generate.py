@@ -141,7 +141,7 @@ def test_what_it_costs_is_measured_and_said_only_where_a_text_is_missing(run, mo
 
     first, again, more = Notes(), Notes(), Notes()
     report, _ = run({"count": 10}, progress=first)
-    assert first.said[0].startswith("calls to make  10 (0 of 10 texts are there)")
+    assert first.said[0].startswith("calls to make  10 (0 of 10 texts are cached)")
     assert report.estimate["calls"] == 10
     with monkeypatch.context() as patch:
         patch.setattr(generate_module, "_demand", lambda *_: pytest.fail("measured although all texts are there"))

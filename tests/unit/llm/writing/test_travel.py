@@ -76,7 +76,7 @@ def test_a_wrong_row_is_refused_and_nothing_of_the_file_is_taken(tmp_path, wrong
 
 
 def test_a_text_twice_and_a_model_that_the_lock_does_not_have_are_refused(tmp_path):
-    with refused("texts-invalid", DataError, names="twice"):
+    with refused("texts-invalid", DataError, names="duplicate"):
         taken(tmp_path, written(tmp_path, row(), row()))
     with refused("texts-invalid", DataError, names=MODEL):
         taken(tmp_path, written(tmp_path, row()), {"b" * 64})

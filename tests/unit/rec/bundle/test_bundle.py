@@ -153,7 +153,7 @@ def test_no_bundle_and_another_format_are_refused(bundle, tmp_path):
     with refused("bundle-missing", StoreError, names=r"bundle\.json"):
         load_bundle(tmp_path)
     rewrite(bundle, lambda m: m.update(format=99))
-    with pytest.raises(StoreError, match="format 99, this version reads 3 and 4"):
+    with pytest.raises(StoreError, match="format 99; this version reads 3 and 4"):
         load_bundle(bundle)
     (bundle / "bundle.json").write_text("{")
     with refused("json-invalid", StoreError):
@@ -163,7 +163,7 @@ def test_no_bundle_and_another_format_are_refused(bundle, tmp_path):
 def test_parts_that_do_not_fit_are_explained(bundle):
     weights = load_file(bundle / "weights.safetensors")
     rewrite(bundle, lambda m: m["backbone"]["settings"].update(embedding_dim=16))
-    with pytest.raises(ModelError, match="embedding dimension 16, but the weights have 32"):
+    with pytest.raises(ModelError, match="embedding dimension is 16, but the weights have 32"):
         load_bundle(bundle)
     save_file({**weights, "embedding.table_VD": torch.zeros(7, 16)}, bundle / "weights.safetensors")
     rewrite(bundle, lambda m: None)

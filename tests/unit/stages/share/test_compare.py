@@ -123,7 +123,7 @@ def test_every_difference_from_a_lock_is_named_with_both_values(tmp_path, quicks
     assert found["setting", "match.k"] == (4, 6)
     assert found["setting", "seed"] == (2024, 7)
     assert not [kind for kind, _ in found if kind == "stage"], "settings explain the keys"
-    with refused("lock-setting", RecipeError, names=r"match\.k is 6 here, and 4 in the lock"):
+    with refused("lock-setting", RecipeError, names=r"match\.k is 6 here, but 4 in the lock"):
         refuse_differences(lock_differences(quickstart, here), tmp_path / "q.lock.yaml")
 
 
