@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _FEW = 8
 """Entries of a mapping that stand on one line."""
+_FEW_SAMPLES = 100
+"""Validation samples below which a choice by them means little."""
 
 
 def each_field(report: Any) -> None:
@@ -157,10 +159,16 @@ def refresh(report: RefreshReport) -> None:
         kept = f"the weights of epoch {learned.epoch}" if learned.epoch else "the earlier weights"
         console().print(
             f"learned from {learned.new:,} new rows and {learned.replayed:,} replayed ones, {learned.values:,} new "
-            f"values; {learned.epochs} epochs, kept: {kept}; {learned.monitor} on validation {learned.before:.4f} → "
-            f"{learned.after:.4f}",
+            f"values; {learned.epochs} epochs, kept: {kept}; {learned.monitor} on {learned.validation:,} validation "
+            f"samples {learned.before:.4f} → {learned.after:.4f}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+        if 0 < learned.validation < _FEW_SAMPLES:
+            console().print(
+                f"! {learned.validation:,} validation samples are too few to choose weights by: add rows, or raise "
+                "refresh.validation",
+                style="yellow", markup=False, soft_wrap=True,
+            )  # fmt: skip
     if report.without_text:
         console().print(f"! {report.without_text:,} new items have no text", style="yellow")
     for one in report.unknown:

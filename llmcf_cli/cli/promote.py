@@ -43,12 +43,14 @@ def promote(
     from llmcf_cli.stages.look.made import samples_of
 
     context = opened(recipe, set_, artifacts, allow_read)
-    section = context.recipe.promote
+    section, task = context.recipe.promote, registry().build(TASK, context.recipe.rec.task)
     if section is None:
-        raise LlmcfError("no section `promote`, with the conditions", code="promote-unset", where=recipe,
-                         hint="add a section, e.g. promote: {measures: {auc: {not_worse_by: 0.002}}}")  # fmt: skip
+        measure = task.monitor().name
+        raise LlmcfError(
+            "no section `promote`, with the conditions", code="promote-unset", where=recipe,
+            hint=f"add a section, e.g. promote: {{measures: {{{measure}: {{not_worse_by: 0.002}}}}}}",
+        )  # fmt: skip
     database = IngestOutput(samples_of(context)).database
-    task = registry().build(TASK, context.recipe.rec.task)
     found = champion.promote(bundle, to, section, database, recipe=context.recipe.name, task=task, signers=signers,
                              dry_run=dry_run)  # fmt: skip
     if found.decision is None:

@@ -198,10 +198,15 @@ def _refuse(users: Samples, asked: pa.Table, left_N: NDArray[np.int64], k_N: NDA
     nothing_n = np.flatnonzero(~(users.history_row_NL > 0).any(1))
     if len(nothing_n):
         user = asked["user_id"][int(nothing_n[0])].as_py()
-        known = "is known, but the bundle has none of their events" if users.user_row_N[nothing_n[0]] else "is unknown"
+        known = (
+            "is known, but the bundle has no earlier event of theirs"
+            if users.user_row_N[nothing_n[0]]
+            else "is unknown"
+        )
         raise DataError(
             f"user {user!r} {known}, and the request's history has no item of the catalogue",
-            code="history-missing", where="recommend", hint="give a history: items that the user took, oldest first",
+            code="history-missing", where="recommend",
+            hint="give a history (--history on the command line): items that the user took, oldest first",
         )  # fmt: skip
     short_n = np.flatnonzero(left_N < k_N)
     if len(short_n):

@@ -180,6 +180,7 @@ def test_it_learns_from_new_train_rows_and_a_share_of_the_others(tuned):
     assert abs(learned["replayed"] - 0.5 * old) < 4 * (0.25 * old) ** 0.5
     assert learned["epochs"] <= 3
     assert learned["after"] >= learned["before"]
+    assert learned["validation"] == sum(row[4] == "validation" for row in found.elements()) > 0
 
 
 def test_before_the_first_step_a_longer_vocabulary_changes_no_score(tuned):

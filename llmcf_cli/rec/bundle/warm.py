@@ -50,6 +50,7 @@ class Tuned:
         new: Rows that no model had learned from.
         replayed: Earlier rows among those of an epoch.
         values: Values of features, ids among them, that have an embedding of their own now.
+        validation: Validation samples that the epoch was chosen by.
     """
 
     model: Recommender
@@ -60,6 +61,7 @@ class Tuned:
     new: int
     replayed: int
     values: int
+    validation: int
 
 
 def finetuned(
@@ -98,7 +100,7 @@ def finetuned(
     if gain <= 0:
         model.load_state_dict(start)
     after, epoch = (report.best, report.best_epoch) if gain > 0 else (before, 0)
-    return Tuned(model.eval(), report, epoch, before, after, new, replayed, values)
+    return Tuned(model.eval(), report, epoch, before, after, new, replayed, values, len(truth))
 
 
 def _rows(

@@ -172,7 +172,7 @@ class _Look:
         why = f"{why}; weights that learned from them" if learned else why
         stays = self._served.get(key, "")
         if not ours:
-            stays = f"belongs to the recipe {manifest.recipe}: run llmcf forget with --recipe {manifest.recipe}"
+            stays = f"belongs to another recipe, named {manifest.recipe}: run llmcf forget with that recipe's file"
         elif not stays:
             stays = _busy(self._store, manifest.stage, key)
         return Holder(folder, "result", labelled(manifest.stage, manifest.variant), manifest.recipe, why, rows, learned,

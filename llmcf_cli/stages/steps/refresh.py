@@ -47,6 +47,7 @@ class LearnedReport:
         monitor: Validation measure that chose.
         before: Its value of the weights of before.
         after: Its value of those that were kept.
+        validation: Samples that it was measured on; 0 in results of earlier versions.
     """
 
     new: int
@@ -57,6 +58,7 @@ class LearnedReport:
     monitor: str
     before: float
     after: float
+    validation: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ class Refresh(SeededArmStage):
         return done.model, LearnedReport(
             new=done.new, replayed=done.replayed, values=done.values, epochs=len(done.report.epochs),
             epoch=done.epoch, monitor=name, before=done.before[name], after=done.after[name],
+            validation=done.validation,
         )  # fmt: skip
 
 
