@@ -217,8 +217,9 @@ def match(report: MatchStageReport) -> None:
     if shift is not None and shift.misleads:
         console().print(
             "! positive examples of the sample's own item: the share of positive samples that have one, minus that of "
-            f"negative samples, is {shift.train:+.1%} in train and {shift.validation:+.1%} on validation. What a model "
-            "learns from this in train does not hold elsewhere: compare with `match.exclude: own_item`",
+            f"negative samples, is {100 * shift.train:+.1f} points in train and {100 * shift.validation:+.1f} on "
+            "validation. What a model learns from this in train does not hold elsewhere: compare with "
+            "`match.exclude: own_item`",
             style="yellow", markup=False, soft_wrap=True,
         )  # fmt: skip
     found = report.match.search

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from llmcf_cli.cli.bundle import SignersOption
+from llmcf_cli.core.errors import DataError
 
 _EVENTS = 3  # of the user, shown beside the list
 
@@ -20,14 +22,14 @@ def recommend(
         str | None,
         typer.Option(
             "--history", metavar="ITEMS",
-            help="Comma-separated ids of items that the user took, oldest first; by default, the events that the "
-            "bundle has of the user.",
+            help="Ids of items that the user took, oldest first, comma-separated or a JSON list; by default, the "
+            "events that the bundle has of the user.",
         ),
     ] = None,
     allow: Annotated[
-        str | None, typer.Option("--allow", metavar="ITEMS", help="Choose only among these comma-separated ids.")
+        str | None, typer.Option("--allow", metavar="ITEMS", help="Choose only among these ids, likewise.")
     ] = None,
-    deny: Annotated[str, typer.Option("--deny", metavar="ITEMS", help="Leave out these comma-separated ids.")] = "",
+    deny: Annotated[str, typer.Option("--deny", metavar="ITEMS", help="Leave out these ids, likewise.")] = "",
     seen: Annotated[bool, typer.Option("--seen", help="Include items that the user has taken.")] = False,
     signers: SignersOption = None,
 ) -> None:  # fmt: skip
@@ -78,4 +80,14 @@ def recommend(
 
 
 def _ids(text: str) -> list[str]:
+    """Ids between commas, or those of a JSON list, in which an id may hold a comma."""
+    if text.lstrip().startswith("["):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            found = None
+        if not isinstance(found, list) or not all(isinstance(one, str | int) for one in found):
+            raise DataError("not a JSON list of ids", code="json-invalid", where=text,
+                            hint='write ids between commas, or as ["a,b", "c"]')  # fmt: skip
+        return [str(one) for one in found]
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -130,7 +130,8 @@ def as_position(sql: str, kind: str) -> str:
     """A value as a place in an order (BIGINT): a whole number below `LARGEST_POSITION`, else NULL."""
     digits = as_id(sql, kind)
     whole = f"CASE WHEN regexp_full_match({digits}, '[+-]?\\d+') THEN try_cast({digits} AS BIGINT) END"
-    return f"CASE WHEN abs({whole}) < {LARGEST_POSITION} THEN {whole} END"
+    # No abs(): that of the smallest BIGINT is none.
+    return f"CASE WHEN {whole} > -{LARGEST_POSITION} AND {whole} < {LARGEST_POSITION} THEN {whole} END"
 
 
 PROBLEMS = {

@@ -232,6 +232,12 @@ def test_the_command_lists_items(folder, ran):
     assert "i99" in llmcf(folder, "recommend", bundle, "--user", "new", "--history", "i01, i99")
     assert "list-too-short" in llmcf(folder, "recommend", bundle, "--user", "u0", "-k", "60", code=3)
     assert "history-missing" in llmcf(folder, "recommend", bundle, "--user", "new", code=3)
+    same = [
+        llmcf(folder, "recommend", bundle, "--user", "new", "--history", one) for one in ("i01,i02", '["i01", "i02"]')
+    ]
+    assert same[0] == same[1]
+    assert "'a,b'" in llmcf(folder, "recommend", bundle, "--user", "u0", "--deny", '["a,b"]', code=3)
+    assert "json-invalid" in llmcf(folder, "recommend", bundle, "--user", "u0", "--deny", "[1", code=3)
 
 
 def test_the_command_shows_texts_and_the_last_events_where_the_run_is_beside_the_bundle(folder, ran, tmp_path):

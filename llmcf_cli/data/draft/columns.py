@@ -30,7 +30,7 @@ class Profile:
         whole: Those that are whole ones.
         low, high: 1 % and 99 % of the numbers lie below; None where there are none.
         least, most: Least and greatest of them.
-        length: Mean number of characters.
+        length: Median number of characters.
         spaced: Share of values with white space within.
         links: Share of values that begin as addresses of pages do.
         separated: Separator → share of values that contain it.
@@ -101,7 +101,7 @@ def _asked(sql: str, kind: str) -> list[str]:
     return [
         f"count({shown})", f"count(DISTINCT {distinct})", f"count({number})", whole,
         f"quantile_cont({number}, 0.01)", f"quantile_cont({number}, 0.99)", f"min({number})", f"max({number})",
-        f"avg(len({shown}))", *(f"count(*) FILTER ({test})" for test in (
+        f"median(len({shown}))", *(f"count(*) FILTER ({test})" for test in (
             f"regexp_matches({shown}, '\\S\\s+\\S')", f"regexp_matches({shown}, '^https?://')",
             *(f"contains({shown}, {text(mark)})" for mark in SEPARATORS), listed,
         )), f"any_value({shown})",

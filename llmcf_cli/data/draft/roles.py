@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from llmcf_cli.core.errors import DataError, LlmcfError
@@ -69,7 +70,12 @@ def find_roles(con: Any, files: Sequence[File], decisions: Decisions) -> Roles:
             code="column-missing", where=str(main.file.path), allowed=tuple(main.profiles),
             hint="if the columns are separated by another character, give --delimiter",
         )  # fmt: skip
+    if not next(iter(main.profiles.values())).rows:
+        raise DataError("no rows below the column names", code="data-empty", where=str(main.file.path),
+                        hint="give a table with rows")  # fmt: skip
     others = [table for table in tables if table is not main]
+    for table in others:
+        _refuse_second(table, main)
     ids = {entity: _id_column(main, entity, others, decisions) for entity in _MEANT}
     if all(ids.values()) and ids["user"] == ids["item"]:
         ids["item"] = None
@@ -105,9 +111,24 @@ def _interactions(tables: Sequence[Table], decisions: Decisions) -> Table | None
         why = "its columns name users and items" if both else "its ids repeat"
         decisions.note("interactions", found[0].file.path.name, why, "dataset.source.interactions")
         return found[0]
+    for table, other in pairwise(both):
+        _refuse_second(other, table)
     answers = {path: f"columns {', '.join(list(table.profiles)[:8])}" for path, table in paths.items()}
     answer = decisions.settle(Question("--interactions", "several files may be the interactions", answers, ""))
     return None if answer is None else paths[answer]
+
+
+def _refuse_second(table: Table, first: Table) -> None:
+    """Tables with the same columns are parts of one.
+
+    Raises:
+        DataError: They are.
+    """
+    if set(table.profiles) == set(first.profiles):
+        raise DataError(
+            f"has the same columns as {first.file.path}", code="table-twice", where=str(table.file.path),
+            hint="join both into one file, or give one of them",
+        )  # fmt: skip
 
 
 def _names_any(column: str) -> bool:

@@ -298,3 +298,29 @@ def test_columns_that_the_recipe_does_not_read_are_named(tmp_path):
     found, _ = made(tmp_path, "log.csv", "goods.csv")
     told = {one.what: one.chosen for one in found.decisions if one.what.startswith("not read")}
     assert told == {"not read of log.csv": "referrer", "not read of goods.csv": "picture"}
+
+
+def test_two_tables_with_the_same_columns_are_parts_of_one(tmp_path):
+    rng = np.random.default_rng(3)
+    for name in ("old.csv", "new.csv"):
+        lines = [",".join(map(str, row)) for row in events(rng)]
+        (tmp_path / name).write_text("\n".join(["customer,sku,stars,at", *lines]) + "\n")
+    (tmp_path / "items.csv").write_text("sku,title\n" + "".join(f"i{n},The thing {n}\n" for n in range(12)))
+    for answers in ({}, {"interactions": str(tmp_path / "old.csv")}):
+        with refused("table-twice", DataError, names="same columns"):
+            made(tmp_path, "old.csv", "new.csv", "items.csv", **answers)
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    (tmp_path / "clicks.csv").write_text("customer,sku,clicked_at\n")
+    with refused("data-empty", DataError):
+        made(tmp_path, "clicks.csv")
+
+
+def test_a_few_very_long_titles_hide_the_column_no_more(tmp_path):
+    lines = [",".join(map(str, row)) for row in events(np.random.default_rng(4), rows=300, items=60)]
+    (tmp_path / "events.csv").write_text("\n".join(["user,item,rating,time", *lines]) + "\n")
+    titles = [f"Thing number {n}" + " and more" * (1500 * (n < 3)) for n in range(60)]
+    (tmp_path / "items.csv").write_text("item,title\n" + "".join(f"i{n},{title}\n" for n, title in enumerate(titles)))
+    _, section = made(tmp_path, "events.csv", "items.csv")
+    assert "{{title}}" in section.text.item

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcf_cli.core.errors import DataError
@@ -228,6 +228,7 @@ def test_readings_are_counted(con):
 
 
 @given(st.lists(st.one_of(st.integers(), st.floats(), st.text(max_size=5)), min_size=1, max_size=8))
+@example([-(2**63), 2**63, 2**63 - 1])
 def test_positions_are_whole_numbers(con, values):
     con.execute("CREATE OR REPLACE TABLE given (number INTEGER, v VARCHAR)")
     con.executemany("INSERT INTO given VALUES (?, ?)", [(n, str(value)) for n, value in enumerate(values)])
