@@ -108,10 +108,11 @@ def sample_users(con: Any, most: int | None, seed: int, log: StepLog) -> str | N
 
 
 def keep_sampled(con: Any, bound: str | None, seed: int, why: str, log: StepLog) -> None:
-    """Keep users in `clean` whose seeded hash is not above a bound; None keeps all."""
+    """Keep users in `clean` whose seeded hash is not above a bound; None keeps all, and no step is noted."""
+    if bound is None:
+        return
     before = scalar(con, "SELECT count(*) FROM clean")
-    if bound is not None:
-        con.execute(f"DELETE FROM clean WHERE {_draw(seed)} > '{bound}'")
+    con.execute(f"DELETE FROM clean WHERE {_draw(seed)} > '{bound}'")
     kept, users = con.execute("SELECT count(*), count(DISTINCT user_id) FROM clean").fetchone()
     log.add("sample users", kept, before - kept, f"{users:,} users drawn at random; {why}")
 
@@ -167,7 +168,9 @@ def assign_rows(con: Any, log: StepLog) -> None:
         kept = scalar(con, f"SELECT count(*) FROM {entity}_number")
         known = scalar(con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN {entity}_number USING ({entity}_id)")
         listed = scalar(con, f"SELECT count(*) FROM {entity}_feature")
-        reason = f"without interactions; {kept - known:,} of those kept have no row in the {entity} table"
+        numbered = scalar(con, f"SELECT count(*) FROM {entity}_feature SEMI JOIN known_{entity} USING ({entity}_id)")
+        before = f"{numbered:,} numbered before, {listed - known - numbered:,} " if numbered else ""
+        reason = f"{before}without interactions; {kept - known:,} of those kept have no row in the {entity} table"
         if not listed:
             reason = f"no {entity} table"
         log.add(f"number {entity}s", kept, listed - known, reason)
