@@ -221,7 +221,7 @@ _STAGES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
      {"findings": "findings:examples"}),
     ("match", "match:Match", "Retrieve each sample's examples, under the leak guards.",
      {"findings": "findings:match", "command": "match:app"}),
-    ("knowledge", "knowledge:Knowledge", "Write about users and items, by a model or from counts, for the augmenter kar.",
+    ("knowledge", "knowledge:Knowledge", "Write about users and items, by a model or by counting, for the arm kar.",
      {"findings": "findings:knowledge"}),
     ("teacher", "teacher:Teacher", "Have the language model score train samples, for the objective distill.",
      {"findings": "findings:teacher"}),
