@@ -70,7 +70,7 @@ class Shop:
 
 
 def require_keys(database):
-    """Rows of a database of ingest have different keys: DuckDB itself is not asked to see to it."""
+    """Rows of a database of ingest have different keys."""
     with connect_read(database) as con:
         for table in (USER, ITEM, FEATURE, INTERACTION, SAMPLE, HISTORY, INGEST_STEP, META):
             key = ", ".join(table.primary_key)

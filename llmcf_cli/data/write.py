@@ -32,7 +32,7 @@ def settings_digest(section: DatasetSection, seed: int) -> str:
 def create_tables(con: Any, choices: Sequence[Choice]) -> None:
     """Create all tables, with the features as columns of `user` and `item`, and fill `feature`."""
     for table in (USER, ITEM, FEATURE, INTERACTION, SAMPLE, HISTORY, INGEST_STEP, META):
-        con.execute(table.ddl(within="result", keyed=False))  # keys are unique by how they are made
+        con.execute(table.ddl(within="result"))
     for entity in ("user", "item"):
         chosen = {choice.name: choice for choice in choices if choice.entity == entity}
         for column in columns_of(con, f"{entity}_feature"):  # in the order of the data, whatever the recipe's

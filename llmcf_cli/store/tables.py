@@ -30,18 +30,17 @@ class Table:
     primary_key: tuple[str, ...]
     open_columns: str = ""
 
-    def ddl(self, *, create: str = "CREATE TABLE", within: str = "", keyed: bool = True) -> str:
+    def ddl(self, *, create: str = "CREATE TABLE", within: str = "") -> str:
         """Statement for DuckDB that makes the table.
 
         Args:
             create: May be `CREATE TABLE IF NOT EXISTS`.
             within: An attached database; empty: that of the connection.
-            keyed: Let DuckDB refuse two rows with one key, by an index that may be larger than the table.
         """
         columns = [f'"{f.name}" {sql_type(f.type)}{"" if f.nullable else " NOT NULL"}' for f in self.schema]
         key = ", ".join(f'"{c}"' for c in self.primary_key)
         place = f'{within}."{self.name}"' if within else f'"{self.name}"'
-        return f"{create} {place} ({', '.join([*columns, *([f'PRIMARY KEY ({key})'] if keyed else [])])})"
+        return f"{create} {place} ({', '.join(columns)}, PRIMARY KEY ({key}))"
 
 
 def sql_type(arrow: pa.DataType) -> str:
