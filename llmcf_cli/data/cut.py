@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from llmcf_cli.core.errors import DataError
-from llmcf_cli.store.tables import split_sql
+from llmcf_cli.store.splits import split_sql
 from llmcf_cli.tabular.sql import text
 from llmcf_cli.tabular.times import TimeFormat, shown_time, with_times
 

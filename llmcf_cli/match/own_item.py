@@ -11,8 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmcf_cli.store.open import connect_read
-
 NOTEWORTHY = 0.05
 """Smallest difference between train and validation that raises the alarm."""
 ERRORS = 4.0
@@ -69,6 +67,8 @@ def own_item_shift(ingest_db: Path, match_parquet: Path) -> OwnItemShift | None:
         ingest_db: DuckDB file with the table `sample`.
         match_parquet: Table `example_match`.
     """
+    from llmcf_cli.store.open import connect_read
+
     with connect_read(ingest_db) as connection:
         rows = connection.execute(_COUNTS, {"matches": str(match_parquet), "most": MOST}).fetchall()
     found = {}

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from llmcf_cli.core.errors import StoreError
 from llmcf_cli.core.files import read_json
 from llmcf_cli.core.types import Config
-from llmcf_cli.store.tables import INGEST_STEP, META, split_sql
+from llmcf_cli.store.splits import split_sql
+from llmcf_cli.store.tables import INGEST_STEP, META
 
 _MOST_BYTES = 1 << 20
 

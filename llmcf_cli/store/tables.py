@@ -109,13 +109,6 @@ SAMPLE_TIME = (
 """SQL of an interaction's time in the unit of a sample's."""
 
 
-def split_sql(validation_from: int, test_from: int, time: str = "time") -> str:
-    """SQL of the split of a time in microseconds: train, then validation, then test."""
-    return (
-        f"CASE WHEN {time} < {validation_from} THEN 'train' WHEN {time} < {test_from} THEN 'validation' ELSE 'test' END"
-    )
-
-
 SAMPLE = Table(
     "sample",
     "a labelled (user, item) pair with the history strictly before its time: microseconds since 1970 in UTC, or the "

@@ -151,5 +151,5 @@ def test_a_dry_run_plans_it_and_the_command_says_what_to_run_first(folder):
 def test_it_is_refused_where_a_name_is_taken():
     registry = builtin_registry()
     registry.add("command", "cot-stats", target="json:dumps", summary="Another.")
-    with pytest.raises(LlmcfError, match="there is a command of that name"):
+    with pytest.raises(LlmcfError, match="a command has the same name"):
         registry.register_from("llmcf-example-stage 0.1.0", llmcf_example_stage.register)

@@ -133,7 +133,7 @@ def test_more_dimensions_than_there_are_is_said():
     notes = Notes()
     found = fit(positives(), dim=64, progress=notes)
     assert found.item_FID.shape[2] == ITEMS
-    assert notes.said == ["collaborative vectors: 18 dimensions instead of 64, the matrix has no more"]
+    assert notes.said == ["collaborative vectors: 18 dimensions instead of 64: the matrix has no more"]
 
 
 @pytest.mark.parametrize("users", [1, 2, 3])

@@ -72,11 +72,11 @@ def test_chains_of_thought_in_steps_with_further_rounds(tmp_path, tiny_data, tin
 
 
 def test_knowledge_about_items_alone(tmp_path, tiny_data, tiny_model, asked):
-    prompts = {f"{kind}_prompt": load_prompt(library_dir() / "prompts" / f"kar_{kind}.yaml") for kind in
-               ("user", "item")}  # fmt: skip
+    prompts = {kind: load_prompt(library_dir() / "prompts" / f"kar_{kind}.yaml") for kind in ("user", "item")}
     section = KnowledgeSection.model_validate({"user_prompt": "u", "item_prompt": "i", "engine": ENGINE})
     arguments = {
-        "section": section, "data": tiny_data, "model": tiny_model, "model_digest": "m", "seed": 1, **prompts
+        "section": section, "data": tiny_data, "model": tiny_model, "model_digest": "m", "seed": 1,
+        "prompts": prompts,
     }  # fmt: skip
     here, there = tmp_path / "here.sqlite", tmp_path / "there.sqlite"
     first = knowledge.write_knowledge(**arguments, cache=here, out=tmp_path / "a.parquet")
