@@ -5,6 +5,7 @@ import sys
 import textwrap
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from refusals import refused
@@ -104,3 +105,24 @@ def test_a_database_with_code_of_its_own_is_not_read(tmp_path, code):
     for open_ in (connect_read, connect_write):
         with refused("store-no-table", StoreError):
             open_(path)
+
+
+def test_joins_of_texts_do_not_meet_a_fault_of_the_database(tmp_path):
+    """DuckDB 2.0 fails in about one of these queries in ten, with an optimizer that connections switch off."""
+    path, rng = tmp_path / "texts.duckdb", np.random.default_rng(0)
+    with connect_write(path) as con:
+        con.execute("CREATE TABLE item AS SELECT i AS item_row, 'i' || i AS item_id, 'a text ' || (i % 40) AS text "
+                    "FROM range(1, 400) t(i)")  # fmt: skip
+        con.execute("CREATE TABLE sample AS SELECT s AS sample_id, 1 + (s * 7919) % 399 AS item_row, "
+                    "[1 + (s * h) % 399 FOR h IN range(1, 8)] AS history FROM range(2400) t(s)")  # fmt: skip
+    with connect_read(path) as con:
+        for _ in range(40):
+            con.register("chosen", pa.table({"sample_id": rng.choice(2400, 5, replace=False)}))
+            found = con.sql(
+                "SELECT s.sample_id, i.text, h.texts FROM chosen JOIN sample s USING (sample_id) "
+                "JOIN item i USING (item_row) LEFT JOIN (SELECT sample_id, list(item.text) AS texts FROM ("
+                "SELECT sample_id, unnest(history) AS item_row FROM chosen JOIN sample USING (sample_id)) "
+                "JOIN item USING (item_row) GROUP BY sample_id) h USING (sample_id)"
+            ).to_arrow_table()
+            assert found.num_rows == 5
+            assert all(len(texts) == 7 for texts in found["texts"].to_pylist())
