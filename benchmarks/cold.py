@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 from power import prepare
 
 from llmcf_cli.core.types import ComponentConfig
-from llmcf_cli.llm.config import HashingEncoderConfig
+from llmcf_cli.llm.config import HashingEncoderConfig, PlantedEngineConfig
+from llmcf_cli.llm.engines.base import Ingested, Subject
+from llmcf_cli.llm.engines.planted import PlantedEngine
 from llmcf_cli.llm.models.hashing import HashingEncoder
-from llmcf_cli.planted.config import PlantedConfig
-from llmcf_cli.planted.world import listed, make_world
+from llmcf_cli.llm.writing.subjects import ALWAYS
 from llmcf_cli.rec.config import BackboneConfig, KARConfig, NoneConfig, ReadoutConfig, TextConfig
 from llmcf_cli.rec.input.dataset import TaskData
 from llmcf_cli.rec.input.knowledge import EntityKnowledge, Knowledge
@@ -40,26 +41,22 @@ from llmcf_cli.rec.model import RecModel
 from llmcf_cli.rec.train.fit import fit
 from llmcf_cli.rec.train.predict import score
 from llmcf_cli.recipe.schema import Recipe
+from llmcf_cli.recipe.words import Words
 from llmcf_cli.stages.steps.task_data import arm_objectives
 from llmcf_cli.store.open import connect_read
 
 TARGET = 0.05
-ALWAYS = np.iinfo(np.int64).min
 ARMS = ("none", "text", "readout", "kar, every book", "kar, books of train", "kar, every book, shuffled")
 SLICES = ("all", "no positive in train", "not in train")
 
 
 def about_items(recipe: Recipe, data: TaskData, database: Path) -> NDArray[np.float32]:
     """Vectors of a text about each book, with its hidden attributes, [I + 1, T]; row 0 is zeros."""
-    source = recipe.dataset.source
-    assert isinstance(source, PlantedConfig)
-    world = make_world(source)
+    engine = PlantedEngine(PlantedEngineConfig())
+    engine.open(Ingested(database, recipe.dataset.source, Words(), recipe.seed))
     with connect_read(database) as connection:
-        rows = connection.execute("SELECT item_row, item_id FROM item ORDER BY item_row").fetchall()
-    texts = []
-    for _, name in rows:
-        hidden_A = world.hidden_IA[int(name[1:])]
-        texts.append(f"The book has {listed([world.phrase(a, int(value)) for a, value in enumerate(hidden_A)])}.")
+        rows = connection.execute("SELECT item_row FROM item ORDER BY item_row").fetchall()
+    texts = engine.describe("item", [Subject(row, ALWAYS, "") for (row,) in rows])
     return np.pad(HashingEncoder(HashingEncoderConfig()).encode(texts), ((1, 0), (0, 0)))
 
 

@@ -12,8 +12,8 @@ from llmcf_cli.recipe.dataset import DatasetSection
 
 FEW = 30
 """Samples of a label below which an AUC is little more than chance."""
-_FEW = 20
-"""Of so few new items (users) that an addition brings, all may lack a row: it is told, and stops nothing."""
+_FEW_NEW = 20
+"""Of fewer new items (users) that an addition brings, all may lack a row: it is told, and stops nothing."""
 _NEAR = 0.05
 _SIGNIFICANT = 0.01
 
@@ -27,7 +27,7 @@ def stop_at_limits(report: IngestReport, section: DatasetSection) -> None:
     limits = section.limits
     for join in report.joins:
         share = join.unjoined / join.wanted
-        if share > limits.unjoined and not (report.added and join.wanted < _FEW):
+        if share > limits.unjoined and not (report.added and join.wanted < _FEW_NEW):
             raise LimitError("unjoined", share, limits.unjoined, _unjoined(join), hint=_JOIN_HINT)
     total = sum(count.positive + count.negative for count in report.samples)
     shares = {

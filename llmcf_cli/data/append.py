@@ -22,6 +22,7 @@ from llmcf_cli.data import measure
 from llmcf_cli.data.alarms import stop_at_limits
 from llmcf_cli.data.checks import assign_rows, clean_interactions, k_core, keep_sampled
 from llmcf_cli.data.cut import Cuts
+from llmcf_cli.data.earlier import read_earlier
 from llmcf_cli.data.entities import clean_entity, require_multi
 from llmcf_cli.data.features import chosen_features
 from llmcf_cli.data.forgotten import leave_out
@@ -163,7 +164,7 @@ def _add(
     task.note("check")
     features = _clean(con, base, section, raw, label, log)
     for entity in ENTITIES:
-        _read_earlier(con, section, source, entity, locate, log)
+        read_earlier(con, section, source, entity, locate, log)
     found = Found(raw, log, 0, 0, features, base.cuts, base.meta.get(USERS_BOUND), Added())
     known = _drop_known(con, section, log)
     keep_sampled(con, found.bound, derive_seed(seed, "users"), "those of dataset.max_users in the base", log)
@@ -208,7 +209,7 @@ def _clean(
     clean_interactions(con, raw, needs_rating=label.needs_rating, max_bad_rows=section.max_bad_rows, log=log)
     log.similar = tuple(measure.similar_ids(con, "clean"))
     for entity in ENTITIES:
-        conflicts = {"item": section.conflicts.items, "user": section.conflicts.users}[entity]
+        conflicts = section.conflicts.of(entity)
         wanted = json.loads(base.meta[f"columns.{entity}"])
         if TABLES[entity] in raw.tables:
             clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=log)
@@ -219,41 +220,6 @@ def _clean(
     if all(role in raw.tables for role in TABLES.values()):
         require_multi(con, raw)
     return chosen_features(con, section)
-
-
-def _read_earlier(
-    con: Any, section: DatasetSection, source: ComponentConfig, entity: Entity, locate: Locate, log: StepLog
-) -> None:
-    """Add rows of earlier tables to `item_feature` or `user_feature`: of new items (users) that the table of this
-    addition lacks. The table of a later addition comes first, that of the data set itself last. Tables that nothing is
-    needed of are not read."""
-    role, key = TABLES[entity], f"{entity}_id"
-    field = getattr(source, "roles", {}).get(role)
-    if field is None:
-        return
-    files = [*(getattr(one, role) for one in reversed(section.added[:-1])), getattr(section.source, field)]
-    for file in dict.fromkeys(file for file in files if file not in (None, getattr(source, field))):
-        lacking = con.sql(
-            f"SELECT DISTINCT {key} FROM clean ANTI JOIN {entity}_feature USING ({key}) "
-            f"ANTI JOIN known_{entity} USING ({key})"
-        ).to_arrow_table()  # fmt: skip
-        if not lacking.num_rows:
-            return
-        with tempfile.TemporaryDirectory(prefix="llmcf-earlier-") as folder, scratch(Path(folder)) as other:
-            quiet = StepLog(least=0)
-            raw = registry().build(SOURCE, source.model_copy(update={field: file})).load(other, locate)
-            raw = reshape(other, raw, section.derive, section.filter, max_bad_rows=section.max_bad_rows, log=quiet)
-            conflicts = section.conflicts.items if entity == "item" else section.conflicts.users
-            clean_entity(
-                other, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=quiet
-            )  # fmt: skip
-            other.register("lacking", lacking)
-            found = other.sql(f"FROM {entity}_feature SEMI JOIN lacking USING ({key})").to_arrow_table()
-        con.register("earlier", found)
-        con.execute(f"INSERT INTO {entity}_feature BY NAME FROM earlier")
-        con.unregister("earlier")
-        if found.num_rows:
-            log.add(f"read earlier {role}", found.num_rows, 0, f"new {role} that the added table does not have")
 
 
 def _same_columns(con: Any, entity: Entity, wanted: dict[str, str], origin: str) -> None:
@@ -347,8 +313,7 @@ def _add_entity(
     compare = role is None or getattr(source, role) != getattr(section.source, role)
     if compare:
         known_entity(con, entity)
-    conflicts = section.conflicts.items if entity == "item" else section.conflicts.users
-    return add_entity(con, entity, template, features, conflicts, log)
+    return add_entity(con, entity, template, features, section.conflicts.of(entity), log)
 
 
 def _place_after(con: Any) -> None:

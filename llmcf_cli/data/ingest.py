@@ -114,7 +114,7 @@ def _transform(con: Any, section: DatasetSection, locate: Locate, seed: int, tas
     log.similar = tuple(measure.similar_ids(con, "clean"))
     require_multi(con, raw)
     for entity in ENTITIES:
-        conflicts = {"item": section.conflicts.items, "user": section.conflicts.users}[entity]
+        conflicts = section.conflicts.of(entity)
         clean_entity(con, raw, entity, max_bad_rows=section.max_bad_rows, conflicts=conflicts, log=log)
     features = chosen_features(con, section)
     repeats = drop_repeats(con, section.repeats, log)

@@ -74,6 +74,10 @@ class ConflictsSection(Config):
     users: Conflicts = "stop"
     """For the user table."""
 
+    def of(self, entity: str) -> Conflicts:
+        """The setting for the table of an entity, `item` or `user`."""
+        return self.items if entity == "item" else self.users
+
 
 class AddedSection(Config):
     """Files with later rows, in the format of `dataset.source`."""

@@ -1,4 +1,4 @@
-"""Open-world knowledge about users and items, as the language model writes it.
+"""Open-world knowledge about users and items, as a language model, or an engine that counts, writes it.
 
 Xi et al., 2023 (KAR): preference reasoning about a user from the history, factual knowledge about an item. There a
 user's text is written once, from the whole train history, and read at every train sample of that user, so the text may
